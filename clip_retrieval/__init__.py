@@ -1,0 +1,35 @@
+"""clip-retrieval: embeddings of pictures and captions, indices of embeddings, and what is found in them.
+
+The names below load what they need when they are first used: importing this package imports no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clip_retrieval.encoder.load import load_encoder
+    from clip_retrieval.filter.run import clip_filter
+    from clip_retrieval.index.build import clip_index
+    from clip_retrieval.inference.run import clip_inference
+
+__version__ = "3.0.0.dev0"
+__all__ = ["__version__", "clip_filter", "clip_index", "clip_inference", "load_encoder"]
+
+_HOMES = {
+    "clip_filter": "clip_retrieval.filter.run",
+    "clip_index": "clip_retrieval.index.build",
+    "clip_inference": "clip_retrieval.inference.run",
+    "load_encoder": "clip_retrieval.encoder.load",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,121 @@
+"""The command `clip-retrieval`: options to configs, results to people or, with --json, to programs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import Any
+
+import click
+
+from clip_retrieval import __version__
+from clip_retrieval.errors import ClipRetrievalError
+from clip_retrieval.filter.config import FilterConfig
+from clip_retrieval.index.config import IndexConfig
+from clip_retrieval.inference.config import InferenceConfig, WorkerConfig
+from clip_retrieval.options import build_config, config_options, given_options
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+class Cli(click.Group):
+    """Turns errors that a user can cause into one sentence and exit code 1; bugs keep their traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ClipRetrievalError as error:
+            raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt:
+            click.echo("stopped; what is finished is kept, the same command goes on from there", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=Cli, context_settings=CONTEXT)
+@click.version_option(__version__, prog_name="clip-retrieval")
+@click.option("--verbose", is_flag=True, help="Show more of what happens.")
+def cli(*, verbose: bool) -> None:
+    """Turn pictures and captions into CLIP embeddings, index them, and find things in them.
+
+    Every option can be written --like_this or --like-this, --with value or --with=value; booleans take
+    True or False. The required ones may also be given by position.
+    """
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.WARNING, format="%(message)s", stream=sys.stderr, force=True
+    )
+    logging.getLogger("clip_retrieval").setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the outcome as json.")
+
+
+@cli.command()
+@config_options(InferenceConfig)
+@json_option
+def inference(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Embed a folder of pictures, or tars, into OUTPUT_FOLDER.
+
+    A run that was stopped, or killed, goes on where it was when the same command is given again.
+    """
+    from clip_retrieval.inference.report import print_summary
+    from clip_retrieval.inference.run import run_inference
+
+    summary = run_inference(build_config(InferenceConfig, given_options(options), arguments))
+    print_json(summary.to_json()) if as_json else print_summary(summary)
+
+
+@cli.command("inference.worker")
+@config_options(WorkerConfig)
+@json_option
+def inference_worker(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Make some partitions of a run that is shared out by hand, such as one to a machine."""
+    from clip_retrieval.inference.report import print_summary
+    from clip_retrieval.inference.run import run_tasks
+
+    summary = run_tasks(build_config(WorkerConfig, given_options(options), arguments))
+    print_json(summary.to_json()) if as_json else print_summary(summary)
+
+
+@cli.command()
+@config_options(IndexConfig)
+@json_option
+def index(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Build nearest-neighbour indices of an embeddings folder, within the memory given."""
+    from clip_retrieval.index.build import build_indices
+    from clip_retrieval.index.report import print_indices
+
+    result = build_indices(build_config(IndexConfig, given_options(options), arguments))
+    print_json(result.to_json()) if as_json else print_indices(result)
+
+
+@cli.command("filter")
+@config_options(FilterConfig)
+@json_option
+def filter_command(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Find what a text, a picture or an embedding (.npy) asks for, and export it to OUTPUT_FOLDER."""
+    from clip_retrieval.filter.report import print_result
+    from clip_retrieval.filter.run import run_filter
+
+    result = run_filter(build_config(FilterConfig, given_options(options), arguments))
+    print_json(result.to_json()) if as_json else print_result(result)
+
+
+@cli.command()
+@click.argument("folder", default="demo-run")
+@json_option
+def demo(*, folder: str, as_json: bool) -> None:
+    """Embed, index and query the embedded gallery with the embedded model: everything, without network."""
+    from clip_retrieval.demo.run import print_demo, run_demo
+
+    result = run_demo(folder)
+    print_json(result.to_json()) if as_json else print_demo(result)
+
+
+def print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def main() -> None:
+    """Run the command line."""
+    cli()

@@ -1,0 +1,43 @@
+"""A weight-free encoder for tests and dry runs: what is equal gets equal embeddings, nothing more."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from clip_retrieval.encoder.base import Embeddings, EncoderInfo, Pixels, normalise
+from clip_retrieval.encoder.preprocess import Preprocess
+from clip_retrieval.encoder.uri import ModelName
+
+
+class HashEncoder:
+    """hash:DIMENSION?size=32: a random projection of a tiny version of the picture, a hash of the text."""
+
+    def __init__(self, name: ModelName) -> None:
+        dimension = int(name.architecture)
+        preprocess = Preprocess(size=name.option("size", 32), mean=(0.5,) * 3, std=(0.5,) * 3)
+        self.info = EncoderInfo(
+            uri=name.uri,
+            dimension=dimension,
+            preprocess=preprocess,
+            fingerprint=f"hash-{dimension}-{name.option('seed', 0)}",
+            precision="fp32",
+            device="cpu",
+        )
+        self.truncated_texts = 0
+        rng = np.random.default_rng(name.option("seed", 0))
+        self.projection = rng.standard_normal((8 * 8 * 3, dimension)).astype(np.float32)
+
+    def encode_images(self, pixels: Pixels) -> Embeddings:
+        steps = np.linspace(0, pixels.shape[1] - 1, 8).astype(int)
+        tiny = pixels[:, steps][:, :, steps].reshape(len(pixels), -1).astype(np.float32)
+        return normalise((tiny - 127.5) @ self.projection)
+
+    def encode_texts(self, texts: Sequence[str]) -> Embeddings:
+        rows = np.empty((len(texts), self.info.dimension), dtype=np.float32)
+        for row, text in zip(rows, texts, strict=True):
+            seed = int.from_bytes(hashlib.sha256(text.encode("utf-8", "replace")).digest()[:8], "little")
+            row[:] = np.random.default_rng(seed).standard_normal(self.info.dimension)
+        return normalise(rows)

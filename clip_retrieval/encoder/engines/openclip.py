@@ -1,0 +1,210 @@
+"""open_clip models on torch: any architecture, with published, local, embedded or random weights."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import open_clip
+import torch
+from torch import Tensor, nn
+
+from clip_retrieval.encoder.base import Embeddings, EncoderInfo, Pixels
+from clip_retrieval.encoder.config import EncoderConfig
+from clip_retrieval.encoder.preprocess import Preprocess
+from clip_retrieval.encoder.uri import ModelName
+from clip_retrieval.errors import EncoderError
+
+logger = logging.getLogger(__name__)
+
+FINGERPRINT_VALUES = 4096  # of each tensor, evenly spread: enough to tell any two trainings apart
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class OpenClipEncoder:
+    """An open_clip model and its tokenizer on one device."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any, info: EncoderInfo) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.info = info
+        self.truncated_texts = 0
+        self.device = torch.device(info.device)
+        self.dtype = DTYPES[info.precision]
+        mean, std = (torch.tensor(v, device=self.device) for v in (info.preprocess.mean, info.preprocess.std))
+        self.mean, self.std = mean.view(1, 3, 1, 1), std.view(1, 3, 1, 1)
+
+    @torch.inference_mode()
+    def encode_images(self, pixels: Pixels) -> Embeddings:
+        batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
+        scaled = (batch.permute(0, 3, 1, 2).float().div(255) - self.mean) / self.std
+        return to_unit_rows(cast("Any", self.model).encode_image(scaled.to(self.dtype)))
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> Embeddings:
+        tokens = self.tokenizer(list(texts))
+        self.truncated_texts += self.count_truncated(texts, tokens)
+        return to_unit_rows(cast("Any", self.model).encode_text(tokens.to(self.device)))
+
+    def count_truncated(self, texts: Sequence[str], tokens: Tensor) -> int:
+        """Count the texts that did not fit; only those that fill the whole context are looked at again."""
+        if not isinstance(self.tokenizer, open_clip.SimpleTokenizer):
+            return 0
+        full = (tokens[:, -1] != 0).nonzero().flatten().tolist()
+        room = tokens.shape[1] - 2  # start and end of text
+        return sum(len(self.tokenizer.encode(texts[i])) > room for i in full)
+
+
+def to_unit_rows(features: Tensor) -> Embeddings:
+    """Normalise in fp32, whatever the model computes in."""
+    rows = nn.functional.normalize(features.float(), dim=-1)
+    return cast("Embeddings", rows.cpu().numpy())
+
+
+def open_openclip(name: ModelName, config: EncoderConfig) -> OpenClipEncoder:
+    """Open the model on the config's device; raises EncoderError in one sentence."""
+    device = "cpu" if config.device == "auto" and not torch.cuda.is_available() else config.device
+    device = "cuda" if device == "auto" else device
+    check_device(device)
+    precision = config.precision
+    if precision == "auto":
+        precision = "fp16" if device.startswith("cuda") else "fp32"
+    model = create_model(name, config)
+    weights_digest = fingerprint(model)  # before the precision changes: it shall be the same in all of them
+    model = model.to(device=device, dtype=DTYPES[precision])
+    tokenizer = load_tokenizer(name.architecture)
+    info = EncoderInfo(
+        uri=name.uri,
+        dimension=embedding_dimension(model, tokenizer, device),
+        preprocess=read_preprocess(model),
+        fingerprint=weights_digest,
+        precision=precision,
+        device=device,
+        vocabulary=read_vocabulary(name.architecture),
+    )
+    return OpenClipEncoder(model, tokenizer, info)
+
+
+def check_device(device: str) -> None:
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise EncoderError(
+            f"device {device} cannot be used: {first_line(error)}; --device cpu works everywhere"
+        ) from error
+
+
+def count_gpus() -> int:
+    return torch.cuda.device_count()
+
+
+def create_model(name: ModelName, config: EncoderConfig) -> nn.Module:
+    """Build the model on the CPU, in fp32, and load or make its weights."""
+    check_architecture(name.architecture)
+    weights = published_tag(name) if name.kind == "open_clip" else None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(name.option("seed", 0))
+        try:
+            model = open_clip.create_model(
+                name.architecture,
+                pretrained=weights,
+                cache_dir=config.clip_cache_path,
+            )
+        except Exception as error:  # open_clip, the hub and torch raise all kinds here
+            raise EncoderError(explain_failure(name, weights, error)) from error
+    return cast("nn.Module", model.eval())
+
+
+def check_architecture(architecture: str) -> None:
+    if architecture.startswith("local-dir:"):
+        folder = Path(architecture.removeprefix("local-dir:"))
+        if not (folder / "open_clip_config.json").exists():
+            raise EncoderError(f"{folder} is no open_clip folder: open_clip_config.json is missing")
+    elif not architecture.startswith("hf-hub:") and open_clip.get_model_config(architecture) is None:
+        near = [known for known in open_clip.list_models() if known.lower().startswith(architecture.lower()[:5])]
+        hint = f"near it: {', '.join(near[:8])}" if near else "open_clip.list_models() names all"
+        raise EncoderError(f"open_clip has no architecture {architecture!r}; {hint}")
+
+
+def published_tag(name: ModelName) -> str | None:
+    """Return the tag or file to load; where none is named, the last listed one, with a warning."""
+    if name.architecture.startswith(("local-dir:", "hf-hub:")):
+        return None
+    tags = open_clip.list_pretrained_tags_by_model(name.architecture)
+    if name.weights is None:
+        if not tags:
+            raise EncoderError(f"open_clip publishes no weights for {name.architecture}; name a checkpoint file")
+        logger.warning("%s names no weights; %s is taken (of %s)", name.uri, tags[-1], ", ".join(tags))
+        return str(tags[-1])
+    if name.weights not in tags and not Path(name.weights).exists():
+        known = f"its tags are {', '.join(tags)}" if tags else "open_clip publishes none for it"
+        raise EncoderError(f"{name.uri}: {name.weights} is neither a file nor a tag of {name.architecture}; {known}")
+    return name.weights
+
+
+def explain_failure(name: ModelName, weights: str | None, error: Exception) -> str:
+    if weights is not None and Path(weights).exists():
+        return f"{weights} could not be loaded into {name.architecture}: {first_line(error)}"
+    if name.architecture.startswith("local-dir:"):
+        return f"{name.architecture} could not be loaded: {first_line(error)}"
+    if name.kind == "random":
+        return f"{name.architecture} could not be built: {first_line(error)}"
+    return (
+        f"the weights of {name.uri} are not on this machine and could not be fetched ({first_line(error)}). "
+        f"Without network: fetch them elsewhere and pass open_clip:{name.architecture}//path/to/checkpoint, set "
+        "--clip_cache_path to a folder that holds them, or try the embedded model with --clip_model demo"
+    )
+
+
+def first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def load_tokenizer(architecture: str) -> Any:
+    try:
+        return open_clip.get_tokenizer(architecture)
+    except Exception as error:  # the hub raises all kinds here
+        raise EncoderError(f"the tokenizer of {architecture} could not be loaded: {first_line(error)}") from error
+
+
+def read_preprocess(model: nn.Module) -> Preprocess:
+    config = open_clip.get_model_preprocess_cfg(model)
+    size = config["size"]
+    return Preprocess(
+        size=size[0] if isinstance(size, tuple | list) else size,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=config.get("interpolation", "bicubic"),
+        resize_mode=config.get("resize_mode", "shortest"),
+        fill=config.get("fill_color", 0),
+    )
+
+
+@torch.inference_mode()
+def embedding_dimension(model: nn.Module, tokenizer: Any, device: str) -> int:
+    return int(cast("Any", model).encode_text(tokenizer(["a"]).to(device)).shape[1])
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Return a digest of every weight's name, shape and a spread of its values."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        flat = value.detach().flatten()
+        step = max(1, flat.numel() // FINGERPRINT_VALUES)
+        sample = flat[::step].float().numpy()
+        digest.update(f"{name} {tuple(value.shape)}".encode())
+        digest.update(sample.tobytes())
+    return digest.hexdigest()[:32]
+
+
+def read_vocabulary(architecture: str) -> frozenset[str] | None:
+    """Return the words of vocabulary.txt in a local folder; None where there is no such file."""
+    path = Path(architecture.removeprefix("local-dir:")) / "vocabulary.txt"
+    if not architecture.startswith("local-dir:") or not path.exists():
+        return None
+    return frozenset(path.read_text(encoding="utf-8").split())

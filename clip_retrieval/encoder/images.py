@@ -1,0 +1,78 @@
+"""Bytes to an RGB picture, whatever the format and mode; what cannot be used gets one word of reason."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+
+from clip_retrieval.errors import ImageError
+
+MAX_PIXELS = 178_956_970  # Pillow's own limit for "this is an attack"; checked before anything is allocated
+
+Image.MAX_IMAGE_PIXELS = None  # ours is checked instead, and is an error rather than a warning
+ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
+def decode_image(data: bytes) -> Image.Image:
+    """Return the picture in RGB; raises ImageError with the reason empty, decode, truncated or too_large.
+
+    The first frame of an animation. 16-bit and float pictures are scaled to 8 bits, transparency is laid on
+    white, palettes become RGB here, before any resizing. EXIF orientation is ignored, as the models'
+    reference transforms do.
+    """
+    if not data:
+        raise ImageError("empty", "the file has no bytes")
+    try:
+        image = Image.open(io.BytesIO(data))
+    except Exception as error:  # Pillow's decoders raise nearly anything on broken bytes
+        raise ImageError("decode", f"no picture format recognised ({one_line(error)})") from error
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError("too_large", f"{image.width} x {image.height} pixels, more than {MAX_PIXELS}")
+    try:
+        image.load()
+        return to_rgb(image)
+    except Exception as error:  # as above
+        reason = "truncated" if "truncated" in str(error) else "decode"
+        raise ImageError(reason, one_line(error)) from error
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return any Pillow image in mode RGB, with its tonal range kept."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        image = Image.fromarray(to_8_bits(np.asarray(image)))
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        picture = image.convert("RGBA")
+        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, picture).convert("RGB")
+    return image.convert("RGB")
+
+
+def to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Scale 16-bit, 32-bit and float samples to uint8.
+
+    Integers are read as 16-bit where any exceeds 255, floats as 0..1 where none exceeds 1; other ranges are
+    stretched from their lowest to their highest value.
+    """
+    wide = np.nan_to_num(values.astype(np.float64))
+    low, high = float(wide.min()), float(wide.max())
+    is_float = values.dtype.kind == "f"
+    if low >= 0 and is_float and high <= 1:
+        scaled = wide * 255
+    elif low >= 0 and high <= 255 and values.dtype != np.uint16:
+        scaled = wide
+    elif low >= 0 and high <= 65535 and not is_float:
+        scaled = wide / 257
+    else:
+        scaled = (wide - low) * (255 / max(high - low, 1e-12))
+    rounded: NDArray[np.uint8] = np.rint(scaled).clip(0, 255).astype(np.uint8)
+    return rounded

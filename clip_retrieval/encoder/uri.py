@@ -1,0 +1,89 @@
+"""Model names as people write them, and what they mean. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import parse_qsl
+
+from clip_retrieval.errors import EncoderError
+
+# OpenAI's own names; their weights were trained with the QuickGELU activation.
+OPENAI_NAMES = {
+    "RN50": "RN50-quickgelu",
+    "RN101": "RN101-quickgelu",
+    "RN50x4": "RN50x4-quickgelu",
+    "RN50x16": "RN50x16-quickgelu",
+    "RN50x64": "RN50x64-quickgelu",
+    "ViT-B/32": "ViT-B-32-quickgelu",
+    "ViT-B/16": "ViT-B-16-quickgelu",
+    "ViT-L/14": "ViT-L-14-quickgelu",
+    "ViT-L/14@336px": "ViT-L-14-336-quickgelu",
+}
+FORMS = (
+    f"an OpenAI name ({', '.join(OPENAI_NAMES)}), open_clip:ARCH/TAG, open_clip:ARCH//path/to/checkpoint, "
+    "open_clip:hf-hub:ORG/NAME, open_clip:local-dir:FOLDER, demo, random:ARCH?seed=0, hash:DIMENSION"
+)
+LATER = {
+    "hf_clip": "take the same model from open_clip, or open_clip:hf-hub:ORG/NAME",
+    "nm": "DeepSparse is no longer maintained; take an open_clip model",
+    "ja_clip": "take a multilingual open_clip model such as open_clip:xlm-roberta-base-ViT-B-32/laion5b_s13b_b90k",
+}
+
+Kind = Literal["open_clip", "random", "hash"]
+DEMO_MODEL = Path(__file__).parent.parent / "demo" / "model"
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """What a URI asks for: the engine, the architecture or folder, and where the weights come from."""
+
+    uri: str
+    kind: Kind
+    architecture: str
+    weights: str | None = None  # tag or file; None where the architecture's name says it all
+    options: tuple[tuple[str, int], ...] = ()
+
+    def option(self, name: str, default: int) -> int:
+        return dict(self.options).get(name, default)
+
+
+def parse_uri(uri: str) -> ModelName:
+    """Return what a model name means; raises EncoderError for names that mean nothing."""
+    name = uri.removeprefix("openai_clip:")
+    if name in OPENAI_NAMES:
+        return ModelName(uri, "open_clip", OPENAI_NAMES[name], "openai")
+    if uri == "demo":
+        return ModelName(uri, "open_clip", f"local-dir:{DEMO_MODEL}")
+    prefix, _, rest = uri.partition(":")
+    if prefix == "open_clip" and rest:
+        return parse_open_clip(uri, rest)
+    if prefix in ("random", "hash") and rest:
+        return parse_generated(uri, prefix, rest)
+    if prefix in LATER:
+        raise EncoderError(f"{prefix}: models are not supported: {LATER[prefix]}")
+    raise EncoderError(f"there is no model {uri!r}; a model is {FORMS}")
+
+
+def parse_open_clip(uri: str, rest: str) -> ModelName:
+    """Split at the first slash: what follows is a tag, or a file where one is there."""
+    if rest.startswith(("hf-hub:", "local-dir:")):
+        return ModelName(uri, "open_clip", rest)
+    architecture, _, weights = rest.partition("/")
+    if weights.startswith("/") and not Path(weights).exists():
+        raise EncoderError(f"{uri}: there is no file {weights}")
+    return ModelName(uri, "open_clip", architecture, weights or None)
+
+
+def parse_generated(uri: str, prefix: str, rest: str) -> ModelName:
+    name, _, query = rest.partition("?")
+    try:
+        options = tuple((key, int(value)) for key, value in parse_qsl(query, strict_parsing=bool(query)))
+    except ValueError as error:
+        raise EncoderError(f"{uri}: what follows ? must be name=number pairs, such as ?seed=0") from error
+    if prefix == "random":
+        return ModelName(uri, "random", name, options=options)
+    if not name.isdigit() or int(name) < 1:
+        raise EncoderError(f"{uri}: hash: takes a dimension, such as hash:64")
+    return ModelName(uri, "hash", name, options=options)

@@ -1,0 +1,138 @@
+"""What was asked for, as a unit embedding: a text, a picture, or a vector from a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_retrieval.encoder.base import Encoder, normalise
+from clip_retrieval.encoder.config import EncoderConfig
+from clip_retrieval.encoder.images import decode_image
+from clip_retrieval.encoder.load import load_encoder
+from clip_retrieval.errors import ConfigError, ImageError, QueryError
+
+QueryKind = Literal["text", "image", "embedding"]
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query as given, what kind it is, and a warning where the model cannot know its words."""
+
+    text: str
+    kind: QueryKind
+    embedding: NDArray[np.float32]  # [d], unit length
+    warning: str | None = None
+
+
+def kind_of(text: str) -> QueryKind:
+    """A name of a file that is there is that file; a picture's name that is not there is an error, not a text."""
+    path = Path(text)
+    suffix = path.suffix.lower()
+    try:
+        is_file = path.is_file()
+    except (OSError, ValueError):  # a long text is no path
+        return "text"
+    looks_like_path = "/" in text or " " not in text
+    if not is_file:
+        if looks_like_path and suffix in (*IMAGE_SUFFIXES, ".npy"):
+            raise QueryError(f"there is no file {text}")
+        return "text"
+    return "embedding" if suffix == ".npy" else "image"
+
+
+def open_query(text: str, encoder_config: EncoderConfig | None, expected: dict[str, Any] | None) -> Query:
+    """Embed the query; `expected` is the index manifest's encoder, which the model must match.
+
+    A text or picture needs a model: the one of the manifest. Raises QueryError and EncoderError.
+    """
+    kind = kind_of(text)
+    if kind == "embedding":
+        return Query(text, kind, read_embedding(Path(text)))
+    if encoder_config is None:
+        raise QueryError(
+            "the index folder does not say of which model it is (clip-retrieval 2 made it?); say it with --clip_model"
+        )
+    encoder = load_encoder(encoder_config)
+    check_model(encoder, expected)
+    if kind == "image":
+        return Query(text, kind, embed_image(encoder, Path(text)))
+    return Query(text, kind, encoder.encode_texts([text])[0], explain_unknown_words(text, encoder))
+
+
+def choose_encoder(expected: dict[str, Any] | None, clip_model: str | None, device: str) -> EncoderConfig | None:
+    """Return the model of the manifest; a flag may name it only where the manifest does not, or says the same."""
+    named = expected["clip_model"] if expected else None
+    if named and clip_model and clip_model != named:
+        raise ConfigError(f"the index is of the model {named}, not of {clip_model}; leave out --clip_model")
+    model = named or clip_model
+    if model is None:
+        return None
+    config = EncoderConfig(clip_model=model, device=device)
+    if expected and device == "cpu" and expected["precision"] != "fp16":
+        return dataclasses.replace(config, precision=expected["precision"])
+    return config
+
+
+def check_model(encoder: Encoder, expected: dict[str, Any] | None) -> None:
+    if expected and encoder.info.fingerprint != expected["fingerprint"]:
+        raise QueryError(
+            f"the index was made with other weights of {expected['clip_model']} than those that it names now "
+            f"(fingerprint {expected['fingerprint']} -> {encoder.info.fingerprint}); embed the data anew, or bring "
+            "back the checkpoint"
+        )
+
+
+def embed_image(encoder: Encoder, path: Path) -> NDArray[np.float32]:
+    try:
+        image = decode_image(path.read_bytes())
+    except (ImageError, OSError) as error:
+        raise QueryError(f"{path} cannot be used as a picture: {error}") from error
+    row: NDArray[np.float32] = encoder.encode_images(encoder.info.preprocess(image)[None])[0]
+    return row
+
+
+def read_embedding(path: Path) -> NDArray[np.float32]:
+    """Return the one vector of an npy file [d] or [1, d], normalised."""
+    try:
+        rows = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise QueryError(f"{path} is no readable npy file: {error}") from error
+    if rows.dtype.kind not in "fiu":
+        raise QueryError(f"{path} holds {rows.dtype}, not numbers")
+    rows = np.atleast_2d(rows.astype(np.float32))
+    if rows.ndim != 2 or len(rows) != 1:
+        raise QueryError(f"{path} has the shape {list(rows.shape)}; a query is one vector: [d] or [1, d]")
+    if not np.isfinite(rows).all() or not rows.any():
+        raise QueryError(f"{path} is no direction: it is zero, or not finite")
+    unit: NDArray[np.float32] = normalise(rows)[0]
+    return unit
+
+
+def explain_unknown_words(text: str, encoder: Encoder) -> str | None:
+    """Say so where the model's vocabulary is known and has no, or not every, word of the query."""
+    vocabulary = encoder.info.vocabulary
+    if vocabulary is None:
+        return None
+    words = re.findall(r"[^\W_]+", text.lower())
+    unknown = [word for word in words if word not in vocabulary and word not in SMALL_WORDS]
+    known = [word for word in words if word in vocabulary]
+    if not known:
+        raise QueryError(
+            f"the model {encoder.info.uri} knows no word of {text!r}: it was trained on few words, and any answer "
+            "would be nonsense. Try words such as dog, pizza, heart, rocket"
+        )
+    return f"the model does not know: {', '.join(unknown)}" if unknown else None
+
+
+SMALL_WORDS = frozenset(
+    (
+        "a an and the of in on at to with without for from by or is are emoji icon picture photo image drawing small"
+    ).split()
+)

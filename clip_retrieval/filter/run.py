@@ -1,0 +1,96 @@
+"""The whole of `filter`: embed the query, search, join the metadata, export."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from clip_retrieval.errors import QueryError
+from clip_retrieval.filter.config import FilterConfig
+from clip_retrieval.filter.export import Picture, find_picture, json_rows, write_pictures, write_sheet, write_tables
+from clip_retrieval.filter.query import Query, choose_encoder, open_query
+from clip_retrieval.index.search import SearchResult, open_index
+from clip_retrieval.layout import IndexFolder, read_manifest
+from clip_retrieval.metadata import open_metadata
+from clip_retrieval.options import build_config
+from clip_retrieval.storage import Folder, check_writable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class FilterResult:
+    """The hits of one query and where they were written."""
+
+    query: Query
+    output_folder: str
+    table: pa.Table  # rank, id, similarity, picture, and every metadata column
+    unreadable: int  # hits whose picture could not be read
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "query": self.query.text,
+            "kind": self.query.kind,
+            "warning": self.query.warning,
+            "output_folder": self.output_folder,
+            "unreadable_pictures": self.unreadable,
+            "results": json_rows(self.table),
+        }
+
+
+def clip_filter(*arguments: object, **options: object) -> pd.DataFrame:
+    """Return the hits of a query as a DataFrame, and export them; takes the flags of `clip-retrieval filter`.
+
+    Columns: rank, id, similarity, picture (the exported file), then the metadata. Raises ClipRetrievalError.
+    """
+    hits: pd.DataFrame = run_filter(build_config(FilterConfig, options, arguments)).table.to_pandas()
+    return hits
+
+
+def run_filter(config: FilterConfig) -> FilterResult:
+    """Answer one query and write its results."""
+    source, target = IndexFolder(config.indice_folder), Folder(config.output_folder)
+    if not source.exists():
+        raise QueryError(f"there is no index folder {config.indice_folder}")
+    index = open_index(source, config.modality)
+    manifest = read_manifest(source)
+    expected = manifest["encoder"] if manifest else None
+    query = open_query(config.query, choose_encoder(expected, config.clip_model, config.device), expected)
+    found = index.search(query.embedding, config.num_results)
+    if config.threshold is not None:
+        close = found.scores >= config.threshold
+        found = SearchResult(found.ids[close], found.scores[close])
+    check_writable(target)
+    return export(config, query, join_metadata(source, found), target)
+
+
+def join_metadata(source: IndexFolder, found: SearchResult) -> pa.Table:
+    """Return rank, id and similarity of the hits, and their metadata; columns of the same names are renamed."""
+    columns: dict[str, Any] = {
+        "rank": pa.array(range(1, len(found.ids) + 1), pa.int64()),
+        "id": pa.array(found.ids, pa.int64()),
+        "similarity": pa.array(found.scores, pa.float32()),
+    }
+    metadata = open_metadata(source)
+    if metadata is not None:
+        rows = metadata.rows(found.ids)
+        for name in rows.column_names:
+            columns[name if name not in (*columns, "picture") else f"metadata.{name}"] = rows[name]
+    return pa.table(columns)
+
+
+def export(config: FilterConfig, query: Query, table: pa.Table, target: Folder) -> FilterResult:
+    hits = table.to_pylist()
+    pictures = [find_picture(hit) for hit in hits]
+    names = write_pictures(target, hits, pictures) if config.copy_images else [None] * len(hits)
+    table = table.add_column(3, "picture", pa.array(names, pa.string()))
+    write_tables(target, table, query)
+    write_sheet(target, query, hits, pictures)
+    return FilterResult(query, target.url, table, count_unreadable(pictures))
+
+
+def count_unreadable(pictures: list[Picture]) -> int:
+    return sum(picture.data is None for picture in pictures)

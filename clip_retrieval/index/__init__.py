@@ -1,0 +1,1 @@
+"""Embeddings to nearest-neighbour indices, and searching them."""

@@ -1,0 +1,173 @@
+"""The whole of `index`: look at the embeddings, build, and publish files that are whole."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clip_retrieval import __version__
+from clip_retrieval.errors import IndexBuildError
+from clip_retrieval.index.config import IndexConfig, parse_bytes
+from clip_retrieval.index.engines import Bounds, Engine, open_engine
+from clip_retrieval.index.vectors import Vectors, open_vectors
+from clip_retrieval.layout import FORMAT_VERSION, MANIFEST, EmbeddingsFolder, IndexFolder, Modality, read_manifest
+from clip_retrieval.metadata import count_rows
+from clip_retrieval.options import build_config
+from clip_retrieval.storage import check_writable
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BuiltIndices:
+    """What was built: for each modality what image.json says, and how long it took."""
+
+    index_folder: str
+    infos: Mapping[Modality, Mapping[str, Any]]
+    metadata_rows: int | None
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "index_folder": self.index_folder,
+            "indices": dict(self.infos),
+            "metadata_rows": self.metadata_rows,
+            "seconds": round(self.seconds, 2),
+        }
+
+
+def clip_index(*arguments: object, **options: object) -> BuiltIndices:
+    """Build the indices of an embeddings folder; takes the flags of `clip-retrieval index`.
+
+    Raises ClipRetrievalError that names a file which is wrong, or a bound that is too tight. Nothing half-written
+    stays.
+    """
+    return build_indices(build_config(IndexConfig, options, arguments))
+
+
+def build_indices(config: IndexConfig) -> BuiltIndices:
+    """Build image and text index, whichever has embeddings, beside a copy of the metadata."""
+    start = time.perf_counter()
+    source, target = EmbeddingsFolder(config.embeddings_folder), IndexFolder(config.index_folder)
+    if not source.exists():
+        raise IndexBuildError(f"there is no folder {config.embeddings_folder}")
+    found = find_vectors(config, source)
+    rows = check_rows(source, found)
+    check_writable(target)
+    bounds = Bounds(
+        parse_bytes(config.max_index_memory_usage), parse_bytes(config.current_memory_available), config.nb_cores
+    )
+    engine = open_engine(config.engine)
+    infos: dict[Modality, dict[str, Any]] = {}
+    for modality, vectors in found.items():
+        built = build_one(vectors, modality, engine, bounds, target)
+        if built is not None:
+            infos[modality] = built
+    if not infos:
+        raise IndexBuildError(f"every embedding in {source.url} is zero: no sample of that run could be embedded")
+    if config.copy_metadata:
+        copy_metadata(source, target)
+    target.write_json(MANIFEST, describe_index(source, infos, found))
+    return BuiltIndices(target.url, infos, rows, time.perf_counter() - start)
+
+
+def find_vectors(config: IndexConfig, source: EmbeddingsFolder) -> dict[Modality, Vectors]:
+    """Open what is there; raises IndexBuildError where nothing is."""
+    opened: dict[Modality, Vectors | None] = {
+        "image": open_vectors(source, config.image_subfolder),
+        "text": open_vectors(source, config.text_subfolder),
+    }
+    found = {modality: vectors for modality, vectors in opened.items() if vectors is not None}
+    if not found:
+        raise IndexBuildError(
+            f"{source.url} holds no embeddings: neither {config.image_subfolder}/*.npy "
+            f"nor {config.text_subfolder}/*.npy"
+        )
+    return found
+
+
+def check_rows(source: EmbeddingsFolder, found: Mapping[Modality, Vectors]) -> int | None:
+    """Row r of every part is one sample: counts that differ would answer with another sample's metadata."""
+    rows = count_rows(source)
+    for modality, vectors in found.items():
+        if rows is not None and vectors.row_count != rows:
+            raise IndexBuildError(
+                f"{source.url} has {vectors.row_count:,} {modality} embeddings but {rows:,} rows of metadata; let "
+                "inference finish (run it again), or point at the folder of one run"
+            )
+    return rows
+
+
+def build_one(
+    vectors: Vectors, modality: Modality, engine: Engine, bounds: Bounds, target: IndexFolder
+) -> dict[str, Any] | None:
+    """Build one index and publish it; None where all its rows are zero."""
+    empty = vectors.empty_rows()
+    if len(empty) == vectors.row_count:
+        logger.warning("no sample has a %s embedding: no %s index", modality, modality)
+        return None
+    logger.info("building the %s index of %s x %s vectors", modality, f"{vectors.row_count:,}", vectors.dim)
+    with target.staging() as scratch:
+        path = scratch / target.index_name(modality)
+        infos = engine(vectors, bounds, path)
+        infos["index_path"] = target.path(target.index_name(modality))
+        check_size(path, bounds)
+        np.save(scratch / "empty.npy", empty)
+        if len(empty):
+            target.publish(scratch / "empty.npy", target.empty_rows_name(modality))
+        else:
+            target.remove(target.empty_rows_name(modality))
+        target.publish(path, target.index_name(modality))
+    target.write_json(target.info_name(modality), infos)
+    return infos
+
+
+def check_size(path: Path, bounds: Bounds) -> None:
+    size = path.stat().st_size
+    if size > bounds.max_index_bytes:
+        raise IndexBuildError(
+            f"the index came out at {size / 1e6:,.1f} MB, above max_index_memory_usage "
+            f"{bounds.max_index_bytes / 1e6:,.1f} MB; raise the bound to that, or lower it further for "
+            "a smaller kind of index"
+        )
+
+
+def copy_metadata(source: EmbeddingsFolder, target: IndexFolder) -> None:
+    """Copy metadata/*.parquet; files of an earlier index that are no longer there go."""
+    names = source.names("metadata", ".parquet")
+    for name in names:
+        with (
+            target.staged(f"metadata/{name}") as staged,
+            source.open(f"metadata/{name}") as file,
+            staged.open("wb") as copy,
+        ):
+            shutil.copyfileobj(file, copy)
+    for name in set(target.names("metadata", ".parquet")) - set(names):
+        target.remove(f"metadata/{name}")
+
+
+def describe_index(
+    source: EmbeddingsFolder, infos: Mapping[Modality, Mapping[str, Any]], found: Mapping[Modality, Vectors]
+) -> dict[str, Any]:
+    """Return the manifest: which encoder the embeddings are of, and what was built."""
+    manifest = read_manifest(source)
+    return {
+        "format_version": FORMAT_VERSION,
+        "made_by": f"clip-retrieval {__version__}",
+        "encoder": manifest["encoder"] if manifest else None,
+        "indices": {
+            modality: {
+                "rows": found[modality].row_count,
+                "dimension": found[modality].dim,
+                "key": info.get("index_key"),
+            }
+            for modality, info in infos.items()
+        },
+    }

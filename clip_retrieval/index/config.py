@@ -1,0 +1,52 @@
+"""The options of `index`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from clip_retrieval.errors import ConfigError
+from clip_retrieval.options import option
+
+EngineName = Literal["auto", "autofaiss", "faiss"]
+UNITS = "KMGT"
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexConfig:
+    """What is indexed, and within which bounds."""
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = (
+        "embeddings_folder", "index_folder", "max_index_memory_usage", "current_memory_available", "copy_metadata",
+        "image_subfolder", "text_subfolder", "nb_cores",
+    )  # fmt: skip
+
+    embeddings_folder: str = option(help="Folder that inference wrote.", aliases=("input_folder",))
+    index_folder: str = option(help="Where the index goes.", aliases=("output_folder",))
+    max_index_memory_usage: str = option("4G", help="Largest size of each index, in memory and as a file: 500MB, 4G.")
+    current_memory_available: str = option("16G", help="Memory that building may take.")
+    copy_metadata: bool = option(True, help="Copy the metadata beside the index.")
+    image_subfolder: str = option("img_emb", help="Sub-folder of the image embeddings.")
+    text_subfolder: str = option("text_emb", help="Sub-folder of the text embeddings.")
+    nb_cores: int | None = option(None, help="Cores to use; None: all.")
+    engine: EngineName = option("auto", help="What builds: autofaiss, or plain faiss where that is not installed.")
+
+    def __post_init__(self) -> None:
+        limit, available = parse_bytes(self.max_index_memory_usage), parse_bytes(self.current_memory_available)
+        if limit > available:
+            raise ConfigError(
+                f"max_index_memory_usage {self.max_index_memory_usage} is more than current_memory_available "
+                f"{self.current_memory_available}; an index cannot be larger than the memory it is built in"
+            )
+        if self.nb_cores is not None and self.nb_cores < 1:
+            raise ConfigError(f"nb_cores must be at least 1, not {self.nb_cores}")
+
+
+def parse_bytes(text: str) -> int:
+    """Return the bytes that a size means: 500MB and 4G count in powers of 1000, 500MiB and 4Gi in powers of 1024."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
+    if match is None or float(match[1]) <= 0:
+        raise ConfigError(f"{text!r} is no size; write it as 500MB or 4G")
+    power = UNITS.index(match[2].upper()) + 1 if match[2] else 0
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)

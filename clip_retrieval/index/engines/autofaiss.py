@@ -1,0 +1,84 @@
+"""autofaiss as an engine: in a process of its own, since it resets its host's logging; its refusals are errors."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from clip_retrieval.errors import IndexBuildError
+from clip_retrieval.index.engines import Bounds
+from clip_retrieval.index.vectors import Vectors
+
+logger = logging.getLogger(__name__)
+
+KEPT_LINES = 12
+STAGE = re.compile(r"^\S+ \S+ \[(INFO|ERROR)\]:\s*(?P<text>.*)$")
+
+
+def build_with_autofaiss(vectors: Vectors, bounds: Bounds, path: Path) -> dict[str, Any]:
+    """Let autofaiss choose, train, fill and tune an index within the bounds."""
+    infos_path = path.with_name(path.name + ".json").absolute()
+    task = {
+        "embeddings": f"{vectors.folder.url}/{vectors.subfolder}",
+        "index_path": str(path.absolute()),
+        "index_infos_path": str(infos_path),
+        "max_index_memory_usage": f"{bounds.max_index_bytes}B",
+        "current_memory_available": f"{bounds.available_bytes}B",
+        "nb_cores": bounds.cores,
+        "metric_type": "ip",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "clip_retrieval.index.engines.autofaiss_process"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    try:
+        lines = converse(process, json.dumps(task))
+    finally:
+        process.kill()
+        process.wait()
+    if process.returncode != 0 or not infos_path.exists():
+        raise IndexBuildError(explain_refusal(vectors, bounds, lines, process.returncode))
+    infos: dict[str, Any] = json.loads(infos_path.read_text())
+    infos_path.unlink()
+    return infos
+
+
+def converse(process: subprocess.Popen[str], task: str) -> list[str]:
+    """Hand over the task, pass on what is said, and return the last lines."""
+    assert process.stdin is not None
+    assert process.stderr is not None
+    process.stdin.write(task)
+    process.stdin.close()
+    kept: deque[str] = deque(maxlen=KEPT_LINES)
+    for line in process.stderr:
+        match = STAGE.match(line)
+        if match:
+            logger.debug("autofaiss: %s", match["text"])
+        kept.append(match["text"] if match else line.strip())
+    process.stderr.close()
+    process.wait()
+    return list(kept)
+
+
+def explain_refusal(vectors: Vectors, bounds: Bounds, lines: list[str], code: int) -> str:
+    said = next((line for line in reversed(lines) if "memory" in line or "Error" in line), lines[-1] if lines else "")
+    size = vectors.row_count * vectors.dim * 4
+    if code < 0:
+        said = f"it was killed by signal {-code}, as the system does when memory runs out"
+    return (
+        f"autofaiss built no index of {vectors.row_count:,} x {vectors.dim} vectors ({size / 1e6:,.0f} MB in fp32) "
+        f"within max_index_memory_usage {bounds.max_index_bytes / 1e6:,.0f} MB and current_memory_available "
+        f"{bounds.available_bytes / 1e6:,.0f} MB: {said}. Raise --current_memory_available (it must be well above "
+        "--max_index_memory_usage), or change --max_index_memory_usage"
+    )

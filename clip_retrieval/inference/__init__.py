@@ -1,0 +1,1 @@
+"""Samples to embeddings: source, reader processes, encoder, sink."""

@@ -1,0 +1,126 @@
+"""The options of `inference` and `inference.worker`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from clip_retrieval.encoder.config import EncoderConfig
+from clip_retrieval.errors import ConfigError
+from clip_retrieval.options import Dropped, group, option
+
+InputFormat = Literal["files", "webdataset"]
+
+NO_MCLIP = Dropped(
+    "take a multilingual model for both pictures and texts, such as "
+    "--clip_model open_clip:xlm-roberta-base-ViT-B-32/laion5b_s13b_b90k",
+)
+NO_SLURM = Dropped("run one `clip-retrieval inference.worker --tasks …` in each Slurm task instead")
+DROPPED: Mapping[str, Dropped] = {
+    "use_mclip": NO_MCLIP,
+    "mclip_model": Dropped(
+        NO_MCLIP.reason, harmless=(None, "sentence-transformers/clip-ViT-B-32-multilingual-v1")
+    ),
+    "use_jit": Dropped("torch has deprecated torch.jit; leave the flag out"),
+    "enable_wandb": Dropped("the figures of a run are in its stats/ folder; leave the flag out"),
+    "wandb_project": Dropped("the figures of a run are in its stats/ folder", harmless=(None, "clip_retrieval")),
+    "distribution_strategy": Dropped(
+        "only sequential is built in; elsewhere run `clip-retrieval inference.worker --tasks …` once per task",
+        harmless=(None, "sequential"),
+    ),
+    **{
+        f"slurm_{name}": NO_SLURM
+        for name in (
+            "job_name", "partition", "nodes", "job_comment", "nodelist", "exclude", "job_timeout", "cache_path",
+            "verbose_wait",
+        )
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """What is read, and which parts of it are wanted."""
+
+    input_dataset: str = option(
+        help="Folder of pictures (files), or tars: a path, a {000..123} pattern, a list, pipe:COMMAND, any fsspec url."
+    )
+    input_format: InputFormat = option("files", help="What input_dataset is.")
+    enable_text: bool = option(True, help="Embed captions.")
+    enable_image: bool = option(True, help="Embed pictures.")
+    enable_metadata: bool = option(False, help="Keep the json beside each sample as columns.")
+    require_all: bool = option(False, help="Leave out samples that lack a wanted part, instead of keeping their row.")
+    wds_image_key: str | None = option(
+        None, help="Extension of pictures in tars, or several with ';' between; without it every image extension."
+    )
+    wds_caption_key: str = option("txt", help="Extension of captions in tars.")
+    cache_path: str | None = option(None, help="Folder in which tars read from elsewhere are kept.")
+
+    def __post_init__(self) -> None:
+        if not (self.enable_text or self.enable_image):
+            raise ConfigError("enable_text and enable_image are both False: there is nothing to embed")
+        if not self.input_dataset:
+            raise ConfigError("input_dataset is empty; name a folder or tars")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceConfig:
+    """One run, as it can be written into a file."""
+
+    DROPPED: ClassVar[Mapping[str, Dropped]] = DROPPED
+    POSITIONAL: ClassVar[tuple[str, ...]] = (
+        "input_dataset", "output_folder", "input_format", "cache_path", "batch_size", "num_prepro_workers",
+        "enable_text", "enable_image", "enable_metadata", "write_batch_size", "wds_image_key", "wds_caption_key",
+        "clip_model",
+    )  # fmt: skip
+
+    source: SourceConfig = group(SourceConfig)
+    output_folder: str = option(help="Where embeddings go: a local folder or any fsspec url.")
+    encoder: EncoderConfig = group(EncoderConfig)
+    batch_size: int = option(256, help="Pictures, and captions, that the model takes at once.")
+    num_prepro_workers: int | None = option(
+        None, help="Processes that decode and resize, for each device. None: one for each core; 0: none."
+    )
+    write_batch_size: int = option(10**6, help="Samples in a partition, roughly: partitions = samples / this.")
+    wds_number_file_per_input_file: int = option(10000, help="Samples that a tar is assumed to hold when planning.")
+    output_partition_count: int | None = option(None, help="Partitions, given instead of planned.")
+    max_skipped: float = option(
+        1.0, help="Share of the samples that may be left out before the run counts as failed (0 to 1)."
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "write_batch_size", "wds_number_file_per_input_file"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.num_prepro_workers is not None and self.num_prepro_workers < 0:
+            raise ConfigError(f"num_prepro_workers must be 0 or more, not {self.num_prepro_workers}")
+        if self.output_partition_count is not None and self.output_partition_count < 1:
+            raise ConfigError(f"output_partition_count must be at least 1, not {self.output_partition_count}")
+        if not 0 <= self.max_skipped <= 1:
+            raise ConfigError(f"max_skipped is a share between 0 and 1, not {self.max_skipped}")
+        if not self.output_folder:
+            raise ConfigError("output_folder is empty; name a folder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerConfig:
+    """A part of a run: some partitions of it, in this process."""
+
+    DROPPED: ClassVar[Mapping[str, Dropped]] = DROPPED
+    POSITIONAL: ClassVar[tuple[str, ...]] = (
+        "tasks", "input_dataset", "output_folder", "output_partition_count", "input_format", "cache_path", "batch_size",
+        "num_prepro_workers", "enable_text", "enable_image", "enable_metadata", "wds_image_key", "wds_caption_key",
+        "clip_model",
+    )  # fmt: skip
+
+    tasks: tuple[int, ...] = option(help="Partitions to make, such as 0,1 or [0,1].")
+    run: InferenceConfig = group(InferenceConfig)
+
+    def __post_init__(self) -> None:
+        count = self.run.output_partition_count
+        if count is None:
+            raise ConfigError("output_partition_count must be given: every worker of a run needs the same one")
+        outside = [task for task in self.tasks if not 0 <= task < count]
+        if outside:
+            raise ConfigError(f"tasks {outside} are outside of 0 to {count - 1}")

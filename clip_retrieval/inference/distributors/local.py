@@ -1,0 +1,79 @@
+"""Workers on this machine: in this process for one device, a process each for several."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+
+from clip_retrieval.errors import WorkerError
+from clip_retrieval.inference.config import InferenceConfig
+from clip_retrieval.inference.progress import Report
+from clip_retrieval.inference.worker import run_worker
+from clip_retrieval.options import to_json
+
+
+def run_local(config: InferenceConfig, partition_ids: Sequence[int], devices: Sequence[str], report: Report) -> None:
+    """Make the partitions on these devices; raises what a worker raised, as one sentence."""
+    used = devices[: max(1, len(partition_ids))]
+    if len(used) == 1:
+        run_worker(config, partition_ids, used[0], report)
+        return
+    workers = [Worker(config, partition_ids[i :: len(used)], device, report) for i, device in enumerate(used)]
+    try:
+        for worker in workers:
+            worker.thread.join()
+    finally:
+        for worker in workers:
+            worker.stop()
+    errors = [worker.error for worker in workers if worker.error]
+    if errors:
+        raise WorkerError("; ".join(errors))
+
+
+class Worker:
+    """One worker process, and the thread that listens to it."""
+
+    def __init__(self, config: InferenceConfig, partition_ids: Sequence[int], device: str, report: Report) -> None:
+        self.device, self.report = device, report
+        self.error: str | None = None
+        self.partition_ids = partition_ids
+        command = [sys.executable, "-m", "clip_retrieval.inference.worker_process"]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        assert self.process.stdin is not None
+        task = {"config": to_json(config), "partition_ids": list(partition_ids), "device": device}
+        self.process.stdin.write(json.dumps(task))
+        self.process.stdin.close()
+        self.thread = threading.Thread(target=self.listen, daemon=True)
+        self.thread.start()
+
+    def listen(self) -> None:
+        assert self.process.stdout is not None
+        is_finished = False
+        for line in self.process.stdout:
+            message = json.loads(line)
+            if "rows" in message:
+                self.report.advance(message["rows"], message["dropped"])
+            elif "error" in message:
+                self.error = message["error"]
+            is_finished = is_finished or message.get("finished", False)
+        code = self.process.wait()
+        if not is_finished and self.error is None:
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+            self.error = (
+                f"the worker on {self.device} {how} while it made partitions {list(self.partition_ids)}; finished "
+                "partitions are kept, run the same command to go on"
+            )
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.thread.join()
+        assert self.process.stdout is not None
+        self.process.stdout.close()

@@ -1,0 +1,228 @@
+"""Source to batches: chunks of samples go to reader processes and come back as rows, in input order.
+
+    source ── chunks ──▶ reader processes ── rows, shared pixels ──▶ batches
+
+A bounded number of slots of shared memory is all that can be under way. Slots are given out in input order, so
+the chunk that is waited for always has one, and nothing can lock up.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import IO
+
+import numpy as np
+
+from clip_retrieval.encoder.base import Pixels
+from clip_retrieval.errors import WorkerError
+from clip_retrieval.inference.prepare import Wanted, prepare_chunk
+from clip_retrieval.inference.reader_process import receive, send
+from clip_retrieval.inference.shared_pixels import SharedPixels
+from clip_retrieval.inference.types import Batch, Failure, Row, Sample
+
+CHUNK_SIZE = 16
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Samples under way, and what the source left out before the first of them."""
+
+    number: int
+    slot: int
+    samples: list[Sample]
+    failures: list[Failure]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A chunk that came back."""
+
+    chunk: Chunk
+    rows: list[Row]
+
+
+class Pending:
+    """The next batch while it fills."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self.failures: list[Failure] = []
+        self.image_count = self.dropped_count = 0
+
+    def add(self, row: Row) -> None:
+        self.failures += row.failures
+        self.image_count += row.has_image
+        if row.is_dropped:
+            self.dropped_count += 1
+        else:
+            self.rows.append(row)
+
+
+class LoaderClosedError(Exception):
+    """The loader was closed while it still read."""
+
+
+class Loader:
+    """Prepares samples in `reader_count` processes (0: in this one) and gives them back in order."""
+
+    def __init__(self, wanted: Wanted, batch_size: int, reader_count: int) -> None:
+        self.wanted = wanted
+        self.batch_size = batch_size
+        side = wanted.preprocess.size if wanted.image else 1
+        # Two batches' worth, so that readers go on while the model works, and one chunk in each reader.
+        slot_count = 2 * -(-batch_size // CHUNK_SIZE) + reader_count
+        self.shape = (slot_count, CHUNK_SIZE, side, side, 3)
+        self.pixels = SharedPixels.create(self.shape)
+        self.free_slots: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for slot in range(slot_count):
+            self.free_slots.put(slot)
+        self.tasks: queue.SimpleQueue[Chunk | None] = queue.SimpleQueue()
+        self.results: queue.SimpleQueue[Prepared | BaseException | int] = queue.SimpleQueue()
+        self.is_closed = False
+        self.feeder: threading.Thread | None = None
+        self.readers = [Reader(self, wanted, self.shape) for _ in range(reader_count)]
+
+    def batches(self, items: Iterable[Sample | Failure]) -> Iterator[Batch]:
+        """Yield batches of `batch_size` rows in input order; the last may be smaller. One call at a time.
+
+        The pixels of a batch are overwritten when the next one is asked for.
+        """
+        side = self.shape[2]
+        pixels = np.empty((self.batch_size, side, side, 3), dtype=np.uint8)
+        pending = Pending()
+        for prepared in self.in_order(items):
+            pending.failures += prepared.chunk.failures
+            source = iter(self.pixels.slots[prepared.chunk.slot])
+            for row in prepared.rows:
+                if row.has_image:
+                    pixels[pending.image_count] = next(source)
+                pending.add(row)
+                if len(pending.rows) == self.batch_size:
+                    yield self.batch(pending, pixels)
+                    pending = Pending()
+            self.free_slots.put(prepared.chunk.slot)
+        if pending.rows or pending.failures or pending.dropped_count:
+            yield self.batch(pending, pixels)
+
+    def batch(self, pending: Pending, pixels: Pixels) -> Batch:
+        taken = pixels[: pending.image_count] if self.wanted.image else None
+        return Batch(pending.rows, taken, pending.failures, pending.dropped_count)
+
+    def in_order(self, items: Iterable[Sample | Failure]) -> Iterator[Prepared]:
+        """Start reading, and yield chunks by number, however the readers finish."""
+        self.feeder = threading.Thread(target=self.feed, args=(items,), daemon=True)
+        self.feeder.start()
+        waiting: dict[int, Prepared] = {}
+        total: int | None = None
+        number = 0
+        while total is None or number < total:
+            result = self.results.get()
+            if isinstance(result, BaseException):
+                raise result
+            if isinstance(result, int):
+                total = result
+                continue
+            waiting[result.chunk.number] = result
+            while number in waiting:
+                yield waiting.pop(number)
+                number += 1
+
+    def feed(self, items: Iterable[Sample | Failure]) -> None:
+        """Cut the items into chunks, give each a slot in order, and hand them to the readers."""
+        numbers = count()
+        samples: list[Sample] = []
+        failures: list[Failure] = []
+        try:
+            for item in items:
+                if isinstance(item, Failure):
+                    failures.append(item)
+                else:
+                    samples.append(item)
+                if len(samples) == CHUNK_SIZE or len(failures) >= CHUNK_SIZE:
+                    self.dispatch(Chunk(next(numbers), self.take_slot(), samples, failures))
+                    samples, failures = [], []
+            if samples or failures:
+                self.dispatch(Chunk(next(numbers), self.take_slot(), samples, failures))
+            self.results.put(next(numbers))
+        except BaseException as error:  # a thread's error would be lost otherwise  # noqa: BLE001
+            self.results.put(error)
+
+    def take_slot(self) -> int:
+        slot = self.free_slots.get()
+        if self.is_closed:
+            raise LoaderClosedError
+        return slot
+
+    def dispatch(self, chunk: Chunk) -> None:
+        if self.readers:
+            self.tasks.put(chunk)
+        else:
+            self.results.put(Prepared(chunk, prepare_chunk(chunk.samples, self.wanted, self.pixels.slots[chunk.slot])))
+
+    def close(self) -> None:
+        """End the readers and let go of the shared memory."""
+        self.is_closed = True
+        self.free_slots.put(0)  # wakes the feeder, which then ends
+        if self.feeder is not None:
+            self.feeder.join()
+        for _ in self.readers:
+            self.tasks.put(None)
+        for reader in self.readers:
+            reader.stop()
+        self.pixels.close()
+
+
+class Reader:
+    """One reader process, and the thread that feeds it."""
+
+    def __init__(self, loader: Loader, wanted: Wanted, shape: tuple[int, int, int, int, int]) -> None:
+        self.loader = loader
+        self.greeting = (wanted, loader.pixels.path, shape)
+        command = [sys.executable, "-m", "clip_retrieval.inference.reader_process"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self) -> None:
+        chunk: Chunk | None = None
+        try:
+            commands, answers = self.pipes()
+            send(commands, self.greeting)
+            receive(answers)
+            while (chunk := self.loader.tasks.get()) is not None:
+                send(commands, (chunk.slot, chunk.samples))
+                self.loader.results.put(Prepared(chunk, receive(answers)))
+        except (EOFError, OSError):
+            if not self.loader.is_closed:
+                self.loader.results.put(WorkerError(self.explain_death(chunk)))
+
+    def explain_death(self, chunk: Chunk | None) -> str:
+        code = self.process.wait()
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        where = (
+            f" while it prepared {chunk.samples[0].key} … {chunk.samples[-1].key}" if chunk and chunk.samples else ""
+        )
+        return f"a reader process {how}{where}; finished partitions are kept, run the same command to go on"
+
+    def pipes(self) -> tuple[IO[bytes], IO[bytes]]:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        return self.process.stdin, self.process.stdout
+
+    def stop(self) -> None:
+        self.process.kill()  # it holds nothing that could be lost
+        self.process.wait()
+        self.thread.join()
+        for pipe in self.pipes():
+            try:
+                pipe.close()
+            except BrokenPipeError:
+                continue

@@ -1,0 +1,66 @@
+"""A reader process: takes chunks of samples on stdin, decodes and resizes, answers rows on stdout.
+
+Pixels go straight into memory that is shared with the worker. Started by `loader.py` as a plain program, so
+that it neither imports the caller's main module nor torch.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+import sys
+from typing import IO, Any
+
+from clip_retrieval.inference.prepare import Wanted, prepare_chunk
+from clip_retrieval.inference.shared_pixels import SharedPixels
+
+LENGTH = struct.Struct("<Q")
+
+
+def send(stream: IO[bytes], message: object) -> None:
+    payload = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+    stream.write(LENGTH.pack(len(payload)))
+    stream.write(payload)
+    stream.flush()
+
+
+def receive(stream: IO[bytes]) -> Any:
+    """Return the next message; raises EOFError when the other side is gone."""
+    header = stream.read(LENGTH.size)
+    if len(header) < LENGTH.size:
+        raise EOFError
+    (length,) = LENGTH.unpack(header)
+    payload = stream.read(length)
+    if len(payload) < length:
+        raise EOFError
+    return pickle.loads(payload)
+
+
+def serve(commands: IO[bytes], answers: IO[bytes]) -> None:
+    """Prepare chunks until the worker closes the pipe."""
+    wanted, place, shape = receive(commands)
+    if not isinstance(wanted, Wanted):
+        raise TypeError(wanted)
+    pixels = SharedPixels.attach(place, shape)
+    send(answers, "ready")
+    while True:
+        try:
+            slot, samples = receive(commands)
+        except EOFError:
+            return
+        send(answers, prepare_chunk(samples, wanted, pixels.slots[slot]))
+
+
+def main() -> None:
+    # Only messages may go to the pipe; what libraries print goes to stderr.
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    try:
+        serve(sys.stdin.buffer, answers)
+    except (KeyboardInterrupt, BrokenPipeError):
+        os._exit(130)  # the worker was stopped and says so itself
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""The outcome of a run, for people."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from clip_retrieval.inference.run import RunSummary
+
+SUMMED_REASONS = 12
+
+
+def print_summary(summary: RunSummary) -> None:
+    """Print rows, what was left out by reason, the rate, and where the time went."""
+    console, stats = Console(highlight=False), summary.stats
+    console.print(f"{stats.sample_count:,} rows in {summary.output_folder}", soft_wrap=True)
+    if stats.image_count or stats.text_count:
+        console.print(
+            f"  {stats.image_count:,} pictures and {stats.text_count:,} captions embedded{truncation(summary)}"
+        )
+    if summary.already_done:
+        console.print(f"  {summary.already_done} of {summary.partition_count} partitions were done before")
+    if summary.wall_seconds:
+        console.print(f"  {time_line(summary)}")
+    if stats.reasons:
+        console.print(reason_table(summary))
+    if stats.sample_count and not stats.text_count and stats.image_count < stats.sample_count:
+        console.print("  most rows have no embedding; look into failures/")
+
+
+def truncation(summary: RunSummary) -> str:
+    count = summary.stats.truncated_captions
+    return f" ({count:,} captions were cut to the model's context length)" if count else ""
+
+
+def time_line(summary: RunSummary) -> str:
+    stats = summary.stats
+    rate = (stats.sample_count + stats.skipped_count) / max(stats.total_duration, 1e-9)
+    parts = (("waiting for samples", "read"), ("encoding", "inference"), ("writing", "write"))
+    shares = ", ".join(
+        f"{100 * getattr(stats, f'{name}_duration') / max(stats.total_duration, 1e-9):.0f} % {label}"
+        for label, name in parts
+    )
+    return f"{summary.wall_seconds:.1f} s, {rate:.1f} samples/s for each worker: {shares}"
+
+
+def reason_table(summary: RunSummary) -> Table:
+    """Return a table of what could not be used; the rest of each sample may still be a row."""
+    table = Table(title=f"not used ({summary.stats.skipped_count:,} samples left out)", title_justify="left")
+    for heading in ("part", "reason"):
+        table.add_column(heading)
+    table.add_column("count", justify="right")
+    for name, count in summary.stats.reasons.most_common(SUMMED_REASONS):
+        table.add_row(*name.split(":", 1), f"{count:,}")
+    table.caption = "each is named in failures/*.parquet"
+    table.caption_justify = "left"
+    return table

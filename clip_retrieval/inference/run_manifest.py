@@ -1,0 +1,95 @@
+"""manifest.json of an embeddings folder: what a run is, so that a later one goes on with it or refuses."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from clip_retrieval import __version__
+from clip_retrieval.encoder.base import EncoderInfo
+from clip_retrieval.errors import ConfigError
+from clip_retrieval.inference.config import InferenceConfig
+from clip_retrieval.inference.sources import Source
+from clip_retrieval.layout import FORMAT_VERSION, MANIFEST, EmbeddingsFolder, Partition, read_manifest
+from clip_retrieval.options import to_json
+
+# Options that change how a run goes, but not what it writes.
+FREE_OPTIONS = {
+    "output_folder", "num_prepro_workers", "device", "clip_cache_path", "cache_path", "max_skipped",
+    "write_batch_size", "wds_number_file_per_input_file", "output_partition_count",
+}  # fmt: skip
+
+
+def describe_options(config: InferenceConfig, source: Source, plan: Sequence[Partition]) -> dict[str, Any]:
+    """Return the part of the manifest that needs no model. Nothing in it depends on time or machine."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "made_by": f"clip-retrieval {__version__}",
+        "options": to_json(config) | {"source": to_json(source.config)},
+        "input": {"units": len(source.units), "digest": digest_units(source.units)},
+        "partition_count": len(plan),
+    }
+
+
+def describe_run(
+    config: InferenceConfig, source: Source, encoder: EncoderInfo, plan: Sequence[Partition]
+) -> dict[str, Any]:
+    """Return the manifest: options, input, plan and encoder."""
+    return describe_options(config, source, plan) | {"encoder": describe_encoder(encoder)}
+
+
+def describe_encoder(info: EncoderInfo) -> dict[str, Any]:
+    return {
+        "clip_model": info.uri,
+        "fingerprint": info.fingerprint,
+        "dimension": info.dimension,
+        "precision": info.precision,
+        "preprocess": to_json(info.preprocess),
+    }
+
+
+def digest_units(units: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for unit in units:
+        digest.update(unit.encode("utf-8", "surrogateescape") + b"\0")
+    return digest.hexdigest()[:32]
+
+
+def check_folder(folder: EmbeddingsFolder, described: dict[str, Any]) -> bool:
+    """Say whether the folder holds this run already; raises ConfigError where it holds another one."""
+    existing = read_manifest(folder)
+    if existing is None:
+        if folder.names("metadata", ".parquet"):
+            raise ConfigError(
+                f"{folder.url} holds embeddings without a {MANIFEST}, made by clip-retrieval 2 perhaps; use a new folder"
+            )
+        return False
+    differences = list(compare({name: existing.get(name) for name in described}, described))
+    if differences:
+        raise ConfigError(
+            f"{folder.url} holds a run with other options ({'; '.join(differences)}); "
+            "use a new folder, or the old options"
+        )
+    return True
+
+
+def claim_folder(folder: EmbeddingsFolder, manifest: dict[str, Any]) -> None:
+    """Write the manifest, or compare it with the one that is there."""
+    if not check_folder(folder, manifest):
+        folder.write_json(MANIFEST, manifest)
+
+
+def compare(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    """Yield `name: old -> new` for what differs and counts."""
+    if name in FREE_OPTIONS or name == "made_by":
+        return
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*new, *(key for key in old if key not in new)]:
+            yield from compare(old.get(key), new.get(key), key)
+    elif as_plain(old) != as_plain(new):
+        yield f"{name} {old} -> {new}"
+
+
+def as_plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

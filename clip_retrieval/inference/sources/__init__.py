@@ -1,0 +1,46 @@
+"""What samples are read from: one file for each input format, behind one protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol, assert_never
+
+from clip_retrieval.inference.config import SourceConfig
+from clip_retrieval.inference.types import Failure, Sample
+
+
+class Source(Protocol):
+    """An ordered input, cut into units that partitions are made of."""
+
+    @property
+    def config(self) -> SourceConfig:
+        """The options, with the parts switched off that the input does not have."""
+        ...
+
+    @property
+    def units(self) -> Sequence[str]:
+        """What partitions are made of, in order: samples of a folder, or tars."""
+        ...
+
+    def read(self, start: int, stop: int) -> Iterator[Sample | Failure]:
+        """Yield the samples of units start..stop in input order, and what was left out of them."""
+        ...
+
+    def estimate_total(self) -> int | None:
+        """Return about how many samples there are, as far as is known by now."""
+        ...
+
+
+def open_source(config: SourceConfig) -> Source:
+    """Look at the input and return it; raises SourceError where there is none."""
+    match config.input_format:
+        case "files":
+            from clip_retrieval.inference.sources.files import open_files
+
+            return open_files(config)
+        case "webdataset":
+            from clip_retrieval.inference.sources.webdataset import open_webdataset
+
+            return open_webdataset(config)
+        case _:
+            assert_never(config.input_format)

@@ -1,0 +1,191 @@
+"""Webdataset: tars whose adjacent members with one key are one sample."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from braceexpand import braceexpand
+
+from clip_retrieval.blobs import PIPE, fetch_to_cache, local_path
+from clip_retrieval.errors import SourceError
+from clip_retrieval.inference.config import SourceConfig
+from clip_retrieval.inference.sources.suffixes import IMAGE_SUFFIXES, METADATA_SUFFIX, split_key
+from clip_retrieval.inference.sources.tar import Damage, Member, read_members
+from clip_retrieval.inference.types import Failure, Origin, Sample
+from clip_retrieval.storage import Folder
+
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+
+
+@dataclass(slots=True)
+class Parts:
+    """The members that share a name up to the last dot."""
+
+    images: list[Member] = field(default_factory=list)
+    text: Member | None = None
+    metadata: Member | None = None
+
+
+def as_suffix(key: str) -> str:
+    return "." + key.lower().strip().lstrip(".")
+
+
+class Suffixes:
+    """Which members are pictures, captions and metadata."""
+
+    def __init__(self, config: SourceConfig) -> None:
+        keys = config.wds_image_key
+        self.image = (
+            IMAGE_SUFFIXES if keys is None else frozenset(f".{key.lower().lstrip('.')}" for key in keys.split(";"))
+        )
+        self.text = f".{config.wds_caption_key.lower().lstrip('.')}"
+
+    def part_of(self, name: str) -> str | None:
+        """Return image, text, metadata, or None for a member that is none of them."""
+        base = "." + name.rpartition("/")[2].lower().partition(".")[2]  # everything after the first dot
+        last = split_key(name)[1]
+        if last in self.image or base in self.image:
+            return "image"
+        if self.text in (last, base):
+            return "text"
+        return "metadata" if last == METADATA_SUFFIX else None
+
+
+@dataclass(frozen=True)
+class WebdatasetSource:
+    """Samples in the order of the tars and of their members; one unit is one tar."""
+
+    config: SourceConfig
+    units: Sequence[str]
+    shard_sizes: list[int] = field(default_factory=list)  # samples in the tars that were read to their end
+
+    def estimate_total(self) -> int | None:
+        if not self.shard_sizes:
+            return None
+        return len(self.units) * sum(self.shard_sizes) // len(self.shard_sizes)
+
+    def read(self, start: int, stop: int) -> Iterator[Sample | Failure]:
+        for url in self.units[start:stop]:
+            yield from self.read_shard(url)
+
+    def read_shard(self, url: str) -> Iterator[Sample | Failure]:
+        suffixes = Suffixes(self.config)
+        sample_count = image_count = 0
+        try:
+            place = url if self.config.cache_path is None else fetch_to_cache(url, self.config.cache_path)
+        except (OSError, EOFError, ValueError) as error:
+            yield Failure("", url, "shard", "unreadable", " ".join(str(error).split()))
+            return
+        group: list[Member] = []
+        for member in read_members(place, lambda name: suffixes.part_of(name) is not None):
+            if isinstance(member, Damage):
+                yield Failure("", url, "shard", member.reason, member.detail)
+                continue
+            if group and group_key(member.name) != group_key(group[0].name):
+                for item in self.samples(group, url, suffixes):
+                    sample_count, image_count = tally(item, sample_count, image_count)
+                    yield item
+                group = []
+            group.append(member)
+        for item in self.samples(group, url, suffixes):
+            sample_count, image_count = tally(item, sample_count, image_count)
+            yield item
+        self.shard_sizes.append(sample_count)
+        if self.config.enable_image and sample_count and not image_count:
+            yield Failure("", url, "shard", "no_images", f"none of its {sample_count} samples has a picture")
+
+    def samples(self, group: list[Member], url: str, suffixes: Suffixes) -> Iterator[Sample | Failure]:
+        """Yield the samples among adjacent members that share a name up to the first dot."""
+        by_stem: dict[str, Parts] = {}
+        seen: set[str] = set()
+        for member in group:
+            if member.name in seen:
+                yield Failure(member.name, url, "other", "duplicate", "the member before it has the same name")
+                continue
+            seen.add(member.name)
+            sort_into(by_stem, member, suffixes.part_of(member.name))
+        if group and not by_stem:
+            yield Failure(group[0].name, url, "other", "not_an_image", "no picture, caption or json among its members")
+        key = group_key(group[0].name) if group else ""
+        if key in by_stem and by_stem[key].images:
+            by_stem = {key: by_stem[key]}  # a.seg.png beside a.jpg is no sample of its own
+        for stem, parts in by_stem.items():
+            yield from self.rows(stem, parts, url)
+
+    def rows(self, stem: str, parts: Parts, url: str) -> Iterator[Sample]:
+        """Yield one sample for each picture; those of one stem share their caption."""
+        config = self.config
+        text = parts.text.blob if parts.text and config.enable_text else None
+        metadata = parts.metadata.blob if parts.metadata and config.enable_metadata else None
+        if not (parts.images and config.enable_image):
+            yield Sample(stem, stem if parts.images else None, None, text, metadata)
+            return
+        for image in parts.images:
+            yield Sample(stem, stem, image.blob, text, metadata, Origin(url, image.offset, image.size))
+
+
+def tally(item: Sample | Failure, sample_count: int, image_count: int) -> tuple[int, int]:
+    if isinstance(item, Failure):
+        return sample_count, image_count
+    return sample_count + 1, image_count + (item.image is not None)
+
+
+def group_key(name: str) -> str:
+    """Return webdataset's key: the path up to the first dot of the base name."""
+    folder, slash, base = name.rpartition("/")
+    return folder + slash + base.partition(".")[0]
+
+
+def sort_into(by_stem: dict[str, Parts], member: Member, part: str | None) -> None:
+    if part is None:
+        return
+    parts = by_stem.setdefault(split_key(member.name)[0], Parts())
+    if part == "image":
+        parts.images.append(member)
+    elif part == "text":
+        parts.text = parts.text or member
+    else:
+        parts.metadata = parts.metadata or member
+
+
+def open_webdataset(config: SourceConfig) -> WebdatasetSource:
+    """List the tars; raises SourceError where the pattern gives none."""
+    urls = [url for pattern in listed_patterns(config.input_dataset) for url in expand(pattern)]
+    if not urls:
+        raise SourceError(f"{config.input_dataset} holds no tar")
+    local = [path for path in map(local_path, urls) if path is not None]
+    if len(local) == len(urls) and not any(path.exists() for path in local):
+        raise SourceError(f"none of the {len(urls)} tars of {config.input_dataset} exists (the first is {urls[0]})")
+    return WebdatasetSource(config, urls)
+
+
+def listed_patterns(text: str) -> list[str]:
+    """Return the items of a list literal, or the one pattern."""
+    if text.startswith(("[", "(")):
+        try:
+            items = ast.literal_eval(text)
+        except (ValueError, SyntaxError) as error:
+            raise SourceError(f"{text} is no list of tars such as ['a.tar', 'b.tar']") from error
+        return [str(item) for item in items]
+    return [text]
+
+
+def expand(pattern: str) -> list[str]:
+    """Return the tars of a brace pattern, a glob, or a folder, in name order."""
+    if pattern.startswith(PIPE):
+        return list(braceexpand(pattern))
+    urls = list(braceexpand(pattern, escape=False))
+    if len(urls) > 1:
+        return urls
+    path = local_path(urls[0])
+    if path is not None and path.is_file():
+        return urls
+    folder = Folder(urls[0])
+    if any(mark in urls[0] for mark in "*?["):
+        found = sorted(folder.fs.glob(folder.root))
+        return [str(name) if path is not None else str(folder.fs.unstrip_protocol(name)) for name in found]
+    if folder.fs.isdir(folder.root):
+        return [f"{urls[0].rstrip('/')}/{name}" for suffix in TAR_SUFFIXES for name in folder.names("", suffix)]
+    return urls

@@ -1,0 +1,62 @@
+"""A worker: one encoder on one device, some partitions. Every distributor ends here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from clip_retrieval.encoder.base import Encoder
+from clip_retrieval.encoder.load import load_encoder
+from clip_retrieval.inference.config import InferenceConfig
+from clip_retrieval.inference.loader import Loader
+from clip_retrieval.inference.plan import count_partitions, plan_partitions
+from clip_retrieval.inference.prepare import Wanted
+from clip_retrieval.inference.progress import Report
+from clip_retrieval.inference.run_manifest import check_folder, claim_folder, describe_options, describe_run
+from clip_retrieval.inference.runner import Runner
+from clip_retrieval.inference.sources import Source, open_source
+from clip_retrieval.inference.stats import Stats
+from clip_retrieval.layout import EmbeddingsFolder, Partition
+from clip_retrieval.resources import count_cores
+
+
+def make_plan(config: InferenceConfig, source: Source) -> list[Partition]:
+    """Return the partitions of a run: a function of the options and the input alone."""
+    per_unit = config.wds_number_file_per_input_file if source.config.input_format == "webdataset" else 1
+    count = config.output_partition_count or count_partitions(len(source.units), per_unit, config.write_batch_size)
+    return plan_partitions(len(source.units), count)
+
+
+def run_worker(config: InferenceConfig, partition_ids: Sequence[int], device: str, report: Report) -> list[Stats]:
+    """Make these partitions on one device, those that are not done yet; return their figures."""
+    source = open_source(config.source)
+    folder = EmbeddingsFolder(config.output_folder)
+    plan = make_plan(config, source)
+    check_folder(folder, describe_options(config, source, plan))
+    missing = [plan[i] for i in partition_ids if not folder.is_done(plan[i])]
+    if not missing:
+        return []
+    encoder = load_encoder(dataclasses.replace(config.encoder, device=device))
+    claim_folder(folder, describe_run(config, source, encoder.info, plan))
+    report.estimate_total = source.estimate_total
+    loader = Loader(wanted_parts(source, encoder), config.batch_size, count_readers(config))
+    try:
+        runner = Runner(source, loader, encoder, folder)
+        return [runner.run(partition, report) for partition in missing]
+    finally:
+        loader.close()
+
+
+def wanted_parts(source: Source, encoder: Encoder) -> Wanted:
+    config = source.config
+    return Wanted(
+        image=config.enable_image,
+        text=config.enable_text,
+        metadata=config.enable_metadata,
+        all_parts=config.require_all,
+        preprocess=encoder.info.preprocess,
+    )
+
+
+def count_readers(config: InferenceConfig) -> int:
+    return count_cores() if config.num_prepro_workers is None else config.num_prepro_workers

@@ -1,0 +1,90 @@
+"""The two folder contracts: names of files, zero padding, what is there. Told in docs/formats.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from clip_retrieval.errors import StorageError
+from clip_retrieval.storage import Folder
+
+Modality = Literal["image", "text"]
+MODALITIES: tuple[Modality, ...] = ("image", "text")
+EMBEDDING_FOLDERS: dict[Modality, str] = {"image": "img_emb", "text": "text_emb"}
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+# Columns of metadata/*.parquet that are ours, in this order; json metadata never replaces them.
+IMAGE_PATH, CAPTION = "image_path", "caption"
+SHARD, SHARD_OFFSET, SHARD_SIZE = "shard", "shard_offset", "shard_size"
+SHARD_COLUMNS = (SHARD, SHARD_OFFSET, SHARD_SIZE)
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A contiguous part of the input, and of the output: units start..stop of the source."""
+
+    id: int
+    count: int
+    start: int
+    stop: int
+
+    @property
+    def name(self) -> str:
+        return str(self.id).zfill(len(str(self.count)))  # sorting file names must sort partitions
+
+
+class EmbeddingsFolder(Folder):
+    """What inference writes and index reads."""
+
+    @staticmethod
+    def embedding_name(modality: Modality, partition: Partition) -> str:
+        folder = EMBEDDING_FOLDERS[modality]
+        return f"{folder}/{folder}_{partition.name}.npy"
+
+    @staticmethod
+    def metadata_name(partition: Partition) -> str:
+        return f"metadata/metadata_{partition.name}.parquet"
+
+    @staticmethod
+    def failures_name(partition: Partition) -> str:
+        return f"failures/failures_{partition.name}.parquet"
+
+    @staticmethod
+    def stats_name(partition: Partition) -> str:
+        return f"stats/{partition.id}.json"
+
+    def is_done(self, partition: Partition) -> bool:
+        """Metadata is written last: where it stands, the partition is whole."""
+        return self.exists(self.metadata_name(partition))
+
+
+class IndexFolder(Folder):
+    """What index writes and filter reads."""
+
+    @staticmethod
+    def index_name(modality: Modality) -> str:
+        return f"{modality}.index"
+
+    @staticmethod
+    def info_name(modality: Modality) -> str:
+        return f"{modality}.json"
+
+    @staticmethod
+    def empty_rows_name(modality: Modality) -> str:
+        """Ids (int64 npy) of the rows that have no embedding of this modality; absent when there is none."""
+        return f"{modality}.empty.npy"
+
+
+def read_manifest(folder: Folder) -> dict[str, Any] | None:
+    """Return the folder's manifest; None where there is none, as in folders made by clip-retrieval 2."""
+    if not folder.exists(MANIFEST):
+        return None
+    manifest = folder.read_json(MANIFEST)
+    if manifest.get("format_version", 0) > FORMAT_VERSION:
+        raise StorageError(
+            f"{folder.path(MANIFEST)} was written by a newer clip-retrieval (format "
+            f"{manifest['format_version']}, this one reads up to {FORMAT_VERSION}); update clip-retrieval"
+        )
+    return manifest

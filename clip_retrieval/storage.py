@@ -1,0 +1,134 @@
+"""Files on any fsspec store: paths, listings, and writing that is whole or absent."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+from uuid import uuid4
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from clip_retrieval.errors import StorageError
+
+PARTIAL_FOLDER = "_partial"
+
+
+class Folder:
+    """A folder on any fsspec store, local or not."""
+
+    def __init__(self, url: str) -> None:
+        self.url = str(url).rstrip("/") or "/"
+        try:
+            self.fs, self.root = fsspec.core.url_to_fs(self.url)
+        except (ValueError, ImportError) as error:
+            raise StorageError(f"{url} cannot be opened: {error}") from error
+        self.root = self.root.rstrip("/") or "/"
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.fs, LocalFileSystem)
+
+    def path(self, name: str) -> str:
+        return f"{self.root}/{name}"
+
+    def exists(self, name: str = "") -> bool:
+        return bool(self.fs.exists(self.path(name) if name else self.root))
+
+    def names(self, subfolder: str, suffix: str) -> list[str]:
+        """Return the names of the files in a subfolder that end with `suffix`, sorted."""
+        self.fs.invalidate_cache()
+        try:
+            found = self.fs.ls(self.path(subfolder), detail=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(Path(name).name for name in found if str(name).endswith(suffix))
+
+    def open(self, name: str) -> IO[bytes]:
+        return cast("IO[bytes]", self.fs.open(self.path(name), "rb"))
+
+    def read_bytes(self, name: str) -> bytes:
+        with self.open(name) as file:
+            return file.read()
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Return the json object in a file; a broken one is a StorageError that names it."""
+        try:
+            value = json.loads(self.read_bytes(name))
+        except ValueError as error:
+            raise StorageError(f"{self.path(name)} is no valid json: {error}") from error
+        if not isinstance(value, dict):
+            raise StorageError(f"{self.path(name)} holds no json object")
+        return value
+
+    def write_json(self, name: str, value: object) -> None:
+        with self.staged(name) as staged:
+            staged.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @contextmanager
+    def staged(self, name: str) -> Iterator[Path]:
+        """Give a local path to write to; when the block ends well, the file appears under `name` at once."""
+        with self.staging() as folder:
+            staged = folder / Path(name).name
+            yield staged
+            self.publish(staged, name)
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """Give a local scratch folder, on the same file system where possible; it is removed at the end."""
+        with writable(self.url):
+            if self.is_local:
+                folder = Path(self.path(PARTIAL_FOLDER)) / f"{os.getpid()}-{uuid4().hex[:8]}"
+                folder.mkdir(parents=True)
+            else:
+                folder = Path(tempfile.mkdtemp(prefix="clip-retrieval-"))
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+                self.drop_empty_partial_folder()
+
+    def publish(self, staged: Path, name: str) -> None:
+        """Move a finished local file to its name: by rename, or by one upload."""
+        target = self.path(name)
+        self.fs.makedirs(str(Path(target).parent), exist_ok=True)
+        if self.is_local:
+            staged.replace(target)
+        else:
+            self.fs.put_file(str(staged), target)
+
+    def remove(self, name: str) -> None:
+        if self.exists(name):
+            self.fs.rm(self.path(name), recursive=True)
+
+    def drop_empty_partial_folder(self) -> None:
+        if self.is_local:
+            try:
+                Path(self.path(PARTIAL_FOLDER)).rmdir()
+            except OSError:
+                return  # another process still writes there, or it is gone already
+
+
+@contextmanager
+def writable(url: str) -> Iterator[None]:
+    """Turn what goes wrong while writing below `url` into a sentence."""
+    try:
+        yield
+    except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise StorageError(f"cannot write to {url}: {error.strerror or error} ({error.filename})") from error
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise StorageError(f"cannot write to {url}: {os.strerror(error.errno)}; what is finished is kept") from error
+
+
+def check_writable(folder: Folder) -> None:
+    """Fail early, with a sentence, where nothing can be written."""
+    with folder.staging() as staging:
+        (staging / "probe").write_bytes(b"")
