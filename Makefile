@@ -1,0 +1,56 @@
+# make demo: everything once, on the embedded gallery.   make test: all tests.   CI runs: make check test
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup demo fix check test test-fast bench docs clean
+
+help:
+	@echo "make demo   embed, index and query the embedded gallery (installs into $(VENV) first)"
+	@echo "make test   run all tests            make check  format, lint, types"
+	@echo "make fix    format and autofix       make bench  benchmarks of the pipeline"
+	@echo "make docs   write docs/cli.md anew   make clean  remove $(VENV) and caches"
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV) || { echo "venv is missing: on Debian and Ubuntu, apt-get install python3-venv"; exit 1; }
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	@echo "installing clip-retrieval and what it needs into $(VENV): some minutes, torch alone is large"
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+setup: $(VENV)/.installed-dev
+
+demo: $(VENV)/.installed
+	@rm -rf demo-run
+	@$(BIN)/clip-retrieval demo demo-run
+
+fix: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-fast: setup
+	$(BIN)/python -m pytest -m 'not slow'
+
+bench: setup
+	$(BIN)/python benchmarks/pipeline.py
+
+docs: setup
+	$(BIN)/python docs/write_cli.py
+
+clean:
+	rm -rf $(VENV) demo-run .pytest_cache .mypy_cache .ruff_cache *.egg-info build dist

@@ -1,0 +1,36 @@
+"""Write docs/cli.md from the commands' own --help; a test fails when the page is stale.
+
+python docs/write_cli.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from clip_retrieval.cli import cli
+
+PAGE = Path(__file__).parent / "cli.md"
+INTRODUCTION = """# The command line
+
+Written by `make docs` from `--help`. Flags can be spelled `--like_this` or `--like-this`, `--with value` or
+`--with=value`; booleans take `True` or `False`, and `--flag` alone means True, `--noflag` False. `None` is None;
+lists are written `0,1` or `[0,1]`. What is required may also be given by position, in the order of clip-retrieval 2.
+"""
+
+
+def render() -> str:
+    """Return the page."""
+    parts = [INTRODUCTION, section(["clip-retrieval"], cli)]
+    parts += [section(["clip-retrieval", name], command) for name, command in sorted(cli.commands.items())]
+    return "\n".join(parts)
+
+
+def section(path: list[str], command: click.Command) -> str:
+    context = click.Context(command, info_name=" ".join(path), terminal_width=110)
+    return f"## {' '.join(path)}\n\n```text\n{command.get_help(context)}\n```\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render(), encoding="utf-8")
