@@ -1,0 +1,86 @@
+"""kill -9 a run at random moments, run it again, and compare with an undisturbed one, byte by byte.
+
+python benchmarks/kill.py [--kills 10] [--shards 20] [--model demo]
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from make_data import write_shards
+
+COMPARED = ("img_emb", "text_emb", "metadata", "failures")
+
+
+def command(shards: Path, out: Path, model: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "clip_retrieval", "inference", str(shards), str(out), "webdataset"),
+        *("--clip_model", model, "--output_partition_count", "20", "--enable_metadata", "--batch_size", "16"),
+    ]
+
+
+def digests(out: Path) -> dict[str, str]:
+    files = sorted(path for part in COMPARED for path in (out / part).glob("*"))
+    return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def finished(out: Path) -> dict[Path, int]:
+    """Return the finished partitions' files and when they were written."""
+    return {path: path.stat().st_mtime_ns for path in (out / "metadata").glob("*.parquet")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--shards", type=int, default=20)
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    rng = random.Random(args.seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        work = Path(scratch)
+        write_shards(work / "shards", 48 * args.shards, 48, 256)
+        start = time.perf_counter()
+        subprocess.run(command(work / "shards", work / "calm", args.model), check=True, capture_output=True)
+        calm_seconds = time.perf_counter() - start
+        expected = digests(work / "calm")
+        print(f"undisturbed: {calm_seconds:.1f} s, {len(expected)} files")
+        recomputed = 0
+        for kill in range(args.kills):
+            before = finished(work / "killed")
+            process = subprocess.Popen(
+                command(work / "shards", work / "killed", args.model),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            moment = rng.uniform(0, calm_seconds)
+            try:
+                process.wait(moment)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            after = finished(work / "killed")
+            recomputed += sum(after[path] != written for path, written in before.items())
+            print(f"kill {kill + 1} after {moment:.1f} s: {len(after)} of {args.shards} partitions are whole")
+        before = finished(work / "killed")
+        subprocess.run(command(work / "shards", work / "killed", args.model), check=True, capture_output=True)
+        recomputed += sum(finished(work / "killed")[path] != written for path, written in before.items())
+        same = digests(work / "killed") == expected
+        leftovers = [str(path) for path in (work / "killed").rglob("*partial*")]
+        print(f"same bytes as undisturbed: {same}; partitions made twice: {recomputed}")
+        print(f"left over: {leftovers or 'nothing'}")
+        sys.exit(0 if same and not recomputed and not leftovers else 1)
+
+
+if __name__ == "__main__":
+    main()
