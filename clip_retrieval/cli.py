@@ -14,9 +14,9 @@ from clip_retrieval.errors import ClipRetrievalError
 from clip_retrieval.filter.config import FilterConfig
 from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.inference.config import InferenceConfig, WorkerConfig
-from clip_retrieval.options import build_config, config_options, given_options
+from clip_retrieval.options import build_config, config_options, given_options, with_underscores
 
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+CONTEXT = {"max_content_width": 110, "token_normalize_func": with_underscores}
 
 
 class Cli(click.Group):

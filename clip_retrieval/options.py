@@ -1,8 +1,8 @@
 """Command-line options and keyword arguments, derived from the fields of the config dataclasses.
 
 A field declared with `option(...)` is the only place where a flag's name, type, default and help are written.
-Spellings are those of python-fire, which clip-retrieval 2 used: `--a_b` and `--a-b`, `--flag value`,
-`--flag=value`, `--flag` and `--noflag` for booleans, `None` and list literals, positional arguments.
+Spellings are those of python-fire, which clip-retrieval 2 used: `--a_b` and `--a-b` (made one by `with_underscores`),
+`--flag value`, `--flag=value`, `--flag` and `--noflag` for booleans, `None` and list literals, positional arguments.
 """
 
 from __future__ import annotations
@@ -214,30 +214,29 @@ def describe_type(wanted: Any) -> str:
 
 def config_options(config: type[Any]) -> Callable[[Command], Command]:
     """Return a decorator that gives a click command every flag of `config`, and positional arguments."""
+    required = [flag.name.upper() for flag in flags_of(config) if flag.is_required]
 
     def decorate(command: Command) -> Command:
         for flag in reversed([flag for flag in flags_of(config) if not flag.is_internal]):
             for decorator in click_options(flag):
                 command = decorator(command)
         for name in dropped_flags(config):
-            command = click.option(*spellings(name), name, hidden=True, is_flag=False, flag_value="True")(command)
-        return click.argument("arguments", nargs=-1, metavar="")(command)
+            command = click.option(f"--{name}", name, hidden=True, is_flag=False, flag_value="True")(command)
+        return click.argument("arguments", nargs=-1, metavar=f"[{' '.join(required)} ...]")(command)
 
     return decorate
 
 
 def click_options(flag: Flag) -> Iterator[Callable[[Command], Command]]:
     wanted, _ = without_none(flag.type)
-    names = [spelling for name in (flag.name, *flag.aliases) for spelling in spellings(name)]
+    names = [f"--{name}" for name in (flag.name, *flag.aliases)]
     shown = "required" if flag.is_required else f"default: {flag.default}"
     text = f"{flag.help}  [{shown}]"
     metavar = metavar_of(wanted)
     if wanted is bool:
         yield click.option(*names, flag.name, is_flag=False, flag_value="True", metavar=metavar, help=text)
         yield click.option(
-            *dict.fromkeys(
-                f"--{no}{name}" for spelling in names for name in [spelling[2:]] for no in ("no", "no_", "no-")
-            ),
+            *(f"--{no}{name[2:]}" for name in names for no in ("no", "no_")),
             f"{NEGATIVE}{flag.name}",
             flag_value="False",
             hidden=True,
@@ -246,9 +245,9 @@ def click_options(flag: Flag) -> Iterator[Callable[[Command], Command]]:
         yield click.option(*names, flag.name, metavar=metavar, help=text)
 
 
-def spellings(name: str) -> list[str]:
-    dashed = name.replace("_", "-")
-    return [f"--{name}"] if dashed == name else [f"--{name}", f"--{dashed}"]
+def with_underscores(name: str) -> str:
+    """Return an option's name as it is declared, however it was written; for click's token_normalize_func."""
+    return name.replace("-", "_")
 
 
 def metavar_of(wanted: Any) -> str:

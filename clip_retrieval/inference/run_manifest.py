@@ -62,7 +62,7 @@ def check_folder(folder: EmbeddingsFolder, described: dict[str, Any]) -> bool:
     if existing is None:
         if folder.names("metadata", ".parquet"):
             raise ConfigError(
-                f"{folder.url} holds embeddings without a {MANIFEST}, made by clip-retrieval 2 perhaps; use a new folder"
+                f"{folder.url} holds embeddings without a {MANIFEST} (made by clip-retrieval 2?); use a new folder"
             )
         return False
     differences = list(compare({name: existing.get(name) for name in described}, described))
