@@ -24,6 +24,7 @@ class FilterConfig:
     modality: Modality = option("image", help="Search pictures or captions.")
     clip_model: str | None = option(None, help="The model of the index; only for folders that do not name theirs.")
     device: str = option("cpu", help="Where the query is embedded.")
+    clip_cache_path: str | None = option(None, help="Folder that model downloads are kept in.")
     copy_images: bool = option(True, help="Copy the pictures of the hits, out of their tars where they are in some.")
 
     def __post_init__(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_retrieval.encoder.base import Encoder, normalise
-from clip_retrieval.encoder.config import EncoderConfig
+from clip_retrieval.encoder.config import EncoderConfig, Precision
 from clip_retrieval.encoder.images import decode_image
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.errors import ConfigError, ImageError, QueryError
+from clip_retrieval.filter.config import FilterConfig
 
 QueryKind = Literal["text", "image", "embedding"]
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -66,18 +66,19 @@ def open_query(text: str, encoder_config: EncoderConfig | None, expected: dict[s
     return Query(text, kind, encoder.encode_texts([text])[0], explain_unknown_words(text, encoder))
 
 
-def choose_encoder(expected: dict[str, Any] | None, clip_model: str | None, device: str) -> EncoderConfig | None:
+def choose_encoder(expected: dict[str, Any] | None, config: FilterConfig) -> EncoderConfig | None:
     """Return the model of the manifest; a flag may name it only where the manifest does not, or says the same."""
     named = expected["clip_model"] if expected else None
-    if named and clip_model and clip_model != named:
-        raise ConfigError(f"the index is of the model {named}, not of {clip_model}; leave out --clip_model")
-    model = named or clip_model
+    if named and config.clip_model and config.clip_model != named:
+        raise ConfigError(f"the index is of the model {named}, not of {config.clip_model}; leave out --clip_model")
+    model = named or config.clip_model
     if model is None:
         return None
-    config = EncoderConfig(clip_model=model, device=device)
-    if expected and device == "cpu" and expected["precision"] != "fp16":
-        return dataclasses.replace(config, precision=expected["precision"])
-    return config
+    # A GPU's fp16 is slow or impossible on a CPU, and fp32 answers the same.
+    precision: Precision = expected["precision"] if expected and expected["precision"] != "fp16" else "auto"
+    return EncoderConfig(
+        clip_model=model, device=config.device, precision=precision, clip_cache_path=config.clip_cache_path
+    )
 
 
 def check_model(encoder: Encoder, expected: dict[str, Any] | None) -> None:

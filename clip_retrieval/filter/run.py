@@ -58,7 +58,7 @@ def run_filter(config: FilterConfig) -> FilterResult:
     index = open_index(source, config.modality)
     manifest = read_manifest(source)
     expected = manifest["encoder"] if manifest else None
-    query = open_query(config.query, choose_encoder(expected, config.clip_model, config.device), expected)
+    query = open_query(config.query, choose_encoder(expected, config), expected)
     found = index.search(query.embedding, config.num_results)
     if config.threshold is not None:
         close = found.scores >= config.threshold

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -106,7 +107,7 @@ def create_model(name: ModelName, config: EncoderConfig) -> nn.Module:
     """Build the model on the CPU, in fp32, and load or make its weights."""
     check_architecture(name.architecture)
     weights = published_tag(name) if name.kind == "open_clip" else None
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), quiet_root(name.kind == "random"):
         torch.manual_seed(name.option("seed", 0))
         try:
             model = open_clip.create_model(
@@ -117,6 +118,19 @@ def create_model(name: ModelName, config: EncoderConfig) -> nn.Module:
         except Exception as error:  # open_clip, the hub and torch raise all kinds here
             raise EncoderError(explain_failure(name, weights, error)) from error
     return cast("nn.Module", model.eval())
+
+
+@contextmanager
+def quiet_root(is_quiet: bool) -> Iterator[None]:  # noqa: FBT001 -- reads as what it is
+    """Keep open_clip, which logs to the root logger, from warning that random weights are random."""
+    root = logging.getLogger()
+    level = root.level
+    if is_quiet:
+        root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 def check_architecture(architecture: str) -> None:

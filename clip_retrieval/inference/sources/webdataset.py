@@ -120,7 +120,7 @@ class WebdatasetSource:
         text = parts.text.blob if parts.text and config.enable_text else None
         metadata = parts.metadata.blob if parts.metadata and config.enable_metadata else None
         if not (parts.images and config.enable_image):
-            yield Sample(stem, stem if parts.images else None, None, text, metadata)
+            yield Sample(stem, stem if parts.images else None, None, text, metadata, Origin(url, None, None))
             return
         for image in parts.images:
             yield Sample(stem, stem, image.blob, text, metadata, Origin(url, image.offset, image.size))
