@@ -113,7 +113,7 @@ class Trainer:
 
     def phase_joint(self) -> None:
         towers = [self.clip.visual, *self.text_parts()]
-        for step in self.steps("joint", self.plan.joint_steps, towers, peak=6e-4):
+        for step in self.steps("joint", self.plan.joint_steps, towers, peak=3e-4):
             ids = self.some_glyphs(step)
             embeddings = self.encode_pictures(ids)
             others = torch.randperm(len(self.glyphs), generator=self.rng)[:384]
@@ -295,7 +295,7 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=Path, default=Path("demo/checkpoints"))
     parser.add_argument("--image-steps", type=int, default=14000)
     parser.add_argument("--text-steps", type=int, default=4000)
-    parser.add_argument("--joint-steps", type=int, default=1500)
+    parser.add_argument("--joint-steps", type=int, default=400)
     parser.add_argument("--strength", type=float, default=0.8, help="how much the training pictures vary")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

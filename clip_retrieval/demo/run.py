@@ -61,7 +61,7 @@ def run_demo(folder: str) -> DemoResult:
 
 def print_demo(result: DemoResult) -> None:
     """Print the first hits of each query, and where to look at all of them."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     for answer in result.answers:
         console.print(hit_table(answer, SHOWN_HITS))
     count, seconds = result.summary.stats.sample_count, result.seconds
