@@ -99,7 +99,7 @@ def build_config(config: type[T], values: Mapping[str, object], arguments: Seque
     """
     flags = [flag for flag in flags_of(config) if not flag.is_internal]
     by_name = {name: flag for flag in flags for name in (flag.name, *flag.aliases)}
-    order = getattr(config, "POSITIONAL", tuple(flag.name for flag in flags))
+    order = [name for name in positional_names(config) if by_name[name].path not in named_paths(by_name, values)]
     if len(arguments) > len(order):
         raise ConfigError(f"too many arguments: {list(arguments[len(order) :])} are left over")
     positional = zip((by_name[name] for name in order), arguments, strict=False)
@@ -117,6 +117,16 @@ def build_config(config: type[T], values: Mapping[str, object], arguments: Seque
     if missing:
         raise ConfigError(f"{' and '.join(missing)} must be given")
     return assemble(config, given)
+
+
+def positional_names(config: type[Any]) -> tuple[str, ...]:
+    """Return what positional arguments fill, in order."""
+    return getattr(config, "POSITIONAL", None) or tuple(flag.name for flag in flags_of(config) if not flag.is_internal)
+
+
+def named_paths(by_name: Mapping[str, Flag], values: Mapping[str, object]) -> set[tuple[str, ...]]:
+    """Return the fields that are given by name; positional arguments pass over them, as in fire."""
+    return {by_name[name].path for name in values if name in by_name}
 
 
 def assemble(config: type[T], given: Mapping[tuple[str, ...], object], path: tuple[str, ...] = ()) -> T:
@@ -174,7 +184,7 @@ def convert(wanted: Any, value: object) -> object:
         return tuple(convert(typing.get_args(wanted)[0], item) for item in as_list(value))
     if wanted is bool:
         return as_bool(value)
-    if isinstance(value, bool):
+    if isinstance(value, bool) or (wanted is int and isinstance(value, float) and not value.is_integer()):
         raise ValueError(value)
     return wanted(value)
 
@@ -222,6 +232,7 @@ def config_options(config: type[Any]) -> Callable[[Command], Command]:
                 command = decorator(command)
         for name in dropped_flags(config):
             command = click.option(f"--{name}", name, hidden=True, is_flag=False, flag_value="True")(command)
+            command = negative_option([f"--{name}"], name)(command)
         return click.argument("arguments", nargs=-1, metavar=f"[{' '.join(required)} ...]")(command)
 
     return decorate
@@ -235,14 +246,15 @@ def click_options(flag: Flag) -> Iterator[Callable[[Command], Command]]:
     metavar = metavar_of(wanted)
     if wanted is bool:
         yield click.option(*names, flag.name, is_flag=False, flag_value="True", metavar=metavar, help=text)
-        yield click.option(
-            *(f"--{no}{name[2:]}" for name in names for no in ("no", "no_")),
-            f"{NEGATIVE}{flag.name}",
-            flag_value="False",
-            hidden=True,
-        )
+        yield negative_option(names, flag.name)
     else:
         yield click.option(*names, flag.name, metavar=metavar, help=text)
+
+
+def negative_option(names: Sequence[str], target: str) -> Callable[[Command], Command]:
+    """Return fire's `--noflag`, and `--no_flag`."""
+    spellings = [f"--{no}{name[2:]}" for name in names for no in ("no", "no_")]
+    return click.option(*spellings, f"{NEGATIVE}{target}", flag_value="False", hidden=True)
 
 
 def with_underscores(name: str) -> str:

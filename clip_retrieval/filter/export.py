@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -17,15 +18,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from clip_retrieval.blobs import BlobRef, read_blob
+from clip_retrieval.blobs import PIPE, BlobRef, read_blob
 from clip_retrieval.encoder.images import decode_image
-from clip_retrieval.errors import ImageError
+from clip_retrieval.errors import ImageError, StorageError
 from clip_retrieval.filter.query import Query
 from clip_retrieval.layout import CAPTION, IMAGE_PATH, SHARD, SHARD_OFFSET, SHARD_SIZE
 from clip_retrieval.storage import Folder
 
 IMAGES_FOLDER = "images"
+RESULTS = "results.json"
+OWN_PICTURE = re.compile(r"images/\d{5,}_[^/]*")
 THUMBNAIL_SIDE = 224
+MOST_NAME_BYTES = 200  # file systems allow 255 for a whole name
 MOST_THUMBNAILS = 1000  # a page with more would take hundreds of megabytes
 SUFFIX_OF_FORMAT = {"JPEG": ".jpg", "TIFF": ".tif", "PPM": ".ppm"}
 
@@ -43,6 +47,8 @@ def find_picture(hit: dict[str, Any]) -> Picture:
     path, shard = hit.get(IMAGE_PATH), hit.get(SHARD)
     if path is None:
         return Picture(None, "the hit has no picture")
+    if str(path if shard is None else shard).startswith(PIPE):
+        return Picture(None, "it came through a pipe: command, which only you should run again")
     if shard is not None and hit.get(SHARD_OFFSET) is not None:
         blob = BlobRef(shard, int(hit[SHARD_OFFSET]), int(hit[SHARD_SIZE]))
     else:
@@ -60,7 +66,9 @@ def picture_name(rank: int, hit: dict[str, Any], data: bytes) -> str:
     """Return a name that no other hit has: the rank first, then the picture's own name."""
     own = PurePosixPath(str(hit[IMAGE_PATH]))
     suffix = own.suffix if hit.get(SHARD) is None else ""
-    return f"{rank:05d}_{own.stem if suffix else own.name}{suffix or suffix_of(data)}"
+    suffix = suffix or suffix_of(data)
+    stem = own.name.removesuffix(suffix).encode("utf-8", "replace")[: MOST_NAME_BYTES - len(suffix)]
+    return f"{rank:05d}_{stem.decode('utf-8', 'ignore')}{suffix}"
 
 
 def suffix_of(data: bytes) -> str:
@@ -72,11 +80,8 @@ def suffix_of(data: bytes) -> str:
 
 
 def write_pictures(folder: Folder, hits: Sequence[dict[str, Any]], pictures: Sequence[Picture]) -> list[str | None]:
-    """Write each picture under its own name; return the names, None for those that could not be read.
-
-    Pictures of an earlier query in the same folder go.
-    """
-    folder.remove(IMAGES_FOLDER)
+    """Write each picture under its own name; return the names, None for those that could not be read."""
+    remove_earlier_pictures(folder)
     names: list[str | None] = []
     for rank, (hit, picture) in enumerate(zip(hits, pictures, strict=True), start=1):
         if picture.data is None:
@@ -89,11 +94,24 @@ def write_pictures(folder: Folder, hits: Sequence[dict[str, Any]], pictures: Seq
     return names
 
 
+def remove_earlier_pictures(folder: Folder) -> None:
+    """Remove what an earlier query wrote into this folder, going by its results.json, and nothing else."""
+    if not folder.exists(RESULTS):
+        return
+    try:
+        earlier = [hit.get("picture") for hit in folder.read_json(RESULTS)["results"]]
+    except (StorageError, KeyError, TypeError, AttributeError):
+        return  # no file of ours
+    for name in earlier:
+        if isinstance(name, str) and OWN_PICTURE.fullmatch(name):
+            folder.remove(name)
+
+
 def write_tables(folder: Folder, table: pa.Table, query: Query) -> None:
     """Write results.parquet and results.json: rank, id, similarity and every metadata column."""
     with folder.staged("results.parquet") as staged:
         pq.write_table(table, staged)
-    folder.write_json("results.json", {"query": query.text, "kind": query.kind, "results": json_rows(table)})
+    folder.write_json(RESULTS, {"query": query.text, "kind": query.kind, "results": json_rows(table)})
 
 
 def json_rows(table: pa.Table) -> list[dict[str, Any]]:

@@ -53,8 +53,9 @@ def open_query(text: str, encoder_config: EncoderConfig | None, expected: dict[s
     A text or picture needs a model: the one of the manifest. Raises QueryError and EncoderError.
     """
     kind = kind_of(text)
+    shown = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # of a path that is no UTF-8
     if kind == "embedding":
-        return Query(text, kind, read_embedding(Path(text)))
+        return Query(shown, kind, read_embedding(Path(text)))
     if encoder_config is None:
         raise QueryError(
             "the index folder does not say of which model it is (clip-retrieval 2 made it?); say it with --clip_model"
@@ -62,8 +63,8 @@ def open_query(text: str, encoder_config: EncoderConfig | None, expected: dict[s
     encoder = load_encoder(encoder_config)
     check_model(encoder, expected)
     if kind == "image":
-        return Query(text, kind, embed_image(encoder, Path(text)))
-    return Query(text, kind, encoder.encode_texts([text])[0], explain_unknown_words(text, encoder))
+        return Query(shown, kind, embed_image(encoder, Path(text)))
+    return Query(shown, kind, encoder.encode_texts([shown])[0], explain_unknown_words(shown, encoder))
 
 
 def choose_encoder(expected: dict[str, Any] | None, config: FilterConfig) -> EncoderConfig | None:
@@ -105,6 +106,9 @@ def read_embedding(path: Path) -> NDArray[np.float32]:
         rows = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise QueryError(f"{path} is no readable npy file: {error}") from error
+    if not isinstance(rows, np.ndarray):
+        rows.close()
+        raise QueryError(f"{path} is no readable npy file: it is an archive of several arrays")
     if rows.dtype.kind not in "fiu":
         raise QueryError(f"{path} holds {rows.dtype}, not numbers")
     rows = np.atleast_2d(rows.astype(np.float32))

@@ -57,17 +57,17 @@ def run_filter(config: FilterConfig) -> FilterResult:
         raise QueryError(f"there is no index folder {config.indice_folder}")
     index = open_index(source, config.modality)
     manifest = read_manifest(source)
-    expected = manifest["encoder"] if manifest else None
+    expected = manifest.get("encoder") if manifest else None
     query = open_query(config.query, choose_encoder(expected, config), expected)
     found = index.search(query.embedding, config.num_results)
     if config.threshold is not None:
         close = found.scores >= config.threshold
         found = SearchResult(found.ids[close], found.scores[close])
     check_writable(target)
-    return export(config, query, join_metadata(source, found), target)
+    return export(config, query, join_metadata(source, found, index.row_count), target)
 
 
-def join_metadata(source: IndexFolder, found: SearchResult) -> pa.Table:
+def join_metadata(source: IndexFolder, found: SearchResult, index_rows: int) -> pa.Table:
     """Return rank, id and similarity of the hits, and their metadata; columns of the same names are renamed."""
     columns: dict[str, Any] = {
         "rank": pa.array(range(1, len(found.ids) + 1), pa.int64()),
@@ -76,9 +76,17 @@ def join_metadata(source: IndexFolder, found: SearchResult) -> pa.Table:
     }
     metadata = open_metadata(source)
     if metadata is not None:
+        if metadata.row_count != index_rows:
+            raise QueryError(
+                f"{source.url} has an index of {index_rows:,} rows beside {metadata.row_count:,} rows of metadata; "
+                "build it again"
+            )
         rows = metadata.rows(found.ids)
         for name in rows.column_names:
-            columns[name if name not in (*columns, "picture") else f"metadata.{name}"] = rows[name]
+            own = name
+            while own in (*columns, "picture") or (own != name and own in rows.column_names):
+                own = f"metadata.{own}"
+            columns[own] = rows[name]
     return pa.table(columns)
 
 

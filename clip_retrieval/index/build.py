@@ -11,13 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clip_retrieval import __version__
 from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.config import IndexConfig, parse_bytes
 from clip_retrieval.index.engines import Bounds, Engine, open_engine
 from clip_retrieval.index.vectors import Vectors, open_vectors
-from clip_retrieval.layout import FORMAT_VERSION, MANIFEST, EmbeddingsFolder, IndexFolder, Modality, read_manifest
+from clip_retrieval.layout import (
+    FORMAT_VERSION,
+    MANIFEST,
+    MODALITIES,
+    EmbeddingsFolder,
+    IndexFolder,
+    Modality,
+    read_manifest,
+)
 from clip_retrieval.metadata import count_rows
 from clip_retrieval.options import build_config
 from clip_retrieval.storage import check_writable
@@ -53,29 +62,60 @@ def clip_index(*arguments: object, **options: object) -> BuiltIndices:
 
 
 def build_indices(config: IndexConfig) -> BuiltIndices:
-    """Build image and text index, whichever has embeddings, beside a copy of the metadata."""
+    """Build image and text index, whichever has embeddings, beside a copy of the metadata.
+
+    Everything is looked at before anything is built, and built before anything is published.
+    """
     start = time.perf_counter()
     source, target = EmbeddingsFolder(config.embeddings_folder), IndexFolder(config.index_folder)
-    if not source.exists():
-        raise IndexBuildError(f"there is no folder {config.embeddings_folder}")
+    check_folders(source, target)
     found = find_vectors(config, source)
     rows = check_rows(source, found)
+    encoder = read_encoder(source)
+    empty = {modality: vectors.empty_rows() for modality, vectors in found.items()}
+    filled = find_filled(source, found, empty)
     check_writable(target)
     bounds = Bounds(
         parse_bytes(config.max_index_memory_usage), parse_bytes(config.current_memory_available), config.nb_cores
     )
     engine = open_engine(config.engine)
-    infos: dict[Modality, dict[str, Any]] = {}
-    for modality, vectors in found.items():
-        built = build_one(vectors, modality, engine, bounds, target)
-        if built is not None:
-            infos[modality] = built
-    if not infos:
-        raise IndexBuildError(f"every embedding in {source.url} is zero: no sample of that run could be embedded")
+    with target.staging() as scratch:
+        infos = {
+            modality: build_one(vectors, modality, engine, bounds, scratch) for modality, vectors in filled.items()
+        }
+        for modality, info in infos.items():
+            info["index_path"] = target.path(target.index_name(modality))
+        manifest = describe_index(encoder, infos, filled)
+        publish(target, scratch, infos, empty)
     if config.copy_metadata:
         copy_metadata(source, target)
-    target.write_json(MANIFEST, describe_index(source, infos, found))
+    target.write_json(MANIFEST, manifest)
     return BuiltIndices(target.url, infos, rows, time.perf_counter() - start)
+
+
+def check_folders(source: EmbeddingsFolder, target: IndexFolder) -> None:
+    if not source.exists():
+        raise IndexBuildError(f"there is no folder {source.url}")
+    if source.root == target.root:
+        raise IndexBuildError(f"{source.url} is the embeddings folder; give the index a folder of its own")
+
+
+def read_encoder(source: EmbeddingsFolder) -> dict[str, Any] | None:
+    """Return what the embeddings' manifest says of their encoder; None for folders of clip-retrieval 2."""
+    manifest = read_manifest(source)
+    return manifest.get("encoder") if manifest else None
+
+
+def find_filled(
+    source: EmbeddingsFolder, found: Mapping[Modality, Vectors], empty: Mapping[Modality, NDArray[np.int64]]
+) -> dict[Modality, Vectors]:
+    """Return the modalities of which any sample has an embedding; raises IndexBuildError where none has."""
+    filled = {modality: vectors for modality, vectors in found.items() if len(empty[modality]) < vectors.row_count}
+    for modality in found.keys() - filled.keys():
+        logger.warning("no sample has a %s embedding: no %s index", modality, modality)
+    if not filled:
+        raise IndexBuildError(f"every embedding in {source.url} is zero: no sample of that run could be embedded")
+    return filled
 
 
 def find_vectors(config: IndexConfig, source: EmbeddingsFolder) -> dict[Modality, Vectors]:
@@ -105,36 +145,42 @@ def check_rows(source: EmbeddingsFolder, found: Mapping[Modality, Vectors]) -> i
     return rows
 
 
-def build_one(
-    vectors: Vectors, modality: Modality, engine: Engine, bounds: Bounds, target: IndexFolder
-) -> dict[str, Any] | None:
-    """Build one index and publish it; None where all its rows are zero."""
-    empty = vectors.empty_rows()
-    if len(empty) == vectors.row_count:
-        logger.warning("no sample has a %s embedding: no %s index", modality, modality)
-        return None
+def build_one(vectors: Vectors, modality: Modality, engine: Engine, bounds: Bounds, scratch: Path) -> dict[str, Any]:
+    """Build one index into the scratch folder, under its name."""
     logger.info("building the %s index of %s x %s vectors", modality, f"{vectors.row_count:,}", vectors.dim)
-    with target.staging() as scratch:
-        path = scratch / target.index_name(modality)
-        infos = engine(vectors, bounds, path)
-        infos["index_path"] = target.path(target.index_name(modality))
-        check_size(path, bounds)
-        np.save(scratch / "empty.npy", empty)
-        if len(empty):
-            target.publish(scratch / "empty.npy", target.empty_rows_name(modality))
-        else:
-            target.remove(target.empty_rows_name(modality))
-        target.publish(path, target.index_name(modality))
-    target.write_json(target.info_name(modality), infos)
+    path = scratch / IndexFolder.index_name(modality)
+    infos = engine(vectors, bounds, path)
+    check_size(path, bounds)
     return infos
+
+
+def publish(
+    target: IndexFolder,
+    scratch: Path,
+    infos: Mapping[Modality, Mapping[str, Any]],
+    empty: Mapping[Modality, NDArray[np.int64]],
+) -> None:
+    """Move the finished indices to their names; what an earlier build left of other modalities goes."""
+    for modality in MODALITIES:
+        index, info, rows = target.index_name(modality), target.info_name(modality), target.empty_rows_name(modality)
+        target.remove(rows)
+        if modality not in infos:
+            target.remove(index)
+            target.remove(info)
+            continue
+        if len(empty[modality]):
+            np.save(scratch / rows, empty[modality])
+            target.publish(scratch / rows, rows)
+        target.publish(scratch / index, index)
+        target.write_json(info, infos[modality])
 
 
 def check_size(path: Path, bounds: Bounds) -> None:
     size = path.stat().st_size
     if size > bounds.max_index_bytes:
         raise IndexBuildError(
-            f"the index came out at {size / 1e6:,.1f} MB, above max_index_memory_usage "
-            f"{bounds.max_index_bytes / 1e6:,.1f} MB; raise the bound to that, or lower it further for "
+            f"the index came out at {size:,} bytes, above max_index_memory_usage, "
+            f"{bounds.max_index_bytes:,} bytes; raise the bound to that, or lower it further for "
             "a smaller kind of index"
         )
 
@@ -154,20 +200,15 @@ def copy_metadata(source: EmbeddingsFolder, target: IndexFolder) -> None:
 
 
 def describe_index(
-    source: EmbeddingsFolder, infos: Mapping[Modality, Mapping[str, Any]], found: Mapping[Modality, Vectors]
+    encoder: dict[str, Any] | None, infos: Mapping[Modality, Mapping[str, Any]], filled: Mapping[Modality, Vectors]
 ) -> dict[str, Any]:
     """Return the manifest: which encoder the embeddings are of, and what was built."""
-    manifest = read_manifest(source)
     return {
         "format_version": FORMAT_VERSION,
         "made_by": f"clip-retrieval {__version__}",
-        "encoder": manifest["encoder"] if manifest else None,
+        "encoder": encoder,
         "indices": {
-            modality: {
-                "rows": found[modality].row_count,
-                "dimension": found[modality].dim,
-                "key": info.get("index_key"),
-            }
-            for modality, info in infos.items()
+            modality: {"rows": vectors.row_count, "dimension": vectors.dim, "key": infos[modality].get("index_key")}
+            for modality, vectors in filled.items()
         },
     }

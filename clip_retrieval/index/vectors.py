@@ -41,25 +41,34 @@ class Vectors:
     def dim(self) -> int:
         return self.files[0].dim
 
+    def path(self, file: VectorFile) -> str:
+        return self.folder.path(f"{self.subfolder}/{file.name}")
+
     def parts(self) -> Iterator[NDArray[np.float32]]:
         """Yield the rows in order, some thousand at once, in fp32."""
         for file in self.files:
-            rows = open_npy(self.folder, f"{self.subfolder}/{file.name}")
-            for start in range(0, len(rows), ROWS_AT_ONCE):
-                yield np.asarray(rows[start : start + ROWS_AT_ONCE], dtype=np.float32)
+            for _, part in self.parts_of(file):
+                yield part
+
+    def parts_of(self, file: VectorFile) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Yield the rows of one file, and the row of it that each part begins with."""
+        rows = open_npy(self.folder, f"{self.subfolder}/{file.name}")
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            yield start, np.asarray(rows[start : start + ROWS_AT_ONCE], dtype=np.float32)
 
     def empty_rows(self) -> NDArray[np.int64]:
         """Return the ids of rows that are zero: samples without this modality. Raises on NaN and infinity."""
         found: list[NDArray[np.int64]] = []
-        start = 0
-        for part in self.parts():
-            largest = np.abs(part).max(axis=1)
-            if not np.isfinite(largest).all():
-                bad = start + int(np.flatnonzero(~np.isfinite(largest))[0])
-                raise IndexBuildError(f"row {bad} of {self.folder.path(self.subfolder)} is not finite; embed it anew")
-            found.append(np.flatnonzero(largest == 0) + start)
-            start += len(part)
-        return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
+        first_id = 0
+        for file in self.files:
+            for start, part in self.parts_of(file):
+                largest = np.abs(part).max(axis=1)
+                if not np.isfinite(largest).all():
+                    bad = start + int(np.flatnonzero(~np.isfinite(largest))[0])
+                    raise IndexBuildError(f"row {bad} of {self.path(file)} is not finite; embed it anew")
+                found.append(np.flatnonzero(largest == 0) + first_id + start)
+            first_id += file.row_count
+        return np.concatenate(found)
 
 
 def open_vectors(folder: Folder, subfolder: str) -> Vectors | None:
@@ -82,6 +91,8 @@ def read_header(folder: Folder, name: str) -> VectorFile:
     path = folder.path(name)
     if rows.ndim != 2:
         raise IndexBuildError(f"{path} has {rows.ndim} axes; embeddings have two: rows and dimensions")
+    if rows.shape[1] == 0:
+        raise IndexBuildError(f"{path} has rows of no dimension; embed them anew")
     if rows.dtype.kind != "f":
         raise IndexBuildError(f"{path} holds {rows.dtype}, not floating-point numbers")
     if len(rows) > 1 and not rows.flags.c_contiguous:
@@ -93,7 +104,12 @@ def open_npy(folder: Folder, name: str) -> NDArray[Any]:
     """Return the rows: memory-mapped where the folder is on this machine."""
     try:
         if folder.is_local:
-            return np.load(folder.path(name), mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
-        return np.load(io.BytesIO(folder.read_bytes(name)), allow_pickle=False)  # type: ignore[no-any-return]
+            rows = np.load(folder.path(name), mmap_mode="r", allow_pickle=False)
+        else:
+            rows = np.load(io.BytesIO(folder.read_bytes(name)), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise IndexBuildError(f"{folder.path(name)} is no readable npy file: {error}") from error
+    if not isinstance(rows, np.ndarray):
+        rows.close()
+        raise IndexBuildError(f"{folder.path(name)} is no readable npy file: it is an archive of several arrays")
+    return rows

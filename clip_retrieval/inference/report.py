@@ -12,8 +12,8 @@ SUMMED_REASONS = 12
 
 def print_summary(summary: RunSummary) -> None:
     """Print rows, what was left out by reason, the rate, and where the time went."""
-    console, stats = Console(highlight=False), summary.stats
-    console.print(f"{stats.sample_count:,} rows in {summary.output_folder}", soft_wrap=True)
+    console, stats = Console(highlight=False, markup=False, emoji=False, soft_wrap=True), summary.stats
+    console.print(f"{stats.sample_count:,} rows in {summary.output_folder}")
     if stats.image_count or stats.text_count:
         console.print(
             f"  {stats.image_count:,} pictures and {stats.text_count:,} captions embedded{truncation(summary)}"
@@ -24,6 +24,7 @@ def print_summary(summary: RunSummary) -> None:
         console.print(f"  {time_line(summary)}")
     if stats.reasons:
         console.print(reason_table(summary))
+        console.print("  each of these is named in failures/*.parquet")
     if stats.sample_count and not stats.text_count and stats.image_count < stats.sample_count:
         console.print("  most rows have no embedding; look into failures/")
 
@@ -52,6 +53,4 @@ def reason_table(summary: RunSummary) -> Table:
     table.add_column("count", justify="right")
     for name, count in summary.stats.reasons.most_common(SUMMED_REASONS):
         table.add_row(*name.split(":", 1), f"{count:,}")
-    table.caption = "each is named in failures/*.parquet"
-    table.caption_justify = "left"
     return table

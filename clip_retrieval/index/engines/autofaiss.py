@@ -8,13 +8,16 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections import deque
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.engines import Bounds
-from clip_retrieval.index.vectors import Vectors
+from clip_retrieval.index.vectors import Vectors, open_npy
 
 logger = logging.getLogger(__name__)
 
@@ -24,9 +27,31 @@ STAGE = re.compile(r"^\S+ \S+ \[(INFO|ERROR)\]:\s*(?P<text>.*)$")
 
 def build_with_autofaiss(vectors: Vectors, bounds: Bounds, path: Path) -> dict[str, Any]:
     """Let autofaiss choose, train, fill and tune an index within the bounds."""
-    infos_path = path.with_name(path.name + ".json").absolute()
+    with tempfile.TemporaryDirectory(prefix="clip-retrieval-") as scratch:
+        stage(vectors, Path(scratch) / "embeddings")
+        return run_autofaiss(vectors, bounds, Path(scratch) / "embeddings", path)
+
+
+def stage(vectors: Vectors, folder: Path) -> None:
+    """Lay out exactly the files that row numbers count, in order, under names that need no care.
+
+    autofaiss reads every npy file below its folder, and takes the folder's name for a glob pattern.
+    """
+    folder.mkdir()
+    for i, file in enumerate(vectors.files):
+        link = folder / f"{i:08d}.npy"
+        rows = open_npy(vectors.folder, f"{vectors.subfolder}/{file.name}")
+        if vectors.folder.is_local and rows.dtype.isnative:
+            link.symlink_to(Path(vectors.path(file)).absolute())
+        else:
+            np.save(link, rows.astype(rows.dtype.newbyteorder("=")))
+
+
+def run_autofaiss(vectors: Vectors, bounds: Bounds, embeddings: Path, path: Path) -> dict[str, Any]:
+    """Run it in a process, and return its report; raises IndexBuildError with what it said."""
+    infos_path = embeddings.with_name("infos.json")
     task = {
-        "embeddings": f"{vectors.folder.url}/{vectors.subfolder}",
+        "embeddings": str(embeddings),
         "index_path": str(path.absolute()),
         "index_infos_path": str(infos_path),
         "max_index_memory_usage": f"{bounds.max_index_bytes}B",
@@ -50,7 +75,10 @@ def build_with_autofaiss(vectors: Vectors, bounds: Bounds, path: Path) -> dict[s
     if process.returncode != 0 or not infos_path.exists():
         raise IndexBuildError(explain_refusal(vectors, bounds, lines, process.returncode))
     infos: dict[str, Any] = json.loads(infos_path.read_text())
-    infos_path.unlink()
+    if infos["nb vectors"] != vectors.row_count:
+        raise IndexBuildError(
+            f"autofaiss indexed {infos['nb vectors']:,} of {vectors.row_count:,} vectors; use --engine faiss"
+        )
     return infos
 
 

@@ -1,0 +1,269 @@
+"""What is written for a query: tables, the pictures themselves, and a sheet that stands alone."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from clip_retrieval import clip_filter, clip_index, clip_inference
+from clip_retrieval.cli import cli
+
+MODEL = "hash:16?size=32"
+WriteIndex = Callable[..., Path]
+WriteTar = Callable[..., Path]
+HOSTILE = "</figcaption><script>alert(\"1\")</script> & 'x' $query ${cards} [/b] <img src=x onerror=alert(1)>"
+
+
+def png(seed: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def ask(query: object, out: Path, index: Path, **options: object) -> pd.DataFrame:
+    return clip_filter(query, str(out), str(index), **options)
+
+
+def results(out: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((out / "results.json").read_text())["results"]
+    return found
+
+
+def copies(hits: pd.DataFrame, out: Path) -> list[bytes]:
+    """Return the bytes of the exported pictures, in the order of the hits."""
+    return [(out / name).read_bytes() for name in hits.picture]
+
+
+def embed(source: str, folder: Path, **options: object) -> Path:
+    clip_inference(source, str(folder / "emb"), clip_model=MODEL, num_prepro_workers=0, **options)
+    clip_index(str(folder / "emb"), str(folder / "ix"), engine="faiss")
+    return folder / "ix"
+
+
+@pytest.fixture
+def run() -> Iterator[Callable[..., Result]]:
+    """Give a function that runs the command line; the handlers that it installs are taken away again."""
+    level = logging.getLogger("clip_retrieval").level
+    yield lambda *words: CliRunner().invoke(cli, [str(word) for word in words])
+    logging.getLogger().handlers.clear()
+    logging.getLogger("clip_retrieval").setLevel(level)
+
+
+class Tags(HTMLParser):
+    """Collects the tags and attributes of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def test_tables_hold_rank_id_similarity_picture_and_every_metadata_column(
+    tmp_path: Path, write_index: WriteIndex
+) -> None:
+    metadata = pd.DataFrame({"caption": ["cat", "dog"], "url": ["u0", "u1"], "width": [3, 4]})
+    hits = ask("dog", tmp_path / "out", write_index(tmp_path / "ix", metadata))
+    table = pd.read_parquet(tmp_path / "out" / "results.parquet")
+    assert table.columns.tolist() == ["rank", "id", "similarity", "picture", "caption", "url", "width"]
+    pd.testing.assert_frame_equal(table, hits)
+    assert results(tmp_path / "out")[0] | {"similarity": 1} == {
+        "rank": 1, "id": 1, "similarity": 1, "picture": None, "caption": "dog", "url": "u1", "width": 4,
+    }  # fmt: skip
+
+
+def test_metadata_of_our_names_is_kept_under_another(tmp_path: Path, write_index: WriteIndex) -> None:
+    metadata = pd.DataFrame({"caption": ["cat"], "id": ["x7"], "similarity": [0.25], "rank": [9], "picture": ["p"]})
+    hits = ask("cat", tmp_path / "out", write_index(tmp_path / "ix", metadata))
+    assert (hits.id[0], hits["rank"][0]) == (0, 1)
+    theirs = [hits[f"metadata.{name}"][0] for name in ("id", "similarity", "rank", "picture")]
+    assert theirs == ["x7", 0.25, 9, "p"]
+
+
+def test_nan_becomes_null_and_a_text_with_nan_in_it_stays(tmp_path: Path, write_index: WriteIndex) -> None:
+    metadata = pd.DataFrame({"caption": ["NaN bread", "x"], "score": [np.nan, 1.0], "far": [np.inf, 1.0]})
+    metadata["many"] = pd.Series([[1.0, np.nan], [2.0]])
+    ask("NaN bread", tmp_path / "out", write_index(tmp_path / "ix", metadata), num_results=1)
+    (hit,) = results(tmp_path / "out")
+    assert (hit["caption"], hit["score"], hit["far"], hit["many"]) == ("NaN bread", None, None, [1.0, None])
+    assert not re.search(r"(?<!\")NaN(?! bread)|Infinity", (tmp_path / "out" / "results.json").read_text())
+
+
+def test_metadata_of_every_type_can_be_written(tmp_path: Path, write_index: WriteIndex) -> None:
+    metadata = pd.DataFrame({"caption": ["cat"], "when": [pd.Timestamp("2024-05-06")], "raw": [b"\xff\x00"]})
+    metadata["about"] = pd.Series([{"site": "x", "tags": ["a"]}])
+    ask("cat", tmp_path / "out", write_index(tmp_path / "ix", metadata))
+    (hit,) = results(tmp_path / "out")
+    assert hit["when"].startswith("2024-05-06")
+    assert hit["about"] == {"site": "x", "tags": ["a"]}
+
+
+def test_no_hit_is_a_normal_answer(tmp_path: Path, write_index: WriteIndex, run: Callable[..., Result]) -> None:
+    index = write_index(tmp_path / "ix", pd.DataFrame({"caption": ["cat"], "url": ["u"]}))
+    answer = run("filter", "dog", tmp_path / "out", index, "--threshold", "0.999")
+    assert answer.exit_code == 0
+    assert "no hit for 'dog'" in answer.output
+    assert results(tmp_path / "out") == []
+    assert pd.read_parquet(tmp_path / "out" / "results.parquet").columns.tolist()[-2:] == ["caption", "url"]
+    assert "No hit." in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_pictures_of_one_base_name_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    for i in range(3):
+        (tmp_path / "in" / str(i)).mkdir(parents=True)
+        (tmp_path / "in" / str(i) / "same.png").write_bytes(png(i))
+    hits = ask("cat", tmp_path / "out", embed(str(tmp_path / "in"), tmp_path))
+    found = copies(hits, tmp_path / "out")
+    assert found == [Path(path).read_bytes() for path in hits.image_path]
+    assert len(set(found)) == 3
+
+
+@pytest.mark.parametrize("name", ["shard.tar", "shard.tar.gz", "shard.tgz"])
+def test_pictures_in_tars_are_extracted_byte_for_byte(tmp_path: Path, write_tar: WriteTar, name: str) -> None:
+    pictures = [png(i) for i in range(4)]
+    tar = write_tar(tmp_path / "plain.tar", [(f"a/{i}.png", data) for i, data in enumerate(pictures)])
+    (tmp_path / name).write_bytes(tar.read_bytes() if name.endswith(".tar") else gzip.compress(tar.read_bytes()))
+    index = embed(str(tmp_path / name), tmp_path, input_format="webdataset", enable_text=False)
+    hits = ask("cat", tmp_path / "out", index)
+    assert copies(hits, tmp_path / "out") == [pictures[row] for row in hits.id]
+    assert all(name.endswith(".png") for name in hits.picture)
+
+
+def test_a_key_that_is_twice_in_a_tar_gives_each_hit_its_own_picture(tmp_path: Path, write_tar: WriteTar) -> None:
+    members = [("0.png", png(0)), ("1.png", png(1)), ("0.png", png(2))]
+    tar = write_tar(tmp_path / "shard.tar", members)
+    index = embed(str(tar), tmp_path, input_format="webdataset", enable_text=False)
+    for i, (_, data) in enumerate(members):
+        (tmp_path / "query.png").write_bytes(data)
+        hits = ask(tmp_path / "query.png", tmp_path / "out", index, num_results=1)
+        assert hits.id.tolist() == [i]
+        assert (tmp_path / "out" / hits.picture[0]).read_bytes() == data
+
+
+def test_the_same_key_in_two_tars_gives_each_hit_its_own_picture(tmp_path: Path, write_tar: WriteTar) -> None:
+    for i in range(2):
+        write_tar(tmp_path / f"{i}.tar", [("0.png", png(i))])
+    index = embed(str(tmp_path / "{0..1}.tar"), tmp_path, input_format="webdataset", enable_text=False)
+    hits = ask("cat", tmp_path / "out", index)
+    assert copies(hits, tmp_path / "out") == [png(row) for row in hits.id]
+
+
+def test_a_picture_that_is_gone_is_counted_and_its_hit_stays(
+    tmp_path: Path, write_index: WriteIndex, run: Callable[..., Result]
+) -> None:
+    (tmp_path / "here.png").write_bytes(png(0))
+    paths = [str(tmp_path / "here.png"), str(tmp_path / "gone.png"), None]
+    index = write_index(tmp_path / "ix", pd.DataFrame({"image_path": paths, "caption": ["a", "b", "c"]}))
+    answer = run("filter", "cat", tmp_path / "out", index, "--json")
+    assert answer.exit_code == 0
+    assert json.loads(answer.stdout)["unreadable_pictures"] == 2
+    assert sorted(hit["picture"] is None for hit in results(tmp_path / "out")) == [False, True, True]
+
+
+def test_a_tar_that_was_cut_since_is_counted_and_not_exported(tmp_path: Path, write_tar: WriteTar) -> None:
+    tar = write_tar(tmp_path / "shard.tar", [("0.png", png(0))])
+    index = embed(str(tar), tmp_path, input_format="webdataset", enable_text=False)
+    tar.write_bytes(tar.read_bytes()[:600])
+    assert ask("cat", tmp_path / "out", index).picture.tolist() == [None]
+    assert "has changed since it was embedded" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_the_sheet_needs_nothing_but_itself(tmp_path: Path, write_index: WriteIndex) -> None:
+    (tmp_path / "a.png").write_bytes(png(0))
+    metadata = pd.DataFrame({"image_path": [str(tmp_path / "a.png")], "caption": ["cat"]})
+    ask("cat", tmp_path / "out", write_index(tmp_path / "ix", metadata))
+    tags = Tags((tmp_path / "out" / "index.html").read_text()).found
+    sources = [value for _, attributes in tags for name, value in attributes.items() if name in ("src", "href")]
+    assert [source[:23] for source in sources if source] == ["data:image/jpeg;base64,"]
+    assert not {"link", "script", "iframe"} & {tag for tag, _ in tags}
+
+
+def test_hostile_captions_and_queries_stay_text(tmp_path: Path, write_index: WriteIndex) -> None:
+    metadata = pd.DataFrame({"caption": [HOSTILE], HOSTILE: ["x"], "image_path": [HOSTILE]})
+    ask(HOSTILE, tmp_path / "out", write_index(tmp_path / "ix", metadata))
+    tags = Tags((tmp_path / "out" / "index.html").read_text()).found
+    assert not {"script", "img"} & {tag for tag, _ in tags}
+    assert [set(attributes) for tag, attributes in tags if tag == "figure"] == [{"title"}]
+    assert results(tmp_path / "out")[0]["caption"] == HOSTILE
+
+
+@pytest.mark.parametrize("text", ["[/b] [red", "[bold]x[/bold]", "[link=http://x]", ":smile:"])
+def test_captions_and_queries_are_printed_as_they_are(
+    tmp_path: Path, write_index: WriteIndex, run: Callable[..., Result], text: str
+) -> None:
+    index = write_index(tmp_path / "ix", pd.DataFrame({"caption": [text]}))
+    answer = run("filter", text, tmp_path / "out", index)
+    assert answer.exit_code == 0, answer.exception
+    assert answer.output.count(text) == 2  # in the title and in the row
+
+
+def test_a_query_that_is_no_utf8_is_answered(tmp_path: Path, write_index: WriteIndex) -> None:
+    query = os.fsdecode(b"caf\xe9")  # as sys.argv holds it
+    assert len(ask(query, tmp_path / "out", write_index(tmp_path / "ix", pd.DataFrame({"caption": ["a"]})))) == 1
+
+
+def test_a_picture_with_a_long_name_is_exported(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / f"{'n' * 250}.png").write_bytes(png(0))
+    hits = ask("cat", tmp_path / "out", embed(str(tmp_path / "in"), tmp_path))
+    assert (tmp_path / "out" / hits.picture[0]).read_bytes() == png(0)
+
+
+def test_pictures_of_an_earlier_query_go(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for i in range(4):
+        (tmp_path / "in" / f"{i}.png").write_bytes(png(i))
+    index = embed(str(tmp_path / "in"), tmp_path)
+    ask("cat", tmp_path / "out", index)
+    hits = ask("dog", tmp_path / "out", index, num_results=2)
+    left = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png"))
+    assert left == sorted(hits.picture)
+
+
+def test_nothing_of_the_user_is_removed_from_the_output_folder(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "mine.png").write_bytes(png(0))
+    index = embed(str(tmp_path / "images"), tmp_path)
+    ask("cat", tmp_path, index)
+    assert (tmp_path / "images" / "mine.png").read_bytes() == png(0)
+
+
+def test_no_picture_is_copied_when_none_is_wanted(tmp_path: Path, write_index: WriteIndex) -> None:
+    (tmp_path / "a.png").write_bytes(png(0))
+    metadata = pd.DataFrame({"image_path": [str(tmp_path / "a.png")], "caption": ["cat"]})
+    hits = ask("cat", tmp_path / "out", write_index(tmp_path / "ix", metadata), copy_images=False)
+    assert hits.picture.tolist() == [None]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "index.html", "results.json", "results.parquet",
+    ]  # fmt: skip
+
+
+def test_a_path_in_the_metadata_is_never_run_as_a_command(tmp_path: Path, write_index: WriteIndex) -> None:
+    paths = [f"pipe:touch {tmp_path / 'ran'}"]
+    ask("cat", tmp_path / "out", write_index(tmp_path / "ix", pd.DataFrame({"image_path": paths, "caption": ["a"]})))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_output_that_cannot_be_written_is_one_sentence(
+    tmp_path: Path, write_index: WriteIndex, run: Callable[..., Result]
+) -> None:
+    (tmp_path / "out").write_text("in the way")
+    answer = run("filter", "cat", tmp_path / "out", write_index(tmp_path / "ix", pd.DataFrame({"caption": ["a"]})))
+    assert answer.exit_code == 1
+    assert answer.output.startswith(f"Error: cannot write to {tmp_path / 'out'}")

@@ -1,0 +1,181 @@
+"""What is asked: a text, a picture or a vector, of the model of the index and of no other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+
+from clip_retrieval import clip_filter, clip_index, clip_inference, load_encoder
+from clip_retrieval.errors import ClipRetrievalError, ConfigError, QueryError
+from clip_retrieval.filter.query import kind_of
+
+MODEL = "hash:16?size=32"
+WriteIndex = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory, write_index: WriteIndex) -> Path:
+    captions = ["cat", "dog", "a/b", "photo.of", "rocket"]
+    return write_index(tmp_path_factory.mktemp("query") / "ix", pd.DataFrame({"caption": captions}))
+
+
+def ask(query: object, out: Path, index: Path, **options: object) -> pd.DataFrame:
+    return clip_filter(query, str(out), str(index), **options)
+
+
+def test_a_text_finds_its_row_with_similarity_one(index: Path, tmp_path: Path) -> None:
+    hits = ask("dog", tmp_path, index)
+    assert isinstance(hits, pd.DataFrame)
+    assert (hits.caption[0], hits.id[0], hits["rank"][0]) == ("dog", 1, 1)
+    assert hits.similarity[0] == pytest.approx(1, abs=1e-5)
+    assert len(hits) == 5
+
+
+def test_a_picture_finds_itself(tmp_path: Path, write_pictures: Callable[[Path, int], Path]) -> None:
+    write_pictures(tmp_path / "in", 5)
+    clip_inference(
+        str(tmp_path / "in"), str(tmp_path / "emb"), clip_model=MODEL, num_prepro_workers=0, enable_text=False
+    )
+    clip_index(str(tmp_path / "emb"), str(tmp_path / "ix"), engine="faiss")
+    hits = ask(tmp_path / "in" / "00003.jpg", tmp_path / "out", tmp_path / "ix", num_results=1)
+    assert hits.image_path.tolist() == [str(tmp_path / "in" / "00003.jpg")]
+    assert hits.similarity[0] == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(16,), (1, 16)])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_vector_of_any_length_finds_its_row(
+    index: Path, tmp_path: Path, shape: tuple[int, ...], dtype: type[np.floating[Any]]
+) -> None:
+    vector = load_encoder(MODEL).encode_texts(["rocket"])[0]
+    np.save(tmp_path / "query.npy", (7 * vector).astype(dtype).reshape(shape))
+    hits = ask(tmp_path / "query.npy", tmp_path / "out", index)
+    assert hits.caption[0] == "rocket"
+    assert hits.similarity[0] == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize(("wanted", "found"), [(1, 1), (4, 4), (5, 5), (6, 5), (10_000, 5)])
+def test_no_more_hits_than_wanted_or_than_rows(index: Path, tmp_path: Path, wanted: int, found: int) -> None:
+    assert len(ask("dog", tmp_path, index, num_results=wanted)) == found
+
+
+def test_a_threshold_leaves_out_what_is_less_similar(index: Path, tmp_path: Path) -> None:
+    assert ask("dog", tmp_path, index, threshold=0.99).caption.tolist() == ["dog"]
+    assert len(ask("dog", tmp_path, index, threshold=-1)) == 5
+
+
+@pytest.mark.parametrize(
+    "text", ["cat/dog", "a/b", "a photo.jpg of a dog", "version 2.0", "dog.", "/", ".", "..", "what? *", "x" * 5000]
+)
+def test_a_text_with_slashes_or_dots_is_still_a_text(text: str) -> None:
+    assert kind_of(text) == "text"
+
+
+@pytest.mark.parametrize("name", ["dog.jpg", "pictures/dog.PNG", "query.npy", "/a b/dog.jpeg"])
+def test_a_file_that_is_not_there_is_an_error_and_no_text(index: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(QueryError, match=f"there is no file {name}"):
+        ask(name, tmp_path / "out", index)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", b"\xff\xd8\xff\xe0 cut short"])
+@pytest.mark.parametrize("name", ["query.jpg", "notes.txt"])
+def test_a_query_file_that_is_no_picture_is_named(index: Path, tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(QueryError, match=f"{name} cannot be used as a picture"):
+        ask(tmp_path / name, tmp_path / "out", index)
+
+
+def save_archive(path: Path) -> None:
+    with path.open("wb") as file:
+        np.savez(file, rows=np.ones(16, np.float32))
+
+
+VECTORS: dict[str, tuple[NDArray[np.generic], str]] = {
+    "zero": (np.zeros(16, np.float32), "is no direction"),
+    "NaN": (np.full(16, np.nan, np.float32), "is no direction"),
+    "infinite": (np.full(16, np.inf, np.float32), "is no direction"),
+    "several": (np.ones((2, 16), np.float32), "one vector"),
+    "none": (np.ones((0, 16), np.float32), "one vector"),
+    "deep": (np.ones((1, 1, 16), np.float32), "one vector"),
+    "text": (np.array(["a"] * 16), "not numbers"),
+    "long": (np.ones(8, np.float32), "8 dimensions, the index has 16"),
+    "scalar": (np.array(3, np.float32), "1 dimensions, the index has 16"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", VECTORS)
+def test_an_array_that_is_no_query_is_refused_in_a_sentence(index: Path, tmp_path: Path, kind: str) -> None:
+    array, reason = VECTORS[kind]
+    np.save(tmp_path / "query.npy", array)
+    with pytest.raises(QueryError, match=reason):
+        ask(tmp_path / "query.npy", tmp_path / "out", index)
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda path: path.write_bytes(b""), lambda path: path.write_bytes(b"\x93NUMPY"), save_archive]
+)
+def test_a_file_that_is_no_npy_is_refused_in_a_sentence(
+    index: Path, tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    spoil(tmp_path / "query.npy")
+    with pytest.raises(QueryError, match=r"query\.npy"):
+        ask(tmp_path / "query.npy", tmp_path / "out", index)
+
+
+def test_another_model_than_the_indexs_is_refused_with_both_names(index: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"the index is of the model hash:16\?size=32, not of demo"):
+        ask("dog", tmp_path, index, clip_model="demo")
+    assert len(ask("dog", tmp_path, index, clip_model=MODEL)) == 5
+
+
+def test_other_weights_under_the_same_name_are_refused_with_both_fingerprints(
+    tmp_path: Path, write_index: WriteIndex
+) -> None:
+    encoder = {"clip_model": MODEL, "fingerprint": "before", "dimension": 16, "precision": "fp32"}
+    index = write_index(tmp_path / "ix", pd.DataFrame({"caption": ["cat"]}), manifest=encoder)
+    with pytest.raises(QueryError, match="fingerprint before -> hash-16-0"):
+        ask("cat", tmp_path / "out", index)
+
+
+@pytest.mark.parametrize("manifest", ["absent", "without encoder"])
+def test_an_index_that_does_not_name_its_model_needs_clip_model(
+    tmp_path: Path, write_index: WriteIndex, manifest: str
+) -> None:
+    index = write_index(tmp_path / "ix", pd.DataFrame({"caption": ["cat", "dog"]}), manifest=None)
+    if manifest == "without encoder":
+        (index / "manifest.json").write_text(json.dumps({"format_version": 1, "encoder": None}))
+    with pytest.raises(QueryError, match="say it with --clip_model"):
+        ask("dog", tmp_path / "out", index)
+    assert ask("dog", tmp_path / "out", index, clip_model=MODEL).caption[0] == "dog"
+
+
+def test_a_model_of_another_dimension_than_an_unnamed_index_is_refused(tmp_path: Path, write_index: WriteIndex) -> None:
+    index = write_index(tmp_path / "ix", pd.DataFrame({"caption": ["cat"]}), manifest=None)
+    with pytest.raises(QueryError, match="the query has 8 dimensions, the index has 16"):
+        ask("cat", tmp_path / "out", index, clip_model="hash:8")
+
+
+def test_a_vector_needs_no_model(tmp_path: Path, write_index: WriteIndex) -> None:
+    index = write_index(tmp_path / "ix", pd.DataFrame({"caption": ["cat"]}), manifest=None)
+    np.save(tmp_path / "query.npy", np.ones(16, np.float32))
+    assert len(ask(tmp_path / "query.npy", tmp_path / "out", index)) == 1
+
+
+def test_a_missing_index_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(QueryError, match=r"there is no index folder .*none"):
+        ask("cat", tmp_path / "out", tmp_path / "none")
+
+
+def test_an_index_that_knows_more_rows_than_the_metadata_is_refused(tmp_path: Path, write_index: WriteIndex) -> None:
+    rows = load_encoder(MODEL).encode_texts(["cat", "dog"])
+    index = write_index(tmp_path / "ix", pd.DataFrame({"caption": ["cat"]}), rows=rows)
+    with pytest.raises(ClipRetrievalError, match="an index of 2 rows beside 1 rows of metadata"):
+        ask("cat", tmp_path / "out", index)

@@ -1,0 +1,114 @@
+"""Bounds: how they are written, and what plain faiss builds within them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from clip_retrieval import clip_index
+from clip_retrieval.errors import ConfigError, IndexBuildError
+from clip_retrieval.index.config import IndexConfig, parse_bytes
+from clip_retrieval.index.engines import Bounds
+from clip_retrieval.index.engines.faiss import choose_key
+
+Rows = Callable[..., NDArray[np.float32]]
+
+
+@pytest.mark.parametrize(
+    ("written", "size"),
+    [
+        ("4G", 4_000_000_000), ("4GB", 4_000_000_000), ("4g", 4_000_000_000), ("500MB", 500_000_000),
+        ("500 MB", 500_000_000), (" 1.5K ", 1500), ("1T", 10**12), ("4Gi", 4 * 1024**3), ("500MiB", 500 * 1024**2),
+        ("1KiB", 1024), ("123", 123), ("123B", 123),
+    ],
+)  # fmt: skip
+def test_sizes_count_in_thousands_and_those_with_an_i_in_1024(written: str, size: int) -> None:
+    assert parse_bytes(written) == size
+
+
+@pytest.mark.parametrize("written", ["", "G", "-1G", "0", "0G", "4X", "4 G B", "1e9", "nan", "4GG", "١G"])
+def test_what_is_no_size_is_refused_with_an_example(written: str) -> None:
+    with pytest.raises(ConfigError, match="is no size; write it as 500MB or 4G"):
+        parse_bytes(written)
+
+
+@pytest.mark.parametrize(("largest", "available"), [("2G", "1G"), ("32G", "16G")])
+def test_an_index_larger_than_the_memory_is_refused(largest: str, available: str) -> None:
+    with pytest.raises(ConfigError, match="more than current_memory_available"):
+        IndexConfig(
+            embeddings_folder="a", index_folder="b", max_index_memory_usage=largest, current_memory_available=available
+        )
+
+
+def bounds(largest: int) -> Bounds:
+    return Bounds(largest, 10**12, 1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "dim", "largest", "key"),
+    [
+        (1000, 64, 10**9, "Flat"),
+        (1, 64, 10**9, "Flat"),
+        (100_000, 512, 10**9, "Flat"),
+        (100_000, 512, 120 * 10**6, "IVF1024,SQfp16"),
+        (100_000, 512, 60 * 10**6, "IVF1024,SQ8"),
+        (100_000, 512, 46 * 10**6, "IVF1024,SQ6"),
+        (100_000, 512, 32 * 10**6, "IVF1024,SQ4"),
+    ],
+)
+def test_the_most_exact_kind_that_fits_is_chosen(rows: int, dim: int, largest: int, key: str) -> None:
+    assert choose_key(rows, dim, bounds(largest)) == key
+
+
+def test_a_bound_too_tight_for_any_kind_is_refused_with_one_that_would_do() -> None:
+    with pytest.raises(IndexBuildError, match=r"--max_index_memory_usage (\d+)MB would do") as refused:
+        choose_key(100_000, 512, bounds(10**7))
+    enough = int(str(refused.value).partition("--max_index_memory_usage ")[2].partition("MB")[0]) * 10**6
+    assert choose_key(100_000, 512, bounds(enough)) == "IVF1024,SQ4"
+
+
+@given(st.integers(1, 10**7), st.integers(1, 2048), st.integers(1, 10**10))
+def test_a_larger_bound_never_gives_a_less_exact_kind(rows: int, dim: int, largest: int) -> None:
+    order = ["Flat", "SQfp16", "SQ8", "SQ6", "SQ4", "none"]
+    chosen = []
+    for bound in (largest, 2 * largest):
+        try:
+            chosen.append(order.index(choose_key(rows, dim, bounds(bound)).rpartition(",")[2]))
+        except IndexBuildError:
+            chosen.append(order.index("none"))
+    assert chosen[1] <= chosen[0]
+
+
+@pytest.mark.parametrize(
+    ("largest", "kind"), [("300KB", "Flat"), ("170KB", "SQfp16"), ("110KB", "SQ8"), ("80KB", "SQ4")]
+)
+def test_what_plain_faiss_builds_is_within_the_bound_and_finds_every_row(
+    tmp_path: Path, unit_rows: Rows, write_run: Callable[..., Path], largest: str, kind: str
+) -> None:
+    rows = unit_rows(2000, 32)
+    emb = write_run(tmp_path / "emb", [rows])
+    built = clip_index(str(emb), str(tmp_path / "ix"), max_index_memory_usage=largest, engine="faiss")
+    info: Any = built.infos["image"]
+    assert kind in info["index_key"]
+    assert (tmp_path / "ix" / "image.index").stat().st_size == info["size in bytes"] <= parse_bytes(largest)
+    assert info["nb vectors"] == 2000
+
+
+@pytest.mark.parametrize("rows", [1, 2, 15, 16, 17, 33, 100])
+def test_few_rows_under_a_tiny_bound_are_built_or_refused_in_a_sentence(
+    tmp_path: Path, unit_rows: Rows, write_run: Callable[..., Path], rows: int
+) -> None:
+    emb = write_run(tmp_path / "emb", [unit_rows(rows, 64)])
+    for largest in (100, 1000, 3000, 6000, 12_000, 24_000):
+        try:
+            clip_index(str(emb), str(tmp_path / "ix"), max_index_memory_usage=str(largest), engine="faiss")
+        except IndexBuildError:
+            continue
+        assert (tmp_path / "ix" / "image.index").stat().st_size <= largest

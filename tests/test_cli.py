@@ -1,0 +1,203 @@
+"""The command line from outside: exit codes, one sentence for an error, and the flags of clip-retrieval 2."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+import clip_retrieval
+from clip_retrieval.cli import cli
+from clip_retrieval.errors import ConfigError, EncoderError, IndexBuildError, QueryError, SourceError
+
+MODEL = "hash:16?size=32"
+LIGHT = ("--clip_model", MODEL, "--num_prepro_workers", "0", "--device", "cpu")
+Cli = Callable[..., Result]
+
+# Every flag of clip-retrieval 2.45, with a value that means something else than its default.
+INFERENCE_FLAGS = {
+    "input_dataset": "in", "output_folder": "out", "input_format": "webdataset", "cache_path": "cache",
+    "batch_size": "8", "num_prepro_workers": "2", "enable_text": "False", "enable_image": "False",
+    "enable_metadata": "True", "write_batch_size": "1000", "wds_image_key": "png", "wds_caption_key": "cap",
+    "clip_model": "ViT-L/14", "mclip_model": "xlm", "use_mclip": "True", "use_jit": "True",
+    "distribution_strategy": "pyspark", "wds_number_file_per_input_file": "100", "output_partition_count": "2",
+    "wandb_project": "mine", "enable_wandb": "True", "clip_cache_path": "models", "slurm_job_name": "job",
+    "slurm_partition": "gpu", "slurm_nodes": "2", "slurm_job_comment": "x", "slurm_nodelist": "a", "slurm_exclude": "b",
+    "slurm_job_timeout": "60", "slurm_cache_path": "c", "slurm_verbose_wait": "True",
+}  # fmt: skip
+WORKER_FLAGS = {"tasks": "[0,1]"} | {
+    name: INFERENCE_FLAGS[name]
+    for name in (
+        "input_dataset", "output_folder", "output_partition_count", "input_format", "cache_path", "batch_size",
+        "num_prepro_workers", "enable_text", "enable_image", "enable_metadata", "wds_image_key", "wds_caption_key",
+        "clip_model", "mclip_model", "use_mclip", "use_jit", "clip_cache_path",
+    )
+}  # fmt: skip
+INDEX_FLAGS = {
+    "embeddings_folder": "in", "index_folder": "ix", "max_index_memory_usage": "1G", "current_memory_available": "2G",
+    "copy_metadata": "False", "image_subfolder": "a", "text_subfolder": "b", "nb_cores": "1",
+}  # fmt: skip
+FILTER_FLAGS = {"query": "cat", "output_folder": "out", "indice_folder": "ix", "num_results": "3", "threshold": "0.1"}
+UPSTREAM = [
+    (command, name, value)
+    for command, flags in (
+        ("inference", INFERENCE_FLAGS),
+        ("inference.worker", WORKER_FLAGS),
+        ("index", INDEX_FLAGS),
+        ("filter", FILTER_FLAGS),
+    )
+    for name, value in flags.items()
+]
+REFUSED = {
+    "use_mclip", "mclip_model", "use_jit", "enable_wandb", "wandb_project", "distribution_strategy",
+    *(name for name in INFERENCE_FLAGS if name.startswith("slurm_")),
+}  # fmt: skip
+
+
+@pytest.fixture
+def run() -> Iterator[Cli]:
+    """Give a function that runs the command line; the handlers that it installs are taken away again."""
+    level = logging.getLogger("clip_retrieval").level
+    yield lambda *words: CliRunner().invoke(cli, [str(word) for word in words])
+    logging.getLogger().handlers.clear()
+    logging.getLogger("clip_retrieval").setLevel(level)
+
+
+def assert_one_sentence(result: Result, *parts: str) -> None:
+    assert result.exit_code == 1, result.output
+    assert "Traceback" not in result.output
+    assert result.output.splitlines()[-1].startswith("Error: ")
+    assert result.output.count("Error: ") == 1
+    for part in parts:
+        assert part in result.output
+
+
+@pytest.mark.parametrize(("command", "name", "value"), UPSTREAM)
+def test_every_flag_of_clip_retrieval_2_is_known_or_refused_by_name(
+    run: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, name: str, value: str
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where nothing is, so that every run ends at its missing input at the latest
+    result = run(command, f"--{name}={value}")
+    assert_one_sentence(result)
+    assert (f"--{name} is not supported: " in result.output) == (name in REFUSED)
+
+
+def test_an_unknown_flag_is_a_usage_error_with_exit_code_2(run: Cli) -> None:
+    result = run("inference", "in", "out", "--subset_size", "3")
+    assert result.exit_code == 2
+    assert "--subset_size" in result.output
+
+
+def test_an_unknown_command_is_a_usage_error_with_exit_code_2(run: Cli) -> None:
+    assert run("frobnicate").exit_code == 2
+
+
+@pytest.mark.parametrize("command", ["inference", "inference.worker", "index", "filter", "demo"])
+def test_every_command_explains_itself(run: Cli, command: str) -> None:
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert "--json" in result.output
+
+
+def test_the_three_commands_work_with_upstreams_spellings_from_pictures_to_hits(
+    run: Cli, tmp_path: Path, write_pictures: Callable[[Path, int], Path]
+) -> None:
+    write_pictures(tmp_path / "in", 3)
+    first = run("inference", tmp_path / "in", tmp_path / "emb", "--enable-metadata", "--cache_path=None", *LIGHT)
+    second = run("index", f"--input_folder={tmp_path / 'emb'}", "--output-folder", tmp_path / "ix", "--engine=faiss")
+    third = run("filter", "picture number 1", tmp_path / "out", tmp_path / "ix", "2", "None")
+    assert [first.exit_code, second.exit_code, third.exit_code] == [0, 0, 0], third.output
+    assert "2 hits for 'picture number 1'" in third.output
+
+
+def test_the_functions_take_the_same_flags_as_keywords(
+    tmp_path: Path, write_pictures: Callable[[Path, int], Path]
+) -> None:
+    source, emb, ix = (str(tmp_path / name) for name in ("in", "emb", "ix"))
+    write_pictures(tmp_path / "in", 3)
+    clip_retrieval.clip_inference(
+        input_dataset=source, output_folder=emb, clip_model=MODEL, num_prepro_workers=0, enable_text=True, use_jit=False
+    )
+    built = clip_retrieval.clip_index(input_folder=emb, output_folder=ix, engine="faiss", nb_cores=1)
+    hits = clip_retrieval.clip_filter(
+        query="picture number 1", output_folder=str(tmp_path / "out"), indice_folder=ix, num_results=1, modality="text"
+    )
+    assert set(built.infos) == {"image", "text"}
+    assert hits.caption.tolist() == ["picture number 1"]
+
+
+def test_the_functions_raise_errors_of_one_tree(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no option bogus"):
+        clip_retrieval.clip_inference("in", "out", bogus=1)
+    with pytest.raises(ConfigError, match="use_mclip is not supported"):
+        clip_retrieval.clip_inference("in", "out", use_mclip=True)
+    with pytest.raises(SourceError, match="there is no folder"):
+        clip_retrieval.clip_inference(str(tmp_path / "none"), str(tmp_path / "out"), clip_model=MODEL)
+    with pytest.raises(EncoderError, match="there is no model 'ViT-Z/99'"):
+        clip_retrieval.clip_inference(str(tmp_path), str(tmp_path / "out"), clip_model="ViT-Z/99")
+    with pytest.raises(IndexBuildError, match="there is no folder"):
+        clip_retrieval.clip_index(str(tmp_path / "none"), str(tmp_path / "ix"))
+    with pytest.raises(QueryError, match="there is no index folder"):
+        clip_retrieval.clip_filter("cat", str(tmp_path / "out"), str(tmp_path / "none"))
+
+
+def test_json_is_all_that_stdout_gets(run: Cli, tmp_path: Path, write_pictures: Callable[[Path, int], Path]) -> None:
+    write_pictures(tmp_path / "in", 2)
+    first = run("inference", tmp_path / "in", tmp_path / "emb", *LIGHT, "--json")
+    second = run("index", tmp_path / "emb", tmp_path / "ix", "--engine", "faiss", "--json")
+    third = run("filter", "cat", tmp_path / "out", tmp_path / "ix", "--json")
+    assert json.loads(first.stdout)["sample_count"] == 2
+    assert json.loads(second.stdout)["indices"]["image"]["nb vectors"] == 2
+    assert [hit["rank"] for hit in json.loads(third.stdout)["results"]] == [1, 2]
+
+
+def test_a_missing_input_is_one_sentence(run: Cli, tmp_path: Path) -> None:
+    result = run("inference", tmp_path / "none", tmp_path / "out", *LIGHT)
+    assert_one_sentence(result, f"there is no folder {tmp_path / 'none'}")
+
+
+def test_an_input_without_samples_is_one_sentence(run: Cli, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    assert_one_sentence(run("inference", tmp_path / "in", tmp_path / "out", *LIGHT), str(tmp_path / "in"))
+
+
+def test_an_unknown_format_is_one_sentence(run: Cli) -> None:
+    result = run("inference", "in", "out", "--input_format", "parquet")
+    assert_one_sentence(result, "input_format", "files, webdataset", "'parquet'")
+
+
+def test_an_output_that_cannot_be_written_is_one_sentence(
+    run: Cli, tmp_path: Path, write_pictures: Callable[[Path, int], Path]
+) -> None:
+    write_pictures(tmp_path / "in", 1)
+    (tmp_path / "file").write_text("in the way")
+    result = run("inference", tmp_path / "in", tmp_path / "file" / "out", *LIGHT)
+    assert_one_sentence(result, "cannot write to", str(tmp_path / "file"))
+
+
+def test_an_unknown_model_is_one_sentence(run: Cli, tmp_path: Path) -> None:
+    result = run("inference", tmp_path, tmp_path / "out", "--clip_model", "ViT-Z/99")
+    assert_one_sentence(result, "there is no model 'ViT-Z/99'", "open_clip:ARCH/TAG")
+
+
+def test_a_broken_manifest_is_one_sentence_that_names_it(run: Cli, tmp_path: Path) -> None:
+    (tmp_path / "img_emb").mkdir()
+    np.save(tmp_path / "img_emb" / "img_emb_0.npy", np.eye(4, dtype=np.float16))
+    (tmp_path / "manifest.json").write_text("{not json")
+    result = run("index", tmp_path, tmp_path / "ix", "--engine", "faiss")
+    assert_one_sentence(result, f"{tmp_path}/manifest.json is no valid json")
+    assert not (tmp_path / "ix" / "image.index").exists()
+
+
+def test_a_manifest_of_a_later_format_is_one_sentence(run: Cli, tmp_path: Path) -> None:
+    (tmp_path / "img_emb").mkdir()
+    np.save(tmp_path / "img_emb" / "img_emb_0.npy", np.eye(4, dtype=np.float16))
+    (tmp_path / "manifest.json").write_text('{"format_version": 99, "encoder": null}')
+    result = run("index", tmp_path, tmp_path / "ix", "--engine", "faiss")
+    assert_one_sentence(result, "newer clip-retrieval")
+    assert not (tmp_path / "ix" / "image.index").exists()

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from clip_retrieval.cli import cli
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "clip_retrieval/demo/model/README.md"])
+
+
+def test_the_command_line_page_is_what_help_says_now() -> None:
+    spec = importlib.util.spec_from_file_location("write_cli", ROOT / "docs/write_cli.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.PAGE.read_text(encoding="utf-8") == module.render(), "stale: run `make docs`"
+
+
+def test_every_command_and_option_has_help() -> None:
+    for name, command in cli.commands.items():
+        assert command.help, name
+        for option in command.params:
+            assert not isinstance(option, click.Option) or option.help or option.hidden, f"{name} {option.name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert not missing
+
+
+def test_the_first_commands_of_the_readme_are_targets_of_the_makefile() -> None:
+    readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
+    for target in ("demo", "test"):
+        assert f"make {target} " in readme
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_flags_in_the_readme_exist() -> None:
+    commands = re.findall(r"^clip-retrieval (\S+) (.*?)(?<!\\)$", (ROOT / "README.md").read_text(), re.M | re.S)
+    assert {name for name, _ in commands} == {"inference", "index", "filter"}
+    for name, line in commands:
+        known = {spelling for parameter in cli.commands[name].params for spelling in parameter.opts}
+        assert set(re.findall(r"--\w+", line)) <= known

@@ -1,0 +1,340 @@
+"""Flags in every spelling that clip-retrieval 2 took (python-fire's), to configs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import click
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clip_retrieval.cli import CONTEXT
+from clip_retrieval.encoder.config import EncoderConfig
+from clip_retrieval.errors import ConfigError
+from clip_retrieval.filter.config import FilterConfig
+from clip_retrieval.index.config import IndexConfig
+from clip_retrieval.inference.config import InferenceConfig, SourceConfig, WorkerConfig
+from clip_retrieval.options import build_config, config_options, from_json, given_options, to_json
+
+T = TypeVar("T")
+PATHS = ("in", "out")
+
+
+def parse(config: type[T], *words: str) -> T:
+    """Return the config that these words of a command line make."""
+    parsed: list[T] = []
+
+    @click.command(context_settings=CONTEXT)
+    @config_options(config)
+    def probe(*, arguments: tuple[str, ...], **options: Any) -> None:
+        parsed.append(build_config(config, given_options(options), arguments))
+
+    probe(list(words), standalone_mode=False)
+    return parsed[0]
+
+
+def inference(*words: str) -> InferenceConfig:
+    return parse(InferenceConfig, *PATHS, *words)
+
+
+def worker(*words: str) -> WorkerConfig:
+    return parse(WorkerConfig, "--input_dataset=in", "--output_folder=out", "--output_partition_count=4", *words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--batch_size", "7"],
+        ["--batch-size", "7"],
+        ["--batch_size=7"],
+        ["--batch-size=7"],
+    ],
+)
+def test_underscores_dashes_and_the_equals_sign_are_one_flag(words: list[str]) -> None:
+    assert inference(*words).batch_size == 7
+
+
+@pytest.mark.parametrize("word", ["False", "false", "0", "no"])
+def test_a_boolean_takes_a_value_for_false(word: str) -> None:
+    assert inference("--enable_text", word).source.enable_text is False
+    assert inference(f"--enable-text={word}").source.enable_text is False
+
+
+@pytest.mark.parametrize("word", ["True", "true", "1", "yes"])
+def test_a_boolean_takes_a_value_for_true(word: str) -> None:
+    assert inference("--enable_metadata", word).source.enable_metadata is True
+
+
+@pytest.mark.parametrize(
+    "words", [["--enable_metadata"], ["--enable-metadata"], ["--enable_metadata", "--batch_size=3"]]
+)
+def test_a_bare_boolean_is_true(words: list[str]) -> None:
+    assert inference(*words).source.enable_metadata is True
+
+
+@pytest.mark.parametrize("word", ["--noenable_text", "--no-enable-text", "--noenable-text", "--no_enable_text"])
+def test_a_boolean_is_switched_off_by_no(word: str) -> None:
+    assert inference(word).source.enable_text is False
+
+
+def test_a_boolean_refuses_other_words_by_name() -> None:
+    with pytest.raises(ConfigError, match="enable_text takes True or False, not 'maybe'"):
+        inference("--enable_text", "maybe")
+
+
+@pytest.mark.parametrize("words", [["--cache_path=None"], ["--cache-path", "None"], ["--output_partition_count=None"]])
+def test_none_is_a_literal(words: list[str]) -> None:
+    assert inference(*words) == inference()
+
+
+def test_none_is_refused_where_a_value_is_needed() -> None:
+    with pytest.raises(ConfigError, match="batch_size cannot be None"):
+        inference("--batch_size=None")
+
+
+@pytest.mark.parametrize("written", ["[0,2]", "[0, 2]", "(0,2)", "0,2", "0, 2", "['0','2']", '["0", "2"]', " [0,2] "])
+def test_a_list_is_a_literal_in_every_form(written: str) -> None:
+    assert worker(f"--tasks={written}").tasks == (0, 2)
+    assert worker("--tasks", written).tasks == (0, 2)
+
+
+@pytest.mark.parametrize("written", ["3", "[3]", "3,", "(3,)"])
+def test_a_list_of_one_may_be_the_item(written: str) -> None:
+    assert worker(f"--tasks={written}").tasks == (3,)
+
+
+@pytest.mark.parametrize("given_tasks", [[0, 2], (0, 2), range(0, 3, 2), "[0,2]"])
+def test_a_list_from_python_may_be_any_sequence(given_tasks: object) -> None:
+    values = {"input_dataset": "in", "output_folder": "out", "output_partition_count": 3, "tasks": given_tasks}
+    assert build_config(WorkerConfig, values).tasks == (0, 2)
+
+
+@pytest.mark.parametrize("written", ["[0.5]", "0.5", "[None]", "[True]", "zero", "[[0]]"])
+def test_tasks_that_are_no_whole_numbers_are_refused(written: str) -> None:
+    with pytest.raises(ConfigError, match="tasks takes a list of"):
+        worker(f"--tasks={written}")
+
+
+@pytest.mark.parametrize("value", [2.5, "2.5", "many", True, [3]])
+def test_a_whole_number_is_never_rounded_from_something_else(value: object) -> None:
+    with pytest.raises(ConfigError, match="batch_size takes a whole number"):
+        build_config(InferenceConfig, {"batch_size": value}, PATHS)
+
+
+def test_inference_takes_its_arguments_by_position_in_upstreams_order() -> None:
+    words = ["in", "out", "webdataset", "None", "8", "2", "True", "False", "True", "500", "png", "cap", "demo"]
+    config = parse(InferenceConfig, *words)
+    source = SourceConfig(
+        input_dataset="in", input_format="webdataset", enable_image=False, enable_metadata=True,
+        wds_image_key="png", wds_caption_key="cap",
+    )  # fmt: skip
+    encoder = EncoderConfig(clip_model="demo")
+    assert config == InferenceConfig(
+        source=source, output_folder="out", encoder=encoder, batch_size=8, num_prepro_workers=2, write_batch_size=500
+    )
+
+
+def test_inference_worker_takes_its_arguments_by_position_in_upstreams_order() -> None:
+    words = ["[1]", "in", "out", "3", "webdataset", "None", "8", "2", "True", "False", "True", "png", "cap", "demo"]
+    config = parse(WorkerConfig, *words)
+    source = SourceConfig(
+        input_dataset="in", input_format="webdataset", enable_image=False, enable_metadata=True,
+        wds_image_key="png", wds_caption_key="cap",
+    )  # fmt: skip
+    run = InferenceConfig(
+        source=source, output_folder="out", encoder=EncoderConfig(clip_model="demo"), batch_size=8,
+        num_prepro_workers=2, output_partition_count=3,
+    )  # fmt: skip
+    assert config == WorkerConfig(tasks=(1,), run=run)
+
+
+def test_index_takes_its_arguments_by_position_in_upstreams_order() -> None:
+    config = parse(IndexConfig, "emb", "ix", "2G", "8G", "False", "a", "b", "3")
+    assert config == IndexConfig(
+        embeddings_folder="emb", index_folder="ix", max_index_memory_usage="2G", current_memory_available="8G",
+        copy_metadata=False, image_subfolder="a", text_subfolder="b", nb_cores=3,
+    )  # fmt: skip
+
+
+def test_filter_takes_its_arguments_by_position_in_upstreams_order() -> None:
+    config = parse(FilterConfig, "cat", "out", "ix", "7", "0.3")
+    assert config == FilterConfig(query="cat", output_folder="out", indice_folder="ix", num_results=7, threshold=0.3)
+
+
+def test_flags_may_stand_before_between_and_after_the_positional_arguments() -> None:
+    config = parse(FilterConfig, "--num_results=7", "cat", "--threshold", "0.3", "out", "ix", "--copy_images")
+    assert config == FilterConfig(query="cat", output_folder="out", indice_folder="ix", num_results=7, threshold=0.3)
+
+
+def test_positional_arguments_fill_the_names_that_no_flag_gave_as_in_fire() -> None:
+    config = parse(FilterConfig, "--query", "cat", "out", "ix")
+    assert config == FilterConfig(query="cat", output_folder="out", indice_folder="ix")
+
+
+def test_too_many_positional_arguments_are_named() -> None:
+    with pytest.raises(ConfigError, match="too many arguments: \\['surplus'\\]"):
+        parse(FilterConfig, "cat", "out", "ix", "7", "0.3", "surplus")
+
+
+@pytest.mark.parametrize("words", [["--threshold", "-0.2"], ["--threshold=-0.2"]])
+def test_a_negative_number_is_a_value_and_no_flag(words: list[str]) -> None:
+    assert parse(FilterConfig, "cat", "out", "ix", *words).threshold == -0.2
+
+
+@pytest.mark.parametrize("query", ["123", "True", "1.5", "[1,2]", "{'a': 1}", "-"])
+def test_a_query_that_looks_like_a_literal_stays_a_text(query: str) -> None:
+    assert parse(FilterConfig, f"--query={query}", "--output_folder=out", "--indice_folder=ix").query == query
+    assert parse(FilterConfig, query, "out", "ix").query == query
+
+
+def test_a_query_that_is_a_number_in_python_becomes_its_text() -> None:
+    assert build_config(FilterConfig, {"query": 123, "output_folder": "o", "indice_folder": "i"}).query == "123"
+
+
+@pytest.mark.parametrize(
+    "words", [["--input_folder", "emb", "--output_folder", "ix"], ["--input-folder=emb", "--output-folder=ix"]]
+)
+def test_index_takes_the_spellings_of_the_older_readme(words: list[str]) -> None:
+    assert parse(IndexConfig, *words) == IndexConfig(embeddings_folder="emb", index_folder="ix")
+
+
+def test_an_alias_and_its_name_together_are_refused() -> None:
+    with pytest.raises(ConfigError, match="given twice"):
+        build_config(IndexConfig, {"input_folder": "a", "embeddings_folder": "b", "index_folder": "c"})
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--use_mclip"],
+        ["--use_mclip", "True"],
+        ["--use-mclip=True"],
+        ["--mclip_model", "xlm"],
+        ["--use_jit"],
+        ["--use_jit=True"],
+        ["--enable_wandb", "True"],
+        ["--wandb_project", "mine"],
+        ["--distribution_strategy", "pyspark"],
+        ["--distribution_strategy=slurm"],
+        ["--slurm_job_name", "a"],
+        ["--slurm_nodes", "2"],
+        ["--slurm-partition=b"],
+        ["--slurm_verbose_wait"],
+    ],
+)  # fmt: skip
+def test_a_dropped_flag_is_refused_by_name_with_the_reason(words: list[str]) -> None:
+    name = words[0].partition("=")[0].lstrip("-").replace("-", "_")
+    with pytest.raises(ConfigError, match=f"--{name} is not supported: .{{20}}"):
+        inference(*words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--use_mclip", "False"],
+        ["--use_mclip=None"],
+        ["--mclip_model=sentence-transformers/clip-ViT-B-32-multilingual-v1"],
+        ["--use_jit=False"],
+        ["--use-jit", "False"],
+        ["--enable_wandb=False"],
+        ["--wandb_project", "clip_retrieval"],
+        ["--distribution_strategy", "sequential"],
+        ["--slurm_nodes=None"],
+        ["--slurm_verbose_wait=False"],
+        ["--nouse_jit"],
+        ["--nouse_mclip"],
+        ["--noenable_wandb"],
+    ],
+)  # fmt: skip
+def test_a_dropped_flag_with_a_value_that_asks_for_nothing_is_accepted(words: list[str]) -> None:
+    assert inference(*words) == inference()
+
+
+def test_an_unknown_flag_is_a_usage_error() -> None:
+    with pytest.raises(click.NoSuchOption):
+        inference("--subset_size=3")
+
+
+def test_an_unknown_keyword_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="there is no option subset_size"):
+        build_config(InferenceConfig, {"subset_size": 3}, PATHS)
+
+
+def test_what_is_missing_is_named() -> None:
+    with pytest.raises(ConfigError, match="input_dataset and output_folder must be given"):
+        parse(InferenceConfig)
+
+
+@pytest.mark.parametrize(
+    ("config", "values", "message"),
+    [
+        (InferenceConfig, {"batch_size": 0}, "batch_size"),
+        (InferenceConfig, {"num_prepro_workers": -1}, "num_prepro_workers"),
+        (InferenceConfig, {"output_partition_count": 0}, "output_partition_count"),
+        (InferenceConfig, {"write_batch_size": 0}, "write_batch_size"),
+        (InferenceConfig, {"max_skipped": 1.5}, "max_skipped"),
+        (InferenceConfig, {"enable_text": False, "enable_image": False}, "enable_text and enable_image"),
+        (InferenceConfig, {"input_format": "parquet"}, "input_format takes one of files, webdataset, not 'parquet'"),
+        (InferenceConfig, {"precision": "fp8"}, "precision takes one of"),
+        (IndexConfig, {"nb_cores": 0}, "nb_cores"),
+        (IndexConfig, {"engine": "annoy"}, "engine takes one of"),
+        (IndexConfig, {"max_index_memory_usage": "32G"}, "max_index_memory_usage 32G is more than"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_by_name(config: type[Any], values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_config(config, values, PATHS)
+
+
+@pytest.mark.parametrize("values", [{"num_results": 0}, {"query": "  "}, {"modality": "audio"}, {"threshold": "high"}])
+def test_a_filter_value_that_cannot_be_is_refused_by_name(values: dict[str, object]) -> None:
+    (name,) = values
+    with pytest.raises(ConfigError, match=name):
+        build_config(FilterConfig, {"query": "cat", "output_folder": "o", "indice_folder": "i"} | values)
+
+
+def test_tasks_outside_of_the_partitions_are_named() -> None:
+    with pytest.raises(ConfigError, match="tasks \\[4\\] are outside of 0 to 3"):
+        worker("--tasks=[0,4]")
+
+
+WORDS = st.text(min_size=1)
+SOURCES = st.builds(
+    SourceConfig,
+    input_dataset=WORDS,
+    input_format=st.sampled_from(["files", "webdataset"]),
+    enable_text=st.booleans(),
+    enable_metadata=st.booleans(),
+    require_all=st.booleans(),
+    wds_image_key=st.none() | WORDS,
+    cache_path=st.none() | WORDS,
+)
+RUNS = st.builds(
+    InferenceConfig,
+    source=SOURCES,
+    output_folder=WORDS,
+    encoder=st.builds(EncoderConfig, clip_model=WORDS, precision=st.sampled_from(["auto", "fp32", "bf16", "fp16"])),
+    batch_size=st.integers(1),
+    num_prepro_workers=st.none() | st.integers(0),
+    output_partition_count=st.none() | st.integers(1),
+    max_skipped=st.floats(0, 1),
+)
+
+
+@given(RUNS)
+def test_a_config_survives_json(config: InferenceConfig) -> None:
+    assert from_json(InferenceConfig, json.loads(json.dumps(to_json(config)))) == config
+
+
+@given(RUNS, st.lists(st.integers(0, 2)))
+def test_a_worker_config_survives_json(run: InferenceConfig, tasks: list[int]) -> None:
+    config = WorkerConfig(tasks=tuple(tasks), run=replace(run, output_partition_count=3))
+    assert from_json(WorkerConfig, json.loads(json.dumps(to_json(config)))) == config
+
+
+def test_json_of_a_later_version_with_an_unknown_name_is_read() -> None:
+    config = IndexConfig(embeddings_folder="a", index_folder="b")
+    assert from_json(IndexConfig, to_json(config) | {"from_the_future": 1}) == config
