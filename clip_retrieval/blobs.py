@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import lzma
 import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ import fsspec
 PIPE = "pipe:"
 DECOMPRESSORS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
 SKIP_BYTES = 1 << 20
+STOPPED_EARLY = (-13, 141)  # SIGPIPE, or the shell's word for it: the rest was not wanted
 
 
 class BlobRef(NamedTuple):
@@ -56,17 +58,30 @@ def local_path(url: str) -> Path | None:
     """Return the path of a url on this machine's file system, else None."""
     if url.startswith("file://"):
         return Path(url.removeprefix("file://"))
-    return None if url.startswith(PIPE) or "://" in url or "::" in url else Path(url)
+    if url.startswith("/"):
+        return Path(url)
+    return None if url.startswith(PIPE) or "://" in url or "::" in url else Path(url).expanduser()
+
+
+@contextmanager
+def open_pipe(command: str) -> Iterator[IO[bytes]]:
+    """Read what a shell command writes; raises OSError at the end, after all of it, where the command failed.
+
+    webdataset's own pipe looks at the exit code after each read, and loses what is still buffered then.
+    """
+    with subprocess.Popen(command, shell=True, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        yield process.stdout
+    if process.returncode not in (0, *STOPPED_EARLY):
+        raise OSError(f"the command ended with code {process.returncode}")
 
 
 @contextmanager
 def open_url(url: str) -> Iterator[IO[bytes]]:
     """Open a url for reading, decompressed where it is gzip, bzip2 or xz."""
     if url.startswith(PIPE):
-        from webdataset.gopen import gopen  # noqa: PLC0415 -- heavy, and only pipes need it
-
-        with gopen(url, "rb") as stream:
-            yield cast("IO[bytes]", stream)
+        with open_pipe(url.removeprefix(PIPE)) as stream:
+            yield stream
         return
     path = local_path(url)
     with path.open("rb") if path else fsspec.open(url, "rb").open() as file:

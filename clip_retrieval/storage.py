@@ -61,6 +61,8 @@ class Folder:
         """Return the json object in a file; a broken one is a StorageError that names it."""
         try:
             value = json.loads(self.read_bytes(name))
+        except FileNotFoundError as error:
+            raise StorageError(f"{self.path(name)} is missing; make the folder anew") from error
         except ValueError as error:
             raise StorageError(f"{self.path(name)} is no valid json: {error}") from error
         if not isinstance(value, dict):

@@ -16,7 +16,7 @@ import clip_retrieval
 PACKAGE = Path(clip_retrieval.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
-    {"options", "errors", "storage", "layout", "blobs", "resources"},
+    {"options", "errors", "storage", "layout", "blobs", "resources", "subprocesses"},
     {"encoder", "metadata"},
     {"inference", "index"},
     {"filter"},

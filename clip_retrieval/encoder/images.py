@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import io
+import warnings
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from clip_retrieval.errors import ImageError
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit for "this is an attack"; checked before anything is allocated
 
-Image.MAX_IMAGE_PIXELS = None  # ours is checked instead, and is an error rather than a warning
+# Only what IMAGE_SUFFIXES promises: others may start programs (PostScript) or read other files.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "ICO", "TGA")
+
+# Pillow raises past twice this, also for pictures inside of pictures; its warning before that is not ours.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
@@ -27,7 +33,11 @@ def decode_image(data: bytes) -> Image.Image:
     if not data:
         raise ImageError("empty", "the file has no bytes")
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise ImageError("decode", "no picture format recognised") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError("too_large", f"more than {MAX_PIXELS} pixels") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on broken bytes
         raise ImageError("decode", f"no picture format recognised ({one_line(error)})") from error
     if image.width * image.height > MAX_PIXELS:
@@ -35,6 +45,8 @@ def decode_image(data: bytes) -> Image.Image:
     try:
         image.load()
         return to_rgb(image)
+    except Image.DecompressionBombError as error:
+        raise ImageError("too_large", f"more than {MAX_PIXELS} pixels") from error
     except Exception as error:  # as above
         reason = "truncated" if "truncated" in str(error) else "decode"
         raise ImageError(reason, one_line(error)) from error

@@ -39,7 +39,7 @@ class Preprocess:
                 fitted = image.resize((self.size, self.size), resample)
             case _:
                 assert_never(self.resize_mode)
-        return np.asarray(fitted)
+        return np.array(fitted)
 
 
 def resize_and_crop(image: Image.Image, size: int, resample: Image.Resampling) -> Image.Image:
@@ -65,5 +65,5 @@ def resize_and_pad(image: Image.Image, size: int, resample: Image.Resampling, fi
     new_size = (max(1, round(image.width / ratio)), max(1, round(image.height / ratio)))
     resized = image.resize(new_size, resample)
     canvas = Image.new("RGB", (size, size), (fill, fill, fill))
-    canvas.paste(resized, (round((size - new_size[0]) / 2), round((size - new_size[1]) / 2)))
+    canvas.paste(resized, ((size - new_size[0]) // 2, (size - new_size[1]) // 2))
     return canvas

@@ -31,6 +31,8 @@ LATER = {
     "ja_clip": "take a multilingual open_clip model such as open_clip:xlm-roberta-base-ViT-B-32/laion5b_s13b_b90k",
 }
 
+GENERATED_OPTIONS = {"random": {"seed": 0}, "hash": {"seed": 0, "size": 1}}  # and the least value of each
+
 Kind = Literal["open_clip", "random", "hash"]
 DEMO_MODEL = Path(__file__).parent.parent / "demo" / "model"
 
@@ -82,6 +84,10 @@ def parse_generated(uri: str, prefix: str, rest: str) -> ModelName:
         options = tuple((key, int(value)) for key, value in parse_qsl(query, strict_parsing=bool(query)))
     except ValueError as error:
         raise EncoderError(f"{uri}: what follows ? must be name=number pairs, such as ?seed=0") from error
+    for key, value in options:
+        if key not in GENERATED_OPTIONS[prefix] or value < GENERATED_OPTIONS[prefix][key]:
+            known = ", ".join(f"{name} (from {least})" for name, least in GENERATED_OPTIONS[prefix].items())
+            raise EncoderError(f"{uri}: {key}={value} is no option of {prefix}: models; they take {known}")
     if prefix == "random":
         return ModelName(uri, "random", name, options=options)
     if not name.isdigit() or int(name) < 1:

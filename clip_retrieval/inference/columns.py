@@ -7,6 +7,7 @@ partition: the type that all values share, else text, with every value that was 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +21,7 @@ from clip_retrieval.layout import CAPTION, IMAGE_PATH, SHARD, SHARD_COLUMNS, SHA
 ROWS_PER_GROUP = 10_000
 LARGEST_INT = 2**63 - 1
 EXACT_FLOAT_INT = 2**53
+SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class MetadataWriter:
@@ -33,7 +35,7 @@ class MetadataWriter:
 
     def append(self, rows: Sequence[Row]) -> None:
         for row in rows:
-            record = own_values(row)
+            record = {name: value for name, value in own_values(row).items() if name in self.own_columns}
             for name, value in (row.metadata or {}).items():
                 column = self.column_of(name, value, record)
                 if column is not None:
@@ -44,9 +46,11 @@ class MetadataWriter:
 
     def column_of(self, name: str, value: object, record: dict[str, Any]) -> str | None:
         """Ours are never replaced: a json field of the same name is left out where it says the same, else renamed."""
-        if name not in self.own_columns:
-            return name
-        return None if record.get(name) == value else f"json.{name}"
+        if name in self.own_columns and record.get(name) == value:
+            return None
+        while name in self.own_columns or name in record:
+            name = f"json.{name}"
+        return name
 
     def write_parquet(self, path: Path) -> None:
         self.spool.close()
@@ -162,8 +166,4 @@ def as_kind(value: Any, kind: str) -> Any:
 
 def clean(text: str) -> str:
     """Return the text with what UTF-8 cannot hold (lone surrogates, raw bytes of file names) shown as U+FFFD."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") if is_dirty(text) else text
-
-
-def is_dirty(text: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in text)
+    return SURROGATES.sub("\ufffd", text)

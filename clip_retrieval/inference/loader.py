@@ -8,10 +8,8 @@ the chunk that is waited for always has one, and nothing can lock up.
 
 from __future__ import annotations
 
-import os
 import queue
 import subprocess
-import sys
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -26,8 +24,10 @@ from clip_retrieval.inference.prepare import Wanted, prepare_chunk
 from clip_retrieval.inference.reader_process import receive, send
 from clip_retrieval.inference.shared_pixels import SharedPixels
 from clip_retrieval.inference.types import Batch, Failure, Row, Sample
+from clip_retrieval.subprocesses import module_command, module_environment
 
 CHUNK_SIZE = 16
+SECONDS_FOR_THE_FEEDER = 1.0
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class Loader:
         self.is_closed = True
         self.free_slots.put(0)  # wakes the feeder, which then ends
         if self.feeder is not None:
-            self.feeder.join()
+            self.feeder.join(SECONDS_FOR_THE_FEEDER)  # it may wait for a source that stalls
         for _ in self.readers:
             self.tasks.put(None)
         for reader in self.readers:
@@ -185,9 +185,12 @@ class Reader:
     def __init__(self, loader: Loader, wanted: Wanted, shape: tuple[int, int, int, int, int]) -> None:
         self.loader = loader
         self.greeting = (wanted, loader.pixels.path, shape)
-        command = [sys.executable, "-m", "clip_retrieval.inference.reader_process"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        self.process = subprocess.Popen(
+            module_command("clip_retrieval.inference.reader_process"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=module_environment(OMP_NUM_THREADS="1"),
+        )
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
 

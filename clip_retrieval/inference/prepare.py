@@ -29,6 +29,9 @@ class Wanted:
     preprocess: Preprocess
 
 
+DEEPEST_JSON = 64
+
+
 class PartError(Exception):
     """One part of one sample cannot be used."""
 
@@ -127,15 +130,25 @@ def parse_metadata(data: bytes) -> dict[str, object]:
         raise PartError("json", " ".join(str(error).split())[:200]) from error
     if not isinstance(value, dict):
         raise PartError("json", f"holds a {type(value).__name__} where an object is needed")
+    if is_deeper(value, DEEPEST_JSON):
+        raise PartError("json", f"nested deeper than {DEEPEST_JSON} levels")
     flat: dict[str, object] = {}
     flatten(value, "", flat)
     return flat
 
 
+def is_deeper(value: object, levels: int) -> bool:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels < 0 or any(is_deeper(item, levels - 1) for item in items)
+
+
 def flatten(value: dict[str, object], prefix: str, flat: dict[str, object]) -> None:
+    """Join nested names with dots; where two fields end in one name, the later gets `json.` before it."""
     for key, item in value.items():
         name = f"{prefix}{key}"
-        if isinstance(item, dict):
+        if isinstance(item, dict) and item:
             flatten(item, f"{name}.", flat)
-        else:
-            flat[name] = item
+            continue
+        while name in flat:
+            name = f"json.{name}"
+        flat[name] = item

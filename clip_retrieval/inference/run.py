@@ -56,7 +56,7 @@ def clip_inference(*arguments: object, **options: object) -> RunSummary:
 def run_inference(config: InferenceConfig, tasks: Sequence[int] | None = None) -> RunSummary:
     """Make all partitions, or those of `tasks`, that are not done yet."""
     parse_uri(config.encoder.clip_model)
-    source = open_source(config.source)
+    source = open_source(config.source, config.output_folder)
     folder = EmbeddingsFolder(config.output_folder)
     plan = make_plan(config, source)
     check_writable(folder)

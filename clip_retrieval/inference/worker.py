@@ -29,7 +29,7 @@ def make_plan(config: InferenceConfig, source: Source) -> list[Partition]:
 
 def run_worker(config: InferenceConfig, partition_ids: Sequence[int], device: str, report: Report) -> list[Stats]:
     """Make these partitions on one device, those that are not done yet; return their figures."""
-    source = open_source(config.source)
+    source = open_source(config.source, config.output_folder)
     folder = EmbeddingsFolder(config.output_folder)
     plan = make_plan(config, source)
     check_folder(folder, describe_options(config, source, plan))

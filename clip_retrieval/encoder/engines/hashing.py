@@ -27,17 +27,19 @@ class HashEncoder:
             device="cpu",
         )
         self.truncated_texts = 0
-        rng = np.random.default_rng(name.option("seed", 0))
+        self.seed = name.option("seed", 0)
+        rng = np.random.default_rng(self.seed)
         self.projection = rng.standard_normal((8 * 8 * 3, dimension)).astype(np.float32)
 
     def encode_images(self, pixels: Pixels) -> Embeddings:
         steps = np.linspace(0, pixels.shape[1] - 1, 8).astype(int)
-        tiny = pixels[:, steps][:, :, steps].reshape(len(pixels), -1).astype(np.float32)
+        tiny = pixels[:, steps][:, :, steps].reshape(len(pixels), 8 * 8 * 3).astype(np.float32)
         return normalise((tiny - 127.5) @ self.projection)
 
     def encode_texts(self, texts: Sequence[str]) -> Embeddings:
         rows = np.empty((len(texts), self.info.dimension), dtype=np.float32)
         for row, text in zip(rows, texts, strict=True):
-            seed = int.from_bytes(hashlib.sha256(text.encode("utf-8", "replace")).digest()[:8], "little")
+            salted = f"{self.seed} {text}".encode("utf-8", "replace")
+            seed = int.from_bytes(hashlib.sha256(salted).digest()[:8], "little")
             row[:] = np.random.default_rng(seed).standard_normal(self.info.dimension)
         return normalise(rows)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from clip_retrieval.encoder.base import Embeddings, EncoderInfo, Pixels
 from clip_retrieval.encoder.config import EncoderConfig
+from clip_retrieval.encoder.engines.causal_text import choose_text_encoder
 from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.encoder.uri import ModelName
 from clip_retrieval.errors import EncoderError
@@ -38,6 +39,7 @@ class OpenClipEncoder:
         self.dtype = DTYPES[info.precision]
         mean, std = (torch.tensor(v, device=self.device) for v in (info.preprocess.mean, info.preprocess.std))
         self.mean, self.std = mean.view(1, 3, 1, 1), std.view(1, 3, 1, 1)
+        self.encode_tokens = choose_text_encoder(model, tokenizer, self.device)
 
     @torch.inference_mode()
     def encode_images(self, pixels: Pixels) -> Embeddings:
@@ -49,7 +51,7 @@ class OpenClipEncoder:
     def encode_texts(self, texts: Sequence[str]) -> Embeddings:
         tokens = self.tokenizer(list(texts))
         self.truncated_texts += self.count_truncated(texts, tokens)
-        return to_unit_rows(cast("Any", self.model).encode_text(tokens.to(self.device)))
+        return to_unit_rows(self.encode_tokens(tokens.to(self.device)))
 
     def count_truncated(self, texts: Sequence[str], tokens: Tensor) -> int:
         """Count the texts that did not fit; only those that fill the whole context are looked at again."""

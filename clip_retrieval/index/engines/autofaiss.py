@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import subprocess
-import sys
 import tempfile
 from collections import deque
 from pathlib import Path
@@ -18,6 +16,7 @@ import numpy as np
 from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.engines import Bounds
 from clip_retrieval.index.vectors import Vectors, open_npy
+from clip_retrieval.subprocesses import module_command, module_environment
 
 logger = logging.getLogger(__name__)
 
@@ -60,12 +59,12 @@ def run_autofaiss(vectors: Vectors, bounds: Bounds, embeddings: Path, path: Path
         "metric_type": "ip",
     }
     process = subprocess.Popen(
-        [sys.executable, "-m", "clip_retrieval.index.engines.autofaiss_process"],
+        module_command("clip_retrieval.index.engines.autofaiss_process"),
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env=module_environment(),
     )
     try:
         lines = converse(process, json.dumps(task))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 
@@ -14,6 +12,7 @@ from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.inference.progress import Report
 from clip_retrieval.inference.worker import run_worker
 from clip_retrieval.options import to_json
+from clip_retrieval.subprocesses import module_command, module_environment
 
 
 def run_local(config: InferenceConfig, partition_ids: Sequence[int], devices: Sequence[str], report: Report) -> None:
@@ -41,10 +40,12 @@ class Worker:
         self.device, self.report = device, report
         self.error: str | None = None
         self.partition_ids = partition_ids
-        command = [sys.executable, "-m", "clip_retrieval.inference.worker_process"]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            module_command("clip_retrieval.inference.worker_process"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=module_environment(),
         )
         assert self.process.stdin is not None
         task = {"config": to_json(config), "partition_ids": list(partition_ids), "device": device}

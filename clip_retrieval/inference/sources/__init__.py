@@ -31,13 +31,13 @@ class Source(Protocol):
         ...
 
 
-def open_source(config: SourceConfig) -> Source:
-    """Look at the input and return it; raises SourceError where there is none."""
+def open_source(config: SourceConfig, output_folder: str) -> Source:
+    """Look at the input, but for what lies in the output folder; raises SourceError where there is none."""
     match config.input_format:
         case "files":
             from clip_retrieval.inference.sources.files import open_files
 
-            return open_files(config)
+            return open_files(config, output_folder)
         case "webdataset":
             from clip_retrieval.inference.sources.webdataset import open_webdataset
 

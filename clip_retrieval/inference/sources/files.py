@@ -64,14 +64,14 @@ class FilesSource:
         return None if path is None else BlobRef(self.url(path))
 
 
-def open_files(config: SourceConfig) -> FilesSource:
+def open_files(config: SourceConfig, output_folder: str) -> FilesSource:
     """List the folder, join files by path without suffix, and switch off the parts that it does not have."""
     folder = Folder(config.input_dataset)
     if not folder.exists():
         raise SourceError(f"there is no folder {config.input_dataset}")
     groups: dict[str, Group] = {}
     ignored: list[Failure] = []
-    for path in list_files(folder):
+    for path in list_files(folder, Folder(output_folder)):
         ignored += sort_into(groups, path)
     has_images = any(group.images for group in groups.values())
     has_texts = any(group.text for group in groups.values())
@@ -82,12 +82,19 @@ def open_files(config: SourceConfig) -> FilesSource:
     return FilesSource(config, folder, sorted(units), groups, ignored)
 
 
-def list_files(folder: Folder) -> list[str]:
-    """Return every file below the folder, as sorted paths relative to it."""
+def list_files(folder: Folder, output: Folder) -> list[str]:
+    """Return every file below the folder, but for those below `output`, as sorted paths relative to it."""
     if not folder.fs.isdir(folder.root):
         raise SourceError(f"{folder.url} is a file, not a folder; for tars use --input_format webdataset")
     prefix = folder.root.rstrip("/") + "/"
-    return sorted(str(path).removeprefix(prefix) for path in folder.fs.find(folder.root))
+    own = output.root.rstrip("/") + "/"
+    # A named pipe or a device would block for ever; a dangling link is told of when it is read.
+    found = [
+        path
+        for path, info in folder.fs.find(folder.root, detail=True).items()
+        if (info["type"] == "file" or info.get("islink")) and not path.startswith(own)
+    ]
+    return sorted(path.removeprefix(prefix) for path in found)
 
 
 def sort_into(groups: dict[str, Group], path: str) -> list[Failure]:

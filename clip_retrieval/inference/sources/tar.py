@@ -45,13 +45,20 @@ def read_members(url: str, wanted: Callable[[str], bool]) -> Iterator[Member | D
 
     Members of a plain tar on this machine come as references, those of a stream with their bytes.
     """
+    damage: Damage | None = None
     try:
         with open_url(url) as file:
-            yield from walk(file, url, wanted)
+            for item in walk(file, url, wanted):
+                if isinstance(item, Damage):
+                    damage = item
+                else:
+                    yield item
     except FileNotFoundError as error:
-        yield Damage("missing", f"cannot be opened: {error}")
+        damage = Damage("missing", f"cannot be opened: {error}")
     except (OSError, EOFError, ValueError, ImportError) as error:
-        yield Damage("unreadable", " ".join(str(error).split()) or type(error).__name__)
+        damage = Damage("unreadable", " ".join(str(error).split()) or type(error).__name__)
+    if damage is not None:
+        yield damage
 
 
 def walk(file: IO[bytes], url: str, wanted: Callable[[str], bool]) -> Iterator[Member | Damage]:

@@ -27,6 +27,9 @@ class Parts:
     text: Member | None = None
     metadata: Member | None = None
 
+    def members(self) -> list[Member]:
+        return [*self.images, *(member for member in (self.text, self.metadata) if member is not None)]
+
 
 def as_suffix(key: str) -> str:
     return "." + key.lower().strip().lstrip(".")
@@ -102,15 +105,17 @@ class WebdatasetSource:
         seen: set[str] = set()
         for member in group:
             if member.name in seen:
-                yield Failure(member.name, url, "other", "duplicate", "the member before it has the same name")
-                continue
+                yield duplicate(member, url, "the member before it has the same name")
+            elif not sort_into(by_stem, member, suffixes.part_of(member.name)):
+                yield duplicate(member, url, "the sample has such a part already")
             seen.add(member.name)
-            sort_into(by_stem, member, suffixes.part_of(member.name))
         if group and not by_stem:
             yield Failure(group[0].name, url, "other", "not_an_image", "no picture, caption or json among its members")
         key = group_key(group[0].name) if group else ""
-        if key in by_stem and by_stem[key].images:
-            by_stem = {key: by_stem[key]}  # a.seg.png beside a.jpg is no sample of its own
+        if key in by_stem and by_stem[key].images:  # then a.seg.png beside a.jpg is no sample of its own
+            others = [member for stem, parts in by_stem.items() if stem != key for member in parts.members()]
+            yield from (duplicate(member, url, f"the picture of its sample is {key}.*") for member in others)
+            by_stem = {key: by_stem[key]}
         for stem, parts in by_stem.items():
             yield from self.rows(stem, parts, url)
 
@@ -126,6 +131,10 @@ class WebdatasetSource:
             yield Sample(stem, stem, image.blob, text, metadata, Origin(url, image.offset, image.size))
 
 
+def duplicate(member: Member, url: str, detail: str) -> Failure:
+    return Failure(member.name, url, "other", "duplicate", detail)
+
+
 def tally(item: Sample | Failure, sample_count: int, image_count: int) -> tuple[int, int]:
     if isinstance(item, Failure):
         return sample_count, image_count
@@ -138,16 +147,18 @@ def group_key(name: str) -> str:
     return folder + slash + base.partition(".")[0]
 
 
-def sort_into(by_stem: dict[str, Parts], member: Member, part: str | None) -> None:
+def sort_into(by_stem: dict[str, Parts], member: Member, part: str | None) -> bool:
+    """Put a member to its sample; False where the sample has such a part already."""
     if part is None:
-        return
+        return True
     parts = by_stem.setdefault(split_key(member.name)[0], Parts())
     if part == "image":
         parts.images.append(member)
-    elif part == "text":
-        parts.text = parts.text or member
-    else:
-        parts.metadata = parts.metadata or member
+        return True
+    if getattr(parts, part) is not None:
+        return False
+    setattr(parts, part, member)
+    return True
 
 
 def open_webdataset(config: SourceConfig) -> WebdatasetSource:
@@ -176,12 +187,16 @@ def expand(pattern: str) -> list[str]:
     """Return the tars of a brace pattern, a glob, or a folder, in name order."""
     if pattern.startswith(PIPE):
         return list(braceexpand(pattern))
-    urls = list(braceexpand(pattern, escape=False))
+    whole = local_path(pattern)
+    if whole is not None and whole.is_file():
+        return [pattern]
+    try:
+        urls = list(braceexpand(pattern, escape=False))
+    except ValueError as error:
+        raise SourceError(f"{pattern} is no pattern: {error}") from error
     if len(urls) > 1:
         return urls
     path = local_path(urls[0])
-    if path is not None and path.is_file():
-        return urls
     folder = Folder(urls[0])
     if any(mark in urls[0] for mark in "*?["):
         found = sorted(folder.fs.glob(folder.root))

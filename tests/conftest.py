@@ -1,0 +1,135 @@
+"""Generated inputs and readers of outputs, for all tests: small, seeded, without network."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+# Before any test module imports open_clip: huggingface_hub looks at it once, and retries for a minute without it.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+Members = Iterable[tuple[str, bytes]]
+OUTPUTS = ("img_emb", "text_emb", "metadata", "failures")
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep every test, and the processes that it starts, off the network."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def jpeg_bytes(seed: int, width: int = 24, height: int = 20) -> bytes:
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(coarse).resize((width, height)).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def add_members(path: Path, members: Members) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, payload in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(payload)
+            tar.addfile(info, io.BytesIO(payload))
+    return path
+
+
+def sample_members(number: int) -> list[tuple[str, bytes]]:
+    """Return picture, caption and json of one sample; every number gives another one."""
+    key = f"{number:05d}"
+    about = {"key": key, "width": 24, "source": {"site": "generated"}}
+    return [
+        (f"{key}.jpg", jpeg_bytes(number)),
+        (f"{key}.txt", f"picture number {number}".encode()),
+        (f"{key}.json", json.dumps(about).encode()),
+    ]
+
+
+@pytest.fixture
+def make_jpeg() -> Callable[[int], bytes]:
+    """Give a function from a seed to the bytes of a small jpeg."""
+    return jpeg_bytes
+
+
+@pytest.fixture
+def make_sample() -> Callable[[int], list[tuple[str, bytes]]]:
+    """Give a function from a number to the named files of a sample: 00000.jpg, .txt and .json."""
+    return sample_members
+
+
+@pytest.fixture
+def write_pictures() -> Callable[[Path, int], Path]:
+    """Give a function that fills a folder with `count` pictures, each with a caption and a json beside it."""
+
+    def write(folder: Path, count: int) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            for name, payload in sample_members(number):
+                (folder / name).write_bytes(payload)
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def write_tar() -> Callable[[Path, Members], Path]:
+    """Give a function that writes (name, bytes) members into a tar."""
+    return add_members
+
+
+@pytest.fixture
+def write_shards() -> Callable[[Path, int, int], Path]:
+    """Give a function that writes `shard_count` tars 000.tar, 001.tar, ... with `size` samples each."""
+
+    def write(folder: Path, shard_count: int, size: int) -> Path:
+        for shard in range(shard_count):
+            members = [member for i in range(size) for member in sample_members(shard * size + i)]
+            add_members(folder / f"{shard:03d}.tar", members)
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def read_embeddings() -> Callable[[Path, str], NDArray[np.float16]]:
+    """Give a function that reads all partitions of `img_emb` or `text_emb`, in row order."""
+
+    def read(output: Path, folder: str) -> NDArray[np.float16]:
+        parts = [np.load(path) for path in sorted((output / folder).glob("*.npy"))]
+        return np.concatenate(parts) if parts else np.zeros((0, 0), np.float16)
+
+    return read
+
+
+@pytest.fixture
+def read_table() -> Callable[[Path, str], pd.DataFrame]:
+    """Give a function that reads all partitions of `metadata` or `failures`, in row order."""
+
+    def read(output: Path, folder: str) -> pd.DataFrame:
+        parts = [pd.read_parquet(path) for path in sorted((output / folder).glob("*.parquet"))]
+        full = [part for part in parts if len(part)]
+        return pd.concat(full, ignore_index=True) if full else parts[0]
+
+    return read
+
+
+@pytest.fixture
+def snapshot() -> Callable[[Path], dict[str, bytes]]:
+    """Give a function that reads every byte that must not depend on time, machine or process."""
+
+    def read(output: Path) -> dict[str, bytes]:
+        paths = [path for folder in OUTPUTS for path in sorted((output / folder).rglob("*")) if path.is_file()]
+        return {str(path.relative_to(output)): path.read_bytes() for path in paths}
+
+    return read

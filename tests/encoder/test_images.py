@@ -1,0 +1,167 @@
+"""Bytes to RGB, whatever the format and mode."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from clip_retrieval.encoder.images import decode_image, to_8_bits
+from clip_retrieval.errors import ImageError
+
+RAMP = np.linspace(0, 255, 64).astype(np.uint8).reshape(8, 8)
+
+
+def png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def decoded(image: Image.Image) -> NDArray[np.uint8]:
+    result = decode_image(png(image))
+    assert result.mode == "RGB"
+    return np.asarray(result)
+
+
+def test_rgb_comes_back_unchanged() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+
+    assert (decoded(Image.fromarray(pixels)) == pixels).all()
+
+
+def test_16_bit_gray_keeps_its_range() -> None:
+    image = Image.fromarray(RAMP.astype(np.uint16) * 257)
+
+    assert (decoded(image) == RAMP[..., None]).all()
+
+
+def test_a_dark_16_bit_picture_stays_dark() -> None:
+    image = Image.fromarray(RAMP.astype(np.uint16))
+
+    assert decoded(image).max() <= 1
+
+
+def test_32_bit_tiff_keeps_its_range() -> None:
+    file = io.BytesIO()
+    Image.fromarray(RAMP.astype(np.int32) * 257).save(file, "TIFF")
+
+    assert (np.asarray(decode_image(file.getvalue())) == RAMP[..., None]).all()
+
+
+def test_float_tiff_from_0_to_1_keeps_its_range() -> None:
+    file = io.BytesIO()
+    Image.fromarray(RAMP.astype(np.float32) / 255).save(file, "TIFF")
+
+    assert (np.asarray(decode_image(file.getvalue())) == RAMP[..., None]).all()
+
+
+def test_a_palette_becomes_colours_before_resizing() -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putpixel((1, 0), 1)
+
+    assert decoded(image).tolist() == [[[255, 0, 0], [0, 0, 255]]]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_is_laid_on_white(mode: str) -> None:
+    image = Image.new("RGBA", (2, 1), (0, 0, 0, 255))
+    image.putpixel((1, 0), (0, 0, 0, 0))
+
+    assert decoded(image.convert(mode)).tolist() == [[[0] * 3, [255] * 3]]
+
+
+def test_half_transparency_is_half_white() -> None:
+    image = Image.new("RGBA", (1, 1), (0, 0, 0, 128))
+
+    assert decoded(image).tolist() == [[[127] * 3]]
+
+
+def test_a_transparent_colour_of_a_palette_is_white() -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putpixel((1, 0), 1)
+    file = io.BytesIO()
+    image.save(file, "PNG", transparency=1)
+
+    assert np.asarray(decode_image(file.getvalue())).tolist() == [[[255, 0, 0], [255] * 3]]
+
+
+def test_one_bit_is_black_and_white() -> None:
+    image = Image.new("1", (2, 1))
+    image.putpixel((1, 0), 1)
+
+    assert decoded(image).tolist() == [[[0] * 3, [255] * 3]]
+
+
+def test_cmyk_jpeg_has_its_colours() -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16), (200, 40, 40)).convert("CMYK").save(file, "JPEG", quality=95)
+
+    red, green, blue = np.asarray(decode_image(file.getvalue())).reshape(-1, 3).mean(axis=0)
+
+    assert abs(red - 200) < 5
+    assert abs(green - 40) < 5
+    assert abs(blue - 40) < 5
+
+
+def test_an_animation_gives_its_first_frame() -> None:
+    file = io.BytesIO()
+    red, blue = Image.new("RGB", (4, 4), "red"), Image.new("RGB", (4, 4), "blue")
+    red.save(file, "GIF", save_all=True, append_images=[blue], duration=99)
+
+    assert np.asarray(decode_image(file.getvalue()))[0, 0].tolist() == [255, 0, 0]
+
+
+def test_exif_orientation_is_ignored() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    Image.new("RGB", (8, 4)).save(file, "JPEG", exif=exif)
+
+    assert decode_image(file.getvalue()).size == (8, 4)
+
+
+def test_a_postscript_program_is_no_picture_and_is_not_run() -> None:
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+
+    with pytest.raises(ImageError, match="no picture format recognised") as caught:
+        decode_image(program)
+
+    assert caught.value.reason == "decode"
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "TIFF", "BMP"])
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_a_cut_picture_is_an_image_error(kind: str, share: float) -> None:
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(file, kind)
+    payload = file.getvalue()
+
+    with pytest.raises(ImageError) as caught:
+        decode_image(payload[: int(len(payload) * share)])
+
+    assert caught.value.reason in {"truncated", "decode"}
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([0, 65535], np.uint16), [0, 255]),
+        (np.array([0, 255], np.int32), [0, 255]),
+        (np.array([0, 65535], np.int32), [0, 255]),
+        (np.array([-1, 1], np.int32), [0, 255]),
+        (np.array([0, 1], np.float32), [0, 255]),
+        (np.array([0, 255], np.float32), [0, 255]),
+        (np.array([np.nan, 1], np.float32), [0, 255]),
+        (np.array([0, np.inf], np.float32), [0, 255]),
+        (np.array([7, 7], np.float32), [7, 7]),
+    ],
+)
+def test_wide_samples_become_8_bits(values: NDArray[np.float32], expected: list[int]) -> None:
+    assert to_8_bits(values).tolist() == expected

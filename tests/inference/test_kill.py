@@ -1,0 +1,214 @@
+"""kill -9 at any moment, then the same command: the bytes of an undisturbed run, and nothing is computed twice."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+PARTITIONS = 10
+SECONDS = 60  # no process of a test may run longer
+Snapshot = Callable[[Path], dict[str, bytes]]
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, kills process groups")
+
+
+def start(source: object, output: Path, *options: str, kind: str = "webdataset") -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "clip_retrieval", "inference", str(source), str(output), kind]
+    fixed = ["--clip_model", "hash:16?size=32", "--output_partition_count", str(PARTITIONS), "--batch_size", "5"]
+    return subprocess.Popen(
+        [*command, *fixed, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Wait for the end; return exit code and stderr. A process that hangs is killed, and fails the test."""
+    try:
+        _, errors = process.communicate(timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise
+    return process.returncode, errors
+
+
+def kill_group(process: subprocess.Popen[str]) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=SECONDS)
+
+
+def said(errors: str) -> list[str]:
+    """Return the lines that a run wrote, without those that say how far it is."""
+    return [line for line in errors.splitlines() if " samples, " not in line]
+
+
+def done(output: Path) -> list[str]:
+    return sorted(path.stem.rpartition("_")[2] for path in (output / "metadata").glob("*.parquet"))
+
+
+def times(output: Path, partitions: list[str]) -> dict[str, int]:
+    paths = [path for name in partitions for path in output.glob(f"*/*_{name}.*")]
+    return {str(path): path.stat().st_mtime_ns for path in paths}
+
+
+def children(parent: int, module: str) -> list[int]:
+    """Return the processes below `parent`, at any depth, that run a module."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            is_module = module in (folder / "cmdline").read_text()
+            group = int((folder / "stat").read_text().rpartition(")")[2].split()[2])
+        except OSError:
+            continue  # it ended while we looked
+        if is_module and group == parent:
+            found.append(int(folder.name))
+    return sorted(found)
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + SECONDS
+    while not condition() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.001)
+
+
+def stop_in_the_middle(process: subprocess.Popen[str], output: Path) -> None:
+    """Hold the whole run when its first partition is done; `go_on` lets it go."""
+    wait_for(lambda: done(output), process)
+    os.killpg(process.pid, signal.SIGSTOP)
+    if not 1 <= len(done(output)) < PARTITIONS:
+        kill_group(process)
+        pytest.fail(f"met with {len(done(output))} of {PARTITIONS} partitions done")
+
+
+def go_on(process: subprocess.Popen[str]) -> None:
+    os.killpg(process.pid, signal.SIGCONT)
+
+
+@pytest.fixture
+def source(tmp_path: Path, write_shards: Callable[[Path, int, int], Path]) -> Path:
+    """Write 20 tars, one of them cut."""
+    folder = write_shards(tmp_path / "shards", 20, 12)
+    (folder / "007.tar").write_bytes((folder / "007.tar").read_bytes()[:7000])
+    return folder
+
+
+@pytest.mark.parametrize(("device", "seed"), [("cpu", 1), ("cpu,cpu", 2)])
+def test_killed_and_started_again_makes_the_bytes_of_an_undisturbed_run(
+    source: Path, tmp_path: Path, snapshot: Snapshot, device: str, seed: int
+) -> None:
+    options = ["--device", device, "--num_prepro_workers", "1", "--enable_metadata"]
+    whole, killed, rng = tmp_path / "whole", tmp_path / "killed", random.Random(seed)
+    assert finish(start(source, whole, "--num_prepro_workers", "0", "--enable_metadata"))[0] == 0
+
+    for least in (0, rng.randint(1, 4), rng.randint(5, 8)):
+        process = start(source, killed, *options)
+        wait_for(lambda least=least: len(done(killed)) >= least, process)  # type: ignore[misc]
+        time.sleep(rng.uniform(0, 0.4 if least == 0 else 0.03))
+        finished = done(killed)
+        before = times(killed, finished)
+        kill_group(process)
+        assert times(killed, finished) == before
+
+    finished = done(killed)
+    before = times(killed, finished)
+    assert finish(start(source, killed, *options))[0] == 0
+    assert times(killed, finished) == before
+    assert snapshot(killed) == snapshot(whole)
+    assert sorted(path.name for path in killed.iterdir()) == sorted(path.name for path in whole.iterdir())
+
+
+def test_nothing_half_written_is_ever_seen(source: Path, tmp_path: Path, snapshot: Snapshot) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert finish(start(source, whole, "--num_prepro_workers", "0"))[0] == 0
+
+    process = start(source, killed, "--num_prepro_workers", "0")
+    wait_for(lambda: len(done(killed)) >= 3, process)
+    kill_group(process)
+
+    expected, seen = snapshot(whole), snapshot(killed)
+    assert {name for name, content in seen.items() if expected[name] != content} == set()
+    for name in done(killed):
+        assert {f"img_emb/img_emb_{name}.npy", f"failures/failures_{name}.parquet"} <= set(seen)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
+def test_a_killed_reader_ends_the_run_with_one_sentence(source: Path, tmp_path: Path, device: str) -> None:
+    process = start(source, tmp_path / "output", "--num_prepro_workers", "1", "--device", device)
+    stop_in_the_middle(process, tmp_path / "output")
+
+    os.kill(children(process.pid, "clip_retrieval.inference.reader_process")[0], signal.SIGKILL)
+    go_on(process)
+    code, errors = finish(process)
+
+    assert code == 1
+    assert len(said(errors)) == 1, errors
+    assert said(errors)[0].startswith("Error: a reader process was killed by signal 9")
+    assert children(process.pid, "clip_retrieval") == []
+
+
+def test_a_killed_worker_ends_the_run_with_one_sentence(source: Path, tmp_path: Path) -> None:
+    process = start(source, tmp_path / "output", "--num_prepro_workers", "1", "--device", "cpu,cpu")
+    stop_in_the_middle(process, tmp_path / "output")
+
+    os.kill(children(process.pid, "clip_retrieval.inference.worker_process")[0], signal.SIGKILL)
+    go_on(process)
+    code, errors = finish(process)
+
+    assert code == 1
+    assert len(said(errors)) == 1, errors
+    assert said(errors)[0].startswith("Error: the worker on cpu was killed by signal 9")
+    assert children(process.pid, "clip_retrieval") == []
+
+
+def test_readers_end_when_the_run_alone_is_killed(source: Path, tmp_path: Path) -> None:
+    process = start(source, tmp_path / "output", "--num_prepro_workers", "2")
+    stop_in_the_middle(process, tmp_path / "output")
+
+    process.kill()
+    go_on(process)
+    process.communicate(timeout=SECONDS)
+
+    end = time.monotonic() + SECONDS
+    while children(process.pid, "clip_retrieval") and time.monotonic() < end:
+        time.sleep(0.01)
+    assert children(process.pid, "clip_retrieval") == []
+
+
+def test_ctrl_c_ends_the_run_with_one_sentence(source: Path, tmp_path: Path) -> None:
+    process = start(source, tmp_path / "output", "--num_prepro_workers", "1")
+    stop_in_the_middle(process, tmp_path / "output")
+
+    os.killpg(process.pid, signal.SIGINT)
+    go_on(process)
+    code, errors = finish(process)
+
+    assert code == 130
+    assert said(errors) == ["stopped; what is finished is kept, the same command goes on from there"]
+
+
+def test_a_named_pipe_among_the_pictures_does_not_block(
+    tmp_path: Path, write_pictures: Callable[[Path, int], Path]
+) -> None:
+    folder = write_pictures(tmp_path / "pictures", 3)
+    os.mkfifo(folder / "fifo.jpg")
+    process = start(folder, tmp_path / "output", "--num_prepro_workers", "0", kind="files")
+
+    try:
+        process.communicate(timeout=20)
+    except subprocess.TimeoutExpired:
+        kill_group(process)
+
+    assert process.returncode == 0

@@ -1,0 +1,224 @@
+"""A second run into the same folder: goes on, does nothing, or refuses; and runs that are shared out by hand."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from clip_retrieval import clip_inference
+from clip_retrieval.errors import ClipRetrievalError, ConfigError, StorageError
+from clip_retrieval.inference.config import WorkerConfig
+from clip_retrieval.inference.run import RunSummary, run_tasks
+from clip_retrieval.options import build_config
+
+Snapshot = Callable[[Path], dict[str, bytes]]
+
+
+@pytest.fixture
+def shards(tmp_path: Path, write_shards: Callable[[Path, int, int], Path]) -> Path:
+    return write_shards(tmp_path / "shards", 6, 3)
+
+
+def options(shards: Path, output: Path, **changes: object) -> dict[str, object]:
+    return {
+        "input_dataset": shards,
+        "output_folder": output,
+        "input_format": "webdataset",
+        "clip_model": "hash:16?size=32",
+        "output_partition_count": 3,
+        "num_prepro_workers": 0,
+        **changes,
+    }
+
+
+def embed(shards: Path, output: Path, **changes: object) -> RunSummary:
+    return clip_inference(**options(shards, output, **changes))
+
+
+def run_task(shards: Path, output: Path, tasks: object, **changes: object) -> RunSummary:
+    return run_tasks(build_config(WorkerConfig, options(shards, output, tasks=tasks, **changes)))
+
+
+def times(output: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def done(shards: Path, tmp_path: Path) -> Path:
+    """Make a whole run; return its folder."""
+    embed(shards, tmp_path / "output")
+    return tmp_path / "output"
+
+
+def test_a_finished_run_is_not_touched(shards: Path, done: Path) -> None:
+    before = times(done)
+
+    summary = embed(shards, done)
+
+    assert times(done) == before
+    assert (summary.already_done, summary.partition_count, summary.stats.sample_count) == (3, 3, 18)
+
+
+def test_only_what_is_missing_is_made_again(shards: Path, done: Path, snapshot: Snapshot) -> None:
+    expected, before = snapshot(done), times(done)
+    (done / "metadata" / "metadata_1.parquet").unlink()
+
+    summary = embed(shards, done)
+
+    changed = {Path(path).name for path, time in times(done).items() if before[path] != time}
+    assert snapshot(done) == expected
+    assert changed == {"img_emb_1.npy", "text_emb_1.npy", "metadata_1.parquet", "failures_1.parquet", "1.json"}
+    assert summary.already_done == 2
+
+
+def test_what_killed_runs_left_behind_is_removed(shards: Path, done: Path) -> None:
+    (done / "_partial" / "123-abc").mkdir(parents=True)
+    (done / "_partial" / "123-abc" / "image").write_bytes(b"half")
+
+    embed(shards, done)
+
+    assert not (done / "_partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"clip_model": "hash:8?size=32"}, "clip_model hash:16?size=32 -> hash:8?size=32"),
+        ({"output_partition_count": 2}, "partition_count 3 -> 2"),
+        ({"batch_size": 7}, "batch_size 256 -> 7"),
+        ({"enable_metadata": True}, "enable_metadata False -> True"),
+        ({"enable_text": False}, "enable_text True -> False"),
+        ({"require_all": True}, "require_all False -> True"),
+        ({"wds_caption_key": "caption"}, "wds_caption_key txt -> caption"),
+        ({"precision": "fp16"}, "precision auto -> fp16"),
+    ],
+)
+def test_other_options_are_refused_with_both_values(
+    shards: Path, done: Path, change: dict[str, object], words: str
+) -> None:
+    before = times(done)
+
+    with pytest.raises(ConfigError) as caught:
+        embed(shards, done, **change)
+
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert times(done) == before
+
+
+def test_other_options_are_refused_before_anything_is_finished(shards: Path, done: Path) -> None:
+    for folder in ("metadata", "img_emb", "text_emb", "failures", "stats"):
+        shutil.rmtree(done / folder)
+
+    with pytest.raises(ConfigError, match="batch_size 256 -> 7"):
+        embed(shards, done, batch_size=7)
+
+
+@pytest.mark.parametrize(
+    "change", [{"num_prepro_workers": 1}, {"device": "cpu"}, {"max_skipped": 0.5}, {"cache_path": "/tmp"}]
+)
+def test_options_that_change_no_byte_may_change(shards: Path, done: Path, change: dict[str, object]) -> None:
+    assert embed(shards, done, **change).already_done == 3
+
+
+def test_another_input_is_refused(shards: Path, done: Path) -> None:
+    shutil.copy(shards / "000.tar", shards / "006.tar")
+
+    with pytest.raises(ConfigError, match="units 6 -> 7"):
+        embed(shards, done)
+
+
+def test_embeddings_without_a_manifest_are_refused(shards: Path, done: Path) -> None:
+    (done / "manifest.json").unlink()
+
+    with pytest.raises(ConfigError, match=r"holds embeddings without a manifest\.json"):
+        embed(shards, done)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b'{"format_version": 99}', "newer clip-retrieval"),
+        (b"{broken", "is no valid json"),
+        (b"[]", "holds no json object"),
+        (b"\xff\xfe", "is no valid json"),
+        (b"{}", "other options"),
+    ],
+)
+def test_a_manifest_that_is_none_of_ours_is_refused(shards: Path, done: Path, content: bytes, words: str) -> None:
+    (done / "manifest.json").write_bytes(content)
+
+    with pytest.raises(ClipRetrievalError, match=words):
+        embed(shards, done)
+
+
+def test_stats_that_are_lost_are_one_sentence(shards: Path, done: Path) -> None:
+    (done / "stats" / "1.json").unlink()
+
+    with pytest.raises(StorageError, match=r"1\.json"):
+        embed(shards, done)
+
+
+def test_the_manifest_depends_on_neither_time_nor_machine(shards: Path, done: Path) -> None:
+    kept = (done / "manifest.json").read_bytes()
+    shutil.rmtree(done)
+
+    embed(shards, done)
+
+    assert (done / "manifest.json").read_bytes() == kept
+    manifest = json.loads(kept)
+    assert manifest["encoder"]["clip_model"] == "hash:16?size=32"
+    assert manifest["encoder"]["dimension"] == 16
+    assert manifest["partition_count"] == 3
+
+
+def test_tasks_make_the_folder_that_one_run_makes(shards: Path, done: Path, tmp_path: Path, snapshot: Snapshot) -> None:
+    output = tmp_path / "tasks"
+
+    run_task(shards, output, "[2]")
+    run_task(shards, output, (0, 1))
+
+    assert snapshot(output) == snapshot(done)
+    assert not (output / "_partial").exists()
+
+
+def test_a_task_that_is_done_is_not_made_again(shards: Path, tmp_path: Path) -> None:
+    output = tmp_path / "tasks"
+    run_task(shards, output, "0,2")
+    before = times(output)
+
+    summary = run_task(shards, output, "0,2")
+
+    assert times(output) == before
+    assert (summary.already_done, summary.stats.sample_count) == (2, 12)
+
+
+def test_a_run_goes_on_from_what_tasks_made(shards: Path, done: Path, tmp_path: Path, snapshot: Snapshot) -> None:
+    output = tmp_path / "tasks"
+    run_task(shards, output, 1)
+
+    summary = embed(shards, output)
+
+    assert summary.already_done == 1
+    assert snapshot(output) == snapshot(done)
+
+
+def test_a_task_outside_of_the_plan_is_refused(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"tasks \[3\] are outside of 0 to 2"):
+        run_task(shards, tmp_path / "tasks", "1,3")
+
+
+def test_tasks_need_a_count_of_partitions(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="output_partition_count must be given"):
+        run_task(shards, tmp_path / "tasks", "1", output_partition_count=None)
+
+
+def test_a_task_with_other_options_is_refused(shards: Path, tmp_path: Path) -> None:
+    run_task(shards, tmp_path / "tasks", 0)
+
+    with pytest.raises(ConfigError, match="batch_size 256 -> 7"):
+        run_task(shards, tmp_path / "tasks", 1, batch_size=7)
