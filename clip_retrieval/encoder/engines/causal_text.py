@@ -51,7 +51,7 @@ def end_positions(model: Any, tokens: Tensor) -> Tensor:
     """Return where the token stands that each text's feature is taken from."""
     if model.text_pool_type == "eos":
         return cast("Tensor", (tokens == model.text_eos_id).int().argmax(dim=-1))
-    return cast("Tensor", tokens.argmax(dim=-1))
+    return tokens.argmax(dim=-1)
 
 
 def encode_cut(model: Any, tokens: Tensor, ends: Tensor) -> Tensor:
