@@ -1,6 +1,6 @@
 """kill -9 a run at random moments, run it again, and compare with an undisturbed one, byte by byte.
 
-python benchmarks/kill.py [--kills 10] [--shards 20] [--model demo]
+python benchmarks/kill.py [--kills 10] [--shards 20] [--samples 192] [--model demo]
 """
 
 from __future__ import annotations
@@ -38,17 +38,22 @@ def finished(out: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in (out / "metadata").glob("*.parquet")}
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--shards", type=int, default=20)
+    parser.add_argument("--samples", type=int, default=192, help="in each shard")
     parser.add_argument("--model", default="demo")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
-        write_shards(work / "shards", 48 * args.shards, 48, 256)
+        write_shards(work / "shards", args.samples * args.shards, args.samples, 256)
         start = time.perf_counter()
         subprocess.run(command(work / "shards", work / "calm", args.model), check=True, capture_output=True)
         calm_seconds = time.perf_counter() - start

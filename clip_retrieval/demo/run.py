@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,4 +73,9 @@ def print_demo(result: DemoResult) -> None:
         console.print(f"  {Path(answer.output_folder).absolute() / 'index.html'}", soft_wrap=True)
     folder = Path(result.indices.index_folder)
     console.print("Ask more:")
-    console.print(f"  clip-retrieval filter 'smiling face' {folder.parent}/smiling-face {folder}", soft_wrap=True)
+    console.print(f"  {own_command()} filter 'smiling face' {folder.parent}/smiling-face {folder}", soft_wrap=True)
+
+
+def own_command() -> str:
+    """Return how this command can be called again: by its name where that is on the path, else as it was."""
+    return "clip-retrieval" if shutil.which("clip-retrieval") else sys.argv[0]
