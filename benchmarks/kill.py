@@ -48,6 +48,17 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def kill_after(moment: float, run: list[str]) -> None:
+    """Start the run, and kill it and all its children at that second."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(run, start_new_session=True, **quiet)
+    try:
+        process.wait(moment)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 def main() -> None:
     args = parse_arguments()
     rng = random.Random(args.seed)
@@ -59,32 +70,22 @@ def main() -> None:
         calm_seconds = time.perf_counter() - start
         expected = digests(work / "calm")
         print(f"undisturbed: {calm_seconds:.1f} s, {len(expected)} files")
-        recomputed = 0
+        all_well = True
         for kill in range(args.kills):
-            before = finished(work / "killed")
-            process = subprocess.Popen(
-                command(work / "shards", work / "killed", args.model),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
+            out, moment = work / f"killed{kill}", rng.uniform(0, calm_seconds)
+            run = command(work / "shards", out, args.model)
+            kill_after(moment, run)
+            before = finished(out)
+            subprocess.run(run, check=True, capture_output=True)
+            after = finished(out)
+            again = sum(after[path] != written for path, written in before.items())
+            same, left = digests(out) == expected, len(list(out.rglob("*partial*")))
+            all_well = all_well and same and not again and not left
+            print(
+                f"kill {kill + 1} after {moment:4.1f} s, {len(before):2} of {args.shards} partitions whole; after the "
+                f"rerun: same bytes {same}, made twice {again}, left over {left}"
             )
-            moment = rng.uniform(0, calm_seconds)
-            try:
-                process.wait(moment)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-            after = finished(work / "killed")
-            recomputed += sum(after[path] != written for path, written in before.items())
-            print(f"kill {kill + 1} after {moment:.1f} s: {len(after)} of {args.shards} partitions are whole")
-        before = finished(work / "killed")
-        subprocess.run(command(work / "shards", work / "killed", args.model), check=True, capture_output=True)
-        recomputed += sum(finished(work / "killed")[path] != written for path, written in before.items())
-        same = digests(work / "killed") == expected
-        leftovers = [str(path) for path in (work / "killed").rglob("*partial*")]
-        print(f"same bytes as undisturbed: {same}; partitions made twice: {recomputed}")
-        print(f"left over: {leftovers or 'nothing'}")
-        sys.exit(0 if same and not recomputed and not leftovers else 1)
+        sys.exit(0 if all_well else 1)
 
 
 if __name__ == "__main__":
