@@ -16,7 +16,7 @@ from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.inference.config import InferenceConfig, WorkerConfig
 from clip_retrieval.options import build_config, config_options, given_options, with_underscores
 
-CONTEXT = {"max_content_width": 110, "token_normalize_func": with_underscores}
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "token_normalize_func": with_underscores}
 
 
 class Cli(click.Group):
@@ -28,7 +28,7 @@ class Cli(click.Group):
         except ClipRetrievalError as error:
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt:
-            click.echo("stopped; what is finished is kept, the same command goes on from there", err=True)
+            click.echo("stopped; give the same command again to go on", err=True)
             ctx.exit(130)
 
 
@@ -44,6 +44,7 @@ def cli(*, verbose: bool) -> None:
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.WARNING, format="%(message)s", stream=sys.stderr, force=True
     )
+    logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
     logging.getLogger("clip_retrieval").setLevel(logging.DEBUG if verbose else logging.INFO)
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,12 +21,16 @@ from fsspec.implementations.local import LocalFileSystem
 from clip_retrieval.errors import StorageError
 
 PARTIAL_FOLDER = "_partial"
+SECONDS_OF_NO_USE = 7 * 24 * 3600
+HOST = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
 
 
 class Folder:
     """A folder on any fsspec store, local or not."""
 
     def __init__(self, url: str) -> None:
+        if not str(url).strip():
+            raise StorageError("a folder's name is empty; name a folder (. is the one you are in)")
         self.url = str(url).rstrip("/") or "/"
         try:
             self.fs, self.root = fsspec.core.url_to_fs(self.url)
@@ -86,7 +93,7 @@ class Folder:
         """Give a local scratch folder, on the same file system where possible; it is removed at the end."""
         with writable(self.url):
             if self.is_local:
-                folder = Path(self.path(PARTIAL_FOLDER)) / f"{os.getpid()}-{uuid4().hex[:8]}"
+                folder = Path(self.path(PARTIAL_FOLDER)) / f"{HOST}.{os.getpid()}.{uuid4().hex[:8]}"
                 folder.mkdir(parents=True)
             else:
                 folder = Path(tempfile.mkdtemp(prefix="clip-retrieval-"))
@@ -109,12 +116,35 @@ class Folder:
         if self.exists(name):
             self.fs.rm(self.path(name), recursive=True)
 
+    def remove_leftovers(self) -> None:
+        """Remove the scratch folders of processes that are gone: of this machine, or untouched for a week."""
+        if not self.is_local:
+            return
+        for scratch in Path(self.path(PARTIAL_FOLDER)).glob("*"):
+            host, _, rest = scratch.name.partition(".")
+            pid = rest.partition(".")[0]
+            is_dead = host == HOST and pid.isdigit() and not is_alive(int(pid))
+            if is_dead or time.time() - scratch.stat().st_mtime > SECONDS_OF_NO_USE:
+                shutil.rmtree(scratch, ignore_errors=True)
+        self.drop_empty_partial_folder()
+
     def drop_empty_partial_folder(self) -> None:
         if self.is_local:
             try:
                 Path(self.path(PARTIAL_FOLDER)).rmdir()
             except OSError:
                 return  # another process still writes there, or it is gone already
+
+
+def is_alive(pid: int) -> bool:
+    """Say whether a process of this machine runs; one that has ended and waits for its parent does not."""
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # another user's, or a system without /proc
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import click
 
 from clip_retrieval.cli import cli
 
+SETTINGS = cli.context_settings
 PAGE = Path(__file__).parent / "cli.md"
 INTRODUCTION = """# The command line
 
@@ -28,7 +29,7 @@ def render() -> str:
 
 
 def section(path: list[str], command: click.Command) -> str:
-    context = click.Context(command, info_name=" ".join(path), terminal_width=110)
+    context = click.Context(command, info_name=" ".join(path), terminal_width=110, **SETTINGS)
     return f"## {' '.join(path)}\n\n```text\n{command.get_help(context)}\n```\n"
 
 

@@ -8,7 +8,7 @@ import io
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import PurePosixPath
 from string import Template
@@ -20,14 +20,15 @@ from PIL import Image
 
 from clip_retrieval.blobs import PIPE, BlobRef, read_blob
 from clip_retrieval.encoder.images import decode_image
-from clip_retrieval.errors import ImageError, StorageError
+from clip_retrieval.errors import ImageError, QueryError
 from clip_retrieval.filter.query import Query
 from clip_retrieval.layout import CAPTION, IMAGE_PATH, SHARD, SHARD_OFFSET, SHARD_SIZE
 from clip_retrieval.storage import Folder
 
 IMAGES_FOLDER = "images"
-RESULTS = "results.json"
-OWN_PICTURE = re.compile(r"images/\d{5,}_[^/]*")
+SHEET, RESULTS, TABLE = "index.html", "results.json", "results.parquet"
+MARKER = ".clip-retrieval-results"
+OWN_PICTURE = re.compile(r"\d{5,}_.*", re.DOTALL)
 THUMBNAIL_SIDE = 224
 MOST_NAME_BYTES = 200  # file systems allow 255 for a whole name
 MOST_THUMBNAILS = 1000  # a page with more would take hundreds of megabytes
@@ -36,7 +37,7 @@ SUFFIX_OF_FORMAT = {"JPEG": ".jpg", "TIFF": ".tif", "PPM": ".ppm"}
 
 @dataclass(frozen=True)
 class Picture:
-    """A hit's picture: its bytes, or why they could not be read."""
+    """A hit's picture: its bytes, or why they could not be read; neither where the hit has none."""
 
     data: bytes | None
     problem: str | None = None
@@ -46,7 +47,7 @@ def find_picture(hit: dict[str, Any]) -> Picture:
     """Read the picture of a hit: the file, or its place in a tar."""
     path, shard = hit.get(IMAGE_PATH), hit.get(SHARD)
     if path is None:
-        return Picture(None, "the hit has no picture")
+        return Picture(None)
     if str(path if shard is None else shard).startswith(PIPE):
         return Picture(None, "it came through a pipe: command, which only you should run again")
     if shard is not None and hit.get(SHARD_OFFSET) is not None:
@@ -79,37 +80,55 @@ def suffix_of(data: bytes) -> str:
         return ".bin"
 
 
-def write_pictures(folder: Folder, hits: Sequence[dict[str, Any]], pictures: Sequence[Picture]) -> list[str | None]:
-    """Write each picture under its own name; return the names, None for those that could not be read."""
-    remove_earlier_pictures(folder)
-    names: list[str | None] = []
-    for rank, (hit, picture) in enumerate(zip(hits, pictures, strict=True), start=1):
-        if picture.data is None:
-            names.append(None)
-            continue
-        name = f"{IMAGES_FOLDER}/{picture_name(rank, hit, picture.data)}"
-        with folder.staged(name) as staged:
-            staged.write_bytes(picture.data)
-        names.append(name)
-    return names
+@dataclass(frozen=True)
+class ExportedHits:
+    """The exported picture of each hit (None where there is none), cards for the sheet, and how many failed."""
+
+    names: list[str | None]
+    cards: list[str]
+    unreadable: int
 
 
-def remove_earlier_pictures(folder: Folder) -> None:
-    """Remove what an earlier query wrote into this folder, going by its results.json, and nothing else."""
-    if not folder.exists(RESULTS):
+def export_hits(folder: Folder, hits: Sequence[dict[str, Any]], *, copy_images: bool) -> ExportedHits:
+    """Copy the pictures and make the cards of the sheet, one hit at a time: memory holds one picture."""
+    exported, unreadable = ExportedHits([], [], 0), 0
+    for rank, hit in enumerate(hits, start=1):
+        is_shown = rank <= MOST_THUMBNAILS
+        picture = find_picture(hit) if copy_images or is_shown else Picture(None)
+        unreadable += picture.problem is not None
+        exported.names.append(write_picture(folder, rank, hit, picture.data) if copy_images and picture.data else None)
+        if is_shown:
+            exported.cards.append(card(hit, picture))
+    return replace(exported, unreadable=unreadable)
+
+
+def write_picture(folder: Folder, rank: int, hit: dict[str, Any], data: bytes) -> str:
+    name = f"{IMAGES_FOLDER}/{picture_name(rank, hit, data)}"
+    with folder.staged(name) as staged:
+        staged.write_bytes(data)
+    return name
+
+
+def claim_output(folder: Folder) -> None:
+    """Mark the folder as one of ours, and remove the pictures of an earlier query, finished or not.
+
+    Raises QueryError where files of the names that we write are there, and are not ours.
+    """
+    if not folder.exists(MARKER):
+        foreign = [name for name in (SHEET, RESULTS, TABLE) if folder.exists(name)]
+        if foreign:
+            raise QueryError(f"{folder.url} has {foreign[0]}, which no query wrote; name another output folder")
+        with folder.staged(MARKER) as staged:
+            staged.write_text("clip-retrieval filter writes here, and replaces what it wrote before\n")
         return
-    try:
-        earlier = [hit.get("picture") for hit in folder.read_json(RESULTS)["results"]]
-    except (StorageError, KeyError, TypeError, AttributeError):
-        return  # no file of ours
-    for name in earlier:
-        if isinstance(name, str) and OWN_PICTURE.fullmatch(name):
-            folder.remove(name)
+    for name in folder.names(IMAGES_FOLDER, ""):
+        if OWN_PICTURE.fullmatch(name):
+            folder.remove(f"{IMAGES_FOLDER}/{name}")
 
 
 def write_tables(folder: Folder, table: pa.Table, query: Query) -> None:
     """Write results.parquet and results.json: rank, id, similarity and every metadata column."""
-    with folder.staged("results.parquet") as staged:
+    with folder.staged(TABLE) as staged:
         pq.write_table(table, staged)
     folder.write_json(RESULTS, {"query": query.text, "kind": query.kind, "results": json_rows(table)})
 
@@ -132,15 +151,14 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
-def write_sheet(folder: Folder, query: Query, hits: Sequence[dict[str, Any]], pictures: Sequence[Picture]) -> None:
-    """Write index.html: every hit with a thumbnail inside the file, its score, caption and metadata."""
+def write_sheet(folder: Folder, query: Query, hit_count: int, cards: Sequence[str]) -> None:
+    """Write index.html: hits with a thumbnail inside the file, score, caption and metadata."""
     template = Template(files("clip_retrieval.filter").joinpath("sheet.html").read_text(encoding="utf-8"))
-    cards = "\n".join(card(hit, picture) for hit, picture in zip(hits[:MOST_THUMBNAILS], pictures, strict=False))
-    note = f"{len(hits)} hits" if hits else "No hit."
-    if len(hits) > MOST_THUMBNAILS:
-        note += f", the first {MOST_THUMBNAILS} are shown"
-    page = template.substitute(query=html.escape(query.text), kind=query.kind, note=note, cards=cards)
-    with folder.staged("index.html") as staged:
+    note = f"{hit_count} {'hit' if hit_count == 1 else 'hits'}" if hit_count else "No hit."
+    if hit_count > len(cards):
+        note += f", the first {len(cards)} are shown"
+    page = template.substitute(query=html.escape(query.text), kind=query.kind, note=note, cards="\n".join(cards))
+    with folder.staged(SHEET) as staged:
         staged.write_text(page, encoding="utf-8")
 
 
@@ -153,7 +171,7 @@ def card(hit: dict[str, Any], picture: Picture) -> str:
 
 def thumbnail(picture: Picture) -> str:
     if picture.data is None:
-        return f'<div class="missing">{html.escape(picture.problem or "")}</div>'
+        return f'<div class="missing">{html.escape(picture.problem or "no picture")}</div>'
     try:
         image = decode_image(picture.data)
     except ImageError as error:

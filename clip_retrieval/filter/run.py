@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from clip_retrieval.errors import QueryError
 from clip_retrieval.filter.config import FilterConfig
-from clip_retrieval.filter.export import Picture, find_picture, json_rows, write_pictures, write_sheet, write_tables
+from clip_retrieval.filter.export import claim_output, export_hits, json_rows, write_sheet, write_tables
 from clip_retrieval.filter.query import Query, choose_encoder, open_query
 from clip_retrieval.index.search import SearchResult, open_index
 from clip_retrieval.layout import IndexFolder, read_manifest
@@ -91,14 +91,11 @@ def join_metadata(source: IndexFolder, found: SearchResult, index_rows: int) -> 
 
 
 def export(config: FilterConfig, query: Query, table: pa.Table, target: Folder) -> FilterResult:
+    claim_output(target)
     hits = table.to_pylist()
-    pictures = [find_picture(hit) for hit in hits]
-    names = write_pictures(target, hits, pictures) if config.copy_images else [None] * len(hits)
-    table = table.add_column(3, "picture", pa.array(names, pa.string()))
+    exported = export_hits(target, hits, copy_images=config.copy_images)
+    table = table.add_column(3, "picture", pa.array(exported.names, pa.string()))
     write_tables(target, table, query)
-    write_sheet(target, query, hits, pictures)
-    return FilterResult(query, target.url, table, count_unreadable(pictures))
-
-
-def count_unreadable(pictures: list[Picture]) -> int:
-    return sum(picture.data is None for picture in pictures)
+    write_sheet(target, query, len(hits), exported.cards)
+    target.remove_leftovers()
+    return FilterResult(query, target.url, table, exported.unreadable)

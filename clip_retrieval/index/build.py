@@ -72,6 +72,7 @@ def build_indices(config: IndexConfig) -> BuiltIndices:
     found = find_vectors(config, source)
     rows = check_rows(source, found)
     encoder = read_encoder(source)
+    check_finished(source)
     empty = {modality: vectors.empty_rows() for modality, vectors in found.items()}
     filled = find_filled(source, found, empty)
     check_writable(target)
@@ -90,6 +91,7 @@ def build_indices(config: IndexConfig) -> BuiltIndices:
     if config.copy_metadata:
         copy_metadata(source, target)
     target.write_json(MANIFEST, manifest)
+    target.remove_leftovers()
     return BuiltIndices(target.url, infos, rows, time.perf_counter() - start)
 
 
@@ -104,6 +106,14 @@ def read_encoder(source: EmbeddingsFolder) -> dict[str, Any] | None:
     """Return what the embeddings' manifest says of their encoder; None for folders of clip-retrieval 2."""
     manifest = read_manifest(source)
     return manifest.get("encoder") if manifest else None
+
+
+def check_finished(source: EmbeddingsFolder) -> None:
+    """Refuse a run that is still to be finished: its index would lack rows without a word."""
+    manifest = read_manifest(source) or {}
+    wanted, there = manifest.get("partition_count"), len(source.names("metadata", ".parquet"))
+    if wanted is not None and there < wanted:
+        raise IndexBuildError(f"{source.url} has {there} of {wanted} partitions; let inference finish (run it again)")
 
 
 def find_filled(
@@ -160,7 +170,11 @@ def publish(
     infos: Mapping[Modality, Mapping[str, Any]],
     empty: Mapping[Modality, NDArray[np.int64]],
 ) -> None:
-    """Move the finished indices to their names; what an earlier build left of other modalities goes."""
+    """Move the finished indices to their names; what an earlier build left of other modalities goes.
+
+    The manifest goes first and comes back last: in between, nobody takes one model's rows for another's.
+    """
+    target.remove(MANIFEST)
     for modality in MODALITIES:
         index, info, rows = target.index_name(modality), target.info_name(modality), target.empty_rows_name(modality)
         target.remove(rows)
@@ -180,8 +194,8 @@ def check_size(path: Path, bounds: Bounds) -> None:
     if size > bounds.max_index_bytes:
         raise IndexBuildError(
             f"the index came out at {size:,} bytes, above max_index_memory_usage, "
-            f"{bounds.max_index_bytes:,} bytes; raise the bound to that, or lower it further for "
-            "a smaller kind of index"
+            f"{bounds.max_index_bytes:,} bytes; raise the bound to that, or try --engine faiss, "
+            "which fits small sets closer"
         )
 
 

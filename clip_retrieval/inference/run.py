@@ -7,19 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from clip_retrieval.blobs import local_path
 from clip_retrieval.encoder.load import list_devices
 from clip_retrieval.encoder.uri import parse_uri
-from clip_retrieval.errors import SourceError
+from clip_retrieval.errors import ConfigError, SourceError
 from clip_retrieval.inference.config import InferenceConfig, WorkerConfig
 from clip_retrieval.inference.distributors.local import run_local
 from clip_retrieval.inference.progress import show_progress
 from clip_retrieval.inference.run_manifest import check_folder, describe_options
 from clip_retrieval.inference.sources import open_source
 from clip_retrieval.inference.stats import Stats, add_up
-from clip_retrieval.inference.worker import make_plan
+from clip_retrieval.inference.worker import make_plan, needs_work
 from clip_retrieval.layout import EmbeddingsFolder, Partition
 from clip_retrieval.options import build_config
-from clip_retrieval.storage import PARTIAL_FOLDER, check_writable
+from clip_retrieval.storage import Folder, check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -56,22 +57,28 @@ def clip_inference(*arguments: object, **options: object) -> RunSummary:
 def run_inference(config: InferenceConfig, tasks: Sequence[int] | None = None) -> RunSummary:
     """Make all partitions, or those of `tasks`, that are not done yet."""
     parse_uri(config.encoder.clip_model)
-    source = open_source(config.source, config.output_folder)
     folder = EmbeddingsFolder(config.output_folder)
+    check_apart(config, folder)
+    source = open_source(config.source, config.output_folder)
     plan = make_plan(config, source)
     check_writable(folder)
     check_folder(folder, describe_options(config, source, plan))
     chosen = [plan[i] for i in tasks] if tasks is not None else plan
-    missing = [partition for partition in chosen if not folder.is_done(partition)]
+    missing = [partition for partition in chosen if needs_work(folder, partition)]
     with show_progress() as report:
         if missing:
             devices = list_devices(config.encoder)
-            run_local(config, [partition.id for partition in missing], devices, report)
+            run_local(config, source, [partition.id for partition in missing], devices, report)
+    folder.remove_leftovers()
     summary = sum_up(folder, chosen, missing)
-    if tasks is None:
-        folder.remove(PARTIAL_FOLDER)  # what killed runs left behind; every partition is whole now
     check_outcome(config, summary.stats)
     return summary
+
+
+def check_apart(config: InferenceConfig, folder: EmbeddingsFolder) -> None:
+    path = local_path(config.source.input_dataset)
+    if path is not None and path.is_dir() and Folder(str(path)).root == folder.root:
+        raise ConfigError(f"{folder.url} is the input; give the embeddings a folder of their own")
 
 
 def run_tasks(config: WorkerConfig) -> RunSummary:

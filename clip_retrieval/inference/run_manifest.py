@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from clip_retrieval import __version__
+from clip_retrieval.blobs import local_path
 from clip_retrieval.encoder.base import EncoderInfo
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.inference.config import InferenceConfig
@@ -27,7 +28,7 @@ def describe_options(config: InferenceConfig, source: Source, plan: Sequence[Par
         "format_version": FORMAT_VERSION,
         "made_by": f"clip-retrieval {__version__}",
         "options": to_json(config) | {"source": to_json(source.config)},
-        "input": {"units": len(source.units), "digest": digest_units(source.units)},
+        "input": {"units": len(source.units), "digest": digest_units(source)},
         "partition_count": len(plan),
     }
 
@@ -49,9 +50,11 @@ def describe_encoder(info: EncoderInfo) -> dict[str, Any]:
     }
 
 
-def digest_units(units: Sequence[str]) -> str:
+def digest_units(source: Source) -> str:
+    """Return a digest of the units' names; of tars the base names, since their folder may be spelled in many ways."""
+    is_tars = source.config.input_format == "webdataset"
     digest = hashlib.sha256()
-    for unit in units:
+    for unit in (unit.rpartition("/")[2] if is_tars else unit for unit in source.units):
         digest.update(unit.encode("utf-8", "surrogateescape") + b"\0")
     return digest.hexdigest()[:32]
 
@@ -65,6 +68,14 @@ def check_folder(folder: EmbeddingsFolder, described: dict[str, Any]) -> bool:
                 f"{folder.url} holds embeddings without a {MANIFEST} (made by clip-retrieval 2?); use a new folder"
             )
         return False
+    if not folder.names("metadata", ".parquet"):
+        return False  # nothing is done yet: the options may still change
+    then, now = existing.get("input"), described["input"]
+    if isinstance(then, dict) and then != now:
+        raise ConfigError(
+            f"the input has changed since {folder.url} was begun: {then.get('units')} samples or tars then, "
+            f"{now['units']} now, with these names; use a new folder"
+        )
     differences = list(compare({name: existing.get(name) for name in described}, described))
     if differences:
         raise ConfigError(
@@ -87,8 +98,14 @@ def compare(old: Any, new: Any, name: str = "") -> Iterator[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*new, *(key for key in old if key not in new)]:
             yield from compare(old.get(key), new.get(key), key)
-    elif as_plain(old) != as_plain(new):
+    elif as_plain(old) != as_plain(new) and not (name == "input_dataset" and is_same_place(old, new)):
         yield f"{name} {old} -> {new}"
+
+
+def is_same_place(old: str, new: str) -> bool:
+    """Say whether two spellings, such as photos and ./photos/, are one local path."""
+    first, second = local_path(old), local_path(new)
+    return first is not None and second is not None and first.resolve() == second.resolve()
 
 
 def as_plain(value: Any) -> Any:

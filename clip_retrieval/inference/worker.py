@@ -19,6 +19,9 @@ from clip_retrieval.inference.stats import Stats
 from clip_retrieval.layout import EmbeddingsFolder, Partition
 from clip_retrieval.resources import count_cores
 
+# Reasons that a later run may not meet: a tar that was not there, a store that did not answer.
+PASSING_REASONS = ("shard:missing", "shard:unreadable", "image:unreadable", "text:unreadable", "metadata:unreadable")
+
 
 def make_plan(config: InferenceConfig, source: Source) -> list[Partition]:
     """Return the partitions of a run: a function of the options and the input alone."""
@@ -27,24 +30,38 @@ def make_plan(config: InferenceConfig, source: Source) -> list[Partition]:
     return plan_partitions(len(source.units), count)
 
 
-def run_worker(config: InferenceConfig, partition_ids: Sequence[int], device: str, report: Report) -> list[Stats]:
-    """Make these partitions on one device, those that are not done yet; return their figures."""
-    source = open_source(config.source, config.output_folder)
+def run_worker(
+    config: InferenceConfig, partition_ids: Sequence[int], device: str, report: Report, source: Source | None = None
+) -> list[Stats]:
+    """Make these partitions on one device, those that are not done yet; return their figures.
+
+    The source may be handed over where it is open already.
+    """
+    source = source or open_source(config.source, config.output_folder)
     folder = EmbeddingsFolder(config.output_folder)
     plan = make_plan(config, source)
     check_folder(folder, describe_options(config, source, plan))
-    missing = [plan[i] for i in partition_ids if not folder.is_done(plan[i])]
+    missing = [plan[i] for i in partition_ids if needs_work(folder, plan[i])]
     if not missing:
         return []
     encoder = load_encoder(dataclasses.replace(config.encoder, device=device))
     claim_folder(folder, describe_run(config, source, encoder.info, plan))
-    report.estimate_total = source.estimate_total
+    share = sum(partition.stop - partition.start for partition in missing) / max(1, len(source.units))
+    report.estimate_total = lambda: None if (total := source.estimate_total()) is None else round(total * share)
     loader = Loader(wanted_parts(source, encoder), config.batch_size, count_readers(config))
     try:
         runner = Runner(source, loader, encoder, folder)
         return [runner.run(partition, report) for partition in missing]
     finally:
         loader.close()
+
+
+def needs_work(folder: EmbeddingsFolder, partition: Partition) -> bool:
+    """Say whether a partition is to be made: it is not there, or what it lacks may be there by now."""
+    if not folder.is_done(partition):
+        return True
+    stats = folder.read_json(folder.stats_name(partition))
+    return not stats["sample_count"] or any(reason in stats["reasons"] for reason in PASSING_REASONS)
 
 
 def wanted_parts(source: Source, encoder: Encoder) -> Wanted:

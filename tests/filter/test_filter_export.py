@@ -21,6 +21,7 @@ from PIL import Image
 
 from clip_retrieval import clip_filter, clip_index, clip_inference
 from clip_retrieval.cli import cli
+from clip_retrieval.errors import QueryError
 
 MODEL = "hash:16?size=32"
 WriteIndex = Callable[..., Path]
@@ -172,7 +173,7 @@ def test_a_picture_that_is_gone_is_counted_and_its_hit_stays(
     index = write_index(tmp_path / "ix", pd.DataFrame({"image_path": paths, "caption": ["a", "b", "c"]}))
     answer = run("filter", "cat", tmp_path / "out", index, "--json")
     assert answer.exit_code == 0
-    assert json.loads(answer.stdout)["unreadable_pictures"] == 2
+    assert json.loads(answer.stdout)["unreadable_pictures"] == 1
     assert sorted(hit["picture"] is None for hit in results(tmp_path / "out")) == [False, True, True]
 
 
@@ -250,7 +251,7 @@ def test_no_picture_is_copied_when_none_is_wanted(tmp_path: Path, write_index: W
     hits = ask("cat", tmp_path / "out", write_index(tmp_path / "ix", metadata), copy_images=False)
     assert hits.picture.tolist() == [None]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "index.html", "results.json", "results.parquet",
+        ".clip-retrieval-results", "index.html", "results.json", "results.parquet",
     ]  # fmt: skip
 
 
@@ -267,3 +268,22 @@ def test_an_output_that_cannot_be_written_is_one_sentence(
     answer = run("filter", "cat", tmp_path / "out", write_index(tmp_path / "ix", pd.DataFrame({"caption": ["a"]})))
     assert answer.exit_code == 1
     assert answer.output.startswith(f"Error: cannot write to {tmp_path / 'out'}")
+
+
+def test_a_page_that_no_query_wrote_is_not_overwritten(tmp_path: Path, write_index: WriteIndex) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "index.html").write_text("mine")
+    index = write_index(tmp_path / "ix", pd.DataFrame({"caption": ["cat"]}))
+    with pytest.raises(QueryError, match=r"has index\.html, which no query wrote"):
+        ask("cat", tmp_path / "out", index)
+    assert (tmp_path / "out" / "index.html").read_text() == "mine"
+
+
+def test_pictures_of_a_killed_query_go_with_the_next(tmp_path: Path, write_index: WriteIndex) -> None:
+    index = write_index(tmp_path / "ix", pd.DataFrame({"caption": ["cat"]}))
+    ask("cat", tmp_path / "out", index)
+    (tmp_path / "out" / "images").mkdir()
+    (tmp_path / "out" / "images" / "00007_left.png").write_bytes(b"")
+    (tmp_path / "out" / "images" / "mine.png").write_bytes(b"")
+    ask("cat", tmp_path / "out", index)
+    assert [path.name for path in (tmp_path / "out" / "images").iterdir()] == ["mine.png"]

@@ -14,6 +14,7 @@ from clip_retrieval.errors import ClipRetrievalError, ConfigError, StorageError
 from clip_retrieval.inference.config import WorkerConfig
 from clip_retrieval.inference.run import RunSummary, run_tasks
 from clip_retrieval.options import build_config
+from clip_retrieval.storage import HOST
 
 Snapshot = Callable[[Path], dict[str, bytes]]
 
@@ -76,8 +77,9 @@ def test_only_what_is_missing_is_made_again(shards: Path, done: Path, snapshot: 
 
 
 def test_what_killed_runs_left_behind_is_removed(shards: Path, done: Path) -> None:
-    (done / "_partial" / "123-abc").mkdir(parents=True)
-    (done / "_partial" / "123-abc" / "image").write_bytes(b"half")
+    scratch = done / "_partial" / f"{HOST}.999999999.abc"
+    scratch.mkdir(parents=True)
+    (scratch / "image").write_bytes(b"half")
 
     embed(shards, done)
 
@@ -110,12 +112,11 @@ def test_other_options_are_refused_with_both_values(
     assert times(done) == before
 
 
-def test_other_options_are_refused_before_anything_is_finished(shards: Path, done: Path) -> None:
+def test_other_options_may_be_taken_while_nothing_is_finished(shards: Path, done: Path) -> None:
     for folder in ("metadata", "img_emb", "text_emb", "failures", "stats"):
         shutil.rmtree(done / folder)
 
-    with pytest.raises(ConfigError, match="batch_size 256 -> 7"):
-        embed(shards, done, batch_size=7)
+    assert embed(shards, done, batch_size=7).already_done == 0
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,7 @@ def test_options_that_change_no_byte_may_change(shards: Path, done: Path, change
 def test_another_input_is_refused(shards: Path, done: Path) -> None:
     shutil.copy(shards / "000.tar", shards / "006.tar")
 
-    with pytest.raises(ConfigError, match="units 6 -> 7"):
+    with pytest.raises(ConfigError, match=r"the input has changed .* 6 samples or tars then, 7 now"):
         embed(shards, done)
 
 
@@ -222,3 +223,24 @@ def test_a_task_with_other_options_is_refused(shards: Path, tmp_path: Path) -> N
 
     with pytest.raises(ConfigError, match="batch_size 256 -> 7"):
         run_task(shards, tmp_path / "tasks", 1, batch_size=7)
+
+
+def test_a_tar_that_was_missing_is_read_when_it_is_there(shards: Path, tmp_path: Path) -> None:
+    pattern = str(shards / "{000..006}.tar")
+    first = clip_inference(pattern, str(tmp_path / "out"), "webdataset", clip_model="hash:16?size=32")
+    shutil.copy(shards / "000.tar", shards / "006.tar")
+    second = clip_inference(pattern, str(tmp_path / "out"), "webdataset", clip_model="hash:16?size=32")
+    assert first.stats.reasons["shard:missing"] == 1
+    assert not second.stats.reasons
+    assert second.stats.sample_count > first.stats.sample_count
+
+
+def test_the_input_folder_is_refused_as_output(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is the input"):
+        clip_inference(str(tmp_path), f"{tmp_path}/", clip_model="hash:16?size=32")
+
+
+def test_other_spellings_of_a_path_are_the_same_input(shards: Path, tmp_path: Path) -> None:
+    for spelling in (str(shards), f"{shards}/", f"{shards}/../{shards.name}/"):
+        summary = clip_inference(spelling, str(tmp_path / "out"), "webdataset", clip_model="hash:16?size=32")
+    assert summary.already_done == 1

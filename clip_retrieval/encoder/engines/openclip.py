@@ -35,6 +35,7 @@ class OpenClipEncoder:
         self.tokenizer = tokenizer
         self.info = info
         self.truncated_texts = 0
+        self.missing_towers: frozenset[str] = frozenset()
         self.device = torch.device(info.device)
         self.dtype = DTYPES[info.precision]
         mean, std = (torch.tensor(v, device=self.device) for v in (info.preprocess.mean, info.preprocess.std))
@@ -43,15 +44,24 @@ class OpenClipEncoder:
 
     @torch.inference_mode()
     def encode_images(self, pixels: Pixels) -> Embeddings:
+        self.check_tower("image")
         batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
         scaled = (batch.permute(0, 3, 1, 2).float().div(255) - self.mean) / self.std
         return to_unit_rows(cast("Any", self.model).encode_image(scaled.to(self.dtype)))
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Embeddings:
+        self.check_tower("text")
+        check_texts(texts)
+        if not texts:
+            return np.zeros((0, self.info.dimension), dtype=np.float32)
         tokens = self.tokenizer(list(texts))
         self.truncated_texts += self.count_truncated(texts, tokens)
         return to_unit_rows(self.encode_tokens(tokens.to(self.device)))
+
+    def check_tower(self, tower: str) -> None:
+        if tower in self.missing_towers:
+            raise EncoderError(f"{self.info.uri} has no {tower} encoder: it was saved without one")
 
     def count_truncated(self, texts: Sequence[str], tokens: Tensor) -> int:
         """Count the texts that did not fit; only those that fill the whole context are looked at again."""
@@ -62,6 +72,11 @@ class OpenClipEncoder:
         return sum(len(self.tokenizer.encode(texts[i])) > room for i in full)
 
 
+def check_texts(texts: Sequence[str]) -> None:
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise EncoderError('encode_texts takes a list of texts, such as ["a dog"]')
+
+
 def to_unit_rows(features: Tensor) -> Embeddings:
     """Normalise in fp32, whatever the model computes in."""
     rows = nn.functional.normalize(features.float(), dim=-1)
@@ -70,12 +85,8 @@ def to_unit_rows(features: Tensor) -> Embeddings:
 
 def open_openclip(name: ModelName, config: EncoderConfig) -> OpenClipEncoder:
     """Open the model on the config's device; raises EncoderError in one sentence."""
-    device = "cpu" if config.device == "auto" and not torch.cuda.is_available() else config.device
-    device = "cuda" if device == "auto" else device
-    check_device(device)
-    precision = config.precision
-    if precision == "auto":
-        precision = "fp16" if device.startswith("cuda") else "fp32"
+    device = choose_device(config)
+    precision = choose_precision(config, device)
     model = create_model(name, config)
     weights_digest = fingerprint(model)  # before the precision changes: it shall be the same in all of them
     model = model.to(device=device, dtype=DTYPES[precision])
@@ -90,6 +101,21 @@ def open_openclip(name: ModelName, config: EncoderConfig) -> OpenClipEncoder:
         vocabulary=read_vocabulary(name.architecture),
     )
     return OpenClipEncoder(model, tokenizer, info)
+
+
+def choose_device(config: EncoderConfig) -> str:
+    """Return the device to use; raises EncoderError where it cannot be."""
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    check_device(device)
+    return device
+
+
+def choose_precision(config: EncoderConfig, device: str) -> str:
+    if config.precision != "auto":
+        return config.precision
+    return "fp16" if device.startswith("cuda") else "fp32"
 
 
 def check_device(device: str) -> None:

@@ -26,7 +26,9 @@ STAGE = re.compile(r"^\S+ \S+ \[(INFO|ERROR)\]:\s*(?P<text>.*)$")
 
 def build_with_autofaiss(vectors: Vectors, bounds: Bounds, path: Path) -> dict[str, Any]:
     """Let autofaiss choose, train, fill and tune an index within the bounds."""
-    with tempfile.TemporaryDirectory(prefix="clip-retrieval-") as scratch:
+    # In the index's own scratch folder, unless its name would be read as a pattern.
+    place = None if any(mark in str(path) for mark in "*?[") else path.parent
+    with tempfile.TemporaryDirectory(prefix="embeddings-", dir=place) as scratch:
         stage(vectors, Path(scratch) / "embeddings")
         return run_autofaiss(vectors, bounds, Path(scratch) / "embeddings", path)
 

@@ -10,16 +10,19 @@ from collections.abc import Sequence
 from clip_retrieval.errors import WorkerError
 from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.inference.progress import Report
+from clip_retrieval.inference.sources import Source
 from clip_retrieval.inference.worker import run_worker
 from clip_retrieval.options import to_json
 from clip_retrieval.subprocesses import module_command, module_environment
 
 
-def run_local(config: InferenceConfig, partition_ids: Sequence[int], devices: Sequence[str], report: Report) -> None:
+def run_local(
+    config: InferenceConfig, source: Source, partition_ids: Sequence[int], devices: Sequence[str], report: Report
+) -> None:
     """Make the partitions on these devices; raises what a worker raised, as one sentence."""
     used = devices[: max(1, len(partition_ids))]
     if len(used) == 1:
-        run_worker(config, partition_ids, used[0], report)
+        run_worker(config, partition_ids, used[0], report, source)
         return
     workers = [Worker(config, partition_ids[i :: len(used)], device, report) for i, device in enumerate(used)]
     try:

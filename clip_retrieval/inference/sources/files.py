@@ -90,7 +90,7 @@ def list_files(folder: Folder, output: Folder) -> list[str]:
     own = output.root.rstrip("/") + "/"
     # A named pipe or a device would block for ever; a dangling link is told of when it is read.
     found = [
-        path
+        path + "/" * (bool(info.get("islink")) and folder.fs.isdir(path))
         for path, info in folder.fs.find(folder.root, detail=True).items()
         if (info["type"] == "file" or info.get("islink")) and not path.startswith(own)
     ]
@@ -99,6 +99,8 @@ def list_files(folder: Folder, output: Folder) -> list[str]:
 
 def sort_into(groups: dict[str, Group], path: str) -> list[Failure]:
     """Put a file to those of its sample; return a Failure where it belongs to none."""
+    if path.endswith("/"):
+        return [Failure(path, "", "other", "linked_folder", "a link to a folder is not followed; name it as the input")]
     if any(part.startswith(".") for part in path.split("/")):
         return [Failure(path, "", "other", "hidden", "names that start with a dot are left out")]
     key, suffix = split_key(path)
