@@ -21,6 +21,10 @@ def load_encoder(model: str | EncoderConfig) -> Encoder:
             from clip_retrieval.encoder.engines.hashing import HashEncoder
 
             return HashEncoder(name)
+        case "checkpoint":
+            from clip_retrieval.encoder.engines.checkpoint import open_checkpoint
+
+            return open_checkpoint(name, config)
         case "open_clip" | "random":
             from clip_retrieval.encoder.engines.openclip import open_openclip
 

@@ -23,17 +23,19 @@ OPENAI_NAMES = {
 }
 FORMS = (
     f"an OpenAI name ({', '.join(OPENAI_NAMES)}), open_clip:ARCH/TAG, open_clip:ARCH//path/to/checkpoint, "
-    "open_clip:hf-hub:ORG/NAME, open_clip:local-dir:FOLDER, demo, random:ARCH?seed=0, hash:DIMENSION"
+    "open_clip:hf-hub:ORG/NAME, a file or folder of weights (OpenAI .pt, transformers CLIP, Mixer CLIP, GGUF, "
+    "open_clip), demo, random:ARCH?seed=0, hash:DIMENSION"
 )
 LATER = {
-    "hf_clip": "take the same model from open_clip, or open_clip:hf-hub:ORG/NAME",
     "nm": "DeepSparse is no longer maintained; take an open_clip model",
     "ja_clip": "take a multilingual open_clip model such as open_clip:xlm-roberta-base-ViT-B-32/laion5b_s13b_b90k",
 }
 
 GENERATED_OPTIONS = {"random": {"seed": 0}, "hash": {"seed": 0, "size": 1}}  # and the least value of each
 
-Kind = Literal["open_clip", "random", "hash"]
+CHECKPOINT_PREFIXES = ("openai_clip", "hf_clip", "mixer", "gguf")
+
+Kind = Literal["open_clip", "checkpoint", "random", "hash"]
 DEMO_MODEL = Path(__file__).parent.parent / "demo" / "model"
 
 
@@ -59,13 +61,27 @@ def parse_uri(uri: str) -> ModelName:
     if uri == "demo":
         return ModelName(uri, "open_clip", f"local-dir:{DEMO_MODEL}")
     prefix, _, rest = uri.partition(":")
+    if prefix in CHECKPOINT_PREFIXES and rest:
+        return parse_path(uri, rest)
     if prefix == "open_clip" and rest:
         return parse_open_clip(uri, rest)
     if prefix in ("random", "hash") and rest:
         return parse_generated(uri, prefix, rest)
     if prefix in LATER:
         raise EncoderError(f"{prefix}: models are not supported: {LATER[prefix]}")
+    if uri and Path(uri).expanduser().exists():
+        return parse_path(uri, uri)
     raise EncoderError(f"there is no model {uri!r}; a model is {FORMS}")
+
+
+def parse_path(uri: str, rest: str) -> ModelName:
+    """A file or folder says itself what it is; open_clip's folders are open_clip's business."""
+    path = Path(rest).expanduser()
+    if not path.exists():
+        raise EncoderError(f"{uri}: there is no file or folder {rest}; a name on a hub is open_clip:hf-hub:ORG/NAME")
+    if (path / "open_clip_config.json").exists():
+        return ModelName(uri, "open_clip", f"local-dir:{path}")
+    return ModelName(uri, "checkpoint", str(path))
 
 
 def parse_open_clip(uri: str, rest: str) -> ModelName:

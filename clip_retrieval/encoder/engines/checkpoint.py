@@ -1,0 +1,126 @@
+"""Models that come as a Checkpoint: OpenAI archives, transformers folders, GGUF files on torch; Mixer on numpy."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from numpy.typing import NDArray
+
+from clip_retrieval.encoder.base import Embeddings, Encoder, EncoderInfo, Pixels, normalise
+from clip_retrieval.encoder.config import EncoderConfig
+from clip_retrieval.encoder.engines.openclip import (
+    DTYPES,
+    OpenClipEncoder,
+    choose_device,
+    choose_precision,
+    fingerprint,
+    first_line,
+)
+from clip_retrieval.encoder.formats.checkpoint import Checkpoint
+from clip_retrieval.encoder.formats.mixer import MixerTowers
+from clip_retrieval.encoder.formats.recognise import read_checkpoint
+from clip_retrieval.encoder.uri import ModelName
+from clip_retrieval.errors import EncoderError
+
+
+def open_checkpoint(name: ModelName, config: EncoderConfig) -> Encoder:
+    """Read the file or folder and open it; raises EncoderError in one sentence."""
+    checkpoint = read_checkpoint(Path(name.architecture))
+    if checkpoint.family == "mixer":
+        return MixerEncoder(checkpoint, name.uri)
+    device = choose_device(config)
+    precision = choose_precision(config, device)
+    model = build_model(checkpoint)
+    info = EncoderInfo(
+        uri=name.uri,
+        dimension=int(checkpoint.model_config["embed_dim"]),
+        preprocess=checkpoint.preprocess,
+        fingerprint=fingerprint(model),
+        precision=precision,
+        device=device,
+    )
+    context = int(checkpoint.model_config["text_cfg"].get("context_length", 77)) if checkpoint.has_text else 77
+    tokenizer = open_clip.SimpleTokenizer(context_length=context)
+    encoder = OpenClipEncoder(model.to(device=device, dtype=DTYPES[precision]), tokenizer, info)
+    encoder.missing_towers = missing_towers(checkpoint)
+    return encoder
+
+
+def missing_towers(checkpoint: Checkpoint) -> frozenset[str]:
+    present = {"image": checkpoint.has_image, "text": checkpoint.has_text}
+    return frozenset(tower for tower, is_there in present.items() if not is_there)
+
+
+def build_model(checkpoint: Checkpoint) -> open_clip.CLIP:
+    """Build open_clip's module and load the tensors; a tower that the file lacks stays as it was made."""
+    config = {**SMALLEST_TOWERS, **checkpoint.model_config}
+    model = open_clip.CLIP(**config)
+    state = {name: torch.from_numpy(np.array(value)) for name, value in checkpoint.tensors.items()}
+    try:
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise EncoderError(
+            f"{checkpoint.source} does not fit the model that it describes: {first_line(error)}"
+        ) from error
+    lacking = [name for name in missing if is_of_present_tower(name, checkpoint)]
+    if lacking or unexpected:
+        raise EncoderError(
+            f"{checkpoint.source} is incomplete: {len(lacking)} tensors are missing, such as {lacking[:2]}"
+        )
+    return model.eval()
+
+
+# What open_clip needs for a tower that the file does not have.
+SMALLEST_TOWERS: Mapping[str, Any] = {
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 32},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1},
+}
+
+
+def is_of_present_tower(name: str, checkpoint: Checkpoint) -> bool:
+    if name in ("logit_scale", "logit_bias"):
+        return False
+    return checkpoint.has_image if name.startswith("visual.") else checkpoint.has_text
+
+
+class MixerEncoder:
+    """A Mixer CLIP: texts keep their 77 ids and zero padding, since its text tower mixes over all of them."""
+
+    def __init__(self, checkpoint: Checkpoint, uri: str) -> None:
+        self.towers = MixerTowers(checkpoint)
+        self.tokenizer = open_clip.SimpleTokenizer(context_length=int(checkpoint.model_config["context_length"]))
+        self.truncated_texts = 0
+        self.info = EncoderInfo(
+            uri=uri,
+            dimension=int(checkpoint.model_config["embed_dim"]),
+            preprocess=checkpoint.preprocess,
+            fingerprint=digest(self.towers.tensors),
+            precision="fp32",
+            device="cpu",
+        )
+
+    def encode_images(self, pixels: Pixels) -> Embeddings:
+        mean, std = (
+            np.array(values, dtype=np.float32) for values in (self.info.preprocess.mean, self.info.preprocess.std)
+        )
+        scaled = (pixels.astype(np.float32) / 255 - mean) / std
+        return normalise(self.towers.encode_image(scaled.transpose(0, 3, 1, 2)))
+
+    def encode_texts(self, texts: Sequence[str]) -> Embeddings:
+        return normalise(self.towers.encode_text(self.tokenizer(list(texts)).numpy()))
+
+
+def digest(tensors: Mapping[str, NDArray[np.float32]]) -> str:
+    """Return a digest of every tensor's name, shape and a spread of its values."""
+    found = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        flat = value.ravel()
+        found.update(f"{name} {value.shape}".encode())
+        found.update(np.ascontiguousarray(flat[:: max(1, flat.size // 4096)]).tobytes())
+    return found.hexdigest()[:32]

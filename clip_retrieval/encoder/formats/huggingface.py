@@ -1,0 +1,234 @@
+"""CLIP folders of transformers (config.json and weights) to open_clip's names, shapes and configuration."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_retrieval.encoder.formats.checkpoint import Checkpoint
+from clip_retrieval.encoder.formats.openai_pt import MEAN, STD, read_weights
+from clip_retrieval.encoder.formats.safetensors import count_blocks
+from clip_retrieval.encoder.preprocess import Interpolation, Preprocess, ResizeMode
+from clip_retrieval.errors import EncoderError
+
+logger = logging.getLogger(__name__)
+
+Tensors = dict[str, NDArray[Any]]
+Config = Mapping[str, Any]
+
+MODEL_TYPES = ("clip", "clip_text_model", "clip_vision_model")
+TEXT, IMAGE = "text_model.", "vision_model."
+BLOCK_PARTS = {
+    "self_attn.out_proj": "attn.out_proj",
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+}
+TEXT_NAMES = {
+    "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
+    "text_model.embeddings.position_embedding.weight": "positional_embedding",
+    "text_model.final_layer_norm.weight": "ln_final.weight",
+    "text_model.final_layer_norm.bias": "ln_final.bias",
+}
+IMAGE_NAMES = {
+    "vision_model.embeddings.class_embedding": "visual.class_embedding",
+    "vision_model.embeddings.patch_embedding.weight": "visual.conv1.weight",
+    "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
+    "vision_model.pre_layrnorm.weight": "visual.ln_pre.weight",  # transformers' own spelling
+    "vision_model.pre_layrnorm.bias": "visual.ln_pre.bias",
+    "vision_model.post_layernorm.weight": "visual.ln_post.weight",
+    "vision_model.post_layernorm.bias": "visual.ln_post.bias",
+}
+# What transformers calls an activation: whether it is QuickGELU, and what torch's GELU takes to be it.
+ACTIVATIONS: dict[str, tuple[bool, dict[str, str]]] = {
+    "quick_gelu": (True, {}),
+    "gelu": (False, {}),
+    "gelu_new": (False, {"approximate": "tanh"}),
+    "gelu_pytorch_tanh": (False, {"approximate": "tanh"}),
+}
+RESAMPLES: dict[int, Interpolation] = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+USUAL_EPSILON = 1e-5
+LEGACY_END = 2  # an eos_token_id in old configs; transformers then takes the highest id of each text
+
+
+def read_huggingface(folder: Path) -> Checkpoint:
+    """Read a CLIP folder with both towers, or one saved with its projection as a text or vision model."""
+    config = read_json(folder / "config.json")
+    if config.get("model_type") not in MODEL_TYPES:
+        raise EncoderError(
+            f"{folder} holds a model of type {config.get('model_type')}; of transformers' models, "
+            f"only CLIP ({', '.join(MODEL_TYPES)}) can be read"
+        )
+    weights = read_weights(folder)
+    try:
+        return convert(folder, config, weights)
+    except (KeyError, ValueError, IndexError) as error:
+        raise EncoderError(f"{folder} is an incomplete CLIP: {error} is missing or of another shape") from error
+
+
+def convert(folder: Path, config: Config, weights: Tensors) -> Checkpoint:
+    tensors: Tensors = {}
+    model_config: dict[str, Any] = {}
+    image_size = 224  # of a text model's unused preprocessing
+    check_projections(folder, weights)
+    if "text_projection.weight" in weights:
+        tensors |= convert_text(weights)
+        model_config["text_cfg"] = text_config(config.get("text_config") or config, tensors)
+        model_config["embed_dim"] = tensors["text_projection"].shape[1]
+    if "visual_projection.weight" in weights:
+        tensors |= convert_image(weights)
+        model_config["vision_cfg"] = vision_config(config.get("vision_config") or config, tensors)
+        model_config["embed_dim"] = tensors["visual.proj"].shape[1]
+        image_size = model_config["vision_cfg"]["image_size"]
+    if "logit_scale" in weights:
+        tensors["logit_scale"] = weights["logit_scale"]
+    model_config["quick_gelu"] = apply_activations(folder, config, model_config)
+    return Checkpoint(str(folder), "clip", model_config, tensors, read_preprocess(folder, image_size))
+
+
+def check_projections(folder: Path, weights: Tensors) -> None:
+    """Refuse towers without projection: their vectors cannot be compared with anything."""
+    if not {"text_projection.weight", "visual_projection.weight"} & weights.keys():
+        raise EncoderError(
+            f"{folder} has no projection into the space that texts and pictures share; "
+            "save it as CLIPModel, CLIPTextModelWithProjection or CLIPVisionModelWithProjection"
+        )
+
+
+def convert_text(weights: Tensors) -> Tensors:
+    tensors = {ours: weights[theirs] for theirs, ours in TEXT_NAMES.items()}
+    tensors["text_projection"] = weights["text_projection.weight"].T
+    return tensors | convert_blocks(weights, TEXT, "")
+
+
+def convert_image(weights: Tensors) -> Tensors:
+    tensors = {ours: weights[theirs] for theirs, ours in IMAGE_NAMES.items()}
+    tensors["visual.proj"] = weights["visual_projection.weight"].T
+    return tensors | convert_blocks(weights, IMAGE, "visual.")
+
+
+def convert_blocks(weights: Tensors, theirs: str, ours: str) -> Tensors:
+    """Return the transformer's blocks; query, key and value become one matrix, which copies them."""
+    tensors: Tensors = {}
+    for i in range(count_blocks(weights, f"{theirs}encoder.layers.")):
+        old, new = f"{theirs}encoder.layers.{i}.", f"{ours}transformer.resblocks.{i}."
+        for kind in ("weight", "bias"):
+            parts = [weights[f"{old}self_attn.{letter}_proj.{kind}"] for letter in "qkv"]
+            tensors[f"{new}attn.in_proj_{kind}"] = np.concatenate(parts)
+            for part, name in BLOCK_PARTS.items():
+                tensors[f"{new}{name}.{kind}"] = weights[f"{old}{part}.{kind}"]
+    return tensors
+
+
+def text_config(config: Config, tensors: Tensors) -> dict[str, Any]:
+    """Return open_clip's text_cfg: sizes from the shapes, the rest from the config or transformers' defaults."""
+    vocab_size, width = tensors["token_embedding.weight"].shape
+    end = config.get("eos_token_id", 49407)
+    by_id = end not in (None, LEGACY_END) and end < vocab_size - 1  # words were added behind the end of text
+    return {
+        "context_length": tensors["positional_embedding"].shape[0],
+        "vocab_size": vocab_size,
+        "width": width,
+        "heads": config.get("num_attention_heads", 8),
+        "layers": count_blocks(tensors, "transformer.resblocks."),
+        **({"pool_type": "eos", "eos_id": end} if by_id else {}),
+        **shared_config(config, tensors["transformer.resblocks.0.mlp.c_fc.weight"]),
+    }
+
+
+def vision_config(config: Config, tensors: Tensors) -> dict[str, Any]:
+    width, _, _, patch_size = tensors["visual.conv1.weight"].shape
+    grid = math.isqrt(tensors["visual.positional_embedding"].shape[0] - 1)  # less the class token
+    return {
+        "image_size": grid * patch_size,
+        "patch_size": patch_size,
+        "width": width,
+        "head_width": width // config.get("num_attention_heads", 12),
+        "layers": count_blocks(tensors, "visual.transformer.resblocks."),
+        **shared_config(config, tensors["visual.transformer.resblocks.0.mlp.c_fc.weight"]),
+    }
+
+
+def shared_config(config: Config, hidden_layer: NDArray[Any]) -> dict[str, Any]:
+    """Return what differs from open_clip's defaults in the same way for both towers."""
+    hidden, width = hidden_layer.shape
+    epsilon = config.get("layer_norm_eps", USUAL_EPSILON)
+    found: dict[str, Any] = {}
+    if hidden != 4 * width:
+        found["mlp_ratio"] = (hidden + 0.5) / width  # open_clip takes int(width * ratio)
+    if epsilon != USUAL_EPSILON:
+        found["norm_kwargs"] = {"eps": epsilon}
+    return found
+
+
+def apply_activations(folder: Path, config: Config, model_config: dict[str, Any]) -> bool:
+    """Write each tower's activation into its configuration; return whether it is QuickGELU, which both must share."""
+    quick: set[bool] = set()
+    for ours, theirs in (("text_cfg", "text_config"), ("vision_cfg", "vision_config")):
+        if ours not in model_config:
+            continue
+        name = (config.get(theirs) or config).get("hidden_act", "quick_gelu")
+        if name not in ACTIVATIONS:
+            raise EncoderError(f"{folder} uses the activation {name}; known are {', '.join(ACTIVATIONS)}")
+        is_quick, options = ACTIVATIONS[name]
+        quick.add(is_quick)
+        if options:
+            model_config[ours]["act_kwargs"] = options
+    if len(quick) > 1:
+        raise EncoderError(f"{folder} uses QuickGELU in one tower and GELU in the other, which open_clip cannot")
+    return quick.pop()
+
+
+def read_preprocess(folder: Path, image_size: int) -> Preprocess:
+    """Return what preprocessor_config.json says; OpenAI's preprocessing where there is none."""
+    path = folder / "preprocessor_config.json"
+    nested = folder / "processor_config.json"  # newer versions write one file for all processors
+    config = read_json(path) if path.exists() else {}
+    if not config and nested.exists():
+        config = read_json(nested).get("image_processor", {})
+    size, crop = config.get("size", image_size), config.get("crop_size", image_size)
+    mode: ResizeMode = "squash" if isinstance(size, dict) and "height" in size else "shortest"
+    target = side(crop if mode == "shortest" and config.get("do_center_crop", True) else size)
+    if target != image_size:
+        raise EncoderError(f"{path} makes pictures of {target} pixels, but the model takes {image_size}")
+    if side(size) != target:
+        logger.warning("%s scales to %s pixels before it cuts %s; here both are %s", path, side(size), target, target)
+    return Preprocess(
+        size=image_size,
+        mean=triple(config.get("image_mean", MEAN)),
+        std=triple(config.get("image_std", STD)),
+        interpolation=RESAMPLES[config.get("resample", 3)],
+        resize_mode=mode,
+    )
+
+
+def side(size: Any) -> int:
+    """Return the side of a square given as a number, {"shortest_edge": n} or {"height": n, "width": n}."""
+    if isinstance(size, dict):
+        return int(size["shortest_edge"] if "shortest_edge" in size else size["height"])
+    return int(size)
+
+
+def triple(values: Any) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise EncoderError(f"{path} cannot be read: {error}") from error
+    except ValueError as error:
+        raise EncoderError(f"{path} is no JSON") from error
+    if not isinstance(found, dict):
+        raise EncoderError(f"{path} is no JSON object")
+    return found

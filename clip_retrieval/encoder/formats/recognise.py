@@ -1,0 +1,114 @@
+"""A path to the kind of model it holds, by looking into it; the names of files decide nothing but for ONNX."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal, assert_never
+
+from clip_retrieval.encoder.formats.checkpoint import Checkpoint
+from clip_retrieval.encoder.formats.huggingface import read_huggingface, read_json
+from clip_retrieval.encoder.formats.mixer import read_mixer
+from clip_retrieval.encoder.formats.openai_pt import NOT_WEIGHTS, TorchArchive, read_openai, read_weights
+from clip_retrieval.encoder.formats.safetensors import looks_like_safetensors
+from clip_retrieval.errors import EncoderError
+
+Format = Literal["open_clip", "huggingface", "openai", "mixer", "state_dict", "gguf", "onnx"]
+
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+ONNX_FILES = ("visual.onnx", "textual.onnx")
+
+
+def recognise(path: Path) -> Format:
+    """Return what a file or folder holds; raises EncoderError where it is nothing known."""
+    if path.is_dir():
+        return recognise_folder(path)
+    if not path.exists():
+        raise EncoderError(f"there is no file or folder {path}")
+    start = read_start(path)
+    if start.startswith(b"GGUF"):
+        return "gguf"
+    if start.startswith(b"version https://git-lfs"):
+        raise EncoderError(f"{path} is only a Git LFS pointer to the weights; fetch them with git lfs pull")
+    if path.suffix == ".onnx":  # protobuf has no magic number
+        return "onnx"
+    if start.startswith((b"PK", b"\x80")) or looks_like_safetensors(path):
+        return recognise_names(path, read_weights(path))
+    raise EncoderError(
+        f"{path} is no model that is known here: looked for GGUF, a torch archive (zip), safetensors and .onnx"
+    )
+
+
+def read_start(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(64)
+    except OSError as error:
+        raise EncoderError(f"{path} cannot be read: {error}") from error
+
+
+def recognise_folder(folder: Path) -> Format:
+    if (folder / "open_clip_config.json").exists():
+        return "open_clip"
+    if any((folder / name).exists() for name in ONNX_FILES):
+        return "onnx"
+    if (folder / "config.json").exists() and "model_type" in read_json(folder / "config.json"):
+        return "huggingface"
+    if any((folder / name).exists() for name in WEIGHT_FILES):
+        return recognise_names(folder, read_weights(folder))
+    raise EncoderError(
+        f"{folder} holds no model that is known here: looked for open_clip_config.json, config.json with a model_type, "
+        f"{', '.join(ONNX_FILES)}, {', '.join(WEIGHT_FILES)}"
+    )
+
+
+def recognise_names(path: Path, names: Iterable[str]) -> Format:
+    """Tell weights apart by the names of their tensors."""
+    known = set(names)
+    if any(".mixBlocks." in name for name in known):
+        return "mixer"
+    if any(name.startswith(("text_model.", "vision_model.")) for name in known):
+        if path.is_file() and (path.parent / "config.json").exists():
+            return "huggingface"
+        raise EncoderError(f"{path} holds weights of transformers, but the config.json that belongs to them is missing")
+    if NOT_WEIGHTS[0] in known or is_script(path):
+        return "openai"
+    if "logit_scale" in known or any(name.startswith(("visual.", "text.")) for name in known):
+        return "state_dict"
+    raise EncoderError(
+        f"{path} holds tensors, but none with the names of a CLIP (visual., text., text_model., mixBlocks)"
+    )
+
+
+def is_script(path: Path) -> bool:
+    """Tell OpenAI's kind of archive, a TorchScript module, from a saved dict."""
+    return path.is_file() and not looks_like_safetensors(path) and TorchArchive(path).has("constants.pkl")
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a model whose file says all that is to be known; raises EncoderError for the others."""
+    kind = recognise(path)
+    match kind:
+        case "openai":
+            return read_openai(path)
+        case "huggingface":
+            return read_huggingface(path if path.is_dir() else path.parent)
+        case "mixer":
+            return read_mixer(path)
+        case "gguf":
+            from clip_retrieval.encoder.formats.gguf import read_gguf  # noqa: PLC0415 -- only where a file is GGUF
+
+            return read_gguf(path)
+        case "state_dict":
+            raise EncoderError(f"{path} does not say its architecture and activation; use open_clip:ARCH/{path}")
+        case "open_clip":
+            raise EncoderError(f"{path} is an open_clip folder; use open_clip:local-dir:{path}")
+        case "onnx":
+            raise EncoderError(f"{path} is an ONNX model, which holds a graph and no checkpoint; use onnx:{path}")
+        case _:
+            assert_never(kind)
