@@ -132,7 +132,7 @@ def test_models_that_are_no_checkpoint_say_how_to_open_them(tmp_path: Path) -> N
 
 
 def test_the_readers_need_no_torch() -> None:
-    modules = ["recognise", "openai_pt", "huggingface", "mixer", "safetensors"]
+    modules = ["recognise", "openai_pt", "huggingface", "mixer", "safetensors", "gguf"]
     imports = ", ".join(f"clip_retrieval.encoder.formats.{name}" for name in modules)
     code = f"import sys, {imports}; sys.exit(bool({{'torch', 'open_clip', 'transformers'}} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
