@@ -25,6 +25,7 @@ from clip_retrieval.encoder.engines.openclip import (
 from clip_retrieval.encoder.formats.checkpoint import Checkpoint
 from clip_retrieval.encoder.formats.mixer import MixerTowers
 from clip_retrieval.encoder.formats.recognise import read_checkpoint
+from clip_retrieval.encoder.tokenizer import BpeTokenizer
 from clip_retrieval.encoder.uri import ModelName
 from clip_retrieval.errors import EncoderError
 
@@ -94,7 +95,7 @@ class MixerEncoder:
 
     def __init__(self, checkpoint: Checkpoint, uri: str) -> None:
         self.towers = MixerTowers(checkpoint)
-        self.tokenizer = open_clip.SimpleTokenizer(context_length=int(checkpoint.model_config["context_length"]))
+        self.tokenizer = BpeTokenizer(int(checkpoint.model_config["context_length"]))
         self.truncated_texts = 0
         self.info = EncoderInfo(
             uri=uri,
@@ -113,7 +114,7 @@ class MixerEncoder:
         return normalise(self.towers.encode_image(scaled.transpose(0, 3, 1, 2)))
 
     def encode_texts(self, texts: Sequence[str]) -> Embeddings:
-        return normalise(self.towers.encode_text(self.tokenizer(list(texts)).numpy()))
+        return normalise(self.towers.encode_text(self.tokenizer(texts)))
 
 
 def digest(tensors: Mapping[str, NDArray[np.float32]]) -> str:

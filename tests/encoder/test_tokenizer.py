@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+
+import numpy as np
+import open_clip
+import pytest
+
+from clip_retrieval.encoder.tokenizer import BpeTokenizer
+
+BLOCKS = (range(0x20, 0x7F), range(0xA0, 0x250), range(0x300, 0x3000), range(0x3040, 0xA000), range(0x1F300, 0x1FB00))
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> BpeTokenizer:
+    return BpeTokenizer()
+
+
+@pytest.fixture(scope="module")
+def reference() -> open_clip.SimpleTokenizer:
+    return open_clip.SimpleTokenizer()
+
+
+def unicode_texts(count: int) -> list[str]:
+    rng = random.Random(0)
+    return ["".join(chr(rng.choice(rng.choice(BLOCKS))) for _ in range(rng.randrange(1, 40))) for _ in range(count)]
+
+
+def test_ids_are_those_of_open_clip(tokenizer: BpeTokenizer, reference: open_clip.SimpleTokenizer) -> None:
+    assert tokenizer.ids == reference.encoder
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("a photo of a dog", "A Photo of a DOG!!! 1234", "don't we'll they're", "", "   ", "\t tabs \n and lines"),
+        *("&lt;b&gt; &amp;amp; x", "<start_of_text> x <end_of_text>", "<|startoftext|>", "e\u0301 É ſ K İstanbul"),
+        *("naïve café 日本語 🙂👩‍👩‍👧", "l\u2019été", "word " * 100, "x" * 3000, "\u200b\ufeff", "1,000.5 €"),
+    ],
+)
+def test_a_text_has_the_tokens_of_open_clip(
+    tokenizer: BpeTokenizer, reference: open_clip.SimpleTokenizer, text: str
+) -> None:
+    assert tokenizer([text]).tolist() == reference([text]).tolist()
+
+
+def test_any_unicode_has_the_tokens_of_open_clip(tokenizer: BpeTokenizer, reference: open_clip.SimpleTokenizer) -> None:
+    texts = unicode_texts(1500)
+    assert np.array_equal(tokenizer(texts), reference(texts).numpy())
+
+
+def test_it_needs_neither_torch_nor_open_clip() -> None:
+    code = (
+        "import sys; from clip_retrieval.encoder.tokenizer import BpeTokenizer; BpeTokenizer()(['a dog']); "
+        "sys.exit(bool({'torch', 'open_clip', 'transformers'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
