@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from clip_retrieval import clip_index, clip_inference
+from clip_retrieval.errors import IndexBuildError, StorageError
+from clip_retrieval.inference.config import WorkerConfig
+from clip_retrieval.inference.run import run_tasks
+from clip_retrieval.options import build_config
+from clip_retrieval.storage import Folder, is_alive
+
+MODEL = "hash:16?size=32"
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(6):
+        Image.new("RGB", (8, 8), (40 * i, 0, 0)).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_folder_name_is_not_the_root(name: str) -> None:
+    with pytest.raises(StorageError, match="folder's name is empty"):
+        Folder(name)
+
+
+def test_this_process_is_alive_and_a_number_too_large_is_not() -> None:
+    assert is_alive(os.getpid())
+    assert not is_alive(999_999_999)
+
+
+def test_an_unfinished_run_is_not_indexed(pictures: Path, tmp_path: Path) -> None:
+    options = {"tasks": [0], "input_dataset": str(pictures), "output_folder": str(tmp_path / "out")}
+    run_tasks(build_config(WorkerConfig, {**options, "output_partition_count": 3, "clip_model": MODEL}))
+    with pytest.raises(IndexBuildError, match="1 of 3 partitions"):
+        clip_index(str(tmp_path / "out"), str(tmp_path / "index"))
+
+
+def test_a_link_to_a_folder_is_named(pictures: Path, tmp_path: Path) -> None:
+    inputs = tmp_path / "inputs"
+    inputs.mkdir()
+    (inputs / "album").symlink_to(pictures)
+    (inputs / "a.png").write_bytes((pictures / "0.png").read_bytes())
+    summary = clip_inference(str(inputs), str(tmp_path / "out"), clip_model=MODEL)
+    assert summary.stats.sample_count == 1
+    assert summary.stats.reasons == {"other:linked_folder": 1}
+
+
+def test_an_index_that_is_being_replaced_names_no_model(pictures: Path, tmp_path: Path) -> None:
+    clip_inference(str(pictures), str(tmp_path / "out"), clip_model=MODEL)
+    clip_index(str(tmp_path / "out"), str(tmp_path / "index"), engine="faiss")
+    metadata = tmp_path / "index" / "metadata"
+    for path in metadata.iterdir():
+        path.unlink()
+    metadata.rmdir()
+    metadata.write_text("in the way")  # copying the metadata fails after the index was published
+    with pytest.raises(StorageError):
+        clip_index(str(tmp_path / "out"), str(tmp_path / "index"), engine="faiss")
+    assert not (tmp_path / "index" / "manifest.json").exists()
