@@ -1,6 +1,6 @@
 """Pictures drawn with Pillow: the gallery's own style, and a harder one that training never saw.
 
-Both share no code with `augment.py`, which draws what the model is trained on.
+Both share the glyph bitmaps, but no code, with `augment.py`, which draws what the model is trained on.
 """
 
 from __future__ import annotations

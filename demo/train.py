@@ -9,8 +9,8 @@ Three phases, each with its own loss, all of them image-text contrast over every
 2. text: the text tower learns captions and parts of captions against the mean image embedding of each glyph.
 3. joint: both towers together, names encoded by the text tower in every step, with those of other glyphs as negatives.
 
-Seeded; the same arguments on the same machine and library versions give the same weights. A checkpoint
-after each phase lets a stopped run go on (--checkpoints).
+Seeded. A checkpoint after each phase lets a stopped run go on (--checkpoints); a run that goes on draws other random
+numbers than one that was never stopped, so its weights differ.
 """
 
 from __future__ import annotations
