@@ -10,9 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_retrieval.encoder.preprocess import Preprocess
+from clip_retrieval.errors import EncoderError
 
 Pixels = NDArray[np.uint8]  # [n, s, s, 3]; scaling by mean and std happens in the encoder
+Tokens = NDArray[np.int32]  # [n, t]
 Embeddings = NDArray[np.float32]  # [n, d], rows of unit length
+
+BOTH_TOWERS = ("image", "text")
+USUAL_LOGIT_SCALE = 100.0  # where OpenAI's and most other trainings end
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,9 @@ class EncoderInfo:
     fingerprint: str  # of the weights: equal weights, equal fingerprint
     precision: str
     device: str
+    towers: tuple[str, ...] = BOTH_TOWERS  # what it can encode: image, text
+    logit_scale: float | None = None  # the factor from cosine to logit; None where the weights do not say it
+    logit_bias: float | None = None  # added to logits; models that have it (SigLIP) judge each pair by itself
     vocabulary: frozenset[str] | None = None  # the words it was trained on, where that is known
 
 
@@ -37,6 +45,19 @@ class Encoder(Protocol):
     def encode_images(self, pixels: Pixels) -> Embeddings: ...
 
     def encode_texts(self, texts: Sequence[str]) -> Embeddings: ...
+
+    def encode_tokens(self, tokens: Tokens) -> Embeddings: ...
+
+
+def check_tower(info: EncoderInfo, tower: str) -> None:
+    """Raise EncoderError where the model was saved without this tower."""
+    if tower not in info.towers:
+        raise EncoderError(f"{info.uri} has no {tower} encoder: it was saved without one")
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise EncoderError('encode_texts takes a list of texts, such as ["a dog"]')
 
 
 def normalise(rows: NDArray[np.float32]) -> Embeddings:

@@ -75,11 +75,18 @@ class BpeTokenizer:
         return [token for word in WORDS.findall(clean) for token in self.word_ids(word)]
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
+        return self.tokenize(texts)[0]
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[Tokens, int]:
+        """Return the ids, and how many texts were cut because they did not fit."""
         rows = np.zeros((len(texts), self.context_length), dtype=np.int32)
+        room = self.context_length - 2  # start and end of text
+        truncated = 0
         for row, text in zip(rows, texts, strict=True):
-            ids = [self.start, *self.encode(text)[: self.context_length - 2], self.end]
-            row[: len(ids)] = ids
-        return rows
+            ids = self.encode(text)
+            truncated += len(ids) > room
+            row[: min(len(ids), room) + 2] = [self.start, *ids[:room], self.end]
+        return rows, truncated
 
     def merge_word(self, word: str) -> tuple[int, ...]:
         """Join the pair of lowest rank, everywhere in the word, until no pair has one."""

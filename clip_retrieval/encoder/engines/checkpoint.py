@@ -12,7 +12,7 @@ import open_clip
 import torch
 from numpy.typing import NDArray
 
-from clip_retrieval.encoder.base import Embeddings, Encoder, EncoderInfo, Pixels, normalise
+from clip_retrieval.encoder.base import Embeddings, Encoder, EncoderInfo, Pixels, Tokens, check_texts, normalise
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.engines.openclip import (
     DTYPES,
@@ -45,17 +45,12 @@ def open_checkpoint(name: ModelName, config: EncoderConfig) -> Encoder:
         fingerprint=fingerprint(model),
         precision=precision,
         device=device,
+        towers=checkpoint.towers,
+        logit_scale=checkpoint.logit_scale,
     )
     context = int(checkpoint.model_config["text_cfg"].get("context_length", 77)) if checkpoint.has_text else 77
     tokenizer = open_clip.SimpleTokenizer(context_length=context)
-    encoder = OpenClipEncoder(model.to(device=device, dtype=DTYPES[precision]), tokenizer, info)
-    encoder.missing_towers = missing_towers(checkpoint)
-    return encoder
-
-
-def missing_towers(checkpoint: Checkpoint) -> frozenset[str]:
-    present = {"image": checkpoint.has_image, "text": checkpoint.has_text}
-    return frozenset(tower for tower, is_there in present.items() if not is_there)
+    return OpenClipEncoder(model.to(device=device, dtype=DTYPES[precision]), tokenizer, info)
 
 
 def build_model(checkpoint: Checkpoint) -> open_clip.CLIP:
@@ -104,6 +99,7 @@ class MixerEncoder:
             fingerprint=digest(self.towers.tensors),
             precision="fp32",
             device="cpu",
+            logit_scale=checkpoint.logit_scale,
         )
 
     def encode_images(self, pixels: Pixels) -> Embeddings:
@@ -114,7 +110,13 @@ class MixerEncoder:
         return normalise(self.towers.encode_image(scaled.transpose(0, 3, 1, 2)))
 
     def encode_texts(self, texts: Sequence[str]) -> Embeddings:
-        return normalise(self.towers.encode_text(self.tokenizer(texts)))
+        check_texts(texts)
+        tokens, truncated = self.tokenizer.tokenize(texts)
+        self.truncated_texts += truncated
+        return self.encode_tokens(tokens)
+
+    def encode_tokens(self, tokens: Tokens) -> Embeddings:
+        return normalise(self.towers.encode_text(tokens))
 
 
 def digest(tensors: Mapping[str, NDArray[np.float32]]) -> str:

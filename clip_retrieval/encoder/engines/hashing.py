@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clip_retrieval.encoder.base import Embeddings, EncoderInfo, Pixels, normalise
+from clip_retrieval.encoder.base import USUAL_LOGIT_SCALE, Embeddings, EncoderInfo, Pixels, Tokens, normalise
 from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.encoder.uri import ModelName
 
@@ -25,6 +25,7 @@ class HashEncoder:
             fingerprint=f"hash-{dimension}-{name.option('seed', 0)}",
             precision="fp32",
             device="cpu",
+            logit_scale=USUAL_LOGIT_SCALE,
         )
         self.truncated_texts = 0
         self.seed = name.option("seed", 0)
@@ -43,3 +44,6 @@ class HashEncoder:
             seed = int.from_bytes(hashlib.sha256(salted).digest()[:8], "little")
             row[:] = np.random.default_rng(seed).standard_normal(self.info.dimension)
         return normalise(rows)
+
+    def encode_tokens(self, tokens: Tokens) -> Embeddings:
+        return self.encode_texts([str(row.tolist()) for row in tokens])

@@ -14,7 +14,7 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
-from clip_retrieval.encoder.base import Embeddings, EncoderInfo, Pixels
+from clip_retrieval.encoder.base import Embeddings, EncoderInfo, Pixels, Tokens, check_texts, check_tower
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.engines.causal_text import choose_text_encoder
 from clip_retrieval.encoder.preprocess import Preprocess
@@ -35,33 +35,33 @@ class OpenClipEncoder:
         self.tokenizer = tokenizer
         self.info = info
         self.truncated_texts = 0
-        self.missing_towers: frozenset[str] = frozenset()
         self.device = torch.device(info.device)
         self.dtype = DTYPES[info.precision]
         mean, std = (torch.tensor(v, device=self.device) for v in (info.preprocess.mean, info.preprocess.std))
         self.mean, self.std = mean.view(1, 3, 1, 1), std.view(1, 3, 1, 1)
-        self.encode_tokens = choose_text_encoder(model, tokenizer, self.device)
+        self.text_encoder = choose_text_encoder(model, tokenizer, self.device)
 
     @torch.inference_mode()
     def encode_images(self, pixels: Pixels) -> Embeddings:
-        self.check_tower("image")
+        check_tower(self.info, "image")
         batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
         scaled = (batch.permute(0, 3, 1, 2).float().div(255) - self.mean) / self.std
         return to_unit_rows(cast("Any", self.model).encode_image(scaled.to(self.dtype)))
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Embeddings:
-        self.check_tower("text")
+        check_tower(self.info, "text")
         check_texts(texts)
         if not texts:
             return np.zeros((0, self.info.dimension), dtype=np.float32)
         tokens = self.tokenizer(list(texts))
         self.truncated_texts += self.count_truncated(texts, tokens)
-        return to_unit_rows(self.encode_tokens(tokens.to(self.device)))
+        return to_unit_rows(self.text_encoder(tokens.to(self.device)))
 
-    def check_tower(self, tower: str) -> None:
-        if tower in self.missing_towers:
-            raise EncoderError(f"{self.info.uri} has no {tower} encoder: it was saved without one")
+    @torch.inference_mode()
+    def encode_tokens(self, tokens: Tokens) -> Embeddings:
+        check_tower(self.info, "text")
+        return to_unit_rows(self.text_encoder(torch.from_numpy(np.asarray(tokens, dtype=np.int64)).to(self.device)))
 
     def count_truncated(self, texts: Sequence[str], tokens: Tensor) -> int:
         """Count the texts that did not fit; only those that fill the whole context are looked at again."""
@@ -70,11 +70,6 @@ class OpenClipEncoder:
         full = (tokens[:, -1] != 0).nonzero().flatten().tolist()
         room = tokens.shape[1] - 2  # start and end of text
         return sum(len(self.tokenizer.encode(texts[i])) > room for i in full)
-
-
-def check_texts(texts: Sequence[str]) -> None:
-    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-        raise EncoderError('encode_texts takes a list of texts, such as ["a dog"]')
 
 
 def to_unit_rows(features: Tensor) -> Embeddings:
@@ -99,6 +94,7 @@ def open_openclip(name: ModelName, config: EncoderConfig) -> OpenClipEncoder:
         precision=precision,
         device=device,
         vocabulary=read_vocabulary(name.architecture),
+        **read_logits(model),
     )
     return OpenClipEncoder(model, tokenizer, info)
 
@@ -212,6 +208,15 @@ def load_tokenizer(architecture: str) -> Any:
         return open_clip.get_tokenizer(architecture)
     except Exception as error:  # the hub raises all kinds here
         raise EncoderError(f"the tokenizer of {architecture} could not be loaded: {first_line(error)}") from error
+
+
+def read_logits(model: nn.Module) -> dict[str, float | None]:
+    """Return what makes logits of cosines, as EncoderInfo names it."""
+    scale, bias = (getattr(model, name, None) for name in ("logit_scale", "logit_bias"))
+    return {
+        "logit_scale": None if scale is None else float(scale.detach().float().exp()),
+        "logit_bias": None if bias is None else float(bias.detach().float()),
+    }
 
 
 def read_preprocess(model: nn.Module) -> Preprocess:

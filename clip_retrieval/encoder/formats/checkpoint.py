@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -30,3 +31,13 @@ class Checkpoint:
     @property
     def has_text(self) -> bool:
         return "token_embedding.weight" in self.tensors
+
+    @property
+    def towers(self) -> tuple[str, ...]:
+        present = {"image": self.has_image, "text": self.has_text}
+        return tuple(tower for tower, is_there in present.items() if is_there)
+
+    @property
+    def logit_scale(self) -> float | None:
+        """The factor from cosine to logit: files hold its logarithm, or nothing."""
+        return math.exp(float(self.tensors["logit_scale"])) if "logit_scale" in self.tensors else None
