@@ -21,6 +21,7 @@ from fsspec.implementations.local import LocalFileSystem
 from clip_retrieval.errors import StorageError
 
 PARTIAL_FOLDER = "_partial"
+SCRATCH_TRIES = 100
 SECONDS_OF_NO_USE = 7 * 24 * 3600
 HOST = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
 
@@ -94,7 +95,7 @@ class Folder:
         with writable(self.url):
             if self.is_local:
                 folder = Path(self.path(PARTIAL_FOLDER)) / f"{HOST}.{os.getpid()}.{uuid4().hex[:8]}"
-                folder.mkdir(parents=True)
+                make_scratch(folder)
             else:
                 folder = Path(tempfile.mkdtemp(prefix="clip-retrieval-"))
             try:
@@ -120,11 +121,11 @@ class Folder:
         """Remove the scratch folders of processes that are gone: of this machine, or untouched for a week."""
         if not self.is_local:
             return
-        for scratch in Path(self.path(PARTIAL_FOLDER)).glob("*"):
+        for scratch in list_folder(Path(self.path(PARTIAL_FOLDER))):
             host, _, rest = scratch.name.partition(".")
             pid = rest.partition(".")[0]
             is_dead = host == HOST and pid.isdigit() and not is_alive(int(pid))
-            if is_dead or time.time() - scratch.stat().st_mtime > SECONDS_OF_NO_USE:
+            if is_dead or is_old(scratch):
                 shutil.rmtree(scratch, ignore_errors=True)
         self.drop_empty_partial_folder()
 
@@ -134,6 +135,32 @@ class Folder:
                 Path(self.path(PARTIAL_FOLDER)).rmdir()
             except OSError:
                 return  # another process still writes there, or it is gone already
+
+
+def make_scratch(folder: Path) -> None:
+    """Make a scratch folder; again where another process removes their empty parent at the same moment."""
+    for _ in range(SCRATCH_TRIES):
+        try:
+            folder.mkdir(parents=True)
+        except (FileNotFoundError, FileExistsError):  # the parent was gone, or was there and then gone
+            continue
+        return
+    folder.mkdir(parents=True)
+
+
+def list_folder(folder: Path) -> list[Path]:
+    """Return what is in a folder; nothing where it is not there, or another process removes it just now."""
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def is_old(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime > SECONDS_OF_NO_USE
+    except FileNotFoundError:
+        return False  # removed just now by the process that made it
 
 
 def is_alive(pid: int) -> bool:
@@ -158,6 +185,22 @@ def writable(url: str) -> Iterator[None]:
         if error.errno is None:
             raise
         raise StorageError(f"cannot write to {url}: {os.strerror(error.errno)}; what is finished is kept") from error
+
+
+@contextmanager
+def made_whole(path: Path) -> Iterator[Path]:
+    """Give a path to write one file or folder to; it takes its place when the block ends well, and never when killed.
+
+    Raises StorageError where a file, or a folder that is not empty, lies there already.
+    """
+    with writable(str(path)):
+        target = path.resolve()
+        if target.is_file() or (target.is_dir() and any(target.iterdir())):
+            raise StorageError(f"{path} exists already and is no empty folder; name another place, or remove it")
+    parent = Folder(str(target.parent))
+    parent.remove_leftovers()
+    with parent.staged(target.name) as staged:
+        yield staged
 
 
 def check_writable(folder: Folder) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -64,3 +66,17 @@ def test_an_index_that_is_being_replaced_names_no_model(pictures: Path, tmp_path
     with pytest.raises(StorageError):
         clip_index(str(tmp_path / "out"), str(tmp_path / "index"), engine="faiss")
     assert not (tmp_path / "index" / "manifest.json").exists()
+
+
+def test_scratch_folders_come_and_go_beside_each_other(tmp_path: Path) -> None:
+    """Each that ends removes the folder they share where it is empty, at any moment of the others."""
+    folder = Folder(str(tmp_path))
+
+    def work(count: int) -> int:
+        for i in range(count):
+            folder.write_json(f"{threading.get_ident()}.json", {"i": i})
+            folder.remove_leftovers()
+        return count
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(work, [60] * 8)) == [60] * 8
