@@ -14,13 +14,13 @@ from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
-import ftfy
 import numpy as np
 import regex
 from numpy.typing import NDArray
 
 Tokens = NDArray[np.int32]  # [n, context]; start, text, end, then zeros
 
+FIRST_MERGE = 2 * 256
 MERGE_COUNT = 49152 - 256 - 2
 WORD_END = "</w>"
 START_TEXT, END_TEXT = "<start_of_text>", "<end_of_text>"
@@ -28,6 +28,7 @@ WORDS = regex.compile(
     rf"{START_TEXT}|{END_TEXT}|'s|'t|'re|'ve|'m|'ll|'d|\p{{L}}+|\p{{N}}|[^\s\p{{L}}\p{{N}}]+", regex.IGNORECASE
 )
 KEPT_WORDS = 65_536
+PUBLISHED = {START_TEXT: "<|startoftext|>", END_TEXT: "<|endoftext|>"}  # in transformers' and clip.cpp's files
 
 
 def printable_bytes() -> dict[int, str]:
@@ -37,42 +38,46 @@ def printable_bytes() -> dict[int, str]:
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
 
 
-def read_merges() -> list[tuple[str, str]]:
-    """Return the merges by rank, from the file that open_clip brings; open_clip itself is not imported."""
+def read_merges() -> list[str]:
+    """Return the merges by rank, each two tokens with a space between them, from the file that open_clip brings.
+
+    open_clip itself is not imported.
+    """
     spec = importlib.util.find_spec("open_clip")
     assert spec is not None
     assert spec.origin is not None
-    lines = (
-        gzip.decompress((Path(spec.origin).parent / "bpe_simple_vocab_16e6.txt.gz").read_bytes()).decode().split("\n")
-    )
-    return [tuple(line.split()) for line in lines[1 : MERGE_COUNT + 1]]  # type: ignore[misc]
+    packed = (Path(spec.origin).parent / "bpe_simple_vocab_16e6.txt.gz").read_bytes()
+    return gzip.decompress(packed).decode().split("\n")[1 : MERGE_COUNT + 1]
+
+
+def clean_text(text: str) -> str:
+    """Repair what wrong decodings left, resolve HTML entities, squeeze white space."""
+    if not (text.isascii() and text.isprintable() and "&" not in text):
+        import ftfy  # noqa: PLC0415 -- a fifth of the start of a light process, and most texts do not need it
+
+        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(text.split())
 
 
 class BpeTokenizer:
-    """Texts to token ids [n, context]: lower case, white space squeezed, cut to the context with the end kept."""
+    """Texts to token ids [n, context]: lower case, white space squeezed, cut to the context with the end kept.
+
+    Ids: the 256 bytes in the order of their characters, the same at the end of a word, then the merges by rank, then
+    start and end of text. No two merges give the same token, so a token's id follows from the merge that made it.
+    """
 
     def __init__(self, context_length: int = 77) -> None:
         self.context_length = context_length
         self.characters = printable_bytes()
+        self.byte_ids = {character: i for i, character in enumerate(sorted(self.characters.values(), key=ord))}
         merges = read_merges()
-        # Ids follow the order of bytes as characters: the printable ones first.
-        alphabet = sorted(self.characters.values(), key=ord)
-        tokens = [
-            *alphabet,
-            *(token + WORD_END for token in alphabet),
-            *(a + b for a, b in merges),
-            START_TEXT,
-            END_TEXT,
-        ]
-        self.ids = {token: i for i, token in enumerate(tokens)}
-        self.ranks = {merge: rank for rank, merge in enumerate(merges)}
-        self.start, self.end = self.ids[START_TEXT], self.ids[END_TEXT]
+        self.ranks = dict(zip(merges, range(len(merges)), strict=True))
+        self.start, self.end = FIRST_MERGE + MERGE_COUNT, FIRST_MERGE + MERGE_COUNT + 1
         self.word_ids = lru_cache(KEPT_WORDS)(self.merge_word)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without start and end."""
-        clean = " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split()).lower()
-        return [token for word in WORDS.findall(clean) for token in self.word_ids(word)]
+        return [token for word in WORDS.findall(clean_text(text).lower()) for token in self.word_ids(word)]
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
         return self.tokenize(texts)[0]
@@ -91,25 +96,33 @@ class BpeTokenizer:
     def merge_word(self, word: str) -> tuple[int, ...]:
         """Join the pair of lowest rank, everywhere in the word, until no pair has one."""
         if word in (START_TEXT, END_TEXT):
-            return (self.ids[word],)
-        parts = [self.characters[byte] for byte in word.encode("utf-8")]
-        parts[-1] += WORD_END
+            return (self.start if word == START_TEXT else self.end,)
+        characters = [self.characters[byte] for byte in word.encode("utf-8")]
+        parts = [(character, self.byte_ids[character]) for character in characters]
+        parts[-1] = (characters[-1] + WORD_END, self.byte_ids[characters[-1]] + len(self.byte_ids))
         while len(parts) > 1:
-            best = min(pairwise(parts), key=lambda pair: self.ranks.get(pair, MERGE_COUNT))
-            if best not in self.ranks:
+            rank = min(self.ranks.get(f"{a} {b}", MERGE_COUNT) for (a, _), (b, _) in pairwise(parts))
+            if rank == MERGE_COUNT:
                 break
-            parts = join_pair(parts, best)
-        return tuple(self.ids[part] for part in parts)
+            parts = self.join_pairs(parts, rank)
+        return tuple(i for _, i in parts)
+
+    def join_pairs(self, parts: list[tuple[str, int]], rank: int) -> list[tuple[str, int]]:
+        joined: list[tuple[str, int]] = []
+        i = 0
+        while i < len(parts):
+            token = parts[i][0]
+            if i + 1 < len(parts) and self.ranks.get(f"{token} {parts[i + 1][0]}") == rank:
+                joined.append((token + parts[i + 1][0], FIRST_MERGE + rank))
+                i += 2
+            else:
+                joined.append(parts[i])
+                i += 1
+        return joined
 
 
-def join_pair(parts: list[str], pair: tuple[str, str]) -> list[str]:
-    joined: list[str] = []
-    i = 0
-    while i < len(parts):
-        if i + 1 < len(parts) and (parts[i], parts[i + 1]) == pair:
-            joined.append(parts[i] + parts[i + 1])
-            i += 2
-        else:
-            joined.append(parts[i])
-            i += 1
-    return joined
+def clip_vocabulary() -> list[str]:
+    """Return the 49,408 tokens by id, as transformers' and clip.cpp's files spell them: what `write_gguf` wants."""
+    alphabet = sorted(printable_bytes().values(), key=ord)
+    merged = (merge.replace(" ", "") for merge in read_merges())
+    return [*alphabet, *(token + WORD_END for token in alphabet), *merged, *PUBLISHED.values()]

@@ -8,7 +8,7 @@ import numpy as np
 import open_clip
 import pytest
 
-from clip_retrieval.encoder.tokenizer import BpeTokenizer
+from clip_retrieval.encoder.tokenizer import PUBLISHED, BpeTokenizer, clip_vocabulary
 
 BLOCKS = (range(0x20, 0x7F), range(0xA0, 0x250), range(0x300, 0x3000), range(0x3040, 0xA000), range(0x1F300, 0x1FB00))
 
@@ -28,8 +28,9 @@ def unicode_texts(count: int) -> list[str]:
     return ["".join(chr(rng.choice(rng.choice(BLOCKS))) for _ in range(rng.randrange(1, 40))) for _ in range(count)]
 
 
-def test_ids_are_those_of_open_clip(tokenizer: BpeTokenizer, reference: open_clip.SimpleTokenizer) -> None:
-    assert tokenizer.ids == reference.encoder
+def test_ids_are_those_of_open_clip(reference: open_clip.SimpleTokenizer) -> None:
+    spelt = {PUBLISHED.get(token, token): i for token, i in reference.encoder.items()}
+    assert {token: i for i, token in enumerate(clip_vocabulary())} == spelt
 
 
 @pytest.mark.parametrize(
@@ -57,3 +58,13 @@ def test_it_needs_neither_torch_nor_open_clip() -> None:
         "sys.exit(bool({'torch', 'open_clip', 'transformers'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_vocabulary_is_in_the_order_of_ids_and_spelt_as_published_files_spell_it(
+    reference: open_clip.SimpleTokenizer,
+) -> None:
+    vocabulary = clip_vocabulary()
+    assert len(vocabulary) == len(set(vocabulary)) == 49408
+    assert vocabulary[:-2] == [reference.decoder[i] for i in range(49406)]
+    assert vocabulary[-2:] == ["<|startoftext|>", "<|endoftext|>"]
+    assert (vocabulary[0], vocabulary[256], vocabulary[320]) == ("!", "!</w>", "a</w>")

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 Tensors = dict[str, NDArray[Any]]
 Config = Mapping[str, Any]
+Names = dict[str, tuple[str, ...]]  # a name of open_clip's, and transformers' tensors that are stacked to make it
 
 MODEL_TYPES = ("clip", "clip_text_model", "clip_vision_model")
 TEXT, IMAGE = "text_model.", "vision_model."
@@ -37,6 +38,7 @@ TEXT_NAMES = {
     "text_model.embeddings.position_embedding.weight": "positional_embedding",
     "text_model.final_layer_norm.weight": "ln_final.weight",
     "text_model.final_layer_norm.bias": "ln_final.bias",
+    "text_projection.weight": "text_projection",
 }
 IMAGE_NAMES = {
     "vision_model.embeddings.class_embedding": "visual.class_embedding",
@@ -46,7 +48,9 @@ IMAGE_NAMES = {
     "vision_model.pre_layrnorm.bias": "visual.ln_pre.bias",
     "vision_model.post_layernorm.weight": "visual.ln_post.weight",
     "vision_model.post_layernorm.bias": "visual.ln_post.bias",
+    "visual_projection.weight": "visual.proj",
 }
+TRANSPOSED = ("text_projection", "visual.proj")
 # What transformers calls an activation: whether it is QuickGELU, and what torch's GELU takes to be it.
 ACTIVATIONS: dict[str, tuple[bool, dict[str, str]]] = {
     "quick_gelu": (True, {}),
@@ -80,11 +84,11 @@ def convert(folder: Path, config: Config, weights: Tensors) -> Checkpoint:
     image_size = 224  # of a text model's unused preprocessing
     check_projections(folder, weights)
     if "text_projection.weight" in weights:
-        tensors |= convert_text(weights)
+        tensors |= rename(weights, name_text(count_blocks(weights, f"{TEXT}encoder.layers.")))
         model_config["text_cfg"] = text_config(config.get("text_config") or config, tensors)
         model_config["embed_dim"] = tensors["text_projection"].shape[1]
     if "visual_projection.weight" in weights:
-        tensors |= convert_image(weights)
+        tensors |= rename(weights, name_image(count_blocks(weights, f"{IMAGE}encoder.layers.")))
         model_config["vision_cfg"] = vision_config(config.get("vision_config") or config, tensors)
         model_config["embed_dim"] = tensors["visual.proj"].shape[1]
         image_size = model_config["vision_cfg"]["image_size"]
@@ -103,28 +107,31 @@ def check_projections(folder: Path, weights: Tensors) -> None:
         )
 
 
-def convert_text(weights: Tensors) -> Tensors:
-    tensors = {ours: weights[theirs] for theirs, ours in TEXT_NAMES.items()}
-    tensors["text_projection"] = weights["text_projection.weight"].T
-    return tensors | convert_blocks(weights, TEXT, "")
+def name_text(layers: int) -> Names:
+    return {ours: (theirs,) for theirs, ours in TEXT_NAMES.items()} | name_blocks(TEXT, "", layers)
 
 
-def convert_image(weights: Tensors) -> Tensors:
-    tensors = {ours: weights[theirs] for theirs, ours in IMAGE_NAMES.items()}
-    tensors["visual.proj"] = weights["visual_projection.weight"].T
-    return tensors | convert_blocks(weights, IMAGE, "visual.")
+def name_image(layers: int) -> Names:
+    return {ours: (theirs,) for theirs, ours in IMAGE_NAMES.items()} | name_blocks(IMAGE, "visual.", layers)
 
 
-def convert_blocks(weights: Tensors, theirs: str, ours: str) -> Tensors:
-    """Return the transformer's blocks; query, key and value become one matrix, which copies them."""
-    tensors: Tensors = {}
-    for i in range(count_blocks(weights, f"{theirs}encoder.layers.")):
+def name_blocks(theirs: str, ours: str, layers: int) -> Names:
+    """Return the names of a transformer's blocks; query, key and value are one matrix in open_clip."""
+    names: Names = {}
+    for i in range(layers):
         old, new = f"{theirs}encoder.layers.{i}.", f"{ours}transformer.resblocks.{i}."
         for kind in ("weight", "bias"):
-            parts = [weights[f"{old}self_attn.{letter}_proj.{kind}"] for letter in "qkv"]
-            tensors[f"{new}attn.in_proj_{kind}"] = np.concatenate(parts)
-            for part, name in BLOCK_PARTS.items():
-                tensors[f"{new}{name}.{kind}"] = weights[f"{old}{part}.{kind}"]
+            names[f"{new}attn.in_proj_{kind}"] = tuple(f"{old}self_attn.{letter}_proj.{kind}" for letter in "qkv")
+            names |= {f"{new}{name}.{kind}": (f"{old}{part}.{kind}",) for part, name in BLOCK_PARTS.items()}
+    return names
+
+
+def rename(weights: Tensors, names: Names) -> Tensors:
+    """Return the tensors under open_clip's names and in its shapes; only stacking copies."""
+    tensors: Tensors = {}
+    for ours, parts in names.items():
+        array = np.concatenate([weights[part] for part in parts]) if len(parts) > 1 else weights[parts[0]]
+        tensors[ours] = array.T if ours in TRANSPOSED else array
     return tensors
 
 

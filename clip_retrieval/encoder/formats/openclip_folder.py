@@ -1,0 +1,153 @@
+"""A Checkpoint to a folder of open_clip's, and what writers of folders share: whole or absent, weights streamed.
+
+The folder: open_clip_config.json, {"model_cfg": what open_clip.CLIP takes, "preprocess_cfg": the fields of its
+PreprocessCfg}, and open_clip_model.safetensors with the names of its state_dict. safetensors' own library writes only
+from arrays that are all in memory and contiguous, so the file (as safetensors.py tells it) is written here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_retrieval.encoder.formats.checkpoint import Checkpoint
+from clip_retrieval.encoder.formats.gguf import Stored, Towers
+from clip_retrieval.encoder.formats.huggingface import Names, name_image, name_text
+from clip_retrieval.encoder.formats.safetensors import DTYPES
+from clip_retrieval.errors import EncoderError
+from clip_retrieval.storage import made_whole
+
+Loaders = Mapping[str, Callable[[], NDArray[Any]]]  # a file's tensors, each read when it is written
+
+# What a tower's configuration can say while its tensors are those of OpenAI's transformers, by their names.
+SHARED = {"width", "layers", "mlp_ratio", "norm_kwargs", "act_kwargs", "pool_type"}
+PLAIN = {
+    "vision_cfg": SHARED | {"image_size", "patch_size", "head_width", "patch_dropout"},
+    "text_cfg": SHARED | {"context_length", "vocab_size", "heads", "eos_id", "pad_id"},
+}
+ALIGNMENT = 8  # bytes, of the tensors' start
+DTYPE_NAMES = {np.dtype(code): name for name, code in DTYPES.items() if name != "BF16"}
+
+
+def write_openclip(checkpoint: Checkpoint, folder: Path, *, dtype: Stored = "f32", towers: Towers = "both") -> None:
+    """Write a model of two towers for open_clip.create_model("local-dir:FOLDER").
+
+    With f16, matrices are halves; biases, norms and single numbers stay float32.
+    """
+    check_openclip(checkpoint, towers)
+    with new_folder(folder) as staged:
+        loaders = {name: partial(checkpoint.tensors.__getitem__, name) for name in checkpoint.tensors}
+        write_weights(staged / "open_clip_model.safetensors", loaders, dtype)
+        config = {"model_cfg": checkpoint.model_config, "preprocess_cfg": describe_preprocess(checkpoint)}
+        write_json(staged / "open_clip_config.json", config)
+
+
+def check_openclip(checkpoint: Checkpoint, towers: Towers) -> None:
+    """Refuse what open_clip.create_model would not load, or not with its own transform."""
+    source, present = checkpoint.source, checkpoint.towers
+    if checkpoint.family == "mixer":
+        raise EncoderError(f"{source} is a Mixer CLIP, which open_clip cannot build; write it with --to onnx")
+    if len(present) < 2 or towers != "both":
+        only = present[0] if len(present) == 1 else towers
+        raise EncoderError(
+            f"open_clip always builds both towers, so the {only} tower of {source} alone cannot become its folder; "
+            "write it with --to onnx, gguf or hf"
+        )
+    if checkpoint.preprocess.interpolation == "nearest":
+        raise EncoderError(f"{source} resizes pictures to the nearest pixel, which open_clip cannot; use --to hf")
+    if "logit_scale" not in checkpoint.tensors:
+        raise EncoderError(f"{source} is an incomplete CLIP: it does not hold logit_scale; fetch it again")
+    config = checkpoint.model_config
+    check_plain_tower(checkpoint, "text_cfg", name_text(config["text_cfg"].get("layers", 12)))
+    if isinstance(config["vision_cfg"].get("layers", 12), int):
+        check_plain_tower(checkpoint, "vision_cfg", name_image(config["vision_cfg"].get("layers", 12)))
+
+
+def check_plain_tower(checkpoint: Checkpoint, tower: str, names: Names) -> None:
+    """Refuse a tower without variations whose tensors are not those that its configuration asks for."""
+    if not checkpoint.model_config[tower].keys() <= PLAIN[tower]:
+        return  # whatever the variations bring is open_clip's business
+    is_image = tower == "vision_cfg"
+    own = {name for name in checkpoint.tensors if name.startswith("visual.") == is_image}
+    for name in names:
+        if name not in own:
+            raise EncoderError(f"{checkpoint.source} is an incomplete CLIP: it does not hold {name}; fetch it again")
+    for name in sorted(own - names.keys() - {"logit_scale", "logit_bias"}):
+        raise EncoderError(f"{checkpoint.source} holds {name}, which its configuration has no place for; use --to onnx")
+
+
+def describe_preprocess(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return open_clip's preprocess_cfg."""
+    preprocess = checkpoint.preprocess
+    return {
+        "size": preprocess.size,
+        "mode": "RGB",
+        "mean": preprocess.mean,
+        "std": preprocess.std,
+        "interpolation": preprocess.interpolation,
+        "resize_mode": preprocess.resize_mode,
+        "fill_color": preprocess.fill,
+    }
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Give an empty folder to write to; when the block ends well, it gets its name at once. Killed, it never does."""
+    with made_whole(folder) as staged:
+        staged.mkdir()
+        yield staged
+
+
+def write_json(path: Path, value: object) -> None:
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=to_plain)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def to_plain(value: Any) -> Any:
+    """Return what JSON knows for numpy's numbers."""
+    return value.item()
+
+
+def write_weights(path: Path, loaders: Loaders, dtype: Stored) -> None:
+    """Write a safetensors file, widest numbers first so that all are aligned; one tensor at a time is in memory."""
+    kinds: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
+    for name, load in loaders.items():
+        array = load()
+        kinds[name] = choose_dtype(array, dtype), array.shape
+    names = sorted(kinds, key=lambda name: (-kinds[name][0].itemsize, name))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name in names:
+        kind, shape = kinds[name]
+        end = offset + kind.itemsize * math.prod(shape)
+        header[name] = {"dtype": DTYPE_NAMES[kind], "shape": shape, "data_offsets": (offset, end)}
+        offset = end
+    head = json.dumps(header, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % ALIGNMENT)
+    with path.open("wb") as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        for name in names:
+            file.write(convert_numbers(name, loaders[name](), kinds[name][0]).data)
+
+
+def choose_dtype(array: NDArray[Any], dtype: Stored) -> np.dtype[Any]:
+    """Return what a tensor is stored as: whole numbers as they are, halves only for matrices."""
+    if array.dtype.kind != "f":
+        return array.dtype
+    return np.dtype("<f2" if dtype == "f16" and array.ndim > 1 else "<f4")
+
+
+def convert_numbers(name: str, array: NDArray[Any], kind: np.dtype[Any]) -> NDArray[Any]:
+    with np.errstate(over="ignore"):
+        found = np.asarray(array, dtype=kind, order="C")
+    if kind.itemsize == 2 and kind.kind == "f" and not np.isfinite(found).all():
+        raise EncoderError(f"{name} holds numbers that are too large for f16; write it as f32")
+    return found
