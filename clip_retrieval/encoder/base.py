@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ from clip_retrieval.errors import EncoderError
 Pixels = NDArray[np.uint8]  # [n, s, s, 3]; scaling by mean and std happens in the encoder
 Tokens = NDArray[np.int32]  # [n, t]
 Embeddings = NDArray[np.float32]  # [n, d], rows of unit length
+
+Workload = Literal["query", "bulk"]  # a few items soon, or many items fast
 
 BOTH_TOWERS = ("image", "text")
 USUAL_LOGIT_SCALE = 100.0  # where OpenAI's and most other trainings end

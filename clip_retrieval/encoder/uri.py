@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,7 +25,7 @@ OPENAI_NAMES = {
 FORMS = (
     f"an OpenAI name ({', '.join(OPENAI_NAMES)}), open_clip:ARCH/TAG, open_clip:ARCH//path/to/checkpoint, "
     "open_clip:hf-hub:ORG/NAME, a file or folder of weights (OpenAI .pt, transformers CLIP, Mixer CLIP, GGUF, "
-    "open_clip), demo, random:ARCH?seed=0, hash:DIMENSION"
+    "open_clip, ONNX), demo, onnx:FOLDER?runtime=onnxruntime, random:ARCH?seed=0, hash:DIMENSION"
 )
 LATER = {
     "nm": "DeepSparse is no longer maintained; take an open_clip model",
@@ -33,9 +34,8 @@ LATER = {
 
 GENERATED_OPTIONS = {"random": {"seed": 0}, "hash": {"seed": 0, "size": 1}}  # and the least value of each
 
-CHECKPOINT_PREFIXES = ("openai_clip", "hf_clip", "mixer", "gguf")
-
-Kind = Literal["open_clip", "checkpoint", "random", "hash"]
+RUNTIMES = ("onnxruntime", "openvino")
+Kind = Literal["open_clip", "checkpoint", "onnx", "random", "hash"]
 DEMO_MODEL = Path(__file__).parent.parent / "demo" / "model"
 
 
@@ -59,14 +59,10 @@ def parse_uri(uri: str) -> ModelName:
     if name in OPENAI_NAMES:
         return ModelName(uri, "open_clip", OPENAI_NAMES[name], "openai")
     if uri == "demo":
-        return ModelName(uri, "open_clip", f"local-dir:{DEMO_MODEL}")
+        return ModelName(uri, "onnx", str(DEMO_MODEL), "onnxruntime")
     prefix, _, rest = uri.partition(":")
-    if prefix in CHECKPOINT_PREFIXES and rest:
-        return parse_path(uri, rest)
-    if prefix == "open_clip" and rest:
-        return parse_open_clip(uri, rest)
-    if prefix in ("random", "hash") and rest:
-        return parse_generated(uri, prefix, rest)
+    if prefix in PARSERS and rest:
+        return PARSERS[prefix](uri, rest)
     if prefix in LATER:
         raise EncoderError(f"{prefix}: models are not supported: {LATER[prefix]}")
     if uri and Path(uri).expanduser().exists():
@@ -81,7 +77,23 @@ def parse_path(uri: str, rest: str) -> ModelName:
         raise EncoderError(f"{uri}: there is no file or folder {rest}; a name on a hub is open_clip:hf-hub:ORG/NAME")
     if (path / "open_clip_config.json").exists():
         return ModelName(uri, "open_clip", f"local-dir:{path}")
+    if any((path / name).exists() for name in ("model.json", "visual.onnx", "textual.onnx")):
+        return ModelName(uri, "onnx", str(path))
     return ModelName(uri, "checkpoint", str(path))
+
+
+def parse_onnx(uri: str, rest: str) -> ModelName:
+    """Take a folder, and after ?runtime= what shall run it."""
+    folder, _, query = rest.partition("?")
+    path = Path(folder).expanduser()
+    key, _, runtime = query.partition("=")
+    if query and (key != "runtime" or runtime not in RUNTIMES):
+        raise EncoderError(f"{uri}: what follows ? must be runtime={' or runtime='.join(RUNTIMES)}")
+    if not path.is_dir():
+        raise EncoderError(
+            f"{uri}: there is no folder {folder}; make one with clip-retrieval convert MODEL OUT --to onnx"
+        )
+    return ModelName(uri, "onnx", str(path), runtime or None)
 
 
 def parse_open_clip(uri: str, rest: str) -> ModelName:
@@ -94,7 +106,8 @@ def parse_open_clip(uri: str, rest: str) -> ModelName:
     return ModelName(uri, "open_clip", architecture, weights or None)
 
 
-def parse_generated(uri: str, prefix: str, rest: str) -> ModelName:
+def parse_generated(uri: str, rest: str) -> ModelName:
+    prefix = uri.partition(":")[0]
     name, _, query = rest.partition("?")
     try:
         options = tuple((key, int(value)) for key, value in parse_qsl(query, strict_parsing=bool(query)))
@@ -109,3 +122,15 @@ def parse_generated(uri: str, prefix: str, rest: str) -> ModelName:
     if not name.isdigit() or int(name) < 1:
         raise EncoderError(f"{uri}: hash: takes a dimension, such as hash:64")
     return ModelName(uri, "hash", name, options=options)
+
+
+PARSERS: dict[str, Callable[[str, str], ModelName]] = {
+    "openai_clip": parse_path,
+    "hf_clip": parse_path,
+    "mixer": parse_path,
+    "gguf": parse_path,
+    "open_clip": parse_open_clip,
+    "onnx": parse_onnx,
+    "random": parse_generated,
+    "hash": parse_generated,
+}

@@ -44,7 +44,7 @@ def run_worker(
     missing = [plan[i] for i in partition_ids if needs_work(folder, plan[i])]
     if not missing:
         return []
-    encoder = load_encoder(dataclasses.replace(config.encoder, device=device))
+    encoder = load_encoder(dataclasses.replace(config.encoder, device=device), workload="bulk")
     claim_folder(folder, describe_run(config, source, encoder.info, plan))
     share = sum(partition.stop - partition.start for partition in missing) / max(1, len(source.units))
     report.estimate_total = lambda: None if (total := source.estimate_total()) is None else round(total * share)

@@ -53,7 +53,7 @@ def test_hub_names_and_folders_are_handed_on_whole(place: str) -> None:
 
 
 def test_demo_is_the_embedded_folder() -> None:
-    assert parse_uri("demo").architecture == f"local-dir:{DEMO_MODEL}"
+    assert (parse_uri("demo").kind, parse_uri("demo").architecture) == ("onnx", str(DEMO_MODEL))
 
 
 def test_random_and_hash_take_numbers() -> None:

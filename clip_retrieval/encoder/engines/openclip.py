@@ -210,7 +210,7 @@ def load_tokenizer(architecture: str) -> Any:
         raise EncoderError(f"the tokenizer of {architecture} could not be loaded: {first_line(error)}") from error
 
 
-def read_logits(model: nn.Module) -> dict[str, float | None]:
+def read_logits(model: nn.Module) -> dict[str, Any]:
     """Return what makes logits of cosines, as EncoderInfo names it."""
     scale, bias = (getattr(model, name, None) for name in ("logit_scale", "logit_bias"))
     return {

@@ -1,0 +1,91 @@
+"""Two encoders on the same pictures and texts: how far apart are their embeddings?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from clip_retrieval.encoder.base import Embeddings, Encoder, Pixels
+from clip_retrieval.encoder.images import decode_image
+from clip_retrieval.errors import EncoderError, ImageError
+
+BATCHES = (1, 2, 5)  # one, the example's, and one that no graph was made with
+TEXTS = (
+    "a photo of a dog",
+    "",
+    "two red apples on a wooden table, seen from above, in the morning light of a kitchen window",
+    "Café Überraschung 東京 \U0001f680",
+    " ".join(["very"] * 90) + " long",
+    "a diagram",
+    "the quick brown fox jumps over the lazy dog 123 times!",
+    "cat",
+)
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+MOST_PICTURES = 256
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How alike two encoders are, over all rows of one tower."""
+
+    least_cosine: float
+    mean_cosine: float
+    largest_error: float  # of any value of a unit embedding, relative to the largest value
+    count: int
+
+
+def compare_towers(reference: Encoder, other: Encoder, pictures: Path | None = None) -> dict[str, Agreement]:
+    """Return the agreement by tower, of those that `other` has; batches of 1, 2 and 5, so that no batch is special."""
+    found: dict[str, Agreement] = {}
+    if "image" in other.info.towers:
+        batches = list(
+            make_batches(reference.info.preprocess.size) if pictures is None else read_batches(reference, pictures)
+        )
+        found["image"] = agree([(reference.encode_images(batch), other.encode_images(batch)) for batch in batches])
+    if "text" in other.info.towers:
+        starts = np.cumsum((0, *BATCHES[:-1]))
+        groups = [TEXTS[start : start + size] for start, size in zip(starts, BATCHES, strict=True)]
+        found["text"] = agree([(reference.encode_texts(group), other.encode_texts(group)) for group in groups])
+    return found
+
+
+def agree(pairs: list[tuple[Embeddings, Embeddings]]) -> Agreement:
+    wanted, found = (np.concatenate(rows) for rows in zip(*pairs, strict=True))
+    cosines = (wanted * found).sum(axis=1)
+    error = np.abs(wanted - found).max() / max(float(np.abs(wanted).max()), 1e-12)
+    if not np.isfinite(found).all():
+        return Agreement(-1.0, -1.0, float("inf"), len(found))
+    return Agreement(float(cosines.min()), float(cosines.mean()), float(error), len(found))
+
+
+def make_batches(size: int) -> Iterator[Pixels]:
+    """Yield generated pictures: noise, coarse noise that is smooth, plain colours."""
+    rng = np.random.default_rng(0)
+    for count in BATCHES:
+        batch = rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+        for i in range(count):
+            if i % 3 != 1:
+                coarse = Image.fromarray(rng.integers(0, 256, (1 + 5 * (i % 2), 4, 3), dtype=np.uint8))
+                batch[i] = np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC))
+        yield batch
+
+
+def read_batches(encoder: Encoder, folder: Path) -> Iterator[Pixels]:
+    """Yield a folder's pictures, at most 256 of them spread over it, as the encoder takes them."""
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
+    if not paths:
+        raise EncoderError(f"{folder} holds no pictures ({', '.join(PICTURE_SUFFIXES)})")
+    prepared = []
+    for path in paths[:: max(1, len(paths) // MOST_PICTURES)][:MOST_PICTURES]:
+        try:
+            prepared.append(encoder.info.preprocess(decode_image(path.read_bytes())))
+        except (ImageError, OSError):
+            continue  # what cannot be decoded says nothing of the encoders
+    if not prepared:
+        raise EncoderError(f"none of the pictures in {folder} can be decoded")
+    for start in range(0, len(prepared), 32):
+        yield np.stack(prepared[start : start + 32])

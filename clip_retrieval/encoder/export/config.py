@@ -1,0 +1,55 @@
+"""What `convert` and `quantize` take. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from clip_retrieval.errors import ConfigError
+from clip_retrieval.options import option
+
+Target = Literal["onnx", "open_clip", "hf", "gguf"]
+Towers = Literal["both", "text", "image"]
+OnnxType = Literal["int8", "int4"]
+QuantisedType = Literal["int8", "int4", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig:
+    """A model, and what shall become of it."""
+
+    POSITIONAL = ("source", "out")
+
+    source: str = option(help="Model to convert: any name that --clip_model takes, a file or a folder.")
+    out: str = option(help="Folder to make, or for gguf the file.")
+    to: Target = option(
+        help="Format to write: onnx runs without torch, open_clip and hf are folders, gguf is clip.cpp's."
+    )
+    text_only: bool = option(False, help="Write the text encoder only.")
+    image_only: bool = option(False, help="Write the image encoder only.")
+    dtype: Literal["f32", "f16"] | None = option(
+        None, help="Number format of the matrices. None: f16 for gguf, f32 for the others."
+    )
+    clip_cache_path: str | None = option(None, help="Folder that model downloads are kept in.")
+
+    def __post_init__(self) -> None:
+        if self.text_only and self.image_only:
+            raise ConfigError("--text_only and --image_only exclude each other; leave both out for both encoders")
+
+    @property
+    def towers(self) -> Towers:
+        return "text" if self.text_only else "image" if self.image_only else "both"
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeConfig:
+    """A converted model, and how few bits its weights shall have."""
+
+    POSITIONAL = ("source", "out")
+
+    source: str = option(help="Model to quantise: an ONNX folder of `convert` for int8 and int4, a GGUF file for q*.")
+    out: str = option(help="Folder, or for q* the GGUF file, to make.")
+    type: QuantisedType = option(help="Number format of the weights.")
+    images: str | None = option(
+        None, help="Folder of pictures, on which the embeddings before and after are compared. None: generated ones."
+    )

@@ -1,0 +1,165 @@
+"""A model of any format to one of another: read, written beside its place, checked, and only then put there."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, assert_never
+
+from clip_retrieval.encoder.base import Encoder
+from clip_retrieval.encoder.config import EncoderConfig
+from clip_retrieval.encoder.export.compare import Agreement, compare_towers
+from clip_retrieval.encoder.export.config import ConvertConfig, Target, Towers
+from clip_retrieval.encoder.export.graph import Stored
+from clip_retrieval.encoder.export.tokenizers import write_tokenizer
+from clip_retrieval.encoder.export.towers import is_buildable, write_towers
+from clip_retrieval.encoder.formats.checkpoint import Checkpoint
+from clip_retrieval.encoder.formats.gguf import write_gguf
+from clip_retrieval.encoder.formats.huggingface_writer import write_huggingface
+from clip_retrieval.encoder.formats.onnx_folder import VOCABULARY, OnnxFolder, write_about
+from clip_retrieval.encoder.formats.openclip_folder import write_openclip
+from clip_retrieval.encoder.formats.recognise import read_checkpoint
+from clip_retrieval.encoder.load import load_encoder
+from clip_retrieval.encoder.tokenizer import clip_vocabulary
+from clip_retrieval.encoder.uri import DEMO_MODEL, parse_uri
+from clip_retrieval.errors import EncoderError
+from clip_retrieval.storage import made_whole
+
+LARGEST_ERROR = 1e-4  # of an ONNX graph with the same weights
+LEAST_COSINE = 0.999  # where the weights are rounded to float16
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was made, and how well it agrees with what it was made from."""
+
+    source: str
+    out: str
+    format: str
+    size_bytes: int
+    towers: tuple[str, ...]
+    agreement: dict[str, Agreement]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The model to convert: as an encoder to compare with, and as a checkpoint where it can be one."""
+
+    name: str
+    encoder: Encoder
+    checkpoint: Checkpoint | None
+
+    def choose_towers(self, wanted: Towers) -> tuple[str, ...]:
+        towers = self.encoder.info.towers if wanted == "both" else (wanted,)
+        missing = [tower for tower in towers if tower not in self.encoder.info.towers]
+        if missing:
+            raise EncoderError(f"{self.name} has no {missing[0]} encoder to convert")
+        return towers
+
+
+def run_convert(config: ConvertConfig) -> Converted:
+    """Convert a model; raises EncoderError in one sentence, and leaves nothing behind then."""
+    out = Path(config.out).expanduser()
+    with made_whole(out) as staged:
+        origin = open_origin(config)
+        towers = origin.choose_towers(config.towers)
+        write_target(config, origin, staged)
+        is_rounded = config.dtype == "f16" or config.to == "gguf"  # GGUF has its patch kernel in f16 whatever is asked
+        agreement = check(origin.encoder, staged, config.to, is_rounded=is_rounded)
+    return Converted(config.source, str(out), config.to, size_of(out), towers, agreement)
+
+
+def size_of(path: Path) -> int:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def open_origin(config: ConvertConfig) -> Origin:
+    name = parse_uri(config.source)
+    if name.kind == "hash":
+        raise EncoderError(f"{config.source} has no weights to convert")
+    if name.kind == "onnx" and config.source != "demo":
+        raise EncoderError(f"{config.source} is ONNX already; convert the model it was made from, or quantize it")
+    source = f"open_clip:local-dir:{DEMO_MODEL}" if config.source == "demo" else config.source
+    encoder = load_encoder(
+        EncoderConfig(clip_model=source, device="cpu", precision="fp32", clip_cache_path=config.clip_cache_path)
+    )
+    if name.kind == "checkpoint":
+        return Origin(config.source, encoder, read_checkpoint(Path(name.architecture)))
+    from clip_retrieval.encoder.engines.openclip import OpenClipEncoder
+    from clip_retrieval.encoder.engines.openclip_checkpoint import describe_model
+
+    assert isinstance(encoder, OpenClipEncoder)
+    return Origin(config.source, encoder, describe_model(encoder.model, encoder.info.preprocess, config.source))
+
+
+def write_target(config: ConvertConfig, origin: Origin, staged: Path) -> None:
+    """Write the format that is asked for; ONNX takes every model, the others what a checkpoint can say."""
+    if config.to == "onnx":
+        write_onnx(origin, staged, origin.choose_towers(config.towers), config.dtype or "f32")
+        return
+    checkpoint = origin.checkpoint
+    if checkpoint is None:
+        raise EncoderError(f"{origin.name} has parts that {config.to} has no form for; --to onnx takes every model")
+    match config.to:
+        case "open_clip":
+            write_openclip(checkpoint, staged, dtype=config.dtype or "f32", towers=config.towers)
+        case "hf":
+            write_huggingface(checkpoint, staged, dtype=config.dtype or "f32", towers=config.towers)
+        case "gguf":
+            write_gguf(checkpoint, staged, clip_vocabulary(), dtype=config.dtype or "f16", towers=config.towers)
+        case _:
+            assert_never(config.to)
+
+
+def write_onnx(origin: Origin, folder: Path, towers: tuple[str, ...], stored: Stored) -> None:
+    """Build the graphs from the weights, or let torch trace them where the model is of another kind."""
+    folder.mkdir()
+    info = origin.encoder.info
+    if origin.checkpoint is not None and is_buildable(origin.checkpoint):
+        write_towers(origin.checkpoint, folder, towers, stored)
+        is_cut = origin.checkpoint.family == "clip"
+    else:
+        trace(origin, folder, towers)
+        is_cut = False
+    tokenizer = write_tokenizer(origin.encoder, folder, is_cut=is_cut)
+    about = OnnxFolder(
+        source=origin.name,
+        fingerprint=info.fingerprint,
+        dimension=info.dimension,
+        towers=towers,
+        preprocess=info.preprocess,
+        tokenizer=tokenizer,
+        logit_scale=info.logit_scale,
+        logit_bias=info.logit_bias,
+    )
+    write_about(folder, about)
+    if info.vocabulary is not None:
+        (folder / VOCABULARY).write_text("\n".join(sorted(info.vocabulary)) + "\n", encoding="utf-8")
+
+
+def trace(origin: Origin, folder: Path, towers: tuple[str, ...]) -> None:
+    from clip_retrieval.encoder.engines.openclip import OpenClipEncoder
+    from clip_retrieval.encoder.export.traced import trace_towers
+
+    encoder = origin.encoder
+    assert isinstance(encoder, OpenClipEncoder)
+    trace_towers(encoder.model, encoder.info.preprocess, encoder.tokenizer.context_length, folder, towers)
+
+
+def check(reference: Encoder, made: Path, target: Target, *, is_rounded: bool) -> dict[str, Agreement]:
+    """Compare what was made with what it was made from; raises EncoderError where it is another model."""
+    uri = f"onnx:{made}?runtime=onnxruntime" if target == "onnx" else str(made)
+    found = compare_towers(reference, load_encoder(EncoderConfig(clip_model=uri, device="cpu", precision="fp32")))
+    for tower, agreement in found.items():
+        is_same = agreement.least_cosine >= LEAST_COSINE and (is_rounded or agreement.largest_error <= LARGEST_ERROR)
+        if not is_same:
+            raise EncoderError(
+                f"the {tower} encoder does not survive the conversion to {target}: its embeddings differ from the "
+                f"original's (least cosine {agreement.least_cosine:.6f}, largest error {agreement.largest_error:.1e}); "
+                "nothing was kept"
+            )
+    return found

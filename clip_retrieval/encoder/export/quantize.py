@@ -1,0 +1,60 @@
+"""The command `quantize`: a converted model with fewer bits, and what that does to its embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from clip_retrieval.encoder.config import EncoderConfig
+from clip_retrieval.encoder.export.compare import Agreement, compare_towers
+from clip_retrieval.encoder.export.config import OnnxType, QuantizeConfig
+from clip_retrieval.encoder.export.convert import size_of
+from clip_retrieval.encoder.export.quantise import quantise_folder
+from clip_retrieval.encoder.formats.gguf import quantise_gguf
+from clip_retrieval.encoder.formats.recognise import recognise
+from clip_retrieval.encoder.load import load_encoder
+from clip_retrieval.errors import EncoderError
+from clip_retrieval.storage import made_whole
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What was made, how much smaller it is, and how well it agrees with what it was made from."""
+
+    source: str
+    out: str
+    type: str
+    source_bytes: int
+    size_bytes: int
+    agreement: dict[str, Agreement]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def run_quantize(config: QuantizeConfig) -> Quantized:
+    """Quantise a model, and compare it with the original on pictures and texts."""
+    source, out = Path(config.source.removeprefix("onnx:")).expanduser(), Path(config.out).expanduser()
+    found = recognise(source)
+    wanted = "onnx" if config.type in get_args(OnnxType) else "gguf"
+    if found != wanted:
+        article = "an ONNX folder" if wanted == "onnx" else "a GGUF file"
+        raise EncoderError(
+            f"{source} is {found}, but {config.type} is made from {article}; convert it first: "
+            f"clip-retrieval convert {config.source} OUT --to {wanted}"
+        )
+    with made_whole(out) as staged:
+        if config.type == "int8" or config.type == "int4":
+            staged.mkdir()
+            quantise_folder(source, staged, config.type)
+        else:
+            quantise_gguf(source, staged, config.type)
+        pictures = None if config.images is None else Path(config.images)
+        agreement = compare_towers(open_reference(source), open_reference(staged), pictures)
+    return Quantized(config.source, str(out), config.type, size_of(source), size_of(out), agreement)
+
+
+def open_reference(path: Path) -> Any:
+    uri = f"onnx:{path}?runtime=onnxruntime" if path.is_dir() else f"gguf:{path}"
+    return load_encoder(EncoderConfig(clip_model=uri, device="cpu", precision="fp32"))

@@ -1,0 +1,57 @@
+"""A tokenizer.json to token ids, by the tokenizers library: neither torch nor transformers is loaded."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from clip_retrieval.encoder.formats.onnx_folder import TOKENIZER, TokenizerSpec
+from clip_retrieval.encoder.tokenizer import Tokens, clean_text
+from clip_retrieval.errors import EncoderError
+
+
+class HuggingfaceTokenizer:
+    """Cleans as open_clip's HFTokenizer does, then cuts or pads to the context length."""
+
+    def __init__(self, folder: Path, spec: TokenizerSpec) -> None:
+        try:
+            from tokenizers import Tokenizer
+        except ImportError as error:
+            raise EncoderError(
+                f"the tokenizer of {folder} needs the package tokenizers; pip install tokenizers"
+            ) from error
+        self.spec = spec
+        try:
+            self.tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+        except Exception as error:  # the library raises bare Exceptions
+            raise EncoderError(f"{folder / TOKENIZER} cannot be read ({error}); convert the model again") from error
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[Tokens, int]:
+        """Return the ids, and how many texts were cut because they did not fit."""
+        context = self.spec.context_length
+        cleaned = [clean(text, self.spec.clean) for text in texts]
+        lengths = [len(found.ids) for found in self.tokenizer.encode_batch(cleaned)]
+        self.tokenizer.enable_truncation(context)
+        rows = np.full((len(texts), context), self.spec.pad_id, dtype=np.int32)
+        for row, found in zip(rows, self.tokenizer.encode_batch(cleaned), strict=True):
+            row[: len(found.ids)] = found.ids
+        self.tokenizer.no_truncation()
+        if self.spec.zeroed_id is not None:
+            rows[rows == self.spec.zeroed_id] = 0
+        return rows, sum(length > context for length in lengths)
+
+
+def clean(text: str, how: str) -> str:
+    """Repair and squeeze a text; `lower` also lowers it, `canonicalize` takes its ASCII punctuation away too."""
+    cleaned = clean_text(text)
+    if how == "whitespace":
+        return cleaned
+    if how == "lower":
+        return cleaned.lower()
+    plain = cleaned.replace("_", " ").translate(str.maketrans("", "", string.punctuation)).lower()
+    return " ".join(plain.split())
