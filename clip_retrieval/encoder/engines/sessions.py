@@ -91,4 +91,4 @@ def supports_bf16() -> bool:
 
 def first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+    return lines[0][:600] if lines else type(error).__name__

@@ -15,6 +15,7 @@ Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
 SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8)  # of the scale, tried where there are few levels: less range, finer steps
+LEAST_BLOCK_SIZE = 32
 CHUNK_BLOCKS = 65_536  # worked on together, to bound the memory
 
 
@@ -24,6 +25,13 @@ class Bits:
 
     bits: int
     block_size: int
+
+    def fit(self, width: int) -> Bits:
+        """Return the form with the largest blocks that fill rows of this width, but not below 32."""
+        size = self.block_size
+        while size > LEAST_BLOCK_SIZE and width % size:
+            size //= 2
+        return Bits(self.bits, size)
 
     @property
     def middle(self) -> int:

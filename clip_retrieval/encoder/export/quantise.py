@@ -45,6 +45,7 @@ class Rewriter:
         self.model = onnx.load(source, load_external_data=False)
         self.folder, self.graph = source.parent, graph
         self.form, self.table_form = FORMS[kind], TABLE_FORMS[kind]
+        self.block_sizes: set[int] = set()  # of the products that were rewritten
         self.tensors = {tensor.name: tensor for tensor in self.model.graph.initializer}
         self.casts = {
             node.output[0]: node.input[0]
@@ -82,18 +83,20 @@ class Rewriter:
         if matrix is None:
             return False
         rows = matrix if is_turned else np.ascontiguousarray(matrix.T)  # [out, in]
-        q, scales = quantise_rows(rows, self.form)
+        form = self.form.fit(rows.shape[1])
+        self.block_sizes.add(form.block_size)
+        q, scales = quantise_rows(rows, form)
         name = self.tensor_name(name)
         product = self.graph.add(
             "MatMulNBits",
             node.input[0],
-            self.graph.constant(f"{name}.q", pack(q, self.form)),
+            self.graph.constant(f"{name}.q", pack(q, form)),
             self.graph.constant(f"{name}.scales", scales.reshape(-1)),
             domain=CONTRIB,
             K=rows.shape[1],
             N=rows.shape[0],
-            bits=self.form.bits,
-            block_size=self.form.block_size,
+            bits=form.bits,
+            block_size=form.block_size,
             accuracy_level=ACCURACY_LEVEL,
         )
         if node.op_type == "Gemm" and len(node.input) > 2:
@@ -107,7 +110,7 @@ class Rewriter:
         axis = next((one.i for one in node.attribute if one.name == "axis"), 0)
         if table is None or axis != 0:
             return False
-        graph, form, ids = self.graph, self.table_form, node.input[1]
+        graph, form, ids = self.graph, self.table_form.fit(table.shape[1]), node.input[1]
         q, scales = quantise_rows(table, form)
         name = self.tensor_name(node.input[0])
         packed = pack(q, form).reshape(len(q), -1)
@@ -158,8 +161,8 @@ class Rewriter:
         )
 
 
-def quantise_graph(source: Path, target: Path, kind: OnnxType) -> None:
-    """Write a graph with its matrices quantised; raises EncoderError where they are already."""
+def quantise_graph(source: Path, target: Path, kind: OnnxType) -> set[int]:
+    """Write a graph with its matrices quantised; return how many values share a scale in them."""
     with Graph(target, prefix="quantised_") as graph:
         rewriter = Rewriter(source, graph, kind)
         rewriter.run()
@@ -170,6 +173,7 @@ def quantise_graph(source: Path, target: Path, kind: OnnxType) -> None:
         if not any(opset.domain == CONTRIB for opset in model.opset_import):
             model.opset_import.append(helper.make_opsetid(CONTRIB, 1))
         onnx.save(model, target)
+        return rewriter.block_sizes
 
 
 def quantise_folder(source: Path, target: Path, kind: OnnxType) -> OnnxFolder:
@@ -177,11 +181,12 @@ def quantise_folder(source: Path, target: Path, kind: OnnxType) -> OnnxFolder:
     about = read_about(source)
     if about.quantisation != "none":
         raise EncoderError(f"{source} is quantised already ({about.quantisation}); start from the model it was made of")
-    for tower in about.towers:
-        quantise_graph(source / GRAPHS[tower], target / GRAPHS[tower], kind)
+    block_sizes = {
+        size for tower in about.towers for size in quantise_graph(source / GRAPHS[tower], target / GRAPHS[tower], kind)
+    }
     for name in (VOCABULARY, TOKENIZER):
         if (source / name).exists():
             shutil.copyfile(source / name, target / name)
-    quantised = dataclasses.replace(about, quantisation=kind, block_size=FORMS[kind].block_size)
+    quantised = dataclasses.replace(about, quantisation=kind, block_size=min(block_sizes, default=0))
     write_about(target, quantised)
     return quantised

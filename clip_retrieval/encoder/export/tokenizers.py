@@ -23,8 +23,9 @@ def write_tokenizer(encoder: Encoder, folder: Path, *, is_cut: bool) -> Tokenize
     inner: Any = getattr(tokenizer, "tokenizer", None)
     backend = getattr(inner, "backend_tokenizer", None)
     clean_function: Any = getattr(tokenizer, "clean_fn", None)
+    mode: Any = getattr(tokenizer, "tokenizer_mode", "")
     clean = str(getattr(clean_function, "__name__", "")).removeprefix("_clean_")
-    if backend is None or clean not in CLEANS or getattr(tokenizer, "tokenizer_mode", ""):
+    if backend is None or clean not in CLEANS or mode:
         raise EncoderError(
             f"the tokenizer of {encoder.info.uri} has no form outside of transformers ({type(inner).__name__})"
         )

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+from clip_retrieval.encoder.config import EncoderConfig
+from clip_retrieval.encoder.export.blocks import Bits, pack, quantise_rows
+from clip_retrieval.encoder.export.compare import compare_towers
+from clip_retrieval.encoder.export.config import ConvertConfig, OnnxType, QuantizeConfig
+from clip_retrieval.encoder.export.convert import run_convert
+from clip_retrieval.encoder.export.quantize import run_quantize
+from clip_retrieval.encoder.load import load_encoder
+from clip_retrieval.encoder.uri import DEMO_MODEL
+from clip_retrieval.errors import EncoderError
+
+WriteModel = Callable[..., Path]
+
+
+def unpack(packed: NDArray[np.uint8], form: Bits) -> NDArray[np.uint8]:
+    if form.bits == 8:
+        return packed
+    halves: NDArray[np.uint8] = np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)
+    return halves
+
+
+@pytest.mark.parametrize("form", [Bits(8, 32), Bits(4, 32), Bits(4, 64)])
+@pytest.mark.parametrize("width", [64, 96, 50])
+def test_every_value_comes_back_within_a_step(form: Bits, width: int) -> None:
+    rows = np.random.default_rng(0).standard_normal((7, width)).astype(np.float32)
+    q, scales = quantise_rows(rows, form)
+    levels = unpack(pack(q, form), form).astype(np.float32) - form.middle
+    back = (levels * scales[..., None]).reshape(7, -1)[:, :width]
+    step = np.repeat(np.abs(scales), form.block_size, axis=1)[:, :width]
+    inside = np.abs(rows) <= (form.middle - 1) * step  # the others are cut to the range, which errs less in all
+    assert (np.abs(back - rows)[inside] <= 0.5001 * step[inside]).all()
+    error = np.linalg.norm(back - rows) / np.linalg.norm(rows)
+    assert error < (0.01 if form.bits == 8 else 0.12)
+
+
+def test_zeros_and_single_values_are_exact() -> None:
+    rows = np.zeros((2, 64), np.float32)
+    rows[1, 5] = -3.5
+    q, scales = quantise_rows(rows, Bits(4, 32))
+    back = (q.astype(np.float32) - 8) * scales[..., None]
+    assert back.reshape(2, -1) == pytest.approx(rows)
+
+
+def test_four_bits_choose_the_scale_that_errs_least() -> None:
+    """An outlier makes the plain scale too coarse for the others."""
+    rows = np.random.default_rng(1).standard_normal((50, 64)).astype(np.float32)
+    q, scales = quantise_rows(rows, Bits(4, 64))
+    chosen = ((q.astype(np.float32) - 8) * scales[..., None]).reshape(50, -1)
+    widest = np.take_along_axis(rows, np.abs(rows).argmax(axis=1)[:, None], axis=1) / -8
+    plain = np.clip(np.round(rows / widest), -8, 7) * widest
+    assert np.linalg.norm(chosen - rows) < 0.99 * np.linalg.norm(plain - rows)
+
+
+def convert(source: object, out: Path) -> Path:
+    run_convert(ConvertConfig(source=str(source), out=str(out), to="onnx"))
+    return out
+
+
+@pytest.mark.parametrize(("kind", "least", "share"), [("int8", 0.995, 0.3), ("int4", 0.9, 0.2)])
+def test_smaller_files_and_like_embeddings(
+    tmp_path: Path, write_model: WriteModel, kind: OnnxType, least: float, share: float
+) -> None:
+    source = convert(write_model(), tmp_path / "onnx")
+    result = run_quantize(QuantizeConfig(source=str(source), out=str(tmp_path / kind), type=kind))
+    assert result.size_bytes < share * result.source_bytes
+    assert {tower: agreement.least_cosine > least for tower, agreement in result.agreement.items()} == {
+        "image": True,
+        "text": True,
+    }
+    assert result.agreement["text"].largest_error > 1e-6  # it is quantised
+    made = load_encoder(str(tmp_path / kind))
+    assert made.info.fingerprint == load_encoder(str(source)).info.fingerprint
+
+
+def test_no_large_matrix_is_left_whole(tmp_path: Path, write_model: WriteModel) -> None:
+    source = convert(write_model(), tmp_path / "onnx")
+    run_quantize(QuantizeConfig(source=str(source), out=str(tmp_path / "int4"), type="int4"))
+    for graph in ("visual.onnx", "textual.onnx"):
+        tensors = onnx.load(tmp_path / "int4" / graph, load_external_data=False).graph.initializer
+        floats = [t for t in tensors if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) == 2]
+        large = {tensor.name for tensor in floats if np.prod(tensor.dims) >= 4096}
+        assert large <= {"positional_embedding", "visual.positional_embedding", "mask"}
+
+
+def test_f16_and_traced_graphs_are_quantised_too(tmp_path: Path, write_model: WriteModel) -> None:
+    traced = write_model(name="traced", vision={"ls_init_value": 0.5, "layers": 1}, text={"layers": 1})
+    run_convert(ConvertConfig(source=str(write_model()), out=str(tmp_path / "half"), to="onnx", dtype="f16"))
+    convert(traced, tmp_path / "whole")
+    for name in ("half", "whole"):
+        result = run_quantize(QuantizeConfig(source=str(tmp_path / name), out=str(tmp_path / f"{name}8"), type="int8"))
+        assert min(agreement.least_cosine for agreement in result.agreement.values()) > 0.995
+        assert result.size_bytes < 0.6 * result.source_bytes
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed")
+@pytest.mark.parametrize(("kind", "least"), [("int8", 0.99), ("int4", 0.95)])
+def test_openvino_reads_quantised_graphs(tmp_path: Path, write_model: WriteModel, kind: OnnxType, least: float) -> None:
+    source = convert(write_model(), tmp_path / "onnx")
+    run_quantize(QuantizeConfig(source=str(source), out=str(tmp_path / kind), type=kind))
+    light, fast = (
+        load_encoder(EncoderConfig(clip_model=f"onnx:{tmp_path / kind}?runtime={runtime}", precision="fp32"))
+        for runtime in ("onnxruntime", "openvino")
+    )
+    found = compare_towers(light, fast)
+    assert min(agreement.least_cosine for agreement in found.values()) > least
+
+
+def test_gguf_types_are_made_from_gguf(tmp_path: Path, write_model: WriteModel) -> None:
+    run_convert(ConvertConfig(source=str(write_model()), out=str(tmp_path / "a.gguf"), to="gguf", dtype="f32"))
+    result = run_quantize(QuantizeConfig(source=str(tmp_path / "a.gguf"), out=str(tmp_path / "b.gguf"), type="q8_0"))
+    assert result.size_bytes < 0.4 * result.source_bytes
+    assert min(agreement.least_cosine for agreement in result.agreement.values()) > 0.995
+
+
+def test_real_pictures_may_be_given(tmp_path: Path, write_pictures: Callable[[Path, int], Path]) -> None:
+    source = convert(f"open_clip:local-dir:{DEMO_MODEL}", tmp_path / "onnx")
+    pictures = write_pictures(tmp_path / "pictures", 9)
+    (pictures / "broken.jpg").write_bytes(b"no picture")
+    result = run_quantize(
+        QuantizeConfig(source=str(source), out=str(tmp_path / "out"), type="int8", images=str(pictures))
+    )
+    assert result.agreement["image"].count == 9
+
+
+@pytest.mark.parametrize(("kind", "sentence"), [("int8", "from an ONNX folder"), ("q4_0", "from a GGUF file")])
+def test_the_wrong_source_says_how_to_convert(
+    tmp_path: Path, write_model: WriteModel, kind: OnnxType, sentence: str
+) -> None:
+    with pytest.raises(EncoderError, match=f"{sentence}; convert it first: clip-retrieval convert"):
+        run_quantize(QuantizeConfig(source=str(write_model()), out=str(tmp_path / "out"), type=kind))
+
+
+def test_twice_is_once_too_often(tmp_path: Path, write_model: WriteModel) -> None:
+    source = convert(write_model(), tmp_path / "onnx")
+    run_quantize(QuantizeConfig(source=str(source), out=str(tmp_path / "int8"), type="int8"))
+    with pytest.raises(EncoderError, match="is quantised already"):
+        run_quantize(QuantizeConfig(source=str(tmp_path / "int8"), out=str(tmp_path / "int4"), type="int4"))
+    assert not (tmp_path / "int4").exists()

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clip_retrieval.encoder.config import EncoderConfig
+from clip_retrieval.encoder.engines.onnx import OnnxEncoder
+from clip_retrieval.encoder.load import load_encoder
+from clip_retrieval.encoder.uri import DEMO_MODEL
+from clip_retrieval.errors import EncoderError
+
+TEXTS = ["a dog", "a slice of pizza on a plate", "", "red heart", " ".join(["very"] * 100)]
+HEAVY = ("torch", "open_clip", "transformers", "onnxscript", "onnx", "pandas", "pyarrow")
+
+
+@pytest.fixture
+def demo_copy(tmp_path: Path) -> Path:
+    return shutil.copytree(DEMO_MODEL, tmp_path / "demo", ignore=shutil.ignore_patterns("open_clip_config.json"))
+
+
+def demo() -> OnnxEncoder:
+    encoder = load_encoder("demo")
+    assert isinstance(encoder, OnnxEncoder)
+    return encoder
+
+
+def test_the_embedded_model_gives_what_torch_gives_of_its_weights() -> None:
+    light, torch = demo(), load_encoder(f"open_clip:local-dir:{DEMO_MODEL}")
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 64, 64, 3), dtype=np.uint8)
+    assert light.encode_images(pixels) == pytest.approx(torch.encode_images(pixels), abs=2e-6)
+    assert light.encode_texts(TEXTS) == pytest.approx(torch.encode_texts(TEXTS), abs=2e-6)
+    assert light.truncated_texts == torch.truncated_texts == 1
+    assert light.info.fingerprint == torch.info.fingerprint
+    assert light.info.logit_scale == pytest.approx(torch.info.logit_scale)
+
+
+def test_no_torch_and_no_transformers_are_in_the_process() -> None:
+    code = (
+        "import sys\nfrom clip_retrieval import load_encoder\nimport numpy as np\n"
+        "encoder = load_encoder('demo')\nrows = encoder.encode_texts(['a dog', 'caf\\u00e9'])\n"
+        "assert rows.shape == (2, 128) and rows.dtype == np.float32\n"
+        "encoder.encode_images(np.zeros((1, 64, 64, 3), np.uint8))\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_rows_do_not_depend_on_what_else_is_encoded() -> None:
+    encoder = demo()
+    texts = [f"{'a very ' * (i % 9)}red thing {i}" for i in range(70)]
+    together = encoder.encode_texts(texts)
+    alone = np.concatenate([encoder.encode_texts([text]) for text in texts])
+    assert together == pytest.approx(alone, abs=2e-6)
+
+
+def test_nothing_is_encoded_to_nothing() -> None:
+    encoder = demo()
+    assert encoder.encode_texts([]).shape == (0, 128)
+    assert encoder.encode_images(np.zeros((0, 64, 64, 3), np.uint8)).shape == (0, 128)
+
+
+def test_ids_may_be_given_padded_or_cut() -> None:
+    encoder = demo()
+    tokens, _ = encoder.tokenizer.tokenize(TEXTS[:2])
+    assert encoder.encode_tokens(tokens[:, :12]) == pytest.approx(encoder.encode_texts(TEXTS[:2]), abs=2e-6)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed")
+@pytest.mark.parametrize(("precision", "least"), [("fp32", 0.99999), ("auto", 0.999)])
+def test_openvino_gives_the_same(demo_copy: Path, precision: str, least: float) -> None:
+    config = EncoderConfig(clip_model=f"onnx:{demo_copy}?runtime=openvino", precision=precision)  # type: ignore[arg-type]
+    encoder = load_encoder(config)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+    assert (encoder.encode_images(pixels) * demo().encode_images(pixels)).sum(axis=1).min() > least
+    assert (encoder.encode_texts(TEXTS) * demo().encode_texts(TEXTS)).sum(axis=1).min() > least
+
+
+@pytest.mark.parametrize("uri", ["onnx:{}", "{}", "onnx:{}?runtime=onnxruntime"])
+def test_a_folder_is_opened_by_prefix_or_by_what_is_in_it(demo_copy: Path, uri: str) -> None:
+    encoder = load_encoder(uri.format(demo_copy))
+    assert encoder.encode_texts(["a dog"]) == pytest.approx(demo().encode_texts(["a dog"]))
+
+
+def test_the_runtime_can_be_left_to_the_workload(demo_copy: Path) -> None:
+    encoder = load_encoder(f"onnx:{demo_copy}")
+    assert isinstance(encoder, OnnxEncoder)
+    assert encoder.runtime == "onnxruntime"
+    bulk = load_encoder(f"onnx:{demo_copy}", workload="bulk")
+    assert isinstance(bulk, OnnxEncoder)
+    assert bulk.runtime == ("openvino" if importlib.util.find_spec("openvino") else "onnxruntime")
+
+
+def refusal(config: EncoderConfig | str, use: Callable[[OnnxEncoder], object] = lambda _: None) -> str:
+    with pytest.raises(EncoderError) as error:
+        use(load_encoder(config))  # type: ignore[arg-type]
+    return str(error.value)
+
+
+def test_what_is_refused_says_what_to_do(demo_copy: Path, tmp_path: Path) -> None:
+    assert "there is no folder nowhere; make one with clip-retrieval convert" in refusal("onnx:nowhere")
+    assert "must be runtime=onnxruntime or runtime=openvino" in refusal(f"onnx:{demo_copy}?runtime=tensorrt")
+    assert "runs on the CPU" in refusal(EncoderConfig(clip_model=f"onnx:{demo_copy}", device="cuda:0"))
+    fp16 = EncoderConfig(clip_model=f"onnx:{demo_copy}?runtime=onnxruntime", precision="fp16")
+    assert "ONNX Runtime computes in fp32" in refusal(fp16)
+    (tmp_path / "empty").mkdir()
+    assert "has no readable model.json" in refusal(f"onnx:{tmp_path / 'empty'}")
+
+
+@pytest.mark.parametrize("change", [{"format": 2}, {"dimension": "many"}, {"tokenizer": {"kind": "clip"}}])
+def test_a_broken_description_is_refused(demo_copy: Path, change: dict[str, object]) -> None:
+    about = json.loads((demo_copy / "model.json").read_text())
+    (demo_copy / "model.json").write_text(json.dumps({**about, **change}))
+    assert "convert the model again" in refusal(f"onnx:{demo_copy}")
+
+
+def test_a_missing_graph_is_named(demo_copy: Path) -> None:
+    (demo_copy / "visual.onnx").unlink()
+    assert "lacks visual.onnx" in refusal(f"onnx:{demo_copy}")
+
+
+def test_a_broken_graph_is_one_sentence(demo_copy: Path) -> None:
+    graph = demo_copy / "textual.onnx"
+    graph.write_bytes(graph.read_bytes()[:1000])
+    message = refusal(f"onnx:{demo_copy}", lambda encoder: encoder.encode_texts(["a"]))
+    assert f"{graph} cannot be opened by ONNX Runtime" in message
+    assert "\n" not in message
+
+
+def test_missing_weights_are_one_sentence(demo_copy: Path) -> None:
+    (demo_copy / "open_clip_model.safetensors").unlink()
+    message = refusal(f"onnx:{demo_copy}", lambda encoder: encoder.encode_texts(["a"]))
+    assert "open_clip_model.safetensors" in message
+    assert "\n" not in message
+
+
+def test_one_text_instead_of_a_list_is_refused() -> None:
+    with pytest.raises(EncoderError, match="takes a list of texts"):
+        demo().encode_texts("a dog")
