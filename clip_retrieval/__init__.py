@@ -9,19 +9,32 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from clip_retrieval.clip import available_models, load, tokenize
     from clip_retrieval.encoder.load import load_encoder
     from clip_retrieval.filter.run import clip_filter
     from clip_retrieval.index.build import clip_index
     from clip_retrieval.inference.run import clip_inference
 
 __version__ = "3.0.0.dev0"
-__all__ = ["__version__", "clip_filter", "clip_index", "clip_inference", "load_encoder"]
+__all__ = [
+    "__version__",
+    "available_models",
+    "clip_filter",
+    "clip_index",
+    "clip_inference",
+    "load",
+    "load_encoder",
+    "tokenize",
+]
 
 _HOMES = {
+    "available_models": "clip_retrieval.clip",
     "clip_filter": "clip_retrieval.filter.run",
     "clip_index": "clip_retrieval.index.build",
     "clip_inference": "clip_retrieval.inference.run",
+    "load": "clip_retrieval.clip",
     "load_encoder": "clip_retrieval.encoder.load",
+    "tokenize": "clip_retrieval.clip",
 }
 
 

@@ -15,6 +15,7 @@ from clip_retrieval.filter.config import FilterConfig
 from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.inference.config import InferenceConfig, WorkerConfig
 from clip_retrieval.options import build_config, config_options, given_options, with_underscores
+from clip_retrieval.tools.config import BenchmarkConfig, ExtractConfig, ModelInfoConfig, SimilarityConfig, ZslConfig
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "token_normalize_func": with_underscores}
 
@@ -111,6 +112,84 @@ def demo(*, folder: str, as_json: bool) -> None:
 
     result = run_demo(folder)
     print_json(result.to_json()) if as_json else print_demo(result)
+
+
+@cli.command()
+@config_options(SimilarityConfig)
+@json_option
+def similarity(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Compare each picture with each text: a table of cosines."""
+    from clip_retrieval.tools.report import print_similarities
+    from clip_retrieval.tools.similarity import run_similarity
+
+    result = run_similarity(build_config(SimilarityConfig, given_options(options), arguments))
+    print_json(result.to_json()) if as_json else print_similarities(result)
+
+
+@cli.command()
+@config_options(ZslConfig)
+@json_option
+def zsl(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Say which of the labels fits each picture (zero-shot labelling)."""
+    from clip_retrieval.tools.report import print_labels
+    from clip_retrieval.tools.zero_shot import run_zsl
+
+    result = run_zsl(build_config(ZslConfig, given_options(options), arguments))
+    print_json(result.to_json()) if as_json else print_labels(result)
+
+
+@cli.command()
+@config_options(ExtractConfig)
+@json_option
+def extract(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Write the embeddings of pictures and texts into OUTPUT_FOLDER, as plain npy files."""
+    from clip_retrieval.tools.extract import run_extract
+    from clip_retrieval.tools.report import print_extracted
+
+    result = run_extract(build_config(ExtractConfig, given_options(options), arguments))
+    print_json(result.to_json()) if as_json else print_extracted(result)
+
+
+@cli.command()
+@config_options(BenchmarkConfig)
+@json_option
+def benchmark(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Measure zero-shot accuracy and speed of models on a FOLDER with a folder of pictures for each class."""
+    from clip_retrieval.tools.benchmark import run_benchmark
+    from clip_retrieval.tools.benchmark_report import print_benchmark, write_result
+
+    config = build_config(BenchmarkConfig, given_options(options), arguments)
+    result = run_benchmark(config)
+    if config.output is not None:
+        write_result(result, config.output)
+    print_json(result.to_json()) if as_json else print_benchmark(result)
+
+
+@cli.group()
+def models() -> None:
+    """Say which models there are, and what a model is."""
+
+
+@models.command("list")
+@json_option
+def models_list(*, as_json: bool) -> None:
+    """List the names that --clip_model takes."""
+    from clip_retrieval.tools.model_list import list_models, print_models
+
+    result = list_models()
+    print_json(result.to_json()) if as_json else print_models(result)
+
+
+@models.command("info")
+@config_options(ModelInfoConfig)
+@json_option
+def models_info(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Open a model, and say what it is."""
+    from clip_retrieval.tools.models import describe_model
+    from clip_retrieval.tools.report import print_model
+
+    result = describe_model(build_config(ModelInfoConfig, given_options(options), arguments))
+    print_json(result.to_json()) if as_json else print_model(result)
 
 
 def print_json(value: object) -> None:

@@ -7,7 +7,6 @@ Spellings are those of python-fire, which clip-retrieval 2 used: `--a_b` and `--
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import types
 import typing
@@ -18,13 +17,12 @@ from typing import Any, Literal, TypeVar
 import click
 
 from clip_retrieval.errors import ConfigError
+from clip_retrieval.option_values import convert, describe_type, literal, without_none
 
 T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 NEGATIVE = "no__"  # what click calls the option that switches a boolean off
-
-TRUE_WORDS, FALSE_WORDS = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,7 @@ class Flag:
     help: str
     aliases: tuple[str, ...]
     is_internal: bool
+    is_repeatable: bool = False
 
     @property
     def is_required(self) -> bool:
@@ -58,17 +57,29 @@ def option(
     help: str,  # noqa: A002 -- click's word
     aliases: Sequence[str] = (),
     internal: bool = False,
+    repeatable: bool = False,
 ) -> Any:
-    """Declare a config field that is also a flag; `internal` ones are no flags."""
-    return dataclasses.field(default=default, metadata={"help": help, "aliases": tuple(aliases), "internal": internal})
+    """Declare a config field that is also a flag; `internal` ones are no flags.
+
+    A `repeatable` one is a tuple, with an item each time that it is given: its items may contain commas.
+    """
+    about = {"help": help, "aliases": tuple(aliases), "internal": internal, "repeatable": repeatable}
+    return dataclasses.field(default=default, metadata=about)
 
 
-def group(config: type[T]) -> T:
-    """Declare a config field that holds another config, whose flags join this one's."""
+def option_of(config: type[Any], name: str) -> Any:
+    """Declare a field that is the option of another config, for commands that take only some of its options."""
+    field = next(field for field in dataclasses.fields(config) if field.name == name)
+    return dataclasses.field(default=field.default, metadata=field.metadata)
+
+
+def group(config: type[T], aliases: Mapping[str, Sequence[str]] = types.MappingProxyType({})) -> T:
+    """Declare a config field that holds another config, whose flags join this one's; `aliases` adds spellings."""
+    metadata = {"group_aliases": aliases}
     required = any(flag.is_required for flag in flags_of(config))
     if required:
-        return dataclasses.field()  # type: ignore[no-any-return]
-    return dataclasses.field(default_factory=config)
+        return dataclasses.field(metadata=metadata)  # type: ignore[no-any-return]
+    return dataclasses.field(default_factory=config, metadata=metadata)
 
 
 def flags_of(config: type[Any], path: tuple[str, ...] = ()) -> Iterator[Flag]:
@@ -77,7 +88,9 @@ def flags_of(config: type[Any], path: tuple[str, ...] = ()) -> Iterator[Flag]:
     for field in dataclasses.fields(config):
         here = (*path, field.name)
         if dataclasses.is_dataclass(hints[field.name]):
-            yield from flags_of(typing.cast("type[Any]", hints[field.name]), here)
+            added = field.metadata.get("group_aliases", {})
+            for flag in flags_of(typing.cast("type[Any]", hints[field.name]), here):
+                yield dataclasses.replace(flag, aliases=(*flag.aliases, *added.get(flag.name, ())))
         else:
             about = field.metadata
             yield Flag(
@@ -88,18 +101,21 @@ def flags_of(config: type[Any], path: tuple[str, ...] = ()) -> Iterator[Flag]:
                 help=about.get("help", ""),
                 aliases=about.get("aliases", ()),
                 is_internal=about.get("internal", False),
+                is_repeatable=about.get("repeatable", False),
             )
 
 
 def build_config(config: type[T], values: Mapping[str, object], arguments: Sequence[object] = ()) -> T:
     """Return the config that flat keyword values and positional arguments describe.
 
-    Positional arguments fill the config's POSITIONAL names, else its fields in order. Unknown names, dropped
-    flags and missing required values are ConfigErrors that name them.
+    Positional arguments fill the config's POSITIONAL names, else its fields in order; a repeatable last one takes
+    all that are left. Unknown names, dropped flags and missing required values are ConfigErrors that name them.
     """
     flags = [flag for flag in flags_of(config) if not flag.is_internal]
     by_name = {name: flag for flag in flags for name in (flag.name, *flag.aliases)}
     order = [name for name in positional_names(config) if by_name[name].path not in named_paths(by_name, values)]
+    if order and by_name[order[-1]].is_repeatable and len(arguments) > len(order):
+        arguments = [*arguments[: len(order) - 1], tuple(arguments[len(order) - 1 :])]
     if len(arguments) > len(order):
         raise ConfigError(f"too many arguments: {list(arguments[len(order) :])} are left over")
     positional = zip((by_name[name] for name in order), arguments, strict=False)
@@ -152,19 +168,11 @@ def refuse_dropped(name: str, value: object, dropped: Dropped) -> None:
         raise ConfigError(f"--{name} is not supported: {dropped.reason}")
 
 
-def literal(value: object) -> object:
-    """Return the Python value that a word spells, or the word."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return ast.literal_eval(value)
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return value
-
-
 def parse_value(flag: Flag, value: object) -> object:
     """Return the value as the field's type, from a word of the command line or from Python."""
     wanted, is_optional = without_none(flag.type)
+    if flag.is_repeatable and isinstance(value, str):
+        return convert(wanted, (value,))
     if value is None or value == "None":
         if not is_optional and flag.default is not None:
             raise ConfigError(f"{flag.name} cannot be None")
@@ -175,56 +183,10 @@ def parse_value(flag: Flag, value: object) -> object:
         raise ConfigError(f"{flag.name} takes {describe_type(wanted)}, not {value!r}") from error
 
 
-def convert(wanted: Any, value: object) -> object:
-    if typing.get_origin(wanted) is Literal:
-        if value not in typing.get_args(wanted):
-            raise ValueError(value)
-        return value
-    if typing.get_origin(wanted) is tuple:
-        return tuple(convert(typing.get_args(wanted)[0], item) for item in as_list(value))
-    if wanted is bool:
-        return as_bool(value)
-    if isinstance(value, bool) or (wanted is int and isinstance(value, float) and not value.is_integer()):
-        raise ValueError(value)
-    return wanted(value)
-
-
-def as_bool(value: object) -> bool:
-    word = str(value).lower()
-    if word not in TRUE_WORDS | FALSE_WORDS:
-        raise ValueError(value)
-    return word in TRUE_WORDS
-
-
-def as_list(value: object) -> list[object]:
-    """Return the items of a list, of a list literal, or of words between commas."""
-    parsed = literal(value)
-    if isinstance(parsed, list | tuple | range):
-        return list(parsed)
-    if isinstance(parsed, str):
-        return [word.strip() for word in parsed.strip("[]()").split(",") if word.strip()]
-    return [parsed]
-
-
-def without_none(hint: Any) -> tuple[Any, bool]:
-    """Return the type without None, and whether None was part of it."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        rest = [part for part in typing.get_args(hint) if part is not type(None)]
-        return rest[0], len(rest) < len(typing.get_args(hint))
-    return hint, False
-
-
-def describe_type(wanted: Any) -> str:
-    if typing.get_origin(wanted) is Literal:
-        return "one of " + ", ".join(str(choice) for choice in typing.get_args(wanted))
-    if typing.get_origin(wanted) is tuple:
-        return f"a list of {describe_type(typing.get_args(wanted)[0])}"
-    return {bool: "True or False", int: "a whole number", float: "a number"}.get(wanted, "a text")
-
-
 def config_options(config: type[Any]) -> Callable[[Command], Command]:
     """Return a decorator that gives a click command every flag of `config`, and positional arguments."""
     required = [flag.name.upper() for flag in flags_of(config) if flag.is_required]
+    shown = required or [positional_names(config)[0].upper()]
 
     def decorate(command: Command) -> Command:
         for flag in reversed([flag for flag in flags_of(config) if not flag.is_internal]):
@@ -233,22 +195,30 @@ def config_options(config: type[Any]) -> Callable[[Command], Command]:
         for name in dropped_flags(config):
             command = click.option(f"--{name}", name, hidden=True, is_flag=False, flag_value="True")(command)
             command = negative_option([f"--{name}"], name)(command)
-        return click.argument("arguments", nargs=-1, metavar=f"[{' '.join(required)} ...]")(command)
+        return click.argument("arguments", nargs=-1, metavar=f"[{' '.join(shown)} ...]")(command)
 
     return decorate
 
 
 def click_options(flag: Flag) -> Iterator[Callable[[Command], Command]]:
     wanted, _ = without_none(flag.type)
-    names = [f"--{name}" for name in (flag.name, *flag.aliases)]
+    names = [spelling(name) for name in (flag.name, *flag.aliases)]
     shown = "required" if flag.is_required else f"default: {flag.default}"
+    if flag.is_repeatable:
+        shown = f"may be repeated; {shown}" if flag.is_required or flag.default else "may be repeated"
     text = f"{flag.help}  [{shown}]"
     metavar = metavar_of(wanted)
-    if wanted is bool:
+    if flag.is_repeatable:
+        yield click.option(*names, flag.name, multiple=True, metavar="TEXT", help=text)
+    elif wanted is bool:
         yield click.option(*names, flag.name, is_flag=False, flag_value="True", metavar=metavar, help=text)
         yield negative_option(names, flag.name)
     else:
         yield click.option(*names, flag.name, metavar=metavar, help=text)
+
+
+def spelling(name: str) -> str:
+    return f"--{name}" if len(name) > 1 else f"-{name}"
 
 
 def negative_option(names: Sequence[str], target: str) -> Callable[[Command], Command]:
@@ -272,7 +242,7 @@ def metavar_of(wanted: Any) -> str:
 
 def given_options(options: Mapping[str, Any]) -> dict[str, object]:
     """Return what was given on the command line, by name of the field."""
-    return {name.removeprefix(NEGATIVE): value for name, value in options.items() if value is not None}
+    return {name.removeprefix(NEGATIVE): value for name, value in options.items() if value not in (None, ())}
 
 
 def to_json(config: object) -> dict[str, object]:

@@ -5,6 +5,7 @@ python docs/write_cli.py
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -23,9 +24,15 @@ lists are written `0,1` or `[0,1]`. What is required may also be given by positi
 
 def render() -> str:
     """Return the page."""
-    parts = [INTRODUCTION, section(["clip-retrieval"], cli)]
-    parts += [section(["clip-retrieval", name], command) for name, command in sorted(cli.commands.items())]
-    return "\n".join(parts)
+    return "\n".join([INTRODUCTION, *sections(["clip-retrieval"], cli)])
+
+
+def sections(path: list[str], command: click.Command) -> Iterator[str]:
+    """Yield the command's section, and those of the commands below it."""
+    yield section(path, command)
+    if isinstance(command, click.Group):
+        for name, below in sorted(command.commands.items()):
+            yield from sections([*path, name], below)
 
 
 def section(path: list[str], command: click.Command) -> str:

@@ -18,6 +18,7 @@ from clip_retrieval.errors import ConfigError, EncoderError, IndexBuildError, Qu
 MODEL = "hash:16?size=32"
 LIGHT = ("--clip_model", MODEL, "--num_prepro_workers", "0", "--device", "cpu")
 Cli = Callable[..., Result]
+COMMANDS = ("inference", "inference.worker", "index", "filter", "demo", "similarity", "zsl", "extract", "benchmark")
 
 # Every flag of clip-retrieval 2.45, with a value that means something else than its default.
 INFERENCE_FLAGS = {
@@ -97,7 +98,7 @@ def test_an_unknown_command_is_a_usage_error_with_exit_code_2(run: Cli) -> None:
     assert run("frobnicate").exit_code == 2
 
 
-@pytest.mark.parametrize("command", ["inference", "inference.worker", "index", "filter", "demo"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(run: Cli, command: str) -> None:
     result = run(command, "--help")
     assert result.exit_code == 0
@@ -201,3 +202,71 @@ def test_a_manifest_of_a_later_format_is_one_sentence(run: Cli, tmp_path: Path) 
     result = run("index", tmp_path, tmp_path / "ix", "--engine", "faiss")
     assert_one_sentence(result, "newer clip-retrieval")
     assert not (tmp_path / "ix" / "image.index").exists()
+
+
+def test_small_commands_from_pictures_to_tables(
+    run: Cli, tmp_path: Path, write_pictures: Callable[[Path, int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = write_pictures(Path("in"), 3)
+    pictures = sorted(folder.glob("*.jpg"))
+    first = run("similarity", *pictures, "--text", "a dog, running", "--text=cat", "-m", MODEL, "--json")
+    assert json.loads(first.stdout)["texts"] == ["a dog, running", "cat"]
+    assert np.shape(json.loads(first.stdout)["cosines"]) == (3, 2)
+    second = run("zsl", folder, "--label", "dog", "--text", "cat", "--model", MODEL, "--top-k", "1", "--json")
+    assert json.loads(second.stdout)["labels"] == ["dog", "cat"]
+    assert [len(image["labels"]) for image in json.loads(second.stdout)["images"]] == [1, 1, 1]
+    third = run("extract", "out", *pictures, "--text", "a, b", "--clip_model", MODEL, "--batch_size", "2")
+    assert third.output == "3 pictures and 1 text embedded in out (16 dimensions)\n"
+    assert len(np.load(tmp_path / "out" / "image_embeddings.npy")) == 3
+    for shown in (run("similarity", folder, "--text=cat", "-m", MODEL), run("zsl", folder, "--label=a", "-m", MODEL)):
+        assert shown.exit_code == 0, shown.output
+        assert "in/00001.jpg" in shown.output
+    assert "note: with one label, softmax is always 1; give more labels" in shown.output
+
+
+def test_benchmark_compares_models_and_writes_a_page(
+    run: Cli, tmp_path: Path, write_pictures: Callable[[Path, int], Path]
+) -> None:
+    for name in ("cat", "dog"):
+        write_pictures(tmp_path / "data" / name, 3)
+    page = tmp_path / "result.md"
+    result = run("benchmark", tmp_path / "data", "-m", MODEL, "-m", "hash:8", "--output", page, "--json")
+    assert [score["model"] for score in json.loads(result.stdout)["models"]] == [MODEL, "hash:8"]
+    assert f"| {MODEL} | 6 |" in page.read_text(encoding="utf-8")
+    assert "acc@2" in run("benchmark", tmp_path / "data", "-m", MODEL).output
+
+
+def test_models_are_listed_and_told(run: Cli) -> None:
+    listed = run("models", "list")
+    assert "ViT-B/32" in listed.output
+    assert "ViT-B-32  openai, laion400m_e31" in listed.output
+    assert json.loads(run("models", "list", "--json").stdout)["embedded"] == ["demo"]
+    assert json.loads(run("models", "info", MODEL, "--json").stdout)["dimension"] == 16
+    assert "fingerprint" in run("models", "info", "-m", MODEL).output
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["similarity", "--text", "a"], "similarity is between pictures and texts: give at least one --image and one"),
+        (["similarity", "none.jpg", "--text", "a", "-m", MODEL], "there is no file or folder none.jpg"),
+        (["zsl", "none.jpg"], "there is no label to choose: give --label for each, or --labels_file"),
+        (["zsl", "a.jpg", "--label=a", "--template=b"], "the template 'b' has no place for the label; write {} where"),
+        (["zsl", "broken.jpg", "--label=a", "-m", MODEL], "the picture cannot be used: broken.jpg: no picture format"),
+        (["extract", "out"], "there is nothing to embed: give at least one --image, --text or --text_file"),
+        (["extract"], "output_folder must be given"),
+        (["extract", "out", "broken.jpg", "-m", MODEL], "the picture cannot be used: broken.jpg: no picture format"),
+        (["benchmark", "none", "-m", MODEL], "there is no folder none"),
+        (["benchmark", ".", "-m", MODEL], ". holds 0 folders with pictures; a benchmark needs two or more, each named"),
+        (["benchmark", ".", "surplus"], "too many arguments: ['surplus'] are left over"),
+        (["models", "info"], "clip_model must be given"),
+        (["models", "info", "ViT-Z/99"], "there is no model 'ViT-Z/99'; a model is"),
+    ],
+)
+def test_what_goes_wrong_in_a_small_command_is_one_sentence(
+    run: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], sentence: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.jpg").write_bytes(b"broken")
+    assert_one_sentence(run(*words), f"Error: {sentence}")

@@ -23,7 +23,13 @@ def test_the_command_line_page_is_what_help_says_now() -> None:
 
 
 def test_every_command_and_option_has_help() -> None:
-    for name, command in cli.commands.items():
+    below = [
+        command
+        for group in cli.commands.values()
+        if isinstance(group, click.Group)
+        for command in group.commands.items()
+    ]
+    for name, command in (*cli.commands.items(), *below):
         assert command.help, name
         for option in command.params:
             assert not isinstance(option, click.Option) or option.help or option.hidden, f"{name} {option.name}"
@@ -45,7 +51,16 @@ def test_the_first_commands_of_the_readme_are_targets_of_the_makefile() -> None:
 
 def test_flags_in_the_readme_exist() -> None:
     commands = re.findall(r"^clip-retrieval (\S+) (.*?)(?<!\\)$", (ROOT / "README.md").read_text(), re.M | re.S)
-    assert {name for name, _ in commands} == {"inference", "index", "filter"}
+    assert {name for name, _ in commands} == {
+        "inference",
+        "index",
+        "filter",
+        "similarity",
+        "zsl",
+        "extract",
+        "benchmark",
+        "models",
+    }
     for name, line in commands:
         known = {spelling for parameter in cli.commands[name].params for spelling in parameter.opts}
         assert set(re.findall(r"--\w+", line)) <= known

@@ -16,10 +16,10 @@ import clip_retrieval
 PACKAGE = Path(clip_retrieval.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
-    {"options", "errors", "storage", "layout", "blobs", "resources", "subprocesses"},
+    {"options", "option_values", "errors", "storage", "layout", "blobs", "resources", "subprocesses"},
     {"encoder", "metadata"},
-    {"inference", "index"},
-    {"filter"},
+    {"inference", "index", "tools"},
+    {"filter", "clip"},
     {"demo"},
     {"cli", "__main__", "__init__"},
 )
@@ -99,7 +99,13 @@ def test_importing_the_command_line_loads_no_model_index_or_table_library() -> N
     assert not loaded_by("import clip_retrieval.cli") & LIGHTER
 
 
-@pytest.mark.parametrize("command", [[], ["inference"], ["inference.worker"], ["index"], ["filter"], ["demo"]])
+HELPED = [
+    [], ["inference"], ["inference.worker"], ["index"], ["filter"], ["demo"],
+    ["similarity"], ["zsl"], ["extract"], ["benchmark"], ["models"], ["models", "list"], ["models", "info"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", HELPED, ids=" ".join)
 def test_help_loads_no_model_index_or_table_library(command: list[str]) -> None:
     code = (
         "import contextlib, os\nfrom clip_retrieval.cli import cli\n"
@@ -120,3 +126,8 @@ def test_the_package_runs_as_a_module() -> None:
 def test_a_name_that_the_package_has_not_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="clip_back_to_the_future"):
         clip_retrieval.clip_back_to_the_future  # noqa: B018
+
+
+def test_only_the_list_of_models_needs_open_clip() -> None:
+    modules = "benchmark_report, extract, models, report, similarity, zero_shot"
+    assert not loaded_by(f"import clip_retrieval.clip\nfrom clip_retrieval.tools import {modules}") & LIGHTER

@@ -17,7 +17,8 @@ from clip_retrieval.errors import ConfigError
 from clip_retrieval.filter.config import FilterConfig
 from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.inference.config import InferenceConfig, SourceConfig, WorkerConfig
-from clip_retrieval.options import build_config, config_options, from_json, given_options, to_json
+from clip_retrieval.options import build_config, config_options, flags_of, from_json, given_options, to_json
+from clip_retrieval.tools.config import BenchmarkConfig, ExtractConfig, RuntimeConfig, ZslConfig
 
 T = TypeVar("T")
 PATHS = ("in", "out")
@@ -338,3 +339,44 @@ def test_a_worker_config_survives_json(run: InferenceConfig, tasks: list[int]) -
 def test_json_of_a_later_version_with_an_unknown_name_is_read() -> None:
     config = IndexConfig(embeddings_folder="a", index_folder="b")
     assert from_json(IndexConfig, to_json(config) | {"from_the_future": 1}) == config
+
+
+def test_a_repeatable_flag_gives_an_item_each_time_and_keeps_its_commas() -> None:
+    config = parse(ZslConfig, "a.jpg", "--label", "a dog, running", "--label=[1,2]", "--text", "None")
+    assert config.label == ("a dog, running", "[1,2]", "None")
+
+
+def test_a_repeatable_last_positional_takes_all_that_are_left() -> None:
+    assert parse(ZslConfig, "a.jpg", "b.jpg", "--label=x").image == ("a.jpg", "b.jpg")
+    assert parse(ExtractConfig, "out", "a.jpg", "b.jpg") == ExtractConfig(output_folder="out", image=("a.jpg", "b.jpg"))
+    with pytest.raises(ConfigError, match="too many arguments"):
+        parse(ZslConfig, "a.jpg", "--image=b.jpg", "--label=x")
+
+
+def test_a_repeatable_value_from_python_may_be_one_text_or_a_sequence() -> None:
+    values = {"image": "a, b.jpg", "label": ["x", "y, z"]}
+    config = build_config(ZslConfig, values)
+    assert (config.image, config.label) == (("a, b.jpg",), ("x", "y, z"))
+
+
+def test_a_repeatable_flag_that_is_not_given_keeps_its_default() -> None:
+    assert parse(BenchmarkConfig, "in").clip_model == ("ViT-B/32",)
+    assert parse(BenchmarkConfig, "in", "-m", "demo", "--clip_model", "hash:8").clip_model == ("demo", "hash:8")
+
+
+@pytest.mark.parametrize("words", [["-m", "demo"], ["--model", "demo"], ["--model=demo"], ["--clip-model=demo"]])
+def test_a_group_may_add_spellings_to_its_options_for_one_command(words: list[str]) -> None:
+    config = parse(ZslConfig, "a.jpg", "--label=x", *words, "--precision=bf16")
+    assert config.embed.encoder == EncoderConfig(clip_model="demo", precision="bf16")
+
+
+@pytest.mark.parametrize("word", ["-m", "--model"])
+def test_the_spellings_that_a_group_adds_are_not_the_other_commands(word: str) -> None:
+    with pytest.raises(click.NoSuchOption):
+        inference(word, "demo")
+
+
+def test_an_option_of_another_config_has_its_default_help_and_name() -> None:
+    theirs = {flag.name: flag for flag in flags_of(EncoderConfig)}
+    for flag in flags_of(RuntimeConfig):
+        assert (flag.default, flag.help) == (theirs[flag.name].default, theirs[flag.name].help)

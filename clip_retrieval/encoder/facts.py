@@ -1,0 +1,45 @@
+"""What an opened encoder is made of, asked of it by attribute: the engines are not imported, nor is torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from clip_retrieval.encoder.base import Encoder
+from clip_retrieval.encoder.tokenizer import BpeTokenizer
+
+PROBE = ["a photo of a dog"]
+
+
+def count_parameters(encoder: Encoder) -> int | None:
+    """Return the parameters of the towers that the model was saved with; None where they cannot be counted."""
+    sizes = parameter_sizes(encoder)
+    towers = encoder.info.towers
+    counted = [size for name, size in sizes.items() if ("image" if name.startswith("visual.") else "text") in towers]
+    return sum(counted) or None
+
+
+def parameter_sizes(encoder: Any) -> dict[str, int]:
+    if hasattr(encoder, "model") and hasattr(encoder.model, "named_parameters"):  # a module of torch
+        return {name: value.numel() for name, value in encoder.model.named_parameters()}
+    if hasattr(encoder, "towers") and hasattr(encoder.towers, "tensors"):  # Mixer's, in numpy
+        return {name: value.size for name, value in encoder.towers.tensors.items()}
+    return {}
+
+
+def context_length(encoder: Encoder) -> int | None:
+    """Return how many tokens a text may have, start and end included; None where nothing says so."""
+    about = getattr(encoder, "about", None)  # an ONNX folder says it without its tokenizer being built
+    tokenizer = getattr(encoder, "tokenizer", None) if about is None else about.tokenizer
+    return getattr(tokenizer, "context_length", None)
+
+
+def takes_clip_tokens(encoder: Encoder) -> bool:
+    """Say whether the model's own tokenizer gives the ids of CLIP's: tried out, as not every engine tells."""
+    own: Any = getattr(encoder, "tokenizer", None)
+    context = context_length(encoder)
+    if own is None or context is None:
+        return True
+    ids = own.tokenize(PROBE)[0] if hasattr(own, "tokenize") else own(PROBE)
+    return np.array_equal(np.asarray(ids), BpeTokenizer(context)(PROBE))

@@ -1,0 +1,154 @@
+"""The options of the small commands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import ClassVar, Literal
+
+from clip_retrieval.encoder.config import EncoderConfig, Precision
+from clip_retrieval.encoder.uri import parse_uri
+from clip_retrieval.errors import ConfigError
+from clip_retrieval.options import group, option, option_of
+
+ScoreKind = Literal["auto", "softmax", "sigmoid"]
+
+PLACE = "{}"  # where a template takes the label
+TABLE_SUFFIXES = (".md", ".csv", ".json")
+MODEL_ALIASES = ("model", "m")  # clip.cpp's
+IMAGE_HELP = "A picture, or a folder of pictures with all below it."
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig:
+    """The model, and how many pictures or texts it gets at a time."""
+
+    encoder: EncoderConfig = group(EncoderConfig, aliases={"clip_model": MODEL_ALIASES})
+    batch_size: int = option(32, help="Pictures, or texts, that are embedded at a time.")
+
+    def __post_init__(self) -> None:
+        check_at_least_one("batch_size", self.batch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimilarityConfig:
+    """Pictures and texts, each of the ones with each of the others."""
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("image",)
+
+    image: tuple[str, ...] = option((), repeatable=True, help=IMAGE_HELP)
+    text: tuple[str, ...] = option((), repeatable=True, help="A text.")
+    embed: EmbedConfig = group(EmbedConfig)
+
+    def __post_init__(self) -> None:
+        if not self.image or not self.text:
+            raise ConfigError("similarity is between pictures and texts: give at least one --image and one --text")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZslConfig:
+    """Pictures, and the labels to choose among."""
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("image",)
+
+    image: tuple[str, ...] = option((), repeatable=True, help=IMAGE_HELP)
+    label: tuple[str, ...] = option((), repeatable=True, aliases=("text",), help="A label.")
+    labels_file: str | None = option(None, help="File with a label on each line.")
+    template: tuple[str, ...] = option(
+        (), repeatable=True, help='A sentence with {} for the label, "a photo of a {}"; several are averaged.'
+    )
+    scores: ScoreKind = option(
+        "auto",
+        help="softmax: the labels share 1; sigmoid: each by itself. auto: sigmoid where the model has a logit bias.",
+    )
+    top_k: int = option(5, help="Labels that are named for each picture.")
+    embed: EmbedConfig = group(EmbedConfig)
+
+    def __post_init__(self) -> None:
+        if not self.image:
+            raise ConfigError("there is nothing to label: give at least one --image")
+        if not self.label and self.labels_file is None:
+            raise ConfigError("there is no label to choose: give --label for each, or --labels_file")
+        check_templates(self.template)
+        check_at_least_one("top_k", self.top_k)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractConfig:
+    """Pictures and texts, and the folder for their embeddings."""
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("output_folder", "image")
+
+    output_folder: str = option(
+        help="Where the embeddings go: image_embeddings.npy, text_embeddings.npy, and which row is what."
+    )
+    image: tuple[str, ...] = option((), repeatable=True, help=IMAGE_HELP)
+    text: tuple[str, ...] = option((), repeatable=True, help="A text.")
+    text_file: tuple[str, ...] = option((), repeatable=True, help="File with a text on each line.")
+    embed: EmbedConfig = group(EmbedConfig)
+
+    def __post_init__(self) -> None:
+        if not (self.image or self.text or self.text_file):
+            raise ConfigError("there is nothing to embed: give at least one --image, --text or --text_file")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    """What is said of an encoder beside its name."""
+
+    precision: Precision = option_of(EncoderConfig, "precision")
+    device: str = option_of(EncoderConfig, "device")
+    clip_cache_path: str | None = option_of(EncoderConfig, "clip_cache_path")
+
+    def of_model(self, uri: str) -> EncoderConfig:
+        return EncoderConfig(
+            clip_model=uri, precision=self.precision, device=self.device, clip_cache_path=self.clip_cache_path
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig:
+    """A folder of class folders, and the models that are to name the classes."""
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("folder",)
+
+    folder: str = option(help="Folder with a folder of pictures for each class; its name is the label.")
+    clip_model: tuple[str, ...] = option(
+        ("ViT-B/32",), repeatable=True, aliases=MODEL_ALIASES, help="Model, as in the other commands; or several."
+    )
+    runtime: RuntimeConfig = group(RuntimeConfig)
+    batch_size: int = option_of(EmbedConfig, "batch_size")
+    template: tuple[str, ...] = option_of(ZslConfig, "template")
+    max_per_class: int | None = option(None, help="Take only the first pictures of each class, by name.")
+    output: str | None = option(None, help="File for the result: .md, .csv or .json.")
+
+    def __post_init__(self) -> None:
+        check_at_least_one("batch_size", self.batch_size)
+        check_templates(self.template)
+        if self.max_per_class is not None:
+            check_at_least_one("max_per_class", self.max_per_class)
+        if self.output is not None and PurePath(self.output).suffix.lower() not in TABLE_SUFFIXES:
+            raise ConfigError(f"output must end in one of {', '.join(TABLE_SUFFIXES)}, not {self.output}")
+        for uri in self.clip_model:  # a typing error in the last name shall not show after an hour
+            parse_uri(uri)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfoConfig:
+    """One model to look at."""
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("clip_model",)
+
+    clip_model: str = option(aliases=MODEL_ALIASES, help="Model, as in the other commands.")
+    runtime: RuntimeConfig = group(RuntimeConfig)
+
+
+def check_at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise ConfigError(f"{name} must be at least 1, not {value}")
+
+
+def check_templates(templates: tuple[str, ...]) -> None:
+    for template in templates:
+        if PLACE not in template:
+            raise ConfigError(f"the template {template!r} has no place for the label; write {PLACE} where it goes")

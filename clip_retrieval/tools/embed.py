@@ -1,0 +1,87 @@
+"""Pictures and texts to unit rows, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from clip_retrieval.encoder.base import Embeddings, Encoder
+from clip_retrieval.errors import SourceError
+from clip_retrieval.tools.inputs import Failure, counted, in_batches, read_picture, shown
+from clip_retrieval.tools.progress import show_progress
+
+READER_THREADS = 4  # Pillow decodes and resizes without Python's lock
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Rows of the pictures that could be read, and what became of the others."""
+
+    positions: tuple[int, ...]  # in the list of pictures, one for each row
+    names: tuple[str, ...]
+    rows: Embeddings
+    failures: tuple[Failure, ...]
+
+
+def stream_pictures(encoder: Encoder, paths: Sequence[Path], batch_size: int) -> Iterator[Pictures]:
+    """Yield the pictures' rows in order; one that cannot be read is a failure of its batch."""
+    preprocess = encoder.info.preprocess
+    with ThreadPoolExecutor(READER_THREADS) as readers, show_progress("pictures", len(paths)) as advance:
+        for batch in in_batches(range(len(paths)), batch_size):
+            read = list(readers.map(lambda at: read_picture(paths[at], preprocess), batch))
+            pixels = [picture for picture in read if not isinstance(picture, Failure)]
+            kept = tuple(at for at, picture in zip(batch, read, strict=True) if not isinstance(picture, Failure))
+            yield Pictures(
+                positions=kept,
+                names=tuple(shown(paths[at]) for at in kept),
+                rows=encoder.encode_images(np.stack(pixels)) if pixels else no_rows(encoder),
+                failures=tuple(picture for picture in read if isinstance(picture, Failure)),
+            )
+            advance(len(batch))
+
+
+def embed_pictures(encoder: Encoder, paths: Sequence[Path], batch_size: int) -> Pictures:
+    """Return all pictures' rows; raises SourceError where not one could be read."""
+    batches = list(stream_pictures(encoder, paths, batch_size))
+    failures = tuple(failure for batch in batches for failure in batch.failures)
+    if paths and len(failures) == len(paths):
+        raise nothing_readable(failures)
+    return Pictures(
+        positions=tuple(at for batch in batches for at in batch.positions),
+        names=tuple(name for batch in batches for name in batch.names),
+        rows=np.concatenate([no_rows(encoder), *(batch.rows for batch in batches)]),
+        failures=failures,
+    )
+
+
+def stream_texts(encoder: Encoder, texts: Sequence[str], batch_size: int) -> Iterator[Embeddings]:
+    with show_progress("texts", len(texts)) as advance:
+        for batch in in_batches(texts, batch_size):
+            yield encoder.encode_texts(batch)
+            advance(len(batch))
+
+
+def embed_texts(encoder: Encoder, texts: Sequence[str], batch_size: int) -> Embeddings:
+    rows: Embeddings = np.concatenate([no_rows(encoder), *stream_texts(encoder, texts, batch_size)])
+    return rows
+
+
+def no_rows(encoder: Encoder) -> Embeddings:
+    return np.zeros((0, encoder.info.dimension), dtype=np.float32)
+
+
+def nothing_readable(failures: Sequence[Failure]) -> SourceError:
+    first = f"{failures[0].image}: {failures[0].detail}"
+    if len(failures) == 1:
+        return SourceError(f"the picture cannot be used: {first}")
+    return SourceError(f"none of the {len(failures):,} pictures can be used; the first is {first}")
+
+
+def truncation_notes(encoder: Encoder) -> list[str]:
+    """Return a note where texts were cut."""
+    count = encoder.truncated_texts
+    return [f"cut to the model's context length: {counted(count, 'text')}"] if count else []

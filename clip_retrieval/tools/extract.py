@@ -1,0 +1,142 @@
+"""The whole of `extract`: embeddings as plain npy files, with json lines that say which row is what.
+
+summary.json is removed first and written last: where it stands, the files beside it belong together.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clip_retrieval.encoder.base import Embeddings, Encoder
+from clip_retrieval.encoder.load import load_encoder
+from clip_retrieval.errors import SourceError
+from clip_retrieval.storage import Folder, check_writable
+from clip_retrieval.tools.config import ExtractConfig
+from clip_retrieval.tools.embed import nothing_readable, stream_pictures, stream_texts, truncation_notes
+from clip_retrieval.tools.inputs import Failure, in_batches, list_pictures, read_lines
+
+SUMMARY, FAILURES = "summary.json", "failures.json"
+IMAGE_ROWS, IMAGE_NAMES = "image_embeddings.npy", "images.jsonl"
+TEXT_ROWS, TEXT_NAMES = "text_embeddings.npy", "texts.jsonl"
+OWN_FILES = (SUMMARY, FAILURES, IMAGE_ROWS, IMAGE_NAMES, TEXT_ROWS, TEXT_NAMES)
+HEADER_BYTES = 128  # what numpy pads the header of such an array to
+
+Append = Callable[[Embeddings, Iterable[dict[str, str]]], None]
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What was written."""
+
+    output_folder: str
+    model: str
+    fingerprint: str
+    dimension: int
+    image_count: int
+    text_count: int
+    failures: tuple[Failure, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "notes": list(self.notes), "failures": [asdict(failure) for failure in self.failures]}
+
+
+def run_extract(config: ExtractConfig) -> Extracted:
+    """Embed the pictures and texts into the folder; raises ClipRetrievalError, also where no row came out."""
+    paths, texts = list_pictures(config.image), read_texts(config)
+    if not paths and not texts:
+        raise SourceError(f"{' and '.join(config.text_file)} hold no text; write one on each line")
+    folder = Folder(config.output_folder)
+    check_writable(folder)
+    encoder = load_encoder(config.embed.encoder, workload="bulk")
+    with folder.staging() as staging:
+        text_count = write_texts(staging, encoder, texts, config.embed.batch_size)
+        image_count, failures = write_pictures(staging, encoder, paths, config.embed.batch_size)
+        if not image_count and not text_count:
+            raise nothing_readable(failures)
+        result = Extracted(
+            output_folder=folder.url,
+            model=encoder.info.uri,
+            fingerprint=encoder.info.fingerprint,
+            dimension=encoder.info.dimension,
+            image_count=image_count,
+            text_count=text_count,
+            failures=tuple(failures),
+            notes=tuple(truncation_notes(encoder)),
+        )
+        publish(folder, staging, result)
+    folder.remove_leftovers()
+    return result
+
+
+def read_texts(config: ExtractConfig) -> list[str]:
+    return [*config.text, *(line for file in config.text_file for line in read_lines(file))]
+
+
+def write_texts(staging: Path, encoder: Encoder, texts: Sequence[str], batch_size: int) -> int:
+    """Write the rows of the texts, and return how many there are; no file where there is none."""
+    if not texts:
+        return 0
+    with appending(staging / TEXT_ROWS, staging / TEXT_NAMES, encoder.info.dimension) as append:
+        batches = in_batches(texts, batch_size)
+        for rows, batch in zip(stream_texts(encoder, texts, batch_size), batches, strict=True):
+            append(rows, ({"text": text} for text in batch))
+    return len(texts)
+
+
+def write_pictures(
+    staging: Path, encoder: Encoder, paths: Sequence[Path], batch_size: int
+) -> tuple[int, list[Failure]]:
+    """Write the rows of the pictures, and return how many there are, and what could not be used."""
+    count, failures = 0, list[Failure]()
+    if not paths:
+        return count, failures
+    with appending(staging / IMAGE_ROWS, staging / IMAGE_NAMES, encoder.info.dimension) as append:
+        for batch in stream_pictures(encoder, paths, batch_size):
+            append(batch.rows, ({"image": name} for name in batch.names))
+            count += len(batch.rows)
+            failures += batch.failures
+    return count, failures
+
+
+@contextmanager
+def appending(rows_path: Path, names_path: Path, dimension: int) -> Iterator[Append]:
+    """Give a function that appends rows, and a json line for each; memory stays flat."""
+    count = 0
+    with rows_path.open("wb") as rows_file, names_path.open("wb") as names_file:
+        rows_file.write(b"\0" * HEADER_BYTES)
+
+        def append(rows: Embeddings, names: Iterable[dict[str, str]]) -> None:
+            nonlocal count
+            count += len(rows)
+            rows_file.write(np.ascontiguousarray(rows, dtype="<f4").tobytes())
+            names_file.writelines(json_line(name) for name in names)
+
+        yield append
+        rows_file.seek(0)
+        header = {"descr": "<f4", "fortran_order": False, "shape": (count, dimension)}
+        np.lib.format.write_array_header_1_0(rows_file, header)  # type: ignore[no-untyped-call]
+        assert rows_file.tell() == HEADER_BYTES
+
+
+def json_line(value: dict[str, str]) -> bytes:
+    """Return a line of json, readable in any language; what is no Unicode becomes json's own escape."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def publish(folder: Folder, staging: Path, result: Extracted) -> None:
+    """Replace what an earlier run left in the folder."""
+    for name in OWN_FILES:
+        folder.remove(name)
+    for path in sorted(staging.iterdir()):
+        folder.publish(path, path.name)
+    if result.failures:
+        folder.write_json(FAILURES, [asdict(failure) for failure in result.failures])
+    folder.write_json(SUMMARY, result.to_json())

@@ -1,0 +1,71 @@
+"""The whole of `models info`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from clip_retrieval.encoder.base import EncoderInfo
+from clip_retrieval.encoder.facts import context_length, count_parameters
+from clip_retrieval.encoder.formats.recognise import recognise
+from clip_retrieval.encoder.load import load_encoder
+from clip_retrieval.encoder.uri import ModelName, parse_uri
+from clip_retrieval.tools.config import ModelInfoConfig
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What is known of a model; None where it is not."""
+
+    info: EncoderInfo
+    kind: str  # the engine's
+    format: str | None  # of the file or folder, where the model is one
+    context_length: int | None
+    parameters: int | None
+    bytes_on_disk: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        info = self.info
+        return {
+            "uri": info.uri,
+            "kind": self.kind,
+            "format": self.format,
+            "dimension": info.dimension,
+            "image_size": info.preprocess.size,
+            "preprocess": asdict(info.preprocess),
+            "towers": list(info.towers),
+            "context_length": self.context_length,
+            "logit_scale": info.logit_scale,
+            "logit_bias": info.logit_bias,
+            "precision": info.precision,
+            "device": info.device,
+            "fingerprint": info.fingerprint,
+            "parameters": self.parameters,
+            "bytes_on_disk": self.bytes_on_disk,
+            "known_words": None if info.vocabulary is None else len(info.vocabulary),
+        }
+
+
+def describe_model(config: ModelInfoConfig) -> ModelFacts:
+    """Open the model and look; raises EncoderError where it cannot be opened."""
+    encoder = load_encoder(config.runtime.of_model(config.clip_model))
+    name = parse_uri(config.clip_model)
+    return ModelFacts(
+        info=encoder.info,
+        kind=name.kind,
+        format=recognise(Path(name.architecture)) if name.kind == "checkpoint" else None,
+        context_length=context_length(encoder),
+        parameters=count_parameters(encoder),
+        bytes_on_disk=bytes_on_disk(name),
+    )
+
+
+def bytes_on_disk(name: ModelName) -> int | None:
+    """Return the size of the file or folder that a model is: ONNX graphs may share another form's weights."""
+    is_path = name.kind not in ("open_clip", "random", "hash")
+    places = [name.architecture if is_path else name.architecture.partition("local-dir:")[2]]
+    places += [name.weights] if name.weights and "/" in name.weights else []  # a tag has no slash
+    paths = [Path(place) for place in places if place and Path(place).exists()]
+    files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else (path,)) if file.is_file()]
+    return sum(file.stat().st_size for file in files) or None

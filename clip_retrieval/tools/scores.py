@@ -1,0 +1,77 @@
+"""Cosines to probabilities and ranks: pure functions on arrays. n pictures, m texts, c labels, d dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_retrieval.encoder.base import USUAL_LOGIT_SCALE, Embeddings, EncoderInfo, normalise
+from clip_retrieval.tools.config import PLACE, ScoreKind
+
+Floats = NDArray[np.float32]
+
+
+def cosines(images: Embeddings, texts: Embeddings) -> Floats:
+    """Return [n, m]: the cosine of each picture and each text, whose rows have unit length."""
+    found: Floats = images @ texts.T
+    return found
+
+
+def softmax(logits: NDArray[np.floating[Any]]) -> Floats:
+    """Return probabilities that sum to 1 in each row, finite for logits of any size."""
+    wide = logits.astype(np.float64)
+    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
+    shares: Floats = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+    return shares
+
+
+def sigmoid(logits: NDArray[np.floating[Any]]) -> Floats:
+    """Return 1 / (1 + exp(-x)), written with tanh, which cannot overflow."""
+    found: Floats = (0.5 * (1 + np.tanh(logits.astype(np.float64) / 2))).astype(np.float32)
+    return found
+
+
+def logits(cosine: Floats, info: EncoderInfo) -> Floats:
+    """Return scale * cosine + bias, as the model was trained with."""
+    scale = USUAL_LOGIT_SCALE if info.logit_scale is None else info.logit_scale
+    return np.float32(scale) * cosine + np.float32(info.logit_bias or 0.0)
+
+
+def choose_scores(kind: ScoreKind, info: EncoderInfo) -> Literal["softmax", "sigmoid"]:
+    """Return how this model's logits become probabilities: with a bias, it was trained to judge each pair by itself."""
+    if kind == "auto":
+        return "softmax" if info.logit_bias is None else "sigmoid"
+    return kind
+
+
+def logit_notes(kind: Literal["softmax", "sigmoid"], info: EncoderInfo) -> list[str]:
+    """Return a line for each number that the weights do not say."""
+    notes = []
+    if info.logit_scale is None:
+        notes.append(f"{info.uri} does not say its logit scale; {USUAL_LOGIT_SCALE:g} is taken")
+    if kind == "sigmoid" and info.logit_bias is None:
+        notes.append(f"{info.uri} has no logit bias, and was not trained for sigmoid; 0 is taken")
+    return notes
+
+
+def fill_templates(label: str, templates: Sequence[str]) -> list[str]:
+    return [template.replace(PLACE, label) for template in templates or (PLACE,)]
+
+
+def average_prompts(rows: Embeddings, label_count: int) -> Embeddings:
+    """Return [c, d] of [c * templates, d]: the mean of each label's prompts, on the unit sphere again."""
+    means: Floats = rows.reshape(label_count, -1, rows.shape[1]).mean(axis=1)
+    return normalise(means)
+
+
+def ranks_of_truth(cosine: Floats, truth: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """Return [n]: how many labels do as well as the right one; 0 is a hit.
+
+    A tie counts against the model, and so does a score that is no number.
+    """
+    own = cosine[np.arange(len(cosine)), truth][:, None]
+    ranks: NDArray[np.int64] = cosine.shape[1] - 1 - (cosine < own).sum(axis=1)
+    return ranks

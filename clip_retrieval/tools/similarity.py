@@ -1,0 +1,50 @@
+"""The whole of `similarity`: each picture with each text."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from clip_retrieval.encoder.load import load_encoder
+from clip_retrieval.tools.config import SimilarityConfig
+from clip_retrieval.tools.embed import embed_pictures, embed_texts, truncation_notes
+from clip_retrieval.tools.inputs import Failure, list_pictures
+from clip_retrieval.tools.scores import Floats, cosines
+
+
+@dataclass(frozen=True)
+class Similarities:
+    """Cosines of pictures (rows) and texts (columns)."""
+
+    model: str
+    images: tuple[str, ...]
+    texts: tuple[str, ...]
+    cosines: Floats
+    failures: tuple[Failure, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "images": list(self.images),
+            "texts": list(self.texts),
+            "cosines": self.cosines.tolist(),
+            "failures": [asdict(failure) for failure in self.failures],
+            "notes": list(self.notes),
+        }
+
+
+def run_similarity(config: SimilarityConfig) -> Similarities:
+    """Embed the pictures and texts, and compare them; raises ClipRetrievalError."""
+    paths = list_pictures(config.image)
+    encoder = load_encoder(config.embed.encoder)
+    texts = embed_texts(encoder, config.text, config.embed.batch_size)
+    pictures = embed_pictures(encoder, paths, config.embed.batch_size)
+    return Similarities(
+        model=encoder.info.uri,
+        images=pictures.names,
+        texts=config.text,
+        cosines=cosines(pictures.rows, texts),
+        failures=pictures.failures,
+        notes=tuple(truncation_notes(encoder)),
+    )

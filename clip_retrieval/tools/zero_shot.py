@@ -1,0 +1,108 @@
+"""The whole of `zsl`: which of the labels fits each picture."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from clip_retrieval.encoder.base import Embeddings, Encoder
+from clip_retrieval.encoder.load import load_encoder
+from clip_retrieval.errors import SourceError
+from clip_retrieval.tools.config import ZslConfig
+from clip_retrieval.tools.embed import embed_pictures, embed_texts, truncation_notes
+from clip_retrieval.tools.inputs import Failure, counted, list_pictures, read_lines
+from clip_retrieval.tools.scores import (
+    Floats,
+    average_prompts,
+    choose_scores,
+    cosines,
+    fill_templates,
+    logit_notes,
+    logits,
+    sigmoid,
+    softmax,
+)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A probability for each picture (row) and label (column)."""
+
+    model: str
+    scores: str  # softmax or sigmoid
+    images: tuple[str, ...]
+    labels: tuple[str, ...]
+    probabilities: Floats
+    cosines: Floats
+    top_k: int
+    failures: tuple[Failure, ...]
+    notes: tuple[str, ...]
+
+    def best(self, row: int) -> list[int]:
+        """Return the labels of a picture, the likeliest first, `top_k` at most; equal ones as they were given."""
+        order = np.argsort(-self.cosines[row], kind="stable")  # probabilities may round to equal ones
+        return [int(column) for column in order[: self.top_k]]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "scores": self.scores,
+            "labels": list(self.labels),
+            "images": [self.image_json(row) for row in range(len(self.images))],
+            "failures": [asdict(failure) for failure in self.failures],
+            "notes": list(self.notes),
+        }
+
+    def image_json(self, row: int) -> dict[str, Any]:
+        found = [
+            {
+                "label": self.labels[column],
+                "probability": float(self.probabilities[row, column]),
+                "cosine": float(self.cosines[row, column]),
+            }
+            for column in self.best(row)
+        ]
+        return {"image": self.images[row], "labels": found}
+
+
+def run_zsl(config: ZslConfig) -> Labelled:
+    """Label the pictures; raises ClipRetrievalError."""
+    paths = list_pictures(config.image)
+    labels, notes = read_labels(config)
+    encoder = load_encoder(config.embed.encoder)
+    columns = embed_labels(encoder, labels, config.template, config.embed.batch_size)
+    pictures = embed_pictures(encoder, paths, config.embed.batch_size)
+    kind = choose_scores(config.scores, encoder.info)
+    cosine = cosines(pictures.rows, columns)
+    squash = softmax if kind == "softmax" else sigmoid
+    if kind == "softmax" and len(labels) == 1:
+        notes = [*notes, "with one label, softmax is always 1; give more labels"]
+    return Labelled(
+        model=encoder.info.uri,
+        scores=kind,
+        images=pictures.names,
+        labels=tuple(labels),
+        probabilities=squash(logits(cosine, encoder.info)),
+        cosines=cosine,
+        top_k=config.top_k,
+        failures=pictures.failures,
+        notes=(*notes, *logit_notes(kind, encoder.info), *truncation_notes(encoder)),
+    )
+
+
+def read_labels(config: ZslConfig) -> tuple[list[str], list[str]]:
+    """Return each label once, in the order in which they are given, and a note where some were given again."""
+    given = [*config.label, *(read_lines(config.labels_file) if config.labels_file is not None else ())]
+    if not given:
+        raise SourceError(f"{config.labels_file} holds no label; write one on each line")
+    labels = list(dict.fromkeys(given))
+    again = len(given) - len(labels)
+    return labels, [f"given again, and counted once: {counted(again, 'label')}"] if again else []
+
+
+def embed_labels(encoder: Encoder, labels: list[str], templates: tuple[str, ...], batch_size: int) -> Embeddings:
+    """Return a unit row for each label: the mean of its prompts."""
+    prompts = [prompt for label in labels for prompt in fill_templates(label, templates)]
+    return average_prompts(embed_texts(encoder, prompts, batch_size), len(labels))
