@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from clip_retrieval import __version__
+from clip_retrieval.encoder.export.config import ConvertConfig, QuantizeConfig
 from clip_retrieval.errors import ClipRetrievalError
 from clip_retrieval.filter.config import FilterConfig
 from clip_retrieval.index.config import IndexConfig
@@ -163,6 +164,30 @@ def benchmark(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> N
     if config.output is not None:
         write_result(result, config.output)
     print_json(result.to_json()) if as_json else print_benchmark(result)
+
+
+@cli.command()
+@config_options(ConvertConfig)
+@json_option
+def convert(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Write a model in another format: onnx (runs without torch), open_clip, hf or gguf; checked before it is kept."""
+    from clip_retrieval.encoder.export.convert import run_convert
+    from clip_retrieval.tools.model_report import print_converted
+
+    result = run_convert(build_config(ConvertConfig, given_options(options), arguments))
+    print_json(result.to_json()) if as_json else print_converted(result)
+
+
+@cli.command()
+@config_options(QuantizeConfig)
+@json_option
+def quantize(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Write a converted model with fewer bits, and say what that does to its embeddings."""
+    from clip_retrieval.encoder.export.quantize import run_quantize
+    from clip_retrieval.tools.model_report import print_quantized
+
+    result = run_quantize(build_config(QuantizeConfig, given_options(options), arguments))
+    print_json(result.to_json()) if as_json else print_quantized(result)
 
 
 @cli.group()

@@ -41,8 +41,8 @@ def run_quantize(config: QuantizeConfig) -> Quantized:
     if found != wanted:
         article = "an ONNX folder" if wanted == "onnx" else "a GGUF file"
         raise EncoderError(
-            f"{source} is {found}, but {config.type} is made from {article}; convert it first: "
-            f"clip-retrieval convert {config.source} OUT --to {wanted}"
+            f"{source} is {found}, but {config.type} is made from {article}; convert the original model first: "
+            f"clip-retrieval convert MODEL OUT --to {wanted}"
         )
     with made_whole(out) as staged:
         if config.type == "int8" or config.type == "int4":

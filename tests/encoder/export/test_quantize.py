@@ -136,7 +136,7 @@ def test_real_pictures_may_be_given(tmp_path: Path, write_pictures: Callable[[Pa
 def test_the_wrong_source_says_how_to_convert(
     tmp_path: Path, write_model: WriteModel, kind: OnnxType, sentence: str
 ) -> None:
-    with pytest.raises(EncoderError, match=f"{sentence}; convert it first: clip-retrieval convert"):
+    with pytest.raises(EncoderError, match=f"{sentence}; convert the original model first: clip-retrieval convert"):
         run_quantize(QuantizeConfig(source=str(write_model()), out=str(tmp_path / "out"), type=kind))
 
 
