@@ -57,6 +57,8 @@ def test_flags_in_the_readme_exist() -> None:
         "filter",
         "similarity",
         "zsl",
+        "convert",
+        "quantize",
         "extract",
         "benchmark",
         "models",
