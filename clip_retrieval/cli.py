@@ -15,7 +15,8 @@ from clip_retrieval.errors import ClipRetrievalError
 from clip_retrieval.filter.config import FilterConfig
 from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.inference.config import InferenceConfig, WorkerConfig
-from clip_retrieval.options import build_config, config_options, given_options, with_underscores
+from clip_retrieval.option_flags import config_options, given_options, with_underscores
+from clip_retrieval.options import build_config
 from clip_retrieval.tools.config import BenchmarkConfig, ExtractConfig, ModelInfoConfig, SimilarityConfig, ZslConfig
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "token_normalize_func": with_underscores}

@@ -17,7 +17,8 @@ from clip_retrieval.errors import ConfigError
 from clip_retrieval.filter.config import FilterConfig
 from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.inference.config import InferenceConfig, SourceConfig, WorkerConfig
-from clip_retrieval.options import build_config, config_options, flags_of, from_json, given_options, to_json
+from clip_retrieval.option_flags import config_options, given_options
+from clip_retrieval.options import build_config, flags_of, from_json, to_json
 from clip_retrieval.tools.config import BenchmarkConfig, ExtractConfig, RuntimeConfig, ZslConfig
 
 T = TypeVar("T")

@@ -1,13 +1,18 @@
-"""Pictures to the pixels that a model wants: resize and crop with Pillow, as open_clip's transform does."""
+"""Pictures to the pixels that a model wants: resize and crop with Pillow, as open_clip's transform does.
+
+Pillow is imported by the first picture: a process that encodes texts does without it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, assert_never
+from typing import TYPE_CHECKING, Literal, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 ResizeMode = Literal["shortest", "longest", "squash"]
 Interpolation = Literal["bicubic", "bilinear", "nearest"]
@@ -29,6 +34,8 @@ class Preprocess:
 
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
         """Return the picture, an RGB image of any size, as uint8 pixels [size, size, 3]."""
+        from PIL import Image
+
         resample = Image.Resampling[self.interpolation.upper()]
         match self.resize_mode:
             case "shortest":
@@ -64,6 +71,8 @@ def resize_and_pad(image: Image.Image, size: int, resample: Image.Resampling, fi
     ratio = max(image.width, image.height) / size
     new_size = (max(1, round(image.width / ratio)), max(1, round(image.height / ratio)))
     resized = image.resize(new_size, resample)
+    from PIL import Image
+
     canvas = Image.new("RGB", (size, size), (fill, fill, fill))
     canvas.paste(resized, ((size - new_size[0]) // 2, (size - new_size[1]) // 2))
     return canvas

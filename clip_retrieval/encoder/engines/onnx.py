@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
+from threading import Thread
 from typing import Any, Protocol
 
 import numpy as np
@@ -100,6 +102,20 @@ class OnnxEncoder:
 
         return HuggingfaceTokenizer(self.folder, spec)
 
+    def open_text_side(self) -> None:
+        """Open the graph while the vocabulary is read: neither waits for the other, and a first text is out sooner."""
+        if {"text_session", "tokenizer"} & vars(self).keys():
+            return
+
+        def open_graph() -> None:
+            with suppress(EncoderError):  # raised again, and seen then, where the session is used
+                _ = self.text_session
+
+        opening = Thread(target=open_graph)
+        opening.start()
+        _ = self.tokenizer
+        opening.join()
+
     def open_session(self, tower: str) -> Session:
         check_tower(self.info, tower)
         path = self.folder / GRAPHS[tower]
@@ -115,6 +131,7 @@ class OnnxEncoder:
     def encode_texts(self, texts: Sequence[str]) -> Embeddings:
         check_tower(self.info, "text")
         check_texts(texts)
+        self.open_text_side()
         tokens, truncated = self.tokenizer.tokenize(texts)
         self.truncated_texts += truncated
         return self.encode_tokens(tokens)
