@@ -15,10 +15,10 @@ from clip_retrieval.encoder.export.tokenizers import write_tokenizer
 from clip_retrieval.encoder.export.towers import is_buildable, write_towers
 from clip_retrieval.encoder.formats.checkpoint import Checkpoint
 from clip_retrieval.encoder.formats.gguf import write_gguf
+from clip_retrieval.encoder.formats.hub import read_named
 from clip_retrieval.encoder.formats.huggingface_writer import write_huggingface
 from clip_retrieval.encoder.formats.onnx_folder import VOCABULARY, OnnxFolder, write_about
 from clip_retrieval.encoder.formats.openclip_folder import write_openclip
-from clip_retrieval.encoder.formats.recognise import read_checkpoint
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.encoder.tokenizer import clip_vocabulary
 from clip_retrieval.encoder.uri import DEMO_MODEL, parse_uri
@@ -88,7 +88,7 @@ def open_origin(config: ConvertConfig) -> Origin:
         EncoderConfig(clip_model=source, device="cpu", precision="fp32", clip_cache_path=config.clip_cache_path)
     )
     if name.kind == "checkpoint":
-        return Origin(config.source, encoder, read_checkpoint(Path(name.architecture)))
+        return Origin(config.source, encoder, read_named(name.architecture, config.clip_cache_path))
     from clip_retrieval.encoder.engines.openclip import OpenClipEncoder
     from clip_retrieval.encoder.engines.openclip_checkpoint import describe_model
 

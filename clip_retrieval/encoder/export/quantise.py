@@ -2,6 +2,7 @@
 
 Matrix products become ONNX Runtime's MatMulNBits, which OpenVINO reads too; both quantise the other side by blocks
 while they compute. Token tables are looked up as they are stored, and only the rows that are found become float.
+Kernels of convolutions are stored in 8 bits, whatever is asked for, and computed with in float.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ class Rewriter:
                 return is_plain and self.rewrite_product(node, node.input[1], is_turned=bool(settings.get("transB", 0)))
             case "Gather":
                 return self.rewrite_lookup(node)
+            case "Conv":
+                return self.rewrite_convolution(node)
             case _:
                 return False
 
@@ -130,6 +133,22 @@ class Rewriter:
         if q.shape[1] * form.block_size != table.shape[1]:
             whole = graph.add("Slice", whole, *(graph.integers(i) for i in (0, table.shape[1], 2)))
         self.rename(whole, node.output[0])
+        return True
+
+    def rewrite_convolution(self, node: onnx.NodeProto) -> bool:
+        """Store a kernel in 8 bits, one scale for each channel that it makes; runtimes widen it when they open it."""
+        tensor = self.tensors.get(self.tensor_name(node.input[1]))
+        if tensor is None or np.prod(tensor.dims) < LEAST_VALUES:
+            return False
+        kernel = self.read(tensor.name).astype(np.float32)
+        scale = np.abs(kernel).reshape(len(kernel), -1).max(axis=1).reshape(-1, *[1] * (kernel.ndim - 1)) / 127
+        q = np.round(kernel / np.where(scale == 0, 1, scale)).astype(np.int8)
+        wide = self.graph.to_float(self.graph.constant(f"{tensor.name}.q", q))
+        kernel_name = self.graph.add("Mul", wide, self.graph.constant(f"{tensor.name}.scales", scale))
+        copied = onnx.NodeProto()
+        copied.CopyFrom(node)
+        copied.input[1] = kernel_name
+        self.graph.nodes.append(copied)
         return True
 
     def rename(self, made: str, wanted: str) -> None:

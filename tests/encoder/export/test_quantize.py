@@ -92,6 +92,15 @@ def test_no_large_matrix_is_left_whole(tmp_path: Path, write_model: WriteModel) 
         assert large <= {"positional_embedding", "visual.positional_embedding", "mask"}
 
 
+def test_kernels_of_resnets_are_stored_in_eight_bits(tmp_path: Path, write_model: WriteModel) -> None:
+    resnet = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 32, "head_width": 32, "patch_size": None}
+    source = convert(write_model(vision=resnet), tmp_path / "onnx")
+    result = run_quantize(QuantizeConfig(source=str(source), out=str(tmp_path / "int8"), type="int8"))
+    assert result.agreement["image"].least_cosine > 0.999
+    sizes = [(folder / "visual.onnx.data").stat().st_size for folder in (source, tmp_path / "int8")]
+    assert sizes[1] < 0.35 * sizes[0]
+
+
 def test_f16_and_traced_graphs_are_quantised_too(tmp_path: Path, write_model: WriteModel) -> None:
     traced = write_model(name="traced", vision={"ls_init_value": 0.5, "layers": 1}, text={"layers": 1})
     run_convert(ConvertConfig(source=str(write_model()), out=str(tmp_path / "half"), to="onnx", dtype="f16"))
