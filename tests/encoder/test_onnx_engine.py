@@ -145,3 +145,23 @@ def test_missing_weights_are_one_sentence(demo_copy: Path) -> None:
 def test_one_text_instead_of_a_list_is_refused() -> None:
     with pytest.raises(EncoderError, match="takes a list of texts"):
         demo().encode_texts("a dog")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_token_table_stays_a_mapped_file(tmp_path: Path) -> None:
+    """The table of 49,408 x 384 is 76 MB; what a text needs of it are a few rows."""
+    convert = f"convert random:ViT-S-32 {tmp_path / 'text'} --to onnx --text_only"
+    subprocess.run([sys.executable, "-m", "clip_retrieval", *convert.split()], check=True, capture_output=True)
+    code = (
+        "import sys\nfrom clip_retrieval import load_encoder\n"
+        "def anonymous():\n"
+        "    lines = open('/proc/self/status').read().splitlines()\n"
+        "    return next(int(line.split()[1]) for line in lines if line.startswith('RssAnon'))\n"
+        "load_encoder('demo').encode_texts(['a dog'])\nbefore = anonymous()\n"
+        "load_encoder(sys.argv[1]).encode_texts(['a dog'])\nprint(anonymous() - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "text")], capture_output=True, text=True, check=True
+    )
+    matrices = (tmp_path / "text" / "textual.onnx.data").stat().st_size / 1024 - 49408 * 384 * 4 / 1024
+    assert int(done.stdout) < 1.5 * matrices + 10_000  # kB
