@@ -18,7 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from clip_retrieval.encoder.export.blocks import Bits, pack, quantise_rows
+from clip_retrieval.encoder.export.blocks import LEAST_HALF, Bits, pack, quantise_rows
 from clip_retrieval.encoder.export.config import OnnxType
 from clip_retrieval.encoder.export.graph import CONTRIB, Graph
 from clip_retrieval.encoder.formats.onnx_folder import (
@@ -31,7 +31,8 @@ from clip_retrieval.encoder.formats.onnx_folder import (
 )
 from clip_retrieval.errors import EncoderError
 
-FORMS: Mapping[OnnxType, Bits] = {"int8": Bits(8, 256), "int4": Bits(4, 64)}
+FORMS: Mapping[OnnxType, Bits] = {"int8": Bits(8, 256), "int4": Bits(4, 32)}
+PATCHES = "visual.conv1.weight"  # what errs here errs in all that follows, and it is a small matrix: 8 bits at least
 TABLE_FORMS: Mapping[OnnxType, Bits] = {"int8": Bits(8, 128), "int4": Bits(4, 32)}
 LEAST_VALUES = 4096  # a matrix with fewer is kept as it is
 ACCURACY_LEVEL = 4  # of MatMulNBits: compute in int8
@@ -86,7 +87,7 @@ class Rewriter:
         if matrix is None:
             return False
         rows = matrix if is_turned else np.ascontiguousarray(matrix.T)  # [out, in]
-        form = self.form.fit(rows.shape[1])
+        form = (FORMS["int8"] if self.tensor_name(name) == PATCHES else self.form).fit(rows.shape[1])
         self.block_sizes.add(form.block_size)
         q, scales = quantise_rows(rows, form)
         name = self.tensor_name(name)
@@ -94,7 +95,7 @@ class Rewriter:
             "MatMulNBits",
             node.input[0],
             self.graph.constant(f"{name}.q", pack(q, form)),
-            self.graph.constant(f"{name}.scales", scales.reshape(-1)),
+            self.add_scales(f"{name}.scales", scales.reshape(-1)),
             domain=CONTRIB,
             K=rows.shape[1],
             N=rows.shape[0],
@@ -106,6 +107,13 @@ class Rewriter:
             product = self.graph.add("Add", product, node.input[2])
         self.rename(product, node.output[0])
         return True
+
+    def add_scales(self, name: str, scales: Array) -> str:
+        """Add the scales of a product: as float16 where there are many, and none is too small for it."""
+        least = np.abs(scales[scales != 0]).min(initial=1)
+        if self.form.bits == 8 or least < LEAST_HALF:
+            return self.graph.constant(name, scales)
+        return self.graph.to_float(self.graph.constant(name, scales.astype(np.float16)))
 
     def rewrite_lookup(self, node: onnx.NodeProto) -> bool:
         """Look up q and scales by the same ids, and multiply; only operators that every runtime has."""

@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from clip_retrieval.encoder.export.transformer import Layers
-from clip_retrieval.encoder.export.vision import add_scaled
+from clip_retrieval.encoder.export.vision import add_scaling
 from clip_retrieval.encoder.preprocess import Preprocess
 
 EPSILON = 1e-5  # of batch norms
 
 
 def add_resnet(layers: Layers, pixels: str, preprocess: Preprocess, config: Mapping[str, Any]) -> str:
-    x = add_scaled(layers, pixels, preprocess)
+    scaled = add_scaling(layers, pixels, preprocess)
+    x = layers.graph.add("Transpose", scaled, perm=[0, 3, 1, 2])
     for i in (1, 2, 3):
         x = add_convolution(layers, f"visual.conv{i}", f"visual.bn{i}", x, stride=2 if i == 1 else 1)
         x = layers.graph.add("Relu", x)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from clip_retrieval.encoder.export.transformer import Layers, Pool
 from clip_retrieval.encoder.preprocess import Preprocess
@@ -44,31 +43,22 @@ def add_patches(layers: Layers, pixels: str, preprocess: Preprocess) -> str:
     kernel = layers.array("visual.conv1.weight")  # [width, 3, p, p]
     side = kernel.shape[-1]
     grid = preprocess.size // side
-    matrix, bias = fold_scaling(kernel, preprocess)
-    if "visual.conv1.bias" in layers.weights:
-        bias = bias + layers.array("visual.conv1.bias")
     cut = graph.add("Reshape", pixels, graph.integers(-1, grid, side, grid, side, 3))
     cut = graph.add("Transpose", cut, perm=[0, 1, 3, 2, 4, 5])
     cut = graph.add("Reshape", cut, graph.integers(-1, grid * grid, side * side * 3))
-    product = layers.multiply("visual.conv1.weight", graph.to_float(cut), matrix)
-    return graph.add("Add", product, graph.constant("visual.conv1.folded_bias", bias))
+    scaled = add_scaling(layers, cut, preprocess, repeat=side * side)
+    product = layers.multiply("visual.conv1.weight", scaled, kernel.transpose(2, 3, 1, 0).reshape(-1, len(kernel)))
+    if "visual.conv1.bias" in layers.weights:
+        product = graph.add("Add", product, layers.weight("visual.conv1.bias"))
+    return product
 
 
-def fold_scaling(
-    kernel: NDArray[np.float32], preprocess: Preprocess
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the kernel as a matrix [p * p * 3, width] for pixels 0 to 255, and its bias with mean and std."""
-    mean, std = (np.array(v, dtype=np.float64).reshape(1, 3, 1, 1) for v in (preprocess.mean, preprocess.std))
-    wide = kernel.astype(np.float64)
-    matrix = (wide / (255 * std)).transpose(2, 3, 1, 0).reshape(-1, len(kernel))
-    bias = -(wide * (mean / std)).sum(axis=(1, 2, 3))
-    return matrix.astype(np.float32), bias.astype(np.float32)
+def add_scaling(layers: Layers, pixels: str, preprocess: Preprocess, *, repeat: int = 1) -> str:
+    """Scale by mean and std; the last axis is the colours, `repeat` times.
 
-
-def add_scaled(layers: Layers, pixels: str, preprocess: Preprocess) -> str:
-    """Scale by mean and std, channels first: [n, 3, s, s]."""
+    The kernel could hold the scale as well, but rounded weights err least on values around zero.
+    """
     graph = layers.graph
-    mean, std = (np.array(v, dtype=np.float64) for v in (preprocess.mean, preprocess.std))
+    mean, std = (np.tile(np.array(v, dtype=np.float64), repeat) for v in (preprocess.mean, preprocess.std))
     scaled = graph.add("Mul", graph.to_float(pixels), graph.constant("scale", (1 / (255 * std)).astype(np.float32)))
-    moved = graph.add("Add", scaled, graph.constant("shift", (-mean / std).astype(np.float32)))
-    return graph.add("Transpose", moved, perm=[0, 3, 1, 2])
+    return graph.add("Add", scaled, graph.constant("shift", (-mean / std).astype(np.float32)))
