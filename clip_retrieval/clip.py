@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clip_retrieval.encoder.base import Embeddings, Encoder, EncoderInfo, Tokens
+from clip_retrieval.encoder.base import Embeddings, Encoder, EncoderInfo, Tokens, check_texts
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.facts import context_length, takes_clip_tokens
 from clip_retrieval.encoder.images import decode_image, to_rgb
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.encoder.preprocess import Preprocess
-from clip_retrieval.encoder.tokenizer import BpeTokenizer
+from clip_retrieval.encoder.tokenizer import VOCABULARY_SIZE, BpeTokenizer
 from clip_retrieval.encoder.uri import OPENAI_NAMES
 from clip_retrieval.errors import ConfigError, EncoderError, ImageError
 from clip_retrieval.tools.scores import Floats, cosines, logits, softmax
@@ -59,7 +59,8 @@ def tokenize(texts: str | Sequence[str], context_length: int = 77, truncate: boo
     """
     if context_length < 3:
         raise EncoderError(f"context_length must be at least 3, not {context_length}: start, a token, end")
-    given = [texts] if isinstance(texts, str) else list(texts)
+    given = [texts] if isinstance(texts, str) else texts
+    check_texts(given)
     tokenizer = bpe_tokenizer(context_length)
     rows, truncated = tokenizer.tokenize(given)
     if truncated and not truncate:
@@ -153,6 +154,8 @@ class Clip:
             raise EncoderError(f"token ids are whole numbers [n, t], not {tokens.dtype} {list(tokens.shape)}")
         if not self.takes_clip_tokens:
             raise EncoderError(f"{self.info.uri} has a tokenizer of its own; give encode_text the texts themselves")
+        if tokens.size and not (tokens.min() >= 0 and tokens.max() < VOCABULARY_SIZE):
+            raise EncoderError(f"token ids are from 0 to {VOCABULARY_SIZE - 1}, as tokenize gives them")
         context = context_length(self.encoder) or tokens.shape[1]
         if tokens[:, context:].any():
             raise EncoderError(

@@ -58,11 +58,21 @@ def check_tower(info: EncoderInfo, tower: str) -> None:
 
 
 def check_texts(texts: Sequence[str]) -> None:
-    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-        raise EncoderError('encode_texts takes a list of texts, such as ["a dog"]')
+    is_list = isinstance(texts, Sequence) and not isinstance(texts, str)
+    if not is_list or not all(isinstance(text, str) for text in texts):
+        raise EncoderError('what takes a list of texts takes nothing else: ["a dog"], not "a dog"')
+
+
+def check_finite(rows: NDArray[np.float32]) -> None:
+    if not np.isfinite(rows).all():
+        raise EncoderError(
+            "the model gives embeddings that are no numbers (NaN or infinite): its weights are damaged, or --precision "
+            "is too low for it"
+        )
 
 
 def normalise(rows: NDArray[np.float32]) -> Embeddings:
     """Return the rows divided by their length; rows of length zero stay zero."""
+    check_finite(rows)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.asarray(rows / np.where(lengths == 0, 1, lengths), dtype=np.float32)

@@ -18,9 +18,13 @@ class EncoderConfig:
     clip_model: str = option(
         "ViT-B/32",
         help="Model: an OpenAI name (ViT-B/32), open_clip:ARCH/TAG, open_clip:ARCH//path/to/checkpoint, "
-        "demo (the embedded one), random:ARCH?seed=0.",
+        "hf_clip:ORG/NAME, a file or folder of weights, onnx:FOLDER, demo (the embedded one), random:ARCH?seed=0.",
     )
-    precision: Precision = option("auto", help="Number format of the model. auto: fp16 on a GPU, fp32 on a CPU.")
+    precision: Precision = option(
+        "auto",
+        help="Number format of the model. auto: fp16 on a GPU, fp32 on a CPU; ONNX folders on OpenVINO: bf16 where the "
+        "CPU has it.",
+    )
     device: str = option("auto", help="auto (every GPU, else the CPU), cpu, cuda, or a list such as cuda:0,cuda:1.")
     clip_cache_path: str | None = option(None, help="Folder that model downloads are kept in.")
 

@@ -35,15 +35,19 @@ class HuggingfaceTokenizer:
         """Return the ids, and how many texts were cut because they did not fit."""
         context = self.spec.context_length
         cleaned = [clean(text, self.spec.clean) for text in texts]
-        lengths = [len(found.ids) for found in self.tokenizer.encode_batch(cleaned)]
-        self.tokenizer.enable_truncation(context)
+        found = [entry.ids for entry in self.tokenizer.encode_batch(cleaned)]
+        long = [i for i, ids in enumerate(found) if len(ids) > context]
+        if long:
+            self.tokenizer.enable_truncation(context)  # keeps the tokens at the end that the model wants there
+            for i, entry in zip(long, self.tokenizer.encode_batch([cleaned[i] for i in long]), strict=True):
+                found[i] = entry.ids
+            self.tokenizer.no_truncation()
         rows = np.full((len(texts), context), self.spec.pad_id, dtype=np.int32)
-        for row, found in zip(rows, self.tokenizer.encode_batch(cleaned), strict=True):
-            row[: len(found.ids)] = found.ids
-        self.tokenizer.no_truncation()
+        for row, ids in zip(rows, found, strict=True):
+            row[: len(ids)] = ids
         if self.spec.zeroed_id is not None:
             rows[rows == self.spec.zeroed_id] = 0
-        return rows, sum(length > context for length in lengths)
+        return rows, len(long)
 
 
 def clean(text: str, how: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ OPENAI_NAMES = {
 FORMS = (
     f"an OpenAI name ({', '.join(OPENAI_NAMES)}), open_clip:ARCH/TAG, open_clip:ARCH//path/to/checkpoint, "
     "open_clip:hf-hub:ORG/NAME, a file or folder of weights (OpenAI .pt, transformers CLIP, Mixer CLIP, GGUF, "
-    "open_clip, ONNX), demo, onnx:FOLDER?runtime=onnxruntime, random:ARCH?seed=0, hash:DIMENSION"
+    "open_clip, ONNX), hf_clip:ORG/NAME, demo, onnx:FOLDER?runtime=onnxruntime, random:ARCH?seed=0, hash:DIMENSION"
 )
 LATER = {
     "nm": "DeepSparse is no longer maintained; take an open_clip model",
@@ -33,6 +34,9 @@ LATER = {
 }
 
 GENERATED_OPTIONS = {"random": {"seed": 0}, "hash": {"seed": 0, "size": 1}}  # and the least value of each
+
+HUB_PREFIX = "hf-hub:"
+HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\w[\w./-]*)?", re.ASCII)  # ORG/NAME, perhaps @REVISION
 
 RUNTIMES = ("onnxruntime", "openvino")
 Kind = Literal["open_clip", "checkpoint", "onnx", "random", "hash"]
@@ -70,16 +74,38 @@ def parse_uri(uri: str) -> ModelName:
     raise EncoderError(f"there is no model {uri!r}; a model is {FORMS}")
 
 
+def absolute_uri(uri: str) -> str:
+    """Return the name with the path of a local model made absolute; every other name stays as it is."""
+    name = parse_uri(uri)
+    place = name.architecture.removeprefix("local-dir:")
+    is_local = name.kind in ("checkpoint", "onnx") or name.architecture.startswith("local-dir:")
+    if uri == "demo" or not is_local or not Path(place).exists():
+        return uri
+    query = f"?{uri.partition('?')[2]}" if "?" in uri else ""
+    prefix = {"onnx": "onnx:", "open_clip": "open_clip:local-dir:"}.get(name.kind, "")
+    return f"{prefix}{Path(place).resolve()}{query}"
+
+
 def parse_path(uri: str, rest: str) -> ModelName:
     """A file or folder says itself what it is; open_clip's folders are open_clip's business."""
     path = Path(rest).expanduser()
     if not path.exists():
-        raise EncoderError(f"{uri}: there is no file or folder {rest}; a name on a hub is open_clip:hf-hub:ORG/NAME")
+        raise EncoderError(
+            f"{uri}: there is no file or folder {rest}; a name on a hub is open_clip:hf-hub:ORG/NAME, or "
+            "hf_clip:ORG/NAME for CLIP of transformers"
+        )
     if (path / "open_clip_config.json").exists():
         return ModelName(uri, "open_clip", f"local-dir:{path}")
     if any((path / name).exists() for name in ("model.json", "visual.onnx", "textual.onnx")):
         return ModelName(uri, "onnx", str(path))
     return ModelName(uri, "checkpoint", str(path))
+
+
+def parse_transformers(uri: str, rest: str) -> ModelName:
+    """Take a path that is there; else what looks like ORG/NAME is on a hub."""
+    if HUB_NAME.fullmatch(rest) and not Path(rest).exists():
+        return ModelName(uri, "checkpoint", HUB_PREFIX + rest)
+    return parse_path(uri, rest)
 
 
 def parse_onnx(uri: str, rest: str) -> ModelName:
@@ -98,7 +124,7 @@ def parse_onnx(uri: str, rest: str) -> ModelName:
 
 def parse_open_clip(uri: str, rest: str) -> ModelName:
     """Split at the first slash: what follows is a tag, or a file where one is there."""
-    if rest.startswith(("hf-hub:", "local-dir:")):
+    if rest.startswith((HUB_PREFIX, "local-dir:")):
         return ModelName(uri, "open_clip", rest)
     architecture, _, weights = rest.partition("/")
     if weights.startswith("/") and not Path(weights).exists():
@@ -126,7 +152,7 @@ def parse_generated(uri: str, rest: str) -> ModelName:
 
 PARSERS: dict[str, Callable[[str, str], ModelName]] = {
     "openai_clip": parse_path,
-    "hf_clip": parse_path,
+    "hf_clip": parse_transformers,
     "mixer": parse_path,
     "gguf": parse_path,
     "open_clip": parse_open_clip,

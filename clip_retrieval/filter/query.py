@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import re
+import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_retrieval.encoder.base import Encoder, normalise
-from clip_retrieval.encoder.config import EncoderConfig, Precision
+from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.images import decode_image
 from clip_retrieval.encoder.load import load_encoder
-from clip_retrieval.errors import ConfigError, ImageError, QueryError
+from clip_retrieval.encoder.vocabulary import find_unknown_words
+from clip_retrieval.errors import ImageError, QueryError
 from clip_retrieval.filter.config import FilterConfig
 
 QueryKind = Literal["text", "image", "embedding"]
@@ -68,27 +70,42 @@ def open_query(text: str, encoder_config: EncoderConfig | None, expected: dict[s
 
 
 def choose_encoder(expected: dict[str, Any] | None, config: FilterConfig) -> EncoderConfig | None:
-    """Return the model of the manifest; a flag may name it only where the manifest does not, or says the same."""
-    named = expected["clip_model"] if expected else None
-    if named and config.clip_model and config.clip_model != named:
-        raise ConfigError(f"the index is of the model {named}, not of {config.clip_model}; leave out --clip_model")
-    model = named or config.clip_model
+    """Return the model that a flag names, else that of the manifest; whether it is the right one, its weights say.
+
+    The precision of the embeddings is not asked for again: what a GPU or OpenVINO made in half of it is answered
+    by whatever this machine computes in.
+    """
+    model = config.clip_model or (expected["clip_model"] if expected else None)
     if model is None:
         return None
-    # A GPU's fp16 is slow or impossible on a CPU, and fp32 answers the same.
-    precision: Precision = expected["precision"] if expected and expected["precision"] != "fp16" else "auto"
-    return EncoderConfig(
-        clip_model=model, device=config.device, precision=precision, clip_cache_path=config.clip_cache_path
-    )
+    return EncoderConfig(clip_model=model, device=config.device, clip_cache_path=config.clip_cache_path)
 
 
 def check_model(encoder: Encoder, expected: dict[str, Any] | None) -> None:
-    if expected and encoder.info.fingerprint != expected["fingerprint"]:
+    """Refuse a model that is not the one of the index: weights count, names do not."""
+    if not expected:
+        return
+    info, named = encoder.info, expected["clip_model"]
+    if info.fingerprint != expected["fingerprint"] and info.uri != named:
         raise QueryError(
-            f"the index was made with other weights of {expected['clip_model']} than those that it names now "
-            f"(fingerprint {expected['fingerprint']} -> {encoder.info.fingerprint}); embed the data anew, or bring "
-            "back the checkpoint"
+            f"the index is of the model {named}, and {info.uri} is another one; leave out --clip_model, or name a "
+            "model with the same weights"
         )
+    if info.fingerprint != expected["fingerprint"]:
+        raise QueryError(
+            f"the index was made with other weights of {named} than those that it names now (fingerprint "
+            f"{expected['fingerprint']} -> {info.fingerprint}); embed the data anew, or bring back the checkpoint"
+        )
+    if "preprocess" in expected and same_json(dataclasses.asdict(info.preprocess)) != expected["preprocess"]:
+        raise QueryError(
+            f"{info.uri} has the weights of the index's model {named}, but prepares pictures in another way; bring "
+            "back its preprocessing, or embed the data anew"
+        )
+
+
+def same_json(value: object) -> object:
+    """Return a value as it comes back from a json file: tuples become lists."""
+    return json.loads(json.dumps(value))
 
 
 def embed_image(encoder: Encoder, path: Path) -> NDArray[np.float32]:
@@ -122,22 +139,10 @@ def read_embedding(path: Path) -> NDArray[np.float32]:
 
 def explain_unknown_words(text: str, encoder: Encoder) -> str | None:
     """Say so where the model's vocabulary is known and has no, or not every, word of the query."""
-    vocabulary = encoder.info.vocabulary
-    if vocabulary is None:
-        return None
-    words = re.findall(r"[^\W_]+", text.lower())
-    unknown = [word for word in words if word not in vocabulary and word not in SMALL_WORDS]
-    known = [word for word in words if word in vocabulary]
-    if not known:
+    unknown, knows_any = find_unknown_words(text, encoder.info)
+    if not knows_any:
         raise QueryError(
             f"the model {encoder.info.uri} knows no word of {text!r}: it was trained on few words, and any answer "
             "would be nonsense. Try words such as dog, pizza, heart, rocket"
         )
     return f"the model does not know: {', '.join(unknown)}" if unknown else None
-
-
-SMALL_WORDS = frozenset(
-    (
-        "a an and the of in on at to with without for from by or is are emoji icon picture photo image drawing small"
-    ).split()
-)

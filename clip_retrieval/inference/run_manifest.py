@@ -9,6 +9,7 @@ from typing import Any
 from clip_retrieval import __version__
 from clip_retrieval.blobs import local_path
 from clip_retrieval.encoder.base import EncoderInfo
+from clip_retrieval.encoder.uri import absolute_uri
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.inference.sources import Source
@@ -42,7 +43,7 @@ def describe_run(
 
 def describe_encoder(info: EncoderInfo) -> dict[str, Any]:
     return {
-        "clip_model": info.uri,
+        "clip_model": absolute_uri(info.uri),  # the index may be asked from another folder
         "fingerprint": info.fingerprint,
         "dimension": info.dimension,
         "precision": info.precision,

@@ -15,7 +15,7 @@ from clip_retrieval.encoder.facts import count_parameters
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.encoder.uri import parse_uri
 from clip_retrieval.tools.config import BenchmarkConfig
-from clip_retrieval.tools.embed import embed_pictures, embed_texts, truncation_notes
+from clip_retrieval.tools.embed import embed_pictures, embed_texts, text_notes
 from clip_retrieval.tools.inputs import ClassFolder, Failure, list_classes
 from clip_retrieval.tools.models import bytes_on_disk
 from clip_retrieval.tools.scores import Floats, average_prompts, cosines, fill_templates, ranks_of_truth
@@ -126,7 +126,7 @@ def score_model(
         bytes_on_disk=bytes_on_disk(parse_uri(uri)),
         device=encoder.info.device,
         precision=encoder.info.precision,
-        notes=tuple(truncation_notes(encoder)),
+        notes=tuple(text_notes(encoder, ())),
     )
     return score, pictures.failures
 

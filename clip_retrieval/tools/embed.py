@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from clip_retrieval.encoder.base import Embeddings, Encoder
+from clip_retrieval.encoder.vocabulary import describe_unknown_words
 from clip_retrieval.errors import SourceError
 from clip_retrieval.tools.inputs import Failure, counted, in_batches, read_picture, shown
 from clip_retrieval.tools.progress import show_progress
@@ -81,7 +82,8 @@ def nothing_readable(failures: Sequence[Failure]) -> SourceError:
     return SourceError(f"none of the {len(failures):,} pictures can be used; the first is {first}")
 
 
-def truncation_notes(encoder: Encoder) -> list[str]:
-    """Return a note where texts were cut."""
+def text_notes(encoder: Encoder, texts: Sequence[str]) -> list[str]:
+    """Return a note where texts were cut, and one where a small model does not know their words."""
     count = encoder.truncated_texts
-    return [f"cut to the model's context length: {counted(count, 'text')}"] if count else []
+    cut = f"cut to the model's context length: {counted(count, 'text')}" if count else None
+    return [note for note in (cut, describe_unknown_words(texts, encoder.info)) if note]

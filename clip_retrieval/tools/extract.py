@@ -19,7 +19,7 @@ from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.errors import SourceError
 from clip_retrieval.storage import Folder, check_writable
 from clip_retrieval.tools.config import ExtractConfig
-from clip_retrieval.tools.embed import nothing_readable, stream_pictures, stream_texts, truncation_notes
+from clip_retrieval.tools.embed import nothing_readable, stream_pictures, stream_texts, text_notes
 from clip_retrieval.tools.inputs import Failure, in_batches, list_pictures, read_lines
 
 SUMMARY, FAILURES = "summary.json", "failures.json"
@@ -69,7 +69,7 @@ def run_extract(config: ExtractConfig) -> Extracted:
             image_count=image_count,
             text_count=text_count,
             failures=tuple(failures),
-            notes=tuple(truncation_notes(encoder)),
+            notes=tuple(text_notes(encoder, ())),
         )
         publish(folder, staging, result)
     folder.remove_leftovers()

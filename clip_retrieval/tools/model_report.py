@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from clip_retrieval.encoder.base import BOTH_TOWERS
 from clip_retrieval.encoder.export.compare import Agreement
 from clip_retrieval.encoder.export.convert import Converted
 from clip_retrieval.encoder.export.quantize import Quantized
@@ -18,8 +19,9 @@ def print_converted(result: Converted) -> None:
         f"{result.source} as {result.format} in {result.out}: {result.size_bytes / MIB:,.1f} MiB", soft_wrap=True
     )
     console.print(make_table(result.agreement))
-    name = result.out if result.format != "onnx" else f"onnx:{result.out}"
-    console.print(f"use it: clip-retrieval similarity PICTURE --text TEXT --clip_model {name}", soft_wrap=True)
+    if len(result.towers) == len(BOTH_TOWERS):
+        name = result.out if result.format != "onnx" else f"onnx:{result.out}"
+        console.print(f"use it: clip-retrieval similarity PICTURE --text TEXT --clip_model {name}", soft_wrap=True)
 
 
 def print_quantized(result: Quantized) -> None:

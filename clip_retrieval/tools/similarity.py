@@ -7,7 +7,7 @@ from typing import Any
 
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.tools.config import SimilarityConfig
-from clip_retrieval.tools.embed import embed_pictures, embed_texts, truncation_notes
+from clip_retrieval.tools.embed import embed_pictures, embed_texts, text_notes
 from clip_retrieval.tools.inputs import Failure, list_pictures
 from clip_retrieval.tools.scores import Floats, cosines
 
@@ -46,5 +46,5 @@ def run_similarity(config: SimilarityConfig) -> Similarities:
         texts=config.text,
         cosines=cosines(pictures.rows, texts),
         failures=pictures.failures,
-        notes=tuple(truncation_notes(encoder)),
+        notes=tuple(text_notes(encoder, config.text)),
     )

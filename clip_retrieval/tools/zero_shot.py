@@ -11,7 +11,7 @@ from clip_retrieval.encoder.base import Embeddings, Encoder
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.errors import SourceError
 from clip_retrieval.tools.config import ZslConfig
-from clip_retrieval.tools.embed import embed_pictures, embed_texts, truncation_notes
+from clip_retrieval.tools.embed import embed_pictures, embed_texts, text_notes
 from clip_retrieval.tools.inputs import Failure, counted, list_pictures, read_lines
 from clip_retrieval.tools.scores import (
     Floats,
@@ -88,7 +88,7 @@ def run_zsl(config: ZslConfig) -> Labelled:
         cosines=cosine,
         top_k=config.top_k,
         failures=pictures.failures,
-        notes=(*notes, *logit_notes(kind, encoder.info), *truncation_notes(encoder)),
+        notes=(*notes, *logit_notes(kind, encoder.info), *text_notes(encoder, labels)),
     )
 
 

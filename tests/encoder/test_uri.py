@@ -52,6 +52,20 @@ def test_hub_names_and_folders_are_handed_on_whole(place: str) -> None:
     assert parse_uri(f"open_clip:{place}").architecture == place
 
 
+@pytest.mark.parametrize("name", ["org/name", "openai/clip-vit-base-patch32", "org/name@main", "org/name@refs/pr/1"])
+def test_transformers_names_that_are_no_path_are_on_the_hub(name: str) -> None:
+    parsed = parse_uri(f"hf_clip:{name}")
+
+    assert (parsed.kind, parsed.architecture) == ("checkpoint", f"hf-hub:{name}")
+
+
+def test_a_path_comes_before_a_name_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org" / "name").mkdir(parents=True)
+
+    assert parse_uri("hf_clip:org/name").architecture == "org/name"
+
+
 def test_demo_is_the_embedded_folder() -> None:
     assert (parse_uri("demo").kind, parse_uri("demo").architecture) == ("onnx", str(DEMO_MODEL))
 
@@ -79,7 +93,10 @@ def test_random_and_hash_take_numbers() -> None:
         ("hash:16?sise=32", "sise"),
         ("random:ViT-S-32?sed=1", "sed"),
         ("hash:16?seed=-1", "seed"),
-        ("hf_clip:org/name", "open_clip:hf-hub"),
+        ("hf_clip:/no/such/folder", "open_clip:hf-hub"),
+        ("hf_clip:./folder", "hf_clip:ORG/NAME"),
+        ("hf_clip:folder", "hf_clip:ORG/NAME"),
+        ("gguf:org/name", "hf_clip:ORG/NAME"),
         ("nm:model", "DeepSparse"),
         ("ja_clip:model", "multilingual"),
     ],

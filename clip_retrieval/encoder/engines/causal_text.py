@@ -8,10 +8,12 @@ towers are such; whether a model is one is tried out when it is opened.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 import open_clip
 import torch
+from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
 TextEncoder = Callable[[Tensor], Tensor]  # token ids [n, context] -> features [n, d]
@@ -21,14 +23,23 @@ PROBE = ["a", "a photo of a dog on the beach at night"]
 LEAST_AGREEMENT = 0.99999
 
 
+@dataclass(frozen=True)
+class CausalTower:
+    """The module that holds a causal text tower's parts, under the names that open_clip gives them everywhere."""
+
+    module: Any  # a CLIP, or the TextTransformer of a model with a text tower of its own
+    end_id: int | None  # the token whose first place gives the feature; None for the highest id of each text
+
+
 def choose_text_encoder(model: nn.Module, tokenizer: Any, device: torch.device) -> TextEncoder:
     """Return how this model encodes tokens: cut where that gives the same, else as open_clip does."""
     whole: TextEncoder = cast("Any", model).encode_text
-    if not isinstance(model, open_clip.CLIP) or model.text_pool_type not in ("argmax", "eos"):
+    tower = find_causal_tower(model)
+    if tower is None:
         return whole
 
     def cut(tokens: Tensor) -> Tensor:
-        return encode_in_groups(model, tokens)
+        return encode_in_groups(tower, tokens)
 
     with torch.inference_mode():
         tokens = tokenizer(PROBE).to(device)
@@ -36,33 +47,50 @@ def choose_text_encoder(model: nn.Module, tokenizer: Any, device: torch.device) 
     return cut if float(agreement.min()) >= LEAST_AGREEMENT else whole
 
 
-def encode_in_groups(model: Any, tokens: Tensor) -> Tensor:
+def find_causal_tower(model: nn.Module) -> CausalTower | None:
+    """Return the text tower whose padding changes nothing; None where it looks at all positions or appends one."""
+    module: Any = model if isinstance(model, open_clip.CLIP) else getattr(model, "text", None)
+    if isinstance(model, open_clip.CLIP):
+        pool, end_id = model.text_pool_type, cast("int", model.text_eos_id)
+    elif isinstance(module, TextTransformer) and module.cls_emb is None and not module.use_pad_mask:
+        pool, end_id = module.pool_type, module.eos_id
+    else:
+        return None
+    if pool not in ("argmax", "eos") or not is_causal(module.attn_mask):
+        return None
+    return CausalTower(module, end_id if pool == "eos" else None)
+
+
+def is_causal(mask: Tensor | None) -> bool:
+    return mask is not None and bool(mask.isneginf().equal(torch.ones_like(mask, dtype=torch.bool).triu(1)))
+
+
+def encode_in_groups(tower: CausalTower, tokens: Tensor) -> Tensor:
     """Encode texts by length, each group without the padding that all of it shares; return them in their order."""
-    ends = end_positions(model, tokens)
+    ends = end_positions(tower, tokens)
     order = ends.argsort(stable=True)
     features = [
-        encode_cut(model, tokens[group, : int(ends[group].max()) + 1], ends[group])
+        encode_cut(tower.module, tokens[group, : int(ends[group[-1]]) + 1], ends[group])
         for group in torch.split(order, GROUP_SIZE)
     ]
     return torch.cat(features)[order.argsort()]
 
 
-def end_positions(model: Any, tokens: Tensor) -> Tensor:
+def end_positions(tower: CausalTower, tokens: Tensor) -> Tensor:
     """Return where the token stands that each text's feature is taken from."""
-    if model.text_pool_type == "eos":
-        return cast("Tensor", (tokens == model.text_eos_id).int().argmax(dim=-1))
-    return tokens.argmax(dim=-1)
+    if tower.end_id is None:
+        return tokens.argmax(dim=-1)
+    return (tokens == tower.end_id).int().argmax(dim=-1)
 
 
-def encode_cut(model: Any, tokens: Tensor, ends: Tensor) -> Tensor:
-    """Do what open_clip's CLIP.encode_text does, for fewer positions."""
+def encode_cut(module: Any, tokens: Tensor, ends: Tensor) -> Tensor:
+    """Do what open_clip's text towers do, for fewer positions, and the last steps only for those that count."""
     length = tokens.shape[1]
-    dtype = model.transformer.get_cast_dtype()
-    x = model.token_embedding(tokens).to(dtype) + model.positional_embedding[:length].to(dtype)
-    mask = None if model.attn_mask is None else model.attn_mask[:length, :length]
-    x = model.ln_final(model.transformer(x, attn_mask=mask))
-    pooled = x[torch.arange(len(tokens), device=tokens.device), ends]
-    projection = model.text_projection
+    dtype = module.transformer.get_cast_dtype()
+    x = module.token_embedding(tokens).to(dtype) + module.positional_embedding[:length].to(dtype)
+    x = module.transformer(x, attn_mask=module.attn_mask[:length, :length])
+    pooled = module.ln_final(x[torch.arange(len(tokens), device=tokens.device), ends])
+    projection = module.text_projection
     if projection is None:
         return cast("Tensor", pooled)
     return cast("Tensor", projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection)

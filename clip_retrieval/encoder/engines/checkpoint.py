@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +19,10 @@ from clip_retrieval.encoder.engines.openclip import (
     choose_device,
     choose_precision,
     fingerprint,
-    first_line,
 )
 from clip_retrieval.encoder.formats.checkpoint import Checkpoint
+from clip_retrieval.encoder.formats.hub import first_line, read_named
 from clip_retrieval.encoder.formats.mixer import MixerTowers
-from clip_retrieval.encoder.formats.recognise import read_checkpoint
 from clip_retrieval.encoder.tokenizer import BpeTokenizer
 from clip_retrieval.encoder.uri import ModelName
 from clip_retrieval.errors import EncoderError
@@ -32,7 +30,7 @@ from clip_retrieval.errors import EncoderError
 
 def open_checkpoint(name: ModelName, config: EncoderConfig) -> Encoder:
     """Read the file or folder and open it; raises EncoderError in one sentence."""
-    checkpoint = read_checkpoint(Path(name.architecture))
+    checkpoint = read_named(name.architecture, config.clip_cache_path)
     if checkpoint.family == "mixer":
         return MixerEncoder(checkpoint, name.uri)
     device = choose_device(config)

@@ -119,7 +119,18 @@ class OnnxEncoder:
     def open_session(self, tower: str) -> Session:
         check_tower(self.info, tower)
         path = self.folder / GRAPHS[tower]
-        return open_session(path, self.runtime, self.info.precision, self.about.block_size)
+        session = open_session(path, self.runtime, self.info.precision, self.about.block_size)
+
+        def run(batch: NDArray[Any]) -> NDArray[np.float32]:
+            rows = session(batch)
+            if rows.shape != (len(batch), self.info.dimension):
+                raise EncoderError(
+                    f"{path} gives embeddings of {list(rows.shape)}, not [{len(batch)}, {self.info.dimension}] as its "
+                    "model.json says; convert the model again"
+                )
+            return rows
+
+        return run
 
     def encode_images(self, pixels: Pixels) -> Embeddings:
         rows = np.empty((len(pixels), self.info.dimension), dtype=np.float32)

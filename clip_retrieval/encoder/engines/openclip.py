@@ -12,16 +12,22 @@ from typing import Any, cast
 import numpy as np
 import open_clip
 import torch
+from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
-from clip_retrieval.encoder.base import Embeddings, EncoderInfo, Pixels, Tokens, check_texts, check_tower
+from clip_retrieval.encoder.base import Embeddings, EncoderInfo, Pixels, Tokens, check_finite, check_texts, check_tower
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.engines.causal_text import choose_text_encoder
+from clip_retrieval.encoder.engines.openclip_published import published_preprocess, resolve_weights
+from clip_retrieval.encoder.engines.openclip_tokenizer import (
+    check_transformers,
+    count_truncated,
+    load_tokenizer,
+)
+from clip_retrieval.encoder.formats.hub import first_line
 from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.encoder.uri import ModelName
 from clip_retrieval.errors import EncoderError
-
-logger = logging.getLogger(__name__)
 
 FINGERPRINT_VALUES = 4096  # of each tensor, evenly spread: enough to tell any two trainings apart
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -44,9 +50,12 @@ class OpenClipEncoder:
     @torch.inference_mode()
     def encode_images(self, pixels: Pixels) -> Embeddings:
         check_tower(self.info, "image")
+        return to_unit_rows(cast("Any", self.model).encode_image(self.scale(pixels).to(self.dtype)))
+
+    def scale(self, pixels: Pixels) -> Tensor:
+        """Return what the image tower takes: float32 [n, 3, s, s], by mean and standard deviation."""
         batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
-        scaled = (batch.permute(0, 3, 1, 2).float().div(255) - self.mean) / self.std
-        return to_unit_rows(cast("Any", self.model).encode_image(scaled.to(self.dtype)))
+        return (batch.permute(0, 3, 1, 2).float().div(255) - self.mean) / self.std
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Embeddings:
@@ -55,7 +64,7 @@ class OpenClipEncoder:
         if not texts:
             return np.zeros((0, self.info.dimension), dtype=np.float32)
         tokens = self.tokenizer(list(texts))
-        self.truncated_texts += self.count_truncated(texts, tokens)
+        self.truncated_texts += count_truncated(self.tokenizer, texts, tokens)
         return to_unit_rows(self.text_encoder(tokens.to(self.device)))
 
     @torch.inference_mode()
@@ -63,29 +72,24 @@ class OpenClipEncoder:
         check_tower(self.info, "text")
         return to_unit_rows(self.text_encoder(torch.from_numpy(np.asarray(tokens, dtype=np.int64)).to(self.device)))
 
-    def count_truncated(self, texts: Sequence[str], tokens: Tensor) -> int:
-        """Count the texts that did not fit; only those that fill the whole context are looked at again."""
-        if not isinstance(self.tokenizer, open_clip.SimpleTokenizer):
-            return 0
-        full = (tokens[:, -1] != 0).nonzero().flatten().tolist()
-        room = tokens.shape[1] - 2  # start and end of text
-        return sum(len(self.tokenizer.encode(texts[i])) > room for i in full)
-
 
 def to_unit_rows(features: Tensor) -> Embeddings:
     """Normalise in fp32, whatever the model computes in."""
-    rows = nn.functional.normalize(features.float(), dim=-1)
-    return cast("Embeddings", rows.cpu().numpy())
+    rows = cast("Embeddings", nn.functional.normalize(features.float(), dim=-1).cpu().numpy())
+    check_finite(rows)
+    return rows
 
 
 def open_openclip(name: ModelName, config: EncoderConfig) -> OpenClipEncoder:
     """Open the model on the config's device; raises EncoderError in one sentence."""
     device = choose_device(config)
     precision = choose_precision(config, device)
+    check_architecture(name.architecture)
+    name = resolve_weights(name)
     model = create_model(name, config)
     weights_digest = fingerprint(model)  # before the precision changes: it shall be the same in all of them
     model = model.to(device=device, dtype=DTYPES[precision])
-    tokenizer = load_tokenizer(name.architecture)
+    tokenizer = load_tokenizer(name.architecture, config.clip_cache_path)
     info = EncoderInfo(
         uri=name.uri,
         dimension=embedding_dimension(model, tokenizer, device),
@@ -129,18 +133,20 @@ def count_gpus() -> int:
 
 def create_model(name: ModelName, config: EncoderConfig) -> nn.Module:
     """Build the model on the CPU, in fp32, and load or make its weights."""
-    check_architecture(name.architecture)
-    weights = published_tag(name) if name.kind == "open_clip" else None
+    check_transformers(name.architecture)
     with torch.random.fork_rng(devices=[]), quiet_root(name.kind == "random"):
         torch.manual_seed(name.option("seed", 0))
         try:
             model = open_clip.create_model(
                 name.architecture,
-                pretrained=weights,
+                pretrained=name.weights,
                 cache_dir=config.clip_cache_path,
+                force_preprocess_cfg=published_preprocess(name),
+                pretrained_text=False,  # random is random, and other weights cover it
+                require_pretrained=name.kind == "open_clip",  # a folder without weights gives random ones else
             )
         except Exception as error:  # open_clip, the hub and torch raise all kinds here
-            raise EncoderError(explain_failure(name, weights, error)) from error
+            raise EncoderError(explain_failure(name, error)) from error
     return cast("nn.Module", model.eval())
 
 
@@ -168,23 +174,8 @@ def check_architecture(architecture: str) -> None:
         raise EncoderError(f"open_clip has no architecture {architecture!r}; {hint}")
 
 
-def published_tag(name: ModelName) -> str | None:
-    """Return the tag or file to load; where none is named, the last listed one, with a warning."""
-    if name.architecture.startswith(("local-dir:", "hf-hub:")):
-        return None
-    tags = open_clip.list_pretrained_tags_by_model(name.architecture)
-    if name.weights is None:
-        if not tags:
-            raise EncoderError(f"open_clip publishes no weights for {name.architecture}; name a checkpoint file")
-        logger.warning("%s names no weights; %s is taken (of %s)", name.uri, tags[-1], ", ".join(tags))
-        return str(tags[-1])
-    if name.weights not in tags and not Path(name.weights).exists():
-        known = f"its tags are {', '.join(tags)}" if tags else "open_clip publishes none for it"
-        raise EncoderError(f"{name.uri}: {name.weights} is neither a file nor a tag of {name.architecture}; {known}")
-    return name.weights
-
-
-def explain_failure(name: ModelName, weights: str | None, error: Exception) -> str:
+def explain_failure(name: ModelName, error: Exception) -> str:
+    weights = name.weights
     if weights is not None and Path(weights).exists():
         return f"{weights} could not be loaded into {name.architecture}: {first_line(error)}"
     if name.architecture.startswith("local-dir:"):
@@ -196,18 +187,6 @@ def explain_failure(name: ModelName, weights: str | None, error: Exception) -> s
         f"Without network: fetch them elsewhere and pass open_clip:{name.architecture}//path/to/checkpoint, set "
         "--clip_cache_path to a folder that holds them, or try the embedded model with --clip_model demo"
     )
-
-
-def first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
-
-
-def load_tokenizer(architecture: str) -> Any:
-    try:
-        return open_clip.get_tokenizer(architecture)
-    except Exception as error:  # the hub raises all kinds here
-        raise EncoderError(f"the tokenizer of {architecture} could not be loaded: {first_line(error)}") from error
 
 
 def read_logits(model: nn.Module) -> dict[str, Any]:
@@ -222,14 +201,23 @@ def read_logits(model: nn.Module) -> dict[str, Any]:
 def read_preprocess(model: nn.Module) -> Preprocess:
     config = open_clip.get_model_preprocess_cfg(model)
     size = config["size"]
+    height, width = size if isinstance(size, tuple | list) else (size, size)
+    if height != width:
+        raise EncoderError(f"this model takes pictures of {width} x {height}; only square ones can be prepared here")
     return Preprocess(
-        size=size[0] if isinstance(size, tuple | list) else size,
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-        interpolation=config.get("interpolation", "bicubic"),
+        size=height,
+        mean=triple(config["mean"]),
+        std=triple(config["std"]),
+        interpolation="bilinear" if config.get("interpolation") == "bilinear" else "bicubic",  # random is bicubic too
         resize_mode=config.get("resize_mode", "shortest"),
         fill=config.get("fill_color", 0),
     )
+
+
+def triple(values: Any) -> tuple[float, float, float]:
+    """Return a value for each colour; open_clip takes one number for all too."""
+    red, green, blue = values if isinstance(values, tuple | list) else (values,) * 3
+    return red, green, blue
 
 
 @torch.inference_mode()
@@ -239,8 +227,10 @@ def embedding_dimension(model: nn.Module, tokenizer: Any, device: str) -> int:
 
 def fingerprint(model: nn.Module) -> str:
     """Return a digest of every weight's name, shape and a spread of its values."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(b"quick_gelu" if any(isinstance(part, QuickGELU) for part in model.modules()) else b"")
     for name, value in sorted(model.state_dict().items()):
+        if name.endswith("num_batches_tracked"):  # of training, no weight
+            continue
         flat = value.detach().flatten()
         step = max(1, flat.numel() // FINGERPRINT_VALUES)
         sample = flat[::step].float().numpy()

@@ -51,7 +51,10 @@ def open_onnxruntime(path: Path) -> Session:
     name = session.get_inputs()[0].name
 
     def run(batch: NDArray[Any]) -> NDArray[np.float32]:
-        rows: NDArray[np.float32] = session.run(None, {name: batch})[0]
+        try:
+            rows: NDArray[np.float32] = session.run(None, {name: batch})[0]
+        except Exception as error:  # as above
+            raise EncoderError(f"{path} cannot encode this: {first_line(error)}") from error
         return rows
 
     return run
@@ -76,7 +79,10 @@ def open_openvino(path: Path, precision: str, block_size: int) -> Session:
     request = compiled.create_infer_request()
 
     def run(batch: NDArray[Any]) -> NDArray[np.float32]:
-        rows: NDArray[np.float32] = request.infer([batch])[compiled.output(0)]
+        try:
+            rows: NDArray[np.float32] = request.infer([batch])[compiled.output(0)]
+        except RuntimeError as error:
+            raise EncoderError(f"{path} cannot encode this: {first_line(error)}") from error
         return rows.copy()  # the request writes its next result there
 
     return run

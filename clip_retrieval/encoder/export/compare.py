@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from PIL import Image
 from clip_retrieval.encoder.base import Embeddings, Encoder, Pixels
 from clip_retrieval.encoder.images import decode_image
 from clip_retrieval.errors import EncoderError, ImageError
+
+logger = logging.getLogger(__name__)
 
 BATCHES = (1, 2, 5)  # one, the example's, and one that no graph was made with
 TEXTS = (
@@ -76,15 +79,19 @@ def make_batches(size: int) -> Iterator[Pixels]:
 
 def read_batches(encoder: Encoder, folder: Path) -> Iterator[Pixels]:
     """Yield a folder's pictures, at most 256 of them spread over it, as the encoder takes them."""
+    if not folder.is_dir():
+        raise EncoderError(f"there is no folder {folder}")
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
     if not paths:
         raise EncoderError(f"{folder} holds no pictures ({', '.join(PICTURE_SUFFIXES)})")
-    prepared = []
+    prepared, unusable = [], 0
     for path in paths[:: max(1, len(paths) // MOST_PICTURES)][:MOST_PICTURES]:
         try:
             prepared.append(encoder.info.preprocess(decode_image(path.read_bytes())))
         except (ImageError, OSError):
-            continue  # what cannot be decoded says nothing of the encoders
+            unusable += 1
+    if unusable:
+        logger.warning("%s of the pictures in %s cannot be decoded, and are left out", unusable, folder)
     if not prepared:
         raise EncoderError(f"none of the pictures in {folder} can be decoded")
     for start in range(0, len(prepared), 32):

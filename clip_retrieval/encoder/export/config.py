@@ -18,7 +18,7 @@ QuantisedType = Literal["int8", "int4", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0"]
 class ConvertConfig:
     """A model, and what shall become of it."""
 
-    POSITIONAL = ("source", "out")
+    POSITIONAL = ("source", "out", "to")
 
     source: str = option(help="Model to convert: any name that --clip_model takes, a file or a folder.")
     out: str = option(help="Folder to make, or for gguf the file.")
@@ -45,7 +45,7 @@ class ConvertConfig:
 class QuantizeConfig:
     """A converted model, and how few bits its weights shall have."""
 
-    POSITIONAL = ("source", "out")
+    POSITIONAL = ("source", "out", "type")
 
     source: str = option(help="Model to quantise: an ONNX folder of `convert` for int8 and int4, a GGUF file for q*.")
     out: str = option(help="Folder, or for q* the GGUF file, to make.")

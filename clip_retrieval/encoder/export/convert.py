@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, assert_never
 
-from clip_retrieval.encoder.base import Encoder
+from clip_retrieval.encoder.base import Encoder, EncoderInfo
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.export.compare import Agreement, compare_towers
 from clip_retrieval.encoder.export.config import ConvertConfig, Target, Towers
@@ -107,6 +107,7 @@ def write_target(config: ConvertConfig, origin: Origin, staged: Path) -> None:
     match config.to:
         case "open_clip":
             write_openclip(checkpoint, staged, dtype=config.dtype or "f32", towers=config.towers)
+            write_vocabulary(staged, origin.encoder.info)
         case "hf":
             write_huggingface(checkpoint, staged, dtype=config.dtype or "f32", towers=config.towers)
         case "gguf":
@@ -137,6 +138,11 @@ def write_onnx(origin: Origin, folder: Path, towers: tuple[str, ...], stored: St
         logit_bias=info.logit_bias,
     )
     write_about(folder, about)
+    write_vocabulary(folder, info)
+
+
+def write_vocabulary(folder: Path, info: EncoderInfo) -> None:
+    """Write the words that a small model was trained on, where they are known."""
     if info.vocabulary is not None:
         (folder / VOCABULARY).write_text("\n".join(sorted(info.vocabulary)) + "\n", encoding="utf-8")
 

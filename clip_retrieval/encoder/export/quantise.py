@@ -44,7 +44,10 @@ class Rewriter:
     """Copies the nodes of a graph into a new one, those with large matrices in their quantised form."""
 
     def __init__(self, source: Path, graph: Graph, kind: OnnxType) -> None:
-        self.model = onnx.load(source, load_external_data=False)
+        try:
+            self.model = onnx.load(source, load_external_data=False)
+        except Exception as error:  # protobuf's error is no public class
+            raise EncoderError(f"{source} is no readable ONNX graph; convert the model again") from error
         self.folder, self.graph = source.parent, graph
         self.form, self.table_form = FORMS[kind], TABLE_FORMS[kind]
         self.block_sizes: set[int] = set()  # of the products that were rewritten
@@ -182,10 +185,11 @@ class Rewriter:
         if tensor.data_location != TensorProto.EXTERNAL:
             return numpy_helper.to_array(tensor)
         place = {one.key: one.value for one in tensor.external_data}
-        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        return np.memmap(
-            self.folder / place["location"], dtype, "r", offset=int(place.get("offset", 0)), shape=tuple(tensor.dims)
-        )
+        path, dtype = self.folder / place["location"], helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        try:
+            return np.memmap(path, dtype, "r", offset=int(place.get("offset", 0)), shape=tuple(tensor.dims))
+        except (OSError, ValueError) as error:  # ValueError: it is cut off
+            raise EncoderError(f"{path} cannot be read ({error}); convert the model again") from error
 
 
 def quantise_graph(source: Path, target: Path, kind: OnnxType) -> set[int]:

@@ -25,7 +25,8 @@ def write_tokenizer(encoder: Encoder, folder: Path, *, is_cut: bool) -> Tokenize
     clean_function: Any = getattr(tokenizer, "clean_fn", None)
     mode: Any = getattr(tokenizer, "tokenizer_mode", "")
     clean = str(getattr(clean_function, "__name__", "")).removeprefix("_clean_")
-    if backend is None or clean not in CLEANS or mode:
+    is_right = all(getattr(inner, f"{what}_side", "right") == "right" for what in ("padding", "truncation"))
+    if backend is None or clean not in CLEANS or mode or not is_right:
         raise EncoderError(
             f"the tokenizer of {encoder.info.uri} has no form outside of transformers ({type(inner).__name__})"
         )

@@ -165,6 +165,8 @@ def write_gguf(
     `vocabulary` has the text tower's tokens in the order of their ids, spelt in CLIP's byte alphabet. The patch kernel
     is float16 whatever the dtype, as clip.cpp takes no other; biases and norms are float32.
     """
+    if isinstance(checkpoint.model_config.get("vision_cfg", {}).get("layers"), list | tuple) and towers != "text":
+        raise EncoderError(f"{checkpoint.source} has a ResNet for pictures, for which clip.cpp's GGUF has no place")
     text_layers, image_layers = (count_blocks(checkpoint.tensors, prefix) for prefix in (TEXT, IMAGE))
     check_sayable(checkpoint, name_tensors(text_layers, image_layers))
     names = name_tensors(text_layers if towers != "image" else 0, image_layers if towers != "text" else 0)

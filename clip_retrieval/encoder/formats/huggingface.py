@@ -25,6 +25,15 @@ Config = Mapping[str, Any]
 Names = dict[str, tuple[str, ...]]  # a name of open_clip's, and transformers' tensors that are stacked to make it
 
 MODEL_TYPES = ("clip", "clip_text_model", "clip_vision_model")
+# What open_clip has of other families, by how their model_type begins; the first that fits is taken.
+OPEN_CLIP_NAMES = {
+    "siglip2": "open_clip:ViT-B-16-SigLIP2/webli or open_clip:hf-hub:timm/ViT-B-16-SigLIP2",
+    "siglip": "open_clip:ViT-B-16-SigLIP/webli or open_clip:hf-hub:timm/ViT-B-16-SigLIP",
+    "metaclip_2": "open_clip:ViT-H-14-worldwide-quickgelu/metaclip2_worldwide",
+    "chinese_clip": "the multilingual open_clip:xlm-roberta-base-ViT-B-32/laion5b_s13b_b90k",
+    "altclip": "the multilingual open_clip:xlm-roberta-large-ViT-H-14/frozen_laion5b_s13b_b90k",
+    "mobileclip": "open_clip:MobileCLIP-S1/datacompdr",
+}
 TEXT, IMAGE = "text_model.", "vision_model."
 BLOCK_PARTS = {
     "self_attn.out_proj": "attn.out_proj",
@@ -65,17 +74,30 @@ LEGACY_END = 2  # an eos_token_id in old configs; transformers then takes the hi
 
 def read_huggingface(folder: Path) -> Checkpoint:
     """Read a CLIP folder with both towers, or one saved with its projection as a text or vision model."""
-    config = read_json(folder / "config.json")
-    if config.get("model_type") not in MODEL_TYPES:
-        raise EncoderError(
-            f"{folder} holds a model of type {config.get('model_type')}; of transformers' models, "
-            f"only CLIP ({', '.join(MODEL_TYPES)}) can be read"
-        )
+    config = check_model_type(folder)
     weights = read_weights(folder)
     try:
         return convert(folder, config, weights)
     except (KeyError, ValueError, IndexError) as error:
         raise EncoderError(f"{folder} is an incomplete CLIP: {error} is missing or of another shape") from error
+
+
+def check_model_type(folder: Path) -> dict[str, Any]:
+    """Return config.json; raises EncoderError for models other than CLIP, with open_clip's name of the like of them."""
+    config = read_json(folder / "config.json")
+    model_type = str(config.get("model_type"))
+    if model_type in MODEL_TYPES:
+        return config
+    family = next((family for family in OPEN_CLIP_NAMES if model_type.startswith(family)), None)
+    advice = (
+        f"take open_clip's form of it, such as {OPEN_CLIP_NAMES[family]}"
+        if family
+        else "clip-retrieval models list names those of open_clip"
+    )
+    raise EncoderError(
+        f"{folder} holds a model of type {model_type}; of transformers' models, only CLIP ({', '.join(MODEL_TYPES)}) "
+        f"can be read: {advice}"
+    )
 
 
 def convert(folder: Path, config: Config, weights: Tensors) -> Checkpoint:

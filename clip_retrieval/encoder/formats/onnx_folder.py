@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from clip_retrieval.encoder.preprocess import Preprocess
+from clip_retrieval.encoder.preprocess import Interpolation, Preprocess, ResizeMode
 from clip_retrieval.errors import EncoderError
 
 GRAPHS = {"image": "visual.onnx", "text": "textual.onnx"}
 ABOUT, VOCABULARY, TOKENIZER = "model.json", "vocabulary.txt", "tokenizer.json"
 FORMAT_VERSION = 1
+LEAST_CONTEXT = 3  # start, one token, end
 
 Quantisation = Literal["none", "int8", "int4"]
 TokenizerKind = Literal["clip", "huggingface"]
@@ -82,22 +84,44 @@ def read_about(folder: Path) -> OnnxFolder:
 
 
 def parse_about(values: Mapping[str, Any]) -> OnnxFolder:
-    preprocess, tokenizer = dict(values["preprocess"]), values["tokenizer"]
-    for name in ("mean", "std"):
-        red, green, blue = (float(value) for value in preprocess[name])
-        preprocess[name] = (red, green, blue)
-    return OnnxFolder(
+    tokenizer = TokenizerSpec(**values["tokenizer"])
+    about = OnnxFolder(
         source=str(values["source"]),
         fingerprint=str(values["fingerprint"]),
         dimension=int(values["dimension"]),
         towers=tuple(tower for tower in GRAPHS if tower in values["towers"]),
-        preprocess=Preprocess(**preprocess),
-        tokenizer=TokenizerSpec(**tokenizer),
+        preprocess=parse_preprocess(values["preprocess"]),
+        tokenizer=tokenizer,
         quantisation=values["quantisation"],
         block_size=int(values["block_size"]),
-        logit_scale=values["logit_scale"],
-        logit_bias=values["logit_bias"],
+        logit_scale=finite(values["logit_scale"]),
+        logit_bias=finite(values["logit_bias"]),
     )
+    if about.dimension < 1 or tokenizer.context_length < LEAST_CONTEXT or not about.towers:
+        raise ValueError("dimension, context_length and towers must say something")
+    if tokenizer.kind not in get_args(TokenizerKind) or about.quantisation not in get_args(Quantisation):
+        raise ValueError(f"{tokenizer.kind} and {about.quantisation} are no tokenizer and quantisation that are known")
+    return about
+
+
+def parse_preprocess(values: Mapping[str, Any]) -> Preprocess:
+    (mean, std) = (triple(values[name]) for name in ("mean", "std"))
+    found = Preprocess(**{**values, "mean": mean, "std": std})
+    known = found.interpolation in get_args(Interpolation) and found.resize_mode in get_args(ResizeMode)
+    if not known or found.size < 1 or not all(value > 0 for value in std):
+        raise ValueError("the preprocessing is none that is known")
+    return found
+
+
+def triple(values: Any) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
+
+
+def finite(value: Any) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise ValueError("a logit scale or bias is no number")
+    return None if value is None else float(value)
 
 
 def read_vocabulary(folder: Path) -> frozenset[str] | None:

@@ -11,6 +11,7 @@ from clip_retrieval.encoder.formats.huggingface import read_huggingface, read_js
 from clip_retrieval.encoder.formats.mixer import read_mixer
 from clip_retrieval.encoder.formats.openai_pt import NOT_WEIGHTS, TorchArchive, read_openai, read_weights
 from clip_retrieval.encoder.formats.safetensors import looks_like_safetensors
+from clip_retrieval.encoder.uri import HUB_PREFIX
 from clip_retrieval.errors import EncoderError
 
 Format = Literal["open_clip", "huggingface", "openai", "mixer", "state_dict", "gguf", "onnx"]
@@ -25,7 +26,12 @@ ONNX_FILES = ("visual.onnx", "textual.onnx")
 
 
 def recognise(path: Path) -> Format:
-    """Return what a file or folder holds; raises EncoderError where it is nothing known."""
+    """Return what a file or folder holds; raises EncoderError where it is nothing known.
+
+    A name on a hub (hf-hub:ORG/NAME) is transformers', by what hf_clip: means; it is not looked into.
+    """
+    if str(path).startswith(HUB_PREFIX):
+        return "huggingface"
     if path.is_dir():
         return recognise_folder(path)
     if not path.exists():

@@ -258,7 +258,10 @@ def test_preprocessing_that_cannot_be_followed_is_said(folder: Path, caplog: pyt
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"model_type": "siglip"}, "holds a model of type siglip"),
+        ({"model_type": "siglip"}, "holds a model of type siglip;.* such as open_clip:ViT-B-16-SigLIP/webli"),
+        ({"model_type": "siglip2"}, "such as open_clip:ViT-B-16-SigLIP2/webli"),
+        ({"model_type": "metaclip_2"}, "such as open_clip:ViT-H-14-worldwide"),
+        ({"model_type": "blip"}, "clip-retrieval models list"),
         ({}, "holds a model of type None"),
         ([], "is no JSON object"),
         (CONFIG | {"text_config": TEXT | {"hidden_act": "relu"}}, "uses the activation relu; known are quick_gelu"),

@@ -1,0 +1,97 @@
+"""CLIP models of transformers by their names on a hub: fetched into its cache, then read like a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from clip_retrieval.encoder.formats.checkpoint import Checkpoint
+from clip_retrieval.encoder.formats.huggingface import check_model_type, read_huggingface
+from clip_retrieval.encoder.formats.recognise import WEIGHT_FILES, read_checkpoint
+from clip_retrieval.encoder.uri import HUB_PREFIX
+from clip_retrieval.errors import EncoderError
+
+DESCRIPTIONS = (
+    "config.json",
+    "*processor_config.json",
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+)
+# Fetched in this order, and only until there is one: many repositories hold the same weights in both forms.
+WEIGHTS = (
+    ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
+    ("pytorch_model.bin", "pytorch_model-*-of-*.bin", "pytorch_model.bin.index.json"),
+)
+
+
+def read_named(place: str, cache: str | None) -> Checkpoint:
+    """Read what a checkpoint's name says: hf-hub:ORG/NAME[@REVISION], or a path."""
+    if place.startswith(HUB_PREFIX):
+        return read_huggingface(fetch_model(place.removeprefix(HUB_PREFIX), cache))
+    return read_checkpoint(Path(place))
+
+
+def fetch_model(name: str, cache: str | None) -> Path:
+    """Return the folder of ORG/NAME[@REVISION] in the hub's cache; weights are fetched only of what can be read."""
+    repository, _, revision = name.partition("@")
+    folder = fetch(repository, revision or None, cache, DESCRIPTIONS)
+    if not (folder / "config.json").exists():
+        raise EncoderError(f"{name} holds no model of transformers: it has no config.json")
+    check_model_type(folder)
+    for patterns in WEIGHTS:
+        folder = fetch(repository, folder.name, cache, patterns)  # a snapshot's name is its commit
+        if any((folder / file).exists() for file in WEIGHT_FILES):
+            return folder
+    raise EncoderError(
+        f"the weights of {name} (model.safetensors or pytorch_model.bin) are neither in {folder} nor on the hub"
+    )
+
+
+def fetch(repository: str, revision: str | None, cache: str | None, patterns: Sequence[str]) -> Path:
+    """Return the snapshot with these files; without network the one that is here."""
+    try:
+        from huggingface_hub import snapshot_download  # noqa: PLC0415 -- only where a model is named on a hub
+    except ImportError as error:
+        raise EncoderError(
+            f"{repository} is fetched by huggingface_hub, which is missing; pip install huggingface_hub"
+        ) from error
+    try:
+        found = snapshot_download(repository, revision=revision, cache_dir=cache, allow_patterns=list(patterns))
+    except Exception as error:  # the hub and what it builds on raise all kinds here
+        raise EncoderError(explain(repository, revision, error)) from error
+    return Path(found)
+
+
+def explain(repository: str, revision: str | None, error: Exception) -> str:
+    """Return what went wrong and what to do, in one sentence."""
+    from huggingface_hub import errors  # noqa: PLC0415
+
+    match error:
+        case errors.GatedRepoError():  # before its parent, which says that there is none
+            return (
+                f"{repository} is gated: ask for access at https://huggingface.co/{repository}, then log in with "
+                "hf auth login or set HF_TOKEN"
+            )
+        case errors.RepositoryNotFoundError():
+            return (
+                f"there is neither a folder {repository} here nor such a model on the hub; a private one needs "
+                "hf auth login or HF_TOKEN"
+            )
+        case errors.RevisionNotFoundError():
+            return f"{repository} has no revision {revision} on the hub; leave out @{revision} for the newest"
+        case errors.LocalEntryNotFoundError() | errors.OfflineModeIsEnabled():
+            reason = first_line(error.__cause__ or error)
+            return (
+                f"{repository} is neither a folder here, nor whole in the hub's cache, and could not be fetched "
+                f"({reason}); fetch it where there is a network, then name its folder or set --clip_cache_path to "
+                "a hub cache that holds it"
+            )
+        case _:
+            return f"{repository} could not be fetched from the hub: {first_line(error)}"
+
+
+def first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,35 @@
+"""Small models know few words: which of a text's do they know?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from clip_retrieval.encoder.base import EncoderInfo
+
+SMALL_WORDS = frozenset(
+    (
+        "a an and the of in on at to with without for from by or is are emoji icon picture photo image drawing small"
+    ).split()
+)
+
+
+def find_unknown_words(text: str, info: EncoderInfo) -> tuple[list[str], bool]:
+    """Return the words that the model was never trained on, and whether it knows any of the others.
+
+    Nothing is unknown where the vocabulary is not known.
+    """
+    if info.vocabulary is None:
+        return [], True
+    words = re.findall(r"[^\W_]+", text.lower())
+    unknown = [word for word in words if word not in info.vocabulary and word not in SMALL_WORDS]
+    return unknown, any(word in info.vocabulary for word in words)
+
+
+def describe_unknown_words(texts: Sequence[str], info: EncoderInfo) -> str | None:
+    """Return a remark on the texts whose words the model does not know; None where it knows them all."""
+    unknown = sorted({word for text in texts for word in find_unknown_words(text, info)[0]})
+    if not unknown:
+        return None
+    shown = ", ".join(unknown[:10]) + (f" and {len(unknown) - 10} more" if len(unknown) > 10 else "")
+    return f"the model {info.uri} was not trained on these words, and answers at random to them: {shown}"

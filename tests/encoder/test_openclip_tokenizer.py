@@ -1,0 +1,203 @@
+"""open_clip's tokenizers of all kinds: context, cut texts, errors, and the same ids without transformers."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from clip_retrieval.encoder.engines.openclip import OpenClipEncoder
+from clip_retrieval.encoder.engines.openclip_tokenizer import count_truncated, load_tokenizer
+from clip_retrieval.encoder.export.tokenizers import write_tokenizer
+from clip_retrieval.encoder.huggingface_tokenizer import HuggingfaceTokenizer
+from clip_retrieval.encoder.load import load_encoder
+from clip_retrieval.errors import EncoderError
+
+needs_no_transformers = pytest.mark.skipif(
+    importlib.util.find_spec("transformers") is not None, reason="transformers is installed"
+)
+SCRAPS = [
+    *(
+        "a dog",
+        "A  Dog,\tand a CAT!",
+        "",
+        " ",
+        "under_score",
+        "it's 'quoted'",
+        "naïve café",
+        "ÉCOLE",
+        "straße",
+        "İstanbul",
+    ),
+    *(
+        "日本語のテキスト",
+        "한국어",
+        "русский текст",
+        "עברית",
+        "العربية",
+        "🐕 🐈",
+        "&lt;b&gt; &amp;amp;",
+        "[SEP] in it",
+        "<pad>",
+    ),
+    *(
+        "schÃ¶n",
+        "“curly” quotes…",
+        "1,234.5",
+        "a-b_c.d",
+        "tabs\tand\nlines",
+        "\u200bzero\u200bwidth",
+        "ﬁne ﬂow",
+        "e\u0301",
+    ),
+]
+TEXTS = SCRAPS + [f"{scrap} " * count + "end" for scrap in SCRAPS for count in (2, 9, 40)]
+WORDS = "a dog and cat end under score it s quoted naive cafe the of text русский 日 本 語 1 , . ! ' _ - &".split()
+MODEL = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "head_width": 32, "patch_size": 16},
+    "custom_text": True,
+}
+TEXT_CFG = {"context_length": 64, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1, "hf_tokenizer_name": "local"}
+SIGLIP = {"no_causal_mask": True, "proj_bias": True, "pool_type": "last", "tokenizer_kwargs": {"clean": "canonicalize"}}
+CLIPA = {
+    "no_causal_mask": True,
+    "pool_type": "last",
+    "context_length": 32,
+    "tokenizer_kwargs": {"strip_sep_token": True},
+}
+LOWER = {"context_length": 16, "tokenizer_kwargs": {"clean": "lower"}}
+
+
+def write_tokenizer_files(folder: Path, **changes: Any) -> None:
+    """Write a tokenizer of few words with BERT's special tokens, as transformers saves one."""
+    tokenizers = pytest.importorskip("tokenizers")
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    vocabulary = {word: i for i, word in enumerate(special + WORDS)}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
+    made.normalizer = tokenizers.normalizers.Sequence(
+        [tokenizers.normalizers.NFKC(), tokenizers.normalizers.Lowercase()]
+    )
+    made.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    made.add_special_tokens(special)
+    made.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    made.save(str(folder / "tokenizer.json"))
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512, **names, **changes}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def write_model(folder: Path, **text: Any) -> str:
+    """Write an open_clip folder with random weights; return its URI."""
+    config = MODEL | {"text_cfg": TEXT_CFG | text}
+    parts = {key: value for key, value in config.items() if key != "custom_text"}
+    torch.manual_seed(0)
+    model = open_clip.CustomTextCLIP(**parts)
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "model.safetensors")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    return f"open_clip:local-dir:{folder}"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "context"),
+    [("ViT-B-32", 77), ("coca_ViT-B-32", 76), ("PE-Core-B-16", 32), ("PE-Core-bigG-14-448", 72), ("MobileCLIP-S1", 77)],
+)
+def test_the_context_is_that_of_the_architecture(architecture: str, context: int) -> None:
+    tokens = load_tokenizer(architecture, None)(["a dog"])
+    assert tokens.shape == (1, context)
+
+
+@needs_no_transformers
+@pytest.mark.parametrize(
+    "architecture", ["ViT-B-16-SigLIP", "ViT-H-14-CLIPA", "nllb-clip-base", "xlm-roberta-base-ViT-B-32"]
+)
+@pytest.mark.parametrize("uri", ["random:{}", "open_clip:{}"])
+def test_texts_that_need_transformers_say_so_before_anything_is_fetched(architecture: str, uri: str) -> None:
+    with pytest.raises(EncoderError, match=r"need the package transformers; pip install 'clip-retrieval\[hf\]'"):
+        load_encoder(uri.format(architecture))
+
+
+@needs_no_transformers
+def test_a_folder_that_needs_transformers_says_so(tmp_path: Path) -> None:
+    with pytest.raises(EncoderError, match="need the package transformers"):
+        load_encoder(write_model(tmp_path, **SIGLIP))
+
+
+def test_a_tokenizer_that_cannot_be_fetched_is_one_sentence(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    with pytest.raises(EncoderError, match="is not on this machine and could not be fetched") as caught:
+        load_tokenizer("ViT-B-16-SigLIP", str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_its_tokenizer_is_one_sentence(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    with pytest.raises(EncoderError, match=r"put its tokenizer\.json and tokenizer_config\.json there") as caught:
+        load_encoder(write_model(tmp_path, **SIGLIP))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [SIGLIP, CLIPA, LOWER])
+def test_local_tokenizers_give_the_same_ids_with_and_without_transformers(tmp_path: Path, text: dict[str, Any]) -> None:
+    pytest.importorskip("transformers")
+    write_tokenizer_files(tmp_path)
+    encoder = load_encoder(write_model(tmp_path, **text))
+    assert isinstance(encoder, OpenClipEncoder)
+    wanted = open_clip.get_tokenizer(f"local-dir:{tmp_path}")(TEXTS).numpy()
+    assert wanted.shape == (len(TEXTS), text.get("context_length", 64))
+
+    (tmp_path / "onnx").mkdir()
+    spec = write_tokenizer(encoder, tmp_path / "onnx", is_cut=False)
+    ids, truncated = HuggingfaceTokenizer(tmp_path / "onnx", spec).tokenize(TEXTS)
+
+    assert (ids == wanted).all()
+    encoder.encode_texts(TEXTS)
+    assert encoder.truncated_texts == truncated > 0
+    assert truncated < len(TEXTS)
+
+
+@pytest.mark.parametrize("text", [SIGLIP, CLIPA, LOWER])
+def test_cut_texts_are_counted_to_the_word(tmp_path: Path, text: dict[str, Any]) -> None:
+    pytest.importorskip("transformers")
+    write_tokenizer_files(tmp_path)
+    encoder = load_encoder(write_model(tmp_path, **text))
+    room = text.get("context_length", 64) - 2
+    encoder.encode_texts(["dog " * (room - 1), "dog " * room, "dog " * (room + 1), "dog " * 500, "", "dog"])
+    assert encoder.truncated_texts == 2
+
+
+def test_a_tokenizer_that_pads_on_the_left_has_no_form_of_its_own(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    write_tokenizer_files(tmp_path, padding_side="left")
+    encoder = load_encoder(write_model(tmp_path, **SIGLIP))
+    encoder.encode_texts(["dog " * 99, "dog"])
+    assert encoder.truncated_texts == 1
+    with pytest.raises(EncoderError, match="has no form outside of transformers"):
+        write_tokenizer(encoder, tmp_path, is_cut=False)
+
+
+def test_clips_mode_keeps_room_for_its_own_tokens() -> None:
+    class Inner:
+        pad_token_id = 0
+
+        def __call__(self, texts: list[str], **_: Any) -> dict[str, Any]:
+            return {"input_ids": [[5] * len(text.split()) for text in texts]}
+
+    class Clips:
+        tokenizer, tokenizer_mode, clean_fn = Inner(), "clips", staticmethod(str)
+
+    tokens = torch.from_numpy(np.full((2, 8), 7))
+    assert count_truncated(Clips(), ["a b c d e", "a b c d e f"], tokens) == 1
+
+
+def test_other_tokenizers_count_nothing() -> None:
+    assert count_truncated(object(), ["a"], torch.ones(1, 8)) == 0
