@@ -115,7 +115,27 @@ def test_what_is_refused_says_what_to_do(demo_copy: Path, tmp_path: Path) -> Non
     assert "has no readable model.json" in refusal(f"onnx:{tmp_path / 'empty'}")
 
 
-@pytest.mark.parametrize("change", [{"format": 2}, {"dimension": "many"}, {"tokenizer": {"kind": "clip"}}])
+SPEC = {"kind": "clip", "context_length": 77, "is_cut": True}
+PREPROCESS = {"size": 64, "mean": [0.5] * 3, "std": [0.25] * 3}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": 2},
+        {"dimension": "many"},
+        {"dimension": 0},
+        {"towers": []},
+        {"tokenizer": {"kind": "clip"}},
+        {"tokenizer": {**SPEC, "context_length": 0}},
+        {"tokenizer": {**SPEC, "kind": "zzz"}},
+        {"preprocess": {**PREPROCESS, "interpolation": "magic"}},
+        {"preprocess": {**PREPROCESS, "std": [0.0, 1.0, 1.0]}},
+        {"logit_scale": float("nan")},
+        {"logit_scale": "a"},
+    ],
+    ids=str,
+)
 def test_a_broken_description_is_refused(demo_copy: Path, change: dict[str, object]) -> None:
     about = json.loads((demo_copy / "model.json").read_text())
     (demo_copy / "model.json").write_text(json.dumps({**about, **change}))
@@ -165,3 +185,19 @@ def test_a_token_table_stays_a_mapped_file(tmp_path: Path) -> None:
     )
     matrices = (tmp_path / "text" / "textual.onnx.data").stat().st_size / 1024 - 49408 * 384 * 4 / 1024
     assert int(done.stdout) < 1.5 * matrices + 10_000  # kB
+
+
+@pytest.mark.parametrize("change", [{"dimension": 64}, {"preprocess": {**PREPROCESS, "size": 32}}], ids=str)
+def test_a_description_of_another_graph_is_one_sentence(demo_copy: Path, change: dict[str, object]) -> None:
+    about = json.loads((demo_copy / "model.json").read_text())
+    (demo_copy / "model.json").write_text(json.dumps({**about, **change}))
+    size = 32 if "preprocess" in change else 64
+    pixels = np.zeros((1, size, size, 3), np.uint8)
+    message = refusal(f"onnx:{demo_copy}", lambda encoder: encoder.encode_images(pixels))
+    assert "visual.onnx" in message
+    assert "\n" not in message
+
+
+def test_ids_that_are_none_are_one_sentence() -> None:
+    with pytest.raises(EncoderError, match=r"textual\.onnx cannot encode this"):
+        demo().encode_tokens(np.full((1, 77), 99_999_999))

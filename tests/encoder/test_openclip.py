@@ -16,6 +16,7 @@ from PIL import Image
 
 from clip_retrieval.encoder.base import Encoder
 from clip_retrieval.encoder.config import EncoderConfig, Precision
+from clip_retrieval.encoder.engines.openclip import fingerprint, to_unit_rows
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.errors import EncoderError
 
@@ -202,3 +203,24 @@ def test_a_device_that_is_not_there_is_refused(tiny: str, device: str) -> None:
 
     assert f"device {device} cannot be used" in message
     assert "\n" not in message
+
+
+def tiny_clip(**changes: Any) -> open_clip.CLIP:
+    torch.manual_seed(0)
+    vision = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
+    text = {"context_length": 16, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}
+    return open_clip.CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text, **changes).eval()
+
+
+def test_the_activation_is_part_of_the_fingerprint() -> None:
+    plain, quick = tiny_clip(), tiny_clip(quick_gelu=True)
+    quick.load_state_dict(plain.state_dict())
+    assert fingerprint(plain) == fingerprint(tiny_clip())
+    assert fingerprint(plain) != fingerprint(quick)
+
+
+def test_embeddings_that_are_no_numbers_are_refused() -> None:
+    rows = torch.ones(3, 4)
+    rows[1, 2] = float("nan")
+    with pytest.raises(EncoderError, match="no numbers"):
+        to_unit_rows(rows)

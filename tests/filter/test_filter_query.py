@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from clip_retrieval import clip_filter, clip_index, clip_inference, load_encoder
-from clip_retrieval.errors import ClipRetrievalError, ConfigError, QueryError
+from clip_retrieval.encoder.uri import DEMO_MODEL
+from clip_retrieval.errors import ClipRetrievalError, QueryError
 from clip_retrieval.filter.query import kind_of
 
 MODEL = "hash:16?size=32"
@@ -131,7 +134,7 @@ def test_a_file_that_is_no_npy_is_refused_in_a_sentence(
 
 
 def test_another_model_than_the_indexs_is_refused_with_both_names(index: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"the index is of the model hash:16\?size=32, not of demo"):
+    with pytest.raises(QueryError, match=r"the index is of the model hash:16\?size=32, and demo is another one"):
         ask("dog", tmp_path, index, clip_model="demo")
     assert len(ask("dog", tmp_path, index, clip_model=MODEL)) == 5
 
@@ -179,3 +182,42 @@ def test_an_index_that_knows_more_rows_than_the_metadata_is_refused(tmp_path: Pa
     index = write_index(tmp_path / "ix", pd.DataFrame({"caption": ["cat"]}), rows=rows)
     with pytest.raises(ClipRetrievalError, match="an index of 2 rows beside 1 rows of metadata"):
         ask("cat", tmp_path / "out", index)
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index made with an ONNX folder, named relative to the folder that it was made in."""
+    home = tmp_path_factory.mktemp("home")
+    shutil.copytree(DEMO_MODEL, home / "model", ignore=shutil.ignore_patterns("open_clip_config.json"))
+    (home / "pictures").mkdir()
+    for i in range(5):
+        Image.new("RGB", (70, 64), (50 * i, 90, 20)).save(home / "pictures" / f"{i}.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        clip_inference("pictures", "embeddings", clip_model="onnx:model", num_prepro_workers=0)
+        clip_index("embeddings", "index", engine="faiss")
+    return home
+
+
+def test_an_onnx_index_is_asked_from_any_folder_whatever_its_runtime(
+    embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bulk work may have run on OpenVINO in bfloat16; a query runs on what opens soonest."""
+    monkeypatch.chdir(tmp_path)
+    assert len(ask("a dog", tmp_path / "out", embedded / "index")) == 5
+
+
+@pytest.mark.parametrize("name", ["demo", "onnx:{moved}", "{moved}", "open_clip:local-dir:{whole}"])
+def test_a_model_is_known_by_its_weights_not_by_its_name(embedded: Path, tmp_path: Path, name: str) -> None:
+    moved = shutil.copytree(embedded / "model", tmp_path / "moved")
+    model = name.format(moved=moved, whole=DEMO_MODEL)
+    assert len(ask("a dog", tmp_path / "out", embedded / "index", clip_model=model)) == 5
+
+
+def test_other_preprocessing_is_another_model(embedded: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(embedded / "model", tmp_path / "moved")
+    about = json.loads((moved / "model.json").read_text())
+    about["preprocess"]["mean"] = [0.1, 0.5, 0.5]
+    (moved / "model.json").write_text(json.dumps(about))
+    with pytest.raises(QueryError, match="prepares pictures in another way"):
+        ask("a dog", tmp_path / "out", embedded / "index", clip_model=f"onnx:{moved}")
