@@ -31,7 +31,7 @@ class Cli(click.Group):
         except ClipRetrievalError as error:
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt:
-            click.echo("stopped; give the same command again to go on", err=True)
+            click.echo("stopped; give the same command again: inference goes on where it was", err=True)
             ctx.exit(130)
 
 

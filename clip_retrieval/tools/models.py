@@ -54,11 +54,18 @@ def describe_model(config: ModelInfoConfig) -> ModelFacts:
     return ModelFacts(
         info=encoder.info,
         kind=name.kind,
-        format=recognise(Path(name.architecture)) if name.kind == "checkpoint" else None,
+        format=find_format(name),
         context_length=context_length(encoder),
         parameters=count_parameters(encoder),
         bytes_on_disk=bytes_on_disk(name),
     )
+
+
+def find_format(name: ModelName) -> str | None:
+    """Return what a file or folder is; None for names that are no path."""
+    if name.kind == "onnx":
+        return "onnx"
+    return recognise(Path(name.architecture)) if name.kind == "checkpoint" else None
 
 
 def bytes_on_disk(name: ModelName) -> int | None:

@@ -17,6 +17,11 @@ from clip_retrieval.tools.zero_shot import Labelled
 SHOWN_FAILURES = 10
 
 
+def printable(name: str) -> str:
+    """Return a name as a terminal may have it: control characters, which could move its cursor, are shown as boxes."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in name)
+
+
 def open_console() -> Console:
     return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
@@ -26,9 +31,9 @@ def print_similarities(result: Similarities) -> None:
     table = Table()
     table.add_column("picture", overflow="fold")
     for text in result.texts:
-        table.add_column(Text(text), justify="right", overflow="fold")
+        table.add_column(Text(printable(text)), justify="right", overflow="fold")
     for name, row in zip(result.images, result.cosines, strict=True):
-        table.add_row(Text(name), *(f"{value:.4f}" for value in row))
+        table.add_row(Text(printable(name)), *(f"{value:.4f}" for value in row))
     console = Console(highlight=False, markup=False, emoji=False)
     console.print(table)
     print_remarks(result.notes, result.failures)
@@ -44,7 +49,7 @@ def print_labels(result: Labelled) -> None:
     for row, name in enumerate(result.images):
         for place, column in enumerate(result.best(row)):
             values = (f"{result.probabilities[row, column]:.4f}", f"{result.cosines[row, column]:.4f}")
-            table.add_row(Text("" if place else name), Text(result.labels[column]), *values)
+            table.add_row(Text("" if place else printable(name)), Text(printable(result.labels[column])), *values)
         table.add_section()
     Console(highlight=False, markup=False, emoji=False).print(table)
     print_remarks(result.notes, result.failures)

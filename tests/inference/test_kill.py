@@ -199,7 +199,7 @@ def test_ctrl_c_ends_the_run_with_one_sentence(source: Path, tmp_path: Path) -> 
     code, errors = finish(process)
 
     assert code == 130
-    assert said(errors) == ["stopped; give the same command again to go on"]
+    assert said(errors) == ["stopped; give the same command again: inference goes on where it was"]
 
 
 def test_a_named_pipe_among_the_pictures_does_not_block(
