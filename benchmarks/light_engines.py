@@ -51,7 +51,8 @@ class Ours:
 
         from clip_retrieval import load_encoder
 
-        self.encoder = load_encoder(f"{'gguf' if file.endswith('.gguf') else 'onnx'}:{folder / file}")
+        name = f"{'gguf' if file.endswith('.gguf') else 'onnx'}:{folder / file}"
+        self.encoder = load_encoder(name, workload="bulk" if sys.argv[-1] == "rates" else "query")
         self.pixels = np.load(folder / "pixels.npy", mmap_mode="r")
         self.encode_texts = self.encoder.encode_texts
         self.note = self.encoder.info.precision

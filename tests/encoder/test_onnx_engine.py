@@ -201,3 +201,12 @@ def test_a_description_of_another_graph_is_one_sentence(demo_copy: Path, change:
 def test_ids_that_are_none_are_one_sentence() -> None:
     with pytest.raises(EncoderError, match=r"textual\.onnx cannot encode this"):
         demo().encode_tokens(np.full((1, 77), 99_999_999))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed")
+@pytest.mark.parametrize("count", [1, 15, 16, 37])
+def test_parts_of_a_batch_on_all_cores_come_back_in_order(demo_copy: Path, count: int) -> None:
+    config = EncoderConfig(clip_model=f"onnx:{demo_copy}", precision="fp32")
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 64, 64, 3), dtype=np.uint8)
+    rows = load_encoder(config, workload="bulk").encode_images(pixels)
+    assert (rows * demo().encode_images(pixels)).sum(axis=1).min() > 0.99999

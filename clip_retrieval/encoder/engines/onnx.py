@@ -51,7 +51,7 @@ def open_onnx(name: ModelName, config: EncoderConfig, workload: Workload) -> Onn
         logit_bias=about.logit_bias,
         vocabulary=read_vocabulary(folder),
     )
-    return OnnxEncoder(folder, about, info, runtime)
+    return OnnxEncoder(folder, about, info, runtime, is_bulk=workload == "bulk")
 
 
 def choose_runtime(name: ModelName, workload: Workload) -> Runtime:
@@ -81,8 +81,8 @@ class Tokenizer(Protocol):
 class OnnxEncoder:
     """visual.onnx and textual.onnx of one folder."""
 
-    def __init__(self, folder: Path, about: OnnxFolder, info: EncoderInfo, runtime: Runtime) -> None:
-        self.folder, self.about, self.info, self.runtime = folder, about, info, runtime
+    def __init__(self, folder: Path, about: OnnxFolder, info: EncoderInfo, runtime: Runtime, *, is_bulk: bool) -> None:
+        self.folder, self.about, self.info, self.runtime, self.is_bulk = folder, about, info, runtime, is_bulk
         self.truncated_texts = 0
 
     @cached_property
@@ -119,7 +119,7 @@ class OnnxEncoder:
     def open_session(self, tower: str) -> Session:
         check_tower(self.info, tower)
         path = self.folder / GRAPHS[tower]
-        session = open_session(path, self.runtime, self.info.precision, self.about.block_size)
+        session = open_session(path, self.runtime, self.info.precision, self.about.block_size, is_bulk=self.is_bulk)
 
         def run(batch: NDArray[Any]) -> NDArray[np.float32]:
             rows = session(batch)
