@@ -52,3 +52,9 @@ class IndexBuildError(ClipRetrievalError):
 
 class QueryError(ClipRetrievalError):
     """A query cannot be answered by this index."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of a foreign error's message, shortened, to stand in a sentence of ours."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:600].rstrip(".") if lines else type(error).__name__

@@ -5,6 +5,7 @@ Pillow is imported by the first picture: a process that encodes texts does witho
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, assert_never
 
@@ -47,6 +48,12 @@ class Preprocess:
             case _:
                 assert_never(self.resize_mode)
         return np.array(fitted)
+
+
+def triple(values: Iterable[float | str]) -> tuple[float, float, float]:
+    """Return a value for each colour; raises ValueError where there are not three."""
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
 
 
 def resize_and_crop(image: Image.Image, size: int, resample: Image.Resampling) -> Image.Image:

@@ -21,11 +21,11 @@ from clip_retrieval.encoder.engines.openclip import (
     fingerprint,
 )
 from clip_retrieval.encoder.formats.checkpoint import Checkpoint
-from clip_retrieval.encoder.formats.hub import first_line, read_named
+from clip_retrieval.encoder.formats.hub import read_named
 from clip_retrieval.encoder.formats.mixer import MixerTowers
 from clip_retrieval.encoder.tokenizer import BpeTokenizer
 from clip_retrieval.encoder.uri import ModelName
-from clip_retrieval.errors import EncoderError
+from clip_retrieval.errors import EncoderError, first_line
 
 
 def open_checkpoint(name: ModelName, config: EncoderConfig) -> Encoder:

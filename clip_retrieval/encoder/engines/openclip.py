@@ -24,10 +24,10 @@ from clip_retrieval.encoder.engines.openclip_tokenizer import (
     count_truncated,
     load_tokenizer,
 )
-from clip_retrieval.encoder.formats.hub import first_line
+from clip_retrieval.encoder.formats.onnx_folder import read_vocabulary
 from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.encoder.uri import ModelName
-from clip_retrieval.errors import EncoderError
+from clip_retrieval.errors import EncoderError, first_line
 
 FINGERPRINT_VALUES = 4096  # of each tensor, evenly spread: enough to tell any two trainings apart
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -90,6 +90,8 @@ def open_openclip(name: ModelName, config: EncoderConfig) -> OpenClipEncoder:
     weights_digest = fingerprint(model)  # before the precision changes: it shall be the same in all of them
     model = model.to(device=device, dtype=DTYPES[precision])
     tokenizer = load_tokenizer(name.architecture, config.clip_cache_path)
+    folder = name.architecture.removeprefix("local-dir:")
+    is_local = folder != name.architecture
     info = EncoderInfo(
         uri=name.uri,
         dimension=embedding_dimension(model, tokenizer, device),
@@ -97,7 +99,7 @@ def open_openclip(name: ModelName, config: EncoderConfig) -> OpenClipEncoder:
         fingerprint=weights_digest,
         precision=precision,
         device=device,
-        vocabulary=read_vocabulary(name.architecture),
+        vocabulary=read_vocabulary(Path(folder)) if is_local else None,
         **read_logits(model),
     )
     return OpenClipEncoder(model, tokenizer, info)
@@ -237,11 +239,3 @@ def fingerprint(model: nn.Module) -> str:
         digest.update(f"{name} {tuple(value.shape)}".encode())
         digest.update(sample.tobytes())
     return digest.hexdigest()[:32]
-
-
-def read_vocabulary(architecture: str) -> frozenset[str] | None:
-    """Return the words of vocabulary.txt in a local folder; None where there is no such file."""
-    path = Path(architecture.removeprefix("local-dir:")) / "vocabulary.txt"
-    if not architecture.startswith("local-dir:") or not path.exists():
-        return None
-    return frozenset(path.read_text(encoding="utf-8").split())

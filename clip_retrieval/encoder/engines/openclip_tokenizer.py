@@ -10,8 +10,7 @@ import open_clip
 from open_clip.tokenizer import get_clean_fn
 from torch import Tensor
 
-from clip_retrieval.encoder.formats.hub import first_line
-from clip_retrieval.errors import EncoderError
+from clip_retrieval.errors import EncoderError, first_line
 
 LOCAL = "local-dir:"
 CLIPS_ROOM = 3  # what open_clip's mode `clips` keeps free for its own tokens

@@ -10,7 +10,7 @@ from typing import Any, Literal, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_retrieval.errors import EncoderError
+from clip_retrieval.errors import EncoderError, first_line
 from clip_retrieval.resources import count_cores
 
 Runtime = Literal["onnxruntime", "openvino"]
@@ -106,8 +106,3 @@ def supports_bf16() -> bool:
     import openvino
 
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-
-
-def first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:600] if lines else type(error).__name__

@@ -9,7 +9,7 @@ from clip_retrieval.encoder.formats.checkpoint import Checkpoint
 from clip_retrieval.encoder.formats.huggingface import check_model_type, read_huggingface
 from clip_retrieval.encoder.formats.recognise import WEIGHT_FILES, read_checkpoint
 from clip_retrieval.encoder.uri import HUB_PREFIX
-from clip_retrieval.errors import EncoderError
+from clip_retrieval.errors import EncoderError, first_line
 
 DESCRIPTIONS = (
     "config.json",
@@ -90,8 +90,3 @@ def explain(repository: str, revision: str | None, error: Exception) -> str:
             )
         case _:
             return f"{repository} could not be fetched from the hub: {first_line(error)}"
-
-
-def first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300].rstrip(".") if lines else type(error).__name__

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from clip_retrieval.encoder.formats.checkpoint import Checkpoint
 from clip_retrieval.encoder.formats.openai_pt import MEAN, STD, read_weights
 from clip_retrieval.encoder.formats.safetensors import count_blocks
-from clip_retrieval.encoder.preprocess import Interpolation, Preprocess, ResizeMode
+from clip_retrieval.encoder.preprocess import Interpolation, Preprocess, ResizeMode, triple
 from clip_retrieval.errors import EncoderError
 
 logger = logging.getLogger(__name__)
@@ -244,11 +244,6 @@ def side(size: Any) -> int:
     if isinstance(size, dict):
         return int(size["shortest_edge"] if "shortest_edge" in size else size["height"])
     return int(size)
-
-
-def triple(values: Any) -> tuple[float, float, float]:
-    red, green, blue = (float(value) for value in values)
-    return red, green, blue
 
 
 def read_json(path: Path) -> dict[str, Any]:

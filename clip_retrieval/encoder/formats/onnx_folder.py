@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from clip_retrieval.encoder.preprocess import Interpolation, Preprocess, ResizeMode
+from clip_retrieval.encoder.preprocess import Interpolation, Preprocess, ResizeMode, triple
 from clip_retrieval.errors import EncoderError
 
 GRAPHS = {"image": "visual.onnx", "text": "textual.onnx"}
@@ -111,11 +111,6 @@ def parse_preprocess(values: Mapping[str, Any]) -> Preprocess:
     if not known or found.size < 1 or not all(value > 0 for value in std):
         raise ValueError("the preprocessing is none that is known")
     return found
-
-
-def triple(values: Any) -> tuple[float, float, float]:
-    red, green, blue = (float(value) for value in values)
-    return red, green, blue
 
 
 def finite(value: Any) -> float | None:
