@@ -8,6 +8,7 @@ import os
 import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pandas as pd
@@ -23,9 +24,10 @@ OUTPUTS = ("img_emb", "text_emb", "metadata", "failures")
 
 
 @pytest.fixture(autouse=True)
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep every test, and the processes that it starts, off the network."""
+def apart(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep every test, and the processes that it starts, off the network, and give it a cache of its own."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("CLIP_RETRIEVAL_CACHE", str(tmp_path_factory.getbasetemp() / f"cache-{uuid4().hex[:8]}"))
 
 
 def jpeg_bytes(seed: int, width: int = 24, height: int = 20) -> bytes:

@@ -6,17 +6,29 @@ from typing import assert_never
 
 from clip_retrieval.encoder.base import Encoder, Workload
 from clip_retrieval.encoder.config import EncoderConfig
-from clip_retrieval.encoder.uri import parse_uri
+from clip_retrieval.encoder.uri import ModelName, parse_uri
 
 
 def load_encoder(model: str | EncoderConfig, *, workload: Workload = "query") -> Encoder:
     """Open the encoder that a URI or a config names, with its weights, on one device.
 
-    For a `bulk` workload an ONNX folder runs on OpenVINO where that is installed: it opens slower and encodes faster.
+    For a `bulk` workload on a CPU a model of torch is converted to ONNX, once, and runs on OpenVINO, which encodes
+    several times faster. A query takes what was converted before.
     Raises EncoderError where there is no such model, or its weights are not here and cannot be fetched.
     """
     config = EncoderConfig(clip_model=model) if isinstance(model, str) else model
     name = parse_uri(config.clip_model)
+    if name.kind in ("checkpoint", "open_clip", "random"):
+        from clip_retrieval.encoder.converted import open_converted
+
+        converted = open_converted(name, config, workload)
+        if converted is not None:
+            return converted
+    return open_engine(name, config, workload)
+
+
+def open_engine(name: ModelName, config: EncoderConfig, workload: Workload = "query") -> Encoder:
+    """Open a model on the engine that its kind says."""
     match name.kind:
         case "hash":
             from clip_retrieval.encoder.engines.hashing import HashEncoder
@@ -36,15 +48,3 @@ def load_encoder(model: str | EncoderConfig, *, workload: Workload = "query") ->
             return open_openclip(name, config)
         case _:
             assert_never(name.kind)
-
-
-def list_devices(config: EncoderConfig) -> list[str]:
-    """Return the devices that the config asks for, one worker each; imports torch only to look for GPUs."""
-    if config.device not in ("auto", "cuda"):
-        return [device.strip() for device in config.device.split(",") if device.strip()]
-    if parse_uri(config.clip_model).kind in ("hash", "onnx"):
-        return ["cpu"]
-    from clip_retrieval.encoder.engines.openclip import count_gpus
-
-    count = count_gpus()
-    return [f"cuda:{i}" for i in range(count)] or ["cuda" if config.device == "cuda" else "cpu"]

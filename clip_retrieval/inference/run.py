@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clip_retrieval.blobs import local_path
-from clip_retrieval.encoder.load import list_devices
+from clip_retrieval.encoder.devices import list_devices
 from clip_retrieval.encoder.uri import parse_uri
 from clip_retrieval.errors import ConfigError, SourceError
 from clip_retrieval.inference.config import InferenceConfig, WorkerConfig

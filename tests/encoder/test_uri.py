@@ -8,7 +8,7 @@ import open_clip
 import pytest
 
 from clip_retrieval.encoder.config import EncoderConfig
-from clip_retrieval.encoder.load import list_devices
+from clip_retrieval.encoder.devices import list_devices
 from clip_retrieval.encoder.uri import DEMO_MODEL, OPENAI_NAMES, parse_uri
 from clip_retrieval.errors import EncoderError
 

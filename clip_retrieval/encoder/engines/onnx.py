@@ -23,13 +23,16 @@ from clip_retrieval.encoder.base import (
     normalise,
 )
 from clip_retrieval.encoder.config import EncoderConfig
-from clip_retrieval.encoder.engines.sessions import Runtime, Session, is_installed, open_session, supports_bf16
+from clip_retrieval.encoder.engines.sessions import Runtime, Session, is_installed, open_session
 from clip_retrieval.encoder.formats.onnx_folder import GRAPHS, OnnxFolder, read_about, read_vocabulary
+from clip_retrieval.encoder.precision import cpu_precisions
 from clip_retrieval.encoder.tokenizer import BpeTokenizer
 from clip_retrieval.encoder.uri import ModelName
 from clip_retrieval.errors import EncoderError
+from clip_retrieval.resources import count_cores
 
-GROUP_SIZE = 32  # items that are encoded together: more do not fit the caches
+IMAGES_AT_ONCE = 32  # that are encoded together: more do not fit the caches
+TOKENS_AT_ONCE = 1024
 
 
 def open_onnx(name: ModelName, config: EncoderConfig, workload: Workload) -> OnnxEncoder:
@@ -51,7 +54,9 @@ def open_onnx(name: ModelName, config: EncoderConfig, workload: Workload) -> Onn
         logit_bias=about.logit_bias,
         vocabulary=read_vocabulary(folder),
     )
-    return OnnxEncoder(folder, about, info, runtime, is_bulk=workload == "bulk")
+    # For bulk work several batches are under way, a core for each; a query gets all cores.
+    streams = count_cores() if workload == "bulk" and runtime == "openvino" else 1
+    return OnnxEncoder(folder, about, info, runtime, streams=streams)
 
 
 def choose_runtime(name: ModelName, workload: Workload) -> Runtime:
@@ -63,13 +68,15 @@ def choose_runtime(name: ModelName, workload: Workload) -> Runtime:
 
 def choose_precision(name: ModelName, config: EncoderConfig, runtime: Runtime) -> str:
     """Return what the graphs compute in; OpenVINO's bfloat16 is as exact as it is fast where the CPU has it."""
-    if config.precision != "auto":
-        if runtime == "onnxruntime" and config.precision != "fp32":
-            raise EncoderError(
-                f"{name.uri}: ONNX Runtime computes in fp32 here; bf16 needs OpenVINO (runtime=openvino)"
-            )
-        return config.precision
-    return "bf16" if runtime == "openvino" and supports_bf16() else "fp32"
+    if config.precision == "auto":
+        return "bf16" if runtime == "openvino" and "bf16" in cpu_precisions() else "fp32"
+    if config.precision == "int8":
+        raise EncoderError(
+            f"{name.uri} holds weights as they are: make an int8 folder of it with clip-retrieval quantize"
+        )
+    if runtime == "onnxruntime" and config.precision != "fp32":
+        raise EncoderError(f"{name.uri}: ONNX Runtime computes in fp32 here; bf16 needs OpenVINO (runtime=openvino)")
+    return config.precision
 
 
 class Tokenizer(Protocol):
@@ -81,8 +88,9 @@ class Tokenizer(Protocol):
 class OnnxEncoder:
     """visual.onnx and textual.onnx of one folder."""
 
-    def __init__(self, folder: Path, about: OnnxFolder, info: EncoderInfo, runtime: Runtime, *, is_bulk: bool) -> None:
-        self.folder, self.about, self.info, self.runtime, self.is_bulk = folder, about, info, runtime, is_bulk
+    def __init__(self, folder: Path, about: OnnxFolder, info: EncoderInfo, runtime: Runtime, *, streams: int) -> None:
+        self.folder, self.about, self.info, self.runtime, self.streams = folder, about, info, runtime, streams
+        self.computed_in = info.precision
         self.truncated_texts = 0
 
     @cached_property
@@ -119,25 +127,30 @@ class OnnxEncoder:
     def open_session(self, tower: str) -> Session:
         check_tower(self.info, tower)
         path = self.folder / GRAPHS[tower]
-        session = open_session(path, self.runtime, self.info.precision, self.about.block_size, is_bulk=self.is_bulk)
+        session = open_session(path, self.runtime, self.computed_in, self.about.block_size, streams=self.streams)
 
-        def run(batch: NDArray[Any]) -> NDArray[np.float32]:
-            rows = session(batch)
-            if rows.shape != (len(batch), self.info.dimension):
-                raise EncoderError(
-                    f"{path} gives embeddings of {list(rows.shape)}, not [{len(batch)}, {self.info.dimension}] as its "
-                    "model.json says; convert the model again"
-                )
-            return rows
+        def run(batches: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
+            found = session(batches)
+            for rows, batch in zip(found, batches, strict=True):
+                if rows.shape != (len(batch), self.info.dimension):
+                    raise EncoderError(
+                        f"{path} gives embeddings of {list(rows.shape)}, not [{len(batch)}, {self.info.dimension}] as "
+                        "its model.json says; convert the model again"
+                    )
+            return found
 
         return run
 
     def encode_images(self, pixels: Pixels) -> Embeddings:
-        rows = np.empty((len(pixels), self.info.dimension), dtype=np.float32)
-        for start in range(0, len(pixels), GROUP_SIZE):
-            group = slice(start, start + GROUP_SIZE)
-            rows[group] = self.image_session(np.ascontiguousarray(pixels[group]))
-        return normalise(rows)
+        if not len(pixels):
+            return np.zeros((0, self.info.dimension), dtype=np.float32)
+        count = self.count_parts(len(pixels), IMAGES_AT_ONCE)
+        return normalise(np.concatenate(self.image_session(np.array_split(np.ascontiguousarray(pixels), count))))
+
+    def count_parts(self, item_count: int, at_once: int) -> int:
+        """Return into how many parts a batch is cut: small enough for the caches, as many for each stream."""
+        rounds = -(-item_count // (at_once * self.streams))
+        return min(item_count, rounds * self.streams)
 
     def encode_texts(self, texts: Sequence[str]) -> Embeddings:
         check_tower(self.info, "text")
@@ -151,18 +164,24 @@ class OnnxEncoder:
         """Encode texts of like length together, without the padding that all of them share."""
         tokens = np.asarray(tokens, dtype=np.int32)
         rows = np.empty((len(tokens), self.info.dimension), dtype=np.float32)
-        for group, length in self.group_by_length(tokens):
-            rows[group] = self.text_session(np.ascontiguousarray(tokens[group, :length]))
+        groups = list(self.group_by_length(tokens))
+        found = self.text_session([np.ascontiguousarray(tokens[group, :length]) for group, length in groups])
+        for (group, _), part in zip(groups, found, strict=True):
+            rows[group] = part
         return normalise(rows)
 
     def group_by_length(self, tokens: Tokens) -> Iterator[tuple[NDArray[Any], int]]:
-        """Yield row numbers and the length that they need."""
+        """Yield row numbers and the length that they need; the longest first, so that no stream ends on one."""
         context = tokens.shape[1]
         lengths = np.full(len(tokens), context)
         if self.about.tokenizer.is_cut:
             is_text = tokens != self.about.tokenizer.pad_id
             lengths = context - is_text[:, ::-1].argmax(axis=1)
-        order = np.argsort(lengths, kind="stable")
-        for start in range(0, len(order), GROUP_SIZE):
-            group = order[start : start + GROUP_SIZE]
-            yield group, int(lengths[group[-1]])
+        order = np.argsort(-lengths, kind="stable")
+        at_once = max(1, -(-len(order) // self.streams))  # a core of its own for each part of a small batch
+        start = 0
+        while start < len(order):
+            length = int(lengths[order[start]])
+            group = order[start : start + max(1, min(at_once, TOKENS_AT_ONCE // length))]
+            yield group, length
+            start += len(group)

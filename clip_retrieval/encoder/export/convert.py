@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, assert_never
@@ -19,9 +20,9 @@ from clip_retrieval.encoder.formats.hub import read_named
 from clip_retrieval.encoder.formats.huggingface_writer import write_huggingface
 from clip_retrieval.encoder.formats.onnx_folder import VOCABULARY, OnnxFolder, write_about
 from clip_retrieval.encoder.formats.openclip_folder import write_openclip
-from clip_retrieval.encoder.load import load_encoder
+from clip_retrieval.encoder.load import load_encoder, open_engine
 from clip_retrieval.encoder.tokenizer import clip_vocabulary
-from clip_retrieval.encoder.uri import DEMO_MODEL, parse_uri
+from clip_retrieval.encoder.uri import DEMO_MODEL, ModelName, parse_uri
 from clip_retrieval.errors import EncoderError
 from clip_retrieval.storage import made_whole
 
@@ -83,17 +84,29 @@ def open_origin(config: ConvertConfig) -> Origin:
         raise EncoderError(f"{config.source} has no weights to convert")
     if name.kind == "onnx" and config.source != "demo":
         raise EncoderError(f"{config.source} is ONNX already; convert the model it was made from, or quantize it")
-    source = f"open_clip:local-dir:{DEMO_MODEL}" if config.source == "demo" else config.source
-    encoder = load_encoder(
-        EncoderConfig(clip_model=source, device="cpu", precision="fp32", clip_cache_path=config.clip_cache_path)
+    source = parse_uri(f"open_clip:local-dir:{DEMO_MODEL}") if config.source == "demo" else name
+    return dataclasses.replace(open_torch(source, config.clip_cache_path), name=config.source)
+
+
+def open_torch(name: ModelName, cache_path: str | None) -> Origin:
+    """Open a model on its own engine, on the CPU in fp32."""
+    encoder = open_engine(
+        name, EncoderConfig(clip_model=name.uri, device="cpu", precision="fp32", clip_cache_path=cache_path)
     )
     if name.kind == "checkpoint":
-        return Origin(config.source, encoder, read_named(name.architecture, config.clip_cache_path))
+        return Origin(name.uri, encoder, read_named(name.architecture, cache_path))
     from clip_retrieval.encoder.engines.openclip import OpenClipEncoder
     from clip_retrieval.encoder.engines.openclip_checkpoint import describe_model
 
     assert isinstance(encoder, OpenClipEncoder)
-    return Origin(config.source, encoder, describe_model(encoder.model, encoder.info.preprocess, config.source))
+    return Origin(name.uri, encoder, describe_model(encoder.model, encoder.info.preprocess, name.uri))
+
+
+def convert_into(origin: Origin, out: Path) -> None:
+    """Write a model of torch as an ONNX folder to a place where nothing is; checked before it is there."""
+    with made_whole(out) as staged:
+        write_onnx(origin, staged, origin.encoder.info.towers, "f32")
+        check(origin.encoder, staged, "onnx", is_rounded=False)
 
 
 def write_target(config: ConvertConfig, origin: Origin, staged: Path) -> None:

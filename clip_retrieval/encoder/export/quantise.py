@@ -30,6 +30,7 @@ from clip_retrieval.encoder.formats.onnx_folder import (
     write_about,
 )
 from clip_retrieval.errors import EncoderError
+from clip_retrieval.storage import made_whole
 
 FORMS: Mapping[OnnxType, Bits] = {"int8": Bits(8, 256), "int4": Bits(4, 32)}
 PATCHES = "visual.conv1.weight"  # what errs here errs in all that follows, and it is a small matrix: 8 bits at least
@@ -221,3 +222,10 @@ def quantise_folder(source: Path, target: Path, kind: OnnxType) -> OnnxFolder:
     quantised = dataclasses.replace(about, quantisation=kind, block_size=min(block_sizes, default=0))
     write_about(target, quantised)
     return quantised
+
+
+def quantise_into(source: Path, out: Path, kind: OnnxType) -> None:
+    """Write the folder with quantised graphs to a place where nothing is."""
+    with made_whole(out) as staged:
+        staged.mkdir()
+        quantise_folder(source, staged, kind)

@@ -1,0 +1,36 @@
+"""Which devices there are; torch is only asked where there may be a GPU, since asking takes seconds."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from clip_retrieval.encoder.config import EncoderConfig
+from clip_retrieval.encoder.uri import parse_uri
+
+GPU_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")  # NVIDIA, NVIDIA under WSL, AMD
+
+
+def list_devices(config: EncoderConfig) -> list[str]:
+    """Return the devices that the config asks for, one worker each."""
+    if config.device not in ("auto", "cuda"):
+        return [device.strip() for device in config.device.split(",") if device.strip()]
+    if parse_uri(config.clip_model).kind in ("hash", "onnx") or (config.device == "auto" and not may_have_gpu()):
+        return ["cpu"]
+    from clip_retrieval.encoder.engines.openclip import count_gpus
+
+    count = count_gpus()
+    return [f"cuda:{i}" for i in range(count)] or ["cuda" if config.device == "cuda" else "cpu"]
+
+
+def is_on_cpu(config: EncoderConfig) -> bool:
+    """Say whether a model of torch would run on the CPU."""
+    return config.device.startswith("cpu") or (config.device == "auto" and not may_have_gpu())
+
+
+def may_have_gpu() -> bool:
+    """Say whether this machine may have a GPU that torch can use; on Linux without a driver's file it has none."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1"):
+        return False
+    return sys.platform != "linux" or any(Path(file).exists() for file in GPU_FILES)
