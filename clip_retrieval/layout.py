@@ -55,6 +55,10 @@ class EmbeddingsFolder(Folder):
     def stats_name(partition: Partition) -> str:
         return f"stats/{partition.id}.json"
 
+    @staticmethod
+    def wip_stats_name(partition: Partition) -> str:
+        return f"stats/wip_{partition.id}.json"
+
     def is_done(self, partition: Partition) -> bool:
         """Metadata is written last: where it stands, the partition is whole."""
         return self.exists(self.metadata_name(partition))

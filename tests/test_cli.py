@@ -55,7 +55,7 @@ UPSTREAM = [
     for name, value in flags.items()
 ]
 REFUSED = {
-    "use_mclip", "mclip_model", "use_jit", "enable_wandb", "wandb_project", "distribution_strategy",
+    "use_mclip", "mclip_model", "use_jit", "distribution_strategy",
     *(name for name in INFERENCE_FLAGS if name.startswith("slurm_")),
 }  # fmt: skip
 

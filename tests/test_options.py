@@ -217,8 +217,6 @@ def test_an_alias_and_its_name_together_are_refused() -> None:
         ["--mclip_model", "xlm"],
         ["--use_jit"],
         ["--use_jit=True"],
-        ["--enable_wandb", "True"],
-        ["--wandb_project", "mine"],
         ["--distribution_strategy", "pyspark"],
         ["--distribution_strategy=slurm"],
         ["--slurm_job_name", "a"],
@@ -241,14 +239,11 @@ def test_a_dropped_flag_is_refused_by_name_with_the_reason(words: list[str]) -> 
         ["--mclip_model=sentence-transformers/clip-ViT-B-32-multilingual-v1"],
         ["--use_jit=False"],
         ["--use-jit", "False"],
-        ["--enable_wandb=False"],
-        ["--wandb_project", "clip_retrieval"],
         ["--distribution_strategy", "sequential"],
         ["--slurm_nodes=None"],
         ["--slurm_verbose_wait=False"],
         ["--nouse_jit"],
         ["--nouse_mclip"],
-        ["--noenable_wandb"],
     ],
 )  # fmt: skip
 def test_a_dropped_flag_with_a_value_that_asks_for_nothing_is_accepted(words: list[str]) -> None:

@@ -12,6 +12,8 @@ from clip_retrieval.options import Dropped, group, option
 
 InputFormat = Literal["files", "webdataset"]
 
+LARGEST_PORT = 65535
+
 NO_MCLIP = Dropped(
     "take a multilingual model for both pictures and texts, such as "
     "--clip_model open_clip:xlm-roberta-base-ViT-B-32/laion5b_s13b_b90k",
@@ -23,8 +25,6 @@ DROPPED: Mapping[str, Dropped] = {
         NO_MCLIP.reason, harmless=(None, "sentence-transformers/clip-ViT-B-32-multilingual-v1")
     ),
     "use_jit": Dropped("torch has deprecated torch.jit; leave the flag out"),
-    "enable_wandb": Dropped("the figures of a run are in its stats/ folder; leave the flag out"),
-    "wandb_project": Dropped("the figures of a run are in its stats/ folder", harmless=(None, "clip_retrieval")),
     "distribution_strategy": Dropped(
         "only sequential is built in; elsewhere run `clip-retrieval inference.worker --tasks …` once per task",
         harmless=(None, "sequential"),
@@ -65,6 +65,19 @@ class SourceConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TelemetryConfig:
+    """Who is shown a run while it goes; nothing of it changes what is written."""
+
+    metrics_port: int = option(0, help="Port of 127.0.0.1 at which Prometheus finds /metrics; 0: none.")
+    enable_wandb: bool = option(False, help="Log rate and shares to Weights & Biases; needs clip-retrieval[wandb].")
+    wandb_project: str = option("clip_retrieval", help="Project of enable_wandb.")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.metrics_port <= LARGEST_PORT:
+            raise ConfigError(f"metrics_port is a port up to {LARGEST_PORT}, or 0 for none, not {self.metrics_port}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class InferenceConfig:
     """One run, as it can be written into a file."""
 
@@ -88,6 +101,10 @@ class InferenceConfig:
     max_skipped: float = option(
         1.0, help="Share of the samples that may be left out before the run counts as failed (0 to 1)."
     )
+    dry_run: bool = option(
+        False, help="Write nothing: estimate samples, time, memory and disk from a sample of the input."
+    )
+    telemetry: TelemetryConfig = group(TelemetryConfig)
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "write_batch_size", "wds_number_file_per_input_file"):

@@ -32,6 +32,7 @@ class Pending:
         self.rows: list[Row] = []
         self.failures: list[Failure] = []
         self.image_count = self.dropped_count = 0
+        self.read_seconds = self.decode_seconds = 0.0
 
     def add(self, row: Row) -> None:
         self.failures += row.failures
@@ -76,8 +77,10 @@ class Loader:
         pending = Pending()
         for prepared in self.in_order(items):
             pending.failures += prepared.chunk.failures
+            pending.read_seconds += prepared.result.read_seconds
+            pending.decode_seconds += prepared.result.decode_seconds
             source = iter(self.pixels.slots[prepared.chunk.slot])
-            for row in prepared.rows:
+            for row in prepared.result.rows:
                 if row.has_image:
                     pixels[pending.image_count] = next(source)
                 pending.add(row)
@@ -90,7 +93,8 @@ class Loader:
 
     def batch(self, pending: Pending, pixels: Pixels) -> Batch:
         taken = pixels[: pending.image_count] if self.wanted.image else None
-        return Batch(pending.rows, taken, pending.failures, pending.dropped_count)
+        seconds = pending.read_seconds, pending.decode_seconds
+        return Batch(pending.rows, taken, pending.failures, pending.dropped_count, *seconds)
 
     def in_order(self, items: Iterable[Sample | Failure]) -> Iterator[Prepared]:
         """Start reading, and yield chunks by number, however the readers finish."""

@@ -1,78 +1,95 @@
-"""How far a run is: a bar on a terminal, a line every few seconds elsewhere."""
+"""How far a run is, for people: a bar on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
 import logging
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task
+from rich.text import Text
+
+from clip_retrieval.inference.live import Live, View, repeating
+from clip_retrieval.inference.live import Report as Report
 
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 5.0
-
-
-class Report(Protocol):
-    """What a worker tells while it works."""
-
-    estimate_total: Callable[[], int | None]
-
-    def advance(self, rows: int, dropped: int) -> None: ...
+SECONDS_BETWEEN_LOOKS = 0.25
+MINUTE, HOUR = 60, 3600
 
 
 class Lines:
-    """Logs a line every few seconds: for logs and pipes."""
+    """Logs a line at each call: for logs and pipes."""
 
-    def __init__(self) -> None:
-        self.estimate_total: Callable[[], int | None] = lambda: None
-        self.done = 0
-        self.start = self.last = time.monotonic()
+    def __init__(self, live: Live) -> None:
+        self.live = live
+        self.said: str | None = None  # which part was said to be the limit
 
-    def advance(self, rows: int, dropped: int) -> None:
-        self.done += rows + dropped
-        now = time.monotonic()
-        if now - self.last >= SECONDS_BETWEEN_LINES:
-            self.last = now
-            rate = self.done / (now - self.start)
-            total = self.estimate_total()
-            left = f", about {max(0, total - self.done) / rate:.0f} s left" if total and rate else ""
-            of_total = f" of about {total:,}" if total else ""
-            logger.info("%s%s samples, %.1f/s%s", f"{self.done:,}", of_total, rate, left)
+    def __call__(self) -> None:
+        view = self.live.look()
+        if not view.stats.total_duration and not view.done:
+            return  # nothing has begun: the model is being opened
+        logger.info("%s samples, %s", counted(view), described(view))
+        if view.settled is not None and view.settled.limit != self.said:
+            self.said = view.settled.limit
+            logger.info("%s", view.settled.sentence)
 
 
-class Bar:
-    """Moves a bar with rate and time left: for terminals."""
+class Figures(ProgressColumn):
+    """The words after the bar."""
 
-    def __init__(self, progress: Progress) -> None:
-        self.estimate_total: Callable[[], int | None] = lambda: None
-        self.progress = progress
-        self.start = time.monotonic()
-        self.done = 0
-        self.task = progress.add_task("embedding", total=None, rate="")
+    def __init__(self, live: Live) -> None:
+        super().__init__()
+        self.live = live
 
-    def advance(self, rows: int, dropped: int) -> None:
-        self.done += rows + dropped
-        rate = self.done / max(time.monotonic() - self.start, 1e-9)
-        self.progress.update(self.task, completed=self.done, total=self.estimate_total(), rate=f"{rate:.1f}/s")
+    def render(self, task: Task) -> Text:  # noqa: ARG002 -- rich's signature
+        view = self.live.look()
+        return Text(f"{counted(view)}, {described(view)}")
+
+
+def counted(view: View) -> str:
+    return f"{view.done:,}" + ("" if view.total is None else f" of about {view.total:,}")
+
+
+def described(view: View) -> str:
+    """Return rate, time left and how busy each stage is."""
+    left = "" if view.seconds_left is None else f", {in_words(view.seconds_left)} left"
+    busy = f"; {view.shares}" if view.shares.seconds else ""
+    return f"{view.rate:.1f}/s{left}{busy}"
+
+
+def in_words(seconds: float) -> str:
+    """Return a duration in the unit that suits it, such as 45 s, 12 min or 3 h 20 min."""
+    if seconds < 2 * MINUTE:
+        return f"{seconds:.0f} s"
+    if seconds < 2 * HOUR:
+        return f"{seconds / MINUTE:.0f} min"
+    return f"{int(seconds // HOUR)} h {int(seconds % HOUR // MINUTE)} min"
 
 
 @contextmanager
-def show_progress() -> Iterator[Report]:
-    """Give a report that people can watch."""
-    if not sys.stderr.isatty():
-        yield Lines()
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield Bar(progress)
+def log_lines(live: Live) -> Iterator[None]:
+    with repeating(SECONDS_BETWEEN_LINES, Lines(live)):
+        yield
+
+
+@contextmanager
+def show_bar(live: Live, console: Console) -> Iterator[None]:
+    """Move a bar on a terminal; what the limit is stands above it once that is known."""
+    with Progress(BarColumn(bar_width=20), Figures(live), console=console) as progress:
+        task = progress.add_task("embedding", total=None)
+        said = ""
+
+        def move() -> None:
+            nonlocal said
+            view = live.look()
+            progress.update(task, completed=view.done, total=view.total)
+            if view.settled is not None and view.settled.limit != said:
+                said = view.settled.limit
+                progress.console.print(view.settled.sentence, highlight=False, markup=False)
+
+        with repeating(SECONDS_BETWEEN_LOOKS, move):
+            yield
+        move()

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from clip_retrieval.errors import WorkerError
-from clip_retrieval.inference.prepare import Wanted
+from clip_retrieval.inference.prepare import PreparedChunk, Wanted
 from clip_retrieval.inference.reader_process import receive, send
-from clip_retrieval.inference.types import Failure, Row, Sample
+from clip_retrieval.inference.types import Failure, Sample
 from clip_retrieval.subprocesses import module_command, module_environment
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Prepared:
     """A chunk that came back."""
 
     chunk: Chunk
-    rows: list[Row]
+    result: PreparedChunk
 
 
 Tasks = queue.SimpleQueue[Chunk | None]

@@ -21,7 +21,8 @@ def print_summary(summary: RunSummary) -> None:
     if summary.already_done:
         console.print(f"  {summary.already_done} of {summary.partition_count} partitions were done before")
     if summary.wall_seconds:
-        console.print(f"  {time_line(summary)}")
+        console.print(f"  {summary.wall_seconds:.1f} s, {summary.rate:.1f} samples/s: {summary.shares}")
+        console.print(f"  {summary.diagnosis.sentence}")
     if stats.reasons:
         console.print(reason_table(summary))
         console.print("  each of these is named in failures/*.parquet")
@@ -32,17 +33,6 @@ def print_summary(summary: RunSummary) -> None:
 def truncation(summary: RunSummary) -> str:
     count = summary.stats.truncated_captions
     return f" ({count:,} captions were cut to the model's context length)" if count else ""
-
-
-def time_line(summary: RunSummary) -> str:
-    stats = summary.stats
-    rate = (stats.sample_count + stats.skipped_count) / max(stats.total_duration, 1e-9)
-    parts = (("waiting for samples", "read"), ("encoding", "inference"), ("writing", "write"))
-    shares = ", ".join(
-        f"{100 * getattr(stats, f'{name}_duration') / max(stats.total_duration, 1e-9):.0f} % {label}"
-        for label, name in parts
-    )
-    return f"{summary.wall_seconds:.1f} s, {rate:.1f} samples/s for each worker: {shares}"
 
 
 def reason_table(summary: RunSummary) -> Table:

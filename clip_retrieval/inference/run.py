@@ -12,14 +12,18 @@ from clip_retrieval.encoder.devices import list_devices
 from clip_retrieval.encoder.uri import parse_uri
 from clip_retrieval.errors import ConfigError, SourceError
 from clip_retrieval.inference.config import InferenceConfig, WorkerConfig
+from clip_retrieval.inference.diagnosis import Diagnosis, Machine, Shares, diagnose, shares_of
 from clip_retrieval.inference.distributors.local import run_local
-from clip_retrieval.inference.progress import show_progress
+from clip_retrieval.inference.live import Live
 from clip_retrieval.inference.run_manifest import check_folder, describe_options
 from clip_retrieval.inference.sources import open_source
 from clip_retrieval.inference.stats import Stats, add_up
+from clip_retrieval.inference.telemetry import watching
+from clip_retrieval.inference.wip import remove_wip
 from clip_retrieval.inference.worker import make_plan, needs_work
 from clip_retrieval.layout import EmbeddingsFolder, Partition
 from clip_retrieval.options import build_config
+from clip_retrieval.resources import count_cores
 from clip_retrieval.storage import Folder, check_writable
 
 logger = logging.getLogger(__name__)
@@ -27,13 +31,28 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a run did: its folder, partitions done before and now, and the sums over all of them."""
+    """What a run did: its folder, partitions done before and now, the sums over all of them and over those made now."""
 
     output_folder: str
     partition_count: int
     already_done: int
     wall_seconds: float
     stats: Stats
+    now: Stats
+
+    @property
+    def rate(self) -> float:
+        """Samples a second, of all workers together."""
+        return (self.now.sample_count + self.now.skipped_count) / max(self.wall_seconds, 1e-9)
+
+    @property
+    def shares(self) -> Shares:
+        return shares_of(self.now)
+
+    @property
+    def diagnosis(self) -> Diagnosis:
+        readers = round(self.now.reader_duration / max(self.wall_seconds, 1e-9))
+        return diagnose(self.shares, Machine(readers=max(1, readers), cores=count_cores()))
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -42,6 +61,10 @@ class RunSummary:
             "already_done": self.already_done,
             "wall_seconds": round(self.wall_seconds, 3),
             **self.stats.to_json(),
+            "rate": round(self.rate, 3),
+            "shares": self.shares.to_json(),
+            "limit": self.diagnosis.limit,
+            "diagnosis": self.diagnosis.sentence,
         }
 
 
@@ -56,6 +79,8 @@ def clip_inference(*arguments: object, **options: object) -> RunSummary:
 
 def run_inference(config: InferenceConfig, tasks: Sequence[int] | None = None) -> RunSummary:
     """Make all partitions, or those of `tasks`, that are not done yet."""
+    if config.dry_run:
+        raise ConfigError("dry_run writes nothing and returns an estimate; call inference.dry_run.estimate_inference")
     parse_uri(config.encoder.clip_model)
     folder = EmbeddingsFolder(config.output_folder)
     check_apart(config, folder)
@@ -65,11 +90,13 @@ def run_inference(config: InferenceConfig, tasks: Sequence[int] | None = None) -
     check_folder(folder, describe_options(config, source, plan))
     chosen = [plan[i] for i in tasks] if tasks is not None else plan
     missing = [partition for partition in chosen if needs_work(folder, partition)]
-    with show_progress() as report:
-        if missing:
+    if missing:
+        live = Live(len(missing))
+        with watching(config, live):
             devices = list_devices(config.encoder)
-            run_local(config, source, [partition.id for partition in missing], devices, report)
+            run_local(config, source, [partition.id for partition in missing], devices, live)
     folder.remove_leftovers()
+    remove_wip(folder, chosen)
     summary = sum_up(folder, chosen, missing)
     check_outcome(config, summary.stats)
     return summary
@@ -95,6 +122,7 @@ def sum_up(folder: EmbeddingsFolder, chosen: Sequence[Partition], made: Sequence
         already_done=len(chosen) - len(made),
         wall_seconds=now.end_time - now.start_time,
         stats=add_up(parts.values()),
+        now=now,
     )
 
 

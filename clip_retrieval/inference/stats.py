@@ -1,23 +1,35 @@
-"""Where the time of a partition went, and what became of its samples."""
+"""Where the time of a partition went, and what became of its samples. May be fed from several threads."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from clip_retrieval.inference.types import Batch
 
 T = TypeVar("T")
 
+COUNTS = ("sample_count", "skipped_count", "image_count", "text_count", "truncated_captions")
+DURATIONS = (
+    "read_duration", "inference_duration", "write_duration", "total_duration",
+    "source_duration", "reader_read_duration", "reader_decode_duration", "reader_duration",
+)  # fmt: skip
+END = object()
+
 
 @dataclass
 class Stats:
-    """Counts and seconds of one partition, or of several added up."""
+    """Counts and seconds of one partition, or of several added up. Stages overlap: their seconds are no parts of total.
 
+    `timing`, `waiting`, `sourcing` and `count_batch` may be called from any thread.
+    """
+
+    reader_count: int = 1  # reader processes; 1 where samples are prepared by the worker itself
     sample_count: int = 0  # rows written
     skipped_count: int = 0  # samples left out
     image_count: int = 0
@@ -26,56 +38,92 @@ class Stats:
     reasons: Counter[str] = field(default_factory=Counter)  # part:reason -> how often
     start_time: float = field(default_factory=time.time)  # seconds since 1970
     end_time: float = 0.0
-    read_duration: float = 0.0  # seconds that the model waited for samples
+    read_duration: float = 0.0  # seconds that the encoder waited for samples
     inference_duration: float = 0.0
     write_duration: float = 0.0
     total_duration: float = 0.0
+    source_duration: float = 0.0  # seconds that the feeder waited for the source: listings, tars, streams
+    reader_read_duration: float = 0.0  # reader-seconds spent reading bytes
+    reader_decode_duration: float = 0.0  # reader-seconds spent decoding and resizing
+    reader_duration: float = 0.0  # reader-seconds that there were: total_duration x reader_count
+
+    def __post_init__(self) -> None:
+        self.lock = threading.Lock()
+        self.started = time.perf_counter()  # the wall clock may be set while we run
 
     @contextmanager
     def timing(self, name: str) -> Iterator[None]:
+        """Add the seconds of the block to one of DURATIONS."""
         start = time.perf_counter()
         try:
             yield
         finally:
-            setattr(self, name, getattr(self, name) + time.perf_counter() - start)
+            seconds = time.perf_counter() - start
+            with self.lock:
+                setattr(self, name, getattr(self, name) + seconds)
 
     def waiting(self, items: Iterable[T]) -> Iterator[T]:
-        """Pass the items on, and count the time that each is waited for."""
+        """Pass the items on, and count the time that the encoder waits for each."""
+        return self.timed(items, "read_duration")
+
+    def sourcing(self, items: Iterable[T]) -> Iterator[T]:
+        """Pass the source's items on, and count the time that it takes for each."""
+        return self.timed(items, "source_duration")
+
+    def timed(self, items: Iterable[T], name: str) -> Iterator[T]:
         iterator = iter(items)
         while True:
-            with self.timing("read_duration"):
-                item = next(iterator, None)
-            if item is None:
+            with self.timing(name):
+                item = next(iterator, END)
+            if item is END:
                 return
-            yield item
+            yield item  # type: ignore[misc]  # END alone is no T
 
     def count_batch(self, batch: Batch) -> None:
-        self.sample_count += len(batch.rows)
-        self.skipped_count += batch.dropped_count
-        for failure in batch.failures:
-            self.reasons[f"{failure.part}:{failure.reason}"] += 1
-        self.image_count += sum(row.has_image for row in batch.rows)
-        self.text_count += sum(row.caption is not None for row in batch.rows)
+        with self.lock:
+            self.sample_count += len(batch.rows)
+            self.skipped_count += batch.dropped_count
+            for failure in batch.failures:
+                self.reasons[f"{failure.part}:{failure.reason}"] += 1
+            self.image_count += sum(row.has_image for row in batch.rows)
+            self.text_count += sum(row.caption is not None for row in batch.rows)
+            self.reader_read_duration += batch.read_seconds
+            self.reader_decode_duration += batch.decode_seconds
+
+    @property
+    def rate(self) -> float:
+        """Samples a second, those left out among them; of several workers: for each of them."""
+        return (self.sample_count + self.skipped_count) / self.total_duration if self.total_duration else 0.0
 
     def finish(self) -> None:
-        self.end_time = time.time()
-        self.total_duration = self.end_time - self.start_time
+        """Set the end, and what follows from it, to now."""
+        with self.lock:
+            self.end_time = time.time()
+            self.total_duration = time.perf_counter() - self.started
+            self.reader_duration = self.total_duration * max(1, self.reader_count)
+
+    def so_far(self) -> dict[str, Any]:
+        """Return the figures of a partition that is still being made."""
+        self.finish()
+        return self.to_json()
 
     def to_json(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)} | {"reasons": dict(self.reasons)}
+        """Return upstream's fields, with what their names say, and ours."""
+        with self.lock:
+            figures = {name: getattr(self, name) for name in ("start_time", "end_time", *DURATIONS, *COUNTS)}
+            return {**figures, "reader_count": self.reader_count, "rate": self.rate, "reasons": dict(self.reasons)}
 
 
 def add_up(parts: Iterable[Mapping[str, Any]]) -> Stats:
-    """Return the sums over partitions; start and end are the first and the last."""
+    """Return the sums over partitions; start and end are the first and the last, readers the most of any."""
     total = Stats()
     starts, ends = [], []
     for part in parts:
         total.reasons.update(part["reasons"])
         starts.append(part["start_time"])
         ends.append(part["end_time"])
-        for name in ("sample_count", "skipped_count", "image_count", "text_count", "truncated_captions"):
-            setattr(total, name, getattr(total, name) + part[name])
-        for name in ("read_duration", "inference_duration", "write_duration", "total_duration"):
-            setattr(total, name, getattr(total, name) + part[name])
+        total.reader_count = max(total.reader_count, part.get("reader_count", 1))
+        for name in (*COUNTS, *DURATIONS):
+            setattr(total, name, getattr(total, name) + part.get(name, 0))
     total.start_time, total.end_time = min(starts, default=0.0), max(ends, default=0.0)
     return total

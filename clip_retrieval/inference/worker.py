@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from clip_retrieval.encoder.base import Encoder
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.inference.config import InferenceConfig
+from clip_retrieval.inference.live import Report
 from clip_retrieval.inference.loader import Loader
 from clip_retrieval.inference.plan import count_partitions, plan_partitions
 from clip_retrieval.inference.prepare import Wanted
-from clip_retrieval.inference.progress import Report
 from clip_retrieval.inference.run_manifest import check_folder, claim_folder, describe_options, describe_run
 from clip_retrieval.inference.runner import Runner
 from clip_retrieval.inference.sources import Source, open_source

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
 import sys
-from collections.abc import Callable
 from typing import IO
 
 from clip_retrieval.errors import ClipRetrievalError
 from clip_retrieval.inference.config import InferenceConfig
+from clip_retrieval.inference.live import News, Teller
 from clip_retrieval.inference.worker import run_worker
 from clip_retrieval.options import from_json
 
 
 class Messages:
-    """Sends progress to the process that started this one."""
+    """Sends news to the process that started this one."""
 
     def __init__(self, stream: IO[str]) -> None:
-        self.estimate_total: Callable[[], int | None] = lambda: None
         self.stream = stream
 
-    def advance(self, rows: int, dropped: int) -> None:
-        self.send(rows=rows, dropped=dropped)
+    def tell(self, news: News) -> None:
+        self.send(news=dataclasses.asdict(news))
 
     def send(self, **message: object) -> None:
         self.stream.write(json.dumps(message) + "\n")
@@ -37,7 +37,8 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING)
     task = json.load(sys.stdin)
     try:
-        run_worker(from_json(InferenceConfig, task["config"]), task["partition_ids"], task["device"], messages)
+        report = Teller(messages.tell)
+        run_worker(from_json(InferenceConfig, task["config"]), task["partition_ids"], task["device"], report)
     except ClipRetrievalError as error:
         messages.send(error=str(error))
         sys.exit(1)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from clip_retrieval.errors import WorkerError
 from clip_retrieval.inference.config import InferenceConfig
-from clip_retrieval.inference.progress import Report
+from clip_retrieval.inference.live import Live, News
 from clip_retrieval.inference.sources import Source
 from clip_retrieval.inference.worker import run_worker
 from clip_retrieval.options import to_json
@@ -17,14 +17,14 @@ from clip_retrieval.subprocesses import module_command, module_environment
 
 
 def run_local(
-    config: InferenceConfig, source: Source, partition_ids: Sequence[int], devices: Sequence[str], report: Report
+    config: InferenceConfig, source: Source, partition_ids: Sequence[int], devices: Sequence[str], live: Live
 ) -> None:
     """Make the partitions on these devices; raises what a worker raised, as one sentence."""
     used = devices[: max(1, len(partition_ids))]
     if len(used) == 1:
-        run_worker(config, partition_ids, used[0], report, source)
+        run_worker(config, partition_ids, used[0], live.teller(), source)
         return
-    workers = [Worker(config, partition_ids[i :: len(used)], device, report) for i, device in enumerate(used)]
+    workers = [Worker(config, partition_ids[i :: len(used)], device, live) for i, device in enumerate(used)]
     try:
         for worker in workers:
             worker.thread.join()
@@ -39,8 +39,8 @@ def run_local(
 class Worker:
     """One worker process, and the thread that listens to it."""
 
-    def __init__(self, config: InferenceConfig, partition_ids: Sequence[int], device: str, report: Report) -> None:
-        self.device, self.report = device, report
+    def __init__(self, config: InferenceConfig, partition_ids: Sequence[int], device: str, live: Live) -> None:
+        self.device, self.live = device, live
         self.error: str | None = None
         self.partition_ids = partition_ids
         self.process = subprocess.Popen(
@@ -62,8 +62,8 @@ class Worker:
         is_finished = False
         for line in self.process.stdout:
             message = json.loads(line)
-            if "rows" in message:
-                self.report.advance(message["rows"], message["dropped"])
+            if "news" in message:
+                self.live.hear(self.process.pid, News(**message["news"]))
             elif "error" in message:
                 self.error = message["error"]
             is_finished = is_finished or message.get("finished", False)
