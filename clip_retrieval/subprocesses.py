@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def module_command(module: str) -> list[str]:
@@ -18,3 +23,37 @@ def module_environment(**extra: str) -> dict[str, str]:
     here = Path.cwd()
     rest = [entry for entry in sys.path if entry and Path(entry) != here]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys([package_root, *rest])), **extra}
+
+
+def start_module(module: str, **extra: str) -> subprocess.Popen[bytes]:
+    """Start a module of ours with pipes to its stdin and stdout; `extra` is added to its environment.
+
+    Ctrl-C does not reach it, not even while it starts: its parent hears that, and ends it.
+    """
+    holds_signals = hasattr(signal, "pthread_sigmask")
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if holds_signals else set()
+    try:  # a child keeps the mask of the thread that starts it
+        return subprocess.Popen(
+            module_command(module), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=module_environment(**extra)
+        )
+    finally:
+        if holds_signals:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_with_parent() -> None:
+    """Have this process killed when the thread that started it ends, however that comes about (Linux only).
+
+    Elsewhere a child notices by its pipe, which one that hangs does not.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def describe_end(process: subprocess.Popen[bytes], patience_seconds: float) -> str:
+    """Wait a while for the end of a process, and say in words how it came."""
+    try:
+        code = process.wait(patience_seconds)
+    except subprocess.TimeoutExpired:
+        return "does not end"
+    return f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"

@@ -12,6 +12,11 @@ from clip_retrieval.options import Dropped, group, option
 
 InputFormat = Literal["files", "webdataset"]
 
+LEAST = {
+    "batch_size": 1, "write_batch_size": 1, "wds_number_file_per_input_file": 1, "output_partition_count": 1,
+    "num_prepro_workers": 0, "reader_timeout": 0,
+}  # fmt: skip
+
 LARGEST_PORT = 65535
 
 NO_MCLIP = Dropped(
@@ -95,6 +100,11 @@ class InferenceConfig:
     num_prepro_workers: int | None = option(
         None, help="Processes that decode and resize, for each device. None: one for each core; 0: none."
     )
+    reader_timeout: float = option(
+        120.0,
+        help="Seconds that one sample may take before its reader counts as hung, and is replaced; 0: any time. Nothing "
+        "is watched with --num_prepro_workers 0.",
+    )
     write_batch_size: int = option(10**6, help="Samples in a partition, roughly: partitions = samples / this.")
     wds_number_file_per_input_file: int = option(10000, help="Samples that a tar is assumed to hold when planning.")
     output_partition_count: int | None = option(None, help="Partitions, given instead of planned.")
@@ -107,13 +117,10 @@ class InferenceConfig:
     telemetry: TelemetryConfig = group(TelemetryConfig)
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "write_batch_size", "wds_number_file_per_input_file"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.num_prepro_workers is not None and self.num_prepro_workers < 0:
-            raise ConfigError(f"num_prepro_workers must be 0 or more, not {self.num_prepro_workers}")
-        if self.output_partition_count is not None and self.output_partition_count < 1:
-            raise ConfigError(f"output_partition_count must be at least 1, not {self.output_partition_count}")
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                raise ConfigError(f"{name} must be at least {least}, not {value}")
         if not 0 <= self.max_skipped <= 1:
             raise ConfigError(f"max_skipped is a share between 0 and 1, not {self.max_skipped}")
         if not self.output_folder:

@@ -17,7 +17,7 @@ import numpy as np
 
 from clip_retrieval.encoder.base import Pixels
 from clip_retrieval.inference.prepare import Wanted, prepare_chunk
-from clip_retrieval.inference.readers import Chunk, Prepared, Reader, Results, Tasks
+from clip_retrieval.inference.readers import Chunk, Prepared, Readers, Results
 from clip_retrieval.inference.shared_pixels import SharedPixels
 from clip_retrieval.inference.types import Batch, Failure, Row, Sample
 
@@ -48,9 +48,12 @@ class LoaderClosedError(Exception):
 
 
 class Loader:
-    """Prepares samples in `reader_count` processes (0: in this one) and gives them back in order."""
+    """Prepares samples in `reader_count` processes (0: in this one) and gives them back in order.
 
-    def __init__(self, wanted: Wanted, batch_size: int, reader_count: int) -> None:
+    A reader that takes more than `timeout_seconds` for one sample is replaced; 0: it may take for ever.
+    """
+
+    def __init__(self, wanted: Wanted, batch_size: int, reader_count: int, timeout_seconds: float = 0.0) -> None:
         self.wanted = wanted
         self.batch_size = batch_size
         side = wanted.preprocess.size if wanted.image else 1
@@ -61,11 +64,10 @@ class Loader:
         self.free_slots: queue.SimpleQueue[int] = queue.SimpleQueue()
         for slot in range(slot_count):
             self.free_slots.put(slot)
-        self.tasks: Tasks = queue.SimpleQueue()
         self.results: Results = queue.SimpleQueue()
         self.is_closed = False
         self.feeder: threading.Thread | None = None
-        self.readers = [Reader(self, wanted, self.shape) for _ in range(reader_count)]
+        self.readers = Readers(wanted, self.pixels, self.results, reader_count, timeout_seconds)
 
     def batches(self, items: Iterable[Sample | Failure]) -> Iterator[Batch]:
         """Yield batches of `batch_size` rows in input order; the last may be smaller. One call at a time.
@@ -142,8 +144,8 @@ class Loader:
         return slot
 
     def dispatch(self, chunk: Chunk) -> None:
-        if self.readers:
-            self.tasks.put(chunk)
+        if self.readers.all:
+            self.readers.tasks.put(chunk)
         else:
             self.results.put(Prepared(chunk, prepare_chunk(chunk.samples, self.wanted, self.pixels.slots[chunk.slot])))
 
@@ -153,8 +155,5 @@ class Loader:
         self.free_slots.put(0)  # wakes the feeder, which then ends
         if self.feeder is not None:
             self.feeder.join(SECONDS_FOR_THE_FEEDER)  # it may wait for a source that stalls
-        for _ in self.readers:
-            self.tasks.put(None)
-        for reader in self.readers:
-            reader.stop()
+        self.readers.close()
         self.pixels.close()

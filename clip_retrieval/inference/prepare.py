@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -64,7 +64,7 @@ class TimedReading:
             self.seconds += time.perf_counter() - start
 
 
-def prepare_chunk(samples: Sequence[Sample], wanted: Wanted, pixels: Pixels) -> PreparedChunk:
+def prepare_chunk(samples: Iterable[Sample], wanted: Wanted, pixels: Pixels) -> PreparedChunk:
     """Prepare the samples; the k-th row with a picture has its pixels at pixels[k]."""
     rows, image_count = [], 0
     reading, start = TimedReading(), time.perf_counter()

@@ -1,6 +1,6 @@
 """A reader process: takes chunks of samples on stdin, decodes and resizes, answers rows on stdout.
 
-Pixels go straight into memory that is shared with the worker. Started by `loader.py` as a plain program, so
+Pixels go straight into memory that is shared with the worker. Started by `readers.py` as a plain program, so
 that it neither imports the caller's main module nor torch.
 """
 
@@ -10,10 +10,13 @@ import os
 import pickle
 import struct
 import sys
+from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from clip_retrieval.inference.prepare import Wanted, prepare_chunk
-from clip_retrieval.inference.shared_pixels import SharedPixels
+from clip_retrieval.inference.shared_pixels import Note, SharedPixels
+from clip_retrieval.inference.types import Sample
+from clip_retrieval.subprocesses import end_with_parent
 
 LENGTH = struct.Struct("<Q")
 
@@ -39,27 +42,38 @@ def receive(stream: IO[bytes]) -> Any:
 
 def serve(commands: IO[bytes], answers: IO[bytes]) -> None:
     """Prepare chunks until the worker closes the pipe."""
-    wanted, place, shape = receive(commands)
+    wanted, path, shape, number = receive(commands)
     if not isinstance(wanted, Wanted):
         raise TypeError(wanted)
-    pixels = SharedPixels.attach(place, shape)
+    pixels = SharedPixels.attach(path, shape)
+    note = pixels.note(number)
     send(answers, "ready")
     while True:
         try:
             slot, samples = receive(commands)
         except EOFError:
             return
-        send(answers, prepare_chunk(samples, wanted, pixels.slots[slot]))
+        rows = prepare_chunk(noting(samples, note), wanted, pixels.slots[slot])
+        note.rest()
+        send(answers, rows)
+
+
+def noting(samples: Sequence[Sample], note: Note) -> Iterator[Sample]:
+    """Note which sample is under way, so that the worker can tell which one killed this process."""
+    for place, sample in enumerate(samples):
+        note.begin(place)
+        yield sample
 
 
 def main() -> None:
     # Only messages may go to the pipe; what libraries print goes to stderr.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    end_with_parent()
     try:
         serve(sys.stdin.buffer, answers)
-    except (KeyboardInterrupt, BrokenPipeError):
-        os._exit(130)  # the worker was stopped and says so itself
+    except BrokenPipeError:
+        os._exit(1)  # the worker is gone
 
 
 if __name__ == "__main__":

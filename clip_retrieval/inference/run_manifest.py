@@ -18,7 +18,7 @@ from clip_retrieval.options import to_json
 
 # Options that change how a run goes, but not what it writes.
 FREE_OPTIONS = {
-    "output_folder", "num_prepro_workers", "device", "clip_cache_path", "cache_path", "max_skipped",
+    "output_folder", "num_prepro_workers", "reader_timeout", "device", "clip_cache_path", "cache_path", "max_skipped",
     "write_batch_size", "wds_number_file_per_input_file", "output_partition_count", "dry_run", "telemetry",
 }  # fmt: skip
 

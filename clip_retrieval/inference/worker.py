@@ -48,7 +48,8 @@ def run_worker(
     claim_folder(folder, describe_run(config, source, encoder.info, plan))
     share = sum(partition.stop - partition.start for partition in missing) / max(1, len(source.units))
     report.estimate_total = lambda: None if (total := source.estimate_total()) is None else round(total * share)
-    loader = Loader(wanted_parts(source, encoder), config.batch_size, count_readers(config))
+    wanted = wanted_parts(source, encoder)
+    loader = Loader(wanted, config.batch_size, count_readers(config), config.reader_timeout)
     try:
         runner = Runner(source, loader, encoder, folder)
         return [runner.run(partition, report) for partition in missing]

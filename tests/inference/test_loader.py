@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ import pytest
 
 from clip_retrieval import clip_inference
 from clip_retrieval.encoder.preprocess import Preprocess
-from clip_retrieval.errors import SourceError, WorkerError
+from clip_retrieval.errors import SourceError
 from clip_retrieval.inference.loader import CHUNK_SIZE, Loader
 from clip_retrieval.inference.prepare import Wanted
 from clip_retrieval.inference.types import Batch, Failure, Sample
@@ -99,26 +98,7 @@ def test_a_loader_can_be_closed_in_the_middle(make_samples: MakeSamples, readers
 
     assert loader.feeder is not None
     assert not loader.feeder.is_alive()
-    assert [reader.process.poll() for reader in loader.readers] == [-signal.SIGKILL] * readers
-
-
-@pytest.mark.parametrize("is_busy", [False, True])
-def test_a_reader_that_is_killed_ends_the_run_with_a_sentence(make_samples: MakeSamples, is_busy: bool) -> None:
-    loader = Loader(WANTED, 7, 1)
-    list(loader.batches(make_samples(1)))
-    pid = loader.readers[0].process.pid
-    os.kill(pid, signal.SIGSTOP if is_busy else signal.SIGKILL)
-
-    def samples() -> Iterator[Sample]:
-        yield from make_samples(2 * CHUNK_SIZE)
-        os.kill(pid, signal.SIGKILL)
-
-    with pytest.raises(
-        WorkerError, match=r"^a reader process was killed by signal 9 while it prepared 0 … 15; "
-    ) as caught:
-        list(loader.batches(samples() if is_busy else make_samples(2 * CHUNK_SIZE)))
-    loader.close()
-    assert "\n" not in str(caught.value)
+    assert [reader.link.process.poll() for reader in loader.readers.all] == [-signal.SIGKILL] * readers
 
 
 def test_a_source_that_stalls_does_not_hold_up_the_end(make_samples: MakeSamples) -> None:
