@@ -8,17 +8,25 @@ import hashlib
 import lzma
 import shutil
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple, TypeVar, cast
 from uuid import uuid4
 
 import fsspec
 
+from clip_retrieval.errors import first_line
+
+T = TypeVar("T")
 PIPE = "pipe:"
 DECOMPRESSORS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
+COMPRESSED_SUFFIXES = (".gz", ".tgz", ".bz2", ".xz")
 SKIP_BYTES = 1 << 20
+STORE_RETRIES = 3
+FIRST_PAUSE = 0.2  # seconds; each further one is twice as long
+FINAL_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError, ValueError)
 STOPPED_EARLY = (-13, 141)  # SIGPIPE, or the shell's word for it: the rest was not wanted
 
 
@@ -30,16 +38,76 @@ class BlobRef(NamedTuple):
     size: int | None = None  # None: to the end of the file
 
 
-Blob = bytes | BlobRef
+class Lost(NamedTuple):
+    """Bytes that could not be had, and why: one word to count by, and a sentence."""
+
+    reason: str
+    detail: str
+
+
+Blob = bytes | BlobRef | Lost
+
+
+class LostError(OSError):
+    """Bytes are asked for that could not be had; `reason` is one word to count by."""
+
+    def __init__(self, lost: Lost) -> None:
+        super().__init__(lost.detail)
+        self.reason = lost.reason
 
 
 def read_blob(blob: Blob) -> bytes:
     """Return the bytes; raises OSError where they cannot be read."""
     if isinstance(blob, bytes):
         return blob
+    if isinstance(blob, Lost):
+        raise LostError(blob)
+    if is_on_store(blob.url) and not blob.url.endswith(COMPRESSED_SUFFIXES):
+        return read_from_store(blob)
     with open_url(blob.url) as file:
         skip(file, blob.offset)
         return file.read(-1 if blob.size is None else blob.size)
+
+
+def is_on_store(url: str) -> bool:
+    return local_path(url) is None and not url.startswith(PIPE)
+
+
+def read_from_store(ref: BlobRef) -> bytes:
+    """Return the bytes by one request; raises OSError where the store does not give them, after some tries."""
+    start = ref.offset or None
+    end = None if ref.size is None else ref.offset + ref.size
+    with store_errors(ref.url):
+        fs, path = fsspec.core.url_to_fs(ref.url)
+        # s3fs would ask for the size of a whole object first, and not try its parts again
+        options = {"max_concurrency": 1} if "s3" in fs.protocol else {}
+        data: bytes = with_retries(fs, lambda: fs.cat_file(path, start=start, end=end, **options))
+    if ref.size is not None and len(data) != ref.size:
+        raise OSError(f"{ref.url} gave {len(data):,} bytes where {ref.size:,} were asked for")
+    return data
+
+
+def with_retries(fs: Any, read: Callable[[], T]) -> T:
+    """Read from a store, and again after what may pass; s3fs and gcsfs (which have `retries`) do so themselves."""
+    for tries in range(0 if hasattr(fs, "retries") else STORE_RETRIES):
+        try:
+            return read()
+        except FINAL_ERRORS:
+            raise
+        except Exception:  # each store has errors of its own  # noqa: BLE001
+            time.sleep(FIRST_PAUSE * 2**tries)
+    return read()
+
+
+@contextmanager
+def store_errors(url: str) -> Iterator[None]:
+    """Turn what a store's library raises into an OSError that names the url."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # botocore's and aiohttp's errors have no common base
+        raise OSError(f"{url} cannot be read: {first_line(error)}") from error
 
 
 def skip(file: IO[bytes], count: int) -> None:
@@ -83,15 +151,27 @@ def open_url(url: str) -> Iterator[IO[bytes]]:
         with open_pipe(url.removeprefix(PIPE)) as stream:
             yield stream
         return
-    path = local_path(url)
-    with path.open("rb") if path else fsspec.open(url, "rb").open() as file:
+    with store_errors(url), open_raw(url) as file:
         magic = file.read(2)
         file.seek(0)
-        if magic in DECOMPRESSORS and url.endswith((".gz", ".tgz", ".bz2", ".xz")):
+        if magic in DECOMPRESSORS and url.endswith(COMPRESSED_SUFFIXES):
             with DECOMPRESSORS[magic](file) as plain:
                 yield cast("IO[bytes]", plain)
         else:
             yield cast("IO[bytes]", file)
+
+
+@contextmanager
+def open_raw(url: str) -> Iterator[IO[bytes]]:
+    """Open a file as it is."""
+    path = local_path(url)
+    if path is not None:
+        with path.open("rb") as file:
+            yield file
+        return
+    fs, name = fsspec.core.url_to_fs(url)  # kept until the end: an archive's file closes with its file system
+    with with_retries(fs, lambda: fs.open(name, "rb")) as file:
+        yield file
 
 
 def fetch_to_cache(url: str, cache_path: str) -> str:

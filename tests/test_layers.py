@@ -16,7 +16,10 @@ import clip_retrieval
 PACKAGE = Path(clip_retrieval.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
-    {"options", "option_values", "option_flags", "errors", "storage", "layout", "blobs", "resources", "subprocesses"},
+    {
+        *("options", "option_values", "option_flags", "errors", "storage", "layout", "blobs", "resources"),
+        *("subprocesses", "safe_fetch", "connections"),
+    },
     {"encoder", "metadata"},
     {"inference", "index", "tools"},
     {"filter", "clip"},

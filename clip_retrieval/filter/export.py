@@ -53,7 +53,7 @@ def find_picture(hit: dict[str, Any]) -> Picture:
     if shard is not None and hit.get(SHARD_OFFSET) is not None:
         blob = BlobRef(shard, int(hit[SHARD_OFFSET]), int(hit[SHARD_SIZE]))
     else:
-        blob = BlobRef(path)
+        blob = BlobRef(path if shard is None else f"zip://{path}::{shard}")  # compressed members have no place
     try:
         data = read_blob(blob)
     except Exception as error:  # any store may fail in any way; the hit itself stands  # noqa: BLE001

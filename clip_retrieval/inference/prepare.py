@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from clip_retrieval.blobs import Blob, read_blob
+from clip_retrieval.blobs import Blob, LostError, read_blob
 from clip_retrieval.encoder.base import Pixels
 from clip_retrieval.encoder.images import decode_image
 from clip_retrieval.encoder.preprocess import Preprocess
@@ -129,6 +129,8 @@ def without_row(row: Row, wanted: Wanted) -> Row:
 def read_part(blob: Blob) -> bytes:
     try:
         return read_blob(blob)
+    except LostError as error:
+        raise PartError(error.reason, str(error)) from error
     except (OSError, EOFError, ValueError) as error:
         raise PartError("unreadable", " ".join(str(error).split())[:200]) from error
 

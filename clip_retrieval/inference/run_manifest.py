@@ -20,6 +20,7 @@ from clip_retrieval.options import to_json
 FREE_OPTIONS = {
     "output_folder", "num_prepro_workers", "reader_timeout", "device", "clip_cache_path", "cache_path", "max_skipped",
     "write_batch_size", "wds_number_file_per_input_file", "output_partition_count", "dry_run", "telemetry",
+    "fetch_concurrency", "fetch_per_host", "fetch_timeout", "fetch_retries",
 }  # fmt: skip
 
 

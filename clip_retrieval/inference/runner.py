@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from clip_retrieval.encoder.base import Embeddings, Encoder
 from clip_retrieval.inference.columns import own_columns
+from clip_retrieval.inference.config import SHARD_FORMATS
 from clip_retrieval.inference.loader import Loader
 from clip_retrieval.inference.progress import Report
 from clip_retrieval.inference.sink import open_sink
@@ -35,7 +36,7 @@ class Runner:
         columns = own_columns(
             image=config.enable_image,
             text=config.enable_text,
-            shards=config.input_format == "webdataset" and config.enable_image,
+            shards=config.input_format in SHARD_FORMATS and config.enable_image,
         )
         truncated_before = self.encoder.truncated_texts
         samples = self.source.read(partition.start, partition.stop)

@@ -25,7 +25,7 @@ PASSING_REASONS = ("shard:missing", "shard:unreadable", "image:unreadable", "tex
 
 def make_plan(config: InferenceConfig, source: Source) -> list[Partition]:
     """Return the partitions of a run: a function of the options and the input alone."""
-    per_unit = config.wds_number_file_per_input_file if source.config.input_format == "webdataset" else 1
+    per_unit = source.samples_per_unit or config.wds_number_file_per_input_file
     count = config.output_partition_count or count_partitions(len(source.units), per_unit, config.write_batch_size)
     return plan_partitions(len(source.units), count)
 

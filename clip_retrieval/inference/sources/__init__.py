@@ -19,7 +19,12 @@ class Source(Protocol):
 
     @property
     def units(self) -> Sequence[str]:
-        """What partitions are made of, in order: samples of a folder, or tars."""
+        """What partitions are made of, in order: samples of a folder, tars, or pieces of tables."""
+        ...
+
+    @property
+    def samples_per_unit(self) -> int | None:
+        """About how many samples a unit has; None where that is not known before it is read."""
         ...
 
     def read(self, start: int, stop: int) -> Iterator[Sample | Failure]:
@@ -42,5 +47,21 @@ def open_source(config: SourceConfig, output_folder: str) -> Source:
             from clip_retrieval.inference.sources.webdataset import open_webdataset
 
             return open_webdataset(config)
+        case "parquet":
+            from clip_retrieval.inference.sources.parquet import open_parquet_source
+
+            return open_parquet_source(config)
+        case "datasets":
+            from clip_retrieval.inference.sources.datasets import open_datasets
+
+            return open_datasets(config)
+        case "urls":
+            from clip_retrieval.inference.sources.urls import open_urls
+
+            return open_urls(config)
+        case "archive":
+            from clip_retrieval.inference.sources.archive import open_archives
+
+            return open_archives(config)
         case _:
             assert_never(config.input_format)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from clip_retrieval.blobs import BlobRef
 from clip_retrieval.errors import SourceError
 from clip_retrieval.inference.config import SourceConfig
+from clip_retrieval.inference.sources.hints import hint_of
 from clip_retrieval.inference.sources.suffixes import IMAGE_SUFFIXES, METADATA_SUFFIX, TEXT_SUFFIX, split_key
 from clip_retrieval.inference.types import Failure, Sample
 from clip_retrieval.storage import Folder
@@ -35,6 +36,10 @@ class FilesSource:
     units: Sequence[str]  # path of the picture, or of the caption where there is no picture
     groups: dict[str, Group]
     ignored: Sequence[Failure]
+
+    @property
+    def samples_per_unit(self) -> int:
+        return 1
 
     def read(self, start: int, stop: int) -> Iterator[Sample | Failure]:
         if start == 0:
@@ -68,24 +73,27 @@ def open_files(config: SourceConfig, output_folder: str) -> FilesSource:
     """List the folder, join files by path without suffix, and switch off the parts that it does not have."""
     folder = Folder(config.input_dataset)
     if not folder.exists():
-        raise SourceError(f"there is no folder {config.input_dataset}")
+        raise SourceError(f"there is no folder {config.input_dataset}{hint_of([config.input_dataset])}")
     groups: dict[str, Group] = {}
     ignored: list[Failure] = []
-    for path in list_files(folder, Folder(output_folder)):
+    paths = list_files(folder, Folder(output_folder))
+    for path in paths:
         ignored += sort_into(groups, path)
     has_images = any(group.images for group in groups.values())
     has_texts = any(group.text for group in groups.values())
     config = switch_off_missing(config, has_images=has_images, has_texts=has_texts)
     units = [path for key in groups for path in units_of(groups[key], config)]
     if not has_images and not has_texts:
-        raise SourceError(f"{config.input_dataset} holds no sample: no file with an image suffix, and no .txt caption")
+        raise SourceError(
+            f"{config.input_dataset} holds no sample: no file with an image suffix, no .txt caption{hint_of(paths)}"
+        )
     return FilesSource(config, folder, sorted(units), groups, ignored)
 
 
 def list_files(folder: Folder, output: Folder) -> list[str]:
     """Return every file below the folder, but for those below `output`, as sorted paths relative to it."""
     if not folder.fs.isdir(folder.root):
-        raise SourceError(f"{folder.url} is a file, not a folder; for tars use --input_format webdataset")
+        raise SourceError(f"{folder.url} is a file, not a folder{hint_of([folder.root])}")
     prefix = folder.root.rstrip("/") + "/"
     own = output.root.rstrip("/") + "/"
     # A named pipe or a device would block for ever; a dangling link is told of when it is read.
@@ -101,7 +109,7 @@ def sort_into(groups: dict[str, Group], path: str) -> list[Failure]:
     """Put a file to those of its sample; return a Failure where it belongs to none."""
     if path.endswith("/"):
         return [Failure(path, "", "other", "linked_folder", "a link to a folder is not followed; name it as the input")]
-    if any(part.startswith(".") for part in path.split("/")):
+    if any(part.startswith(".") and part != ".." for part in path.split("/")):
         return [Failure(path, "", "other", "hidden", "names that start with a dot are left out")]
     key, suffix = split_key(path)
     if suffix in IMAGE_SUFFIXES:

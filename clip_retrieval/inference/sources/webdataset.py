@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from braceexpand import braceexpand
-
-from clip_retrieval.blobs import PIPE, fetch_to_cache, local_path
-from clip_retrieval.errors import SourceError
+from clip_retrieval.blobs import fetch_to_cache
 from clip_retrieval.inference.config import SourceConfig
+from clip_retrieval.inference.sources.patterns import list_inputs
 from clip_retrieval.inference.sources.suffixes import IMAGE_SUFFIXES, METADATA_SUFFIX, split_key
 from clip_retrieval.inference.sources.tar import Damage, Member, read_members
 from clip_retrieval.inference.types import Failure, Origin, Sample
-from clip_retrieval.storage import Folder
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
@@ -63,6 +59,10 @@ class WebdatasetSource:
     config: SourceConfig
     units: Sequence[str]
     shard_sizes: list[int] = field(default_factory=list)  # samples in the tars that were read to their end
+
+    @property
+    def samples_per_unit(self) -> None:
+        return None
 
     def estimate_total(self) -> int | None:
         if not self.shard_sizes:
@@ -163,44 +163,4 @@ def sort_into(by_stem: dict[str, Parts], member: Member, part: str | None) -> bo
 
 def open_webdataset(config: SourceConfig) -> WebdatasetSource:
     """List the tars; raises SourceError where the pattern gives none."""
-    urls = [url for pattern in listed_patterns(config.input_dataset) for url in expand(pattern)]
-    if not urls:
-        raise SourceError(f"{config.input_dataset} holds no tar")
-    local = [path for path in map(local_path, urls) if path is not None]
-    if len(local) == len(urls) and not any(path.exists() for path in local):
-        raise SourceError(f"none of the {len(urls)} tars of {config.input_dataset} exists (the first is {urls[0]})")
-    return WebdatasetSource(config, urls)
-
-
-def listed_patterns(text: str) -> list[str]:
-    """Return the items of a list literal, or the one pattern."""
-    if text.startswith(("[", "(")):
-        try:
-            items = ast.literal_eval(text)
-        except (ValueError, SyntaxError) as error:
-            raise SourceError(f"{text} is no list of tars such as ['a.tar', 'b.tar']") from error
-        return [str(item) for item in items]
-    return [text]
-
-
-def expand(pattern: str) -> list[str]:
-    """Return the tars of a brace pattern, a glob, or a folder, in name order."""
-    if pattern.startswith(PIPE):
-        return list(braceexpand(pattern))
-    whole = local_path(pattern)
-    if whole is not None and whole.is_file():
-        return [pattern]
-    try:
-        urls = list(braceexpand(pattern, escape=False))
-    except ValueError as error:
-        raise SourceError(f"{pattern} is no pattern: {error}") from error
-    if len(urls) > 1:
-        return urls
-    path = local_path(urls[0])
-    folder = Folder(urls[0])
-    if any(mark in urls[0] for mark in "*?["):
-        found = sorted(folder.fs.glob(folder.root))
-        return [str(name) if path is not None else str(folder.fs.unstrip_protocol(name)) for name in found]
-    if folder.fs.isdir(folder.root):
-        return [f"{urls[0].rstrip('/')}/{name}" for suffix in TAR_SUFFIXES for name in folder.names("", suffix)]
-    return urls
+    return WebdatasetSource(config, list_inputs(config.input_dataset, TAR_SUFFIXES, "tar"))

@@ -1,0 +1,27 @@
+"""Which --input_format something probably wants that holds no loose pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+FORMAT_OF_SUFFIX = {
+    **dict.fromkeys((".parquet", ".pq", ".parq"), "parquet"),
+    ".zip": "archive",
+    ".arrow": "datasets",
+    **dict.fromkeys((".csv", ".tsv", ".csv.gz", ".tsv.gz"), "urls"),
+    **dict.fromkeys((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"), "webdataset"),
+}
+WORDS = {
+    "parquet": "a parquet table (or, where it holds urls, --input_format urls)",
+    "archive": "a zip",
+    "datasets": "a folder of Hugging Face's datasets",
+    "urls": "a table of urls",
+    "webdataset": "a tar (or, where its pictures are loose, --input_format archive)",
+}
+
+
+def hint_of(names: Iterable[str]) -> str:
+    """Return advice for an input that is, or holds, files of these names; empty where there is none to give."""
+    formats = {form for name in names for suffix, form in FORMAT_OF_SUFFIX.items() if name.lower().endswith(suffix)}
+    form = next((form for form in ("datasets", "parquet", "webdataset", "archive", "urls") if form in formats), None)
+    return "" if form is None else f"; it looks like --input_format {form}, {WORDS[form]}"
