@@ -6,6 +6,9 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
+
+from clip_retrieval.encoder.base import Pixels
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.uri import parse_uri
 
@@ -34,3 +37,12 @@ def may_have_gpu() -> bool:
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1"):
         return False
     return sys.platform != "linux" or any(Path(file).exists() for file in GPU_FILES)
+
+
+def allocate_pixels(shape: tuple[int, int, int, int], device: str) -> Pixels:
+    """Return room for pixels: for a GPU in page-locked memory, from which it copies by itself while both go on."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
+    return np.empty(shape, dtype=np.uint8)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import assert_never
 
 from clip_retrieval.encoder.base import Encoder, Workload
-from clip_retrieval.encoder.config import EncoderConfig
+from clip_retrieval.encoder.config import Chosen, EncoderConfig
+from clip_retrieval.encoder.devices import is_on_cpu
+from clip_retrieval.encoder.engines.sessions import is_installed
+from clip_retrieval.encoder.precision import cpu_precisions
 from clip_retrieval.encoder.uri import ModelName, parse_uri
 
 
@@ -25,6 +28,17 @@ def load_encoder(model: str | EncoderConfig, *, workload: Workload = "query") ->
         if converted is not None:
             return converted
     return open_engine(name, config, workload)
+
+
+def list_precisions(config: EncoderConfig) -> tuple[Chosen, ...]:
+    """Return the number formats that bulk work may take for this model, the fastest first; the last is fp32."""
+    name = parse_uri(config.clip_model)
+    if name.kind == "hash" or not is_installed("openvino"):
+        return ("fp32",)
+    if name.kind == "onnx":
+        takes_bf16 = name.weights != "onnxruntime" and "bf16" in cpu_precisions()
+        return ("bf16", "fp32") if takes_bf16 else ("fp32",)
+    return cpu_precisions() if is_on_cpu(config) else ("fp16", "fp32")
 
 
 def open_engine(name: ModelName, config: EncoderConfig, workload: Workload = "query") -> Encoder:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from clip_retrieval.encoder.base import Embeddings, EncoderInfo, Pixels, Tokens, check_finite, check_texts, check_tower
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.engines.causal_text import choose_text_encoder
+from clip_retrieval.encoder.engines.gpu import DeviceMemory, own_stream
 from clip_retrieval.encoder.engines.openclip_published import published_preprocess, resolve_weights
 from clip_retrieval.encoder.engines.openclip_tokenizer import (
     check_transformers,
@@ -46,15 +47,22 @@ class OpenClipEncoder:
         mean, std = (torch.tensor(v, device=self.device) for v in (info.preprocess.mean, info.preprocess.std))
         self.mean, self.std = mean.view(1, 3, 1, 1), std.view(1, 3, 1, 1)
         self.text_encoder = choose_text_encoder(model, tokenizer, self.device)
+        self.memory = DeviceMemory(info.uri)
 
     @torch.inference_mode()
     def encode_images(self, pixels: Pixels) -> Embeddings:
         check_tower(self.info, "image")
+        if not len(pixels):
+            return np.zeros((0, self.info.dimension), dtype=np.float32)
+        with own_stream(self.device):
+            return np.concatenate(list(self.memory.in_parts(self.encode_part, pixels)))
+
+    def encode_part(self, pixels: Pixels) -> Embeddings:
         return to_unit_rows(cast("Any", self.model).encode_image(self.scale(pixels).to(self.dtype)))
 
     def scale(self, pixels: Pixels) -> Tensor:
         """Return what the image tower takes: float32 [n, 3, s, s], by mean and standard deviation."""
-        batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
+        batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device, non_blocking=True)
         return (batch.permute(0, 3, 1, 2).float().div(255) - self.mean) / self.std
 
     @torch.inference_mode()
@@ -65,7 +73,8 @@ class OpenClipEncoder:
             return np.zeros((0, self.info.dimension), dtype=np.float32)
         tokens = self.tokenizer(list(texts))
         self.truncated_texts += count_truncated(self.tokenizer, texts, tokens)
-        return to_unit_rows(self.text_encoder(tokens.to(self.device)))
+        with own_stream(self.device):
+            return to_unit_rows(self.text_encoder(tokens.to(self.device)))
 
     @torch.inference_mode()
     def encode_tokens(self, tokens: Tokens) -> Embeddings:
