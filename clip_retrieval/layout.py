@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from clip_retrieval.errors import StorageError
@@ -14,6 +15,10 @@ EMBEDDING_FOLDERS: dict[Modality, str] = {"image": "img_emb", "text": "text_emb"
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+REVISION_FOLDER = "_revision"  # files that are to replace others, all together
+JOURNAL = f"{REVISION_FOLDER}/journal.json"
+PARTITION_NAME = re.compile(r"metadata_(\d+(?:_\d{4})*)\.parquet")
+LARGEST_SUFFIX = 9999  # of four digits, so that sorting the names of appended partitions sorts them by age
 
 # Columns of metadata/*.parquet that are ours, in this order; json metadata never replaces them.
 IMAGE_PATH, CAPTION = "image_path", "caption"
@@ -29,10 +34,29 @@ class Partition:
     count: int
     start: int
     stop: int
+    suffix: str = ""  # of a partition that was appended later, such as _0001
 
     @property
     def name(self) -> str:
-        return str(self.id).zfill(len(str(self.count)))  # sorting file names must sort partitions
+        return str(self.id).zfill(len(str(self.count))) + self.suffix  # sorting file names must sort partitions
+
+    @property
+    def is_appended(self) -> bool:
+        return bool(self.suffix)
+
+
+def partition_named(name: str) -> Partition:
+    """Return the partition of a name such as 07 or 07_0001; which units it was made of is not in the name."""
+    digits, mark, rest = name.partition("_")
+    return Partition(int(digits), 10 ** (len(digits) - 1), 0, 0, mark + rest)
+
+
+def next_partition(last: Partition, unit_count: int) -> Partition:
+    """Return a partition whose name sorts right after `last`, and before whatever sorted after that."""
+    before, _, number = last.suffix.rpartition("_")
+    if not last.is_appended or int(number) == LARGEST_SUFFIX:
+        return replace(last, start=0, stop=unit_count, suffix=f"{last.suffix}_{1:04d}")
+    return replace(last, start=0, stop=unit_count, suffix=f"{before}_{int(number) + 1:04d}")
 
 
 class EmbeddingsFolder(Folder):
@@ -53,7 +77,11 @@ class EmbeddingsFolder(Folder):
 
     @staticmethod
     def stats_name(partition: Partition) -> str:
-        return f"stats/{partition.id}.json"
+        return f"stats/{partition.id}{partition.suffix}.json"
+
+    @staticmethod
+    def ledger_name(partition: Partition) -> str:
+        return f"ledger/ledger_{partition.name}.parquet"
 
     @staticmethod
     def wip_stats_name(partition: Partition) -> str:
@@ -62,6 +90,11 @@ class EmbeddingsFolder(Folder):
     def is_done(self, partition: Partition) -> bool:
         """Metadata is written last: where it stands, the partition is whole."""
         return self.exists(self.metadata_name(partition))
+
+    def partitions(self) -> list[Partition]:
+        """Return the partitions that are whole, in row order."""
+        found = (PARTITION_NAME.fullmatch(name) for name in self.names("metadata", ".parquet"))
+        return [partition_named(match[1]) for match in found if match]
 
 
 class IndexFolder(Folder):

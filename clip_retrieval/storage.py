@@ -113,6 +113,14 @@ class Folder:
         else:
             self.fs.put_file(str(staged), target)
 
+    def move(self, name: str, target: str) -> None:
+        """Give a file of this folder another name, whose file it replaces."""
+        if self.is_local:
+            Path(self.path(target)).parent.mkdir(parents=True, exist_ok=True)
+            Path(self.path(name)).replace(self.path(target))
+        else:
+            self.fs.mv(self.path(name), self.path(target))
+
     def remove(self, name: str) -> None:
         if self.exists(name):
             self.fs.rm(self.path(name), recursive=True)

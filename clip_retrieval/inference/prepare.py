@@ -5,6 +5,7 @@ Whatever is wrong with a part becomes a Failure of that part, with one word of r
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +30,7 @@ class Wanted:
     metadata: bool
     all_parts: bool
     preprocess: Preprocess
+    digests: bool = False  # of the bytes of each part, for the ledger
 
 
 DEEPEST_JSON = 64
@@ -82,15 +84,27 @@ def prepare_sample(sample: Sample, wanted: Wanted, slot: Pixels, read_part: Call
         with noting_failure(row, "image"):
             if sample.image is None:
                 raise PartError("no_image", "the sample has no picture")
-            slot[0] = wanted.preprocess(decode_image(read_part(sample.image)))
+            slot[0] = wanted.preprocess(decode_image(noted(row, "image", read_part(sample.image), wanted)))
             row.has_image = True
     if wanted.text and sample.text is not None:
         with noting_failure(row, "text"):
-            row.caption = decode_caption(read_part(sample.text))
+            row.caption = decode_caption(noted(row, "text", read_part(sample.text), wanted))
     if wanted.metadata and sample.metadata is not None:
         with noting_failure(row, "metadata"):
-            row.metadata = parse_metadata(read_part(sample.metadata))
+            row.metadata = parse_metadata(noted(row, "metadata", read_part(sample.metadata), wanted))
     return without_row(row, wanted) if lacks_too_much(row, wanted) else row
+
+
+def noted(row: Row, part: Part, data: bytes, wanted: Wanted) -> bytes:
+    """Return the bytes of a part, once their digest is with the row if it is wanted."""
+    if wanted.digests:
+        row.digests[part] = digest_bytes(data)
+    return data
+
+
+def digest_bytes(data: bytes) -> bytes:
+    """Return the 16 bytes that the ledger knows a file's content by."""
+    return hashlib.sha256(data).digest()[:16]
 
 
 @contextmanager

@@ -60,6 +60,7 @@ class Row:
     has_image: bool
     failures: list[Failure] = field(default_factory=list)
     is_dropped: bool = False
+    digests: dict[Part, bytes] = field(default_factory=dict)  # of the parts' bytes, where the run keeps them
 
 
 @dataclass(frozen=True, slots=True)

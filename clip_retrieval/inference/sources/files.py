@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from clip_retrieval.blobs import BlobRef
 from clip_retrieval.errors import SourceError
 from clip_retrieval.inference.config import SourceConfig
+from clip_retrieval.inference.ledger import FileState
 from clip_retrieval.inference.sources.hints import hint_of
 from clip_retrieval.inference.sources.suffixes import IMAGE_SUFFIXES, METADATA_SUFFIX, TEXT_SUFFIX, split_key
-from clip_retrieval.inference.types import Failure, Sample
+from clip_retrieval.inference.types import Failure, Part, Sample
 from clip_retrieval.storage import Folder
 
 logger = logging.getLogger(__name__)
+
+STAMPS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
 
 
 @dataclass(slots=True)
@@ -36,6 +41,7 @@ class FilesSource:
     units: Sequence[str]  # path of the picture, or of the caption where there is no picture
     groups: dict[str, Group]
     ignored: Sequence[Failure]
+    states: Mapping[str, FileState] = field(default_factory=dict)  # of every file, by path
 
     @property
     def samples_per_unit(self) -> int:
@@ -62,6 +68,17 @@ class FilesSource:
             metadata=self.blob(group.metadata) if self.config.enable_metadata else None,
         )
 
+    def files_of(self, key: str) -> dict[Part, FileState]:
+        """Return the wanted files of the sample of a unit, as they were listed."""
+        stem, suffix = split_key(key)
+        group = self.groups[stem]
+        paths: dict[Part, str | None] = {
+            "image": key if suffix in IMAGE_SUFFIXES and self.config.enable_image else None,
+            "text": group.text if self.config.enable_text else None,
+            "metadata": group.metadata if self.config.enable_metadata else None,
+        }
+        return {part: self.states[path] for part, path in paths.items() if path is not None}
+
     def url(self, path: str) -> str:
         return f"{self.folder.url.rstrip('/')}/{path}"
 
@@ -76,8 +93,8 @@ def open_files(config: SourceConfig, output_folder: str) -> FilesSource:
         raise SourceError(f"there is no folder {config.input_dataset}{hint_of([config.input_dataset])}")
     groups: dict[str, Group] = {}
     ignored: list[Failure] = []
-    paths = list_files(folder, Folder(output_folder))
-    for path in paths:
+    states = list_files(folder, Folder(output_folder))
+    for path in states:
         ignored += sort_into(groups, path)
     has_images = any(group.images for group in groups.values())
     has_texts = any(group.text for group in groups.values())
@@ -85,24 +102,34 @@ def open_files(config: SourceConfig, output_folder: str) -> FilesSource:
     units = [path for key in groups for path in units_of(groups[key], config)]
     if not has_images and not has_texts:
         raise SourceError(
-            f"{config.input_dataset} holds no sample: no file with an image suffix, no .txt caption{hint_of(paths)}"
+            f"{config.input_dataset} holds no sample: no file with an image suffix, no .txt caption{hint_of(states)}"
         )
-    return FilesSource(config, folder, sorted(units), groups, ignored)
+    return FilesSource(config, folder, sorted(units), groups, ignored, states)
 
 
-def list_files(folder: Folder, output: Folder) -> list[str]:
-    """Return every file below the folder, but for those below `output`, as sorted paths relative to it."""
+def list_files(folder: Folder, output: Folder) -> dict[str, FileState]:
+    """Return every file below the folder, but for those below `output`, by its path relative to it, sorted."""
     if not folder.fs.isdir(folder.root):
         raise SourceError(f"{folder.url} is a file, not a folder{hint_of([folder.root])}")
     prefix = folder.root.rstrip("/") + "/"
     own = output.root.rstrip("/") + "/"
     # A named pipe or a device would block for ever; a dangling link is told of when it is read.
-    found = [
-        path + "/" * (bool(info.get("islink")) and folder.fs.isdir(path))
+    found = {
+        path.removeprefix(prefix) + "/" * (bool(info.get("islink")) and folder.fs.isdir(path)): info
         for path, info in folder.fs.find(folder.root, detail=True).items()
         if (info["type"] == "file" or info.get("islink")) and not path.startswith(own)
-    ]
-    return sorted(path.removeprefix(prefix) for path in found)
+    }
+    return {path: FileState(path, found[path].get("size"), stamp_of(found[path])) for path in sorted(found)}
+
+
+def stamp_of(info: Mapping[str, Any]) -> str:
+    """Return what the store notes of a file's last change; of a link's target, the target's."""
+    if info.get("islink"):
+        try:
+            return str(os.stat(info["name"]).st_mtime)  # noqa: PTH116 -- a plain string, as the stores give it
+        except OSError:
+            return ""
+    return next((str(info[name]) for name in STAMPS if info.get(name) is not None), "")
 
 
 def sort_into(groups: dict[str, Group], path: str) -> list[Failure]:
