@@ -1,0 +1,177 @@
+"""--dry_run: a small part of the input through the real pipeline, into a scratch folder that is removed.
+
+Nothing is written where the run would write.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from clip_retrieval.encoder.base import Encoder
+from clip_retrieval.encoder.devices import list_devices
+from clip_retrieval.encoder.load import load_encoder
+from clip_retrieval.encoder.uri import parse_uri
+from clip_retrieval.errors import SourceError
+from clip_retrieval.inference.config import InferenceConfig, WorkerConfig
+from clip_retrieval.inference.estimate import Estimate, Measured, Task
+from clip_retrieval.inference.live import Teller
+from clip_retrieval.inference.loader import Loader
+from clip_retrieval.inference.memory import children, memory_now, memory_peak
+from clip_retrieval.inference.run import check_apart
+from clip_retrieval.inference.run_manifest import check_folder, describe_options
+from clip_retrieval.inference.runner import Runner
+from clip_retrieval.inference.sampling import SampledSource, take_sample
+from clip_retrieval.inference.sources import open_source
+from clip_retrieval.inference.stats import Stats
+from clip_retrieval.inference.worker import count_readers, make_plan, needs_work, wanted_parts
+from clip_retrieval.layout import EMBEDDING_FOLDERS, EmbeddingsFolder, Partition
+from clip_retrieval.options import build_config
+from clip_retrieval.resources import count_cores, memory_limit
+
+SECONDS_TO_MEASURE = 10.0  # for a pass with batches of the full size
+FULL_BATCHES = 2
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Figures and bytes of some samples that went through the pipeline."""
+
+    stats: Stats
+    embedding_bytes: int
+    other_bytes: int
+
+    @property
+    def samples(self) -> int:
+        return self.stats.sample_count + self.stats.skipped_count
+
+
+def estimate_inference(*arguments: object, **options: object) -> Estimate:
+    """Estimate a run; takes what `clip_inference` takes, and raises what it raises before it starts."""
+    return estimate_run(build_config(InferenceConfig, options, arguments))
+
+
+def estimate_tasks(config: WorkerConfig) -> Estimate:
+    """Estimate the partitions of one task of a run that is shared out by hand."""
+    return estimate_run(config.run, config.tasks)
+
+
+def estimate_run(config: InferenceConfig, tasks: Sequence[int] | None = None) -> Estimate:
+    """Estimate all partitions, or those of `tasks`, that are not done yet."""
+    parse_uri(config.encoder.clip_model)
+    folder = EmbeddingsFolder(config.output_folder)
+    check_apart(config, folder)
+    source = open_source(dataclasses.replace(config.source, cache_path=None), config.output_folder)
+    plan = make_plan(config, source)
+    check_folder(folder, describe_options(config, source, plan))
+    chosen = [plan[i] for i in tasks] if tasks is not None else plan
+    missing = [partition for partition in chosen if needs_work(folder, partition)]
+    sampled, total, certainty = take_sample(source, config.wds_number_file_per_input_file)
+    devices = list_devices(config.encoder)
+    task = Task(
+        samples=total,
+        certainty=certainty,
+        partition_count=len(plan),
+        missing_share=sum(partition.stop - partition.start for partition in missing) / max(1, len(source.units)),
+        missing_count=len(missing),
+        devices=devices[: max(1, len(missing))],
+        readers=count_readers(config),
+        cores=count_cores(),
+        memory_limit=memory_limit(),
+        disk_free=free_bytes(folder),
+        output_folder=config.output_folder,
+    )
+    return Estimate(task=task, measured=measure(config, sampled, devices[0]))
+
+
+def free_bytes(folder: EmbeddingsFolder) -> int | None:
+    """Return what the file system of the output has left; None where it is not of this machine."""
+    if not folder.is_local:
+        return None
+    place = Path(folder.root).absolute()
+    return shutil.disk_usage(next(parent for parent in (place, *place.parents) if parent.exists())).free
+
+
+def measure(config: InferenceConfig, sampled: SampledSource, device: str) -> Measured:
+    """Take the sample through the pipeline: half, to get going; whole; and in full batches, as far as time allows."""
+    base, start = memory_now(), time.perf_counter()
+    encoder = load_encoder(dataclasses.replace(config.encoder, device=device), workload="bulk")
+    load_seconds, loaded = time.perf_counter() - start, memory_now()
+    loader = Loader(wanted_parts(sampled, encoder), config.batch_size, count_readers(config), config.reader_timeout)
+    try:
+        half = embed(sampled, len(sampled.items) // 2, loader, encoder)
+        whole = embed(sampled, len(sampled.items), loader, encoder)
+        if not whole.samples:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in whole.stats.reasons.most_common())
+            raise SourceError(f"no sample of {config.source.input_dataset} was found ({reasons or 'it holds none'})")
+        full = full_batches(config, sampled, whole)
+        timed = whole if full is None else embed(full, len(full.items), loader, encoder)
+        peak = memory_peak()
+        reader = max((memory_peak(pid) or 0 for pid in children("inference.reader_process")), default=0)
+    finally:
+        loader.close()
+    per_row = slope(half, whole)
+    return Measured(
+        samples=whole.samples,
+        rows=whole.stats.sample_count,
+        reasons=Counter(whole.stats.reasons),
+        load_seconds=load_seconds,
+        read_seconds=whole.stats.reader_read_duration / whole.samples,
+        decode_seconds=timed.stats.reader_decode_duration / timed.samples,
+        encode_seconds=timed.stats.inference_duration / timed.samples,
+        write_seconds=timed.stats.write_duration / timed.samples,
+        embedding_bytes=per_row.embedding_bytes,
+        other_bytes=per_row.other_bytes,
+        partition_bytes=max(0.0, whole.other_bytes - whole.stats.sample_count * per_row.other_bytes),
+        base_bytes=base,
+        encoder_bytes=None if base is None or loaded is None else max(0, loaded - base),
+        batch_bytes=None if peak is None or loaded is None else max(0, peak - loaded),
+        reader_bytes=None if peak is None else reader,
+    )
+
+
+def full_batches(config: InferenceConfig, sampled: SampledSource, whole: Pass) -> SampledSource | None:
+    """Return the sample repeated until it fills batches; None where it does, or where that would take too long."""
+    seconds = whole.stats.total_duration / whole.samples
+    wanted = min(FULL_BATCHES * config.batch_size, int(SECONDS_TO_MEASURE / max(seconds, 1e-9)))
+    count = len(sampled.items)
+    if wanted <= count:
+        return None
+    items = [sampled.items[i % count] for i in range(wanted)]
+    return type(sampled)(sampled.source, items)
+
+
+def embed(sampled: SampledSource, count: int, loader: Loader, encoder: Encoder) -> Pass:
+    """Make a partition of the first `count` items in a scratch folder, and weigh it."""
+    with tempfile.TemporaryDirectory(prefix="clip-retrieval-dry-run-") as scratch:
+        runner = Runner(sampled, loader, encoder, EmbeddingsFolder(scratch))
+        stats = runner.run(Partition(0, 1, 0, count), Teller(lambda _news: None))
+        sizes: Counter[bool] = Counter()
+        for path in Path(scratch).rglob("*"):
+            if path.is_file():
+                sizes[path.parent.name in EMBEDDING_FOLDERS.values()] += path.stat().st_size
+    return Pass(stats, sizes[True], sizes[False])
+
+
+@dataclass(frozen=True)
+class Slope:
+    """Bytes that one more row takes."""
+
+    embedding_bytes: float
+    other_bytes: float
+
+
+def slope(half: Pass, whole: Pass) -> Slope:
+    """Return the bytes of a row, without those of a partition, from two partitions of different size."""
+    more = whole.stats.sample_count - half.stats.sample_count
+    if more <= 0:
+        rows = max(1, whole.stats.sample_count)
+        return Slope(whole.embedding_bytes / rows, whole.other_bytes / rows)
+    embedding, other = whole.embedding_bytes - half.embedding_bytes, whole.other_bytes - half.other_bytes
+    return Slope(embedding / more, max(0, other) / more)
