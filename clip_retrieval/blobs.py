@@ -158,7 +158,7 @@ def open_url(url: str) -> Iterator[IO[bytes]]:
             with DECOMPRESSORS[magic](file) as plain:
                 yield cast("IO[bytes]", plain)
         else:
-            yield cast("IO[bytes]", file)
+            yield file
 
 
 @contextmanager

@@ -98,7 +98,7 @@ def is_public(address: Address) -> bool:
     if isinstance(address, ipaddress.IPv6Address):
         if address.is_site_local or not all(is_public(inner) for inner in carried(address)):
             return False
-        if address.ipv4_mapped is not None:
+        if address.ipv4_mapped is not None or address in NAT64:
             return True
     return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
 
