@@ -93,8 +93,8 @@ def test_none_is_a_literal(words: list[str]) -> None:
 
 
 def test_none_is_refused_where_a_value_is_needed() -> None:
-    with pytest.raises(ConfigError, match="batch_size cannot be None"):
-        inference("--batch_size=None")
+    with pytest.raises(ConfigError, match="write_batch_size cannot be None"):
+        inference("--write_batch_size=None")
 
 
 @pytest.mark.parametrize("written", ["[0,2]", "[0, 2]", "(0,2)", "0,2", "0, 2", "['0','2']", '["0", "2"]', " [0,2] "])

@@ -18,6 +18,8 @@ Embeddings = NDArray[np.float32]  # [n, d], rows of unit length
 
 Workload = Literal["query", "bulk"]  # a few items soon, or many items fast
 
+USUAL_BATCH = 256  # pictures that are handed to a model at once
+
 BOTH_TOWERS = ("image", "text")
 USUAL_LOGIT_SCALE = 100.0  # where OpenAI's and most other trainings end
 

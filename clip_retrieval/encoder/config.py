@@ -1,4 +1,4 @@
-"""Which model, on what device, how precise."""
+"""Which model, on what device, how precise; and how pictures are read for it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from clip_retrieval.options import option
 
 Chosen = Literal["fp32", "bf16", "fp16", "int8"]
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+Decode = Literal["fast", "exact"]
+
+MAX_PIXELS = 178_956_970  # Pillow's own limit for "this is an attack"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,3 +35,29 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         if not self.clip_model:
             raise ConfigError("clip_model is empty; name a model such as ViT-B/32 or demo")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureConfig:
+    """How the bytes of a picture become pixels."""
+
+    decode: Decode = option(
+        "fast",
+        help="fast: decode large JPEGs at a half, a quarter or an eighth, and resize only what the model sees; "
+        "embeddings stay nearly the same (cosine above 0.99). exact: the very pixels of the model's own transform.",
+    )
+    exif_orientation: bool = option(
+        False,
+        help="Turn pictures upright as their EXIF says; without it they are taken as they are stored, which is what "
+        "the models' own transforms do.",
+    )
+    max_pixels: int = option(
+        MAX_PIXELS, help="Refuse pictures of more pixels than this (too_large), before memory is taken for them."
+    )
+
+    def __post_init__(self) -> None:
+        if self.max_pixels < 1:
+            raise ConfigError(f"max_pixels must be at least 1, not {self.max_pixels}")
+
+
+AS_BEFORE = PictureConfig(decode="exact")  # what folders hold whose manifest does not speak of pictures

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from clip_retrieval.encoder.base import Encoder, Workload
+from clip_retrieval.encoder.base import USUAL_BATCH, Encoder, Workload
 from clip_retrieval.encoder.config import Chosen, EncoderConfig
 from clip_retrieval.encoder.devices import is_on_cpu
 from clip_retrieval.encoder.engines.sessions import is_installed
@@ -39,6 +39,17 @@ def list_precisions(config: EncoderConfig) -> tuple[Chosen, ...]:
         takes_bf16 = name.weights != "onnxruntime" and "bf16" in cpu_precisions()
         return ("bf16", "fp32") if takes_bf16 else ("fp32",)
     return cpu_precisions() if is_on_cpu(config) else ("fp16", "fp32")
+
+
+def best_batch_size(encoder: Encoder) -> int:
+    """Return how many pictures an encoder shall get at once: on a GPU what is fastest there, which is tried out."""
+    if not encoder.info.device.startswith("cuda") or "image" not in encoder.info.towers:
+        return USUAL_BATCH
+    from clip_retrieval.encoder.engines.gpu import find_batch_size
+    from clip_retrieval.encoder.engines.openclip import OpenClipEncoder
+
+    assert isinstance(encoder, OpenClipEncoder)
+    return find_batch_size(encoder.encode_images, encoder.memory, encoder.info.preprocess.size)
 
 
 def open_engine(name: ModelName, config: EncoderConfig, workload: Workload = "query") -> Encoder:

@@ -110,7 +110,9 @@ class InferenceConfig:
     source: SourceConfig = group(SourceConfig)
     output_folder: str = option(help="Where embeddings go: a local folder or any fsspec url.")
     encoder: EncoderConfig = group(EncoderConfig)
-    batch_size: int = option(256, help="Pictures, and captions, that the model takes at once.")
+    batch_size: int | None = option(
+        None, help="Pictures in a batch. None: 256; on a GPU as many as make it faster, which is tried out."
+    )
     num_prepro_workers: int | None = option(
         None, help="Processes that decode and resize, for each device. None: one for each core; 0: none."
     )
@@ -125,6 +127,10 @@ class InferenceConfig:
     max_skipped: float = option(
         1.0, help="Share of the samples that may be left out before the run counts as failed (0 to 1)."
     )
+    update: bool = option(
+        False, help="Embed only the new and changed files of a folder, and remove those that are gone; ids stay."
+    )
+    retry_failed: bool = option(False, help="Embed again only what failures/ names; what succeeds now is filled in.")
     dry_run: bool = option(
         False, help="Write nothing: estimate samples, time, memory and disk from a sample of the input."
     )
@@ -139,6 +145,8 @@ class InferenceConfig:
             raise ConfigError(f"max_skipped is a share between 0 and 1, not {self.max_skipped}")
         if not self.output_folder:
             raise ConfigError("output_folder is empty; name a folder")
+        if self.update and self.retry_failed:
+            raise ConfigError("update and retry_failed are two runs; give one after the other")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +164,8 @@ class WorkerConfig:
     run: InferenceConfig = group(InferenceConfig)
 
     def __post_init__(self) -> None:
+        if self.run.update or self.run.retry_failed:
+            raise ConfigError("update and retry_failed change a folder as a whole; give them to `inference`")
         count = self.run.output_partition_count
         if count is None:
             raise ConfigError("output_partition_count must be given: every worker of a run needs the same one")

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_retrieval.encoder.base import Encoder
+from clip_retrieval.encoder.base import USUAL_BATCH, Encoder
 from clip_retrieval.encoder.devices import list_devices
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.encoder.uri import parse_uri
@@ -103,7 +103,7 @@ def measure(config: InferenceConfig, sampled: SampledSource, device: str) -> Mea
     base, start = memory_now(), time.perf_counter()
     encoder = load_encoder(dataclasses.replace(config.encoder, device=device), workload="bulk")
     load_seconds, loaded = time.perf_counter() - start, memory_now()
-    loader = Loader(wanted_parts(sampled, encoder), config.batch_size, count_readers(config), config.reader_timeout)
+    loader = Loader(wanted_parts(sampled, encoder), config.batch_size or USUAL_BATCH, count_readers(config), config.reader_timeout)
     try:
         half = embed(sampled, len(sampled.items) // 2, loader, encoder)
         whole = embed(sampled, len(sampled.items), loader, encoder)
@@ -139,7 +139,7 @@ def measure(config: InferenceConfig, sampled: SampledSource, device: str) -> Mea
 def full_batches(config: InferenceConfig, sampled: SampledSource, whole: Pass) -> SampledSource | None:
     """Return the sample repeated until it fills batches; None where it does, or where that would take too long."""
     seconds = whole.stats.total_duration / whole.samples
-    wanted = min(FULL_BATCHES * config.batch_size, int(SECONDS_TO_MEASURE / max(seconds, 1e-9)))
+    wanted = min(FULL_BATCHES * (config.batch_size or USUAL_BATCH), int(SECONDS_TO_MEASURE / max(seconds, 1e-9)))
     count = len(sampled.items)
     if wanted <= count:
         return None

@@ -11,17 +11,18 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterable, Iterator
-from itertools import count
-
-import numpy as np
+from itertools import count, cycle
 
 from clip_retrieval.encoder.base import Pixels
+from clip_retrieval.encoder.devices import allocate_pixels
 from clip_retrieval.inference.prepare import Wanted, prepare_chunk
 from clip_retrieval.inference.readers import Chunk, Prepared, Readers, Results
 from clip_retrieval.inference.shared_pixels import SharedPixels
 from clip_retrieval.inference.types import Batch, Failure, Row, Sample
 
 CHUNK_SIZE = 16
+BUFFERS = 3  # batches of pixels: one fills while the model has two
+MOST_ROWS = 4  # times batch_size: where few rows have a picture
 SECONDS_FOR_THE_FEEDER = 1.0
 
 
@@ -50,15 +51,19 @@ class LoaderClosedError(Exception):
 class Loader:
     """Prepares samples in `reader_count` processes (0: in this one) and gives them back in order.
 
-    A reader that takes more than `timeout_seconds` for one sample is replaced; 0: it may take for ever.
+    Batches lie where `device` can fetch them itself. A reader that takes more than `timeout_seconds` for one sample is
+    replaced; 0: it may take for ever.
     """
 
-    def __init__(self, wanted: Wanted, batch_size: int, reader_count: int, timeout_seconds: float = 0.0) -> None:
+    def __init__(
+        self, wanted: Wanted, batch_size: int, reader_count: int, timeout_seconds: float = 0.0, device: str = "cpu"
+    ) -> None:
         self.wanted = wanted
         self.batch_size = batch_size
         side = wanted.preprocess.size if wanted.image else 1
-        # Two batches' worth, so that readers go on while the model works, and one chunk in each reader.
-        slot_count = 2 * -(-batch_size // CHUNK_SIZE) + reader_count
+        self.buffers = [allocate_pixels((batch_size, side, side, 3), device) for _ in range(BUFFERS)]
+        # A batch's worth, so that readers go on while the model has both buffers, and one chunk in each reader.
+        slot_count = -(-batch_size // CHUNK_SIZE) + reader_count
         self.shape = (slot_count, CHUNK_SIZE, side, side, 3)
         self.pixels = SharedPixels.create(self.shape)
         self.free_slots: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -70,13 +75,12 @@ class Loader:
         self.readers = Readers(wanted, self.pixels, self.results, reader_count, timeout_seconds)
 
     def batches(self, items: Iterable[Sample | Failure]) -> Iterator[Batch]:
-        """Yield batches of `batch_size` rows in input order; the last may be smaller. One call at a time.
+        """Yield batches in input order, of `batch_size` pictures or, without pictures, rows. One call at a time.
 
-        The pixels of a batch are overwritten when the next one is asked for.
+        The last may be smaller. The pixels of a batch are overwritten when BUFFERS more were asked for.
         """
-        side = self.shape[2]
-        pixels = np.empty((self.batch_size, side, side, 3), dtype=np.uint8)
-        pending = Pending()
+        buffers = cycle(self.buffers)
+        pixels, pending = next(buffers), Pending()
         for prepared in self.in_order(items):
             pending.failures += prepared.chunk.failures
             pending.read_seconds += prepared.result.read_seconds
@@ -86,12 +90,16 @@ class Loader:
                 if row.has_image:
                     pixels[pending.image_count] = next(source)
                 pending.add(row)
-                if len(pending.rows) == self.batch_size:
+                if self.is_full(pending):
                     yield self.batch(pending, pixels)
-                    pending = Pending()
+                    pixels, pending = next(buffers), Pending()
             self.free_slots.put(prepared.chunk.slot)
         if pending.rows or pending.failures or pending.dropped_count:
             yield self.batch(pending, pixels)
+
+    def is_full(self, pending: Pending) -> bool:
+        counted = pending.image_count if self.wanted.image else len(pending.rows)
+        return counted == self.batch_size or len(pending.rows) == MOST_ROWS * self.batch_size
 
     def batch(self, pending: Pending, pixels: Pixels) -> Batch:
         taken = pixels[: pending.image_count] if self.wanted.image else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from clip_retrieval import __version__
@@ -12,14 +13,18 @@ from clip_retrieval.encoder.base import EncoderInfo
 from clip_retrieval.encoder.uri import absolute_uri
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.inference.config import InferenceConfig
+from clip_retrieval.inference.precision import Check
 from clip_retrieval.inference.sources import Source
 from clip_retrieval.layout import FORMAT_VERSION, MANIFEST, EmbeddingsFolder, Partition, read_manifest
 from clip_retrieval.options import to_json
+
+REVISED = "revised"  # in the manifest of a folder whose partitions are no longer those of a plan
 
 # Options that change how a run goes, but not what it writes.
 FREE_OPTIONS = {
     "output_folder", "num_prepro_workers", "reader_timeout", "device", "clip_cache_path", "cache_path", "max_skipped",
     "write_batch_size", "wds_number_file_per_input_file", "output_partition_count", "dry_run", "telemetry",
+    "batch_size", "precision_check", "update", "retry_failed",
     "fetch_concurrency", "fetch_per_host", "fetch_timeout", "fetch_retries",
 }  # fmt: skip
 
@@ -30,16 +35,27 @@ def describe_options(config: InferenceConfig, source: Source, plan: Sequence[Par
         "format_version": FORMAT_VERSION,
         "made_by": f"clip-retrieval {__version__}",
         "options": to_json(config) | {"source": to_json(source.config)},
-        "input": {"units": len(source.units), "digest": digest_units(source)},
+        "input": describe_input(source),
         "partition_count": len(plan),
     }
 
 
 def describe_run(
-    config: InferenceConfig, source: Source, encoder: EncoderInfo, plan: Sequence[Partition]
+    config: InferenceConfig, source: Source, encoder: EncoderInfo, plan: Sequence[Partition], check: Check | None = None
 ) -> dict[str, Any]:
-    """Return the manifest: options, input, plan and encoder."""
-    return describe_options(config, source, plan) | {"encoder": describe_encoder(encoder)}
+    """Return the manifest: options, input, plan and encoder, with what became of trying its number format."""
+    described = describe_encoder(encoder) | ({} if check is None else {"precision_check": asdict(check)})
+    return describe_options(config, source, plan) | {"encoder": described}
+
+
+def settled_precision(folder: EmbeddingsFolder) -> str | None:
+    """Return the number format that a run was begun in; None where nothing is done yet."""
+    manifest = read_manifest(folder) if folder.names("metadata", ".parquet") else None
+    return None if manifest is None else manifest.get("encoder", {}).get("precision")
+
+
+def describe_input(source: Source) -> dict[str, Any]:
+    return {"units": len(source.units), "digest": digest_units(source)}
 
 
 def describe_encoder(info: EncoderInfo) -> dict[str, Any]:
@@ -78,13 +94,25 @@ def check_folder(folder: EmbeddingsFolder, described: dict[str, Any]) -> bool:
             f"the input has changed since {folder.url} was begun: {then.get('units')} samples or tars then, "
             f"{now['units']} now, with these names; use a new folder"
         )
+    check_same_run(folder, existing, described)
+    return True
+
+
+def is_revised(folder: EmbeddingsFolder) -> bool:
+    """Say whether update or retry_failed changed the folder: what its rows are is then in its ledger, not in a plan."""
+    return bool((read_manifest(folder) or {}).get(REVISED))
+
+
+def check_same_run(folder: EmbeddingsFolder, existing: dict[str, Any], described: dict[str, Any]) -> None:
+    """Raise ConfigError where the folder's options or encoder are others; a revised folder's plan is its own."""
+    if existing.get(REVISED):
+        described = {name: value for name, value in described.items() if name != "partition_count"}
     differences = list(compare({name: existing.get(name) for name in described}, described))
     if differences:
         raise ConfigError(
             f"{folder.url} holds a run with other options ({'; '.join(differences)}); "
             "use a new folder, or the old options"
         )
-    return True
 
 
 def claim_folder(folder: EmbeddingsFolder, manifest: dict[str, Any]) -> None:

@@ -10,9 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clip_retrieval.encoder.base import Embeddings
 from clip_retrieval.inference.columns import MetadataWriter, clean
+from clip_retrieval.inference.ledger import Inventory, LedgerWriter
 from clip_retrieval.inference.npy_writer import NpyWriter
-from clip_retrieval.inference.types import EncodedBatch, Failure
+from clip_retrieval.inference.types import Failure, Row
 from clip_retrieval.layout import EmbeddingsFolder, Modality, Partition
 
 FAILURE_SCHEMA = pa.schema(
@@ -31,23 +33,28 @@ FAILURES_PER_GROUP = 10_000
 class Sink:
     """Writes one partition. Rows are appended in input order, failures whenever they are known."""
 
-    def __init__(self, scratch: Path, writers: dict[Modality, NpyWriter], metadata: MetadataWriter) -> None:
+    def __init__(
+        self, scratch: Path, writers: dict[Modality, NpyWriter], metadata: MetadataWriter, ledger: LedgerWriter
+    ) -> None:
         self.scratch = scratch
         self.writers = writers
         self.metadata = metadata
+        self.ledger = ledger
         self.failures = pq.ParquetWriter(scratch / "failures", FAILURE_SCHEMA, compression="snappy")
         self.pending_failures: list[Failure] = []
         self.row_count = 0
 
-    def add(self, encoded: EncodedBatch) -> None:
-        for modality, rows in (("image", encoded.image), ("text", encoded.text)):
-            if rows is not None:
-                self.writers[modality].append(rows)  # type: ignore[index]
-        self.metadata.append(encoded.rows)
-        self.row_count += len(encoded.rows)
+    def add_embeddings(self, modality: Modality, rows: Embeddings) -> None:
+        self.writers[modality].append(rows)
+
+    def add_rows(self, rows: Sequence[Row]) -> None:
+        self.metadata.append(rows)
+        self.ledger.add_rows(rows, self.row_count)
+        self.row_count += len(rows)
 
     def add_failures(self, failures: Sequence[Failure]) -> None:
         self.pending_failures += failures
+        self.ledger.add_left_out(failures)
         if len(self.pending_failures) >= FAILURES_PER_GROUP:
             self.flush_failures()
 
@@ -66,17 +73,23 @@ class Sink:
         """Complete the files in the scratch folder."""
         self.flush_failures()
         self.failures.close()
+        self.ledger.finish()
         self.metadata.write_parquet(self.scratch / "metadata")
 
     def close(self) -> None:
         """Let go of the scratch files, complete or not."""
         self.failures.close()
+        self.ledger.close()
         self.metadata.spool.close()
 
 
 @contextmanager
 def open_sink(
-    folder: EmbeddingsFolder, partition: Partition, dims: dict[Modality, int], own_columns: Sequence[str]
+    folder: EmbeddingsFolder,
+    partition: Partition,
+    dims: dict[Modality, int],
+    own_columns: Sequence[str],
+    inventory: Inventory | None = None,
 ) -> Iterator[Sink]:
     """Give a sink; when the block ends well, publish its files, metadata last."""
     with folder.staging() as scratch:
@@ -85,7 +98,8 @@ def open_sink(
                 modality: stack.enter_context(NpyWriter(scratch / modality, dim, np.dtype(np.float16)))
                 for modality, dim in dims.items()
             }
-            sink = Sink(scratch, writers, MetadataWriter(scratch / "spool", own_columns))
+            metadata = MetadataWriter(scratch / "spool", own_columns)
+            sink = Sink(scratch, writers, metadata, LedgerWriter(scratch / "ledger", inventory))
             stack.callback(sink.close)
             yield sink
             sink.finish()
@@ -93,4 +107,5 @@ def open_sink(
             for modality in dims:
                 folder.publish(scratch / modality, folder.embedding_name(modality, partition))
         folder.publish(scratch / "failures", folder.failures_name(partition))
+        folder.publish(scratch / "ledger", folder.ledger_name(partition))
         folder.publish(scratch / "metadata", folder.metadata_name(partition))

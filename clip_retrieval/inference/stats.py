@@ -14,7 +14,7 @@ from clip_retrieval.inference.types import Batch
 
 T = TypeVar("T")
 
-COUNTS = ("sample_count", "skipped_count", "image_count", "text_count", "truncated_captions")
+COUNTS = ("sample_count", "deleted_count", "skipped_count", "image_count", "text_count", "truncated_captions")
 DURATIONS = (
     "read_duration", "inference_duration", "write_duration", "total_duration",
     "source_duration", "reader_read_duration", "reader_decode_duration", "reader_duration",
@@ -31,6 +31,7 @@ class Stats:
 
     reader_count: int = 1  # reader processes; 1 where samples are prepared by the worker itself
     sample_count: int = 0  # rows written
+    deleted_count: int = 0  # of the rows, those that an update emptied
     skipped_count: int = 0  # samples left out
     image_count: int = 0
     text_count: int = 0
@@ -58,9 +59,12 @@ class Stats:
         try:
             yield
         finally:
-            seconds = time.perf_counter() - start
-            with self.lock:
-                setattr(self, name, getattr(self, name) + seconds)
+            self.add(name, time.perf_counter() - start)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Add seconds to one of DURATIONS."""
+        with self.lock:
+            setattr(self, name, getattr(self, name) + seconds)
 
     def waiting(self, items: Iterable[T]) -> Iterator[T]:
         """Pass the items on, and count the time that the encoder waits for each."""

@@ -1,4 +1,4 @@
-"""What flows through inference: Sample, prepared Row, Batch, EncodedBatch, and Failure for what falls out."""
+"""What flows through inference: Sample, prepared Row, Batch, and Failure for what falls out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_retrieval.blobs import Blob
-from clip_retrieval.encoder.base import Embeddings, Pixels
+from clip_retrieval.encoder.base import Pixels
 
 Part = Literal["image", "text", "metadata", "shard", "other"]
 
@@ -77,16 +77,3 @@ class Batch:
     @property
     def image_rows(self) -> NDArray[np.int64]:
         return np.array([i for i, row in enumerate(self.rows) if row.has_image], dtype=np.int64)
-
-    @property
-    def text_rows(self) -> NDArray[np.int64]:
-        return np.array([i for i, row in enumerate(self.rows) if row.caption is not None], dtype=np.int64)
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedBatch:
-    """The rows and their embeddings [rows, d]; a row without the part has a zero embedding."""
-
-    rows: Sequence[Row]
-    image: Embeddings | None
-    text: Embeddings | None

@@ -6,13 +6,21 @@ import dataclasses
 from collections.abc import Sequence
 
 from clip_retrieval.encoder.base import Encoder
-from clip_retrieval.encoder.load import load_encoder
+from clip_retrieval.encoder.load import best_batch_size
 from clip_retrieval.inference.config import InferenceConfig
+from clip_retrieval.inference.ledger import Inventory
 from clip_retrieval.inference.live import Report
 from clip_retrieval.inference.loader import Loader
 from clip_retrieval.inference.plan import count_partitions, plan_partitions
+from clip_retrieval.inference.precision import candidates, load, settle
 from clip_retrieval.inference.prepare import Wanted
-from clip_retrieval.inference.run_manifest import check_folder, claim_folder, describe_options, describe_run
+from clip_retrieval.inference.run_manifest import (
+    check_folder,
+    claim_folder,
+    describe_options,
+    describe_run,
+    settled_precision,
+)
 from clip_retrieval.inference.runner import Runner
 from clip_retrieval.inference.sources import Source, open_source
 from clip_retrieval.inference.stats import Stats
@@ -44,13 +52,17 @@ def run_worker(
     missing = [plan[i] for i in partition_ids if needs_work(folder, plan[i])]
     if not missing:
         return []
-    encoder = load_encoder(dataclasses.replace(config.encoder, device=device), workload="bulk")
-    claim_folder(folder, describe_run(config, source, encoder.info, plan))
     share = sum(partition.stop - partition.start for partition in missing) / max(1, len(source.units))
     report.estimate_total = lambda: None if (total := source.estimate_total()) is None else round(total * share)
+    encoder_config = dataclasses.replace(config.encoder, device=device)
+    formats = candidates(encoder_config, settled_precision(folder))
+    encoder = load(encoder_config, formats[0])
     wanted = wanted_parts(source, encoder)
-    loader = Loader(wanted, config.batch_size, count_readers(config), config.reader_timeout)
+    size = config.batch_size or best_batch_size(encoder)
+    loader = Loader(wanted, size, count_readers(config), config.reader_timeout, device)
     try:
+        encoder, check = settle(encoder_config, encoder, loader, source, formats)
+        claim_folder(folder, describe_run(config, source, encoder.info, plan, check))
         runner = Runner(source, loader, encoder, folder)
         return [runner.run(partition, report) for partition in missing]
     finally:
@@ -73,6 +85,7 @@ def wanted_parts(source: Source, encoder: Encoder) -> Wanted:
         metadata=config.enable_metadata,
         all_parts=config.require_all,
         preprocess=encoder.info.preprocess,
+        digests=isinstance(source, Inventory),
     )
 
 

@@ -210,4 +210,4 @@ def test_names_of_files_have_the_digits_of_the_contract(
     names = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
     assert {"img_emb/img_emb_00.npy", "text_emb/text_emb_09.npy", "metadata/metadata_00.parquet"} <= names
     assert {"failures/failures_09.parquet", "stats/0.json", "stats/9.json", "manifest.json"} <= names
-    assert len(names) == 51
+    assert len(names) == 61

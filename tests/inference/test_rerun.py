@@ -72,7 +72,8 @@ def test_only_what_is_missing_is_made_again(shards: Path, done: Path, snapshot: 
 
     changed = {Path(path).name for path, time in times(done).items() if before[path] != time}
     assert snapshot(done) == expected
-    assert changed == {"img_emb_1.npy", "text_emb_1.npy", "metadata_1.parquet", "failures_1.parquet", "1.json"}
+    names = {"img_emb_1.npy", "text_emb_1.npy", "metadata_1.parquet", "failures_1.parquet", "ledger_1.parquet"}
+    assert changed == {*names, "1.json"}
     assert summary.already_done == 2
 
 
@@ -91,7 +92,6 @@ def test_what_killed_runs_left_behind_is_removed(shards: Path, done: Path) -> No
     [
         ({"clip_model": "hash:8?size=32"}, "clip_model hash:16?size=32 -> hash:8?size=32"),
         ({"output_partition_count": 2}, "partition_count 3 -> 2"),
-        ({"batch_size": 7}, "batch_size 256 -> 7"),
         ({"enable_metadata": True}, "enable_metadata False -> True"),
         ({"enable_text": False}, "enable_text True -> False"),
         ({"require_all": True}, "require_all False -> True"),
@@ -116,7 +116,7 @@ def test_other_options_may_be_taken_while_nothing_is_finished(shards: Path, done
     for folder in ("metadata", "img_emb", "text_emb", "failures", "stats"):
         shutil.rmtree(done / folder)
 
-    assert embed(shards, done, batch_size=7).already_done == 0
+    assert embed(shards, done, require_all=True).already_done == 0
 
 
 @pytest.mark.parametrize(
@@ -221,8 +221,8 @@ def test_tasks_need_a_count_of_partitions(shards: Path, tmp_path: Path) -> None:
 def test_a_task_with_other_options_is_refused(shards: Path, tmp_path: Path) -> None:
     run_task(shards, tmp_path / "tasks", 0)
 
-    with pytest.raises(ConfigError, match="batch_size 256 -> 7"):
-        run_task(shards, tmp_path / "tasks", 1, batch_size=7)
+    with pytest.raises(ConfigError, match="require_all False -> True"):
+        run_task(shards, tmp_path / "tasks", 1, require_all=True)
 
 
 def test_a_tar_that_was_missing_is_read_when_it_is_there(shards: Path, tmp_path: Path) -> None:

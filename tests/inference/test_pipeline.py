@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clip_retrieval.encoder.base import Embeddings, Pixels
+from clip_retrieval.encoder.load import load_encoder
+from clip_retrieval.errors import EncoderError, StorageError
+from clip_retrieval.inference.pipeline import CAPTIONS_AT_ONCE, Busy, Pipeline
+from clip_retrieval.inference.stats import Stats
+from clip_retrieval.inference.types import Batch, Failure, Row
+
+
+class SlowEncoder:
+    """Gives the number in a picture's first value, or of a caption; the first batch takes longest."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.info = replace(load_encoder("hash:1").info, device=device)
+        self.truncated_texts = 0
+        self.batch_sizes: dict[str, list[int]] = {"image": [], "text": []}
+        self.first = threading.Event()
+
+    def encode_images(self, pixels: Pixels) -> Embeddings:
+        taken = pixels[:, 0, 0, :1].astype(np.float32)
+        self.batch_sizes["image"].append(len(pixels))
+        if len(self.batch_sizes["image"]) == 1 and self.info.device == "cuda":
+            assert self.first.wait(10)  # until a later batch is done
+        else:
+            self.first.set()
+        return taken
+
+    def encode_texts(self, texts: Sequence[str]) -> Embeddings:
+        self.batch_sizes["text"].append(len(texts))
+        return np.array([[float(text)] for text in texts], dtype=np.float32)
+
+    def encode_tokens(self, tokens: Any) -> Embeddings:
+        raise NotImplementedError
+
+
+class ListSink:
+    """Keeps what it is given; `broken` raises instead."""
+
+    def __init__(self, *modalities: str, broken: bool = False) -> None:
+        self.writers: dict[str, list[Embeddings]] = {modality: [] for modality in modalities}
+        self.rows: list[Row] = []
+        self.failures: list[Failure] = []
+        self.broken = broken
+
+    def add_embeddings(self, modality: str, rows: Embeddings) -> None:
+        if self.broken:
+            raise StorageError("the disk is full")
+        self.writers[modality].append(rows)
+
+    def add_rows(self, rows: Sequence[Row]) -> None:
+        self.rows += rows
+
+    def add_failures(self, failures: Sequence[Failure]) -> None:
+        self.failures += failures
+
+    def column(self, modality: str) -> list[float]:
+        return [float(value) for rows in self.writers[modality] for value in rows[:, 0]]
+
+
+def make_batches(count: int, size: int) -> list[Batch]:
+    """Return batches whose every third row has no picture and every fifth no caption; row r is number r % 250 + 1."""
+    batches = []
+    for start in range(0, count, size):
+        numbers = range(start, min(count, start + size))
+        rows = [
+            Row(str(i), str(i), None if i % 5 == 0 else str(i % 250 + 1), None, None, has_image=i % 3 > 0)
+            for i in numbers
+        ]
+        pixels = np.array([i % 250 + 1 for i in numbers if i % 3], dtype=np.uint8)
+        failures = [Failure(str(i), "", "image", "decode", "") for i in numbers if i % 3 == 0]
+        batches.append(Batch(rows, np.broadcast_to(pixels[:, None, None, None], (len(pixels), 1, 1, 3)), failures, 0))
+    return batches
+
+
+def run(encoder: SlowEncoder, sink: ListSink, batches: Sequence[Batch]) -> tuple[Stats, int]:
+    stats, advanced = Stats(), []
+    with Pipeline(encoder, sink, stats, lambda *counts: advanced.append(counts)) as pipeline:  # type: ignore[arg-type]
+        for batch in batches:
+            pipeline.add(batch)
+    return stats, sum(rows for rows, _ in advanced)
+
+
+@pytest.mark.parametrize("modalities", [("image", "text"), ("image",), ("text",)])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_rows_come_out_in_order_and_what_lacks_a_part_is_zero(modalities: tuple[str, ...], device: str) -> None:
+    count = 3 * CAPTIONS_AT_ONCE
+    encoder, sink = SlowEncoder(device), ListSink(*modalities)
+    stats, advanced = run(encoder, sink, make_batches(count, 97))
+
+    numbers = [i % 250 + 1 for i in range(count)]
+    if "image" in modalities:
+        assert sink.column("image") == [n if i % 3 else 0 for i, n in enumerate(numbers)]
+    if "text" in modalities:
+        assert sink.column("text") == [n if i % 5 else 0 for i, n in enumerate(numbers)]
+    assert [row.key for row in sink.rows] == [str(i) for i in range(count)]
+    assert len(sink.failures) == count // 3
+    assert (stats.sample_count, advanced) == (count, count)
+
+
+def test_captions_are_encoded_in_larger_batches_than_pictures() -> None:
+    encoder = SlowEncoder()
+    run(encoder, ListSink("image", "text"), make_batches(4000, 100))
+    assert max(encoder.batch_sizes["image"]) < 100
+    assert min(encoder.batch_sizes["text"][:-1]) >= CAPTIONS_AT_ONCE
+
+
+def test_a_gpu_gets_the_next_batch_while_it_works_on_one() -> None:
+    encoder = SlowEncoder("cuda")
+    run(encoder, ListSink("image"), make_batches(400, 100))  # the first batch ends when another one has
+    assert encoder.first.is_set()
+
+
+def test_an_error_of_the_disk_ends_the_run() -> None:
+    with pytest.raises(StorageError, match="the disk is full"):
+        run(SlowEncoder(), ListSink("image", "text", broken=True), make_batches(10_000, 10))
+
+
+def test_an_error_of_the_model_ends_the_run() -> None:
+    encoder = SlowEncoder()
+    encoder.encode_texts = lambda _texts: (_ for _ in ()).throw(EncoderError("no numbers"))  # type: ignore[method-assign]
+    with pytest.raises(EncoderError, match="no numbers"):
+        run(encoder, ListSink("image", "text"), make_batches(10_000, 10))
+
+
+def test_an_error_of_the_source_ends_the_threads() -> None:
+    pipeline = Pipeline(SlowEncoder(), ListSink("image"), Stats(), lambda *_: None)  # type: ignore[arg-type]
+
+    def go() -> None:
+        with pipeline:
+            pipeline.add(make_batches(10, 10)[0])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        go()
+    assert not pipeline.writer.is_alive()
+
+
+def test_pixels_may_be_used_again_two_batches_later() -> None:
+    """The loader has three buffers in turn; a batch that were still waiting would see the pixels of another."""
+    sink, buffers = ListSink("image"), [np.zeros((10, 1, 1, 3), np.uint8) for _ in range(3)]
+    with Pipeline(SlowEncoder(), sink, Stats(), lambda *_: None) as pipeline:  # type: ignore[arg-type]
+        for i in range(200):
+            pixels = buffers[i % 3]
+            pixels[:] = i
+            pipeline.add(Batch([Row("", "", None, None, None, has_image=True)] * 10, pixels, [], 0))
+    assert sink.column("image") == [i for i in range(200) for _ in range(10)]
+
+
+def test_waiting_is_what_the_encoder_does_not_work() -> None:
+    stats = Stats()
+    busy = Busy(stats)
+    with busy:
+        assert busy.idle_seconds(busy.since - 100) == 0
+    end = busy.since
+    assert busy.idle_seconds(end - 100) < 50  # what lies before the end of the work does not count
+    assert busy.idle_seconds(0.0) < 50
+    assert stats.inference_duration > 0
