@@ -4,52 +4,75 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from clip_retrieval.encoder.config import MAX_PIXELS
+from clip_retrieval.encoder.plugins import plugin_format
 from clip_retrieval.errors import ImageError
-
-MAX_PIXELS = 178_956_970  # Pillow's own limit for "this is an attack"; checked before anything is allocated
 
 # Only what IMAGE_SUFFIXES promises: others may start programs (PostScript) or read other files.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "ICO", "TGA")
 
-# Pillow raises past twice this, also for pictures inside of pictures; its warning before that is not ours.
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
-def decode_image(data: bytes) -> Image.Image:
-    """Return the picture in RGB; raises ImageError with the reason empty, decode, truncated or too_large.
+def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Return the picture in RGB; raises ImageError: empty, decode, truncated, too_large or needs_plugin.
 
     The first frame of an animation. 16-bit and float pictures are scaled to 8 bits, transparency is laid on
     white, palettes become RGB here, before any resizing. EXIF orientation is ignored, as the models'
     reference transforms do.
     """
+    return load_rgb(open_image(data, max_pixels), max_pixels)
+
+
+def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Return the picture with its header read and its pixels not: neither decoded nor given memory."""
     if not data:
         raise ImageError("empty", "the file has no bytes")
+    plugin = plugin_format(data)
+    with refusing_bombs(max_pixels):
+        try:
+            image = Image.open(io.BytesIO(data), formats=(plugin,) if plugin else FORMATS)
+        except UnidentifiedImageError as error:
+            raise ImageError("decode", "no picture format recognised") from error
+        except Image.DecompressionBombError:
+            raise
+        except Exception as error:  # Pillow's decoders raise nearly anything on broken bytes
+            raise ImageError("decode", f"no picture format recognised ({one_line(error)})") from error
+    if image.width * image.height > max_pixels:
+        raise ImageError("too_large", f"{image.width} x {image.height} pixels, more than {max_pixels}")
+    return image
+
+
+def load_rgb(image: Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode what `open_image` gave, and return it in RGB."""
+    with refusing_bombs(max_pixels):
+        try:
+            image.load()
+            return to_rgb(image)
+        except Image.DecompressionBombError:
+            raise
+        except Exception as error:  # as above
+            reason = "truncated" if "truncated" in str(error) else "decode"
+            raise ImageError(reason, one_line(error)) from error
+
+
+@contextmanager
+def refusing_bombs(max_pixels: int) -> Iterator[None]:
+    """Have Pillow refuse more pixels, also those of pictures inside of pictures, which only it sees."""
+    Image.MAX_IMAGE_PIXELS = -(-max_pixels // 2)  # it raises past twice this; its warning before that is not ours
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError as error:
-        raise ImageError("decode", "no picture format recognised") from error
+        yield
     except Image.DecompressionBombError as error:
-        raise ImageError("too_large", f"more than {MAX_PIXELS} pixels") from error
-    except Exception as error:  # Pillow's decoders raise nearly anything on broken bytes
-        raise ImageError("decode", f"no picture format recognised ({one_line(error)})") from error
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageError("too_large", f"{image.width} x {image.height} pixels, more than {MAX_PIXELS}")
-    try:
-        image.load()
-        return to_rgb(image)
-    except Image.DecompressionBombError as error:
-        raise ImageError("too_large", f"more than {MAX_PIXELS} pixels") from error
-    except Exception as error:  # as above
-        reason = "truncated" if "truncated" in str(error) else "decode"
-        raise ImageError(reason, one_line(error)) from error
+        raise ImageError("too_large", f"more than {max_pixels} pixels") from error
 
 
 def one_line(error: Exception) -> str:

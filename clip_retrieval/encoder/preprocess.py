@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, Literal, assert_never
 
 import numpy as np
@@ -20,6 +21,21 @@ Interpolation = Literal["bicubic", "bilinear", "nearest"]
 
 # Past this many pixels the resized picture is never made whole: only the part that the crop keeps is.
 LARGEST_RESIZED = 16_000_000
+
+# How much larger than the model's size a picture may be made on the way, where nearness is enough: a JPEG is decoded at
+# a half, a quarter or an eighth, anything else averaged by whole factors. See docs/decisions/0010-decode.md.
+LEAST_DECODED = 1.5
+LEAST_AVERAGED = 2.0
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a picture gets into the square: resized to width x height, of which the square begins at (left, top)."""
+
+    width: int
+    height: int
+    left: int = 0  # negative where there is less picture than square
+    top: int = 0
 
 
 @dataclass(frozen=True)
@@ -35,19 +51,57 @@ class Preprocess:
 
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
         """Return the picture, an RGB image of any size, as uint8 pixels [size, size, 3]."""
-        from PIL import Image
+        fit = self.fit(*image.size)
+        if fit.width * fit.height > LARGEST_RESIZED:
+            return np.array(self.resize_part(image, fit, image.size))
+        resized = image.resize((fit.width, fit.height), self.resampling())
+        return np.array(self.on_canvas(resized, fit.left, fit.top))
 
-        resample = Image.Resampling[self.interpolation.upper()]
+    def fit(self, width: int, height: int) -> Fit:
+        """Return where a picture of this size goes, with the rounding of open_clip's transform."""
         match self.resize_mode:
             case "shortest":
-                fitted = resize_and_crop(image, self.size, resample)
+                return fit_shortest(width, height, self.size)
             case "longest":
-                fitted = resize_and_pad(image, self.size, resample, self.fill)
+                return fit_longest(width, height, self.size)
             case "squash":
-                fitted = image.resize((self.size, self.size), resample)
+                return Fit(self.size, self.size)
             case _:
                 assert_never(self.resize_mode)
-        return np.array(fitted)
+
+    def least_size(self, width: int, height: int) -> tuple[int, int]:
+        """Return how small a picture of this size may be decoded, for `resize_part` to come near the same pixels."""
+        fit = self.fit(width, height)
+        return ceil(fit.width * LEAST_DECODED), ceil(fit.height * LEAST_DECODED)
+
+    def resize_part(
+        self, image: Image.Image, fit: Fit, extent: tuple[float, float], reducing_gap: float | None = None
+    ) -> Image.Image:
+        """Return [size, size], of which only the part that the square keeps is resized.
+
+        The picture covers `extent` of the image: decoded at a fraction, its last column and row may be parts.
+        """
+        x, y = extent[0] / fit.width, extent[1] / fit.height
+        left, top = max(0, fit.left), max(0, fit.top)
+        right, bottom = min(fit.width, fit.left + self.size), min(fit.height, fit.top + self.size)
+        box = (left * x, top * y, min(right * x, extent[0]), min(bottom * y, extent[1]))
+        part = image.resize((right - left, bottom - top), self.resampling(), box, reducing_gap)
+        return self.on_canvas(part, min(0, fit.left), min(0, fit.top))
+
+    def on_canvas(self, image: Image.Image, left: int, top: int) -> Image.Image:
+        """Cut the square out of the image; where the image is smaller, fill up the rest."""
+        from PIL import Image
+
+        if min(left, top) >= 0 and left + self.size <= image.width and top + self.size <= image.height:
+            return image.crop((left, top, left + self.size, top + self.size))
+        canvas = Image.new("RGB", (self.size, self.size), (self.fill, self.fill, self.fill))
+        canvas.paste(image, (-left, -top))
+        return canvas
+
+    def resampling(self) -> Image.Resampling:
+        from PIL import Image
+
+        return Image.Resampling[self.interpolation.upper()]
 
 
 def triple(values: Iterable[float | str]) -> tuple[float, float, float]:
@@ -56,30 +110,17 @@ def triple(values: Iterable[float | str]) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def resize_and_crop(image: Image.Image, size: int, resample: Image.Resampling) -> Image.Image:
+def fit_shortest(width: int, height: int, size: int) -> Fit:
     """Scale the shorter side to `size` and cut the centre, with torchvision's rounding."""
-    width, height = image.size
     if width <= height:
         new_width, new_height = size, int(size * height / width)
     else:
         new_width, new_height = int(size * width / height), size
-    left, top = round((new_width - size) / 2.0), round((new_height - size) / 2.0)
-    if new_width * new_height > LARGEST_RESIZED:
-        scale_x, scale_y = width / new_width, height / new_height
-        box = (left * scale_x, top * scale_y, (left + size) * scale_x, (top + size) * scale_y)
-        return image.resize((size, size), resample, box=box)
-    if (new_width, new_height) != image.size:
-        image = image.resize((new_width, new_height), resample)
-    return image.crop((left, top, left + size, top + size))
+    return Fit(new_width, new_height, round((new_width - size) / 2.0), round((new_height - size) / 2.0))
 
 
-def resize_and_pad(image: Image.Image, size: int, resample: Image.Resampling, fill: int) -> Image.Image:
-    """Scale the longer side to `size` and fill up the rest around the centre."""
-    ratio = max(image.width, image.height) / size
-    new_size = (max(1, round(image.width / ratio)), max(1, round(image.height / ratio)))
-    resized = image.resize(new_size, resample)
-    from PIL import Image
-
-    canvas = Image.new("RGB", (size, size), (fill, fill, fill))
-    canvas.paste(resized, ((size - new_size[0]) // 2, (size - new_size[1]) // 2))
-    return canvas
+def fit_longest(width: int, height: int, size: int) -> Fit:
+    """Scale the longer side to `size`, in the centre."""
+    ratio = max(width, height) / size
+    new_width, new_height = max(1, round(width / ratio)), max(1, round(height / ratio))
+    return Fit(new_width, new_height, -((size - new_width) // 2), -((size - new_height) // 2))

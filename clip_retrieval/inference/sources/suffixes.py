@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm .jp2 .ico .tga".split()
+    (
+        ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm .jp2 .ico .tga "
+        ".heic .heif .avif"
+    ).split()
 )
 TEXT_SUFFIX = ".txt"
 METADATA_SUFFIX = ".json"

@@ -1,0 +1,54 @@
+"""Formats that Pillow reads with a plug-in: known by their first bytes, loaded when the first such picture comes."""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from typing import Any
+
+from PIL import Image, features
+
+from clip_retrieval.errors import ImageError
+
+HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+AVIF_BRANDS = {b"avif", b"avis"}
+
+
+def plugin_format(data: bytes) -> str | None:
+    """Return HEIF or AVIF, once Pillow can read it, else None; raises ImageError where the plug-in is not installed."""
+    brands = read_brands(data)
+    if brands & AVIF_BRANDS:
+        open_avif()
+        return "AVIF"
+    if brands & HEIC_BRANDS:
+        open_heif()
+        return "HEIF"
+    return None
+
+
+def read_brands(data: bytes) -> set[bytes]:
+    """Return what an ISO media file (ftyp) says that it is; nothing for other files."""
+    if data[4:8] != b"ftyp":
+        return set()
+    end = min(int.from_bytes(data[:4], "big"), 256, len(data))
+    return {data[8:12], *(data[at : at + 4] for at in range(16, end - 3, 4))}
+
+
+@cache
+def open_heif() -> None:
+    # Not pi_heif, which is the same without the encoder, but some versions behind: damaged files end its process.
+    open_with("pillow_heif", "HEIC pictures are read by a package: pip install pillow-heif").register_heif_opener()
+
+
+@cache
+def open_avif() -> None:
+    Image.init()
+    if "AVIF" not in Image.OPEN or not features.check("avif"):
+        open_with("pillow_avif", "AVIF pictures are read by Pillow 11.3 or later, or pip install pillow-avif-plugin")
+
+
+def open_with(package: str, advice: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ImageError("needs_plugin", advice) from error

@@ -1,0 +1,259 @@
+"""Bytes to pixels: exact ones are the reference's, fast ones are near them and as safe."""
+
+from __future__ import annotations
+
+import io
+from itertools import product
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from clip_retrieval.encoder import pictures
+from clip_retrieval.encoder.config import Decode, PictureConfig
+from clip_retrieval.encoder.images import FORMATS, open_image
+from clip_retrieval.encoder.pictures import read_pixels
+from clip_retrieval.encoder.preprocess import Preprocess, ResizeMode
+from clip_retrieval.errors import ConfigError, ImageError
+
+EXACT, FAST = PictureConfig(decode="exact"), PictureConfig(decode="fast")
+BOTH = [EXACT, FAST]
+ORIENTATION = 0x0112
+
+
+def preprocess(mode: ResizeMode = "shortest", size: int = 32) -> Preprocess:
+    return Preprocess(size=size, mean=(0, 0, 0), std=(1, 1, 1), resize_mode=mode, fill=127)
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Return shapes with a little grain: nothing in it is symmetrical."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
+    grain = rng.integers(-9, 10, (height, width, 3))
+    return Image.fromarray((np.asarray(coarse) + grain).clip(0, 255).astype(np.uint8))
+
+
+def encoded(image: Image.Image, kind: str = "JPEG", orientation: int | None = None, **options: Any) -> bytes:
+    file = io.BytesIO()
+    if orientation is not None:
+        exif = Image.Exif()
+        exif[ORIENTATION] = orientation
+        options["exif"] = exif
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def distance(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    """Return the mean difference of two pictures in levels of 255."""
+    return float(np.abs(a.astype(int) - b).mean())
+
+
+def outcome(data: bytes, how: PictureConfig) -> str:
+    """Return the reason why there are no pixels, or what they are shaped like."""
+    try:
+        return str(read_pixels(data, preprocess(), how).shape)
+    except ImageError as error:
+        return error.reason
+
+
+@pytest.mark.parametrize("mode", get_args(ResizeMode))
+@pytest.mark.parametrize("size", [(40, 30), (333, 500), (801, 600)])
+def test_exact_pixels_are_those_of_the_whole_picture(mode: ResizeMode, size: tuple[int, int]) -> None:
+    data = encoded(picture(*size))
+
+    pixels = read_pixels(data, preprocess(mode), EXACT)
+
+    np.testing.assert_array_equal(pixels, preprocess(mode)(Image.open(io.BytesIO(data))))
+
+
+@pytest.mark.parametrize("mode", get_args(ResizeMode))
+@pytest.mark.parametrize(
+    "size", [(33, 32), (47, 95), (97, 96), (383, 385), (500, 333), (1003, 611), (16, 900), (900, 3)]
+)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_fast_pixels_are_near_the_exact_ones(mode: ResizeMode, size: tuple[int, int], kind: str) -> None:
+    data = encoded(picture(*size), kind)
+
+    fast, exact = (read_pixels(data, preprocess(mode), how) for how in (FAST, EXACT))
+
+    assert fast.shape == exact.shape
+    assert distance(fast, exact) < 1.5
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("is_progressive", [False, True])
+def test_every_kind_of_jpeg_is_near_when_fast(subsampling: str, mode: str, is_progressive: bool) -> None:
+    data = encoded(
+        picture(401, 299).convert(mode), subsampling=subsampling, progressive=is_progressive, restart_marker_blocks=3
+    )
+
+    fast, exact = (read_pixels(data, preprocess(), how) for how in (FAST, EXACT))
+
+    assert distance(fast, exact) < 1.5
+
+
+def test_a_large_jpeg_is_decoded_at_an_eighth_when_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[tuple[int, int]] = []
+
+    def spy(image: Image.Image, _: int) -> Image.Image:
+        sizes.append(image.size)
+        return image.convert("RGB")
+
+    monkeypatch.setattr(pictures, "load_rgb", spy)
+
+    read_pixels(encoded(picture(1201, 800)), preprocess(), FAST)
+
+    assert sizes == [(151, 100)]
+
+
+def test_fast_pixels_are_the_same_each_time() -> None:
+    data = encoded(picture(801, 600))
+
+    assert len({read_pixels(data, preprocess(), FAST).tobytes() for _ in range(3)}) == 1
+
+
+def test_small_pictures_are_the_same_in_both_ways_up_to_rounding() -> None:
+    data = encoded(picture(80, 60))
+
+    fast, exact = (read_pixels(data, preprocess(), how).astype(int) for how in (FAST, EXACT))
+
+    assert np.abs(fast - exact).max() <= 1
+
+
+@pytest.mark.parametrize("how", BOTH, ids=get_args(Decode))
+@pytest.mark.parametrize("mode", get_args(ResizeMode))
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(301, 200), (67, 100)])
+def test_a_picture_is_turned_as_its_exif_says_where_that_is_wanted(
+    how: PictureConfig, mode: ResizeMode, orientation: int, size: tuple[int, int]
+) -> None:
+    data = encoded(picture(*size), orientation=orientation, quality=95)
+    upright = PictureConfig(decode=how.decode, exif_orientation=True)
+    turned = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    expected = preprocess(mode)(turned)
+
+    pixels = read_pixels(data, preprocess(mode), upright)
+
+    if how.decode == "exact":
+        np.testing.assert_array_equal(pixels, expected)
+    else:
+        assert distance(pixels, expected) < 1.5
+        others = [np.rot90(picture, turns) for picture in (expected, expected[::-1]) for turns in range(4)]
+        assert min(distance(pixels, other) for other in others[1:]) > 4
+    np.testing.assert_array_equal(
+        read_pixels(data, preprocess(mode), how),
+        read_pixels(encoded(picture(*size), quality=95), preprocess(mode), how),
+    )
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("how", BOTH, ids=get_args(Decode))
+def test_every_format_with_exif_is_turned_once(kind: str, how: PictureConfig) -> None:
+    data = encoded(picture(150, 100), kind, orientation=6)
+    expected = preprocess()(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+
+    pixels = read_pixels(data, preprocess(), PictureConfig(decode=how.decode, exif_orientation=True))
+
+    assert distance(pixels, expected) < 1.5
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_an_orientation_that_there_is_not_is_upright(orientation: int) -> None:
+    data = encoded(picture(60, 40), orientation=orientation)
+
+    pixels = read_pixels(data, preprocess(), PictureConfig(decode="exact", exif_orientation=True))
+
+    np.testing.assert_array_equal(pixels, read_pixels(data, preprocess(), EXACT))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_broken_exif_costs_no_picture() -> None:
+    whole = encoded(picture(60, 40), orientation=6)
+    place = whole.index(b"Exif\0\0") + 6
+    broken = whole[:place] + b"II*\0\xff\xff\xff\xff" + whole[place + 8 :]
+
+    pixels = read_pixels(broken, preprocess(), PictureConfig(decode="exact", exif_orientation=True))
+
+    np.testing.assert_array_equal(pixels, read_pixels(broken, preprocess(), EXACT))
+
+
+@pytest.mark.parametrize("how", BOTH, ids=get_args(Decode))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF"])
+def test_a_picture_of_too_many_pixels_is_refused(how: PictureConfig, kind: str) -> None:
+    data = encoded(picture(50, 40), kind)
+
+    def limited(max_pixels: int) -> str:
+        return outcome(data, PictureConfig(decode=how.decode, max_pixels=max_pixels))
+
+    assert limited(1999) == limited(1) == "too_large"
+    assert limited(2000) == "(32, 32, 3)"
+
+
+def test_a_picture_is_refused_before_its_pixels_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "load_rgb", None)
+
+    assert outcome(encoded(picture(50, 40)), PictureConfig(max_pixels=1999)) == "too_large"
+
+
+def test_the_limit_on_pixels_may_be_raised() -> None:
+    bomb = encoded(Image.new("1", (13_380, 13_380)), "PNG")  # 22 MB as bits, just past Pillow's limit
+
+    assert outcome(bomb, FAST) == "too_large"
+    assert open_image(bomb, 13_380**2).size == (13_380, 13_380)
+
+
+def test_no_pixels_at_all_cannot_be_asked_for() -> None:
+    with pytest.raises(ConfigError, match="max_pixels must be at least 1, not 0"):
+        PictureConfig(max_pixels=0)
+
+
+SEEDS = [
+    encoded(picture(120, 90)), encoded(picture(120, 90), progressive=True), encoded(picture(90, 90), orientation=6),
+    encoded(picture(120, 90), restart_marker_blocks=1), encoded(picture(120, 90), "PNG"),
+    encoded(picture(120, 90), "WEBP"), encoded(picture(120, 90), "GIF"), encoded(picture(120, 90), "BMP"),
+    encoded(picture(120, 90), "TIFF", compression="tiff_lzw"),
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@settings(max_examples=300, deadline=None)
+@given(data=st.binary(max_size=200))
+def test_any_bytes_are_an_image_or_an_image_error(data: bytes) -> None:
+    for how in BOTH:
+        outcome(data, how)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@settings(max_examples=400, deadline=None)
+@given(
+    seed=st.sampled_from(SEEDS),
+    changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=4),
+    share=st.sampled_from([1.0, 1.0, 0.999, 0.9, 0.5]),
+)
+def test_a_damaged_picture_has_the_same_outcome_in_both_ways(
+    seed: bytes, changes: list[tuple[float, int]], share: float
+) -> None:
+    data = bytearray(seed)
+    for place, value in changes:
+        data[int(place * len(data))] = value
+    damaged = bytes(data[: int(share * len(data))])
+
+    outcomes = {
+        outcome(damaged, PictureConfig(decode=how.decode, exif_orientation=turned, max_pixels=10**6))
+        for how, turned in product(BOTH, [False, True])
+    }
+
+    assert len(outcomes) == 1
+
+
+def test_every_format_that_is_promised_is_known_to_pillow() -> None:
+    Image.init()
+
+    assert set(FORMATS) <= set(Image.OPEN)
