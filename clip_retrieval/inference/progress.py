@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 SECONDS_BETWEEN_LINES = 5.0
 SECONDS_BETWEEN_LOOKS = 0.25
 MINUTE, HOUR = 60, 3600
+WIDE = 120  # columns that hold all in one line
 
 
 class Lines:
@@ -38,25 +39,25 @@ class Lines:
 
 
 class Figures(ProgressColumn):
-    """The words after the bar."""
+    """The words after the bar: in one line, or in two where the terminal is narrow."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: Live, width: int) -> None:
         super().__init__()
-        self.live = live
+        self.live, self.gap = live, "; " if width >= WIDE else "\n"
 
     def render(self, task: Task) -> Text:  # noqa: ARG002 -- rich's signature
         view = self.live.look()
-        return Text(f"{counted(view)}, {described(view)}")
+        return Text(f"{counted(view)}, {described(view, self.gap)}", no_wrap=True)
 
 
 def counted(view: View) -> str:
     return f"{view.done:,}" + ("" if view.total is None else f" of about {view.total:,}")
 
 
-def described(view: View) -> str:
+def described(view: View, gap: str = "; ") -> str:
     """Return rate, time left and how busy each stage is."""
     left = "" if view.seconds_left is None else f", {in_words(view.seconds_left)} left"
-    busy = f"; {view.shares}" if view.shares.seconds else ""
+    busy = f"{gap}{view.shares}" if view.shares.seconds else ""
     return f"{view.rate:.1f}/s{left}{busy}"
 
 
@@ -78,7 +79,7 @@ def log_lines(live: Live) -> Iterator[None]:
 @contextmanager
 def show_bar(live: Live, console: Console) -> Iterator[None]:
     """Move a bar on a terminal; what the limit is stands above it once that is known."""
-    with Progress(BarColumn(bar_width=20), Figures(live), console=console) as progress:
+    with Progress(BarColumn(bar_width=20), Figures(live, console.width), console=console) as progress:
         task = progress.add_task("embedding", total=None)
         said = ""
 

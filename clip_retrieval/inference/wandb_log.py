@@ -17,8 +17,8 @@ from clip_retrieval.options import to_json
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LOGS = 10.0
-SECONDS_TO_START = 20
-SECONDS_TO_FINISH = 20.0
+SECONDS_TO_START = 10
+SECONDS_TO_FINISH = 10.0
 
 
 class WandbThread(threading.Thread):
@@ -28,12 +28,14 @@ class WandbThread(threading.Thread):
         super().__init__(daemon=True)
         self.wandb, self.live, self.config = wandb, live, config
         self.stopped = threading.Event()
+        self.is_abandoned = False
 
     def run(self) -> None:
         try:
             self.log()
         except Exception as error:  # another project's: whatever it is, the embeddings matter more  # noqa: BLE001
-            logger.warning("wandb: %s; the run goes on without it", first_line(error))
+            if not self.is_abandoned:
+                logger.warning("wandb: %s; the run goes on without it", first_line(error))
 
     def log(self) -> None:
         settings = self.wandb.Settings(console="off", silent=True, init_timeout=SECONDS_TO_START)
@@ -71,4 +73,5 @@ def log_to_wandb(live: Live, config: InferenceConfig) -> Iterator[None]:
         thread.stopped.set()
         thread.join(SECONDS_TO_FINISH)
         if thread.is_alive():
-            logger.warning("wandb does not answer; what it could not send is in its wandb/ folder")
+            thread.is_abandoned = True
+            logger.warning("wandb does not answer: it has not got all figures of this run")

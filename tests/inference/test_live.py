@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.progress import Progress
 
 from clip_retrieval.inference.live import SECONDS_TO_SETTLE, Live, News, Teller, repeating
-from clip_retrieval.inference.progress import Lines, in_words, show_bar
+from clip_retrieval.inference.progress import Figures, Lines, in_words, show_bar
 from clip_retrieval.inference.stats import Stats
 from clip_retrieval.inference.wip import followed, remove_wip
 from clip_retrieval.layout import EmbeddingsFolder, Partition
@@ -189,3 +190,13 @@ def test_what_a_killed_run_left_is_removed_but_not_that_of_others(tmp_path: Path
     remove_wip(folder, [Partition(0, 2, 0, 1)])
 
     assert folder.names("stats", ".json") == ["0.json", "wip_1.json"]
+
+
+@pytest.mark.parametrize(("width", "lines"), [(80, 2), (140, 1)])
+def test_a_narrow_terminal_gets_the_shares_in_a_second_line(width: int, lines: int) -> None:
+    clock, progress = Clock(), Progress()
+    live = Live(1, clock)
+    run_for(live, clock, 10, rows=10, inference_duration=0.9)
+    progress.add_task("embedding")
+
+    assert len(str(Figures(live, width).render(progress.tasks[0])).splitlines()) == lines

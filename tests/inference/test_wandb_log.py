@@ -14,6 +14,7 @@ import pytest
 
 from clip_retrieval import clip_inference
 from clip_retrieval.errors import ConfigError
+from clip_retrieval.inference.wandb_log import WandbThread
 
 
 @pytest.fixture
@@ -80,13 +81,21 @@ def test_a_wandb_that_never_answers_is_left_behind(
     embed: Callable[[], int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     forever = threading.Event()
-    monkeypatch.setitem(sys.modules, "wandb", FakeWandb(lambda **_: forever.wait()))
+
+    def fail_late(**_: object) -> None:
+        forever.wait()
+        raise ConnectionError("gone")
+
+    monkeypatch.setitem(sys.modules, "wandb", FakeWandb(fail_late))
     monkeypatch.setattr("clip_retrieval.inference.wandb_log.SECONDS_TO_FINISH", 0.01)
 
     with caplog.at_level(logging.WARNING):
         assert embed() == 10
-    assert "wandb does not answer" in caplog.text
     forever.set()
+    for thread in threading.enumerate():
+        if isinstance(thread, WandbThread):
+            thread.join()
+    assert caplog.messages == ["wandb does not answer: it has not got all figures of this run"]
 
 
 def test_the_real_one_writes_a_run_without_network(
