@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 
@@ -57,16 +58,18 @@ def settle(
     if len(formats) == 1:
         return encoder, None
     samples = first_samples(loader, source)
-    wanted = encode(load(config, formats[-1]), samples)
-    check: Check | None = None
-    for precision in formats[:-1]:
-        if encoder.info.precision != precision:
-            encoder = load(config, precision)
-        check = compare(wanted, encoder, samples)
-        if check.is_exact_enough:
-            return encoder, check
-        logger.info("%s in %s is not exact enough here: %s", config.clip_model, precision, check.least_cosine)
-    return load(config, formats[-1]), check
+    with ThreadPoolExecutor(1) as threads:  # opening a model keeps one core busy
+        exact = threads.submit(lambda: encode(load(config, formats[-1]), samples))
+        checks: list[Check] = []
+        for precision in formats[:-1]:
+            if encoder.info.precision != precision:
+                encoder = load(config, precision)
+            got = try_to_encode(encoder, samples)
+            checks.append(compare(exact.result(), got))
+            if checks[-1].is_exact_enough:
+                return encoder, checks[-1]
+            logger.info("%s in %s is not exact enough here: %s", config.clip_model, precision, checks[-1].least_cosine)
+    return load(config, formats[-1]), checks[-1]
 
 
 def load(config: EncoderConfig, precision: Chosen) -> Encoder:
@@ -95,13 +98,18 @@ def encode(encoder: Encoder, samples: FirstSamples) -> dict[str, Embeddings]:
     return found
 
 
-def compare(wanted: dict[str, Embeddings], encoder: Encoder, samples: FirstSamples) -> Check:
+def try_to_encode(encoder: Encoder, samples: FirstSamples) -> dict[str, Embeddings]:
+    """Return the embeddings; none in a format that overflows and so gives no numbers."""
     try:
-        got = encode(encoder, samples)
-    except EncoderError as error:  # a format that overflows gives no numbers
+        return encode(encoder, samples)
+    except EncoderError as error:
         logger.info("%s in %s: %s", encoder.info.uri, encoder.info.precision, error)
-        return Check(0, dict.fromkeys(wanted, -1.0))
-    least = {
-        name: round(float(np.nan_to_num(np.sum(wanted[name] * got[name], axis=1), nan=-1).min()), 6) for name in wanted
-    }
-    return Check(max((len(rows) for rows in got.values()), default=0), least)
+        return {}
+
+
+def compare(wanted: dict[str, Embeddings], got: dict[str, Embeddings]) -> Check:
+    least = dict.fromkeys(wanted, -1.0)
+    for name in got:
+        cosines = np.nan_to_num(np.sum(wanted[name] * got[name], axis=1), nan=-1)
+        least[name] = round(float(cosines.min()), 6)
+    return Check(max((len(rows) for rows in wanted.values()), default=0), least)
