@@ -8,6 +8,7 @@ import hashlib
 import lzma
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ import fsspec
 from clip_retrieval.errors import first_line
 
 T = TypeVar("T")
+OWN_MODULES = sys.stdlib_module_names | {"clip_retrieval", "pyarrow"}
 PIPE = "pipe:"
 DECOMPRESSORS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
 COMPRESSED_SUFFIXES = (".gz", ".tgz", ".bz2", ".xz")
@@ -101,13 +103,13 @@ def with_retries(fs: Any, read: Callable[[], T]) -> T:
 
 @contextmanager
 def store_errors(url: str) -> Iterator[None]:
-    """Turn what a store's library raises into an OSError that names the url."""
+    """Turn what a store's library raises, such as botocore's errors, into an OSError that names the url."""
     try:
         yield
-    except OSError:
-        raise
-    except Exception as error:  # botocore's and aiohttp's errors have no common base
-        raise OSError(f"{url} cannot be read: {first_line(error)}") from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] in OWN_MODULES:
+            raise  # Python's, or ours: of whoever uses what was opened
+        raise OSError(f"{url} cannot be read or written: {first_line(error)}") from error
 
 
 def skip(file: IO[bytes], count: int) -> None:

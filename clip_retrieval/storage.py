@@ -18,7 +18,8 @@ from uuid import uuid4
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from clip_retrieval.errors import StorageError
+from clip_retrieval.blobs import store_errors
+from clip_retrieval.errors import StorageError, first_line
 
 PARTIAL_FOLDER = "_partial"
 SCRATCH_TRIES = 100
@@ -46,14 +47,29 @@ class Folder:
     def path(self, name: str) -> str:
         return f"{self.root}/{name}"
 
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Turn what goes wrong with a store that is not this machine's into a sentence."""
+        try:
+            with store_errors(self.url):
+                yield
+        except (FileNotFoundError, NotADirectoryError):
+            raise
+        except OSError as error:
+            if self.is_local:
+                raise
+            raise StorageError(f"{self.url}: {first_line(error)}; what is finished is kept, run it again") from error
+
     def exists(self, name: str = "") -> bool:
-        return bool(self.fs.exists(self.path(name) if name else self.root))
+        with self.answering():
+            return bool(self.fs.exists(self.path(name) if name else self.root))
 
     def names(self, subfolder: str, suffix: str) -> list[str]:
         """Return the names of the files in a subfolder that end with `suffix`, sorted."""
         self.fs.invalidate_cache()
         try:
-            found = self.fs.ls(self.path(subfolder), detail=False)
+            with self.answering():
+                found = self.fs.ls(self.path(subfolder), detail=False)
         except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted(Path(name).name for name in found if str(name).endswith(suffix))
@@ -62,7 +78,7 @@ class Folder:
         return cast("IO[bytes]", self.fs.open(self.path(name), "rb"))
 
     def read_bytes(self, name: str) -> bytes:
-        with self.open(name) as file:
+        with self.answering(), self.open(name) as file:
             return file.read()
 
     def read_json(self, name: str) -> dict[str, Any]:
@@ -107,11 +123,12 @@ class Folder:
     def publish(self, staged: Path, name: str) -> None:
         """Move a finished local file to its name: by rename, or by one upload."""
         target = self.path(name)
-        self.fs.makedirs(str(Path(target).parent), exist_ok=True)
-        if self.is_local:
-            staged.replace(target)
-        else:
-            self.fs.put_file(str(staged), target)
+        with self.answering():
+            self.fs.makedirs(str(Path(target).parent), exist_ok=True)
+            if self.is_local:
+                staged.replace(target)
+            else:
+                self.fs.put_file(str(staged), target)
 
     def move(self, name: str, target: str) -> None:
         """Give a file of this folder another name, whose file it replaces."""

@@ -113,10 +113,12 @@ def list_files(folder: Folder, output: Folder) -> dict[str, FileState]:
         raise SourceError(f"{folder.url} is a file, not a folder{hint_of([folder.root])}")
     prefix = folder.root.rstrip("/") + "/"
     own = output.root.rstrip("/") + "/"
+    with folder.answering():
+        listed = folder.fs.find(folder.root, detail=True)
     # A named pipe or a device would block for ever; a dangling link is told of when it is read.
     found = {
         path.removeprefix(prefix) + "/" * (bool(info.get("islink")) and folder.fs.isdir(path)): info
-        for path, info in folder.fs.find(folder.root, detail=True).items()
+        for path, info in listed.items()
         if (info["type"] == "file" or info.get("islink")) and not path.startswith(own)
     }
     return {path: FileState(path, found[path].get("size"), stamp_of(found[path])) for path in sorted(found)}

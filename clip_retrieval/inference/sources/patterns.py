@@ -53,7 +53,8 @@ def expand(pattern: str, suffixes: Sequence[str]) -> list[str]:
     path = local_path(urls[0])
     folder = Folder(urls[0])
     if any(mark in urls[0] for mark in "*?["):
-        found = sorted(folder.fs.glob(folder.root))
+        with folder.answering():
+            found = sorted(folder.fs.glob(folder.root))
         return [str(name) if path is not None else str(folder.fs.unstrip_protocol(name)) for name in found]
     if folder.fs.isdir(folder.root):
         return [f"{urls[0].rstrip('/')}/{name}" for suffix in suffixes for name in folder.names("", suffix)]
