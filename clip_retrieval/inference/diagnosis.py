@@ -115,7 +115,9 @@ def diagnose_waiting(shares: Shares, machine: Machine) -> Diagnosis:
 def advise_decoding(machine: Machine) -> str:
     if machine.readers < machine.cores:
         return f"more --num_prepro_workers ({machine.readers} of {machine.cores} cores used)"
-    return f"all {machine.cores} cores decode; smaller pictures, or more cores, would help"
+    return (
+        f"all {machine.cores} cores decode; more cores, smaller pictures or, if it is exact, --decode fast would help"
+    )
 
 
 def percent(share_of_one: float) -> str:

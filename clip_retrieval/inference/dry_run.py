@@ -14,23 +14,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_retrieval.encoder.base import USUAL_BATCH, Encoder
 from clip_retrieval.encoder.devices import list_devices
-from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.encoder.uri import parse_uri
 from clip_retrieval.errors import SourceError
 from clip_retrieval.inference.config import InferenceConfig, WorkerConfig
 from clip_retrieval.inference.estimate import Estimate, Measured, Task
 from clip_retrieval.inference.live import Teller
-from clip_retrieval.inference.loader import Loader
 from clip_retrieval.inference.memory import children, memory_now, memory_peak
 from clip_retrieval.inference.run import check_apart
-from clip_retrieval.inference.run_manifest import check_folder, describe_options
+from clip_retrieval.inference.run_manifest import check_folder, describe_options, settled_precision
 from clip_retrieval.inference.runner import Runner
 from clip_retrieval.inference.sampling import SampledSource, take_sample
 from clip_retrieval.inference.sources import open_source
 from clip_retrieval.inference.stats import Stats
-from clip_retrieval.inference.worker import count_readers, make_plan, needs_work, wanted_parts
+from clip_retrieval.inference.worker import Parts, count_readers, make_plan, needs_work, open_parts
 from clip_retrieval.layout import EMBEDDING_FOLDERS, EmbeddingsFolder, Partition
 from clip_retrieval.options import build_config
 from clip_retrieval.resources import count_cores, memory_limit
@@ -87,7 +84,7 @@ def estimate_run(config: InferenceConfig, tasks: Sequence[int] | None = None) ->
         disk_free=free_bytes(folder),
         output_folder=config.output_folder,
     )
-    return Estimate(task=task, measured=measure(config, sampled, devices[0]))
+    return Estimate(task=task, measured=measure(config, sampled, devices[0], settled_precision(folder)))
 
 
 def free_bytes(folder: EmbeddingsFolder) -> int | None:
@@ -98,24 +95,20 @@ def free_bytes(folder: EmbeddingsFolder) -> int | None:
     return shutil.disk_usage(next(parent for parent in (place, *place.parents) if parent.exists())).free
 
 
-def measure(config: InferenceConfig, sampled: SampledSource, device: str) -> Measured:
+def measure(config: InferenceConfig, sampled: SampledSource, device: str, settled: str | None) -> Measured:
     """Take the sample through the pipeline: half, to get going; whole; and in full batches, as far as time allows."""
     base, start = memory_now(), time.perf_counter()
-    encoder = load_encoder(dataclasses.replace(config.encoder, device=device), workload="bulk")
-    load_seconds, loaded = time.perf_counter() - start, memory_now()
-    loader = Loader(wanted_parts(sampled, encoder), config.batch_size or USUAL_BATCH, count_readers(config), config.reader_timeout)
-    try:
-        half = embed(sampled, len(sampled.items) // 2, loader, encoder)
-        whole = embed(sampled, len(sampled.items), loader, encoder)
+    with open_parts(config, device, sampled, settled) as parts:
+        load_seconds, loaded = time.perf_counter() - start, memory_now()
+        half = embed(sampled, len(sampled.items) // 2, parts)
+        whole = embed(sampled, len(sampled.items), parts)
         if not whole.samples:
             reasons = ", ".join(f"{count} {reason}" for reason, count in whole.stats.reasons.most_common())
             raise SourceError(f"no sample of {config.source.input_dataset} was found ({reasons or 'it holds none'})")
-        full = full_batches(config, sampled, whole)
-        timed = whole if full is None else embed(full, len(full.items), loader, encoder)
+        full = full_batches(sampled, whole, parts.loader.batch_size)
+        timed = whole if full is None else embed(full, len(full.items), parts)
         peak = memory_peak()
         reader = max((memory_peak(pid) or 0 for pid in children("inference.reader_process")), default=0)
-    finally:
-        loader.close()
     per_row = slope(half, whole)
     return Measured(
         samples=whole.samples,
@@ -136,10 +129,10 @@ def measure(config: InferenceConfig, sampled: SampledSource, device: str) -> Mea
     )
 
 
-def full_batches(config: InferenceConfig, sampled: SampledSource, whole: Pass) -> SampledSource | None:
+def full_batches(sampled: SampledSource, whole: Pass, batch_size: int) -> SampledSource | None:
     """Return the sample repeated until it fills batches; None where it does, or where that would take too long."""
     seconds = whole.stats.total_duration / whole.samples
-    wanted = min(FULL_BATCHES * (config.batch_size or USUAL_BATCH), int(SECONDS_TO_MEASURE / max(seconds, 1e-9)))
+    wanted = min(FULL_BATCHES * batch_size, int(SECONDS_TO_MEASURE / max(seconds, 1e-9)))
     count = len(sampled.items)
     if wanted <= count:
         return None
@@ -147,10 +140,10 @@ def full_batches(config: InferenceConfig, sampled: SampledSource, whole: Pass) -
     return type(sampled)(sampled.source, items)
 
 
-def embed(sampled: SampledSource, count: int, loader: Loader, encoder: Encoder) -> Pass:
+def embed(sampled: SampledSource, count: int, parts: Parts) -> Pass:
     """Make a partition of the first `count` items in a scratch folder, and weigh it."""
     with tempfile.TemporaryDirectory(prefix="clip-retrieval-dry-run-") as scratch:
-        runner = Runner(sampled, loader, encoder, EmbeddingsFolder(scratch))
+        runner = Runner(sampled, parts.loader, parts.encoder, EmbeddingsFolder(scratch))
         stats = runner.run(Partition(0, 1, 0, count), Teller(lambda _news: None))
         sizes: Counter[bool] = Counter()
         for path in Path(scratch).rglob("*"):

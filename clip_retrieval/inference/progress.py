@@ -11,7 +11,6 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task
 from rich.text import Text
 
 from clip_retrieval.inference.live import Live, View, repeating
-from clip_retrieval.inference.live import Report as Report
 
 logger = logging.getLogger(__name__)
 

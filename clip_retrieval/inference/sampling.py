@@ -13,8 +13,9 @@ import fsspec
 
 from clip_retrieval.blobs import PIPE, local_path
 from clip_retrieval.inference.config import SourceConfig
+from clip_retrieval.inference.ledger import FileState, Inventory
 from clip_retrieval.inference.sources import Source
-from clip_retrieval.inference.types import Failure, Sample
+from clip_retrieval.inference.types import Failure, Part, Sample
 
 MOST_SAMPLES = 64
 MOST_SHARDS = 4
@@ -51,8 +52,9 @@ class SampledSource:
 class SampledInventory(SampledSource):
     """The same of a source whose samples are files that can change."""
 
-    def files_of(self, key: str) -> Mapping[Any, Any]:
-        return cast("Any", self.source).files_of(key)  # type: ignore[no-any-return]
+    def files_of(self, key: str) -> Mapping[Part, FileState]:
+        assert isinstance(self.source, Inventory)
+        return self.source.files_of(key)
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def take_sample(source: Source, assumed_per_shard: int) -> tuple[SampledSource, 
     else:
         looks = [look_into(source, place, known is None) for place in spread(len(source.units), MOST_SHARDS)]
     items: list[Item] = [item for look in looks for item in look.items]
-    sampled = (SampledInventory if hasattr(source, "files_of") else SampledSource)(source, items)
+    sampled = (SampledInventory if isinstance(source, Inventory) else SampledSource)(source, items)
     if known is not None:
         return sampled, known, "exact"
     return sampled, *count_all(looks, len(source.units), assumed_per_shard)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from clip_retrieval.encoder.base import Encoder
 from clip_retrieval.encoder.load import best_batch_size
@@ -12,7 +14,7 @@ from clip_retrieval.inference.ledger import Inventory
 from clip_retrieval.inference.live import Report
 from clip_retrieval.inference.loader import Loader
 from clip_retrieval.inference.plan import count_partitions, plan_partitions
-from clip_retrieval.inference.precision import candidates, load, settle
+from clip_retrieval.inference.precision import Check, candidates, load, settle
 from clip_retrieval.inference.prepare import Wanted
 from clip_retrieval.inference.run_manifest import (
     check_folder,
@@ -54,17 +56,33 @@ def run_worker(
         return []
     share = sum(partition.stop - partition.start for partition in missing) / max(1, len(source.units))
     report.estimate_total = lambda: None if (total := source.estimate_total()) is None else round(total * share)
+    with open_parts(config, device, source, settled_precision(folder)) as parts:
+        claim_folder(folder, describe_run(config, source, parts.encoder.info, plan, parts.check))
+        runner = Runner(source, parts.loader, parts.encoder, folder)
+        return [runner.run(partition, report) for partition in missing]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a worker needs beside a source: the encoder, how its format was checked, and readers for it."""
+
+    encoder: Encoder
+    check: Check | None
+    loader: Loader
+
+
+@contextmanager
+def open_parts(config: InferenceConfig, device: str, source: Source, settled: str | None) -> Iterator[Parts]:
+    """Open the encoder, in the format that was settled already or else is found out, and start reader processes."""
     encoder_config = dataclasses.replace(config.encoder, device=device)
-    formats = candidates(encoder_config, settled_precision(folder))
+    formats = candidates(encoder_config, settled)
     encoder = load(encoder_config, formats[0])
     wanted = wanted_parts(source, encoder)
     size = config.batch_size or best_batch_size(encoder)
     loader = Loader(wanted, size, count_readers(config), config.reader_timeout, device)
     try:
         encoder, check = settle(encoder_config, encoder, loader, source, formats)
-        claim_folder(folder, describe_run(config, source, encoder.info, plan, check))
-        runner = Runner(source, loader, encoder, folder)
-        return [runner.run(partition, report) for partition in missing]
+        yield Parts(encoder, check, loader)
     finally:
         loader.close()
 
