@@ -20,6 +20,7 @@ from clip_retrieval.index.engines import Bounds, Engine, open_engine
 from clip_retrieval.index.vectors import Vectors, open_vectors
 from clip_retrieval.layout import (
     FORMAT_VERSION,
+    JOURNAL,
     MANIFEST,
     MODALITIES,
     EmbeddingsFolder,
@@ -98,6 +99,8 @@ def build_indices(config: IndexConfig) -> BuiltIndices:
 def check_folders(source: EmbeddingsFolder, target: IndexFolder) -> None:
     if not source.exists():
         raise IndexBuildError(f"there is no folder {source.url}")
+    if source.exists(JOURNAL):
+        raise IndexBuildError(f"a change of {source.url} was stopped half-way; run the inference command again first")
     if source.root == target.root:
         raise IndexBuildError(f"{source.url} is the embeddings folder; give the index a folder of its own")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,18 +16,24 @@ from clip_retrieval.inference.config import InferenceConfig, WorkerConfig
 from clip_retrieval.inference.diagnosis import Diagnosis, Machine, Shares, diagnose, shares_of
 from clip_retrieval.inference.distributors.local import run_local
 from clip_retrieval.inference.live import Live
-from clip_retrieval.inference.run_manifest import check_folder, describe_options
-from clip_retrieval.inference.sources import open_source
+from clip_retrieval.inference.retry import retry_failed
+from clip_retrieval.inference.revise import Revised, finish_revision, only_one
+from clip_retrieval.inference.run_manifest import check_folder, describe_options, is_revised
+from clip_retrieval.inference.sources import Source, open_source
+from clip_retrieval.inference.sources.files import FilesSource
 from clip_retrieval.inference.stats import Stats, add_up
 from clip_retrieval.inference.telemetry import watching
+from clip_retrieval.inference.update import as_it_was, check_input, update_folder
 from clip_retrieval.inference.wip import remove_wip
 from clip_retrieval.inference.worker import make_plan, needs_work
-from clip_retrieval.layout import EmbeddingsFolder, Partition
+from clip_retrieval.layout import JOURNAL, EmbeddingsFolder, Partition, read_manifest
 from clip_retrieval.options import build_config
 from clip_retrieval.resources import count_cores
 from clip_retrieval.storage import Folder, check_writable
 
 logger = logging.getLogger(__name__)
+
+PARTITIONS_FOR_EACH_DEVICE = 4  # so that the faster ones do more of them, and none waits long for the last
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,7 @@ class RunSummary:
     wall_seconds: float
     stats: Stats
     now: Stats
+    revised: Revised | None = None  # what update or retry_failed did
 
     @property
     def rate(self) -> float:
@@ -65,6 +73,7 @@ class RunSummary:
             "shares": self.shares.to_json(),
             "limit": self.diagnosis.limit,
             "diagnosis": self.diagnosis.sentence,
+            **({"revised": self.revised.to_json()} if self.revised else {}),
         }
 
 
@@ -84,22 +93,68 @@ def run_inference(config: InferenceConfig, tasks: Sequence[int] | None = None) -
     parse_uri(config.encoder.clip_model)
     folder = EmbeddingsFolder(config.output_folder)
     check_apart(config, folder)
+    if folder.exists(JOURNAL):
+        with only_one(folder):
+            finish_revision(folder)
     source = open_source(config.source, config.output_folder)
-    plan = make_plan(config, source)
     check_writable(folder)
-    check_folder(folder, describe_options(config, source, plan))
-    chosen = [plan[i] for i in tasks] if tasks is not None else plan
-    missing = [partition for partition in chosen if needs_work(folder, partition)]
+    if (config.update or config.retry_failed) and read_manifest(folder) and folder.partitions():
+        return revise(config, folder, source)
+    devices = list_devices(config.encoder)
+    config = settle_partition_count(config, folder, source, len(devices))
+    chosen = choose_partitions(config, folder, source, tasks)
+    missing = [partition for partition in chosen if not is_revised(folder) and needs_work(folder, partition)]
     if missing:
         live = Live(len(missing))
         with watching(config, live):
-            devices = list_devices(config.encoder)
             run_local(config, source, [partition.id for partition in missing], devices, live)
     folder.remove_leftovers()
     remove_wip(folder, chosen)
     summary = sum_up(folder, chosen, missing)
     check_outcome(config, summary.stats)
     return summary
+
+
+def settle_partition_count(
+    config: InferenceConfig, folder: EmbeddingsFolder, source: Source, device_count: int
+) -> InferenceConfig:
+    """Keep the partitions of a run that was begun; a new one on several devices gets some for each of them."""
+    if config.output_partition_count is not None:
+        return config
+    manifest = read_manifest(folder) if folder.partitions() else None
+    if manifest is not None:
+        return dataclasses.replace(config, output_partition_count=manifest["partition_count"])
+    if device_count == 1:
+        return config
+    wanted = min(len(source.units), PARTITIONS_FOR_EACH_DEVICE * device_count)
+    return dataclasses.replace(config, output_partition_count=max(1, wanted, len(make_plan(config, source))))
+
+
+def choose_partitions(
+    config: InferenceConfig, folder: EmbeddingsFolder, source: Source, tasks: Sequence[int] | None
+) -> Sequence[Partition]:
+    """Return the partitions of the plan that are asked for, or those that a revised folder has."""
+    check_input(folder, source)
+    if is_revised(folder) and isinstance(source, FilesSource):
+        source = as_it_was(source, config, folder)
+    plan = make_plan(config, source)
+    check_folder(folder, describe_options(config, source, plan))
+    if is_revised(folder):
+        return folder.partitions()
+    return plan if tasks is None else [plan[i] for i in tasks]
+
+
+def revise(config: InferenceConfig, folder: EmbeddingsFolder, source: Source) -> RunSummary:
+    """Update a folder that is there, or try again what failed."""
+    before = folder.partitions()
+    with only_one(folder):
+        revised = (update_folder if config.update else retry_failed)(config, folder, source)
+    folder.remove_leftovers()
+    partitions = folder.partitions()
+    remove_wip(folder, partitions)
+    summary = sum_up(folder, partitions, [partition for partition in partitions if partition not in before])
+    check_outcome(config, summary.stats)
+    return dataclasses.replace(summary, revised=revised)
 
 
 def check_apart(config: InferenceConfig, folder: EmbeddingsFolder) -> None:
@@ -114,8 +169,8 @@ def run_tasks(config: WorkerConfig) -> RunSummary:
 
 
 def sum_up(folder: EmbeddingsFolder, chosen: Sequence[Partition], made: Sequence[Partition]) -> RunSummary:
-    parts = {partition.id: folder.read_json(folder.stats_name(partition)) for partition in chosen}
-    now = add_up(parts[partition.id] for partition in made)
+    parts = {partition.name: folder.read_json(folder.stats_name(partition)) for partition in chosen}
+    now = add_up(parts[partition.name] for partition in made)
     return RunSummary(
         output_folder=folder.url,
         partition_count=len(chosen),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol, assert_never
+from collections.abc import Container, Iterator, Sequence
+from typing import Protocol, assert_never, runtime_checkable
 
 from clip_retrieval.inference.config import SourceConfig
 from clip_retrieval.inference.types import Failure, Sample
@@ -33,6 +33,15 @@ class Source(Protocol):
 
     def estimate_total(self) -> int | None:
         """Return about how many samples there are, as far as is known by now."""
+        ...
+
+
+@runtime_checkable
+class Selective(Protocol):
+    """A source that reads single samples without the others of their unit, or without fetching those."""
+
+    def read_only(self, names: Container[tuple[str, str]]) -> Iterator[Sample | Failure]:
+        """Yield the samples with these pairs of shard and key, in input order."""
         ...
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from clip_retrieval.blobs import BlobRef
 from clip_retrieval.errors import SourceError
+from clip_retrieval.inference.columns import clean
 from clip_retrieval.inference.config import SourceConfig
 from clip_retrieval.inference.ledger import FileState
 from clip_retrieval.inference.sources.hints import hint_of
@@ -52,6 +53,9 @@ class FilesSource:
             yield from self.ignored
         for path in self.units[start:stop]:
             yield self.sample(path)
+
+    def read_only(self, names: Container[tuple[str, str]]) -> Iterator[Sample]:
+        yield from (self.sample(path) for path in self.units if ("", clean(path)) in names)
 
     def estimate_total(self) -> int:
         return len(self.units)

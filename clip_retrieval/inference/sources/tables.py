@@ -9,7 +9,7 @@ import base64
 import dataclasses
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -72,6 +72,12 @@ class Part:
     stop: int | None = None
     damage: Failure | None = None
 
+    def holds(self, names: Container[tuple[str, str]]) -> bool:
+        """Say whether one of these pairs of table and row number is among the rows; a unit without end may hold any."""
+        if self.table is None or self.stop is None:
+            return self.table is not None
+        return any((self.table.url, str(number)) in names for number in range(self.start, self.stop))
+
 
 @dataclass(frozen=True)
 class TableSource:
@@ -100,6 +106,15 @@ class TableSource:
             roles = self.roles[part.table.url]
             for item in part.table.rows(part.start, part.stop, roles.columns()):
                 yield item if isinstance(item, Failure) else self.sample(part.table, roles, *item)
+
+    def read_only(self, names: Container[tuple[str, str]]) -> Iterator[Sample]:
+        """Yield the samples with these pairs of table and row number, reading no more units than it takes."""
+        for number, part in enumerate(self.parts):
+            if part.table is None or not part.holds(names):
+                continue
+            for item in self.read(number, number + 1):
+                if isinstance(item, Sample) and (part.table.url, item.key) in names:
+                    yield item
 
     def sample(self, table: Table, roles: Roles, number: int, row: Mapping[str, Any]) -> Sample:
         image, path = None, None

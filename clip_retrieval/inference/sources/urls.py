@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -41,11 +41,17 @@ class UrlSource:
         return self.tables.estimate_total()
 
     def read(self, start: int, stop: int) -> Iterator[Sample | Failure]:
+        return self.fetched(self.tables.read(start, stop))
+
+    def read_only(self, names: Container[tuple[str, str]]) -> Iterator[Sample | Failure]:
+        return self.fetched(self.tables.read_only(names))
+
+    def fetched(self, rows: Iterable[Sample | Failure]) -> Iterator[Sample | Failure]:
         limits = self.config.fetch
         fetcher: InOrder[Sample | Failure] = InOrder(
             partial(fetch, limits=limits), self.config.fetch_concurrency, self.config.fetch_per_host
         )
-        items = ((item, url_of(item)) for item in self.tables.read(start, stop))
+        items = ((item, url_of(item)) for item in rows)
         for item, result in fetcher.results(items):
             if isinstance(item, Failure) or result is None:
                 yield item

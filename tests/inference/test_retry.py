@@ -1,0 +1,319 @@
+"""`--retry_failed`: parts that are there by now come to their rows, samples to the end, and nothing else changes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+
+from clip_retrieval import clip_index, clip_inference
+from clip_retrieval.errors import ConfigError
+from clip_retrieval.inference.run import RunSummary
+from clip_retrieval.inference.sources.webdataset import WebdatasetSource
+from clip_retrieval.inference.types import Failure, Sample
+
+MODEL = "hash:64?size=32"
+Members = list[tuple[str, bytes]]
+Read = Callable[[Path, str], NDArray[np.float16]]
+Table = Callable[[Path, str], pd.DataFrame]
+WriteTar = Callable[[Path, Sequence[tuple[str, bytes]]], Path]
+MakeSample = Callable[[int], Members]
+MakeJpeg = Callable[[int], bytes]
+RunUntil = Callable[[int | None, Callable[[], object]], list[str]]
+
+
+def embed(source: Path, output: Path, **options: object) -> RunSummary:
+    fixed = {"clip_model": MODEL, "num_prepro_workers": 0, "enable_metadata": True, "batch_size": 4}
+    return clip_inference(str(source), str(output), **{**fixed, **options})
+
+
+def retry(source: Path, output: Path, **options: object) -> dict[str, int]:
+    summary = embed(source, output, retry_failed=True, **options)
+    assert summary.revised is not None
+    return summary.revised.to_json()
+
+
+def did(**counts: int) -> dict[str, int]:
+    return {"kept": 0, "renamed": 0, "embedded": 0, "removed": 0, "failing": 0, **counts}
+
+
+def whole(output: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(output)): path.read_bytes()
+        for path in sorted(output.rglob("*"))
+        if path.is_file() and path.parent.name != "stats"
+    }
+
+
+def reasons(table: pd.DataFrame) -> list[tuple[str, str]]:
+    return sorted(zip(table["key"], table["part"] + ":" + table["reason"], strict=True))
+
+
+@pytest.fixture
+def photos(tmp_path: Path, write_pictures: Callable[[Path, int], Path]) -> Path:
+    """Write seven samples: the picture of 1 is broken, the caption of 2, the json of 3; 5 has nothing to embed."""
+    folder = write_pictures(tmp_path / "photos", 7)
+    (folder / "00001.jpg").write_bytes(b"broken")
+    (folder / "00002.txt").write_bytes(b"\xff\xff")
+    (folder / "00003.json").write_bytes(b"{")
+    (folder / "00005.jpg").write_bytes(b"broken")
+    (folder / "00005.txt").unlink()
+    return folder
+
+
+@pytest.fixture
+def done(photos: Path, tmp_path: Path) -> Path:
+    embed(photos, tmp_path / "output", output_partition_count=3)
+    return tmp_path / "output"
+
+
+@pytest.fixture
+def repaired(photos: Path, done: Path, make_sample: MakeSample) -> Path:
+    """Repair everything but the caption of 2 after the run; return the input."""
+    assert done.exists()
+    for number, suffix in ((1, "jpg"), (3, "json"), (5, "jpg")):
+        payload = dict(make_sample(number))[f"{number:05d}.{suffix}"]
+        (photos / f"{number:05d}.{suffix}").write_bytes(payload)
+    return photos
+
+
+def test_parts_are_filled_in_and_samples_are_appended(
+    repaired: Path, done: Path, tmp_path: Path, read_embeddings: Read, read_table: Table
+) -> None:
+    before = read_embeddings(done, "img_emb")
+    assert not before[1].any()
+
+    assert retry(repaired, done) == did(kept=4, embedded=3, failing=1)
+
+    rows, table = read_embeddings(done, "img_emb"), read_table(done, "metadata")
+    assert len(rows) == len(table) == 7
+    same = [0, 2, 3, 4, 5]
+    assert (rows[same] == before[same]).all()
+    assert [Path(path).name for path in table["image_path"]][1::4] == ["00001.jpg", "00006.jpg"]
+    assert Path(table["image_path"][6]).name == "00005.jpg"
+    assert list(table["key"]) == [f"{number:05d}" for number in (0, 1, 2, 3, 4, 6, 5)]
+    assert reasons(read_table(done, "failures")) == [("00002.jpg", "text:encoding")]
+    embed(repaired, tmp_path / "anew")
+    order = [0, 1, 2, 3, 4, 6, 5]
+    assert (rows == read_embeddings(tmp_path / "anew", "img_emb")[order]).all()
+    assert (read_embeddings(done, "text_emb") == read_embeddings(tmp_path / "anew", "text_emb")[order]).all()
+
+
+def test_the_figures_stay_true(repaired: Path, done: Path) -> None:
+    before = embed(repaired, done).stats
+    assert (before.sample_count, before.skipped_count, before.image_count, before.text_count) == (6, 1, 5, 5)
+
+    stats = embed(repaired, done, retry_failed=True).stats
+
+    assert (stats.sample_count, stats.skipped_count, stats.image_count, stats.text_count) == (7, 0, 7, 5)
+    assert dict(stats.reasons) == {"text:encoding": 1}
+    assert embed(repaired, done).already_done == 4
+
+
+def test_an_update_goes_on_from_what_was_retried(repaired: Path, done: Path) -> None:
+    retry(repaired, done)
+    before = whole(done)
+
+    assert embed(repaired, done, update=True).revised is not None
+
+    assert {name: data for name, data in whole(done).items() if not name.startswith("ledger")} == {
+        name: data for name, data in before.items() if not name.startswith("ledger")
+    }
+
+
+def test_what_fails_still_keeps_its_row_and_tells_the_new_reason(
+    photos: Path, done: Path, read_table: Table, read_embeddings: Read
+) -> None:
+    before = read_embeddings(done, "img_emb")
+    (photos / "00001.jpg").write_bytes(b"")
+
+    assert retry(photos, done) == did(kept=6, failing=4)
+
+    assert (read_embeddings(done, "img_emb") == before).all()
+    assert ("00001.jpg", "image:empty") in reasons(read_table(done, "failures"))
+    assert ("00005.jpg", "image:decode") in reasons(read_table(done, "failures"))
+    stats = embed(photos, done).stats
+    assert (stats.sample_count, stats.skipped_count) == (6, 1)
+
+
+def test_a_row_whose_caption_is_another_by_now_is_left_to_update(
+    repaired: Path, done: Path, read_embeddings: Read
+) -> None:
+    (repaired / "00001.txt").write_bytes(b"something else")
+    before = read_embeddings(done, "text_emb")
+    assert retry(repaired, done)["failing"] == 2
+    assert (read_embeddings(done, "text_emb")[:6] == before).all()
+    assert not read_embeddings(done, "img_emb")[1].any()
+
+
+def test_nothing_is_done_where_nothing_failed(tmp_path: Path, write_pictures: Callable[[Path, int], Path]) -> None:
+    photos = write_pictures(tmp_path / "in", 2)
+    embed(photos, tmp_path / "out")
+    before = whole(tmp_path / "out")
+    assert retry(photos, tmp_path / "out") == did(kept=2)
+    assert whole(tmp_path / "out") == before
+
+
+def test_only_what_failed_is_read(repaired: Path, done: Path) -> None:
+    for number in (0, 4, 6):
+        (repaired / f"{number:05d}.jpg").write_bytes(b"would be broken")
+    assert retry(repaired, done) == did(kept=4, embedded=3, failing=1)
+
+
+def test_an_unfinished_run_is_finished_first(photos: Path, done: Path) -> None:
+    (done / "metadata" / "metadata_1.parquet").unlink()
+    with pytest.raises(ConfigError, match="has 2 of 3 partitions; finish it first"):
+        retry(photos, done)
+
+
+def test_update_and_retry_are_two_runs(photos: Path, done: Path) -> None:
+    with pytest.raises(ConfigError, match="give one after the other"):
+        retry(photos, done, update=True)
+
+
+def tars(folder: Path, write_tar: WriteTar, make_sample: MakeSample, broken: dict[str, bytes]) -> Path:
+    """Write two tars of three samples; some members have other bytes."""
+    for shard in range(2):
+        members = [member for number in range(3) for member in make_sample(shard * 3 + number)]
+        write_tar(folder / f"{shard:03d}.tar", [(name, broken.get(name, data)) for name, data in members])
+    return folder
+
+
+def test_samples_of_tars_are_found_again(
+    tmp_path: Path,
+    write_tar: WriteTar,
+    make_sample: MakeSample,
+    read_embeddings: Read,
+    read_table: Table,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broken = {"00004.jpg": b"broken", "00005.jpg": b"broken", "00005.txt": b"\xff", "00003.json": b"{"}
+    shards, output = tars(tmp_path / "shards", write_tar, make_sample, broken), tmp_path / "out"
+    options = {"input_format": "webdataset", "output_partition_count": 2}
+    embed(shards, output, **options)
+    before = read_embeddings(output, "img_emb")
+    tars(shards, write_tar, make_sample, {})
+    seen: list[str] = []
+    real = WebdatasetSource.read_shard
+
+    def noting(source: WebdatasetSource, url: str) -> Iterator[Sample | Failure]:
+        seen.append(Path(url).name)
+        return real(source, url)
+
+    monkeypatch.setattr(WebdatasetSource, "read_shard", noting)
+
+    assert retry(shards, output, **options) == did(kept=3, embedded=3)
+
+    assert seen == ["001.tar"]
+    rows, table = read_embeddings(output, "img_emb"), read_table(output, "metadata")
+    assert list(table["image_path"]) == [f"{number:05d}" for number in range(6)]
+    assert (rows[[0, 1, 2, 3]] == before[[0, 1, 2, 3]]).all()
+    assert rows.any(axis=1).all()
+    assert list(table["width"]) == [24] * 6
+    assert not len(read_table(output, "failures"))
+    assert embed(shards, output, **options).already_done == 3
+
+
+def test_two_pictures_of_one_key_are_told_apart(
+    tmp_path: Path, write_tar: WriteTar, make_jpeg: MakeJpeg, read_table: Table
+) -> None:
+    def members(second: bytes) -> Members:
+        return [("a.jpg", make_jpeg(1)), ("a.png", second), ("b.jpg", make_jpeg(2))]
+
+    shard, output = write_tar(tmp_path / "in" / "0.tar", members(b"broken")), tmp_path / "out"
+    embed(shard, output, input_format="webdataset")
+    write_tar(shard, members(make_jpeg(3)))
+    assert retry(shard, output, input_format="webdataset") == did(kept=2, embedded=1)
+    assert list(read_table(output, "metadata")["image_path"]) == ["a", "b", "a"]
+
+
+def test_a_tar_that_comes_late_is_appended_and_ids_stay(
+    tmp_path: Path, write_tar: WriteTar, make_sample: MakeSample, read_table: Table
+) -> None:
+    shards, output = tars(tmp_path / "shards", write_tar, make_sample, {}), tmp_path / "out"
+    late = shards / "000.tar"
+    shutil.move(late, tmp_path / "late.tar")
+    pattern: Any = str(shards / "{000..001}.tar")
+    embed(pattern, output, input_format="webdataset")
+    shutil.move(tmp_path / "late.tar", late)
+
+    assert retry(pattern, output, input_format="webdataset") == did(kept=3, embedded=3)
+
+    assert list(read_table(output, "metadata")["image_path"]) == ["00003", "00004", "00005", "00000", "00001", "00002"]
+    assert not len(read_table(output, "failures"))
+    assert retry(pattern, output, input_format="webdataset") == did(kept=6)
+
+
+def test_the_rest_of_a_cut_tar_is_appended(
+    tmp_path: Path, write_tar: WriteTar, make_sample: MakeSample, read_table: Table
+) -> None:
+    shards, output = tars(tmp_path / "shards", write_tar, make_sample, {}), tmp_path / "out"
+    data = (shards / "000.tar").read_bytes()
+    (shards / "000.tar").write_bytes(data[: 512 * 9])
+    embed(shards, output, input_format="webdataset")
+    first = list(read_table(output, "metadata")["image_path"])
+    assert len(first) < 6
+    assert retry(shards, output, input_format="webdataset")["embedded"] == 0
+    assert reasons(read_table(output, "failures")) == [("", "shard:truncated")]
+    (shards / "000.tar").write_bytes(data)
+
+    retry(shards, output, input_format="webdataset")
+
+    names = list(read_table(output, "metadata")["image_path"])
+    assert names[: len(first)] == first
+    assert sorted(set(names)) == [f"{number:05d}" for number in range(6)]
+    assert not len(read_table(output, "failures"))
+
+
+def test_rows_of_tables_are_found_again(tmp_path: Path, make_jpeg: MakeJpeg, read_table: Table) -> None:
+    def write(second: bytes, third: bytes) -> None:
+        table = {"image": [make_jpeg(1), second, third, make_jpeg(4)], "caption": ["a", "b", None, "d"]}
+        pd.DataFrame(table).to_parquet(tmp_path / "table.parquet")
+
+    write(b"broken", b"broken")
+    options = {"input_format": "parquet"}
+    embed(tmp_path / "table.parquet", tmp_path / "out", **options)
+    write(make_jpeg(2), make_jpeg(3))
+
+    assert retry(tmp_path / "table.parquet", tmp_path / "out", **options) == did(kept=2, embedded=2)
+
+    assert list(read_table(tmp_path / "out", "metadata")["caption"])[:3] == ["a", "b", "d"]
+    assert not len(read_table(tmp_path / "out", "failures"))
+    clip_index(str(tmp_path / "out"), str(tmp_path / "index"), engine="faiss")
+
+
+def test_a_kill_at_any_step_changes_nothing_of_the_outcome(
+    repaired: Path, done: Path, tmp_path: Path, run_until: RunUntil
+) -> None:
+    shutil.copytree(done, tmp_path / "expected")
+    steps = run_until(None, lambda: retry(repaired, tmp_path / "expected"))
+    expected = whole(tmp_path / "expected")
+    assert len(steps) > 20
+    for last, step in enumerate(steps):
+        output = tmp_path / f"killed-{last}"
+        shutil.copytree(done, output)
+        run_until(last, partial(retry, repaired, output))
+
+        retry(repaired, output)
+
+        assert whole(output) == expected, f"killed before step {last}: {step}"
+        shutil.rmtree(output)
+
+
+def test_an_object_store_is_retried_too(repaired: Path) -> None:
+    output = f"memory://retries-{os.getpid()}"
+    (repaired / "00001.jpg").write_bytes(b"broken")
+    options: dict[str, Any] = {"clip_model": MODEL, "num_prepro_workers": 0}
+    clip_inference(str(repaired), output, **options)
+    (repaired / "00001.jpg").write_bytes((repaired / "00000.jpg").read_bytes())
+    summary = clip_inference(str(repaired), output, **options, retry_failed=True)
+    assert summary.revised is not None
+    assert summary.revised.to_json() == did(kept=6, embedded=1, failing=1)
