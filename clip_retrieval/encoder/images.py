@@ -48,7 +48,7 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         except Exception as error:  # Pillow's decoders raise nearly anything on broken bytes
             raise ImageError("decode", f"no picture format recognised ({one_line(error)})") from error
     if image.width * image.height > max_pixels:
-        raise ImageError("too_large", f"{image.width} x {image.height} pixels, more than {max_pixels}")
+        raise ImageError("too_large", f"more than {max_pixels} pixels, the limit of max_pixels")
     return image
 
 
@@ -72,7 +72,7 @@ def refusing_bombs(max_pixels: int) -> Iterator[None]:
     try:
         yield
     except Image.DecompressionBombError as error:
-        raise ImageError("too_large", f"more than {max_pixels} pixels") from error
+        raise ImageError("too_large", f"more than {max_pixels} pixels, the limit of max_pixels") from error
 
 
 def one_line(error: Exception) -> str:

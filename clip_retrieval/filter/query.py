@@ -12,15 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_retrieval.encoder.base import Encoder, normalise
-from clip_retrieval.encoder.config import EncoderConfig
-from clip_retrieval.encoder.images import decode_image
+from clip_retrieval.encoder.config import AS_BEFORE, EncoderConfig, PictureConfig
 from clip_retrieval.encoder.load import load_encoder
+from clip_retrieval.encoder.pictures import read_pixels
 from clip_retrieval.encoder.vocabulary import find_unknown_words
 from clip_retrieval.errors import ImageError, QueryError
 from clip_retrieval.filter.config import FilterConfig
+from clip_retrieval.options import from_json
 
 QueryKind = Literal["text", "image", "embedding"]
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".heic", ".heif", ".avif")
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def open_query(text: str, encoder_config: EncoderConfig | None, expected: dict[s
     encoder = load_encoder(encoder_config)
     check_model(encoder, expected)
     if kind == "image":
-        return Query(shown, kind, embed_image(encoder, Path(text)))
+        return Query(shown, kind, embed_image(encoder, Path(text), choose_pictures(expected)))
     return Query(shown, kind, encoder.encode_texts([shown])[0], explain_unknown_words(shown, encoder))
 
 
@@ -103,17 +104,23 @@ def check_model(encoder: Encoder, expected: dict[str, Any] | None) -> None:
         )
 
 
+def choose_pictures(expected: dict[str, Any] | None) -> PictureConfig:
+    """Return how the pictures of the index were read: a query's is read the same way."""
+    described = (expected or {}).get("pictures")
+    return from_json(PictureConfig, described) if described else AS_BEFORE
+
+
 def same_json(value: object) -> object:
     """Return a value as it comes back from a json file: tuples become lists."""
     return json.loads(json.dumps(value))
 
 
-def embed_image(encoder: Encoder, path: Path) -> NDArray[np.float32]:
+def embed_image(encoder: Encoder, path: Path, pictures: PictureConfig) -> NDArray[np.float32]:
     try:
-        image = decode_image(path.read_bytes())
+        pixels = read_pixels(path.read_bytes(), encoder.info.preprocess, pictures)
     except (ImageError, OSError) as error:
         raise QueryError(f"{path} cannot be used as a picture: {error}") from error
-    row: NDArray[np.float32] = encoder.encode_images(encoder.info.preprocess(image)[None])[0]
+    row: NDArray[np.float32] = encoder.encode_images(pixels[None])[0]
     return row
 
 

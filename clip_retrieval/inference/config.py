@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from clip_retrieval.encoder.config import EncoderConfig
+from clip_retrieval.encoder.config import EncoderConfig, PictureConfig
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.options import Dropped, group, option
 from clip_retrieval.safe_fetch import FetchLimits
@@ -72,6 +72,7 @@ class SourceConfig:
     fetch_concurrency: int = option(32, help="urls: requests at once.")
     fetch_per_host: int = option(4, help="urls: requests at once to one host.")
     fetch: FetchLimits = group(FetchLimits)
+    pictures: PictureConfig = group(PictureConfig)
 
     def __post_init__(self) -> None:
         if not (self.enable_text or self.enable_image):

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from clip_retrieval.blobs import Blob, LostError, read_blob
 from clip_retrieval.encoder.base import Pixels
-from clip_retrieval.encoder.images import decode_image
+from clip_retrieval.encoder.config import PictureConfig
+from clip_retrieval.encoder.pictures import read_pixels
 from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.errors import ImageError
 from clip_retrieval.inference.types import Failure, Part, Row, Sample
@@ -30,6 +31,7 @@ class Wanted:
     metadata: bool
     all_parts: bool
     preprocess: Preprocess
+    pictures: PictureConfig = PictureConfig()
     digests: bool = False  # of the bytes of each part, for the ledger
 
 
@@ -84,7 +86,8 @@ def prepare_sample(sample: Sample, wanted: Wanted, slot: Pixels, read_part: Call
         with noting_failure(row, "image"):
             if sample.image is None:
                 raise PartError("no_image", "the sample has no picture")
-            slot[0] = wanted.preprocess(decode_image(noted(row, "image", read_part(sample.image), wanted)))
+            data = noted(row, "image", read_part(sample.image), wanted)
+            slot[0] = read_pixels(data, wanted.preprocess, wanted.pictures)
             row.has_image = True
     if wanted.text and sample.text is not None:
         with noting_failure(row, "text"):

@@ -10,6 +10,7 @@ from typing import Any
 from clip_retrieval import __version__
 from clip_retrieval.blobs import local_path
 from clip_retrieval.encoder.base import EncoderInfo
+from clip_retrieval.encoder.config import AS_BEFORE
 from clip_retrieval.encoder.uri import absolute_uri
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.inference.config import InferenceConfig
@@ -19,6 +20,9 @@ from clip_retrieval.layout import FORMAT_VERSION, MANIFEST, EmbeddingsFolder, Pa
 from clip_retrieval.options import to_json
 
 REVISED = "revised"  # in the manifest of a folder whose partitions are no longer those of a plan
+
+# What folders hold whose manifest is older than the option.
+PRESUMED = {"pictures": to_json(AS_BEFORE)}
 
 # Options that change how a run goes, but not what it writes.
 FREE_OPTIONS = {
@@ -44,7 +48,9 @@ def describe_run(
     config: InferenceConfig, source: Source, encoder: EncoderInfo, plan: Sequence[Partition], check: Check | None = None
 ) -> dict[str, Any]:
     """Return the manifest: options, input, plan and encoder, with what became of trying its number format."""
-    described = describe_encoder(encoder) | ({} if check is None else {"precision_check": asdict(check)})
+    described = describe_encoder(encoder) | {"pictures": to_json(source.config.pictures)}
+    if check is not None:
+        described["precision_check"] = asdict(check)
     return describe_options(config, source, plan) | {"encoder": described}
 
 
@@ -107,7 +113,7 @@ def check_same_run(folder: EmbeddingsFolder, existing: dict[str, Any], described
     """Raise ConfigError where the folder's options or encoder are others; a revised folder's plan is its own."""
     if existing.get(REVISED):
         described = {name: value for name, value in described.items() if name != "partition_count"}
-    differences = list(compare({name: existing.get(name) for name in described}, described))
+    differences = dict.fromkeys(compare({name: existing.get(name) for name in described}, described))
     if differences:
         raise ConfigError(
             f"{folder.url} holds a run with other options ({'; '.join(differences)}); "
@@ -127,7 +133,7 @@ def compare(old: Any, new: Any, name: str = "") -> Iterator[str]:
         return
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*new, *(key for key in old if key not in new)]:
-            yield from compare(old.get(key), new.get(key), key)
+            yield from compare(old.get(key, PRESUMED.get(key)), new.get(key), key)
     elif as_plain(old) != as_plain(new) and not (name == "input_dataset" and is_same_place(old, new)):
         yield f"{name} {old} -> {new}"
 

@@ -29,8 +29,11 @@ from clip_retrieval.inference.stats import Stats
 from clip_retrieval.layout import EmbeddingsFolder, Partition
 from clip_retrieval.resources import count_cores
 
-# Reasons that a later run may not meet: a tar that was not there, a store that did not answer.
-PASSING_REASONS = ("shard:missing", "shard:unreadable", "image:unreadable", "text:unreadable", "metadata:unreadable")
+# Reasons that a later run may not meet: a tar that was not there, a store that did not answer, a plug-in.
+PASSING_REASONS = (
+    "shard:missing", "shard:unreadable", "image:unreadable", "image:needs_plugin", "text:unreadable",
+    "metadata:unreadable",
+)  # fmt: skip
 
 
 def make_plan(config: InferenceConfig, source: Source) -> list[Partition]:
@@ -103,6 +106,7 @@ def wanted_parts(source: Source, encoder: Encoder) -> Wanted:
         metadata=config.enable_metadata,
         all_parts=config.require_all,
         preprocess=encoder.info.preprocess,
+        pictures=config.pictures,
         digests=isinstance(source, Inventory),
     )
 

@@ -111,7 +111,7 @@ def score_model(
     labels, prompt_count = embed_classes(encoder, classes, config)
     labelled = time.perf_counter()
     paths = [path for found in classes for path in found.pictures]
-    pictures = embed_pictures(encoder, paths, config.batch_size)
+    pictures = embed_pictures(encoder, paths, config.batch_size, config.pictures)
     done = time.perf_counter()
     truth = np.repeat(np.arange(len(classes)), [len(found.pictures) for found in classes])[list(pictures.positions)]
     score = ModelScore(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import ClassVar, Literal
 
-from clip_retrieval.encoder.config import EncoderConfig, Precision
+from clip_retrieval.encoder.config import EncoderConfig, PictureConfig, Precision
 from clip_retrieval.encoder.uri import parse_uri
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.options import group, option, option_of
@@ -25,6 +25,7 @@ class EmbedConfig:
 
     encoder: EncoderConfig = group(EncoderConfig, aliases={"clip_model": MODEL_ALIASES})
     batch_size: int = option(32, help="Pictures, or texts, that are embedded at a time.")
+    pictures: PictureConfig = group(PictureConfig)
 
     def __post_init__(self) -> None:
         check_at_least_one("batch_size", self.batch_size)
@@ -118,6 +119,7 @@ class BenchmarkConfig:
     )
     runtime: RuntimeConfig = group(RuntimeConfig)
     batch_size: int = option_of(EmbedConfig, "batch_size")
+    pictures: PictureConfig = group(PictureConfig)
     template: tuple[str, ...] = option_of(ZslConfig, "template")
     max_per_class: int | None = option(None, help="Take only the first pictures of each class, by name.")
     output: str | None = option(None, help="File for the result: .md, .csv or .json.")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from clip_retrieval.encoder.base import Embeddings, Encoder
+from clip_retrieval.encoder.config import PictureConfig
 from clip_retrieval.encoder.vocabulary import describe_unknown_words
 from clip_retrieval.errors import SourceError
 from clip_retrieval.tools.inputs import Failure, counted, in_batches, read_picture, shown
@@ -28,12 +29,14 @@ class Pictures:
     failures: tuple[Failure, ...]
 
 
-def stream_pictures(encoder: Encoder, paths: Sequence[Path], batch_size: int) -> Iterator[Pictures]:
+def stream_pictures(
+    encoder: Encoder, paths: Sequence[Path], batch_size: int, pictures: PictureConfig
+) -> Iterator[Pictures]:
     """Yield the pictures' rows in order; one that cannot be read is a failure of its batch."""
     preprocess = encoder.info.preprocess
     with ThreadPoolExecutor(READER_THREADS) as readers, show_progress("pictures", len(paths)) as advance:
         for batch in in_batches(range(len(paths)), batch_size):
-            read = list(readers.map(lambda at: read_picture(paths[at], preprocess), batch))
+            read = list(readers.map(lambda at: read_picture(paths[at], preprocess, pictures), batch))
             pixels = [picture for picture in read if not isinstance(picture, Failure)]
             kept = tuple(at for at, picture in zip(batch, read, strict=True) if not isinstance(picture, Failure))
             yield Pictures(
@@ -45,9 +48,9 @@ def stream_pictures(encoder: Encoder, paths: Sequence[Path], batch_size: int) ->
             advance(len(batch))
 
 
-def embed_pictures(encoder: Encoder, paths: Sequence[Path], batch_size: int) -> Pictures:
+def embed_pictures(encoder: Encoder, paths: Sequence[Path], batch_size: int, pictures: PictureConfig) -> Pictures:
     """Return all pictures' rows; raises SourceError where not one could be read."""
-    batches = list(stream_pictures(encoder, paths, batch_size))
+    batches = list(stream_pictures(encoder, paths, batch_size, pictures))
     failures = tuple(failure for batch in batches for failure in batch.failures)
     if paths and len(failures) == len(paths):
         raise nothing_readable(failures)

@@ -18,7 +18,7 @@ from clip_retrieval.encoder.base import Embeddings, Encoder
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.errors import SourceError
 from clip_retrieval.storage import Folder, check_writable
-from clip_retrieval.tools.config import ExtractConfig
+from clip_retrieval.tools.config import EmbedConfig, ExtractConfig
 from clip_retrieval.tools.embed import nothing_readable, stream_pictures, stream_texts, text_notes
 from clip_retrieval.tools.inputs import Failure, in_batches, list_pictures, read_lines
 
@@ -58,7 +58,7 @@ def run_extract(config: ExtractConfig) -> Extracted:
     encoder = load_encoder(config.embed.encoder, workload="bulk")
     with folder.staging() as staging:
         text_count = write_texts(staging, encoder, texts, config.embed.batch_size)
-        image_count, failures = write_pictures(staging, encoder, paths, config.embed.batch_size)
+        image_count, failures = write_pictures(staging, encoder, paths, config.embed)
         if not image_count and not text_count:
             raise nothing_readable(failures)
         result = Extracted(
@@ -92,14 +92,14 @@ def write_texts(staging: Path, encoder: Encoder, texts: Sequence[str], batch_siz
 
 
 def write_pictures(
-    staging: Path, encoder: Encoder, paths: Sequence[Path], batch_size: int
+    staging: Path, encoder: Encoder, paths: Sequence[Path], config: EmbedConfig
 ) -> tuple[int, list[Failure]]:
     """Write the rows of the pictures, and return how many there are, and what could not be used."""
     count, failures = 0, list[Failure]()
     if not paths:
         return count, failures
     with appending(staging / IMAGE_ROWS, staging / IMAGE_NAMES, encoder.info.dimension) as append:
-        for batch in stream_pictures(encoder, paths, batch_size):
+        for batch in stream_pictures(encoder, paths, config.batch_size, config.pictures):
             append(batch.rows, ({"image": name} for name in batch.names))
             count += len(batch.rows)
             failures += batch.failures

@@ -11,13 +11,16 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_retrieval.encoder.images import decode_image
+from clip_retrieval.encoder.config import PictureConfig
+from clip_retrieval.encoder.pictures import read_pixels
 from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.errors import ImageError, SourceError
 
 T = TypeVar("T")
 
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"))
+IMAGE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif")
+)
 
 
 @dataclass(frozen=True)
@@ -98,10 +101,10 @@ def left_out(root: Path, empty: Sequence[str]) -> list[str]:
     return notes + ([f"left out, for being outside of the class folders: {counted(loose, 'picture')}"] if loose else [])
 
 
-def read_picture(path: Path, preprocess: Preprocess) -> NDArray[np.uint8] | Failure:
+def read_picture(path: Path, preprocess: Preprocess, pictures: PictureConfig) -> NDArray[np.uint8] | Failure:
     """Return the pixels of one picture as the model wants them, or why there are none."""
     try:
-        return preprocess(decode_image(path.read_bytes()))
+        return read_pixels(path.read_bytes(), preprocess, pictures)
     except ImageError as error:
         return Failure(shown(path), error.reason, str(error))
     except OSError as error:

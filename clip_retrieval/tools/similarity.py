@@ -39,7 +39,7 @@ def run_similarity(config: SimilarityConfig) -> Similarities:
     paths = list_pictures(config.image)
     encoder = load_encoder(config.embed.encoder)
     texts = embed_texts(encoder, config.text, config.embed.batch_size)
-    pictures = embed_pictures(encoder, paths, config.embed.batch_size)
+    pictures = embed_pictures(encoder, paths, config.embed.batch_size, config.embed.pictures)
     return Similarities(
         model=encoder.info.uri,
         images=pictures.names,

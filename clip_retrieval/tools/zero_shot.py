@@ -73,7 +73,7 @@ def run_zsl(config: ZslConfig) -> Labelled:
     labels, notes = read_labels(config)
     encoder = load_encoder(config.embed.encoder)
     columns = embed_labels(encoder, labels, config.template, config.embed.batch_size)
-    pictures = embed_pictures(encoder, paths, config.embed.batch_size)
+    pictures = embed_pictures(encoder, paths, config.embed.batch_size, config.embed.pictures)
     kind = choose_scores(config.scores, encoder.info)
     cosine = cosines(pictures.rows, columns)
     squash = softmax if kind == "softmax" else sigmoid

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clip_retrieval.encoder.config import PictureConfig
 from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.errors import SourceError
 from clip_retrieval.tools.inputs import (
@@ -29,7 +30,7 @@ def test_pictures_of_a_folder_are_sorted_and_those_of_all_below(tmp_path: Path) 
         (tmp_path / name).touch()
     (tmp_path / "folder.jpg").mkdir()
     found = [path.relative_to(tmp_path).as_posix() for path in list_pictures([str(tmp_path)])]
-    assert found == ["a/y.Tiff", "a/z.png", "b.JPG", "c.webp", "d.gif", "e.bmp", "f.jpeg", "g.tif"]
+    assert found == ["a/y.Tiff", "a/z.png", "b.JPG", "c.webp", "d.gif", "e.bmp", "f.jpeg", "g.tif", "h.heic"]
 
 
 def test_files_keep_their_order_whatever_their_suffix(tmp_path: Path) -> None:
@@ -42,7 +43,7 @@ def test_files_keep_their_order_whatever_their_suffix(tmp_path: Path) -> None:
 def test_a_place_that_is_not_there_or_holds_nothing_is_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=f"^there is no file or folder {tmp_path}/none$"):
         list_pictures([f"{tmp_path}/none"])
-    with pytest.raises(SourceError, match=f"^{tmp_path} holds no picture; looked for .bmp, .gif"):
+    with pytest.raises(SourceError, match=f"^{tmp_path} holds no picture; looked for .avif, .bmp, .gif"):
         list_pictures([str(tmp_path)])
 
 
@@ -85,14 +86,14 @@ def test_fewer_than_two_classes_are_refused(tmp_path: Path, write_jpegs: Write) 
 
 def test_a_picture_becomes_pixels_or_a_failure_with_its_reason(tmp_path: Path, write_jpegs: Write) -> None:
     good = write_jpegs(tmp_path, 1) / "000.jpg"
-    pixels = read_picture(good, PREPROCESS)
+    pixels = read_picture(good, PREPROCESS, PictureConfig())
     assert isinstance(pixels, np.ndarray)
     assert pixels.shape == (8, 8, 3)
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
-    assert read_picture(tmp_path / "bad.jpg", PREPROCESS) == Failure(
+    assert read_picture(tmp_path / "bad.jpg", PREPROCESS, PictureConfig()) == Failure(
         (tmp_path / "bad.jpg").as_posix(), "decode", "no picture format recognised"
     )
-    gone = read_picture(tmp_path / "gone.jpg", PREPROCESS)
+    gone = read_picture(tmp_path / "gone.jpg", PREPROCESS, PictureConfig())
     assert isinstance(gone, Failure)
     assert (gone.reason, gone.detail) == ("read", "No such file or directory")
 
