@@ -58,6 +58,10 @@ class LostError(OSError):
         self.reason = lost.reason
 
 
+class StoreError(OSError):
+    """A store's own error, which is no OSError there."""
+
+
 def read_blob(blob: Blob) -> bytes:
     """Return the bytes; raises OSError where they cannot be read."""
     if isinstance(blob, bytes):
@@ -85,7 +89,7 @@ def read_from_store(ref: BlobRef) -> bytes:
         options = {"max_concurrency": 1} if "s3" in fs.protocol else {}
         data: bytes = with_retries(fs, lambda: fs.cat_file(path, start=start, end=end, **options))
     if ref.size is not None and len(data) != ref.size:
-        raise OSError(f"{ref.url} gave {len(data):,} bytes where {ref.size:,} were asked for")
+        raise StoreError(f"{ref.url} gave {len(data):,} bytes where {ref.size:,} were asked for")
     return data
 
 
@@ -109,7 +113,13 @@ def store_errors(url: str) -> Iterator[None]:
     except Exception as error:
         if type(error).__module__.partition(".")[0] in OWN_MODULES:
             raise  # Python's, or ours: of whoever uses what was opened
-        raise OSError(f"{url} cannot be read or written: {first_line(error)}") from error
+        raise StoreError(f"{url} cannot be read or written: {first_line(error)}") from error
+
+
+def may_pass(error: BaseException) -> bool:
+    """Say whether an error is of the system or a store, and not of the bytes: a later try may not meet it."""
+    is_system = isinstance(error, OSError) and error.errno is not None
+    return is_system or isinstance(error, StoreError | TimeoutError | ConnectionError)
 
 
 def skip(file: IO[bytes], count: int) -> None:

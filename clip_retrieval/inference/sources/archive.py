@@ -10,11 +10,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import IO, Any, cast
+from typing import Any, cast
 
-import fsspec
-
-from clip_retrieval.blobs import Blob, BlobRef, Lost, fetch_to_cache, local_path, open_url
+from clip_retrieval.blobs import Blob, BlobRef, Lost, fetch_to_cache, local_path, may_pass, open_raw, open_url
 from clip_retrieval.errors import SourceError, first_line
 from clip_retrieval.inference.config import SourceConfig
 from clip_retrieval.inference.sources.files import Group, sort_into, switch_off_missing, units_of
@@ -89,13 +87,8 @@ def opened(url: str, *, is_zip: bool) -> Iterator[zipfile.ZipFile | None]:
     if not is_zip:
         yield None
         return
-    with open_plain(url) as file, zipfile.ZipFile(file) as zipped:
+    with open_raw(url) as file, zipfile.ZipFile(file) as zipped:
         yield zipped
-
-
-def open_plain(url: str) -> IO[bytes]:
-    path = local_path(url)
-    return path.open("rb") if path is not None else cast("IO[bytes]", fsspec.open(url, "rb").open())
 
 
 def blob_of(archive: Archive, name: str | None, zipped: zipfile.ZipFile | None) -> Blob | None:
@@ -177,14 +170,13 @@ def open_archive(url: str, config: SourceConfig) -> Archive:
     """List the members of a zip or tar; raises SourceError where it must be copied first, and may not be."""
     archive = Archive(url, {})
     try:
-        with open_plain(url) as file:
+        with open_raw(url) as file:
             magic = file.read(4)
         listed = list_zip(url) if magic[:2] == b"PK" else list_tar(place_of_tar(url, config))
     except FileNotFoundError as error:
         listed = iter([("", Damage("missing", f"cannot be opened: {first_line(error)}"))])
     except (zipfile.BadZipFile, EOFError, ValueError, OSError) as error:
-        is_store = isinstance(error, OSError) and error.errno is not None
-        listed = iter([("", Damage("unreadable" if is_store else "corrupt", first_line(error)))])
+        listed = iter([("", Damage("unreadable" if may_pass(error) else "corrupt", first_line(error)))])
     for name, member in listed:
         add_member(archive, name, member)
     return archive
@@ -205,7 +197,7 @@ def add_member(archive: Archive, name: str, member: Any) -> None:
 
 
 def list_zip(url: str) -> Iterator[tuple[str, Any]]:
-    with open_plain(url) as file, zipfile.ZipFile(file) as zipped:
+    with open_raw(url) as file, zipfile.ZipFile(file) as zipped:
         members = [(info.filename, info) for info in zipped.infolist() if not info.is_dir()]
     return iter(members)
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from clip_retrieval.blobs import open_url
+from clip_retrieval.blobs import may_pass, open_url
 from clip_retrieval.errors import SourceError, first_line
 from clip_retrieval.inference.sources.tables import Kind, Part
 from clip_retrieval.inference.types import Failure
@@ -49,7 +49,7 @@ class CsvTable:
                     row = dict(zip(names, cells, strict=False))
                     yield number, {name: row.get(name) or None for name in columns}
         except (csv.Error, OSError, EOFError, ValueError) as error:
-            reason = "unreadable" if isinstance(error, OSError) and error.errno is not None else "corrupt"
+            reason = "unreadable" if may_pass(error) else "corrupt"
             detail = f"what comes after row {number} cannot be read: {first_line(error)}"
             yield Failure("", self.url, "shard", reason, detail)
 

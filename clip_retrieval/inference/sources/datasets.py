@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 
-from clip_retrieval.blobs import local_path
+from clip_retrieval.blobs import local_path, open_raw, store_errors
 from clip_retrieval.errors import SourceError, StorageError, first_line
 from clip_retrieval.inference.config import SourceConfig
 from clip_retrieval.inference.sources.arrow_rows import kinds_of, rows_of, types_of
@@ -69,7 +68,11 @@ class Batches:
 def open_arrow(url: str) -> Iterator[Batches]:
     """Open an arrow file; where it is on this machine, it is mapped, and columns that are not read cost nothing."""
     path = local_path(url)
-    with pa.memory_map(str(path)) if path is not None else fsspec.open(url, "rb").open() as file:
+    if path is not None:
+        with pa.memory_map(str(path)) as mapped:
+            yield Batches(mapped)
+        return
+    with store_errors(url), open_raw(url) as file:
         yield Batches(file)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import IO, Any, cast
@@ -11,7 +12,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clip_retrieval.blobs import local_path
+from clip_retrieval.blobs import local_path, may_pass, store_errors, with_retries
 from clip_retrieval.errors import SourceError, first_line
 from clip_retrieval.inference.config import SourceConfig
 from clip_retrieval.inference.sources.arrow_rows import MOST_BYTES, kinds_of, rows_of, types_of
@@ -60,29 +61,37 @@ class ParquetTable:
     ) -> Iterator[tuple[int, Mapping[str, Any]]]:
         size = max(1, min(MOST_ROWS, MOST_BYTES // max(1, self.bytes_per_row)))
         there = [name for name in columns if name in self.kinds]
-        for batch in file.iter_batches(batch_size=size, row_groups=[group], columns=there, use_threads=False):
-            for row in rows_of(batch, columns):
-                yield first, row
-                first += 1
+        with store_errors(self.url):
+            for batch in file.iter_batches(batch_size=size, row_groups=[group], columns=there, use_threads=False):
+                for row in rows_of(batch, columns):
+                    yield first, row
+                    first += 1
 
 
 def reason_of(error: Exception) -> str:
     """Return the word for what a later run may not meet, or for damage."""
-    is_store = isinstance(error, OSError) and error.errno is not None
-    return "unreadable" if is_store else "corrupt"
+    return "unreadable" if may_pass(error) else "corrupt"
 
 
 def open_file(url: str) -> IO[bytes]:
     """Open a file of a store for many reads at known places: nothing is read ahead."""
     fs, path = fsspec.core.url_to_fs(url)
-    return cast("IO[bytes]", fs.open(path, "rb", cache_type="none"))
+    return cast("IO[bytes]", with_retries(fs, lambda: fs.open(path, "rb", cache_type="none")))
 
 
-def open_parquet(url: str) -> pq.ParquetFile:
-    path = local_path(url)
+@contextmanager
+def open_parquet(url: str) -> Iterator[pq.ParquetFile]:
+    path, options = local_path(url), {"pre_buffer": False, "page_checksum_verification": True}
     if path is not None:
-        return pq.ParquetFile(path, buffer_size=PAGE_BUFFER, pre_buffer=False, page_checksum_verification=True)
-    return pq.ParquetFile(open_file(url), buffer_size=STORE_BUFFER, pre_buffer=False, page_checksum_verification=True)
+        with pq.ParquetFile(path, buffer_size=PAGE_BUFFER, **options) as file:
+            yield file
+        return
+    with (
+        store_errors(url),
+        open_file(url) as stored,
+        pq.ParquetFile(stored, buffer_size=STORE_BUFFER, **options) as file,
+    ):
+        yield file
 
 
 def open_parquet_source(config: SourceConfig) -> TableSource:
@@ -109,7 +118,7 @@ def parts_of(url: str) -> tuple[list[Part], int]:
     except FileNotFoundError as error:
         raise SourceError(f"{url} does not exist") from error
     except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        if may_pass(error):
             raise SourceError(f"{url} cannot be read: {first_line(error)}") from error
         return [Part(name, None, damage=Failure("", url, "shard", "not_parquet", first_line(error)))], 0
     parts = [
