@@ -24,7 +24,7 @@ from clip_retrieval.inference.memory import children, memory_now, memory_peak
 from clip_retrieval.inference.run import check_apart
 from clip_retrieval.inference.run_manifest import check_folder, describe_options, settled_precision
 from clip_retrieval.inference.runner import Runner
-from clip_retrieval.inference.sampling import SampledSource, take_sample
+from clip_retrieval.inference.sampling import SampledSource, Sampling, take_sample
 from clip_retrieval.inference.sources import open_source
 from clip_retrieval.inference.stats import Stats
 from clip_retrieval.inference.worker import Parts, count_readers, make_plan, needs_work, open_parts
@@ -69,11 +69,11 @@ def estimate_run(config: InferenceConfig, tasks: Sequence[int] | None = None) ->
     check_folder(folder, describe_options(config, source, plan))
     chosen = [plan[i] for i in tasks] if tasks is not None else plan
     missing = [partition for partition in chosen if needs_work(folder, partition)]
-    sampled, total, certainty = take_sample(source, config.wds_number_file_per_input_file)
+    sampling = take_sample(source, config.wds_number_file_per_input_file)
     devices = list_devices(config.encoder)
     task = Task(
-        samples=total,
-        certainty=certainty,
+        samples=sampling.total,
+        certainty=sampling.certainty,
         partition_count=len(plan),
         missing_share=sum(partition.stop - partition.start for partition in missing) / max(1, len(source.units)),
         missing_count=len(missing),
@@ -84,7 +84,7 @@ def estimate_run(config: InferenceConfig, tasks: Sequence[int] | None = None) ->
         disk_free=free_bytes(folder),
         output_folder=config.output_folder,
     )
-    return Estimate(task=task, measured=measure(config, sampled, devices[0], settled_precision(folder)))
+    return Estimate(task=task, measured=measure(config, sampling, devices[0], settled_precision(folder)))
 
 
 def free_bytes(folder: EmbeddingsFolder) -> int | None:
@@ -95,9 +95,9 @@ def free_bytes(folder: EmbeddingsFolder) -> int | None:
     return shutil.disk_usage(next(parent for parent in (place, *place.parents) if parent.exists())).free
 
 
-def measure(config: InferenceConfig, sampled: SampledSource, device: str, settled: str | None) -> Measured:
+def measure(config: InferenceConfig, sampling: Sampling, device: str, settled: str | None) -> Measured:
     """Take the sample through the pipeline: half, to get going; whole; and in full batches, as far as time allows."""
-    base, start = memory_now(), time.perf_counter()
+    sampled, base, start = sampling.source, memory_now(), time.perf_counter()
     with open_parts(config, device, sampled, settled) as parts:
         load_seconds, loaded = time.perf_counter() - start, memory_now()
         half = embed(sampled, len(sampled.items) // 2, parts)
@@ -115,6 +115,7 @@ def measure(config: InferenceConfig, sampled: SampledSource, device: str, settle
         rows=whole.stats.sample_count,
         reasons=Counter(whole.stats.reasons),
         load_seconds=load_seconds,
+        source_seconds=sampling.seconds,
         read_seconds=whole.stats.reader_read_duration / whole.samples,
         decode_seconds=timed.stats.reader_decode_duration / timed.samples,
         encode_seconds=timed.stats.inference_duration / timed.samples,

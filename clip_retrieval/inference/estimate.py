@@ -13,12 +13,13 @@ SMALL_SHARE = 0.9  # of the memory or disk that there is; what needs more is tol
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What the sample took. Seconds are for one sample: on one reader, or on one device."""
+    """What the sample took. Seconds are for one sample: of one source, on one reader, or on one device."""
 
     samples: int
     rows: int
     reasons: Mapping[str, int]  # part:reason -> how often
     load_seconds: float
+    source_seconds: float
     read_seconds: float
     decode_seconds: float
     encode_seconds: float
@@ -53,6 +54,7 @@ class Task:
 class Rates:
     """Samples a second that each part could do if it were alone, on all devices or readers."""
 
+    source: float
     read: float
     decode: float
     encode: float
@@ -86,6 +88,7 @@ class Estimate:
         readers = max(1, self.task.readers) * workers
         decoding = min(readers, self.task.cores)  # more readers than cores hide the delay of reading only
         return Rates(
+            source=workers / max(measured.source_seconds, 1e-9),
             read=readers / max(measured.read_seconds, 1e-9),
             decode=decoding / max(measured.decode_seconds, 1e-9),
             encode=workers / max(measured.encode_seconds, 1e-9),
@@ -98,8 +101,8 @@ class Estimate:
         rates = self.rates
         prepare = 1 / (1 / rates.read + 1 / rates.decode)
         if any(not device.startswith("cuda") for device in self.task.devices):
-            return min(prepare, 1 / (1 / rates.decode + 1 / rates.encode), rates.write)
-        return min(prepare, rates.encode, rates.write)
+            return min(rates.source, prepare, 1 / (1 / rates.decode + 1 / rates.encode), rates.write)
+        return min(rates.source, prepare, rates.encode, rates.write)
 
     @property
     def seconds(self) -> float:

@@ -8,6 +8,8 @@ from rich.table import Table
 from clip_retrieval.inference.estimate import Estimate, in_bytes
 from clip_retrieval.inference.progress import in_words
 
+WORTH_A_WORD = 10  # times the rate of the run; a source that is faster is none of its costs
+
 
 def print_estimate(estimate: Estimate) -> None:
     """Print samples, time, memory and disk, what limits them, and what does not fit."""
@@ -34,6 +36,8 @@ def rows_of(estimate: Estimate) -> list[tuple[str, str, str]]:
     device = measured.encode_seconds and f"{1 / measured.encode_seconds:,.1f}/s on {', '.join(task.devices)}"
     core = 1 / max(measured.read_seconds + measured.decode_seconds, 1e-9)
     speeds = f"encode {device}; read and decode {core:,.1f}/s for a core; {readers}, {task.cores} cores"
+    if rates.source < WORTH_A_WORD * estimate.samples_per_second:
+        speeds = f"list and stream {rates.source:,.1f}/s; {speeds}"
     disk = f"{in_bytes(measured.embedding_bytes)} of embeddings, {in_bytes(measured.other_bytes)} of the rest for a row"
     return [
         ("samples", f"{about}{task.samples:,}", task.certainty),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -19,6 +18,7 @@ from clip_retrieval.inference.types import Failure, Part, Sample
 
 MOST_SAMPLES = 64
 MOST_SHARDS = 4
+KEPT_OF_SHARD = MOST_SAMPLES // MOST_SHARDS
 SECONDS_TO_COUNT = 2.0  # for each shard; what is beyond is estimated from its bytes
 PLAIN_SUFFIX = ".tar"  # of others, the place in the shard does not say how much of its bytes was read
 
@@ -62,23 +62,35 @@ class Look:
     """The first items of one unit, and what is known of its size."""
 
     items: list[Item]
+    seen: int  # samples that were read, to be counted
+    seconds: float  # that reading them took
     sample_count: int | None  # of the whole unit, about; None where that cannot be told
     is_exact: bool
 
 
-def take_sample(source: Source, assumed_per_shard: int) -> tuple[SampledSource, int, Certainty]:
-    """Return some samples from all over the input, and how many there are in all."""
+@dataclass(frozen=True)
+class Sampling:
+    """Some samples from all over an input, and what is known of all of them."""
+
+    source: SampledSource
+    total: int
+    certainty: Certainty
+    seconds: float  # that the source takes for one sample
+
+
+def take_sample(source: Source, assumed_per_shard: int) -> Sampling:
+    """Take some samples from all over the input, and find out how many there are in all."""
     known = source.estimate_total()
     if known == len(source.units):
-        places = spread(len(source.units), MOST_SAMPLES)
-        looks = [Look([*source.read(place, place + 1)], 1, is_exact=True) for place in places]
+        looks = [look_into(source, place, 1) for place in spread(len(source.units), MOST_SAMPLES)]
     else:
-        looks = [look_into(source, place, known is None) for place in spread(len(source.units), MOST_SHARDS)]
+        most = None if known is None else MOST_SAMPLES
+        looks = [look_into(source, place, most) for place in spread(len(source.units), MOST_SHARDS)]
     items: list[Item] = [item for look in looks for item in look.items]
     sampled = (SampledInventory if isinstance(source, Inventory) else SampledSource)(source, items)
-    if known is not None:
-        return sampled, known, "exact"
-    return sampled, *count_all(looks, len(source.units), assumed_per_shard)
+    seconds = sum(look.seconds for look in looks) / max(1, sum(look.seen for look in looks))
+    total, certainty = count_all(looks, len(source.units), assumed_per_shard)
+    return Sampling(sampled, total, certainty, seconds) if known is None else Sampling(sampled, known, "exact", seconds)
 
 
 def spread(count: int, most: int) -> list[int]:
@@ -87,29 +99,27 @@ def spread(count: int, most: int) -> list[int]:
     return [(2 * i + 1) * count // (2 * taken) for i in range(taken)]
 
 
-def look_into(source: Source, place: int, is_to_be_counted: bool) -> Look:  # noqa: FBT001 -- a fact of the source
-    """Read the beginning of a shard; count its samples for a while, and estimate the rest by its bytes."""
-    deadline = time.monotonic() + SECONDS_TO_COUNT
+def look_into(source: Source, place: int, most: int | None) -> Look:
+    """Read the beginning of a unit: some samples to keep, and others to count, for a while or up to `most`.
+
+    The samples that were not read are estimated by their bytes.
+    """
+    items: list[Item] = []
+    start, count, end = time.monotonic(), 0, 0
     with closing(cast("Any", source.read(place, place + 1))) as reading:
-        items: list[Item] = [*itertools.islice(reading, MOST_SAMPLES // MOST_SHARDS)]
-        count, end = tally(items)
-        if not is_to_be_counted:
-            return Look(items, None, is_exact=False)
         for item in reading:
+            if len(items) < KEPT_OF_SHARD:
+                items.append(item)
             count, end = count + isinstance(item, Sample), end_of(item) or end
-            if time.monotonic() > deadline:
+            seconds = time.monotonic() - start
+            if count == most or (seconds > SECONDS_TO_COUNT and len(items) == KEPT_OF_SHARD):
                 size = size_of(source.units[place])
-                return Look(items, round(count * size / end) if size and end else None, is_exact=False)
-    return Look(items, count, is_exact=True)
-
-
-def tally(items: Sequence[Item]) -> tuple[int, int]:
-    """Return the samples among the items, and where in the shard the last of them ends."""
-    ends = [end_of(item) for item in items]
-    return sum(isinstance(item, Sample) for item in items), max(ends, default=0)
+                return Look(items, count, seconds, round(count * size / end) if size and end else None, is_exact=False)
+    return Look(items, count, time.monotonic() - start, count, is_exact=True)
 
 
 def end_of(item: Item) -> int:
+    """Return where in its shard an item ends; 0 where that is not known."""
     if isinstance(item, Failure) or item.origin is None or item.origin.offset is None:
         return 0
     return item.origin.offset + (item.origin.size or 0)

@@ -137,7 +137,7 @@ def test_the_command_prints_a_table_or_json(tmp_path: Path, write_pictures: Writ
     told = json.loads(as_json.stdout)
     assert (told["samples"], told["certainty"], told["partitions_to_do"], told["warnings"]) == (12, "exact", 1, [])
     assert told["disk_bytes"]["embeddings"] == 12 * 2 * 64 * 2
-    assert set(told["rates"]) == {"read", "decode", "encode", "write"}
+    assert set(told["rates"]) == {"source", "read", "decode", "encode", "write"}
     assert not (tmp_path / "out").exists()
 
 

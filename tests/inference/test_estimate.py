@@ -10,9 +10,9 @@ from clip_retrieval.inference.estimate import Estimate, Measured, Task, in_bytes
 
 GIGABYTE = 10**9
 MEASURED = Measured(
-    samples=50, rows=40, reasons={"image:decode": 10}, load_seconds=5.0, read_seconds=0.01, decode_seconds=0.04,
-    encode_seconds=0.002, write_seconds=0.0001, embedding_bytes=1000.0, other_bytes=200.0, partition_bytes=5000.0,
-    base_bytes=GIGABYTE, encoder_bytes=2 * GIGABYTE, batch_bytes=GIGABYTE, reader_bytes=GIGABYTE // 10,
+    samples=50, rows=40, reasons={"image:decode": 10}, load_seconds=5.0, source_seconds=0.0001, read_seconds=0.01,
+    decode_seconds=0.04, encode_seconds=0.002, write_seconds=0.0001, embedding_bytes=1000.0, other_bytes=200.0,
+    partition_bytes=5000.0, base_bytes=GIGABYTE, encoder_bytes=2 * GIGABYTE, batch_bytes=GIGABYTE, reader_bytes=GIGABYTE // 10,
 )  # fmt: skip
 TASK = Task(
     samples=100_000, certainty="exact", partition_count=4, missing_share=0.5, missing_count=2, devices=["cuda:0"],
@@ -41,6 +41,8 @@ def test_the_slowest_part_decides() -> None:
     assert estimate(encode_seconds=1.0).samples_per_second == pytest.approx(1)
     assert estimate(encode_seconds=1.0).rates.limit == "encode"
     assert estimate(read_seconds=1.0).rates.limit == "read"
+    assert estimate(source_seconds=0.1).samples_per_second == pytest.approx(10)
+    assert estimate(source_seconds=0.1).rates.limit == "source"
 
 
 def test_more_readers_than_cores_do_not_decode_faster() -> None:
