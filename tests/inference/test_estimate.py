@@ -12,7 +12,8 @@ GIGABYTE = 10**9
 MEASURED = Measured(
     samples=50, rows=40, reasons={"image:decode": 10}, load_seconds=5.0, source_seconds=0.0001, read_seconds=0.01,
     decode_seconds=0.04, encode_seconds=0.002, write_seconds=0.0001, embedding_bytes=1000.0, other_bytes=200.0,
-    partition_bytes=5000.0, base_bytes=GIGABYTE, encoder_bytes=2 * GIGABYTE, batch_bytes=GIGABYTE, reader_bytes=GIGABYTE // 10,
+    partition_bytes=5000.0, base_bytes=GIGABYTE, encoder_bytes=2 * GIGABYTE, batch_bytes=GIGABYTE,
+    reader_bytes=GIGABYTE // 10,
 )  # fmt: skip
 TASK = Task(
     samples=100_000, certainty="exact", partition_count=4, missing_share=0.5, missing_count=2, devices=["cuda:0"],

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from clip_retrieval import clip_inference
+from clip_retrieval.inference.live import Live, News
 from clip_retrieval.inference.stats import Stats, add_up
 from clip_retrieval.inference.types import Batch, Failure, Row
 from clip_retrieval.layout import EmbeddingsFolder
@@ -100,3 +101,57 @@ def test_readers_have_the_seconds_of_all_of_them() -> None:
     stats.finish()
 
     assert stats.reader_duration == pytest.approx(3 * stats.total_duration)
+
+
+def test_a_run_says_how_busy_its_stages_were_and_what_the_limit_is(
+    tmp_path: Path, write_pictures: Callable[[Path, int], Path]
+) -> None:
+    write_pictures(tmp_path / "in", 60)
+    summary = clip_inference(
+        str(tmp_path / "in"), str(tmp_path / "out"), clip_model="hash:8?size=32", batch_size=8, num_prepro_workers=2
+    )
+    told = summary.to_json()
+
+    assert set(told["shares"]) == {"wait", "encode", "write", "source", "read", "decode"}
+    assert 0 < told["shares"]["encode"] <= 1
+    assert 0 < told["shares"]["decode"] <= 1
+    assert summary.stats.reader_count == 2
+    assert summary.stats.reader_duration == pytest.approx(2 * summary.stats.total_duration)
+    assert (told["limit"], told["diagnosis"]) == (summary.diagnosis.limit, summary.diagnosis.sentence)
+    assert told["rate"] == pytest.approx(60 / summary.wall_seconds, rel=0.01)
+
+
+def test_what_a_killed_run_left_of_its_figures_is_gone_after_the_next(
+    tmp_path: Path, write_pictures: Callable[[Path, int], Path]
+) -> None:
+    write_pictures(tmp_path / "in", 4)
+    folder = EmbeddingsFolder(str(tmp_path / "out"))
+    folder.write_json("stats/wip_1.json", {"sample_count": 1})
+    clip_inference(
+        str(tmp_path / "in"), folder.url, clip_model="hash:8?size=32", output_partition_count=2, num_prepro_workers=0
+    )
+
+    assert folder.names("stats", ".json") == ["0.json", "1.json"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
+def test_workers_tell_what_they_do_batch_by_batch(
+    tmp_path: Path, write_pictures: Callable[[Path, int], Path], monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    write_pictures(tmp_path / "in", 40)
+    seen: list[tuple[int, bool]] = []
+    hear = Live.hear
+
+    def hear_and_look(live: Live, worker: int, news: News) -> None:
+        hear(live, worker, news)
+        seen.append((live.look().done, news.part is not None))
+
+    monkeypatch.setattr(Live, "hear", hear_and_look)
+    clip_inference(
+        str(tmp_path / "in"), str(tmp_path / "out"), clip_model="hash:8?size=32", device=device, batch_size=10,
+        output_partition_count=2, num_prepro_workers=0,
+    )  # fmt: skip
+
+    assert seen[-1] == (40, True)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert len({done for done, _ in seen}) >= 4
