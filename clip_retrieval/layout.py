@@ -85,7 +85,7 @@ class EmbeddingsFolder(Folder):
 
     @staticmethod
     def wip_stats_name(partition: Partition) -> str:
-        return f"stats/wip_{partition.id}.json"
+        return f"stats/wip_{partition.id}{partition.suffix}.json"
 
     def is_done(self, partition: Partition) -> bool:
         """Metadata is written last: where it stands, the partition is whole."""

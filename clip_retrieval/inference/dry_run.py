@@ -16,18 +16,18 @@ from pathlib import Path
 
 from clip_retrieval.encoder.devices import list_devices
 from clip_retrieval.encoder.uri import parse_uri
-from clip_retrieval.errors import SourceError
+from clip_retrieval.errors import ConfigError, SourceError
 from clip_retrieval.inference.config import InferenceConfig, WorkerConfig
 from clip_retrieval.inference.estimate import Estimate, Measured, Task
 from clip_retrieval.inference.live import Teller
 from clip_retrieval.inference.memory import children, memory_now, memory_peak
-from clip_retrieval.inference.run import check_apart
-from clip_retrieval.inference.run_manifest import check_folder, describe_options, settled_precision
+from clip_retrieval.inference.run import check_apart, choose_partitions, settle_partition_count
+from clip_retrieval.inference.run_manifest import is_revised, settled_precision
 from clip_retrieval.inference.runner import Runner
 from clip_retrieval.inference.sampling import SampledSource, Sampling, take_sample
 from clip_retrieval.inference.sources import open_source
 from clip_retrieval.inference.stats import Stats
-from clip_retrieval.inference.worker import Parts, count_readers, make_plan, needs_work, open_parts
+from clip_retrieval.inference.worker import Parts, count_readers, needs_work, open_parts
 from clip_retrieval.layout import EMBEDDING_FOLDERS, EmbeddingsFolder, Partition
 from clip_retrieval.options import build_config
 from clip_retrieval.resources import count_cores, memory_limit
@@ -64,17 +64,18 @@ def estimate_run(config: InferenceConfig, tasks: Sequence[int] | None = None) ->
     parse_uri(config.encoder.clip_model)
     folder = EmbeddingsFolder(config.output_folder)
     check_apart(config, folder)
+    if config.update or config.retry_failed:
+        raise ConfigError("dry_run estimates whole runs; what update and retry_failed find is not known before")
     source = open_source(dataclasses.replace(config.source, cache_path=None), config.output_folder)
-    plan = make_plan(config, source)
-    check_folder(folder, describe_options(config, source, plan))
-    chosen = [plan[i] for i in tasks] if tasks is not None else plan
-    missing = [partition for partition in chosen if needs_work(folder, partition)]
-    sampling = take_sample(source, config.wds_number_file_per_input_file)
     devices = list_devices(config.encoder)
+    config = settle_partition_count(config, folder, source, len(devices))
+    chosen = choose_partitions(config, folder, source, tasks)
+    missing = [partition for partition in chosen if not is_revised(folder) and needs_work(folder, partition)]
+    sampling = take_sample(source, config.wds_number_file_per_input_file)
     task = Task(
         samples=sampling.total,
         certainty=sampling.certainty,
-        partition_count=len(plan),
+        partition_count=len(chosen),
         missing_share=sum(partition.stop - partition.start for partition in missing) / max(1, len(source.units)),
         missing_count=len(missing),
         devices=devices[: max(1, len(missing))],

@@ -39,7 +39,7 @@ class Task:
 
     samples: int
     certainty: Certainty
-    partition_count: int  # of the run
+    partition_count: int  # that were asked for
     missing_share: float  # of it that is not done yet
     missing_count: int  # partitions that are not done yet
     devices: Sequence[str]

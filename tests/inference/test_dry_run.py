@@ -156,3 +156,21 @@ def test_from_python_a_dry_run_never_runs(tmp_path: Path, write_pictures: WriteP
     with pytest.raises(ConfigError, match="estimate_inference"):
         clip_inference(str(write_pictures(tmp_path / "in", 1)), str(tmp_path / "out"), dry_run=True, **OPTIONS)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["update", "retry_failed"])
+def test_what_cannot_be_estimated_is_refused(tmp_path: Path, write_pictures: WritePictures, option: str) -> None:
+    with pytest.raises(ConfigError, match="dry_run estimates whole runs"):
+        estimate(write_pictures(tmp_path / "in", 1), tmp_path / "out", **{option: True})
+
+
+def test_a_run_that_was_begun_on_several_devices_is_estimated_on_one(
+    tmp_path: Path, write_pictures: WritePictures
+) -> None:
+    source, output = write_pictures(tmp_path / "in", 40), tmp_path / "out"
+    clip_inference(str(source), str(output), device="cpu,cpu", **OPTIONS)
+    (output / "metadata/metadata_2.parquet").unlink()
+
+    told = estimate(source, output)
+
+    assert (told.samples, told.task.missing_count, told.task.partition_count) == (5, 1, 8)
