@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import hashlib
 import lzma
+import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +20,7 @@ from uuid import uuid4
 
 import fsspec
 
-from clip_retrieval.errors import first_line
+from clip_retrieval.errors import StorageError, first_line
 
 T = TypeVar("T")
 OWN_MODULES = sys.stdlib_module_names | {"clip_retrieval", "pyarrow"}
@@ -29,6 +31,7 @@ SKIP_BYTES = 1 << 20
 STORE_RETRIES = 3
 FIRST_PAUSE = 0.2  # seconds; each further one is twice as long
 FINAL_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError, ValueError)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 STOPPED_EARLY = (-13, 141)  # SIGPIPE, or the shell's word for it: the rest was not wanted
 
 
@@ -198,6 +201,10 @@ def fetch_to_cache(url: str, cache_path: str) -> str:
             with open_url(url) as source, partial.open("wb") as copy:
                 shutil.copyfileobj(source, copy, SKIP_BYTES)
             partial.replace(target)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            raise StorageError(f"cannot write to {cache_path}: {os.strerror(error.errno)}; make room there") from error
         finally:
             partial.unlink(missing_ok=True)
     return str(target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from typing import Any
 
@@ -15,6 +16,7 @@ from clip_retrieval.errors import ClipRetrievalError
 from clip_retrieval.filter.config import FilterConfig
 from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.inference.config import InferenceConfig, WorkerConfig
+from clip_retrieval.interrupts import STOPPED_CODES, StoppedError, stopping_in_time
 from clip_retrieval.option_flags import config_options, given_options, with_underscores
 from clip_retrieval.options import build_config
 from clip_retrieval.tools.config import BenchmarkConfig, ExtractConfig, ModelInfoConfig, SimilarityConfig, ZslConfig
@@ -27,12 +29,13 @@ class Cli(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with stopping_in_time():
+                return super().invoke(ctx)
         except ClipRetrievalError as error:
             raise click.ClickException(str(error)) from error
-        except KeyboardInterrupt:
-            click.echo("stopped; give the same command again: inference goes on where it was", err=True)
-            ctx.exit(130)
+        except KeyboardInterrupt as stop:
+            click.echo(str(stop) or "stopped", err=True)
+            ctx.exit(stop.exit_code if isinstance(stop, StoppedError) else StoppedError().exit_code)
 
 
 @click.group(cls=Cli, context_settings=CONTEXT)
@@ -238,4 +241,11 @@ def print_json(value: object) -> None:
 
 def main() -> None:
     """Run the command line."""
-    cli()
+    try:
+        cli()
+    except SystemExit as end:
+        if end.code not in STOPPED_CODES:
+            raise
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code)  # all is tidy, and threads that are still in native code are not waited for

@@ -142,14 +142,17 @@ class Folder:
         if self.exists(name):
             self.fs.rm(self.path(name), recursive=True)
 
-    def remove_leftovers(self) -> None:
-        """Remove the scratch folders of processes that are gone: of this machine, or untouched for a week."""
+    def remove_leftovers(self, *, own: bool = False) -> None:
+        """Remove the scratch folders of processes that are gone: of this machine, or untouched for a week.
+
+        With `own`, those of this process too: it is about to end.
+        """
         if not self.is_local:
             return
         for scratch in list_folder(Path(self.path(PARTIAL_FOLDER))):
             host, _, rest = scratch.name.partition(".")
             pid = rest.partition(".")[0]
-            is_dead = host == HOST and pid.isdigit() and not is_alive(int(pid))
+            is_dead = host == HOST and pid.isdigit() and (not is_alive(int(pid)) or (own and int(pid) == os.getpid()))
             if is_dead or is_old(scratch):
                 shutil.rmtree(scratch, ignore_errors=True)
         self.drop_empty_partial_folder()

@@ -45,7 +45,10 @@ def serve(commands: IO[bytes], answers: IO[bytes]) -> None:
     wanted, path, shape, number = receive(commands)
     if not isinstance(wanted, Wanted):
         raise TypeError(wanted)
-    pixels = SharedPixels.attach(path, shape)
+    try:
+        pixels = SharedPixels.attach(path, shape)
+    except FileNotFoundError as error:  # it vanished with the worker
+        raise EOFError from error
     note = pixels.note(number)
     send(answers, "ready")
     while True:
@@ -72,7 +75,7 @@ def main() -> None:
     end_with_parent()
     try:
         serve(sys.stdin.buffer, answers)
-    except BrokenPipeError:
+    except (BrokenPipeError, EOFError):
         os._exit(1)  # the worker is gone
 
 

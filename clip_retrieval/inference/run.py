@@ -26,6 +26,7 @@ from clip_retrieval.inference.telemetry import watching
 from clip_retrieval.inference.update import as_it_was, check_input, update_folder
 from clip_retrieval.inference.wip import remove_wip
 from clip_retrieval.inference.worker import make_plan, needs_work
+from clip_retrieval.interrupts import ending_with
 from clip_retrieval.layout import JOURNAL, EmbeddingsFolder, Partition, read_manifest
 from clip_retrieval.options import build_config
 from clip_retrieval.resources import count_cores
@@ -106,8 +107,11 @@ def run_inference(config: InferenceConfig, tasks: Sequence[int] | None = None) -
     missing = [partition for partition in chosen if not is_revised(folder) and needs_work(folder, partition)]
     if missing:
         live = Live(len(missing))
-        with watching(config, live):
-            run_local(config, source, [partition.id for partition in missing], devices, live)
+        with watching(config, live), ending_with(lambda: tidy_up(folder, chosen)):
+            try:
+                run_local(config, source, [partition.id for partition in missing], devices, live)
+            finally:
+                folder.remove_leftovers()
     folder.remove_leftovers()
     remove_wip(folder, chosen)
     summary = sum_up(folder, chosen, missing)
@@ -155,6 +159,15 @@ def revise(config: InferenceConfig, folder: EmbeddingsFolder, source: Source) ->
     summary = sum_up(folder, partitions, [partition for partition in partitions if partition not in before])
     check_outcome(config, summary.stats)
     return dataclasses.replace(summary, revised=revised)
+
+
+def tidy_up(folder: EmbeddingsFolder, chosen: Sequence[Partition]) -> str:
+    """Remove what a stopped run has half done; return the sentence that it ends with."""
+    folder.remove_leftovers(own=True)
+    remove_wip(folder, chosen)
+    there = set(folder.names("metadata", ".parquet"))
+    done = sum(folder.metadata_name(partition).rpartition("/")[2] in there for partition in chosen)
+    return f"stopped: {done} of {len(chosen)} partitions are done; give the same command again to go on"
 
 
 def check_apart(config: InferenceConfig, folder: EmbeddingsFolder) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 
 from clip_retrieval.encoder.base import Encoder
 from clip_retrieval.encoder.load import best_batch_size
@@ -44,25 +45,25 @@ def make_plan(config: InferenceConfig, source: Source) -> list[Partition]:
 
 
 def run_worker(
-    config: InferenceConfig, partition_ids: Sequence[int], device: str, report: Report, source: Source | None = None
+    config: InferenceConfig, partition_ids: Iterable[int], device: str, report: Report, source: Source | None = None
 ) -> list[Stats]:
     """Make these partitions on one device, those that are not done yet; return their figures.
 
-    The source may be handed over where it is open already.
+    Partitions may come one by one: the next is asked for when the one before it is whole. The source may be handed
+    over where it is open already.
     """
     source = source or open_source(config.source, config.output_folder)
     folder = EmbeddingsFolder(config.output_folder)
     plan = make_plan(config, source)
     check_folder(folder, describe_options(config, source, plan))
-    missing = [plan[i] for i in partition_ids if needs_work(folder, plan[i])]
-    if not missing:
+    missing = (plan[i] for i in partition_ids if needs_work(folder, plan[i]))
+    first = next(missing, None)
+    if first is None:
         return []
-    share = sum(partition.stop - partition.start for partition in missing) / max(1, len(source.units))
-    report.estimate_total = lambda: None if (total := source.estimate_total()) is None else round(total * share)
     with open_parts(config, device, source, settled_precision(folder)) as parts:
         claim_folder(folder, describe_run(config, source, parts.encoder.info, plan, parts.check))
         runner = Runner(source, parts.loader, parts.encoder, folder)
-        return [runner.run(partition, report) for partition in missing]
+        return [runner.run(partition, report) for partition in chain([first], missing)]
 
 
 @dataclass(frozen=True)

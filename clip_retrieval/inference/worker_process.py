@@ -1,4 +1,4 @@
-"""A worker as a process of its own: a task as json on stdin, what it does as json lines on stdout."""
+"""A worker as a process of its own: a task, then partitions, as json lines on stdin; what it does on stdout."""
 
 from __future__ import annotations
 
@@ -6,14 +6,20 @@ import dataclasses
 import json
 import logging
 import os
+import signal
 import sys
+from collections.abc import Iterator
 from typing import IO
 
-from clip_retrieval.errors import ClipRetrievalError
+from clip_retrieval.errors import ClipRetrievalError, EncoderError, WorkerError
 from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.inference.live import News, Teller
+from clip_retrieval.inference.sources import open_source
 from clip_retrieval.inference.worker import run_worker
 from clip_retrieval.options import from_json
+from clip_retrieval.subprocesses import end_with_parent
+
+OF_ONE_DEVICE = (EncoderError, WorkerError)  # what goes wrong here need not go wrong elsewhere
 
 
 class Messages:
@@ -30,19 +36,40 @@ class Messages:
         self.stream.flush()
 
 
+def given_partitions(commands: IO[str], messages: Messages) -> Iterator[int]:
+    """Yield one partition after the other as they are given; when the next is asked for, the last one is done."""
+    for line in commands:
+        yield json.loads(line)
+        messages.send(done=json.loads(line))
+
+
+def run(commands: IO[str], messages: Messages) -> None:
+    """Make partitions until no more are given."""
+    line = commands.readline()
+    if not line:
+        return  # the run is gone
+    task = json.loads(line)
+    config = from_json(InferenceConfig, task["config"])
+    source = open_source(config.source, config.output_folder)
+    report = Teller(messages.tell)
+    report.estimate_total = source.estimate_total
+    run_worker(config, given_partitions(commands, messages), task["device"], report, source)
+
+
 def main() -> None:
     # Only messages may go to the pipe; what libraries print goes to stderr.
     messages = Messages(os.fdopen(os.dup(1), "w"))
     os.dup2(2, 1)
+    end_with_parent()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what is half done is removed
     logging.basicConfig(level=logging.WARNING)
-    task = json.load(sys.stdin)
     try:
-        report = Teller(messages.tell)
-        run_worker(from_json(InferenceConfig, task["config"]), task["partition_ids"], task["device"], report)
+        run(sys.stdin, messages)
     except ClipRetrievalError as error:
-        messages.send(error=str(error))
+        messages.send(error=str(error), is_general=not isinstance(error, OF_ONE_DEVICE))
         sys.exit(1)
-    messages.send(finished=True)
+    except BrokenPipeError:
+        os._exit(1)  # the run is gone
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""kill -9 at any moment, then the same command: the bytes of an undisturbed run, and nothing is computed twice."""
+"""kill -9 or Ctrl-C at any moment, then the same command: the bytes of an undisturbed run, nothing computed twice."""
 
 from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -172,18 +173,61 @@ def test_readers_killed_again_and_again_change_nothing(
     assert children(process.pid, "clip_retrieval") == []
 
 
-def test_a_killed_worker_ends_the_run_with_one_sentence(source: Path, tmp_path: Path) -> None:
-    process = start(source, tmp_path / "output", "--num_prepro_workers", "1", "--device", "cpu,cpu")
-    stop_in_the_middle(process, tmp_path / "output")
+def workers_of(process: subprocess.Popen[str]) -> list[int]:
+    return children(process.pid, "clip_retrieval.inference.worker_process")
 
-    os.kill(children(process.pid, "clip_retrieval.inference.worker_process")[0], signal.SIGKILL)
+
+def test_the_partitions_of_a_killed_worker_are_made_by_the_other(
+    source: Path, tmp_path: Path, snapshot: Snapshot
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert finish(start(source, whole, "--num_prepro_workers", "0"))[0] == 0
+    process = start(source, killed, "--num_prepro_workers", "1", "--device", "cpu,cpu")
+    stop_in_the_middle(process, killed)
+
+    os.kill(workers_of(process)[0], signal.SIGKILL)
+    go_on(process)
+    code, errors = finish(process)
+
+    assert code == 0, errors
+    [line] = said(errors)
+    assert re.fullmatch(
+        r"the worker on cpu was killed by signal 9( while it made partition \d)?; the others go on", line
+    )
+    assert snapshot(killed) == snapshot(whole)
+    assert sorted(path.name for path in killed.iterdir()) == sorted(path.name for path in whole.iterdir())
+    assert children(process.pid, "clip_retrieval") == []
+
+
+def test_a_run_whose_workers_are_all_killed_says_what_is_not_made(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    process = start(source, output, "--num_prepro_workers", "1", "--device", "cpu,cpu")
+    stop_in_the_middle(process, output)
+    missing = [str(i) for i in range(PARTITIONS) if i not in map(int, done(output))]
+
+    for worker in workers_of(process):
+        os.kill(worker, signal.SIGKILL)
     go_on(process)
     code, errors = finish(process)
 
     assert code == 1
-    assert len(said(errors)) == 1, errors
-    assert said(errors)[0].startswith("Error: the worker on cpu was killed by signal 9")
+    assert said(errors)[-1].startswith("Error: the worker on cpu was killed by signal 9 while it made partition ")
+    assert f"not made: partitions {', '.join(missing)}; what is finished is kept" in said(errors)[-1]
     assert children(process.pid, "clip_retrieval") == []
+
+
+def test_workers_share_the_cores(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIP_RETRIEVAL_CORES", "6")
+    process = start(source, tmp_path / "output", "--device", "cpu,cpu")
+    stop_in_the_middle(process, tmp_path / "output")
+
+    cores = [Path(f"/proc/{worker}/environ").read_bytes().split(b"\0") for worker in workers_of(process)]
+    counts = [b"CLIP_RETRIEVAL_CORES=3" in environment for environment in cores]
+    reader_count = len(readers_of(process))
+    kill_group(process)
+
+    assert counts == [True, True]
+    assert reader_count == 6
 
 
 def test_readers_end_when_the_run_alone_is_killed(source: Path, tmp_path: Path) -> None:
@@ -200,16 +244,48 @@ def test_readers_end_when_the_run_alone_is_killed(source: Path, tmp_path: Path) 
     assert children(process.pid, "clip_retrieval") == []
 
 
-def test_ctrl_c_ends_the_run_with_one_sentence(source: Path, tmp_path: Path) -> None:
-    process = start(source, tmp_path / "output", "--num_prepro_workers", "1")
-    stop_in_the_middle(process, tmp_path / "output")
+@pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["int", "term"])
+def test_a_stopped_run_says_how_far_it_is_and_goes_on(
+    source: Path, tmp_path: Path, snapshot: Snapshot, device: str, number: int, expected: int
+) -> None:
+    output, options = tmp_path / "output", ["--num_prepro_workers", "2", "--device", device]
+    process = start(source, output, *options)
+    stop_in_the_middle(process, output)
 
-    os.killpg(process.pid, signal.SIGINT)
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)  # a terminal's Ctrl-C reaches the group
     go_on(process)
     code, errors = finish(process)
 
+    finished = done(output)
+    assert code == expected
+    assert said(errors) == [
+        f"stopped: {len(finished)} of {PARTITIONS} partitions are done; give the same command again to go on"
+    ]
+    assert children(process.pid, "clip_retrieval") == []
+    assert not (output / PARTIAL_FOLDER).exists()
+    assert not list((output / "stats").glob("wip*"))
+
+    before = times(output, finished)
+    assert finish(start(source, output, *options))[0] == 0
+    assert times(output, finished) == before
+    assert finish(start(source, tmp_path / "whole", "--num_prepro_workers", "0"))[0] == 0
+    assert snapshot(output) == snapshot(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
+def test_ctrl_c_while_processes_start_brings_no_traceback(source: Path, tmp_path: Path, device: str) -> None:
+    process = start(source, tmp_path / "output", "--num_prepro_workers", "2", "--device", device)
+    wait_for(lambda: readers_of(process), process)
+
+    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)
+    code, errors = finish(process)
+
     assert code == 130
-    assert said(errors) == ["stopped; give the same command again: inference goes on where it was"]
+    assert "Traceback" not in errors, errors
+    assert said(errors) == [f"stopped: 0 of {PARTITIONS} partitions are done; give the same command again to go on"]
+    assert children(process.pid, "clip_retrieval") == []
 
 
 def test_a_named_pipe_among_the_pictures_does_not_block(

@@ -3,81 +3,185 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import logging
 import threading
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from clip_retrieval.errors import WorkerError
 from clip_retrieval.inference.config import InferenceConfig
+from clip_retrieval.inference.distributors.handout import Handout
 from clip_retrieval.inference.live import Live, News
 from clip_retrieval.inference.sources import Source
-from clip_retrieval.inference.worker import run_worker
+from clip_retrieval.inference.worker import make_plan, needs_work, run_worker
+from clip_retrieval.layout import EmbeddingsFolder
 from clip_retrieval.options import to_json
-from clip_retrieval.subprocesses import module_command, module_environment
+from clip_retrieval.resources import CORES_VARIABLE, count_cores
+from clip_retrieval.subprocesses import describe_end, start_module
+
+logger = logging.getLogger(__name__)
+
+SECONDS_TO_END = 1.0  # in which a worker may remove what it has half done
+SECONDS_TO_LEAVE = 10.0  # for one that has nothing left to do
 
 
 def run_local(
     config: InferenceConfig, source: Source, partition_ids: Sequence[int], devices: Sequence[str], live: Live
 ) -> None:
-    """Make the partitions on these devices; raises what a worker raised, as one sentence."""
+    """Make the partitions on these devices; raises what a worker raised, as one sentence.
+
+    With several devices a worker that dies is told of at once, and the others make its partitions.
+    """
+    plan = make_plan(config, source)
+    share = sum(plan[i].stop - plan[i].start for i in partition_ids) / max(1, len(source.units))
     used = devices[: max(1, len(partition_ids))]
     if len(used) == 1:
-        run_worker(config, partition_ids, used[0], live.teller(), source)
+        report = live.teller()
+        report.estimate_total = lambda: None if (total := source.estimate_total()) is None else round(total * share)
+        run_worker(config, partition_ids, used[0], report, source)
         return
-    workers = [Worker(config, partition_ids[i :: len(used)], device, live) for i, device in enumerate(used)]
-    try:
-        for worker in workers:
-            worker.thread.join()
-    finally:
-        for worker in workers:
-            worker.stop()
-    errors = [worker.error for worker in workers if worker.error]
-    if errors:
-        raise WorkerError("; ".join(errors))
+    team = Team(config, partition_ids, used, Estimates(live, share))
+    team.run()
+    folder = EmbeddingsFolder(config.output_folder)
+    left = [i for i in team.handout.left() if needs_work(folder, plan[i])]
+    if left:
+        raise WorkerError(team.explain(left))
+
+
+class Estimates:
+    """Passes the news of several workers on; each of them knows about how many samples the whole input has."""
+
+    def __init__(self, live: Live, share: float) -> None:
+        self.live, self.share = live, share
+        self.of_workers: dict[int, int] = {}
+
+    def hear(self, worker: int, news: News) -> None:
+        if news.total is not None:
+            self.of_workers[worker] = news.total
+            estimates = list(self.of_workers.values())
+            self.live.hear(0, News(total=round(sum(estimates) / len(estimates) * self.share)))
+        self.live.hear(worker, replace(news, total=None))
+
+
+class Team:
+    """A worker for each device, and what they have to do."""
+
+    def __init__(
+        self, config: InferenceConfig, partition_ids: Sequence[int], devices: Sequence[str], estimates: Estimates
+    ) -> None:
+        self.config, self.estimates = config, estimates
+        self.handout = Handout(partition_ids)
+        self.sentences: list[str] = []  # why workers ended before their time
+        self.general: str | None = None  # what every worker would meet
+        self.is_over = False  # nothing that a worker does counts any more
+        self.cores = max(1, count_cores() // len(devices))
+        self.workers = [Worker(self, device) for device in devices]
+
+    def run(self) -> None:
+        try:
+            for worker in self.workers:
+                worker.thread.start()
+            for worker in self.workers:
+                worker.thread.join()
+        finally:
+            self.end()
+
+    def explain(self, left: Sequence[int]) -> str:
+        """Return the sentence that a run ends with whose partitions could not all be made."""
+        if self.general is not None:
+            return self.general
+        why, numbers = "; ".join(dict.fromkeys(self.sentences)), ", ".join(map(str, left))
+        return f"{why}; not made: partitions {numbers}; what is finished is kept, run the same command to go on"
+
+    def lose(self, worker: Worker, sentence: str, *, is_general: bool) -> None:
+        """A worker is gone. What any other would meet too ends the run, all else is told, and the others go on."""
+        if self.is_over:
+            return
+        self.sentences.append(sentence)
+        if worker.partition_id is not None:
+            self.handout.give_back(worker.partition_id)
+        if is_general:
+            self.general = sentence
+            self.stop()
+        elif any(other.thread.is_alive() for other in self.workers if other is not worker):
+            logger.warning("%s; the others go on", sentence)
+
+    def stop(self) -> None:
+        """Have all workers end, whatever they do."""
+        self.is_over = True
+        self.handout.close()
+        for worker in self.workers:
+            worker.process.terminate()
+
+    def end(self) -> None:
+        self.stop()
+        deadline = time.monotonic() + SECONDS_TO_END
+        for worker in self.workers:
+            worker.close(deadline)
 
 
 class Worker:
-    """One worker process, and the thread that listens to it."""
+    """One worker process, and the thread that gives it partitions and listens to it."""
 
-    def __init__(self, config: InferenceConfig, partition_ids: Sequence[int], device: str, live: Live) -> None:
-        self.device, self.live = device, live
-        self.error: str | None = None
-        self.partition_ids = partition_ids
-        self.process = subprocess.Popen(
-            module_command("clip_retrieval.inference.worker_process"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=module_environment(),
+    def __init__(self, team: Team, device: str) -> None:
+        self.team, self.device = team, device
+        self.partition_id: int | None = None
+        cores = str(team.cores)
+        self.process = start_module(
+            "clip_retrieval.inference.worker_process", **{CORES_VARIABLE: cores, "OMP_NUM_THREADS": cores}
         )
-        assert self.process.stdin is not None
-        task = {"config": to_json(config), "partition_ids": list(partition_ids), "device": device}
-        self.process.stdin.write(json.dumps(task))
-        self.process.stdin.close()
-        self.thread = threading.Thread(target=self.listen, daemon=True)
-        self.thread.start()
+        self.thread = threading.Thread(target=self.run, daemon=True)
 
-    def listen(self) -> None:
+    def run(self) -> None:
+        """Give the worker one partition after the other, until none is left or it is gone."""
+        assert self.process.stdin is not None
+        try:
+            self.send({"config": to_json(self.team.config), "device": self.device})
+            while (partition_id := self.team.handout.take()) is not None:
+                self.partition_id = partition_id
+                self.send(partition_id)
+                if not self.listen():
+                    break
+                self.team.handout.finish(partition_id)
+                self.partition_id = None
+            self.process.stdin.close()
+            describe_end(self.process, SECONDS_TO_LEAVE)
+        except OSError:
+            self.listen()  # its pipe is closed: it may have said why
+        except Exception as error:  # a thread's error would be lost otherwise  # noqa: BLE001
+            self.team.lose(self, f"the worker on {self.device} is not understood: {error!r}", is_general=True)
+
+    def send(self, message: object) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(message).encode() + b"\n")
+        self.process.stdin.flush()
+
+    def listen(self) -> bool:
+        """Hear the worker until its partition is whole; False where it ended before."""
         assert self.process.stdout is not None
-        is_finished = False
         for line in self.process.stdout:
             message = json.loads(line)
             if "news" in message:
-                self.live.hear(self.process.pid, News(**message["news"]))
+                self.team.estimates.hear(self.process.pid, News(**message["news"]))
+            elif "done" in message:
+                return True
             elif "error" in message:
-                self.error = message["error"]
-            is_finished = is_finished or message.get("finished", False)
-        code = self.process.wait()
-        if not is_finished and self.error is None:
-            how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-            self.error = (
-                f"the worker on {self.device} {how} while it made partitions {list(self.partition_ids)}; finished "
-                "partitions are kept, run the same command to go on"
-            )
+                self.team.lose(self, message["error"], is_general=message["is_general"])
+                return False
+        how = describe_end(self.process, SECONDS_TO_END)
+        where = "" if self.partition_id is None else f" while it made partition {self.partition_id}"
+        self.team.lose(self, f"the worker on {self.device} {how}{where}", is_general=False)
+        return False
 
-    def stop(self) -> None:
+    def close(self, deadline: float) -> None:
+        describe_end(self.process, max(0.0, deadline - time.monotonic()))
         self.process.kill()
         self.process.wait()
         self.thread.join()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            try:
+                pipe.close()
+            except BrokenPipeError:
+                continue

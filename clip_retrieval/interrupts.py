@@ -1,0 +1,104 @@
+"""Ctrl-C and SIGTERM: a command ends within seconds, tidily, and says how to go on; even where native code is busy.
+
+Python tells of a signal when native code returns, which for a batch on a large model may be a minute later. So a thread
+hears of it too, and where the command has not ended by itself in time, that thread tidies up and ends the process.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOPPED_CODES = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # what a shell expects
+SECONDS_OF_GRACE = 2.0
+SHOW_CURSOR = "\x1b[?25h"  # a progress bar had hidden it
+
+last_words: list[Callable[[], str]] = []
+
+
+class StoppedError(KeyboardInterrupt):
+    """A signal asked this process to end; `exit_code` is what a shell expects then."""
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__("stopped; give the same command again")
+        self.exit_code = 128 + number
+
+
+@contextmanager
+def ending_with(say: Callable[[], str]) -> Iterator[None]:
+    """Have `say` tidy up when the block is interrupted; what it returns becomes the text of the interrupt.
+
+    It may be called from another thread, while the block still runs.
+    """
+    last_words.append(say)
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        stop.args = (say(),)
+        raise
+    finally:
+        last_words.remove(say)
+
+
+@contextmanager
+def stopping_in_time() -> Iterator[None]:
+    """Raise StoppedError in the block at a signal, and end the process where the block does not end then.
+
+    More signals change nothing, not even after the block.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread hears signals
+        return
+    backstop = Backstop()
+    before = {number: signal.signal(number, backstop.stop) for number in SIGNALS}
+    heard = signal.set_wakeup_fd(backstop.bell, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(heard)
+        for number, handler in before.items():
+            if not backstop.is_stopped:  # else it is about to end, and deaf
+                signal.signal(number, handler)
+        backstop.close()
+
+
+class Backstop:
+    """A thread that hears of signals at once, and ends the process where nobody else does."""
+
+    def __init__(self) -> None:
+        self.is_stopped = False
+        self.is_over = threading.Event()
+        self.ear, self.bell = os.pipe()
+        os.set_blocking(self.bell, False)
+        self.thread = threading.Thread(target=self.listen, daemon=True)
+        self.thread.start()
+
+    def stop(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 -- a signal handler's signature
+        """Raise once; a second Ctrl-C must not disturb who tidies up."""
+        if not self.is_stopped:
+            self.is_stopped = True
+            raise StoppedError(number)
+
+    def listen(self) -> None:
+        while (number := os.read(self.ear, 1)[0]) not in SIGNALS:
+            if not number:
+                return
+        if not self.is_over.wait(SECONDS_OF_GRACE):
+            stop = StoppedError(number)
+            sentence = last_words[-1]() if last_words else str(stop)
+            sys.stderr.write(f"{SHOW_CURSOR if sys.stderr.isatty() else ''}{sentence}\n")
+            sys.stderr.flush()
+            os._exit(stop.exit_code)
+
+    def close(self) -> None:
+        self.is_over.set()
+        os.write(self.bell, b"\0")
+        self.thread.join()
+        os.close(self.ear)
+        os.close(self.bell)
