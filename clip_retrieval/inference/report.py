@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from clip_retrieval.inference.revise import Revised
 from clip_retrieval.inference.run import RunSummary
 
 SUMMED_REASONS = 12
@@ -18,6 +19,10 @@ def print_summary(summary: RunSummary) -> None:
         console.print(
             f"  {stats.image_count:,} pictures and {stats.text_count:,} captions embedded{truncation(summary)}"
         )
+    if stats.deleted_count:
+        console.print(f"  {stats.deleted_count:,} of the rows are empty: their files are gone or changed")
+    if summary.revised is not None:
+        console.print(f"  {revised_line(summary.revised)}")
     if summary.already_done:
         console.print(f"  {summary.already_done} of {summary.partition_count} partitions were done before")
     if summary.wall_seconds:
@@ -25,9 +30,13 @@ def print_summary(summary: RunSummary) -> None:
         console.print(f"  {summary.diagnosis.sentence}")
     if stats.reasons:
         console.print(reason_table(summary))
-        console.print("  each of these is named in failures/*.parquet")
-    if stats.sample_count and not stats.text_count and stats.image_count < stats.sample_count:
+        console.print("  each of these is named in failures/*.parquet; --retry_failed tries them again")
+    if stats.sample_count and not stats.text_count and stats.image_count + stats.deleted_count < stats.sample_count:
         console.print("  most rows have no embedding; look into failures/")
+
+
+def revised_line(revised: Revised) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in revised.to_json().items() if count or name == "kept")
 
 
 def truncation(summary: RunSummary) -> str:

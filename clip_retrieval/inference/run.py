@@ -150,8 +150,9 @@ def choose_partitions(
 
 def revise(config: InferenceConfig, folder: EmbeddingsFolder, source: Source) -> RunSummary:
     """Update a folder that is there, or try again what failed."""
-    before = folder.partitions()
     with only_one(folder):
+        finish_revision(folder)
+        before = folder.partitions()
         revised = (update_folder if config.update else retry_failed)(config, folder, source)
     folder.remove_leftovers()
     partitions = folder.partitions()

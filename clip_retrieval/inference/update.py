@@ -7,11 +7,12 @@ samples are appended as a partition, a revision each: an update that is stopped 
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clip_retrieval.errors import ConfigError
+from clip_retrieval.errors import ConfigError, SourceError
 from clip_retrieval.inference.changes import Change, Changes, find_changes
 from clip_retrieval.inference.columns import clean
 from clip_retrieval.inference.config import InferenceConfig, SourceConfig
@@ -25,6 +26,7 @@ from clip_retrieval.inference.sources.files import FilesSource
 from clip_retrieval.inference.stats import Stats
 from clip_retrieval.inference.types import Part, Sample
 from clip_retrieval.layout import MANIFEST, EmbeddingsFolder, Partition, next_partition, read_manifest
+from clip_retrieval.storage import Folder
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ def update_folder(config: InferenceConfig, folder: EmbeddingsFolder, source: Sou
             f"update follows a folder of files (input_format files); embed what is new of "
             f"{config.source.input_dataset} into a folder of its own"
         )
+    check_listable(source.folder)
     manifest = read_manifest(folder) or {}
     source = as_it_was(source, config, folder)
     described = describe_options(config, source, [])
@@ -130,6 +133,20 @@ def check_input(folder: EmbeddingsFolder, source: Source) -> None:
         f"the input has changed since {folder.url} was made: {len(now - then)} new, {len(then - now)} gone; run the "
         "same command with --update to embed the difference, or use a new folder"
     )
+
+
+def check_listable(folder: Folder) -> None:
+    """Raise SourceError where a folder cannot be listed: what is in it is not gone."""
+
+    def refuse(error: OSError) -> None:
+        raise SourceError(
+            f"{error.filename} cannot be listed ({error.strerror}): an update would take its files for deleted; make "
+            "it readable, or remove it"
+        )
+
+    if folder.is_local:
+        for _ in os.walk(folder.root, onerror=refuse):
+            continue
 
 
 def check_ledgers(folder: EmbeddingsFolder, partitions: Sequence[Partition]) -> None:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from clip_retrieval import clip_filter, clip_index, clip_inference
+from clip_retrieval.cli import cli
 from clip_retrieval.errors import ClipRetrievalError, ConfigError, IndexBuildError, SourceError, StorageError
 from clip_retrieval.inference import changes, revise
+from clip_retrieval.inference.config import WorkerConfig
 from clip_retrieval.inference.run import RunSummary
 from clip_retrieval.layout import JOURNAL, EmbeddingsFolder, Partition, next_partition, partition_named
+from clip_retrieval.options import build_config
 from clip_retrieval.storage import Folder
 
 MODEL = "hash:64?size=32"
@@ -373,6 +379,41 @@ def test_an_input_that_is_empty_by_now_empties_nothing(photos: Path, done: Path)
     with pytest.raises(SourceError):
         update(photos, done)
     assert whole(done) == before
+
+
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_gone(
+    photos: Path, done: Path, write_pictures: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = write_pictures(photos / "closed", 2)
+    update(photos, done)
+    before, real = whole(done), os.scandir
+
+    def scandir(path: Any) -> Any:
+        if str(path) == str(closed):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(SourceError, match=r"closed cannot be listed \(Permission denied\)"):
+        update(photos, done)
+    assert whole(done) == before
+
+
+@pytest.mark.parametrize("flag", ["--update", "--retry-failed", "--retry_failed=True"])
+def test_the_command_line_says_what_was_done(photos: Path, done: Path, flag: str) -> None:
+    options = ["--clip_model", MODEL, "--num_prepro_workers", "0", "--enable_metadata", "True", "--batch_size", "4"]
+    command = ["inference", str(photos), str(done), *options, flag]
+    said = CliRunner().invoke(cli, command)
+    assert said.exit_code == 0, said.output
+    assert "  7 kept\n" in said.output
+    told = CliRunner().invoke(cli, [*command, "--json"])
+    assert json.loads(told.stdout)["revised"] == did(kept=7)
+
+
+def test_workers_refuse_to_revise(photos: Path, done: Path) -> None:
+    options = {"output_partition_count": 3, "tasks": "0", "update": True}
+    with pytest.raises(ConfigError, match="give them to `inference`"):
+        build_config(WorkerConfig, {"input_dataset": str(photos), "output_folder": str(done), **options})
 
 
 def test_two_updates_at_once_are_refused(photos: Path, done: Path) -> None:
