@@ -22,10 +22,13 @@ from clip_retrieval.blobs import PIPE, BlobRef, read_blob
 from clip_retrieval.encoder.images import decode_image
 from clip_retrieval.errors import ImageError, QueryError
 from clip_retrieval.filter.query import Query
+from clip_retrieval.inference.sources.pictures import is_in_table, read_picture
 from clip_retrieval.layout import CAPTION, IMAGE_PATH, SHARD, SHARD_OFFSET, SHARD_SIZE
+from clip_retrieval.safe_fetch import FetchLimits, fetch
 from clip_retrieval.storage import Folder
 
 IMAGES_FOLDER = "images"
+WEB = ("http://", "https://")
 SHEET, RESULTS, TABLE = "index.html", "results.json", "results.parquet"
 MARKER = ".clip-retrieval-results"
 OWN_PICTURE = re.compile(r"\d{5,}_.*", re.DOTALL)
@@ -55,7 +58,7 @@ def find_picture(hit: dict[str, Any]) -> Picture:
     else:
         blob = BlobRef(path if shard is None else f"zip://{path}::{shard}")  # compressed members have no place
     try:
-        data = read_blob(blob)
+        data = read_elsewhere(blob.url) if shard is None else read_blob(blob)
     except Exception as error:  # any store may fail in any way; the hit itself stands  # noqa: BLE001
         return Picture(None, " ".join(str(error).split())[:200] or type(error).__name__)
     if blob.size is not None and len(data) != blob.size:
@@ -63,9 +66,17 @@ def find_picture(hit: dict[str, Any]) -> Picture:
     return Picture(data)
 
 
+def read_elsewhere(path: str) -> bytes:
+    """Read a picture by its image_path: a row of a table, a url of a list, or a file."""
+    if path.startswith(WEB):
+        return fetch(path, FetchLimits(fetch_retries=0))
+    return read_picture(path) if is_in_table(path) else read_blob(BlobRef(path))
+
+
 def picture_name(rank: int, hit: dict[str, Any], data: bytes) -> str:
     """Return a name that no other hit has: the rank first, then the picture's own name."""
-    own = PurePosixPath(str(hit[IMAGE_PATH]))
+    path = str(hit[IMAGE_PATH])
+    own = PurePosixPath(path.partition("?")[0] if path.startswith(WEB) else path)
     suffix = own.suffix if hit.get(SHARD) is None else ""
     suffix = suffix or suffix_of(data)
     stem = own.name.removesuffix(suffix).encode("utf-8", "replace")[: MOST_NAME_BYTES - len(suffix)]

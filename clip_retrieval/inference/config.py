@@ -12,6 +12,11 @@ from clip_retrieval.options import Dropped, group, option
 from clip_retrieval.safe_fetch import FetchLimits
 
 InputFormat = Literal["files", "webdataset", "parquet", "archive", "datasets", "urls"]
+COLUMN_OPTIONS: Mapping[str, tuple[InputFormat, ...]] = {
+    "image_column": ("parquet", "datasets"),
+    "caption_column": ("parquet", "datasets", "urls"),
+    "url_column": ("urls",),
+}
 SHARD_FORMATS = ("webdataset", "archive")  # their rows say where in a shard the picture's bytes are
 
 LEAST = {
@@ -79,6 +84,9 @@ class SourceConfig:
             raise ConfigError("enable_text and enable_image are both False: there is nothing to embed")
         if not self.input_dataset:
             raise ConfigError("input_dataset is empty; name a folder or tars")
+        for name, formats in COLUMN_OPTIONS.items():
+            if getattr(self, name) is not None and self.input_format not in formats:
+                raise ConfigError(f"{name} is for input_format {' or '.join(formats)}, not {self.input_format}")
         for name in ("fetch_concurrency", "fetch_per_host"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from clip_retrieval import clip_inference
-from clip_retrieval.errors import SourceError
+from clip_retrieval import clip_filter, clip_index, clip_inference
+from clip_retrieval.errors import ConfigError, SourceError
 from clip_retrieval.inference.config import SourceConfig
 from clip_retrieval.inference.run import RunSummary
 from clip_retrieval.inference.sources import open_source
@@ -212,7 +212,12 @@ def test_nulls_and_broken_cells_keep_their_rows(
 
     table = read_table(tmp_path / "output", "metadata")
     assert table["caption"].fillna("-").tolist() == ["a", "b", "c", "-"]
-    assert table["image_path"].fillna("-").tolist() == [f"{source}#0", "-", f"{source}#2", f"{source}#4"]
+    assert table["image_path"].fillna("-").tolist() == [
+        f"{source}#image/0",
+        "-",
+        f"{source}#image/2",
+        f"{source}#image/4",
+    ]
     assert read_embeddings(tmp_path / "output", "img_emb").any(axis=1).tolist() == [True, False, False, True]
     assert summary.stats.reasons == {"image:no_image": 1, "image:decode": 1, "image:empty": 1, "text:empty": 1}
     failures = read_table(tmp_path / "output", "failures")
@@ -308,6 +313,43 @@ def test_a_path_of_a_table_never_runs_or_fetches_anything(tmp_path: Path, path: 
     assert summary.stats.text_count == 1
 
 
+@pytest.mark.parametrize("kind", ["parquet", "datasets"])
+def test_filter_finds_the_pictures_again(kind: str, tmp_path: Path, pictures: list[bytes], captions: list[str]) -> None:
+    batch = pa.RecordBatch.from_pydict({"image": structs(pictures), "text": captions})
+    if kind == "datasets":
+        source = write_datasets(tmp_path / "saved", [batch.slice(0, 3), batch.slice(3)])
+    else:
+        source = write_rows(tmp_path / "a.parquet", {"jpg/x": pictures, "text": captions}, row_group_size=2)
+    options = {"image_column": "jpg/x"} if kind == "parquet" else {}
+    embed(source, tmp_path / "output", kind, **options)
+    clip_index(tmp_path / "output", tmp_path / "index", engine="faiss")
+
+    clip_filter("picture number 2", tmp_path / "hits", tmp_path / "index", num_results=7)
+
+    exported = sorted((tmp_path / "hits" / "images").iterdir())
+    assert {path.read_bytes() for path in exported} == set(pictures)
+    assert {path.suffix for path in exported} == {".jpg"}
+
+
+def test_tables_in_folders_of_a_folder_are_found(tmp_path: Path, pictures: list[bytes], read_table: Read) -> None:
+    for number, name in enumerate(["train/0.parquet", "test/0.parquet", ".cache/0.parquet"]):
+        write_rows(tmp_path / "in" / name, {"image": pictures[:1], "caption": [name], "n": [number]})
+
+    embed(tmp_path / "in", tmp_path / "output", "parquet")
+
+    assert read_table(tmp_path / "output", "metadata")["caption"].tolist() == ["test/0.parquet", "train/0.parquet"]
+
+
+def test_names_with_dots_are_columns_of_their_own(tmp_path: Path, pictures: list[bytes], read_table: Read) -> None:
+    columns = {"image": pictures[:1], "a": [1], "a.b": [2], "c": [{"d": 3}], "image.x": ["y"]}
+    source = write_rows(tmp_path / "a.parquet", columns)
+
+    embed(source, tmp_path / "output", "parquet", enable_metadata=True)
+
+    row = read_table(tmp_path / "output", "metadata").iloc[0]
+    assert (row["a"], row["a.b"], row["c.d"], row["image.x"]) == (1, 2, 3, "y")
+
+
 # refusals
 
 
@@ -347,6 +389,21 @@ def test_a_column_of_another_type_is_refused(tmp_path: Path, pictures: list[byte
     source = write_rows(tmp_path / "a.parquet", {"image": pictures, "number": list(range(7)), "text": ["a"] * 7})
 
     assert f"column {name} of {source} holds" in refusal(source, tmp_path / "out", "parquet", **{option: name})
+
+
+@pytest.mark.parametrize(
+    ("kind", "option"), [("files", "image_column"), ("urls", "image_column"), ("parquet", "url_column")]
+)
+def test_an_option_of_another_format_is_refused(tmp_path: Path, kind: str, option: str) -> None:
+    with pytest.raises(ConfigError, match=f"{option} is for input_format .*, not {kind}"):
+        embed(tmp_path, tmp_path / "out", kind, **{option: "x"})
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path, pictures: list[bytes]) -> None:
+    table = pa.Table.from_arrays([pa.array(pictures), pa.array(pictures)], names=["image", "image"])
+    pq.write_table(table, tmp_path / "a.parquet")
+
+    assert "two columns of the name image" in refusal(tmp_path / "a.parquet", tmp_path / "out", "parquet")
 
 
 @pytest.mark.parametrize("payload", [b"", b"PAR1", b"no table at all" * 10])

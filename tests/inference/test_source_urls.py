@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from clip_retrieval import clip_inference
+from clip_retrieval import clip_filter, clip_index, clip_inference
 from clip_retrieval.errors import ConfigError, SourceError
 from clip_retrieval.inference.run import RunSummary
 from clip_retrieval.inference.sources.in_order import InOrder
@@ -44,7 +44,7 @@ class Gallery:
                     gallery.asked.append(self.path)
                     gallery.now += 1
                     gallery.most = max(gallery.most, gallery.now)
-                name = self.path.strip("/").removesuffix(".jpg")
+                name = self.path.partition("?")[0].strip("/").removesuffix(".jpg")
                 if name.isdigit():
                     time.sleep(0.02 * (3 - int(name) % 4))
                     body = make_jpeg(int(name))
@@ -160,6 +160,23 @@ def test_private_addresses_are_refused_unless_allowed(tmp_path: Path, gallery: G
 
     assert summary.stats.reasons == {"image:forbidden_address": 1}
     assert (summary.stats.text_count, gallery.asked) == (1, [])
+
+
+def test_filter_fetches_hits_from_public_addresses_only(
+    tmp_path: Path, gallery: Gallery, make_jpeg: Callable[[int], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "t.csv").write_text(f"url,caption\n{gallery.url(0)}?size=1,a\n")
+    monkeypatch.setattr("clip_retrieval.inference.sources.urls.fetch", lambda *_, **__: make_jpeg(0))
+    embed(tmp_path / "t.csv", tmp_path / "output")
+    clip_index(tmp_path / "output", tmp_path / "index", engine="faiss")
+
+    clip_filter("a", tmp_path / "refused", tmp_path / "index")
+    monkeypatch.setattr("clip_retrieval.connections.is_public", lambda _: True)
+    clip_filter("a", tmp_path / "hits", tmp_path / "index")
+
+    assert "no public address" in (tmp_path / "refused" / "index.html").read_text()
+    assert [path.name for path in (tmp_path / "hits" / "images").iterdir()] == ["00001_0.jpg"]
+    assert set(gallery.asked) == {"/0.jpg?size=1"}
 
 
 def test_captions_alone_fetch_nothing(tmp_path: Path, gallery: Gallery) -> None:

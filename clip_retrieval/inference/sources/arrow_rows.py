@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from clip_retrieval.blobs import Lost
+from clip_retrieval.errors import SourceError
 from clip_retrieval.inference.sources.tables import Kind
 
 MOST_BYTES = 16 << 20  # of a batch that is made into Python values at once
+
+
+def check_names(url: str, schema: pa.Schema) -> None:
+    twice = [name for name, count in Counter(schema.names).items() if count > 1]
+    if twice:
+        raise SourceError(f"{url} has two columns of the name {twice[0]}; rename one")
 
 
 def kinds_of(schema: pa.Schema) -> dict[str, Kind]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from clip_retrieval.blobs import local_path, open_raw, store_errors
 from clip_retrieval.errors import SourceError, StorageError, first_line
 from clip_retrieval.inference.config import SourceConfig
-from clip_retrieval.inference.sources.arrow_rows import kinds_of, rows_of, types_of
+from clip_retrieval.inference.sources.arrow_rows import check_names, kinds_of, rows_of, types_of
 from clip_retrieval.inference.sources.parquet import reason_of
 from clip_retrieval.inference.sources.tables import Kind, Part, TableSource, open_tables
 from clip_retrieval.inference.types import Failure
@@ -129,6 +129,7 @@ def part_of(url: str) -> Part:
     name = url.rpartition("/")[2]
     try:
         with open_arrow(url) as batches:
+            check_names(url, batches.schema)
             table = ArrowTable(url, kinds_of(batches.schema), types_of(batches.schema))
     except FileNotFoundError:
         return Part(name, None, damage=Failure("", url, "shard", "missing", "the file does not exist"))

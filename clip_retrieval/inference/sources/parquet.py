@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from clip_retrieval.blobs import local_path, may_pass, store_errors, with_retries
 from clip_retrieval.errors import SourceError, first_line
 from clip_retrieval.inference.config import SourceConfig
-from clip_retrieval.inference.sources.arrow_rows import MOST_BYTES, kinds_of, rows_of, types_of
+from clip_retrieval.inference.sources.arrow_rows import MOST_BYTES, check_names, kinds_of, rows_of, types_of
 from clip_retrieval.inference.sources.patterns import list_inputs
 from clip_retrieval.inference.sources.tables import Kind, Part, TableSource, open_tables
 from clip_retrieval.inference.types import Failure
@@ -131,6 +131,7 @@ def parts_of(url: str) -> tuple[list[Part], int]:
 
 def describe(url: str, file: pq.ParquetFile) -> ParquetTable:
     about, schema = file.metadata, file.schema_arrow
+    check_names(url, schema)
     starts = [0]
     for group in range(about.num_row_groups):
         starts.append(starts[-1] + about.row_group(group).num_rows)

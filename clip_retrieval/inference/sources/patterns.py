@@ -57,5 +57,14 @@ def expand(pattern: str, suffixes: Sequence[str]) -> list[str]:
             found = sorted(folder.fs.glob(folder.root))
         return [str(name) if path is not None else str(folder.fs.unstrip_protocol(name)) for name in found]
     if folder.fs.isdir(folder.root):
-        return [f"{urls[0].rstrip('/')}/{name}" for suffix in suffixes for name in folder.names("", suffix)]
+        names = [name for suffix in suffixes for name in folder.names("", suffix)] or names_below(folder, suffixes)
+        return [f"{urls[0].rstrip('/')}/{name}" for name in names]
     return urls
+
+
+def names_below(folder: Folder, suffixes: Sequence[str]) -> list[str]:
+    """Return the files in folders of a folder, such as train/0.parquet, but for those in hidden ones."""
+    with folder.answering():
+        found = folder.fs.find(folder.root)
+    names = [path.removeprefix(folder.root.rstrip("/") + "/") for path in sorted(found)]
+    return [name for name in names if name.endswith(tuple(suffixes)) and not f"/{name}".count("/.")]

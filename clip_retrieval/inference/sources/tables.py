@@ -120,7 +120,7 @@ class TableSource:
         image, path = None, None
         if self.config.enable_image and roles.image is not None:
             value = row[roles.image]
-            image, path = (None, value) if self.has_urls else picture_of(value, table.url, number)
+            image, path = (None, value) if self.has_urls else picture_of(value, table.url, f"{roles.image}/{number}")
         return Sample(
             key=str(number),
             image_path=path,
@@ -226,9 +226,9 @@ def check_kind(tables: Sequence[Table], roles: Mapping[str, Roles], kind: str) -
                 raise SourceError(f"column {name} of {table.url} holds {table.types[name]}, not {word}")
 
 
-def picture_of(value: Any, url: str, number: int) -> tuple[Blob | None, str | None]:
+def picture_of(value: Any, url: str, place: str) -> tuple[Blob | None, str | None]:
     """Return a picture's bytes, or where they are, and its image_path."""
-    name = f"{url}#{number}"
+    name = f"{url}#{place}"
     if value is None or value == "":
         return None, None
     if isinstance(value, Lost):
