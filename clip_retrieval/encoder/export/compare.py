@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,17 +41,21 @@ class Agreement:
     count: int
 
 
-def compare_towers(reference: Encoder, other: Encoder, pictures: Path | None = None) -> dict[str, Agreement]:
-    """Return the agreement by tower, of those that `other` has; batches of 1, 2 and 5, so that no batch is special."""
+def compare_towers(
+    reference: Encoder, other: Encoder, pictures: Path | None = None, sizes: Sequence[int] = BATCHES
+) -> dict[str, Agreement]:
+    """Return the agreement by tower, of those that `other` has; in several batch sizes, so that none is special."""
     found: dict[str, Agreement] = {}
     if "image" in other.info.towers:
         batches = list(
-            make_batches(reference.info.preprocess.size) if pictures is None else read_batches(reference, pictures)
+            make_batches(reference.info.preprocess.size, sizes)
+            if pictures is None
+            else read_batches(reference, pictures)
         )
         found["image"] = agree([(reference.encode_images(batch), other.encode_images(batch)) for batch in batches])
     if "text" in other.info.towers:
-        starts = np.cumsum((0, *BATCHES[:-1]))
-        groups = [TEXTS[start : start + size] for start, size in zip(starts, BATCHES, strict=True)]
+        starts = np.cumsum((0, *sizes[:-1]))
+        groups = [TEXTS[start : start + size] for start, size in zip(starts, sizes, strict=True)]
         found["text"] = agree([(reference.encode_texts(group), other.encode_texts(group)) for group in groups])
     return found
 
@@ -65,10 +69,10 @@ def agree(pairs: list[tuple[Embeddings, Embeddings]]) -> Agreement:
     return Agreement(float(cosines.min()), float(cosines.mean()), float(error), len(found))
 
 
-def make_batches(size: int) -> Iterator[Pixels]:
+def make_batches(size: int, counts: Sequence[int]) -> Iterator[Pixels]:
     """Yield generated pictures: noise, coarse noise that is smooth, plain colours."""
     rng = np.random.default_rng(0)
-    for count in BATCHES:
+    for count in counts:
         batch = rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
         for i in range(count):
             if i % 3 != 1:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, assert_never
 
 from clip_retrieval.encoder.base import Encoder, EncoderInfo
 from clip_retrieval.encoder.config import EncoderConfig
-from clip_retrieval.encoder.export.compare import Agreement, compare_towers
+from clip_retrieval.encoder.export.compare import BATCHES, Agreement, compare_towers
 from clip_retrieval.encoder.export.config import ConvertConfig, Target, Towers
 from clip_retrieval.encoder.export.graph import Stored
 from clip_retrieval.encoder.export.tokenizers import write_tokenizer
@@ -103,10 +104,10 @@ def open_torch(name: ModelName, cache_path: str | None) -> Origin:
 
 
 def convert_into(origin: Origin, out: Path) -> None:
-    """Write a model of torch as an ONNX folder to a place where nothing is; checked before it is there."""
+    """Write a model of torch as an ONNX folder to a place where nothing is; a short check comes before it is there."""
     with made_whole(out) as staged:
         write_onnx(origin, staged, origin.encoder.info.towers, "f32")
-        check(origin.encoder, staged, "onnx", is_rounded=False)
+        check(origin.encoder, staged, "onnx", sizes=(1, 2))
 
 
 def write_target(config: ConvertConfig, origin: Origin, staged: Path) -> None:
@@ -169,10 +170,13 @@ def trace(origin: Origin, folder: Path, towers: tuple[str, ...]) -> None:
     trace_towers(encoder.model, encoder.info.preprocess, encoder.tokenizer.context_length, folder, towers)
 
 
-def check(reference: Encoder, made: Path, target: Target, *, is_rounded: bool) -> dict[str, Agreement]:
+def check(
+    reference: Encoder, made: Path, target: Target, *, is_rounded: bool = False, sizes: Sequence[int] = BATCHES
+) -> dict[str, Agreement]:
     """Compare what was made with what it was made from; raises EncoderError where it is another model."""
     uri = f"onnx:{made}?runtime=onnxruntime" if target == "onnx" else str(made)
-    found = compare_towers(reference, load_encoder(EncoderConfig(clip_model=uri, device="cpu", precision="fp32")))
+    other = load_encoder(EncoderConfig(clip_model=uri, device="cpu", precision="fp32"))
+    found = compare_towers(reference, other, sizes=sizes)
     for tower, agreement in found.items():
         is_same = agreement.least_cosine >= LEAST_COSINE and (is_rounded or agreement.largest_error <= LARGEST_ERROR)
         if not is_same:
