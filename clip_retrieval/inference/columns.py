@@ -61,6 +61,7 @@ class MetadataWriter:
         with pq.ParquetWriter(path, schema, compression="snappy") as writer:
             for records in self.spooled():
                 writer.write_table(self.table(records, schema))
+                records.clear()  # before the next ones are read
         self.spool_path.unlink()
 
     def spooled(self) -> Iterator[list[dict[str, Any]]]:
