@@ -104,6 +104,7 @@ def refill(
             keep_failing(edit, outcome, failed)
             result.failing_count += 1
     close_gaps(edits, failed, damage)
+    result.failing_count += sum(bool(damage.get(shard, True)) for shard in failed.gaps)
     if new:
         result.appended = next_partition(partitions[-1], len(new))
         result.appended_count = len(new)

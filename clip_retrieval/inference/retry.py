@@ -23,7 +23,7 @@ from clip_retrieval.inference.run_manifest import REVISED, check_same_run, descr
 from clip_retrieval.inference.sources import Selective, Source
 from clip_retrieval.inference.sources.files import FilesSource
 from clip_retrieval.inference.types import Failure, Part, Sample
-from clip_retrieval.inference.update import as_it_was
+from clip_retrieval.inference.update import as_it_was, check_ledgers
 from clip_retrieval.layout import MANIFEST, EmbeddingsFolder, Partition, read_manifest
 
 SCRATCH_PARTITION = Partition(0, 1, 0, 1)
@@ -98,6 +98,7 @@ def retry_failed(config: InferenceConfig, folder: EmbeddingsFolder, source: Sour
             f"{folder.url} has {len(partitions)} of {manifest['partition_count']} partitions; finish it first, with "
             f"{'--update' if manifest.get(REVISED) else 'the same command without --retry_failed'}"
         )
+    check_ledgers(folder, partitions)
     failed = find_failed(folder, partitions)
     row_count = sum(folder.read_json(folder.stats_name(partition))["sample_count"] for partition in partitions)
     if not failed:

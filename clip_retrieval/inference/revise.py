@@ -34,7 +34,7 @@ class Revised:
     renamed: int = 0  # rows whose files have another path now
     embedded: int = 0  # rows appended or filled
     removed: int = 0  # rows emptied, because their files are gone or changed
-    failing: int = 0  # samples that were tried, and cannot be used
+    failing: int = 0  # samples, and whole tars, that were tried and cannot be used
     stats: Sequence[Stats] = ()
 
     def to_json(self) -> dict[str, int]:

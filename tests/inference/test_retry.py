@@ -15,8 +15,10 @@ import pytest
 from numpy.typing import NDArray
 
 from clip_retrieval import clip_index, clip_inference
+from clip_retrieval.connections import FetchError
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.inference.run import RunSummary
+from clip_retrieval.inference.sources import urls
 from clip_retrieval.inference.sources.webdataset import WebdatasetSource
 from clip_retrieval.inference.types import Failure, Sample
 
@@ -241,7 +243,7 @@ def test_a_tar_that_comes_late_is_appended_and_ids_stay(
     shards, output = tars(tmp_path / "shards", write_tar, make_sample, {}), tmp_path / "out"
     late = shards / "000.tar"
     shutil.move(late, tmp_path / "late.tar")
-    pattern: Any = str(shards / "{000..001}.tar")
+    pattern = shards / "{000..001}.tar"
     embed(pattern, output, input_format="webdataset")
     shutil.move(tmp_path / "late.tar", late)
 
@@ -250,6 +252,67 @@ def test_a_tar_that_comes_late_is_appended_and_ids_stay(
     assert list(read_table(output, "metadata")["image_path"]) == ["00003", "00004", "00005", "00000", "00001", "00002"]
     assert not len(read_table(output, "failures"))
     assert retry(pattern, output, input_format="webdataset") == did(kept=6)
+
+
+def test_ids_of_a_retried_folder_stay_though_a_tar_is_missing_still(
+    tmp_path: Path, write_tar: WriteTar, make_sample: MakeSample, read_table: Table
+) -> None:
+    shards = tars(tmp_path / "shards", write_tar, make_sample, {"00001.jpg": b"broken", "00001.txt": b"\xff"})
+    output, pattern = tmp_path / "out", shards / "{000..002}.tar"
+    embed(pattern, output, input_format="webdataset")
+    tars(shards, write_tar, make_sample, {})
+    assert retry(pattern, output, input_format="webdataset") == did(kept=5, embedded=1, failing=1)
+    before = whole(output)
+    write_tar(shards / "002.tar", make_sample(6))
+
+    assert embed(pattern, output, input_format="webdataset").already_done == 2
+
+    assert whole(output) == before
+    assert reasons(read_table(output, "failures")) == [("", "shard:missing")]
+    assert retry(pattern, output, input_format="webdataset") == did(kept=6, embedded=1)
+    assert list(read_table(output, "metadata")["image_path"])[4:] == ["00005", "00001", "00006"]
+
+
+def test_a_tar_that_was_made_anew_gives_no_row_twice(
+    tmp_path: Path, write_tar: WriteTar, make_sample: MakeSample, read_table: Table
+) -> None:
+    shard, output = tmp_path / "in" / "0.tar", tmp_path / "out"
+    write_tar(shard, [*make_sample(1), *make_sample(2)])
+    shard.write_bytes(shard.read_bytes()[: 512 * 9])
+    embed(shard, output, input_format="webdataset")
+    first = list(read_table(output, "metadata")["image_path"])
+    write_tar(shard, [*make_sample(3), *make_sample(1), *make_sample(2)])
+
+    retry(shard, output, input_format="webdataset")
+
+    found = list(read_table(output, "metadata")["image_path"])
+    assert found[: len(first)] == first
+    assert len(set(found)) == len(found)
+
+
+def test_only_the_urls_that_failed_are_fetched_again(
+    tmp_path: Path, make_jpeg: MakeJpeg, read_table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    missing = {"http://a.example/1.jpg"}
+
+    def fetch(url: str, limits: object) -> bytes:
+        assert limits
+        asked.append(url)
+        if url in missing:
+            raise FetchError("timeout", "no answer")
+        return make_jpeg(int(url[-5]))
+
+    monkeypatch.setattr(urls, "fetch", fetch)
+    pd.DataFrame({"url": [f"http://a.example/{number}.jpg" for number in range(4)]}).to_parquet(tmp_path / "t.parquet")
+    embed(tmp_path / "t.parquet", tmp_path / "out", input_format="urls")
+    missing.clear()
+    asked.clear()
+
+    assert retry(tmp_path / "t.parquet", tmp_path / "out", input_format="urls") == did(kept=3, embedded=1)
+
+    assert asked == ["http://a.example/1.jpg"]
+    assert [path[-5] for path in read_table(tmp_path / "out", "metadata")["image_path"]] == ["0", "2", "3", "1"]
 
 
 def test_the_rest_of_a_cut_tar_is_appended(
@@ -261,7 +324,7 @@ def test_the_rest_of_a_cut_tar_is_appended(
     embed(shards, output, input_format="webdataset")
     first = list(read_table(output, "metadata")["image_path"])
     assert len(first) < 6
-    assert retry(shards, output, input_format="webdataset")["embedded"] == 0
+    assert retry(shards, output, input_format="webdataset") == did(kept=len(first), failing=1)
     assert reasons(read_table(output, "failures")) == [("", "shard:truncated")]
     (shards / "000.tar").write_bytes(data)
 

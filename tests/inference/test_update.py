@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -399,6 +400,16 @@ def test_a_folder_that_cannot_be_listed_is_not_taken_for_gone(
     assert whole(done) == before
 
 
+@pytest.fixture
+def logging_as_before() -> Iterator[None]:
+    """Take away the handlers that the command line installs."""
+    level = logging.getLogger("clip_retrieval").level
+    yield
+    logging.getLogger().handlers.clear()
+    logging.getLogger("clip_retrieval").setLevel(level)
+
+
+@pytest.mark.usefixtures("logging_as_before")
 @pytest.mark.parametrize("flag", ["--update", "--retry-failed", "--retry_failed=True"])
 def test_the_command_line_says_what_was_done(photos: Path, done: Path, flag: str) -> None:
     options = ["--clip_model", MODEL, "--num_prepro_workers", "0", "--enable_metadata", "True", "--batch_size", "4"]
