@@ -379,9 +379,13 @@ def test_a_table_without_a_known_column_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_table_of_urls_is_sent_to_its_format(tmp_path: Path) -> None:
-    source = write_rows(tmp_path / "a.parquet", {"url": ["http://x/a.jpg"]})
+    source = write_rows(tmp_path / "a.parquet", {"url": ["http://x/a.jpg"], "caption": ["a"]})
 
-    assert "--input_format urls" in refusal(source, tmp_path / "out", "parquet")
+    message = refusal(source, tmp_path / "out", "parquet")
+
+    assert "--input_format urls" in message
+    assert "--enable_image False" in message
+    assert embed(source, tmp_path / "out", "parquet", enable_image=False).stats.text_count == 1
 
 
 @pytest.mark.parametrize(("option", "name"), [("image_column", "number"), ("caption_column", "image")])

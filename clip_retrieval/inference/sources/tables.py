@@ -188,29 +188,29 @@ def find(table: Table, names: Sequence[str], kinds: Sequence[Kind]) -> str | Non
 def without_missing(
     config: SourceConfig, tables: Sequence[Table], roles: Mapping[str, Roles], kind: str
 ) -> SourceConfig:
-    """Switch off a part that no table has a column for; raises SourceError where it was asked for by name."""
+    """Do without captions where no table has them; raises SourceError where pictures or a named column are missing."""
     names = "; ".join(dict.fromkeys(f"{name} ({held})" for name, held in tables[0].types.items()))
     there = f"{tables[0].url} has the columns {names}" if names else f"{tables[0].url} has no columns"
     option = "url_column" if kind == "urls" else "image_column"
     has_images = any(role.image for role in roles.values())
     has_texts = any(role.caption for role in roles.values())
-    if config.enable_image and not has_images and (getattr(config, option) or not (config.enable_text and has_texts)):
-        raise SourceError(f"{there}; name the one of the pictures with --{option}{hint(tables[0], kind)}")
+    if config.enable_image and not has_images:
+        raise SourceError(
+            f"{there}; name the one of the pictures with --{option}{hint(tables[0], kind, has_texts=has_texts)}"
+        )
     if config.enable_text and not has_texts and (config.caption_column or not config.enable_image):
         raise SourceError(f"{there}; name the one of the captions with --caption_column")
     check_kind(tables, roles, kind)
-    if config.enable_image and not has_images:
-        logger.info("no column of pictures in %s: embedding captions only", config.input_dataset)
-        return dataclasses.replace(config, enable_image=False)
     if config.enable_text and not has_texts:
         logger.info("no column of captions in %s: embedding pictures only", config.input_dataset)
         return dataclasses.replace(config, enable_text=False)
     return config
 
 
-def hint(table: Table, kind: str) -> str:
+def hint(table: Table, kind: str, *, has_texts: bool) -> str:
     has_urls = kind != "urls" and find(table, URL_NAMES, ("text",)) is not None
-    return ", or fetch its urls with --input_format urls" if has_urls else ""
+    urls = ", or fetch its urls with --input_format urls" if has_urls else ""
+    return urls + (", or embed captions alone with --enable_image False" if has_texts else "")
 
 
 def check_kind(tables: Sequence[Table], roles: Mapping[str, Roles], kind: str) -> None:
