@@ -113,6 +113,15 @@ def test_a_large_jpeg_is_decoded_at_an_eighth_when_fast(monkeypatch: pytest.Monk
     assert sizes == [(151, 100)]
 
 
+@pytest.mark.parametrize("how", BOTH, ids=get_args(Decode))
+def test_of_a_camera_file_with_two_pictures_the_first_is_taken(how: PictureConfig) -> None:
+    data = encoded(picture(600, 400), "MPO", save_all=True, append_images=[picture(600, 400, seed=1)])
+
+    pixels = read_pixels(data, preprocess(), how)
+
+    assert distance(pixels, preprocess()(picture(600, 400))) < 3
+
+
 def test_fast_pixels_are_the_same_each_time() -> None:
     data = encoded(picture(801, 600))
 

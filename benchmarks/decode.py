@@ -1,0 +1,200 @@
+"""How near the fast pixels are to the exact ones, and what a picture costs in each way.
+
+    python benchmarks/decode.py near [--models demo random:ViT-B-32] [--least 1 1.25 1.5 2]
+    python benchmarks/decode.py speed [--repeats 15]
+
+`near` needs scikit-learn and scikit-image for their photographs. It crops each to landscape, portrait and wide, scales
+it to short sides of 256 to 3,000 px (with a sensor's noise where it is scaled up, which would else be smooth), and
+encodes it as JPEG at several qualities and subsamplings. The exact and the fast pixels of each go through the models.
+Centred cosines are of the embeddings less their mean: random models give all pictures much the same direction.
+`--least` asks the same of other bounds than the one that is built in.
+
+`speed` prints CPU milliseconds for a picture on one core, medians of rounds in which all ways take turns: ratios are to
+be trusted, single figures less. `simplejpeg` is the fast way with that decoder, where it is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import io
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from clip_retrieval import load_encoder
+from clip_retrieval.encoder import preprocess as preprocess_module
+from clip_retrieval.encoder.config import PictureConfig
+from clip_retrieval.encoder.pictures import read_pixels
+from clip_retrieval.encoder.preprocess import LEAST_AVERAGED, LEAST_DECODED, Preprocess
+
+PHOTOGRAPHS = (
+    "astronaut.png coffee.png chelsea.png rocket.jpg retina.jpg hubble_deep_field.jpg motorcycle_left.png camera.png"
+).split()
+SHORT_SIDES = (256, 320, 400, 480, 640, 768, 1080, 1536, 2160, 3000)
+QUALITIES, SUBSAMPLINGS = (75, 85, 92, 97), (2, 0, 1)
+LONGEST = 6000
+NOISE = 6  # levels of 255
+SIZES = ((340, 256), (640, 480), (1920, 1080), (4000, 3000))
+COLUMNS = (
+    "model", "decoded at least at", "cosine: mean", "1st percentile", "min", "centred: 1st percentile", "min",
+    "PSNR, dB: mean", "1st percentile", "min",
+)  # fmt: skip
+EXACT, FAST = PictureConfig(decode="exact"), PictureConfig(decode="fast")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("near", "speed"))
+    parser.add_argument("--models", nargs="+", default=["demo", "random:ViT-B-32"])
+    parser.add_argument("--least", nargs="+", type=float, default=[LEAST_DECODED])
+    parser.add_argument("--repeats", type=int, default=15)
+    arguments = parser.parse_args()
+    if arguments.what == "near":
+        print_nearness(arguments.models, arguments.least)
+    else:
+        print_speed(arguments.repeats)
+
+
+def photographs() -> list[Image.Image]:
+    from sklearn.datasets import load_sample_images
+
+    spec = importlib.util.find_spec("skimage")
+    assert spec is not None, "pip install scikit-image"
+    assert spec.origin is not None
+    folder = Path(spec.origin).parent / "data"
+    own = [Image.fromarray(image) for image in load_sample_images().images]
+    return own + [Image.open(folder / name).convert("RGB") for name in PHOTOGRAPHS]
+
+
+def crops(image: Image.Image) -> Iterator[Image.Image]:
+    width, height = image.size
+    side = min(width, height)
+    yield image
+    narrow = side * 2 // 3
+    yield image.crop(((width - narrow) // 2, (height - side) // 2, (width + narrow) // 2, (height + side) // 2))
+    yield image.crop((0, 0, side, side * 9 // 16))
+
+
+def make_jpegs() -> Iterator[bytes]:
+    rng = np.random.default_rng(0)
+    cropped = [crop for image in photographs() for crop in crops(image)]
+    for number, (image, side) in enumerate((image, side) for image in cropped for side in SHORT_SIDES):
+        scale = side / min(image.size)
+        if max(image.size) * scale > LONGEST:
+            continue
+        scaled = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
+        if scale > 1:
+            values = np.asarray(scaled, np.int16)
+            noisy = values + rng.integers(-NOISE, NOISE + 1, values.shape, np.int16)
+            scaled = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+        file = io.BytesIO()
+        quality, subsampling = QUALITIES[number % len(QUALITIES)], SUBSAMPLINGS[number % len(SUBSAMPLINGS)]
+        scaled.save(file, "JPEG", quality=quality, subsampling=subsampling, progressive=number % 5 == 0)
+        yield file.getvalue()
+
+
+def print_nearness(models: list[str], bounds: list[float]) -> None:
+    jpegs = list(make_jpegs())
+    print(f"{len(jpegs)} pictures\n")
+    print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|")
+    for uri in models:
+        encoder = load_encoder(uri)
+        ready = encoder.info.preprocess
+        exact = np.stack([read_pixels(data, ready, EXACT) for data in jpegs])
+        rows = embed(encoder, exact)
+        for bound in bounds:
+            preprocess_module.LEAST_DECODED = bound
+            fast = np.stack([read_pixels(data, ready, FAST) for data in jpegs])
+            found = embed(encoder, fast)
+            centre = rows.mean(axis=0)
+            cosines, centred = row_cosines(rows, found), row_cosines(rows - centre, found - centre)
+            ratios = psnr(exact, fast)
+            cells = [
+                uri, f"{bound:g} x {ready.size}", f"{cosines.mean():.5f}", f"{np.percentile(cosines, 1):.5f}",
+                f"{cosines.min():.5f}", f"{np.percentile(centred, 1):.5f}", f"{centred.min():.5f}",
+                f"{ratios.mean():.1f}", f"{np.percentile(ratios, 1):.1f}", f"{ratios.min():.1f}",
+            ]  # fmt: skip
+            print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def embed(encoder: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return np.concatenate([encoder.encode_images(pixels[at : at + 32]) for at in range(0, len(pixels), 32)])
+
+
+def row_cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    product: NDArray[np.float32] = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    return product
+
+
+def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return dB for each picture, at most 99."""
+    errors = np.array([((x.astype(float) - y) ** 2).mean() for x, y in zip(a, b, strict=True)])
+    ratios: NDArray[np.float64] = 10 * np.log10(255**2 / np.maximum(errors, 255**2 / 10**9.9))
+    return ratios
+
+
+def print_speed(repeats: int) -> None:
+    ready = Preprocess(224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    ways = ways_of(ready)
+    print(f"| picture | {' | '.join(ways)} | exact : fast |")
+    print("|---" * (len(ways) + 2) + "|")
+    base = photographs()[0]
+    for kind, options in (("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("WEBP", {})):
+        for width, height in SIZES:
+            file = io.BytesIO()
+            base.resize((width, height), Image.Resampling.LANCZOS).save(file, kind, **{"quality": 90, **options})
+            name = f"{kind}{' progressive' if options else ''} {width} x {height}"
+            print_row(name, file.getvalue(), ways, repeats)
+
+
+def print_row(name: str, data: bytes, ways: dict[str, Callable[[bytes], Any]], repeats: int) -> None:
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(repeats if len(data) < 10**6 else max(3, repeats // 3)):
+        for way, run in ways.items():
+            if way == "simplejpeg" and not name.startswith("JPEG"):
+                continue
+            start = time.process_time()
+            run(data)
+            seconds[way].append(time.process_time() - start)
+    medians = {way: float(np.median(taken)) * 1000 for way, taken in seconds.items() if taken}
+    cells = [f"{medians[way]:.2f}" if way in medians else "" for way in ways]
+    print(f"| {name} | {' | '.join(cells)} | {medians['exact'] / medians['fast']:.1f} x |", flush=True)
+
+
+def ways_of(ready: Preprocess) -> dict[str, Callable[[bytes], Any]]:
+    import open_clip
+    import torch
+
+    torch.set_num_threads(1)  # waiting threads would count as work
+    transform: Any = open_clip.image_transform(ready.size, is_train=False)
+    ways: dict[str, Callable[[bytes], Any]] = {
+        "open_clip's transform": lambda data: transform(Image.open(io.BytesIO(data))),
+        "exact": lambda data: read_pixels(data, ready, EXACT),
+        "fast": lambda data: read_pixels(data, ready, FAST),
+    }
+    if importlib.util.find_spec("simplejpeg") is not None:
+        ways["simplejpeg"] = lambda data: with_simplejpeg(data, ready)
+    return ways
+
+
+def with_simplejpeg(data: bytes, ready: Preprocess) -> NDArray[np.uint8]:
+    """Do what the fast way does with another decoder."""
+    import simplejpeg  # type: ignore[import-untyped,import-not-found,unused-ignore]
+
+    height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    least = ready.least_size(width, height)
+    room = min(width // least[0], height // least[1])
+    factor = next((factor for factor in (8, 4, 2) if room >= factor), 1)
+    pixels = simplejpeg.decode_jpeg(data, "RGB", min_width=-(-width // factor), min_height=-(-height // factor))
+    fit, extent = ready.fit(width, height), (width / factor, height / factor)
+    return np.asarray(ready.resize_part(Image.fromarray(pixels), fit, extent, LEAST_AVERAGED))
+
+
+if __name__ == "__main__":
+    main()
