@@ -100,7 +100,9 @@ def check_folders(source: EmbeddingsFolder, target: IndexFolder) -> None:
     if not source.exists():
         raise IndexBuildError(f"there is no folder {source.url}")
     if source.exists(JOURNAL):
-        raise IndexBuildError(f"a change of {source.url} was stopped half-way; run the inference command again first")
+        raise IndexBuildError(
+            f"a change of {source.url} was stopped half-way; run its `clip-retrieval inference` again"
+        )
     if source.root == target.root:
         raise IndexBuildError(f"{source.url} is the embeddings folder; give the index a folder of its own")
 

@@ -96,9 +96,10 @@ def check_folder(folder: EmbeddingsFolder, described: dict[str, Any]) -> bool:
         return False  # nothing is done yet: the options may still change
     then, now = existing.get("input"), described["input"]
     if isinstance(then, dict) and then != now:
+        is_folder = described["options"]["source"]["input_format"] == "files"
         raise ConfigError(
             f"the input has changed since {folder.url} was begun: {then.get('units')} samples or tars then, "
-            f"{now['units']} now, with these names; use a new folder"
+            f"{now['units']} now, with these names; {'run with --update, or ' if is_folder else ''}use a new folder"
         )
     check_same_run(folder, existing, described)
     return True

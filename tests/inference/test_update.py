@@ -307,6 +307,8 @@ def test_what_a_stopped_run_did_not_finish_is_embedded_by_update(
 ) -> None:
     (done / "metadata" / "metadata_2.parquet").unlink()
     add(photos, make_sample, 8)
+    with pytest.raises(ConfigError, match="7 samples or tars then, 8 now, with these names; run with --update"):
+        embed(photos, done)
 
     assert update(photos, done) == did(kept=4, embedded=4)
 
@@ -455,7 +457,7 @@ def test_a_kill_at_any_step_changes_nothing_of_the_outcome(
 def check_half_done(photos: Path, output: Path) -> None:
     """A folder in between is as it was before, or refused."""
     if (output / JOURNAL).exists():
-        with pytest.raises(IndexBuildError, match="run the inference command again"):
+        with pytest.raises(IndexBuildError, match="run its `clip-retrieval inference` again"):
             clip_index(str(output), f"{output}-index", engine="faiss")
     elif (
         len(list((output / "metadata").iterdir()))
