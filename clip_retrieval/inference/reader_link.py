@@ -34,6 +34,7 @@ class ReaderLink:
     def __init__(self, note: Note, timeout_seconds: float) -> None:
         self.note = note
         self.timeout_seconds = timeout_seconds
+        self.task = "one sample"  # on which it spends its time
         self.is_given_up = False
         note.rest()
         self.process = start_module("clip_retrieval.inference.reader_process", OMP_NUM_THREADS="1")
@@ -43,9 +44,10 @@ class ReaderLink:
 
     def greet(self, message: object) -> None:
         """Hand over what it needs to begin; it may take its time to start."""
-        limit, self.timeout_seconds = self.timeout_seconds, max(self.timeout_seconds, SECONDS_TO_START)
+        limit = self.timeout_seconds
+        self.task, self.timeout_seconds = "its start", max(limit, SECONDS_TO_START) if limit else 0.0
         self.ask(message)
-        self.timeout_seconds = limit
+        self.task, self.timeout_seconds = "one sample", limit
 
     def ask(self, message: object) -> Any:
         """Return the answer; raises ReaderLostError."""
@@ -55,7 +57,7 @@ class ReaderLink:
             (length,) = LENGTH.unpack(self.read(LENGTH.size))
             return pickle.loads(self.read(length))
         except TimeoutError as error:
-            raise self.lost("timeout", f"spent more than {self.timeout_seconds:g} s on one sample") from error
+            raise self.lost("timeout", f"spent more than {self.timeout_seconds:g} s on {self.task}") from error
         except (EOFError, OSError) as error:
             raise self.lost("killed_reader", None) from error
 
