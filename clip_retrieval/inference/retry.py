@@ -22,6 +22,7 @@ from clip_retrieval.inference.revise import Revised, Revision
 from clip_retrieval.inference.run_manifest import REVISED, check_same_run, describe_options
 from clip_retrieval.inference.sources import Selective, Source
 from clip_retrieval.inference.sources.files import FilesSource
+from clip_retrieval.inference.stats import add_up
 from clip_retrieval.inference.types import Failure, Part, Sample
 from clip_retrieval.inference.update import as_it_was, check_ledgers
 from clip_retrieval.layout import MANIFEST, EmbeddingsFolder, Partition, read_manifest
@@ -100,7 +101,8 @@ def retry_failed(config: InferenceConfig, folder: EmbeddingsFolder, source: Sour
         )
     check_ledgers(folder, partitions)
     failed = find_failed(folder, partitions)
-    row_count = sum(folder.read_json(folder.stats_name(partition))["sample_count"] for partition in partitions)
+    stats = add_up(folder.read_json(folder.stats_name(partition)) for partition in partitions)
+    row_count = stats.sample_count - stats.deleted_count
     if not failed:
         return Revised(kept=row_count)
     with folder.staging() as scratch, open_workshop(config, source, folder, 1) as workshop:

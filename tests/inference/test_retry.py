@@ -164,6 +164,23 @@ def test_nothing_is_done_where_nothing_failed(tmp_path: Path, write_pictures: Ca
     assert whole(tmp_path / "out") == before
 
 
+def test_rows_that_an_update_emptied_stay_empty(
+    tmp_path: Path, write_pictures: Callable[[Path, int], Path], make_sample: MakeSample, read_embeddings: Read
+) -> None:
+    photos, output = write_pictures(tmp_path / "in", 4), tmp_path / "out"
+    (photos / "00003.json").write_bytes(b"{")
+    embed(photos, output)
+    (photos / "00001.jpg").write_bytes(make_sample(9)[0][1])
+    (photos / "00002.json").write_bytes(b"{")
+    embed(photos, output, update=True)
+    (photos / "00002.json").write_bytes(make_sample(2)[2][1])
+
+    assert retry(photos, output) == did(kept=3, embedded=1, failing=1)
+
+    assert list(read_embeddings(output, "img_emb").any(axis=1)) == [True, False, False, True, True, True]
+    assert embed(photos, output, update=True).stats.deleted_count == 2
+
+
 def test_only_what_failed_is_read(repaired: Path, done: Path) -> None:
     for number in (0, 4, 6):
         (repaired / f"{number:05d}.jpg").write_bytes(b"would be broken")
