@@ -17,7 +17,11 @@ from numpy.typing import NDArray
 
 from clip_retrieval import clip_filter, clip_index, clip_inference
 from clip_retrieval.errors import SourceError
+from clip_retrieval.inference.config import SourceConfig
 from clip_retrieval.inference.run import RunSummary
+from clip_retrieval.inference.sources import open_source
+from clip_retrieval.inference.sources.archive import ArchiveSource
+from clip_retrieval.inference.types import Failure
 
 MODEL = "hash:64?size=32"
 Read = Callable[[Path, str], pd.DataFrame]
@@ -129,6 +133,27 @@ def test_partitions_and_resuming_change_no_byte(
 
     assert again.already_done == 2
     assert snapshot(tmp_path / "output") == whole
+
+
+def test_single_members_are_read_without_the_others(tmp_path: Path, members: list[tuple[str, bytes]]) -> None:
+    source = write_zip(tmp_path / "x.zip", members)
+    opened = open_source(SourceConfig(input_dataset=str(source), input_format="archive"), "nowhere")
+    assert isinstance(opened, ArchiveSource)
+
+    samples = list(opened.read_only({(str(source), "b/deep/00001.jpg"), (str(source), "no")}))
+
+    assert [sample.key for sample in samples] == ["b/deep/00001.jpg"]
+
+
+def test_an_archive_that_is_gone_by_its_turn_is_named(tmp_path: Path, members: list[tuple[str, bytes]]) -> None:
+    source = write_zip(tmp_path / "x.zip", members)
+    opened = open_source(SourceConfig(input_dataset=str(source), input_format="archive"), "nowhere")
+    source.unlink()
+
+    items = list(opened.read(0, 4))
+
+    assert [(item.part, item.reason) for item in items if isinstance(item, Failure)] == [("shard", "unreadable")]
+    assert len(items) == 1
 
 
 def test_several_archives_follow_each_other(

@@ -21,7 +21,8 @@ from clip_retrieval.errors import ConfigError, SourceError
 from clip_retrieval.inference.config import SourceConfig
 from clip_retrieval.inference.run import RunSummary
 from clip_retrieval.inference.sources import open_source
-from clip_retrieval.inference.types import Sample
+from clip_retrieval.inference.sources.parquet import parts_of
+from clip_retrieval.inference.types import Failure, Sample
 
 MODEL = "hash:64?size=32"
 Read = Callable[[Path, str], pd.DataFrame]
@@ -185,6 +186,37 @@ def test_a_damaged_row_group_costs_its_rows_and_is_named(
     assert summary.stats.sample_count == 4
     assert failures[["shard", "part", "reason"]].values.tolist() == [[str(source), "shard", "corrupt"]]
     assert failures["detail"][0].startswith("rows 3 to 5 cannot be read")
+
+
+def test_each_partition_tells_of_its_own_lost_rows(tmp_path: Path) -> None:
+    noise = [np.random.default_rng(number).bytes(300_000) for number in range(7)]
+    source = write_rows(
+        tmp_path / "a.parquet", {"image": noise}, data_page_size=1000, use_dictionary=False, write_batch_size=1
+    )
+    data = bytearray(source.read_bytes())
+    place = data.index(noise[4][:100])
+    data[place - 100 : place - 4] = bytes(96)  # the header of the page of row 4
+    source.write_bytes(bytes(data))
+    table = parts_of(str(source))[0][0].table
+    assert table is not None
+
+    before, across, behind = (list(table.rows(start, stop, ["image"])) for start, stop in ((0, 4), (3, 6), (5, 7)))
+
+    assert [item[0] for item in before if not isinstance(item, Failure)] == [0, 1, 2, 3]
+    assert len(before) == 4
+    assert [item.detail[:15] if isinstance(item, Failure) else item[0] for item in across] == [3, "rows 4 to 5 can"]
+    assert [item.detail[:15] if isinstance(item, Failure) else item[0] for item in behind] == ["rows 5 to 6 can"]
+
+
+def test_a_table_that_is_gone_by_its_turn_is_named(tmp_path: Path, pictures: list[bytes]) -> None:
+    source = write_rows(tmp_path / "a.parquet", {"image": pictures})
+    opened = open_source(SourceConfig(input_dataset=str(source), input_format="parquet"), "nowhere")
+    source.unlink()
+
+    items = list(opened.read(0, 1))
+
+    assert [(item.part, item.reason) for item in items if isinstance(item, Failure)] == [("shard", "unreadable")]
+    assert len(items) == 1
 
 
 def test_a_cut_arrow_file_keeps_what_came_before(tmp_path: Path, pictures: list[bytes], read_table: Read) -> None:

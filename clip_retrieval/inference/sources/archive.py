@@ -6,7 +6,7 @@ import lzma
 import posixpath
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from clip_retrieval.blobs import Blob, BlobRef, Lost, fetch_to_cache, local_path, may_pass, open_raw, open_url
 from clip_retrieval.errors import SourceError, first_line
+from clip_retrieval.inference.columns import clean
 from clip_retrieval.inference.config import SourceConfig
 from clip_retrieval.inference.sources.files import Group, sort_into, switch_off_missing, units_of
 from clip_retrieval.inference.sources.patterns import list_inputs
@@ -28,7 +29,7 @@ LOCAL_HEADER = 30  # bytes before name and extra field
 ENCRYPTED = 0x1
 
 
-@dataclass
+@dataclass(eq=False)
 class Archive:
     """One archive: its members by name, and the samples that they make."""
 
@@ -58,14 +59,25 @@ class ArchiveSource:
         return len(self.units)
 
     def read(self, start: int, stop: int) -> Iterator[Sample | Failure]:
-        for url, items in groupby(range(start, min(stop, len(self.samples))), lambda i: self.samples[i][0].url):
+        for archive, items in groupby(range(start, stop), lambda number: self.samples[number][0]):
             numbers = list(items)
-            archive = self.samples[numbers[0]][0]
             if numbers[0] == 0 or self.samples[numbers[0] - 1][0] is not archive:
                 yield from archive.ignored
-            names = [self.samples[number][1] for number in numbers]
-            with opened(url, is_zip=archive.is_zip) as zipped:
+            yield from self.samples_of(archive, [self.samples[number][1] for number in numbers])
+
+    def read_only(self, names: Container[tuple[str, str]]) -> Iterator[Sample | Failure]:
+        """Yield the samples with these pairs of archive and name."""
+        chosen = [item for item in self.samples if (item[0].url, clean(item[1])) in names]
+        for archive, items in groupby(chosen, lambda item: item[0]):
+            yield from self.samples_of(archive, [name for _, name in items])
+
+    def samples_of(self, archive: Archive, names: Sequence[str]) -> Iterator[Sample | Failure]:
+        try:
+            with opened(archive.url, is_zip=archive.is_zip) as zipped:
                 yield from (self.sample(archive, name, zipped) for name in names if name)
+        except (OSError, zipfile.BadZipFile) as error:  # it was there when its members were listed
+            detail = f"{len(names)} samples from {names[0]} on are lost: {first_line(error)}"
+            yield Failure("", archive.url, "shard", "unreadable", detail)
 
     def sample(self, archive: Archive, name: str, zipped: zipfile.ZipFile | None) -> Sample:
         key, suffix = split_key(name)

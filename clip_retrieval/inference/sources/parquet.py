@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import IO, Any, cast
 
 import fsspec
@@ -42,24 +42,40 @@ class ParquetTable:
     ) -> Iterator[tuple[int, Mapping[str, Any]] | Failure]:
         """Yield the rows; a damaged row group is a Failure, and ends where the damage is."""
         last = self.starts[-1] if stop is None else stop
-        with open_parquet(self.url) as file:
-            for group, (first, end) in enumerate(pairwise(self.starts)):
-                if first < last and start < end:
-                    number = first
-                    try:
-                        for number, row in self.group_rows(file, group, first, columns):
-                            if number >= last:
-                                break
-                            if number >= start:
-                                yield number, row
-                    except (pa.ArrowException, OSError, ValueError) as error:
-                        lost = f"rows {number} to {end - 1} cannot be read: {first_line(error)}"
-                        yield Failure("", self.url, "shard", reason_of(error), lost)
+        try:
+            with open_parquet(self.url) as file:
+                for group, (first, end) in enumerate(pairwise(self.starts)):
+                    if first < last and start < end:
+                        yield from self.rows_of_group(file, group, range(max(first, start), min(end, last)), columns)
+        except (pa.ArrowException, OSError) as error:  # it could be opened when the rows were counted
+            yield self.lost(start, last, error)
+
+    def rows_of_group(
+        self, file: pq.ParquetFile, group: int, numbers: range, columns: Sequence[str]
+    ) -> Iterator[tuple[int, Mapping[str, Any]] | Failure]:
+        """Yield the rows with these numbers, and a Failure in place of those that are damaged."""
+        first, next_number = self.starts[group], numbers.start
+        size = max(1, min(MOST_ROWS, MOST_BYTES // max(1, self.bytes_per_row)))
+        for batch_size in (size, 1):  # damage costs a whole batch: then row by row, up to the damage
+            try:
+                rows = self.group_rows(file, group, batch_size, columns)
+                for number, row in islice(rows, next_number - first, numbers.stop - first):
+                    yield number, row
+                    next_number = number + 1
+            except (pa.ArrowException, OSError, ValueError) as error:
+                if batch_size == 1:
+                    yield self.lost(next_number, numbers.stop, error)
+            else:
+                return
+
+    def lost(self, start: int, stop: int, error: Exception) -> Failure:
+        detail = f"rows {start} to {stop - 1} cannot be read: {first_line(error)}"
+        return Failure("", self.url, "shard", reason_of(error), detail)
 
     def group_rows(
-        self, file: pq.ParquetFile, group: int, first: int, columns: Sequence[str]
+        self, file: pq.ParquetFile, group: int, size: int, columns: Sequence[str]
     ) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        size = max(1, min(MOST_ROWS, MOST_BYTES // max(1, self.bytes_per_row)))
+        first = self.starts[group]
         there = [name for name in columns if name in self.kinds]
         with store_errors(self.url):
             for batch in file.iter_batches(batch_size=size, row_groups=[group], columns=there, use_threads=False):
