@@ -123,7 +123,9 @@ class InferenceConfig:
         None, help="Pictures in a batch. None: 256; on a GPU as many as make it faster, which is tried out."
     )
     num_prepro_workers: int | None = option(
-        None, help="Processes that decode and resize, for each device. None: one for each core; 0: none."
+        None,
+        help="Processes that decode and resize, for each device. None: one for each core that the device's worker may "
+        "use (CLIP_RETRIEVAL_CORES, or all, shared out among the devices); 0: none.",
     )
     reader_timeout: float = option(
         120.0,
