@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 from urllib.parse import SplitResult
 
@@ -55,8 +56,14 @@ def connected(target: SplitResult, deadline: Deadline, *, allow_private: bool) -
             yield sock
             return
         sock.settimeout(deadline.left())
-        with ssl.create_default_context().wrap_socket(sock, server_hostname=host) as secured:
+        with tls_context().wrap_socket(sock, server_hostname=host) as secured:
             yield secured
+
+
+@cache
+def tls_context() -> ssl.SSLContext:
+    """Return the system's certificates, read once: reading them takes longer than a request."""
+    return ssl.create_default_context()
 
 
 def look_up(host: str, port: int, deadline: Deadline) -> list[str]:

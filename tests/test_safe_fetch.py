@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
 import email.utils
 import ipaddress
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -247,6 +250,49 @@ def test_a_server_that_is_not_there_is_told() -> None:
 
 def test_a_server_without_tls_is_told(site: Site) -> None:
     assert problem(site.url("/").replace("http:", "https:")).reason in {"tls", "connection"}
+
+
+@pytest.fixture
+def secured(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """The site under TLS, with a certificate for localhost that is trusted once it is in SSL_CERT_FILE."""
+    x509 = pytest.importorskip("cryptography.x509")
+    hashes, serialization, ec = (
+        pytest.importorskip(f"cryptography.hazmat.primitives.{name}")
+        for name in ("hashes", "serialization", "asymmetric.ec")
+    )
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    begin = datetime.datetime(2020, 1, 1)
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, begin, begin.replace(year=2120))
+    names = x509.SubjectAlternativeName([x509.DNSName("localhost")])
+    certificate = made.add_extension(names, critical=False).sign(key, hashes.SHA256())
+    pem = certificate.public_bytes(serialization.Encoding.PEM)
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (tmp_path / "ca.pem").write_bytes(pem)
+    (tmp_path / "both.pem").write_bytes(pem + key.private_bytes(*form))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "both.pem")
+    site.server.socket = context.wrap_socket(site.server.socket, server_side=True)
+    monkeypatch.setattr(site.server, "handle_error", lambda *_: None)
+    site.answers["/"] = answer(b"secured")
+    return site
+
+
+@pytest.mark.parametrize(("host", "is_trusted"), [("localhost", True), ("localhost", False), ("other.example", True)])
+def test_certificates_are_checked_against_the_name(
+    secured: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, is_trusted: bool
+) -> None:
+    monkeypatch.setattr("clip_retrieval.connections.look_up", lambda *_: ["127.0.0.1"])
+    monkeypatch.setattr("clip_retrieval.connections.tls_context", ssl.create_default_context)
+    if is_trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    url = f"https://{host}:{secured.server.server_port}/"
+
+    if host == "localhost" and is_trusted:
+        assert fetch(url, LIMITS) == b"secured"
+    else:
+        assert problem(url).reason == "tls"
+        assert secured.asked == []
 
 
 @pytest.mark.parametrize("length", [{"Content-Length": "99999999999"}, {}])
