@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -128,9 +129,8 @@ class Worker:
         self.team, self.device = team, device
         self.partition_id: int | None = None
         cores = str(team.cores)
-        self.process = start_module(
-            "clip_retrieval.inference.worker_process", **{CORES_VARIABLE: cores, "OMP_NUM_THREADS": cores}
-        )
+        threads = {CORES_VARIABLE: cores, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", cores)}
+        self.process = start_module("clip_retrieval.inference.worker_process", **threads)
         self.thread = threading.Thread(target=self.run, daemon=True)
 
     def run(self) -> None:
@@ -178,7 +178,8 @@ class Worker:
         describe_end(self.process, max(0.0, deadline - time.monotonic()))
         self.process.kill()
         self.process.wait()
-        self.thread.join()
+        if self.thread.ident is not None:  # it was started before Ctrl-C came
+            self.thread.join()
         for pipe in (self.process.stdin, self.process.stdout):
             assert pipe is not None
             try:
