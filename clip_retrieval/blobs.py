@@ -96,9 +96,14 @@ def read_from_store(ref: BlobRef) -> bytes:
     return data
 
 
+def tries_itself(fs: Any) -> bool:
+    """Say whether requests are repeated already: by s3fs and gcsfs, which have `retries`, or by Azure's library."""
+    return hasattr(fs, "retries") or "abfs" in fs.protocol
+
+
 def with_retries(fs: Any, read: Callable[[], T]) -> T:
-    """Read from a store, and again after what may pass; s3fs and gcsfs (which have `retries`) do so themselves."""
-    for tries in range(0 if hasattr(fs, "retries") else STORE_RETRIES):
+    """Read from a store, and again after what may pass, but for stores whose library does so itself."""
+    for tries in range(0 if tries_itself(fs) else STORE_RETRIES):
         try:
             return read()
         except FINAL_ERRORS:
