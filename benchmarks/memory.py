@@ -92,7 +92,10 @@ def measure(pid: int) -> tuple[float, float]:
 
 
 def watch(process: subprocess.Popen[bytes]) -> tuple[Peaks, Peaks]:
-    """Return the peaks of the PSS of each kind of process and of all together, and of the RSS of any one of a kind."""
+    """Return the peaks of the PSS of each kind of process, and their sum, and of the RSS of any one of a kind.
+
+    The sum of the peaks is steadier than the peak of the sums, which short runs may miss.
+    """
     pss_peaks: Peaks = defaultdict(float)
     rss_peaks: Peaks = defaultdict(float)
     while process.poll() is None:
@@ -100,10 +103,10 @@ def watch(process: subprocess.Popen[bytes]) -> tuple[Peaks, Peaks]:
         for pid, kind in processes(process.pid):
             pss, rss = measure(pid)
             now[kind] += pss
-            now["all"] += pss
             rss_peaks[kind] = max(rss_peaks[kind], rss)
         for kind, size in now.items():
             pss_peaks[kind] = max(pss_peaks[kind], size)
+        pss_peaks["all"] = sum(size for kind, size in pss_peaks.items() if kind != "all")
         time.sleep(SECONDS_BETWEEN_SAMPLES)
     return pss_peaks, rss_peaks
 
