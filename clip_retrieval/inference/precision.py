@@ -58,8 +58,8 @@ def settle(
     if len(formats) == 1:
         return encoder, None
     samples = first_samples(loader, source)
-    with ThreadPoolExecutor(1) as threads:  # opening a model keeps one core busy
-        exact = threads.submit(lambda: encode(load(config, formats[-1]), samples))
+    with ThreadPoolExecutor(1) as threads:  # opening a model keeps one core busy, and there is another runtime for it
+        exact = threads.submit(lambda: encode(load_encoder(dataclasses.replace(config, precision="fp32")), samples))
         checks: list[Check] = []
         for precision in formats[:-1]:
             if encoder.info.precision != precision:

@@ -45,8 +45,8 @@ def formats(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """Give the errors of the formats that the machine seems to have, the fastest first; tests may change them."""
     errors = {"int8": 0.2, "bf16": 0.01, "fp32": 0.0}
 
-    def load(config: EncoderConfig, *, workload: str) -> Encoder:
-        assert workload == "bulk"
+    def load(config: EncoderConfig, *, workload: str = "query") -> Encoder:
+        assert workload == "bulk" or config.precision == "fp32"
         return Rounded(config.precision, errors[config.precision])
 
     monkeypatch.setattr(precision, "load_encoder", load)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, assert_never
 
@@ -15,6 +15,8 @@ from clip_retrieval.resources import count_cores
 
 Runtime = Literal["onnxruntime", "openvino"]
 Session = Callable[[Sequence[NDArray[Any]]], list[NDArray[np.float32]]]  # one result for each batch, in order
+
+MOST_COPIES = 8  # of a quantised model, so that memory stays small on many cores
 
 RUNTIMES: tuple[Runtime, ...] = ("onnxruntime", "openvino")
 
@@ -61,35 +63,46 @@ def open_onnxruntime(path: Path) -> Session:
 
 
 def open_openvino(path: Path, precision: str, block_size: int, *, streams: int) -> Session:
+    """Open a graph on OpenVINO. One thread does all that goes through its Python: two may wait for each other for ever.
+
+    Streams share what they pack of the weights, and now and then mix quantised ones up: the embeddings are wrong then,
+    from the first to the last. So each stream of a quantised graph is a model of its own.
+    """
     if not is_installed("openvino"):
         raise EncoderError("OpenVINO is not installed; pip install openvino, or leave runtime= out")
     import openvino
 
+    copies = min(streams, MOST_COPIES) if block_size else 1
     options = {
-        "NUM_STREAMS": streams,
-        "INFERENCE_NUM_THREADS": count_cores(),
+        "NUM_STREAMS": 1 if block_size else streams,
+        "INFERENCE_NUM_THREADS": max(1, count_cores() // copies),
         "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[precision],
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": block_size,
+        "ENABLE_CPU_PINNING": copies == 1,  # each copy would choose the same cores
     }
     try:
-        compiled = openvino.Core().compile_model(str(path), "CPU", options)
+        core = openvino.Core()
+        models = [core.compile_model(str(path), "CPU", options) for _ in range(copies)]
     except RuntimeError as error:
         raise EncoderError(f"{path} cannot be opened by OpenVINO: {first_line(error)}") from error
-    queue = openvino.AsyncInferQueue(compiled, streams)
+    requests = [model.create_infer_request() for model in models * (streams // copies)]
 
     def run(batches: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
-        found: list[Any] = [None] * len(batches)
-
-        def keep(request: Any, place: int) -> None:
-            found[place] = request.get_output_tensor(0).data.copy()  # the request writes its next result there
-
-        queue.set_callback(keep)
         try:
-            for place, batch in enumerate(batches):
-                queue.start_async([batch], place)
-            queue.wait_all()
+            return list(in_turn(requests, batches))
         except RuntimeError as error:
             raise EncoderError(f"{path} cannot encode this: {first_line(error)}") from error
-        return found
 
     return run
+
+
+def in_turn(requests: Sequence[Any], batches: Sequence[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
+    """Yield the result of each batch; as many are under way as there are requests."""
+    count = len(requests)
+    for place in range(len(batches) + count):
+        request = requests[place % count]
+        if 0 <= place - count < len(batches):
+            request.wait()
+            yield request.get_output_tensor(0).data.copy()  # the request writes its next result there
+        if place < len(batches):
+            request.start_async([batches[place]])
