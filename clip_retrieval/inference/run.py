@@ -173,7 +173,7 @@ def tidy_up(folder: EmbeddingsFolder, chosen: Sequence[Partition]) -> str:
 
 def check_apart(config: InferenceConfig, folder: EmbeddingsFolder) -> None:
     path = local_path(config.source.input_dataset)
-    if path is not None and path.is_dir() and Folder(str(path)).root == folder.root:
+    if path is not None and Folder(str(path)).root == folder.root and path.is_dir():  # a list is too long for is_dir
         raise ConfigError(f"{folder.url} is the input; give the embeddings a folder of their own")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -244,3 +245,13 @@ def test_other_spellings_of_a_path_are_the_same_input(shards: Path, tmp_path: Pa
     for spelling in (str(shards), f"{shards}/", f"{shards}/../{shards.name}/"):
         summary = clip_inference(spelling, str(tmp_path / "out"), "webdataset", clip_model="hash:16?size=32")
     assert summary.already_done == 1
+
+
+def test_a_list_of_tars_may_be_longer_than_a_path(shards: Path, tmp_path: Path) -> None:
+    names = sorted(map(str, shards.glob("*.tar"))) * 50
+    assert len(str(names)) > os.pathconf("/", "PC_PATH_MAX")
+
+    summary = embed(shards, tmp_path / "output", input_dataset=str(names), output_partition_count=1)
+    again = embed(shards, tmp_path / "output", input_dataset=str(names), output_partition_count=1)
+
+    assert (summary.stats.sample_count, again.already_done) == (18 * 50, 1)
