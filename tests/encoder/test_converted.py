@@ -13,6 +13,7 @@ from clip_retrieval.encoder.base import Encoder
 from clip_retrieval.encoder.config import EncoderConfig, Precision
 from clip_retrieval.encoder.engines.onnx import OnnxEncoder
 from clip_retrieval.encoder.load import load_encoder, open_engine
+from clip_retrieval.encoder.precision import cpu_precisions
 from clip_retrieval.encoder.uri import DEMO_MODEL, parse_uri
 from clip_retrieval.errors import EncoderError
 
@@ -37,7 +38,7 @@ def test_bulk_work_gives_what_torch_gives(reference: Encoder, precision: Precisi
     encoder = open_bulk(precision)
     assert isinstance(encoder, OnnxEncoder)
     assert (encoder.info.fingerprint, encoder.info.uri) == (reference.info.fingerprint, MODEL)
-    assert encoder.info.precision == (converted.cpu_precisions()[0] if precision == "auto" else precision)
+    assert encoder.info.precision == (cpu_precisions()[0] if precision == "auto" else precision)
     assert (encoder.encode_images(PIXELS) * reference.encode_images(PIXELS)).sum(axis=1).min() > least
     assert (encoder.encode_texts(TEXTS) * reference.encode_texts(TEXTS)).sum(axis=1).min() > least
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from clip_retrieval.encoder import precision
 from clip_retrieval.encoder.precision import cpu_precisions
 
 
@@ -20,7 +19,7 @@ from clip_retrieval.encoder.precision import cpu_precisions
 def test_the_fastest_that_the_cpu_has_units_for_comes_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, expected: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(precision.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n\nprocessor\t: 1\nflags\t\t: {flags}\n")
     assert cpu_precisions(tmp_path / "cpuinfo") == expected
 

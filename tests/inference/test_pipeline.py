@@ -24,6 +24,7 @@ class SlowEncoder:
         self.truncated_texts = 0
         self.batch_sizes: dict[str, list[int]] = {"image": [], "text": []}
         self.first = threading.Event()
+        self.refuses_texts = False
 
     def encode_images(self, pixels: Pixels) -> Embeddings:
         taken = pixels[:, 0, 0, :1].astype(np.float32)
@@ -35,6 +36,8 @@ class SlowEncoder:
         return taken
 
     def encode_texts(self, texts: Sequence[str]) -> Embeddings:
+        if self.refuses_texts:
+            raise EncoderError("no numbers")
         self.batch_sizes["text"].append(len(texts))
         return np.array([[float(text)] for text in texts], dtype=np.float32)
 
@@ -126,7 +129,7 @@ def test_an_error_of_the_disk_ends_the_run() -> None:
 
 def test_an_error_of_the_model_ends_the_run() -> None:
     encoder = SlowEncoder()
-    encoder.encode_texts = lambda _texts: (_ for _ in ()).throw(EncoderError("no numbers"))  # type: ignore[method-assign]
+    encoder.refuses_texts = True
     with pytest.raises(EncoderError, match="no numbers"):
         run(encoder, ListSink("image", "text"), make_batches(10_000, 10))
 
