@@ -83,7 +83,7 @@ def run_peer(args: argparse.Namespace, source: Path, out: Path, weights: Path) -
         "1",
     ]
     command += ["--clip_model", f"open_clip:{MODEL}/{weights}", "--num_prepro_workers", str(os.cpu_count())]
-    return timed(command, HF_HUB_OFFLINE="1")[0]
+    return timed(command, HF_HUB_OFFLINE="1", PYTHONPATH="")[0]
 
 
 def samples_of(kind: str, source: Path) -> Iterator[tuple[bytes, str]]:

@@ -244,8 +244,14 @@ def main() -> None:
     try:
         cli()
     except SystemExit as end:
-        if end.code not in STOPPED_CODES:
+        code = 0 if end.code is None else end.code
+        if not isinstance(code, int) or not (code in STOPPED_CODES or has_only_memory_to_free()):
             raise
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(end.code)  # all is tidy, and threads that are still in native code are not waited for
+        os._exit(code)  # all is tidy, and threads that are still in native code are not waited for
+
+
+def has_only_memory_to_free() -> bool:
+    """Say whether Python would take half a second to free what the process's end frees at once, and do nothing else."""
+    return "openvino" in sys.modules and "wandb" not in sys.modules

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -16,7 +16,7 @@ Pixels = NDArray[np.uint8]  # [n, s, s, 3]; scaling by mean and std happens in t
 Tokens = NDArray[np.int32]  # [n, t]
 Embeddings = NDArray[np.float32]  # [n, d], rows of unit length
 
-Workload = Literal["query", "bulk"]  # a few items soon, or many items fast
+Workload = Literal["once", "query", "bulk"]  # one batch soon, a few items now and then, or many items fast
 
 USUAL_BATCH = 256  # pictures that are handed to a model at once
 
@@ -48,9 +48,21 @@ class Encoder(Protocol):
 
     def encode_images(self, pixels: Pixels) -> Embeddings: ...
 
+    def start_images(self, pixels: Pixels) -> Callable[[], Embeddings]:
+        """Begin to encode, and return what waits for the embeddings; `pixels` must not change until then."""
+        ...
+
     def encode_texts(self, texts: Sequence[str]) -> Embeddings: ...
 
     def encode_tokens(self, tokens: Tokens) -> Embeddings: ...
+
+
+class StartsNothing:
+    """For engines that have encoded when they come back."""
+
+    def start_images(self: Encoder, pixels: Pixels) -> Callable[[], Embeddings]:
+        rows = self.encode_images(pixels)
+        return lambda: rows
 
 
 def check_tower(info: EncoderInfo, tower: str) -> None:

@@ -34,7 +34,7 @@ def open_converted(name: ModelName, config: EncoderConfig, workload: Workload) -
     """Open a model of torch as its ONNX folder; None where torch shall run it."""
     if not is_on_cpu(config) or config.precision == "fp16" or not is_installed("openvino"):
         return None
-    if workload == "query":
+    if workload != "bulk":
         folder = find(name, config, "fp32") if config.precision in ("auto", "fp32") else None
         return None if folder is None else open_folder(folder, name, "fp32", workload)
     precision = cpu_precisions()[0] if config.precision == "auto" else config.precision

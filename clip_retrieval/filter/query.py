@@ -63,7 +63,7 @@ def open_query(text: str, encoder_config: EncoderConfig | None, expected: dict[s
         raise QueryError(
             "the index folder does not say of which model it is (clip-retrieval 2 made it?); say it with --clip_model"
         )
-    encoder = load_encoder(encoder_config)
+    encoder = load_encoder(encoder_config, workload="once")
     check_model(encoder, expected)
     if kind == "image":
         return Query(shown, kind, embed_image(encoder, Path(text), choose_pictures(expected)))

@@ -22,6 +22,7 @@ from clip_retrieval.inference.types import Batch, Failure, Row, Sample
 
 CHUNK_SIZE = 16
 BUFFERS = 3  # batches of pixels: one fills while the model has two
+FIRST_BATCH = 64
 MOST_ROWS = 4  # times batch_size: where few rows have a picture
 SECONDS_FOR_THE_FEEDER = 1.0
 
@@ -59,7 +60,7 @@ class Loader:
         self, wanted: Wanted, batch_size: int, reader_count: int, timeout_seconds: float = 0.0, device: str = "cpu"
     ) -> None:
         self.wanted = wanted
-        self.batch_size = batch_size
+        self.batch_size = self.wanted_size = batch_size
         side = wanted.preprocess.size if wanted.image else 1
         self.buffers = [allocate_pixels((batch_size, side, side, 3), device) for _ in range(BUFFERS)]
         # A batch's worth, so that readers go on while the model has both buffers, and one chunk in each reader.
@@ -77,10 +78,11 @@ class Loader:
     def batches(self, items: Iterable[Sample | Failure]) -> Iterator[Batch]:
         """Yield batches in input order, of `batch_size` pictures or, without pictures, rows. One call at a time.
 
-        The last may be smaller. The pixels of a batch are overwritten when BUFFERS more were asked for.
+        The first is smaller, so that the model need not wait long for it; the last may be smaller. The pixels of a
+        batch are overwritten when BUFFERS more were asked for.
         """
         buffers = cycle(self.buffers)
-        pixels, pending = next(buffers), Pending()
+        pixels, pending, self.wanted_size = next(buffers), Pending(), min(FIRST_BATCH, self.batch_size)
         for prepared in self.in_order(items):
             pending.failures += prepared.chunk.failures
             pending.read_seconds += prepared.result.read_seconds
@@ -92,14 +94,14 @@ class Loader:
                 pending.add(row)
                 if self.is_full(pending):
                     yield self.batch(pending, pixels)
-                    pixels, pending = next(buffers), Pending()
+                    pixels, pending, self.wanted_size = next(buffers), Pending(), self.batch_size
             self.free_slots.put(prepared.chunk.slot)
         if pending.rows or pending.failures or pending.dropped_count:
             yield self.batch(pending, pixels)
 
     def is_full(self, pending: Pending) -> bool:
         counted = pending.image_count if self.wanted.image else len(pending.rows)
-        return counted == self.batch_size or len(pending.rows) == MOST_ROWS * self.batch_size
+        return counted == self.wanted_size or len(pending.rows) == MOST_ROWS * self.wanted_size
 
     def batch(self, pending: Pending, pixels: Pixels) -> Batch:
         taken = pixels[: pending.image_count] if self.wanted.image else None

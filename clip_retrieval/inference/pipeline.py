@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -22,7 +22,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_retrieval.encoder.base import Embeddings, Encoder
+from clip_retrieval.encoder.base import Embeddings, Encoder, Pixels
 from clip_retrieval.inference.loader import BUFFERS
 from clip_retrieval.inference.sink import Sink
 from clip_retrieval.inference.stats import Stats
@@ -31,7 +31,7 @@ from clip_retrieval.layout import Modality
 
 CAPTIONS_AT_ONCE = 1024
 WRITES_AHEAD = 8
-SECONDS_FOR_THE_WRITER = 1.0  # when the run has failed: a large model may be in the middle of a batch
+SECONDS_TO_END = 1.0  # when the run has failed: a large model may be in the middle of a batch
 
 
 @dataclass
@@ -51,28 +51,38 @@ class Captions:
 
 
 @dataclass(frozen=True)
-class Write:
-    """What is to be appended when it is encoded."""
+class Job:
+    """What is to be encoded and appended; rows without the part become zero rows."""
 
     modality: Modality
-    embeddings: Future[Embeddings]
+    start: Callable[[], Callable[[], Embeddings]]
+    row_count: int
+    places: NDArray[np.int64]  # rows that have the part
     batches: Sequence[Batch]  # whose rows go with it
+    result: Future[Embeddings] = field(default_factory=Future)
+
+    def spread(self, embeddings: Embeddings) -> Embeddings:
+        if len(self.places) == self.row_count:
+            return embeddings
+        rows = np.zeros((self.row_count, embeddings.shape[1]), np.float32)
+        rows[self.places] = embeddings
+        return rows
 
 
 class Busy:
-    """Measures for how long at least one of several threads works."""
+    """Measures for how long at least one job is under way."""
 
     def __init__(self, stats: Stats) -> None:
         self.stats, self.lock = stats, threading.Lock()
         self.count, self.since = 0, time.perf_counter()  # since when it works, or rests
 
-    def __enter__(self) -> None:
+    def begin(self) -> None:
         with self.lock:
             self.count += 1
             if self.count == 1:
                 self.since = time.perf_counter()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+    def end(self) -> None:
         with self.lock:
             self.count -= 1
             if self.count == 0:
@@ -92,18 +102,18 @@ class Pipeline:
     def __init__(self, encoder: Encoder, sink: Sink, stats: Stats, advance: Callable[[int, int], None]) -> None:
         self.encoder, self.sink, self.stats, self.advance = encoder, sink, stats, advance
         self.busy = Busy(stats)
-        # A GPU takes the next batch while it computes; a CPU has nothing to compute it with.
-        self.threads = ThreadPoolExecutor(2 if encoder.info.device.startswith("cuda") else 1, "encode")
+        self.jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self.under_way: deque[Future[Embeddings]] = deque()
         self.captions = Captions()
         self.captioned: list[Batch] = []  # whose rows wait for their captions
-        self.writes: queue.Queue[Write | None] = queue.Queue(WRITES_AHEAD)
+        self.writes: queue.Queue[Job | None] = queue.Queue(WRITES_AHEAD)
         self.error: BaseException | None = None
-        self.writer = threading.Thread(target=self.write_all, name="write", daemon=True)
+        self.threads = [threading.Thread(target=run, daemon=True) for run in (self.encode_all, self.write_all)]
         self.asked = time.perf_counter()
 
     def __enter__(self) -> Self:
-        self.writer.start()
+        for thread in self.threads:
+            thread.start()
         return self
 
     def __exit__(
@@ -113,9 +123,10 @@ class Pipeline:
             self.encode_captions()
         if kind is not None:
             self.error = self.error or error  # the rest is not worth encoding
-        self.threads.shutdown(wait=False, cancel_futures=kind is not None)
+        self.jobs.put(None)
         self.writes.put(None)
-        self.writer.join(None if kind is None else SECONDS_FOR_THE_WRITER)
+        for thread in self.threads:
+            thread.join(None if kind is None else SECONDS_TO_END)
         if kind is None and self.error is not None:
             raise self.error
 
@@ -137,7 +148,9 @@ class Pipeline:
     def encode_pictures(self, batch: Batch) -> None:
         pixels = batch.pixels
         assert pixels is not None
-        self.submit("image", lambda: self.encoder.encode_images(pixels), len(batch.rows), batch.image_rows, [batch])
+        job = Job("image", lambda: self.start_images(pixels), len(batch.rows), batch.image_rows, [batch])
+        self.under_way.append(job.result)
+        self.submit(job)
         while len(self.under_way) >= BUFFERS:
             self.under_way.popleft().exception()  # waits; the writer tells of errors
 
@@ -145,52 +158,76 @@ class Pipeline:
         taken, batches = self.captions, self.captioned
         self.captions, self.captioned = Captions(), []
         places = np.array(taken.places, dtype=np.int64)
-        self.submit("text", lambda: self.encoder.encode_texts(taken.texts), taken.row_count, places, batches)
+        self.submit(Job("text", lambda: self.start_texts(taken.texts), taken.row_count, places, batches))
 
-    def submit(
-        self,
-        modality: Modality,
-        encode: Callable[[], Embeddings],
-        row_count: int,
-        places: NDArray[np.int64],
-        batches: Sequence[Batch],
-    ) -> None:
-        """Have something encoded, and then written; rows that lack the part become zero rows."""
-        dim = self.encoder.info.dimension
+    def start_images(self, pixels: Pixels) -> Callable[[], Embeddings]:
+        return self.encoder.start_images(pixels) if len(pixels) else self.nothing
 
-        def run() -> Embeddings:
-            with self.busy:
-                if len(places) == row_count:
-                    return encode() if row_count else np.zeros((0, dim), np.float32)
-                rows = np.zeros((row_count, dim), np.float32)
-                if len(places):
-                    rows[places] = encode()
-                return rows
+    def start_texts(self, texts: Sequence[str]) -> Callable[[], Embeddings]:
+        rows = self.encoder.encode_texts(texts) if texts else self.nothing()
+        return lambda: rows
 
-        future = self.threads.submit(run)
-        if modality == "image":
-            self.under_way.append(future)
-        self.writes.put(Write(modality, future, batches))
+    def nothing(self) -> Embeddings:
+        return np.zeros((0, self.encoder.info.dimension), np.float32)
+
+    def submit(self, job: Job) -> None:
+        self.jobs.put(job)
+        self.writes.put(job)
+
+    def encode_all(self) -> None:
+        """Encode in order until there is no more; the next job, if there is one, is begun before one is waited for."""
+        begun: tuple[Job, Callable[[], Embeddings]] | None = None
+        is_over = False
+        while begun is not None or not is_over:
+            job = None
+            if not is_over and (begun is None or not self.jobs.empty()):
+                job = self.jobs.get()
+                is_over = job is None
+            wait = None if job is None else self.begin(job)
+            if begun is not None:
+                self.finish(*begun)
+            begun = (job, wait) if job is not None and wait is not None else None
+
+    def begin(self, job: Job) -> Callable[[], Embeddings] | None:
+        self.busy.begin()
+        try:
+            if self.error is not None:
+                raise self.error
+            return job.start()
+        except BaseException as error:  # a thread's error would be lost otherwise  # noqa: BLE001
+            self.busy.end()
+            job.result.set_exception(error)
+            return None
+
+    def finish(self, job: Job, wait: Callable[[], Embeddings]) -> None:
+        try:
+            rows = job.spread(wait())
+        except BaseException as error:  # as above  # noqa: BLE001
+            job.result.set_exception(error)
+        else:
+            job.result.set_result(rows)
+        finally:
+            self.busy.end()
 
     def write_all(self) -> None:
         """Write in order until there is no more; after an error only take what comes, so that nobody waits."""
-        while (write := self.writes.get()) is not None:
+        while (job := self.writes.get()) is not None:
             if self.error is not None:
                 continue
             try:
-                self.write(write)
-            except BaseException as error:  # a thread's error would be lost otherwise  # noqa: BLE001
+                self.write(job)
+            except BaseException as error:  # as above  # noqa: BLE001
                 self.error = error
 
-    def write(self, write: Write) -> None:
-        embeddings = write.embeddings.result()
+    def write(self, job: Job) -> None:
+        embeddings = job.result.result()
         if self.error is not None:
             return
         with self.stats.timing("write_duration"):
-            self.sink.add_embeddings(write.modality, embeddings)
-            for batch in write.batches:
+            self.sink.add_embeddings(job.modality, embeddings)
+            for batch in job.batches:
                 self.sink.add_rows(batch.rows)
                 self.sink.add_failures(batch.failures)
-        for batch in write.batches:
+        for batch in job.batches:
             self.stats.count_batch(batch)
             self.advance(len(batch.rows), batch.dropped_count)

@@ -21,7 +21,7 @@ from clip_retrieval.inference.types import Sample
 logger = logging.getLogger(__name__)
 
 LEAST_COSINE = 0.999
-CHECKED_SAMPLES = 16
+CHECKED_SAMPLES = 8
 SEARCHED_SAMPLES = 256  # for that many that can be used
 
 
@@ -59,7 +59,7 @@ def settle(
         return encoder, None
     samples = first_samples(loader, source)
     with ThreadPoolExecutor(1) as threads:  # opening a model keeps one core busy, and there is another runtime for it
-        exact = threads.submit(lambda: encode(load_encoder(dataclasses.replace(config, precision="fp32")), samples))
+        exact = threads.submit(lambda: encode(load_exact(config), samples))
         checks: list[Check] = []
         for precision in formats[:-1]:
             if encoder.info.precision != precision:
@@ -70,6 +70,10 @@ def settle(
                 return encoder, checks[-1]
             logger.info("%s in %s is not exact enough here: %s", config.clip_model, precision, checks[-1].least_cosine)
     return load(config, formats[-1]), checks[-1]
+
+
+def load_exact(config: EncoderConfig) -> Encoder:
+    return load_encoder(dataclasses.replace(config, precision="fp32"), workload="once")
 
 
 def load(config: EncoderConfig, precision: Chosen) -> Encoder:

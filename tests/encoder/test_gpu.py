@@ -7,7 +7,11 @@ import pytest
 import torch
 
 from clip_retrieval.encoder.base import Embeddings, Pixels
-from clip_retrieval.encoder.engines.gpu import DeviceMemory, find_batch_size, own_stream
+from clip_retrieval.encoder.config import EncoderConfig
+from clip_retrieval.encoder.engines.gpu import DeviceMemory, Streams, find_batch_size
+from clip_retrieval.encoder.engines.openclip import OpenClipEncoder
+from clip_retrieval.encoder.load import open_engine
+from clip_retrieval.encoder.uri import parse_uri
 from clip_retrieval.errors import EncoderError
 
 PIXELS = np.arange(100, dtype=np.uint8)[:, None, None, None]
@@ -59,5 +63,23 @@ def test_the_batch_size_is_where_more_brings_nothing(capacity: int, full_at: int
 
 
 def test_a_cpu_has_no_streams() -> None:
-    with own_stream(torch.device("cpu")) as stream:
+    with Streams(torch.device("cpu")).next() as stream:
         assert stream is None
+
+
+def test_a_batch_that_does_not_fit_is_started_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = open_engine(parse_uri("random:ViT-S-32"), EncoderConfig(clip_model="random:ViT-S-32", device="cpu"))
+    assert isinstance(encoder, OpenClipEncoder)
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 224, 224, 3), dtype=np.uint8)
+    expected, whole = encoder.encode_images(pixels), encoder.features
+
+    def features(part: Pixels) -> torch.Tensor:
+        if len(part) > 2:
+            raise torch.cuda.OutOfMemoryError
+        return whole(part)
+
+    monkeypatch.setattr(encoder, "features", features)
+    for _ in range(2):
+        np.testing.assert_allclose(encoder.start_images(pixels)(), expected, atol=1e-5)
+    assert encoder.memory.most == 1
+    assert encoder.start_images(pixels[:0])().shape == (0, 384)

@@ -93,10 +93,10 @@ def test_a_folder_is_opened_by_prefix_or_by_what_is_in_it(demo_copy: Path, uri: 
 def test_the_runtime_can_be_left_to_the_workload(demo_copy: Path) -> None:
     encoder = load_encoder(f"onnx:{demo_copy}")
     assert isinstance(encoder, OnnxEncoder)
-    assert encoder.runtime == "onnxruntime"
+    assert encoder.way.runtime == "onnxruntime"
     bulk = load_encoder(f"onnx:{demo_copy}", workload="bulk")
     assert isinstance(bulk, OnnxEncoder)
-    assert bulk.runtime == ("openvino" if importlib.util.find_spec("openvino") else "onnxruntime")
+    assert bulk.way.runtime == ("openvino" if importlib.util.find_spec("openvino") else "onnxruntime")
 
 
 def refusal(config: EncoderConfig | str, use: Callable[[OnnxEncoder], object] = lambda _: None) -> str:

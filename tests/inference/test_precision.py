@@ -15,7 +15,7 @@ from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.engines.hashing import HashEncoder
 from clip_retrieval.encoder.uri import parse_uri
 from clip_retrieval.inference import precision
-from clip_retrieval.inference.precision import candidates
+from clip_retrieval.inference.precision import CHECKED_SAMPLES, candidates
 
 WritePictures = Callable[[Path, int], Path]
 
@@ -77,7 +77,7 @@ def test_the_first_that_is_exact_enough_is_taken_and_written_down(
     assert about["precision"] == chosen
     check = about["precision_check"]
     assert isinstance(check, dict)
-    assert check["samples"] == 16
+    assert check["samples"] == CHECKED_SAMPLES
     assert set(check["least_cosine"]) == {"image", "text"}
     assert (min(check["least_cosine"].values()) >= 0.999) == (chosen != "fp32")
 

@@ -11,7 +11,16 @@ import open_clip
 import torch
 from numpy.typing import NDArray
 
-from clip_retrieval.encoder.base import Embeddings, Encoder, EncoderInfo, Pixels, Tokens, check_texts, normalise
+from clip_retrieval.encoder.base import (
+    Embeddings,
+    Encoder,
+    EncoderInfo,
+    Pixels,
+    StartsNothing,
+    Tokens,
+    check_texts,
+    normalise,
+)
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.engines.openclip import (
     DTYPES,
@@ -83,7 +92,7 @@ def is_of_present_tower(name: str, checkpoint: Checkpoint) -> bool:
     return checkpoint.has_image if name.startswith("visual.") else checkpoint.has_text
 
 
-class MixerEncoder:
+class MixerEncoder(StartsNothing):
     """A Mixer CLIP: texts keep their 77 ids and zero padding, since its text tower mixes over all of them."""
 
     def __init__(self, checkpoint: Checkpoint, uri: str) -> None:

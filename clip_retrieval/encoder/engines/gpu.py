@@ -1,11 +1,11 @@
-"""What a GPU needs beside the model: batches that fit its memory, and a stream for each thread that feeds it."""
+"""What a GPU needs beside the model: batches that fit its memory, and streams that overlap."""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,16 +17,20 @@ SMALLEST_TRIED, LARGEST_TRIED = 64, 2048
 LEAST_GAIN = 1.05  # of a batch twice as large: past that it costs memory and brings nothing
 TIMED_RUNS = 2
 
-streams = threading.local()
 
+class Streams:
+    """Two of them, in turn: one batch is copied while the one before it is computed."""
 
-def own_stream(device: torch.device) -> AbstractContextManager[object]:
-    """Use this thread's own stream: one batch is copied while another one, of another thread, is computed."""
-    if device.type != "cuda":
-        return nullcontext()
-    if getattr(streams, "device", None) != device:
-        streams.device, streams.stream = device, torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    return torch.cuda.stream(streams.stream)
+    def __init__(self, device: torch.device) -> None:
+        self.streams: list[Any] = []
+        if device.type == "cuda":
+            self.streams = [torch.cuda.Stream(device) for _ in range(2)]  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def next(self) -> AbstractContextManager[object]:
+        """Give a stream to use; nothing on a CPU."""
+        self.count += 1
+        return torch.cuda.stream(self.streams[self.count % 2]) if self.streams else nullcontext()
 
 
 class DeviceMemory:

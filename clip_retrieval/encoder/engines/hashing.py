@@ -7,12 +7,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clip_retrieval.encoder.base import USUAL_LOGIT_SCALE, Embeddings, EncoderInfo, Pixels, Tokens, normalise
+from clip_retrieval.encoder.base import (
+    USUAL_LOGIT_SCALE,
+    Embeddings,
+    EncoderInfo,
+    Pixels,
+    StartsNothing,
+    Tokens,
+    normalise,
+)
 from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.encoder.uri import ModelName
 
 
-class HashEncoder:
+class HashEncoder(StartsNothing):
     """hash:DIMENSION?size=32: a random projection of a tiny version of the picture, a hash of the text."""
 
     def __init__(self, name: ModelName) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import Thread
@@ -23,7 +24,7 @@ from clip_retrieval.encoder.base import (
     normalise,
 )
 from clip_retrieval.encoder.config import EncoderConfig
-from clip_retrieval.encoder.engines.sessions import Runtime, Session, is_installed, open_session
+from clip_retrieval.encoder.engines.sessions import Results, Runtime, Session, Way, is_installed, open_session
 from clip_retrieval.encoder.formats.onnx_folder import GRAPHS, OnnxFolder, read_about, read_vocabulary
 from clip_retrieval.encoder.precision import cpu_precisions
 from clip_retrieval.encoder.tokenizer import BpeTokenizer
@@ -31,7 +32,7 @@ from clip_retrieval.encoder.uri import ModelName
 from clip_retrieval.errors import EncoderError
 from clip_retrieval.resources import count_cores
 
-IMAGES_AT_ONCE = 32  # that are encoded together: more do not fit the caches
+IMAGES_AT_ONCE = 64  # that are encoded together: more do not fit the caches
 TOKENS_AT_ONCE = 1024
 
 
@@ -56,7 +57,8 @@ def open_onnx(name: ModelName, config: EncoderConfig, workload: Workload) -> Onn
     )
     # For bulk work several batches are under way, a core for each; a query gets all cores.
     streams = count_cores() if workload == "bulk" and runtime == "openvino" else 1
-    return OnnxEncoder(folder, about, info, runtime, streams=streams)
+    way = Way(runtime, info.precision, about.block_size, streams, is_once=workload == "once")
+    return OnnxEncoder(folder, about, info, way)
 
 
 def choose_runtime(name: ModelName, workload: Workload) -> Runtime:
@@ -88,9 +90,8 @@ class Tokenizer(Protocol):
 class OnnxEncoder:
     """visual.onnx and textual.onnx of one folder."""
 
-    def __init__(self, folder: Path, about: OnnxFolder, info: EncoderInfo, runtime: Runtime, *, streams: int) -> None:
-        self.folder, self.about, self.info, self.runtime, self.streams = folder, about, info, runtime, streams
-        self.computed_in = info.precision
+    def __init__(self, folder: Path, about: OnnxFolder, info: EncoderInfo, way: Way) -> None:
+        self.folder, self.about, self.info, self.way = folder, about, info, way
         self.truncated_texts = 0
 
     @cached_property
@@ -127,30 +128,22 @@ class OnnxEncoder:
     def open_session(self, tower: str) -> Session:
         check_tower(self.info, tower)
         path = self.folder / GRAPHS[tower]
-        session = open_session(path, self.runtime, self.computed_in, self.about.block_size, streams=self.streams)
-
-        def run(batches: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
-            found = session(batches)
-            for rows, batch in zip(found, batches, strict=True):
-                if rows.shape != (len(batch), self.info.dimension):
-                    raise EncoderError(
-                        f"{path} gives embeddings of {list(rows.shape)}, not [{len(batch)}, {self.info.dimension}] as "
-                        "its model.json says; convert the model again"
-                    )
-            return found
-
-        return run
+        return CheckedSession(open_session(path, self.way), path, self.info.dimension)
 
     def encode_images(self, pixels: Pixels) -> Embeddings:
+        return self.start_images(pixels)()
+
+    def start_images(self, pixels: Pixels) -> Callable[[], Embeddings]:
         if not len(pixels):
-            return np.zeros((0, self.info.dimension), dtype=np.float32)
+            return lambda: np.zeros((0, self.info.dimension), dtype=np.float32)
         count = self.count_parts(len(pixels), IMAGES_AT_ONCE)
-        return normalise(np.concatenate(self.image_session(np.array_split(np.ascontiguousarray(pixels), count))))
+        results = self.image_session.start(np.array_split(np.ascontiguousarray(pixels), count))
+        return lambda: normalise(np.concatenate(results()))
 
     def count_parts(self, item_count: int, at_once: int) -> int:
         """Return into how many parts a batch is cut: small enough for the caches, as many for each stream."""
-        rounds = -(-item_count // (at_once * self.streams))
-        return min(item_count, rounds * self.streams)
+        rounds = -(-item_count // (at_once * self.way.streams))
+        return min(item_count, rounds * self.way.streams)
 
     def encode_texts(self, texts: Sequence[str]) -> Embeddings:
         check_tower(self.info, "text")
@@ -165,8 +158,8 @@ class OnnxEncoder:
         tokens = np.asarray(tokens, dtype=np.int32)
         rows = np.empty((len(tokens), self.info.dimension), dtype=np.float32)
         groups = list(self.group_by_length(tokens))
-        found = self.text_session([np.ascontiguousarray(tokens[group, :length]) for group, length in groups])
-        for (group, _), part in zip(groups, found, strict=True):
+        results = self.text_session.start([np.ascontiguousarray(tokens[group, :length]) for group, length in groups])
+        for (group, _), part in zip(groups, results(), strict=True):
             rows[group] = part
         return normalise(rows)
 
@@ -178,10 +171,34 @@ class OnnxEncoder:
             is_text = tokens != self.about.tokenizer.pad_id
             lengths = context - is_text[:, ::-1].argmax(axis=1)
         order = np.argsort(-lengths, kind="stable")
-        at_once = max(1, -(-len(order) // self.streams))  # a core of its own for each part of a small batch
+        at_once = max(1, -(-len(order) // self.way.streams))  # a core of its own for each part of a small batch
         start = 0
         while start < len(order):
             length = int(lengths[order[start]])
             group = order[start : start + max(1, min(at_once, TOKENS_AT_ONCE // length))]
             yield group, length
             start += len(group)
+
+
+@dataclass(frozen=True)
+class CheckedSession:
+    """A session that gives what its folder says."""
+
+    session: Session
+    path: Path
+    dimension: int
+
+    def start(self, batches: Sequence[NDArray[Any]]) -> Results:
+        results = self.session.start(batches)
+
+        def checked() -> list[NDArray[np.float32]]:
+            found = results()
+            for rows, batch in zip(found, batches, strict=True):
+                if rows.shape != (len(batch), self.dimension):
+                    raise EncoderError(
+                        f"{self.path} gives embeddings of {list(rows.shape)}, not [{len(batch)}, {self.dimension}] as "
+                        "its model.json says; convert the model again"
+                    )
+            return found
+
+        return checked

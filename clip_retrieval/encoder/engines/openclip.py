@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from clip_retrieval.encoder.base import Embeddings, EncoderInfo, Pixels, Tokens, check_finite, check_texts, check_tower
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.engines.causal_text import choose_text_encoder
-from clip_retrieval.encoder.engines.gpu import DeviceMemory, own_stream
+from clip_retrieval.encoder.engines.gpu import DeviceMemory, Streams
 from clip_retrieval.encoder.engines.openclip_published import published_preprocess, resolve_weights
 from clip_retrieval.encoder.engines.openclip_tokenizer import (
     check_transformers,
@@ -47,18 +47,34 @@ class OpenClipEncoder:
         mean, std = (torch.tensor(v, device=self.device) for v in (info.preprocess.mean, info.preprocess.std))
         self.mean, self.std = mean.view(1, 3, 1, 1), std.view(1, 3, 1, 1)
         self.text_encoder = choose_text_encoder(model, tokenizer, self.device)
-        self.memory = DeviceMemory(info.uri)
+        self.memory, self.streams = DeviceMemory(info.uri), Streams(self.device)
 
     @torch.inference_mode()
     def encode_images(self, pixels: Pixels) -> Embeddings:
         check_tower(self.info, "image")
         if not len(pixels):
             return np.zeros((0, self.info.dimension), dtype=np.float32)
-        with own_stream(self.device):
-            return np.concatenate(list(self.memory.in_parts(self.encode_part, pixels)))
+        return np.concatenate(list(self.memory.in_parts(lambda part: to_rows(self.features(part)), pixels)))
 
-    def encode_part(self, pixels: Pixels) -> Embeddings:
-        return to_unit_rows(cast("Any", self.model).encode_image(self.scale(pixels).to(self.dtype)))
+    @torch.inference_mode()
+    def start_images(self, pixels: Pixels) -> Callable[[], Embeddings]:
+        """On a GPU all is queued, and the call returns while it works; a batch that does not fit is done in parts."""
+        if self.memory.most is None and len(pixels):
+            stream = self.streams.next()
+            try:
+                with stream:
+                    features = self.features(pixels)
+            except torch.cuda.OutOfMemoryError:
+                self.memory.most = max(1, len(pixels) // 2)
+            else:
+                return lambda: fetch(features, stream)
+        rows = self.encode_images(pixels)
+        return lambda: rows
+
+    def features(self, pixels: Pixels) -> Tensor:
+        """Return unit embeddings, on the device."""
+        check_tower(self.info, "image")
+        return to_unit(cast("Any", self.model).encode_image(self.scale(pixels).to(self.dtype)))
 
     def scale(self, pixels: Pixels) -> Tensor:
         """Return what the image tower takes: float32 [n, 3, s, s], by mean and standard deviation."""
@@ -73,20 +89,29 @@ class OpenClipEncoder:
             return np.zeros((0, self.info.dimension), dtype=np.float32)
         tokens = self.tokenizer(list(texts))
         self.truncated_texts += count_truncated(self.tokenizer, texts, tokens)
-        with own_stream(self.device):
-            return to_unit_rows(self.text_encoder(tokens.to(self.device)))
+        return to_rows(to_unit(self.text_encoder(tokens.to(self.device))))
 
     @torch.inference_mode()
     def encode_tokens(self, tokens: Tokens) -> Embeddings:
         check_tower(self.info, "text")
-        return to_unit_rows(self.text_encoder(torch.from_numpy(np.asarray(tokens, dtype=np.int64)).to(self.device)))
+        return to_rows(to_unit(self.text_encoder(torch.from_numpy(np.asarray(tokens, dtype=np.int64)).to(self.device))))
 
 
-def to_unit_rows(features: Tensor) -> Embeddings:
+def to_unit(features: Tensor) -> Tensor:
     """Normalise in fp32, whatever the model computes in."""
-    rows = cast("Embeddings", nn.functional.normalize(features.float(), dim=-1).cpu().numpy())
+    return nn.functional.normalize(features.float(), dim=-1)
+
+
+def to_rows(features: Tensor) -> Embeddings:
+    rows = cast("Embeddings", features.cpu().numpy())
     check_finite(rows)
     return rows
+
+
+def fetch(features: Tensor, stream: AbstractContextManager[object]) -> Embeddings:
+    """Wait for the stream that computes them, and copy them to the CPU."""
+    with stream:
+        return to_rows(features)
 
 
 def open_openclip(name: ModelName, config: EncoderConfig) -> OpenClipEncoder:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, assert_never
+from typing import Any, Literal, Protocol, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,70 +16,154 @@ from clip_retrieval.errors import EncoderError, first_line
 from clip_retrieval.resources import count_cores
 
 Runtime = Literal["onnxruntime", "openvino"]
-Session = Callable[[Sequence[NDArray[Any]]], list[NDArray[np.float32]]]  # one result for each batch, in order
+Results = Callable[[], list[NDArray[np.float32]]]  # waits for one result for each batch, in order
 
 MOST_COPIES = 8  # of a quantised model, so that memory stays small on many cores
 
 RUNTIMES: tuple[Runtime, ...] = ("onnxruntime", "openvino")
 
 
-def open_session(path: Path, runtime: Runtime, precision: str, block_size: int, *, streams: int) -> Session:
-    """Open a graph on all cores of this process; raises EncoderError where the runtime cannot.
+class Session(Protocol):
+    """A graph that is open. One thread at a time may use it."""
+
+    def start(self, batches: Sequence[NDArray[Any]]) -> Results:
+        """Have batches encoded; more may be started before the results are asked for."""
+        ...
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a graph is to be run.
 
     `block_size` is how many values of a quantised matrix share a scale, 0 where none is quantised: OpenVINO then
     quantises what it multiplies them with in the same blocks, and computes in int8. `streams` batches are
-    under way at once, each on its share of the cores.
+    under way at once, each on its share of the cores. What is run `once` is opened in less time, and runs slower.
     """
-    match runtime:
+
+    runtime: Runtime
+    precision: str
+    block_size: int = 0
+    streams: int = 1
+    is_once: bool = False
+
+
+def open_session(path: Path, way: Way) -> Session:
+    """Open a graph on all cores of this process; raises EncoderError where the runtime cannot."""
+    match way.runtime:
         case "onnxruntime":
-            return open_onnxruntime(path)
+            return open_onnxruntime(path, way)
         case "openvino":
-            return open_openvino(path, precision, block_size, streams=streams)
+            return open_openvino(path, way)
         case _:
-            assert_never(runtime)
+            assert_never(way.runtime)
 
 
 def is_installed(runtime: Runtime) -> bool:
     return importlib.util.find_spec(runtime) is not None
 
 
-def open_onnxruntime(path: Path) -> Session:
+class OnnxruntimeSession:
+    """Runs each batch when it is handed in."""
+
+    def __init__(self, path: Path, session: Any) -> None:
+        self.path, self.session = path, session
+        self.name = session.get_inputs()[0].name
+
+    def start(self, batches: Sequence[NDArray[Any]]) -> Results:
+        try:
+            found = [self.session.run(None, {self.name: batch})[0] for batch in batches]
+        except Exception as error:  # its errors have no common base but Exception
+            raise EncoderError(f"{self.path} cannot encode this: {first_line(error)}") from error
+        return lambda: found
+
+
+def open_onnxruntime(path: Path, way: Way) -> Session:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = count_cores()
     options.log_severity_level = 3  # errors
+    if way.is_once and not way.block_size:  # to lay matrices out anew takes longer than a few batches gain by it
+        options.add_session_config_entry("session.disable_prepacking", "1")
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its errors have no common base but Exception
+    except Exception as error:  # as above
         raise EncoderError(f"{path} cannot be opened by ONNX Runtime: {first_line(error)}") from error
-    name = session.get_inputs()[0].name
+    return OnnxruntimeSession(path, session)
 
-    def run(batches: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
+
+class Ticket:
+    """The result of one batch, as soon as somebody has fetched it."""
+
+    rows: NDArray[np.float32] | None = None
+
+
+class OpenvinoSession:
+    """Several requests that work side by side, taken in turn.
+
+    One thread does all that goes through OpenVINO's Python: two may wait for each other for ever.
+    """
+
+    def __init__(self, path: Path, requests: Sequence[Any]) -> None:
+        self.path, self.requests = path, requests
+        self.held: list[Ticket | None] = [None] * len(requests)  # whose result each request has, or will have
+        self.count = 0
+
+    def start(self, batches: Sequence[NDArray[Any]]) -> Results:
+        with self.explaining():
+            started = [self.start_one(batch) for batch in batches]
+
+        def results() -> list[NDArray[np.float32]]:
+            with self.explaining():
+                return [self.fetch(number, ticket) for number, ticket in started]
+
+        return results
+
+    def start_one(self, batch: NDArray[Any]) -> tuple[int, Ticket]:
+        number = self.count % len(self.requests)
+        self.count += 1
+        self.collect(number)
+        self.requests[number].start_async([batch])
+        ticket = self.held[number] = Ticket()
+        return number, ticket
+
+    def fetch(self, number: int, ticket: Ticket) -> NDArray[np.float32]:
+        if ticket.rows is None:
+            self.collect(number)
+        assert ticket.rows is not None
+        return ticket.rows
+
+    def collect(self, number: int) -> None:
+        """Wait for a request, and keep its result: it writes the next one over it."""
+        ticket, self.held[number] = self.held[number], None
+        if ticket is not None:
+            self.requests[number].wait()
+            ticket.rows = self.requests[number].get_output_tensor(0).data.copy()
+
+    @contextmanager
+    def explaining(self) -> Iterator[None]:
         try:
-            return [session.run(None, {name: batch})[0] for batch in batches]
-        except Exception as error:  # as above
-            raise EncoderError(f"{path} cannot encode this: {first_line(error)}") from error
-
-    return run
+            yield
+        except RuntimeError as error:
+            raise EncoderError(f"{self.path} cannot encode this: {first_line(error)}") from error
 
 
-def open_openvino(path: Path, precision: str, block_size: int, *, streams: int) -> Session:
-    """Open a graph on OpenVINO. One thread does all that goes through its Python: two may wait for each other for ever.
+def open_openvino(path: Path, way: Way) -> Session:
+    """Open a graph on OpenVINO.
 
-    Streams share what they pack of the weights, and now and then mix quantised ones up: the embeddings are wrong then,
-    from the first to the last. So each stream of a quantised graph is a model of its own.
+    Its streams share what they pack of the weights, and now and then mix quantised ones up: the embeddings are wrong
+    then, from the first to the last. So each stream of a quantised graph is a model of its own.
     """
     if not is_installed("openvino"):
         raise EncoderError("OpenVINO is not installed; pip install openvino, or leave runtime= out")
     import openvino
 
-    copies = min(streams, MOST_COPIES) if block_size else 1
+    copies = min(way.streams, MOST_COPIES) if way.block_size else 1
     options = {
-        "NUM_STREAMS": 1 if block_size else streams,
+        "NUM_STREAMS": 1 if way.block_size else way.streams,
         "INFERENCE_NUM_THREADS": max(1, count_cores() // copies),
-        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[precision],
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": block_size,
+        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[way.precision],
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": way.block_size,
         "ENABLE_CPU_PINNING": copies == 1,  # each copy would choose the same cores
     }
     try:
@@ -85,24 +171,4 @@ def open_openvino(path: Path, precision: str, block_size: int, *, streams: int) 
         models = [core.compile_model(str(path), "CPU", options) for _ in range(copies)]
     except RuntimeError as error:
         raise EncoderError(f"{path} cannot be opened by OpenVINO: {first_line(error)}") from error
-    requests = [model.create_infer_request() for model in models * (streams // copies)]
-
-    def run(batches: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
-        try:
-            return list(in_turn(requests, batches))
-        except RuntimeError as error:
-            raise EncoderError(f"{path} cannot encode this: {first_line(error)}") from error
-
-    return run
-
-
-def in_turn(requests: Sequence[Any], batches: Sequence[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
-    """Yield the result of each batch; as many are under way as there are requests."""
-    count = len(requests)
-    for place in range(len(batches) + count):
-        request = requests[place % count]
-        if 0 <= place - count < len(batches):
-            request.wait()
-            yield request.get_output_tensor(0).data.copy()  # the request writes its next result there
-        if place < len(batches):
-            request.start_async([batches[place]])
+    return OpenvinoSession(path, [model.create_infer_request() for model in models * (way.streams // copies)])

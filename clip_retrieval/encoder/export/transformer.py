@@ -85,13 +85,11 @@ class Layers:
         scale = np.float32((width // heads) ** -0.5)
         matrix[:, :width] *= scale
         bias[:width] *= scale
-        if asking == x:
-            joined = self.project(f"{name}.in_proj", x, matrix, bias)
-            query, key, value = self.graph.add_many("Split", joined, count=3, axis=-1, num_outputs=3)
-        else:
-            query = self.project(f"{name}.q_proj", asking, matrix[:, :width], bias[:width])
-            joined = self.project(f"{name}.kv_proj", x, matrix[:, width:], bias[width:])
-            key, value = self.graph.add_many("Split", joined, count=2, axis=-1, num_outputs=2)
+        # Three products and not one, whose result a runtime would copy into three parts.
+        query, key, value = (
+            self.project(f"{name}.{part}_proj", given, matrix[:, i * width :][:, :width], bias[i * width :][:width])
+            for i, (part, given) in enumerate((("q", asking), ("k", x), ("v", x)))
+        )
         mixed = self.mix(query, key, value, shape=(heads, width // heads), mask=mask)
         return self.linear(f"{name}.out_proj", mixed)
 
