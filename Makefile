@@ -47,7 +47,7 @@ test-fast: setup
 	$(BIN)/python -m pytest -m 'not slow'
 
 bench: setup
-	$(BIN)/python benchmarks/pipeline.py
+	$(BIN)/python benchmarks/pipeline.py tars
 
 docs: setup
 	$(BIN)/python docs/write_cli.py

@@ -60,7 +60,8 @@ def test_a_file_that_may_not_grow_ends_the_run_with_a_sentence(
     code, said = embed(source, output, device, MOST_BYTES)
 
     assert (code, said) == (1, [f"Error: cannot write to {output}: File too large; what is finished is kept"])
-    assert "metadata/metadata_0.parquet" in files(output)
+    if device == "cpu":  # of two workers, the one with the large partition may be first
+        assert "metadata/metadata_0.parquet" in files(output)
     assert not any("_2." in name or name.startswith("_partial") for name in files(output))
     assert embed(source, output, device) == (0, [])
     assert embed(source, whole, "cpu") == (0, [])
