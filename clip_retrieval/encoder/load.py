@@ -33,12 +33,13 @@ def load_encoder(model: str | EncoderConfig, *, workload: Workload = "query") ->
 def list_precisions(config: EncoderConfig) -> tuple[Chosen, ...]:
     """Return the number formats that bulk work may take for this model, the fastest first; the last is fp32."""
     name = parse_uri(config.clip_model)
-    if name.kind == "hash" or not is_installed("openvino"):
+    if name.kind in ("checkpoint", "open_clip", "random") and not is_on_cpu(config):
+        return ("fp16", "fp32")
+    if name.kind == "hash" or name.weights == "onnxruntime" or not is_installed("openvino"):
         return ("fp32",)
     if name.kind == "onnx":
-        takes_bf16 = name.weights != "onnxruntime" and "bf16" in cpu_precisions()
-        return ("bf16", "fp32") if takes_bf16 else ("fp32",)
-    return cpu_precisions() if is_on_cpu(config) else ("fp16", "fp32")
+        return ("bf16", "fp32") if "bf16" in cpu_precisions() else ("fp32",)
+    return cpu_precisions()
 
 
 def best_batch_size(encoder: Encoder) -> int:
