@@ -77,21 +77,22 @@ class Changes:
 
 def find_changes(records: Iterable[tuple[Partition, int, Record]], source: FilesSource) -> Changes:
     """Compare a ledger with the folder as it is now."""
-    found, seen, touched = Changes(), set[str](), list[Change]()
-    units = set(source.units)
+    found, touched = Changes(), list[Change]()
+    is_known = bytearray(len(source.units))
     for partition, place, record in records:
         if record["deleted"]:
             continue
         key = as_name(record["key"])
         found.row_count += record["row"] is not None
-        if key not in units:
+        number = source.place_of(key)
+        if number is None:
             found.changes.append(Change(partition, place, record))
             continue
-        seen.add(key)
+        is_known[number] = True
         if not is_same_state(record, source.files_of(key)):
             touched.append(Change(partition, place, record))
     changed = look_into(touched, source, found)
-    new = sorted({*(units - seen), *changed})
+    new = sorted({*(key for key, known in zip(source.units, is_known, strict=True) if not known), *changed})
     renamed = match_renamed([change for change in found.changes if change.key is None], new, source)
     found.new = [key for key in new if key not in renamed]
     return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,12 +127,21 @@ def check_input(folder: EmbeddingsFolder, source: Source) -> None:
         return
     if len(partitions) < manifest["partition_count"] or not folder.names("ledger", ".parquet"):
         return
-    then = {as_name(record["key"]) for *_, record in records_of(folder, partitions) if not record["deleted"]}
-    now = set(source.units)
+    changes = count_changes(records_of(folder, partitions), source)
     raise ConfigError(
-        f"the input has changed since {folder.url} was made: {len(now - then)} new, {len(then - now)} gone; run the "
-        "same command with --update to embed the difference, or use a new folder"
+        f"the input has changed since {folder.url} was made: {changes}; run the same command with --update to embed "
+        "the difference, or use a new folder"
     )
+
+
+def count_changes(records: Iterable[tuple[Partition, int, Record]], source: FilesSource) -> str:
+    is_known, gone = bytearray(len(source.units)), 0
+    for *_, record in records:
+        place = None if record["deleted"] else source.place_of(as_name(record["key"]))
+        if place is not None:
+            is_known[place] = True
+        gone += place is None and not record["deleted"]
+    return f"{is_known.count(0)} new, {gone} gone"
 
 
 def check_listable(folder: Folder) -> None:

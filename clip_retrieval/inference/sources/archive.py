@@ -16,9 +16,8 @@ from clip_retrieval.blobs import Blob, BlobRef, Lost, fetch_to_cache, local_path
 from clip_retrieval.errors import SourceError, first_line
 from clip_retrieval.inference.columns import clean
 from clip_retrieval.inference.config import SourceConfig
-from clip_retrieval.inference.sources.files import Group, sort_into, switch_off_missing, units_of
+from clip_retrieval.inference.sources.joining import Joined, join, switch_off_missing
 from clip_retrieval.inference.sources.patterns import list_inputs
-from clip_retrieval.inference.sources.suffixes import IMAGE_SUFFIXES, split_key
 from clip_retrieval.inference.sources.tar import Damage, read_members
 from clip_retrieval.inference.sources.webdataset import TAR_SUFFIXES
 from clip_retrieval.inference.types import Failure, Origin, Sample
@@ -35,7 +34,7 @@ class Archive:
 
     url: str
     members: dict[str, Any]  # name -> ZipInfo, or the BlobRef of a tar's member
-    groups: dict[str, Group] = field(default_factory=dict)
+    samples: dict[str, Joined] = field(default_factory=dict)  # by the name of their picture or caption
     ignored: list[Failure] = field(default_factory=list)
 
     @property
@@ -80,16 +79,15 @@ class ArchiveSource:
             yield Failure("", archive.url, "shard", "unreadable", detail)
 
     def sample(self, archive: Archive, name: str, zipped: zipfile.ZipFile | None) -> Sample:
-        key, suffix = split_key(name)
-        group, config = archive.groups[key], self.config
-        is_image = suffix in IMAGE_SUFFIXES
-        image = blob_of(archive, name if is_image and config.enable_image else None, zipped)
+        joined, config = archive.samples[name], self.config
+        is_image = joined.image is not None
+        image = blob_of(archive, joined.image if config.enable_image else None, zipped)
         return Sample(
             key=name,
             image_path=name if is_image else None,
             image=image,
-            text=blob_of(archive, group.text if config.enable_text else None, zipped),
-            metadata=blob_of(archive, group.metadata if config.enable_metadata else None, zipped),
+            text=blob_of(archive, joined.text if config.enable_text else None, zipped),
+            metadata=blob_of(archive, joined.metadata if config.enable_metadata else None, zipped),
             origin=origin_of(archive, name, zipped) if is_image else Origin(archive.url, None, None),
         )
 
@@ -162,20 +160,19 @@ def open_archives(config: SourceConfig) -> ArchiveSource:
     """List the members of every archive, join them by name, and switch off the parts that none has."""
     urls = list_inputs(config.input_dataset, (ZIP_SUFFIX, *TAR_SUFFIXES), "archive")
     archives = [open_archive(url, config) for url in urls]
-    groups = [group for archive in archives for group in archive.groups.values()]
-    has_images = any(group.images for group in groups)
-    has_texts = any(group.text for group in groups)
+    joined = [sample for archive in archives for sample in archive.samples.values()]
+    has_images = any(sample.image for sample in joined)
+    has_texts = any(sample.text for sample in joined)
     config = switch_off_missing(config, has_images=has_images, has_texts=has_texts)
     if not has_images and not has_texts:
         why = next((f": {failure.detail}" for archive in archives for failure in archive.ignored), "")
         raise SourceError(f"{config.input_dataset} holds no sample: no picture, and no .txt caption{why}")
-    samples = [(archive, name) for archive in archives for name in names_of(archive, config)]
+    samples = [(archive, name) for archive in archives for name in names_of(archive)]
     return ArchiveSource(config, samples, [f"{a.url.rpartition('/')[2]}:{name}" for a, name in samples])
 
 
-def names_of(archive: Archive, config: SourceConfig) -> list[str]:
-    names = sorted(name for group in archive.groups.values() for name in units_of(group, config))
-    return names or [""]  # what was ignored in it is to be told
+def names_of(archive: Archive) -> list[str]:
+    return sorted(archive.samples) or [""]  # what was ignored in it is to be told
 
 
 def open_archive(url: str, config: SourceConfig) -> Archive:
@@ -191,21 +188,25 @@ def open_archive(url: str, config: SourceConfig) -> Archive:
         listed = iter([("", Damage("unreadable" if may_pass(error) else "corrupt", first_line(error)))])
     for name, member in listed:
         add_member(archive, name, member)
+    for item in join(list(archive.members), wants_images=config.enable_image):
+        if isinstance(item, Failure):
+            archive.ignored.append(Failure(item.key, url, item.part, item.reason, item.detail))
+        else:
+            archive.samples[item.key] = item
     return archive
 
 
 def add_member(archive: Archive, name: str, member: Any) -> None:
-    """Put a member to its sample; normal names only: nothing is ever written under them."""
+    """Take in a member; normal names only: nothing is ever written under them."""
     if isinstance(member, Damage):
         archive.ignored.append(Failure("", archive.url, "shard", member.reason, member.detail))
         return
     name = posixpath.normpath(name).lstrip("/")
     if name in archive.members:
-        failures = [Failure(name, archive.url, "other", "duplicate", "the archive has a member of this name already")]
+        detail = "the archive has a member of this name already"
+        archive.ignored.append(Failure(name, archive.url, "other", "duplicate", detail))
     else:
         archive.members[name] = member
-        failures = sort_into(archive.groups, name)
-    archive.ignored += [Failure(f.key, archive.url, f.part, f.reason, f.detail) for f in failures]
 
 
 def list_zip(url: str) -> Iterator[tuple[str, Any]]:
