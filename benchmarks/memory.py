@@ -48,13 +48,14 @@ def make_input(folder: Path, args: argparse.Namespace, rows: int) -> str:
         names = sorted(map(str, shards.glob("*.tar")))
         return str([names[i % len(names)] for i in range(rows // SHARD_ROWS)])
     pictures = folder / f"pictures{rows}"
-    first = folder / "first.jpg"
-    if not first.exists():
-        write_one(first)
     for number in range(rows):
         place = pictures / f"{number // SHARD_ROWS:05d}"
-        place.mkdir(parents=True, exist_ok=True)
-        os.link(first, place / f"{number:08d}.jpg")
+        first = place / f"{number - number % SHARD_ROWS:08d}.jpg"  # a file has not more than some 65,000 links
+        if number % SHARD_ROWS == 0:
+            place.mkdir(parents=True)
+            write_one(first)
+        else:
+            os.link(first, place / f"{number:08d}.jpg")
     return str(pictures)
 
 

@@ -172,18 +172,22 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: py
     assert failures(folder) == {"closed/": "unlistable"}
 
 
-def test_folders_may_be_deeper_than_python_calls(tmp_path: Path) -> None:
-    name = "/".join("d" * 1200)
-    descriptor = os.open(tmp_path, os.O_RDONLY)
-    for _ in range(1200):
-        os.mkdir("d", dir_fd=descriptor)
-        inner = os.open("d", os.O_RDONLY, dir_fd=descriptor)
-        os.close(descriptor)
-        descriptor = inner
-    os.close(os.open("x.jpg", os.O_CREAT | os.O_WRONLY, dir_fd=descriptor))
-    os.close(descriptor)
+@pytest.fixture
+def deep_picture(tmp_path: Path) -> Iterator[str]:
+    """Make a picture below more folders than Python's calls go deep, and remove it: pytest could not."""
+    folders = ["in/" + "d/" * depth for depth in range(1200)]
+    for folder in folders:
+        os.mkdir(f"{tmp_path}/{folder}")  # noqa: PTH102 -- Path.mkdir is as slow as the path is long
+    picture = Path(f"{tmp_path}/{folders[-1]}x.jpg")
+    picture.touch()
+    yield f"{folders[-1]}x.jpg".removeprefix("in/")
+    picture.unlink()
+    for folder in reversed(folders):
+        os.rmdir(f"{tmp_path}/{folder}")  # noqa: PTH106
 
-    assert keys(tmp_path) == [f"{name}/x.jpg"]
+
+def test_folders_may_be_deeper_than_python_calls(tmp_path: Path, deep_picture: str) -> None:
+    assert keys(tmp_path / "in") == [deep_picture]
 
 
 @pytest.fixture

@@ -87,7 +87,9 @@ class FilesSource:
 
 
 def unit_of(row: Row) -> str:
-    return next(state[0] for state in row if state is not None)
+    state = row[0] or row[1] or row[2]
+    assert state is not None
+    return state[0]
 
 
 def open_files(config: SourceConfig, output_folder: str) -> FilesSource:
