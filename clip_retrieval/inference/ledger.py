@@ -18,7 +18,8 @@ from clip_retrieval.metadata import open_parquet
 from clip_retrieval.storage import Folder
 
 DIGEST_BYTES = 16
-RECORDS_PER_GROUP = 10_000
+RECORDS_AT_ONCE = 1000  # as Python objects, which take far more memory than a table
+TABLES_PER_GROUP = 10
 SAMPLE_PARTS: tuple[Part, ...] = ("image", "text", "metadata")
 LEDGER_SCHEMA = pa.schema(
     [
@@ -67,6 +68,7 @@ class LedgerWriter:
         self.inventory = inventory
         self.writer = pq.ParquetWriter(path, LEDGER_SCHEMA, compression="snappy")
         self.pending: list[Record] = []
+        self.tables: list[pa.Table] = []  # of the next row group
         self.left_out = ""
 
     def add_rows(self, rows: Sequence[Row], first: int) -> None:
@@ -90,15 +92,22 @@ class LedgerWriter:
 
     def add(self, record: Record) -> None:
         self.pending.append(record)
-        if len(self.pending) == RECORDS_PER_GROUP:
+        if len(self.pending) == RECORDS_AT_ONCE:
+            self.pack()
+        if len(self.tables) == TABLES_PER_GROUP:
             self.flush()
 
-    def flush(self) -> None:
+    def pack(self) -> None:
         columns = {name: [record.get(name) for record in self.pending] for name in LEDGER_SCHEMA.names}
-        self.writer.write_table(pa.table(columns, schema=LEDGER_SCHEMA))
+        self.tables.append(pa.table(columns, schema=LEDGER_SCHEMA))
         self.pending = []
 
+    def flush(self) -> None:
+        self.writer.write_table(pa.concat_tables(self.tables).combine_chunks())
+        self.tables = []
+
     def finish(self) -> None:
+        self.pack()
         self.flush()
         self.close()
 

@@ -1,0 +1,28 @@
+"""The ledger of a partition: every record comes back, in order, from row groups of a fixed size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from clip_retrieval.inference.ledger import RECORDS_AT_ONCE, TABLES_PER_GROUP, LedgerWriter, read_ledger
+from clip_retrieval.storage import Folder
+
+PER_GROUP = RECORDS_AT_ONCE * TABLES_PER_GROUP
+
+
+@pytest.mark.parametrize("count", [0, 1, RECORDS_AT_ONCE, PER_GROUP - 1, 2 * PER_GROUP + RECORDS_AT_ONCE + 1])
+def test_records_come_back_in_order(tmp_path: Path, count: int) -> None:
+    writer = LedgerWriter(tmp_path / "ledger.parquet")
+    for number in range(count):
+        writer.add({"row": number, "deleted": False, "key": b"%d.jpg" % number})
+    writer.finish()
+
+    records = list(read_ledger(Folder(str(tmp_path)), "ledger.parquet"))
+    assert [record["row"] for record in records] == list(range(count))
+    assert [record["key"] for record in records] == [b"%d.jpg" % number for number in range(count)]
+    with pq.ParquetFile(tmp_path / "ledger.parquet") as file:
+        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    assert sizes == [PER_GROUP] * (count // PER_GROUP) + [count % PER_GROUP]
