@@ -125,7 +125,7 @@ def test_tokens_of_clip_are_refused_by_a_model_with_another_tokenizer(model: cli
         info = model.info
         truncated_texts = 0
         encode_images, encode_texts = model.encoder.encode_images, model.encoder.encode_texts
-        encode_tokens = model.encoder.encode_tokens
+        encode_tokens, start_images = model.encoder.encode_tokens, model.encoder.start_images
 
         class Tokenizer:
             context_length = 8

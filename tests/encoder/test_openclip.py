@@ -16,7 +16,7 @@ from PIL import Image
 
 from clip_retrieval.encoder.base import Encoder
 from clip_retrieval.encoder.config import EncoderConfig, Precision
-from clip_retrieval.encoder.engines.openclip import fingerprint, to_unit_rows
+from clip_retrieval.encoder.engines.openclip import fingerprint, to_rows, to_unit
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.errors import EncoderError
 
@@ -223,4 +223,4 @@ def test_embeddings_that_are_no_numbers_are_refused() -> None:
     rows = torch.ones(3, 4)
     rows[1, 2] = float("nan")
     with pytest.raises(EncoderError, match="no numbers"):
-        to_unit_rows(rows)
+        to_rows(to_unit(rows))
