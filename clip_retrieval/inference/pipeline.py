@@ -74,21 +74,21 @@ class Busy:
 
     def __init__(self, stats: Stats) -> None:
         self.stats, self.lock = stats, threading.Lock()
-        self.count, self.since = 0, time.perf_counter()  # since when it works, or rests
+        self.count, self.since = 0, time.perf_counter()  # the last change
 
     def begin(self) -> None:
-        with self.lock:
-            self.count += 1
-            if self.count == 1:
-                self.since = time.perf_counter()
+        self.change(1)
 
     def end(self) -> None:
+        self.change(-1)
+
+    def change(self, step: int) -> None:
+        """Count what was worked since the last change: while jobs overlap, their number may never come to 0."""
         with self.lock:
-            self.count -= 1
-            if self.count == 0:
-                now = time.perf_counter()
+            now = time.perf_counter()
+            if self.count:
                 self.stats.add("inference_duration", now - self.since)
-                self.since = now
+            self.count, self.since = self.count + step, now
 
     def idle_seconds(self, start: float) -> float:
         """Return for how long nothing was worked at since `start`, a time at which nothing new was handed in."""

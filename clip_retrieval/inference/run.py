@@ -168,7 +168,8 @@ def tidy_up(folder: EmbeddingsFolder, chosen: Sequence[Partition]) -> str:
     remove_wip(folder, chosen)
     there = set(folder.names("metadata", ".parquet"))
     done = sum(folder.metadata_name(partition).rpartition("/")[2] in there for partition in chosen)
-    return f"stopped: {done} of {len(chosen)} partitions are done; give the same command again to go on"
+    smaller = "" if len(chosen) > 1 else " (a new run with a smaller --write_batch_size keeps more)"
+    return f"stopped: {done} of {len(chosen)} partitions are done; give the same command again to go on{smaller}"
 
 
 def check_apart(config: InferenceConfig, folder: EmbeddingsFolder) -> None:

@@ -20,12 +20,13 @@ from clip_retrieval.inference.ledger import FileState, Record, as_name, read_led
 from clip_retrieval.inference.remake import open_workshop
 from clip_retrieval.inference.revise import Revised, Revision
 from clip_retrieval.inference.rewrite import Edit, describe_failure, read_groups
-from clip_retrieval.inference.run_manifest import REVISED, check_same_run, describe_input, describe_options
+from clip_retrieval.inference.run_manifest import REVISED, check_same_run, compare, describe_input, describe_options
 from clip_retrieval.inference.sources import Source
 from clip_retrieval.inference.sources.files import FilesSource
 from clip_retrieval.inference.stats import Stats
 from clip_retrieval.inference.types import Part, Sample
 from clip_retrieval.layout import MANIFEST, EmbeddingsFolder, Partition, next_partition, read_manifest
+from clip_retrieval.options import to_json
 from clip_retrieval.storage import Folder
 
 
@@ -127,6 +128,11 @@ def check_input(folder: EmbeddingsFolder, source: Source) -> None:
         return
     if len(partitions) < manifest["partition_count"] or not folder.names("ledger", ".parquet"):
         return
+    others = dict.fromkeys(compare(manifest["options"].get("source"), to_json(source.config)))
+    if others:  # another input is no change of this one
+        raise ConfigError(
+            f"{folder.url} holds a run with other options ({'; '.join(others)}); use a new folder, or the old options"
+        )
     changes = count_changes(records_of(folder, partitions), source)
     raise ConfigError(
         f"the input has changed since {folder.url} was made: {changes}; run the same command with --update to embed "

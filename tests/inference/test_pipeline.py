@@ -176,3 +176,16 @@ def test_waiting_is_what_the_encoder_does_not_work() -> None:
     assert busy.idle_seconds(end - 100) < 50  # what lies before the end of the work does not count
     assert busy.idle_seconds(0.0) < 50
     assert stats.inference_duration > 0
+
+
+def test_work_is_counted_while_jobs_overlap() -> None:
+    """Their number never comes to 0 where the encoder is the limit, and who watches wants to know before the end."""
+    stats = Stats()
+    busy = Busy(stats)
+    busy.begin()
+    for _ in range(3):
+        before = stats.inference_duration
+        busy.begin()
+        busy.end()
+        assert stats.inference_duration > before
+    assert busy.count == 1

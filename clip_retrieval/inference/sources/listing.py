@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import merge
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from clip_retrieval.inference.sources.joining import join
 from clip_retrieval.inference.types import Failure
 from clip_retrieval.storage import Folder
 
+NOT_A_FILE = "a named pipe, a socket or a device"
 STAMPS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
 MOST_SUBFOLDERS = 1000  # of a store's folder, that are worth a request each
 
@@ -26,6 +26,7 @@ class Listing(NamedTuple):
     files: list[str]  # a link to a folder has a slash at its end
     subfolders: list[str]  # that are still to be listed, each with a slash at its end
     state_of: Callable[[str], State]
+    left_out: Sequence[Failure] = ()
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Tree:
                 raise
             yield Failure(subfolder, "", "other", "unlistable", f"the folder cannot be listed: {error.strerror}")
             return
+        yield from sorted(listing.left_out, key=lambda failure: failure.key)
         named = ((item.key, item) for item in join(listing.files, wants_images=self.wants_images))
         folders = ((name, name) for name in listing.subfolders)
         for _, item in merge(named, folders, key=lambda pair: pair[0]):
@@ -79,7 +81,7 @@ class Tree:
         return f"{self.prefix}{path}".startswith(self.output.root.rstrip("/") + "/")
 
     def list_local(self, subfolder: str) -> Listing:
-        files, subfolders = list[str](), list[str]()
+        files, subfolders, left_out = list[str](), list[str](), list[Failure]()
         if not self.is_own(subfolder):
             with os.scandir(self.prefix + subfolder) as entries:
                 for entry in entries:
@@ -87,7 +89,9 @@ class Tree:
                         subfolders.append(f"{subfolder}{entry.name}/")
                     elif (ending := ending_of(entry)) is not None:
                         files.append(f"{subfolder}{entry.name}{ending}")
-        return Listing(sorted(files), sorted(subfolders), self.local_state)
+                    else:
+                        left_out.append(Failure(f"{subfolder}{entry.name}", "", "other", "not_a_file", NOT_A_FILE))
+        return Listing(sorted(files), sorted(subfolders), self.local_state, left_out)
 
     def local_state(self, path: str) -> State:
         try:
@@ -122,14 +126,13 @@ class Tree:
 
 
 def ending_of(entry: os.DirEntry[str]) -> str | None:
-    """Return a slash for a link to a folder, nothing for a file, None for what would block for ever when it is read."""
+    """Return a slash for a link to a folder, nothing for a file or other link, None for pipes, sockets and devices."""
     if not entry.is_symlink():
         return "" if entry.is_file() else None
     try:
-        mode = entry.stat().st_mode
+        return "/" if entry.is_dir() else ""
     except OSError:
-        return ""  # a dangling link
-    return "/" if stat.S_ISDIR(mode) else "" if stat.S_ISREG(mode) else None
+        return ""  # a link to itself: it is told of when it is read
 
 
 def stamp_of(info: Mapping[str, Any]) -> str:

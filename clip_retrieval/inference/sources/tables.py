@@ -202,7 +202,7 @@ def without_missing(
         raise SourceError(f"{there}; name the one of the captions with --caption_column")
     check_kind(tables, roles, kind)
     if config.enable_text and not has_texts:
-        logger.info("no column of captions in %s: embedding pictures only", config.input_dataset)
+        logger.info("%s, none of them captions: embedding pictures only", there)
         return dataclasses.replace(config, enable_text=False)
     return config
 
