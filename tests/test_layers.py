@@ -24,7 +24,7 @@ LAYERS = (
     {"inference", "index", "tools"},
     {"filter", "clip"},
     {"demo"},
-    {"cli", "__main__", "__init__"},
+    {"cli", "commands", "__main__", "__init__"},
 )
 LAYER_OF = {part: layer for layer, parts in enumerate(LAYERS) for part in parts}
 ENDS = {0, len(LAYERS) - 1}  # the parts of the lowest layer build on each other, those of the highest are the entry
