@@ -1,0 +1,90 @@
+"""Queries to measure an index with: random embeddings of the run that it was built of, of pictures and of captions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_retrieval.index.vectors import Vectors, open_npy
+from clip_retrieval.layout import MODALITIES, Modality
+
+SEED = 20
+MOST_QUERIES, FEWEST_QUERIES = 256, 64
+TRUTH_PRODUCTS = 1e11  # multiplications that exact truth may take before there are fewer queries: a second or two
+TRIED_MORE, MOST_TRIED = 8, 64  # times the rows that are wanted, where some are empty
+
+
+@dataclass(frozen=True)
+class QuerySet:
+    """Queries of one modality, in random order."""
+
+    modality: Modality
+    rows: NDArray[np.float32]  # [q, d]
+    own_ids: NDArray[np.int64] | None  # [q]: which rows of the index they are; None where they are no rows of it
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def first(self, count: int) -> QuerySet:
+        return QuerySet(self.modality, self.rows[:count], None if self.own_ids is None else self.own_ids[:count])
+
+
+def count_queries(row_count: int, dim: int) -> int:
+    """Return how many queries of each modality are drawn: 256; past 380,000 rows of 512 fewer, past 1.5 million 64.
+
+    Exact truth multiplies every row with every query; a rotation, or the search for a row's list among thousands, is
+    several times as much, so that truth stays a small part of a build. 64 queries tell recall@10 to about 0.02.
+    """
+    affordable = int(TRUTH_PRODUCTS / (len(MODALITIES) * max(1, row_count) * dim))
+    return min(MOST_QUERIES, max(FEWEST_QUERIES, affordable))
+
+
+def draw_queries(modality: Modality, found: Mapping[Modality, Vectors]) -> dict[Modality, QuerySet]:
+    """Return queries for the index of `modality`, by theirs; a modality without embeddings of its dimension has none.
+
+    The same folder gives the same queries. A query of the index's own modality is one of its rows: it is to be left
+    out of truth and answers alike, which is the same as having held it out but for the training of quantisers.
+    """
+    dim = found[modality].dim
+    count = count_queries(found[modality].row_count, dim)
+    drawn = {}
+    for other in MODALITIES:
+        if other in found and found[other].dim == dim:
+            ids, rows = draw_rows(found[other], count)
+            if len(ids):
+                drawn[other] = QuerySet(other, rows, ids if other == modality else None)
+    return drawn
+
+
+def draw_rows(vectors: Vectors, count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return up to `count` random rows that are neither zero nor broken, and their ids, in random order.
+
+    Where hardly any row is filled, fewer: it looks at no more than 64 times the rows that are wanted.
+    """
+    random = np.random.default_rng(SEED)
+    tried = count
+    while True:
+        ids = random.choice(vectors.row_count, min(tried, vectors.row_count), replace=False)
+        rows = read_rows(vectors, ids)
+        usable = np.flatnonzero(np.isfinite(rows).all(axis=1) & rows.any(axis=1))[:count]
+        if len(usable) == count or len(ids) == vectors.row_count or tried >= MOST_TRIED * count:
+            return ids[usable], rows[usable]
+        tried *= TRIED_MORE
+
+
+def read_rows(vectors: Vectors, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return rows [len(ids), d] by id, in fp32; only what is asked for is read of files on this machine."""
+    rows = np.empty((len(ids), vectors.dim), np.float32)
+    order = np.argsort(ids, kind="stable")
+    first_id, at = 0, 0
+    for file in vectors.files:
+        until = int(np.searchsorted(ids, first_id + file.row_count, sorter=order))
+        if until > at:
+            wanted = order[at:until]
+            stored = open_npy(vectors.folder, f"{vectors.subfolder}/{file.name}")
+            rows[wanted] = stored[ids[wanted] - first_id]
+        first_id, at = first_id + file.row_count, until
+    return rows

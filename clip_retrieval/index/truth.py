@@ -1,0 +1,148 @@
+"""What a search should find: the rows nearest to each query by exact inner products, in one pass over all rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_retrieval.index.queries import QuerySet, read_rows
+from clip_retrieval.index.vectors import Vectors, open_npy
+
+BLOCK_BYTES = 1 << 25  # of rows in fp32; three blocks are there at once
+DEPTH = 128  # neighbours that are kept: the 100 that count, and some that may be as near as the last of them
+# fp32 sums of the same products in another order differ by that much; rows stored twice must not.
+TOLERANCE = 1e-6
+
+Ids = NDArray[np.int64]
+Rows = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The nearest rows of each query, best first; -1 and -inf where there are no more."""
+
+    queries: QuerySet
+    vectors: Vectors
+    ids: Ids  # [q, DEPTH]
+    scores: Rows  # [q, DEPTH]
+    candidate_count: int  # rows that a query can find: all but zero rows and its own
+
+    def recall(self, answers: Ids, k: int) -> float | None:
+        """Return the mean share of a query's k nearest rows that its first k answers [q, >= k] hold.
+
+        An answer counts where its exact score is that of the k-th nearest row or better, so that of equal rows any
+        will do. None where there is nothing to find.
+        """
+        wanted = min(k, self.candidate_count)
+        if wanted == 0 or len(self.queries) == 0:
+            return None
+        found = self.are_near(answers[:, :k], self.scores[:, wanted - 1] - TOLERANCE)
+        return float(found.sum(axis=1).mean() / wanted)
+
+    def are_near(self, answers: Ids, floor: Rows) -> NDArray[np.bool_]:
+        """Say of answers [q, k] whether their exact scores reach the floor [q] of their query."""
+        near = self.scores >= floor[:, None]
+        found: NDArray[np.bool_] = (answers[:, :, None] == np.where(near, self.ids, -2)[:, None, :]).any(axis=2)
+        # As near as the last that was kept: more rows may be. It happens where many pictures are the same one.
+        for query in np.flatnonzero(near[:, -1] & (self.candidate_count > near.shape[1])):
+            unknown = np.flatnonzero(~found[query] & (answers[query] >= 0))
+            scores = read_rows(self.vectors, answers[query, unknown]) @ self.queries.rows[query]
+            found[query, unknown] = scores >= floor[query]
+        return found
+
+
+class Nearest:
+    """The best scores so far [q, depth], in no order."""
+
+    def __init__(self, query_count: int, depth: int) -> None:
+        self.scores = np.full((query_count, depth), -np.inf, np.float32)
+        self.ids = np.full((query_count, depth), -1, np.int64)
+        self.floor = np.full(query_count, -np.inf, np.float32)
+
+    def add(self, scores: Rows, first_id: int) -> None:
+        """Take the scores [q, b] of rows whose ids count from `first_id`; those of -inf never count."""
+        depth = self.scores.shape[1]
+        better = scores > self.floor[:, None]
+        for query in np.flatnonzero(better.any(axis=1)):
+            columns = np.flatnonzero(better[query])
+            merged = np.concatenate([self.scores[query], scores[query, columns]])
+            ids = np.concatenate([self.ids[query], columns + first_id])
+            kept = np.argpartition(-merged, depth - 1)[:depth]
+            self.scores[query], self.ids[query] = merged[kept], ids[kept]
+            self.floor[query] = self.scores[query].min()
+
+    def ordered(self) -> tuple[Ids, Rows]:
+        """Return ids and scores, best first, equal scores by id."""
+        order = np.lexsort((self.ids, -self.scores), axis=1)
+        return np.take_along_axis(self.ids, order, axis=1), np.take_along_axis(self.scores, order, axis=1)
+
+
+def find_truth(vectors: Vectors, query_sets: Sequence[QuerySet]) -> list[Truth]:
+    """Return the truth of each set of queries, all of them in one pass over the rows, on all cores.
+
+    Memory: three blocks of 32 MiB and their scores, whatever the number of rows. Zero rows are nobody's neighbours.
+    """
+    queries = np.concatenate([queries.rows for queries in query_sets])
+    nearest = Nearest(len(queries), DEPTH + 1)  # one more, since a query's own row is left out
+    empty_count = 0
+    for first_id, block in blocks_ahead(vectors):
+        empty = find_zero_rows(block)
+        empty_count += len(empty)
+        scores = queries @ block.T
+        scores[:, empty] = -np.inf
+        nearest.add(scores, first_id)
+    ids, scores = nearest.ordered()
+    truths, start = [], 0
+    for query_set in query_sets:
+        part = slice(start, start + len(query_set))
+        own = query_set.own_ids
+        kept = keep_others(ids[part], own)
+        count = vectors.row_count - empty_count - (own is not None)
+        truths.append(
+            Truth(query_set, vectors, ids[part][kept].reshape(-1, DEPTH), scores[part][kept].reshape(-1, DEPTH), count)
+        )
+        start += len(query_set)
+    return truths
+
+
+def keep_others(ids: Ids, own_ids: Ids | None) -> NDArray[np.bool_]:
+    """Return the mask [q, k + 1] of all but each query's own row; of all but the last where that is not there."""
+    kept = np.ones(ids.shape, np.bool_)
+    if own_ids is not None:
+        kept = ids != own_ids[:, None]
+    kept[kept.all(axis=1), -1] = False
+    return kept
+
+
+def find_zero_rows(block: Rows) -> Ids:
+    """Return which rows of a block are zero; looks at whole rows only where they begin with zeros."""
+    suspects = np.flatnonzero(~block[:, :4].any(axis=1))
+    zero: Ids = suspects[~block[suspects].any(axis=1)]
+    return zero
+
+
+def blocks_ahead(vectors: Vectors) -> Iterator[tuple[int, Rows]]:
+    """Yield blocks of rows in fp32 and the id of their first row; the next one is read meanwhile."""
+    blocks = read_blocks(vectors)
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(next, blocks, None)
+        while (block := coming.result()) is not None:
+            coming = reader.submit(next, blocks, None)
+            yield block
+
+
+def read_blocks(vectors: Vectors) -> Iterator[tuple[int, Rows]]:
+    row_count = max(1, BLOCK_BYTES // (4 * vectors.dim))
+    first_id = 0
+    for file in vectors.files:
+        name = f"{vectors.subfolder}/{file.name}"
+        stored = open_npy(vectors.folder, name)
+        for start in range(0, file.row_count, row_count):
+            if vectors.folder.is_local:  # mapped anew: the pages of a mapping count as memory until it ends
+                stored = open_npy(vectors.folder, name)
+            yield first_id + start, np.asarray(stored[start : start + row_count], dtype=np.float32)
+        first_id += file.row_count
