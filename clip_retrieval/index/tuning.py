@@ -1,0 +1,154 @@
+"""Which search settings to take: a walk over what an index can be told, for the best recall in the time of a query."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from clip_retrieval.errors import ConfigError
+
+SettingValues = Mapping[str, float]  # by faiss's names: nprobe, efSearch, k_factor_rf, quantizer_efSearch
+DEFAULT_QUERY_MS = 10.0
+CLOSE = 0.001  # recalls so close to the best count as equal, and the fastest of them is taken
+GAIN = 0.0002  # a step that adds less leads nowhere
+ROUNDS = 4  # of looking around the settings that were chosen
+CURVE_POINTS = 8
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is wanted of an index: the best recall@10 within the time of a query, or the fastest that reaches one."""
+
+    max_query_ms: float = DEFAULT_QUERY_MS
+    wanted_recall: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_query_ms <= 0:
+            raise ConfigError(f"max_index_query_time_ms must be more than 0, not {self.max_query_ms:g}")
+        if self.wanted_recall is not None and not 0 < self.wanted_recall <= 1:
+            raise ConfigError(f"wanted_recall is a share between 0 and 1, such as 0.95, not {self.wanted_recall:g}")
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One setting and its values, each slower and better than the one before."""
+
+    name: str
+    values: Sequence[float]
+    start: int  # where the walk begins
+
+
+Place = tuple[int, ...]  # which value of each knob
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Settings that were tried: recall@10, the mean over image and text queries, and the time of one query."""
+
+    settings: SettingValues
+    recall: float
+    ms: float
+
+
+Measure = Callable[[SettingValues], Trial]
+
+
+class Walk:
+    """The trials so far, by place; nothing is tried twice."""
+
+    def __init__(self, knobs: Sequence[Knob], measure: Measure) -> None:
+        self.knobs = knobs
+        self.measure = measure
+        self.trials: dict[Place, Trial] = {}
+
+    def at(self, place: Place) -> Trial:
+        if place not in self.trials:
+            settings = {knob.name: knob.values[i] for knob, i in zip(self.knobs, place, strict=True)}
+            self.trials[place] = self.measure(settings)
+        return self.trials[place]
+
+    def moved(self, place: Place, steps: Sequence[int]) -> Place:
+        """Return the place some steps up or down each knob, as far as there are values."""
+        return tuple(
+            min(max(i + step, 0), len(knob.values) - 1) for i, step, knob in zip(place, steps, self.knobs, strict=True)
+        )
+
+
+def tune(knobs: Sequence[Knob], measure: Measure, target: Target) -> tuple[Trial, list[Trial]]:
+    """Return the trial to take, and the best trials of each speed, fastest first.
+
+    From fast settings it climbs two values at once, each time with the knob that adds most recall for its time, until
+    the time is up or nothing adds any; then it looks around what it would choose. A few dozen trials of a grid of
+    hundreds; recall is taken to rise with each knob.
+    """
+    walk = Walk(knobs, measure)
+    climb(walk, target)
+    for _ in range(ROUNDS):
+        before = choose_place(walk.trials, target)
+        for steps in neighbours(len(knobs)):
+            walk.at(walk.moved(before, steps))
+        if choose_place(walk.trials, target) == before:
+            break
+    return walk.trials[choose_place(walk.trials, target)], frontier(walk.trials.values())
+
+
+def climb(walk: Walk, target: Target) -> None:
+    here = tuple(knob.start for knob in walk.knobs)
+    while not is_enough(walk.at(here), target):
+        ups = [walk.moved(here, steps) for steps in single_steps(len(here), 2)]
+        together = walk.moved(here, [2] * len(here))
+        better = best_step(walk, here, ups, target) or best_step(walk, here, [together], target)
+        if better is None:
+            return
+        here = better
+
+
+def best_step(walk: Walk, here: Place, places: Iterable[Place], target: Target) -> Place | None:
+    """Return the place that adds most recall for its time; None where none adds any in the time that there is."""
+    now = walk.at(here)
+    steps = [(place, walk.at(place)) for place in places if place != here]
+    gainful = [
+        ((trial.recall - now.recall) / max(trial.ms - now.ms, 0.01 * now.ms), place)
+        for place, trial in steps
+        if trial.recall - now.recall >= GAIN and trial.ms <= target.max_query_ms
+    ]
+    return max(gainful)[1] if gainful else None
+
+
+def is_enough(trial: Trial, target: Target) -> bool:
+    return trial.ms > target.max_query_ms or (target.wanted_recall is not None and trial.recall >= target.wanted_recall)
+
+
+def single_steps(count: int, size: int) -> list[list[int]]:
+    return [[size if j == i else 0 for j in range(count)] for i in range(count)]
+
+
+def neighbours(count: int) -> list[list[int]]:
+    """Return the steps by one value, of one knob up or down, or of one up and another down."""
+    return [list(steps) for steps in product((-1, 0, 1), repeat=count) if abs(sum(steps)) <= 1 and any(steps)]
+
+
+def choose_place(trials: Mapping[Place, Trial], target: Target) -> Place:
+    """Return the fastest of those that reach the wanted recall, else of those close to the best; all within the time.
+
+    Where nothing is within the time, the fastest at all.
+    """
+    in_time = {place: trial for place, trial in trials.items() if trial.ms <= target.max_query_ms}
+    if not in_time:
+        return min(trials, key=lambda place: trials[place].ms)
+    most = max(trial.recall for trial in in_time.values())
+    wanted = most - CLOSE if target.wanted_recall is None else min(target.wanted_recall, most)
+    enough = [place for place, trial in in_time.items() if trial.recall >= wanted]
+    return min(enough, key=lambda place: (in_time[place].ms, -in_time[place].recall))
+
+
+def frontier(trials: Iterable[Trial]) -> list[Trial]:
+    """Return the trials that no other one beats in both recall and time, fastest first, thinned to eight."""
+    best: list[Trial] = []
+    for trial in sorted(trials, key=lambda trial: (trial.ms, -trial.recall)):
+        if not best or trial.recall > best[-1].recall:
+            best.append(trial)
+    if len(best) <= CURVE_POINTS:
+        return best
+    return [best[round(i * (len(best) - 1) / (CURVE_POINTS - 1))] for i in range(CURVE_POINTS)]
