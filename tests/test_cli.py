@@ -98,6 +98,12 @@ def test_an_unknown_command_is_a_usage_error_with_exit_code_2(run: Cli) -> None:
     assert run("frobnicate").exit_code == 2
 
 
+@pytest.mark.parametrize("command", ["inference", "index"])
+def test_options_may_follow_the_folders(run: Cli, tmp_path: Path, command: str) -> None:
+    result = run(command, tmp_path / "no", tmp_path / "out", "--json")
+    assert_one_sentence(result, f"there is no folder {tmp_path / 'no'}")
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(run: Cli, command: str) -> None:
     result = run(command, "--help")

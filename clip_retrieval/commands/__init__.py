@@ -18,6 +18,8 @@ def print_json(value: object) -> None:
 class CommandWithCommands(click.Group):
     """A command that does its own work, unless its first word names one of the commands below it."""
 
+    allow_interspersed_args = True  # options may follow the folders, as with any command
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0] in self.commands:
             ctx.args = args
