@@ -8,6 +8,7 @@ import os
 import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -16,11 +17,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from clip_retrieval.storage import Folder
+
 # Before any test module imports open_clip: huggingface_hub looks at it once, and retries for a minute without it.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 Members = Iterable[tuple[str, bytes]]
 OUTPUTS = ("img_emb", "text_emb", "metadata", "failures")
+STEPS = ("publish", "move", "remove")
 
 
 @pytest.fixture(autouse=True)
@@ -135,3 +139,40 @@ def snapshot() -> Callable[[Path], dict[str, bytes]]:
         return {str(path.relative_to(output)): path.read_bytes() for path in paths}
 
     return read
+
+
+class StoppedError(BaseException):
+    """Ends a run like a kill: nothing may catch it."""
+
+
+@pytest.fixture
+def run_until() -> Callable[[int | None, Callable[[], object]], list[str]]:
+    """Give a function that runs something up to a step, or wholly with None, and returns the steps that it did."""
+
+    def run(last: int | None, action: Callable[[], object]) -> list[str]:
+        steps: list[str] = []
+
+        def counted(name: str) -> Callable[..., Any]:
+            real = getattr(Folder, name)
+
+            def step(folder: Folder, *arguments: Any) -> Any:
+                if name == "remove" and not folder.exists(*arguments):
+                    return None  # no step: there is nothing to remove
+                if last is not None and len(steps) >= last:
+                    raise StoppedError
+                steps.append(name)
+                return real(folder, *arguments)
+
+            return step
+
+        with pytest.MonkeyPatch.context() as patch:
+            for name in STEPS:
+                patch.setattr(Folder, name, counted(name))
+            if last is None:
+                action()
+            else:
+                with pytest.raises(StoppedError):
+                    action()
+        return steps
+
+    return run

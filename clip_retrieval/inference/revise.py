@@ -1,29 +1,13 @@
-"""A revision of an embeddings folder: several files that change together, or not at all.
-
-    write beside ──▶ journal (one file, whole or absent) ──▶ renames ──▶ journal removed
-
-Whoever opens the folder for inference next finishes a journal that is there. Until the journal stands, nothing is
-changed; from then on everything will be.
-"""
+"""A revision of an embeddings folder, and what it did."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
-from pathlib import Path
 
-from clip_retrieval.errors import StorageError
+from clip_retrieval import revision
 from clip_retrieval.inference.stats import Stats
-from clip_retrieval.layout import JOURNAL, REVISION_FOLDER, EmbeddingsFolder
-from clip_retrieval.storage import Folder
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
+from clip_retrieval.layout import EmbeddingsFolder
 
 
 @dataclass(frozen=True)
@@ -41,69 +25,5 @@ class Revised:
         return {name: getattr(self, name) for name in ("kept", "renamed", "embedded", "removed", "failing")}
 
 
-class Revision(EmbeddingsFolder):
+class Revision(revision.Revision, EmbeddingsFolder):
     """An embeddings folder as it is; what is published into it stands beside until `commit`."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
-        self.writes: dict[str, str] = {}  # name -> where its new content lies
-        self.removals: list[str] = []
-        self.places = count()
-        super().remove(REVISION_FOLDER)  # what a killed run wrote beside, without a journal
-
-    def publish(self, staged: Path, name: str) -> None:
-        place = self.writes.get(name) or f"{REVISION_FOLDER}/{next(self.places)}"
-        super().publish(staged, place)
-        self.writes[name] = place
-
-    def remove(self, name: str) -> None:
-        place = self.writes.pop(name, None)
-        if place is not None:
-            super().remove(place)
-        if self.exists(name):
-            self.removals.append(name)
-
-    def commit(self) -> None:
-        """Make all of it the folder's content."""
-        folder = EmbeddingsFolder(self.url)
-        if self.writes or self.removals:
-            folder.write_json(JOURNAL, {"writes": self.writes, "removals": self.removals})
-            finish_revision(folder)
-        self.writes, self.removals = {}, []
-
-
-def finish_revision(folder: EmbeddingsFolder) -> None:
-    """Do what is left to do of a journal; nothing where there is none. Raises StorageError where it cannot."""
-    if not folder.exists(JOURNAL):
-        return
-    journal = folder.read_json(JOURNAL)
-    for name, place in journal["writes"].items():
-        if folder.exists(place):  # else this was done before
-            folder.move(place, name)
-    for name in journal["removals"]:
-        folder.remove(name)
-    folder.remove(JOURNAL)
-    folder.remove(REVISION_FOLDER)
-
-
-@contextmanager
-def only_one(folder: Folder) -> Iterator[None]:
-    """Keep other revisions of a folder on this machine out; raises StorageError where one is under way.
-
-    The lock ends with its process. On object stores there is none.
-    """
-    if fcntl is None or not folder.is_local or not folder.exists():
-        yield
-        return
-    descriptor = os.open(folder.root, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise StorageError(f"another process changes {folder.url} just now; wait until it has ended") from error
-    except OSError:
-        pass  # a file system without locks
-    try:
-        yield
-    finally:
-        os.close(descriptor)

@@ -17,7 +17,7 @@ from clip_retrieval.inference.diagnosis import Diagnosis, Machine, Shares, diagn
 from clip_retrieval.inference.distributors.local import run_local
 from clip_retrieval.inference.live import Live
 from clip_retrieval.inference.retry import retry_failed
-from clip_retrieval.inference.revise import Revised, finish_revision, only_one
+from clip_retrieval.inference.revise import Revised
 from clip_retrieval.inference.run_manifest import check_folder, describe_options, is_revised
 from clip_retrieval.inference.sources import Source, open_source
 from clip_retrieval.inference.sources.files import FilesSource
@@ -30,6 +30,7 @@ from clip_retrieval.interrupts import ending_with
 from clip_retrieval.layout import JOURNAL, EmbeddingsFolder, Partition, read_manifest
 from clip_retrieval.options import build_config
 from clip_retrieval.resources import count_cores
+from clip_retrieval.revision import finish_revision, only_one
 from clip_retrieval.storage import Folder, check_writable
 
 logger = logging.getLogger(__name__)

@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from clip_retrieval import clip_filter, clip_index, clip_inference
 from clip_retrieval.cli import cli
 from clip_retrieval.errors import ClipRetrievalError, ConfigError, IndexBuildError, SourceError, StorageError
-from clip_retrieval.inference import changes, revise
+from clip_retrieval.inference import changes
 from clip_retrieval.inference.config import WorkerConfig
 from clip_retrieval.inference.run import RunSummary
 from clip_retrieval.layout import JOURNAL, EmbeddingsFolder, Partition, next_partition, partition_named
 from clip_retrieval.options import build_config
+from clip_retrieval.revision import only_one
 from clip_retrieval.storage import Folder
 
 MODEL = "hash:64?size=32"
@@ -430,7 +431,7 @@ def test_workers_refuse_to_revise(photos: Path, done: Path) -> None:
 
 
 def test_two_updates_at_once_are_refused(photos: Path, done: Path) -> None:
-    with revise.only_one(Folder(str(done))), pytest.raises(StorageError, match="another process changes"):
+    with only_one(Folder(str(done))), pytest.raises(StorageError, match="another process changes"):
         update(photos, done)
 
 
