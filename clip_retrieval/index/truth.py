@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,11 @@ class Truth:
     ids: Ids  # [q, DEPTH]
     scores: Rows  # [q, DEPTH]
     candidate_count: int  # rows that a query can find: all but zero rows and its own
+
+    def first(self, count: int) -> Truth:
+        """Return the truth of the first queries alone."""
+        part = slice(count)
+        return replace(self, queries=self.queries.first(count), ids=self.ids[part], scores=self.scores[part])
 
     def recall(self, answers: Ids, k: int) -> float | None:
         """Return the mean share of a query's k nearest rows that its first k answers [q, >= k] hold.

@@ -1,0 +1,85 @@
+"""What a faiss index can be told for each search, and what it remembers of a vector; neither changes the index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_retrieval.index.tuning import Knob
+
+FIRST_NPROBE, FIRST_EF = 8, 32
+MOST_EF, MOST_FACTOR = 4096, 128
+REFINED = ("k_factor_rf", "efSearch")  # with these the first ten of a hundred are not the answer for ten
+
+
+def find_knobs(index: Any) -> list[Knob]:
+    """Return the settings of an index tree, by the names that autofaiss and clip-retrieval write into image.json."""
+    return [knob for node in nodes(index) for knob in knobs_of(node)]
+
+
+def knobs_of(node: Any) -> list[Knob]:
+    if isinstance(node, faiss.IndexRefine):
+        return [Knob("k_factor_rf", steps(1, MOST_FACTOR), 0)]
+    if isinstance(node, faiss.IndexHNSW):
+        return [ladder("efSearch", 16, MOST_EF, FIRST_EF)]
+    if isinstance(node, faiss.IndexIVF):
+        own = ladder("nprobe", 1, node.nlist, FIRST_NPROBE)
+        is_graph = isinstance(faiss.downcast_index(node.quantizer), faiss.IndexHNSW)
+        return [own, ladder("quantizer_efSearch", 16, min(MOST_EF, node.nlist), FIRST_EF)] if is_graph else [own]
+    return []
+
+
+def nodes(index: Any) -> Iterator[Any]:
+    """Yield the indices that an index is made of, from the outermost in; those that only hold codes are left out."""
+    node = faiss.downcast_index(index)
+    yield node
+    if isinstance(node, faiss.IndexRefine):
+        yield from nodes(node.base_index)
+    elif isinstance(node, faiss.IndexPreTransform | faiss.IndexIDMap):
+        yield from nodes(node.index)
+
+
+def ladder(name: str, lowest: int, highest: int, start: int) -> Knob:
+    values = steps(lowest, max(lowest, highest))
+    return Knob(name, values, max(i for i, value in enumerate(values) if value <= max(start, lowest)))
+
+
+def steps(lowest: int, highest: int) -> list[int]:
+    """Return whole numbers from the lowest to the highest, two for each doubling: 1, 2, 3, 4, 6, 8, 12 and so on."""
+    powers = [2**i for i in range(highest.bit_length() + 1)]
+    values = sorted({*powers, *(3 * power for power in powers), highest})
+    return [value for value in values if lowest <= value <= highest]
+
+
+def reconstruction_error(index: Any, ids: Sequence[int], rows: NDArray[np.float32]) -> float | None:
+    """Return in percent how far off the index remembers rows [n, d], relative to their mean length, as autofaiss does.
+
+    None where this kind of index cannot tell.
+    """
+    remembered = reconstruct(index, ids, rows)
+    if remembered is None or len(rows) == 0:
+        return None
+    distance = np.linalg.norm(remembered - rows, axis=1).mean()
+    return float(100 * distance / np.linalg.norm(rows, axis=1).mean())
+
+
+def reconstruct(index: Any, ids: Sequence[int], rows: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    """Return rows as the index has them, without giving it a map from ids to places, which would change it.
+
+    Lists without such a map encode and decode the rows anew, to the same codes. Fast-scan lists are not asked for
+    that: faiss 1.13 crashes.
+    """
+    try:
+        stored: NDArray[np.float32] = np.stack([index.reconstruct(int(row)) for row in ids])
+    except RuntimeError:
+        last = list(nodes(index))[-1]
+    else:
+        return stored
+    if not isinstance(last, faiss.IndexIVF) or isinstance(last, faiss.IndexIVFFastScan):
+        return None
+    encoded: NDArray[np.float32] = index.sa_decode(index.sa_encode(rows))
+    return encoded
