@@ -113,6 +113,11 @@ class IndexFolder(Folder):
         """Ids (int64 npy) of the rows that have no embedding of this modality; absent when there is none."""
         return f"{modality}.empty.npy"
 
+    @staticmethod
+    def checksums_name(modality: Modality) -> str:
+        """Of every row of the embeddings (uint32 npy), 0 where it has none; absent from indices of other programs."""
+        return f"{modality}.checksums.npy"
+
 
 def read_manifest(folder: Folder) -> dict[str, Any] | None:
     """Return the folder's manifest; None where there is none, as in folders made by clip-retrieval 2."""

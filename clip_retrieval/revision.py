@@ -41,12 +41,14 @@ class Revision(Folder):
         place = self.writes.get(name) or f"{REVISION_FOLDER}/{next(self.places)}"
         super().publish(staged, place)
         self.writes[name] = place
+        if name in self.removals:
+            self.removals.remove(name)
 
     def remove(self, name: str) -> None:
         place = self.writes.pop(name, None)
         if place is not None:
             super().remove(place)
-        if self.exists(name):
+        if self.exists(name) and name not in self.removals:
             self.removals.append(name)
 
     def commit(self) -> None:
@@ -64,8 +66,11 @@ def finish_revision(folder: Folder) -> None:
         return
     journal = folder.read_json(JOURNAL)
     for name, place in journal["writes"].items():
-        if folder.exists(place):  # else this was done before
-            folder.move(place, name)
+        if not folder.exists(place):
+            continue  # this was done before
+        if folder.is_folder(place) or folder.is_folder(name):
+            folder.remove(name)  # a folder is not replaced at once
+        folder.move(place, name)
     for name in journal["removals"]:
         folder.remove(name)
     folder.remove(JOURNAL)

@@ -64,6 +64,10 @@ class Folder:
         with self.answering():
             return bool(self.fs.exists(self.path(name) if name else self.root))
 
+    def is_folder(self, name: str) -> bool:
+        with self.answering():
+            return bool(self.fs.isdir(self.path(name)))
+
     def names(self, subfolder: str, suffix: str) -> list[str]:
         """Return the names of the files in a subfolder that end with `suffix`, sorted."""
         self.fs.invalidate_cache()
@@ -73,6 +77,12 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted(Path(name).name for name in found if str(name).endswith(suffix))
+
+    def sizes(self, subfolder: str, suffix: str) -> dict[str, int]:
+        """Return the bytes of each file in a subfolder that ends with `suffix`, by name."""
+        names = self.names(subfolder, suffix)
+        with self.answering():
+            return {name: int(self.fs.size(self.path(f"{subfolder}/{name}" if subfolder else name))) for name in names}
 
     def open(self, name: str) -> IO[bytes]:
         return cast("IO[bytes]", self.fs.open(self.path(name), "rb"))
@@ -121,22 +131,28 @@ class Folder:
                 self.drop_empty_partial_folder()
 
     def publish(self, staged: Path, name: str) -> None:
-        """Move a finished local file to its name: by rename, or by one upload."""
+        """Move a finished local file, or a folder of files, to its name: by rename, or by one upload of each file.
+
+        A folder takes a name that nothing has.
+        """
         target = self.path(name)
         with self.answering():
             self.fs.makedirs(str(Path(target).parent), exist_ok=True)
             if self.is_local:
                 staged.replace(target)
+            elif staged.is_dir():
+                for file in sorted(staged.iterdir()):
+                    self.fs.put_file(str(file), f"{target}/{file.name}")
             else:
                 self.fs.put_file(str(staged), target)
 
     def move(self, name: str, target: str) -> None:
-        """Give a file of this folder another name, whose file it replaces."""
+        """Give a file of this folder another name, whose file it replaces; or a folder one that nothing has."""
         if self.is_local:
             Path(self.path(target)).parent.mkdir(parents=True, exist_ok=True)
             Path(self.path(name)).replace(self.path(target))
         else:
-            self.fs.mv(self.path(name), self.path(target))
+            self.fs.mv(self.path(name), self.path(target), recursive=self.is_folder(name))
 
     def remove(self, name: str) -> None:
         if self.exists(name):

@@ -33,6 +33,39 @@ def change(folder: Path) -> None:
     planned.commit()
 
 
+def test_what_is_removed_and_then_written_again_is_there(folder: Path) -> None:
+    planned = Revision(str(folder))
+    planned.remove("a")
+    with planned.staged("a") as staged:
+        staged.write_text("new")
+    planned.commit()
+    assert content(folder) == {"a": "new", "b": "old"}
+
+
+@pytest.mark.parametrize("url", ["file", "memory"])
+def test_folders_replace_files_and_folders(tmp_path: Path, run_until: RunUntil, url: str) -> None:
+    def write(name: str) -> None:
+        root = f"{tmp_path}/{name}" if url == "file" else f"memory://{tmp_path}-{name}"
+        folder = Folder(root)
+        for place, text in (("a/x", "old"), ("a/y", "old"), ("b", "old")):
+            with folder.staged(place) as staged:
+                staged.write_text(text)
+        planned = Revision(root)
+        with planned.staging() as scratch:
+            for place in ("a", "b"):
+                (scratch / place).mkdir()
+                (scratch / place / "x").write_text("new")
+                planned.publish(scratch / place, place)
+        planned.commit()
+
+    steps = run_until(None, lambda: write("whole"))
+    for last in [None, *range(steps.index("move"), len(steps))]:
+        folder = Folder(f"{tmp_path}/{last}" if url == "file" else f"memory://{tmp_path}-{last}")
+        run_until(last, lambda name=str(last): write(name))  # type: ignore[misc]
+        settle(folder)
+        assert (folder.names("a", ""), folder.read_bytes("a/x"), folder.read_bytes("b/x")) == (["x"], b"new", b"new")
+
+
 def content(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
 
