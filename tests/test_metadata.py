@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip_retrieval.errors import StorageError
-from clip_retrieval.metadata import Metadata, count_rows, open_metadata
+from clip_retrieval.metadata import METADATA_ARROW, count_rows, open_metadata
+from clip_retrieval.metadata import write as write_module
+from clip_retrieval.metadata.arrow import ArrowMetadata
+from clip_retrieval.metadata.parquet import ParquetFiles, ParquetMetadata
+from clip_retrieval.metadata.write import write_arrow, write_metadata_arrow
 from clip_retrieval.storage import Folder
 
 TYPES: dict[pa.DataType, st.SearchStrategy[object]] = {
@@ -62,17 +67,34 @@ def eval_json(text: str) -> object:
     return json.loads(text)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(tables(), min_size=1, max_size=4), st.data())
 def test_rows_in_any_order_equal_a_plain_concatenation(parts: list[pa.Table], data: st.DataObject) -> None:
     plain = [row for part in parts for row in part.to_pylist()]
     ids = data.draw(st.lists(st.integers(0, len(plain) - 1), max_size=10)) if plain else []
     with tempfile.TemporaryDirectory() as folder:
-        found = Metadata(write(Path(folder), parts), [f"metadata_{i}.parquet" for i in range(len(parts))])
+        found = ParquetMetadata(ParquetFiles(write(Path(folder), parts)))
         rows = found.rows(np.array(ids, np.int64)).to_pylist()
     assert len(rows) == len(ids)
     for row, expected in zip(rows, [plain[i] for i in ids], strict=True):
         assert all(same(row.get(name), expected.get(name)) for name in {*row, *expected}), (row, expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(tables(), min_size=1, max_size=4), st.data())
+def test_rows_of_metadata_arrow_equal_those_of_the_parquet_files(parts: list[pa.Table], data: st.DataObject) -> None:
+    count = sum(map(len, parts))
+    ids = np.array(data.draw(st.lists(st.integers(0, count - 1), max_size=10)) if count else [], np.int64)
+    columns = data.draw(st.none() | st.lists(st.sampled_from(["row", "a", "b", "c", "nowhere"])))
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(write_module, "BATCH_ROWS", 4)
+        folder = write(Path(name), parts)
+        written = write_metadata_arrow(folder, folder)
+        found, expected = open_metadata(folder), ParquetMetadata(ParquetFiles(folder))
+        assert isinstance(found, ArrowMetadata)
+        assert written is not None
+        assert written.rows == found.row_count == expected.row_count == count
+        assert found.rows(ids, columns).combine_chunks().equals(expected.rows(ids, columns).combine_chunks())
 
 
 def test_rows_of_like_files_equal_pandas(tmp_path: Path) -> None:
@@ -100,3 +122,157 @@ def test_a_folder_without_metadata_has_none(tmp_path: Path) -> None:
 
 def test_rows_are_counted_without_reading_them(tmp_path: Path) -> None:
     assert count_rows(write(tmp_path, [pa.table({"a": [1, 2, 3]}), pa.table({"b": ["x"]})])) == 4
+
+
+def types_of(folder: Folder) -> dict[str, str]:
+    return {field.name: str(field.type) for field in ParquetFiles(folder).schema}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "kind", "values"),
+    [
+        ([1], [0.5], "double", [1.0, 0.5]),
+        ([2**53 + 1], [0.5], "large_string", [str(2**53 + 1), "0.5"]),
+        ([True], [3], "large_string", ["true", "3"]),
+        ([["a"]], ["b"], "large_string", ['["a"]', "b"]),
+        ([None], [7], "int64", [None, 7]),
+    ],
+)
+def test_a_column_of_several_types_loses_no_value(
+    tmp_path: Path, first: list[object], second: list[object], kind: str, values: list[object]
+) -> None:
+    folder = write(tmp_path, [pa.table({"x": first}), pa.table({"x": second})])
+    assert types_of(folder) == {"x": kind}
+    write_metadata_arrow(folder, folder)
+    metadata = open_metadata(folder)
+    assert metadata is not None
+    assert metadata.rows(np.array([0, 1]))["x"].to_pylist() == values
+
+
+def test_one_clashing_column_leaves_the_numbers_beside_it_alone(tmp_path: Path) -> None:
+    parts = [pa.table({"x": [1], "n": pa.array([1], pa.int32())}), pa.table({"x": ["a"], "n": [2]})]
+    assert types_of(write(tmp_path, parts)) == {"x": "large_string", "n": "int64"}
+
+
+def test_categories_become_their_values(tmp_path: Path) -> None:
+    labels = [["a", "b"], ["c", None]]
+    folder = write(tmp_path, [pa.table({"x": pa.array(label).dictionary_encode()}) for label in labels])
+    write_metadata_arrow(folder, folder)
+    metadata = open_metadata(folder)
+    assert metadata is not None
+    assert metadata.rows(np.array([3, 0, 2, 1]))["x"].to_pylist() == [None, "a", "c", "b"]
+
+
+def test_two_columns_of_one_name_are_an_error_that_names_the_file(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["x", "x"])
+    with pytest.raises(StorageError, match=r"metadata_0\.parquet has two columns called x"):
+        ParquetFiles(write(tmp_path, [table]))
+
+
+def make_folder(path: Path) -> Folder:
+    folder = write(path, [pa.table({"a": [1, 2, 3]}), pa.table({"a": [4]})])
+    write_metadata_arrow(folder, folder)
+    assert isinstance(open_metadata(folder), ArrowMetadata)
+    return folder
+
+
+def rows_of(folder: Folder) -> list[object]:
+    metadata = open_metadata(folder)
+    assert metadata is not None
+    values: list[object] = metadata.rows(np.arange(metadata.row_count))["a"].to_pylist()
+    return values
+
+
+@pytest.mark.parametrize("size", [0, 7, 100, -1])
+def test_half_a_metadata_arrow_is_passed_over(tmp_path: Path, size: int, caplog: pytest.LogCaptureFixture) -> None:
+    folder = make_folder(tmp_path)
+    path = tmp_path / METADATA_ARROW
+    path.write_bytes(path.read_bytes()[:size])
+    assert rows_of(folder) == [1, 2, 3, 4]
+    assert "is no whole Arrow file" in caplog.text
+
+
+def test_half_a_metadata_arrow_alone_is_an_error(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    (tmp_path / METADATA_ARROW).write_bytes((tmp_path / METADATA_ARROW).read_bytes()[:-8])
+    folder.remove("metadata")
+    with pytest.raises(StorageError, match=r"metadata\.arrow is no whole Arrow file"):
+        open_metadata(folder)
+
+
+def test_a_metadata_arrow_of_other_parquet_files_is_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = make_folder(tmp_path)
+    pq.write_table(pa.table({"a": [9, 8]}), tmp_path / "metadata" / "metadata_2.parquet")
+    assert rows_of(folder) == [1, 2, 3, 4, 9, 8]
+    assert "was not made of the parquet files beside it" in caplog.text
+
+
+def test_metadata_arrow_alone_is_enough(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    folder.remove("metadata")
+    assert rows_of(folder) == [1, 2, 3, 4]
+    assert count_rows(folder) == 4
+
+
+def test_another_store_serves_parquet_and_arrow_alone(tmp_path: Path) -> None:
+    local = make_folder(tmp_path)
+    remote = Folder("memory://metadata-arrow")
+    remote.fs.put(local.root, remote.root, recursive=True)
+    assert isinstance(open_metadata(remote), ParquetMetadata)
+    assert rows_of(remote) == [1, 2, 3, 4]
+    remote.remove("metadata")
+    assert isinstance(open_metadata(remote), ArrowMetadata)
+    assert rows_of(remote) == [1, 2, 3, 4]
+
+
+def test_a_parquet_file_that_breaks_off_leaves_no_metadata_arrow(tmp_path: Path) -> None:
+    folder = write(tmp_path, [pa.table({"a": [str(i) for i in range(5000)]})], group_size=1000)
+    path = tmp_path / "metadata" / "metadata_0.parquet"
+    data = bytearray(path.read_bytes())
+    data[2000:4000] = bytes(2000)
+    path.write_bytes(data)
+    with pytest.raises(StorageError, match=r"metadata_0\.parquet cannot be read"):
+        write_metadata_arrow(folder, folder)
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["metadata"]
+
+
+def test_batches_are_bounded_in_rows_and_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(write_module, "BATCH_ROWS", 100)
+    monkeypatch.setattr(write_module, "BATCH_BYTES", 50_000)
+    monkeypatch.setattr(write_module, "READ_BYTES", 20_000)
+    texts = ["x"] * 250 + [f"{i:01000d}" for i in range(200)]
+    folder = write(tmp_path, [pa.table({"a": texts})], group_size=450)
+    write_metadata_arrow(folder, folder)
+    metadata = open_metadata(folder)
+    assert isinstance(metadata, ArrowMetadata)
+    assert max(map(len, metadata.batches)) <= 100
+    assert max(batch.nbytes for batch in metadata.batches) <= 50_000
+    assert rows_of(folder) == texts
+
+
+def test_many_threads_get_their_own_rows(tmp_path: Path) -> None:
+    folder = write(tmp_path, [pa.table({"a": np.arange(i * 1000, i * 1000 + 1000)}) for i in range(3)], group_size=100)
+    write_metadata_arrow(folder, folder)
+    for metadata in (open_metadata(folder), ParquetMetadata(ParquetFiles(folder))):
+        assert metadata is not None
+        asked = [np.random.default_rng(seed).integers(0, 3000, 50) for seed in range(16)]
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(metadata.rows, asked))
+        assert [answer["a"].to_pylist() for answer in answers] == [ids.tolist() for ids in asked]
+
+
+def test_a_long_answer_is_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clip_retrieval.metadata.arrow.ROWS_AT_ONCE", 7)
+    folder = make_folder(tmp_path)
+    metadata = open_metadata(folder)
+    assert metadata is not None
+    ids = np.random.default_rng(0).integers(0, 4, 50)
+    assert metadata.rows(ids)["a"].to_pylist() == (ids + 1).tolist()
+
+
+def test_a_column_that_no_file_has_is_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path, [pa.table({"a": [1]})])
+    with pytest.raises(StorageError, match="has a column url; there are: a"):
+        write_arrow(ParquetFiles(folder), tmp_path / "out.arrow", ["a", "url"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from clip_retrieval import __version__
 from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.config import IndexConfig, parse_bytes
 from clip_retrieval.index.engines import Bounds, Engine, open_engine
+from clip_retrieval.index.metadata_files import place_metadata
 from clip_retrieval.index.vectors import Vectors, open_vectors
 from clip_retrieval.layout import (
     FORMAT_VERSION,
@@ -89,8 +89,7 @@ def build_indices(config: IndexConfig) -> BuiltIndices:
             info["index_path"] = target.path(target.index_name(modality))
         manifest = describe_index(encoder, infos, filled)
         publish(target, scratch, infos, empty)
-    if config.copy_metadata:
-        copy_metadata(source, target)
+    place_metadata(config, source, target)
     target.write_json(MANIFEST, manifest)
     target.remove_leftovers()
     return BuiltIndices(target.url, infos, rows, time.perf_counter() - start)
@@ -202,20 +201,6 @@ def check_size(path: Path, bounds: Bounds) -> None:
             f"{bounds.max_index_bytes:,} bytes; raise the bound to that, or try --engine faiss, "
             "which fits small sets closer"
         )
-
-
-def copy_metadata(source: EmbeddingsFolder, target: IndexFolder) -> None:
-    """Copy metadata/*.parquet; files of an earlier index that are no longer there go."""
-    names = source.names("metadata", ".parquet")
-    for name in names:
-        with (
-            target.staged(f"metadata/{name}") as staged,
-            source.open(f"metadata/{name}") as file,
-            staged.open("wb") as copy,
-        ):
-            shutil.copyfileobj(file, copy)
-    for name in set(target.names("metadata", ".parquet")) - set(names):
-        target.remove(f"metadata/{name}")
 
 
 def describe_index(

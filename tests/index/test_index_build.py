@@ -56,7 +56,7 @@ Built = tuple[Path, NDArray[np.float32], NDArray[np.float32]]
 def test_the_folder_holds_indices_infos_metadata_and_manifest_and_nothing_else(built: Built) -> None:
     names = sorted(str(path.relative_to(built[0])) for path in built[0].rglob("*") if path.is_file())
     assert names == [
-        "image.empty.npy", "image.index", "image.json", "manifest.json", "metadata/metadata_0.parquet",
+        "image.empty.npy", "image.index", "image.json", "manifest.json", "metadata.arrow", "metadata/metadata_0.parquet",
         "metadata/metadata_1.parquet", "metadata/metadata_2.parquet", "metadata/metadata_3.parquet", "text.index",
         "text.json",
     ]  # fmt: skip

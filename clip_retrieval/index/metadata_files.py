@@ -1,0 +1,38 @@
+"""The metadata beside an index: copies of the parquet files, and metadata.arrow made of them."""
+
+from __future__ import annotations
+
+import shutil
+
+from clip_retrieval.index.config import IndexConfig
+from clip_retrieval.layout import EmbeddingsFolder, IndexFolder
+from clip_retrieval.metadata import METADATA_ARROW
+from clip_retrieval.metadata.write import write_metadata_arrow
+
+
+def place_metadata(config: IndexConfig, source: EmbeddingsFolder, target: IndexFolder) -> None:
+    """Copy the metadata and write metadata.arrow, as the options say.
+
+    An earlier metadata.arrow goes first: killed at any moment, none is left beside files that it is not of.
+    """
+    write_arrow = config.copy_metadata if config.write_arrow is None else config.write_arrow
+    if config.copy_metadata or write_arrow:
+        target.remove(METADATA_ARROW)
+    if config.copy_metadata:
+        copy_metadata(source, target)
+    if write_arrow:
+        write_metadata_arrow(target if config.copy_metadata else source, target)
+
+
+def copy_metadata(source: EmbeddingsFolder, target: IndexFolder) -> None:
+    """Copy metadata/*.parquet; files of an earlier index that are no longer there go."""
+    names = source.names("metadata", ".parquet")
+    for name in names:
+        with (
+            target.staged(f"metadata/{name}") as staged,
+            source.open(f"metadata/{name}") as file,
+            staged.open("wb") as copy,
+        ):
+            shutil.copyfileobj(file, copy)
+    for name in set(target.names("metadata", ".parquet")) - set(names):
+        target.remove(f"metadata/{name}")

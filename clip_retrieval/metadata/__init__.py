@@ -1,0 +1,88 @@
+"""Rows of metadata by id: row r over metadata/*.parquet in name order is the sample with index id r."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from clip_retrieval.errors import StorageError
+from clip_retrieval.metadata.arrow import METADATA_ARROW, ArrowMetadata, read_sources
+from clip_retrieval.metadata.parquet import ParquetFiles, ParquetMetadata, concat, open_parquet
+from clip_retrieval.storage import Folder
+
+__all__ = ["METADATA_ARROW", "Metadata", "concat", "count_rows", "open_metadata", "open_parquet"]
+
+logger = logging.getLogger(__name__)
+
+
+class Metadata(Protocol):
+    """Random access to rows; calls share no state that changes, so that many threads may ask at once."""
+
+    @property
+    def row_count(self) -> int: ...
+
+    @property
+    def schema(self) -> pa.Schema: ...
+
+    def rows(self, ids: NDArray[np.int64], columns: Sequence[str] | None = None) -> pa.Table:
+        """Return the rows with these ids [n], in their order, an id as often as it is asked for.
+
+        Only `columns` are read, those that there are, in their order; None: all. A file that lacks a column has null
+        there. Raises StorageError where an id is outside of the metadata.
+        """
+        ...
+
+
+def open_metadata(folder: Folder) -> Metadata | None:
+    """Open the metadata of an embeddings or index folder; None where there is none.
+
+    metadata.arrow is taken where it is whole and of the parquet files beside it, else those; without parquet files,
+    metadata/*.arrow (as clip-retrieval 2 has them for `--use_arrow`). On other stores than this machine the parquet
+    files are better, of which only the row groups asked for are fetched: Arrow files are fetched whole.
+    """
+    sizes = folder.sizes("metadata", ".parquet")
+    if folder.exists(METADATA_ARROW) and (folder.is_local or not sizes):
+        opened = open_arrow(folder, sizes)
+        if opened is not None:
+            return opened
+    if sizes:
+        return ParquetMetadata(ParquetFiles(folder))
+    names = folder.names("metadata", ".arrow")
+    return ArrowMetadata(folder, [f"metadata/{name}" for name in names]) if names else None
+
+
+def open_arrow(folder: Folder, sizes: dict[str, int]) -> ArrowMetadata | None:
+    """Open metadata.arrow; None where it cannot be used, and the parquet files can.
+
+    Raises StorageError where there are none.
+    """
+    try:
+        opened = ArrowMetadata(folder, [METADATA_ARROW])
+    except StorageError as error:
+        if not sizes:
+            raise
+        logger.warning("%s; the parquet files beside it are read, which is slower", error)
+        return None
+    sources = read_sources(opened.schema)
+    if sizes and sources != sizes:
+        logger.warning(
+            "%s was not made of the parquet files beside it, which are read instead; `clip-retrieval index` makes it "
+            "anew",
+            folder.path(METADATA_ARROW),
+        )
+        return None
+    return opened
+
+
+def count_rows(folder: Folder) -> int | None:
+    """Return the number of metadata rows of a folder; None where it has no metadata."""
+    files = ParquetFiles(folder)
+    if files.footers:
+        return files.row_count
+    metadata = open_metadata(folder)
+    return None if metadata is None else metadata.row_count

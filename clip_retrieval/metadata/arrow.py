@@ -1,0 +1,88 @@
+"""Rows out of Arrow files that are mapped into memory: metadata.arrow, or those of `parquet_to_arrow`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from clip_retrieval.errors import StorageError
+from clip_retrieval.metadata.parquet import check_ids
+from clip_retrieval.metadata.schema import choose_columns
+from clip_retrieval.storage import Folder
+
+METADATA_ARROW = "metadata.arrow"
+SOURCES = b"clip_retrieval.sources"  # in the schema: name and bytes of each parquet file that the rows are from
+
+ROWS_AT_ONCE = 1 << 16  # of an answer: they are fetched in the order of the file, then put into that of the ids
+
+
+class ArrowMetadata:
+    """Random access to the rows of Arrow files, one after the other; pages come into memory as rows are asked for."""
+
+    def __init__(self, folder: Folder, names: Sequence[str]) -> None:
+        tables = [open_table(folder, name) for name in names]
+        for name, table in zip(names, tables, strict=True):
+            if table.schema != tables[0].schema:
+                raise StorageError(
+                    f"{folder.path(name)} has other columns than {names[0]}; make both with one `parquet_to_arrow`"
+                )
+        self.schema = tables[0].schema
+        self.batches = [batch for table in tables for batch in table.to_batches() if len(batch)]
+        self.starts = np.cumsum([0, *map(len, self.batches)])
+
+    @property
+    def row_count(self) -> int:
+        return int(self.starts[-1])
+
+    def rows(self, ids: NDArray[np.int64], columns: Sequence[str] | None = None) -> pa.Table:
+        """Return the rows with these ids, in their order; see Metadata."""
+        check_ids(ids, self.row_count)
+        schema = choose_columns(self.schema, columns)
+        if not schema.names:
+            return schema.empty_table()
+        places = [self.schema.get_field_index(name) for name in schema.names]
+        parts = (ids[start : start + ROWS_AT_ONCE] for start in range(0, len(ids), ROWS_AT_ONCE))
+        found = [pa.RecordBatch.from_arrays(self.gather(part, places), schema=schema) for part in parts]
+        return pa.Table.from_batches(found, schema=schema)
+
+    def gather(self, ids: NDArray[np.int64], places: Sequence[int]) -> list[pa.Array]:
+        """Return the values of the columns at these places: batch by batch, then in the order of the ids."""
+        order = np.argsort(ids, kind="stable")
+        ordered = ids[order]
+        cuts = np.searchsorted(ordered, self.starts)
+        touched = np.flatnonzero(np.diff(cuts))
+        if len(touched) == 1:
+            owner = int(touched[0])
+            return take_columns(self.batches[owner], places, ids - self.starts[owner])
+        rows = [ordered[cuts[owner] : cuts[owner + 1]] - self.starts[owner] for owner in touched]
+        parts = [take_columns(self.batches[owner], places, part) for owner, part in zip(touched, rows, strict=True)]
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        indices = pa.array(back)
+        return [pc.take(pa.concat_arrays(column), indices, boundscheck=False) for column in zip(*parts, strict=True)]
+
+
+def take_columns(batch: pa.RecordBatch, places: Sequence[int], rows: NDArray[np.int64]) -> list[pa.Array]:
+    indices = pa.array(rows)
+    return [pc.take(batch.column(place), indices, boundscheck=False) for place in places]
+
+
+def open_table(folder: Folder, name: str) -> pa.Table:
+    """Map an Arrow file; one of another store is read into memory. Raises StorageError where it is not whole."""
+    path = folder.path(name)
+    try:
+        source = pa.memory_map(path) if folder.is_local else pa.BufferReader(folder.read_bytes(name))
+        return pa.ipc.open_file(source).read_all()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise StorageError(f"{path} is no whole Arrow file: {error}") from error
+
+
+def read_sources(schema: pa.Schema) -> dict[str, int] | None:
+    """Return names and bytes of the parquet files that an Arrow file was made of; None where it does not say."""
+    said = (schema.metadata or {}).get(SOURCES)
+    return None if said is None else {str(name): int(size) for name, size in json.loads(said).items()}

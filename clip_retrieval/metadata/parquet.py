@@ -1,0 +1,153 @@
+"""Rows out of metadata/*.parquet: footers are kept, files are opened for each question."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from clip_retrieval.errors import StorageError
+from clip_retrieval.metadata.schema import as_text, choose_columns, common_schema, conform
+from clip_retrieval.storage import Folder
+
+
+@dataclass(frozen=True)
+class Footer:
+    """What the end of a parquet file says of it."""
+
+    name: str
+    schema: pa.Schema
+    about: pq.FileMetaData
+
+    @property
+    def row_count(self) -> int:
+        return int(self.about.num_rows)
+
+
+class ParquetFiles:
+    """The parquet files of a folder in name order, and the columns of all of them."""
+
+    def __init__(self, folder: Folder, subfolder: str = "metadata") -> None:
+        self.folder = folder
+        self.sizes = folder.sizes(subfolder, ".parquet")  # bytes, by name
+        prefix = f"{subfolder}/" if subfolder else ""
+        self.footers = [read_footer(folder, prefix + name) for name in sorted(self.sizes)]
+
+    @property
+    def row_count(self) -> int:
+        return sum(footer.row_count for footer in self.footers)
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """All columns, with types that hold the values of each file; see `common_schema`."""
+        return common_schema([(footer.schema, footer.about) for footer in self.footers])
+
+
+class ParquetMetadata:
+    """Random access to the rows of a folder's parquet files; only the row groups asked for are read."""
+
+    def __init__(self, files: ParquetFiles) -> None:
+        self.files = files
+        self.starts = np.cumsum([0, *[footer.row_count for footer in files.footers]])
+
+    @property
+    def row_count(self) -> int:
+        return int(self.starts[-1])
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self.files.schema
+
+    def rows(self, ids: NDArray[np.int64], columns: Sequence[str] | None = None) -> pa.Table:
+        """Return the rows with these ids, in their order; see Metadata."""
+        check_ids(ids, self.row_count)
+        schema = choose_columns(self.schema, columns)
+        if not schema.names:
+            return schema.empty_table()
+        owners = np.searchsorted(self.starts, ids, side="right") - 1
+        parts, positions = [schema.empty_table()], [np.empty(0, np.int64)]
+        for owner in np.unique(owners):
+            here = np.flatnonzero(owners == owner)
+            parts.append(self.rows_of(self.files.footers[owner], ids[here] - self.starts[owner], schema))
+            positions.append(here)
+        return pa.concat_tables(parts).take(pa.array(np.argsort(np.concatenate(positions))))
+
+    def rows_of(self, footer: Footer, rows: NDArray[np.int64], schema: pa.Schema) -> pa.Table:
+        sizes = [footer.about.row_group(group).num_rows for group in range(footer.about.num_row_groups)]
+        starts = np.cumsum([0, *sizes])
+        groups = np.searchsorted(starts, rows, side="right") - 1
+        needed = np.unique(groups)
+        with reading(self.files.folder, footer.name) as file:
+            table = file.read_row_groups(needed.tolist(), columns=columns_there(footer, schema))
+        skipped = np.zeros(len(sizes), dtype=np.int64)  # rows of the groups before each one that are not in the table
+        skipped[needed] = starts[needed] - np.cumsum([0, *[sizes[group] for group in needed[:-1]]])
+        return conform(table, schema).take(pa.array(rows - skipped[groups]))
+
+
+def check_ids(ids: NDArray[np.int64], row_count: int) -> None:
+    if len(ids) and (ids.min() < 0 or ids.max() >= row_count):
+        wrong = ids[(ids < 0) | (ids >= row_count)][0]
+        raise StorageError(f"the metadata has {row_count:,} rows, but the index knows id {int(wrong):,}")
+
+
+def columns_there(footer: Footer, schema: pa.Schema) -> list[str]:
+    return [name for name in schema.names if name in footer.schema.names]
+
+
+def open_parquet(folder: Folder, name: str) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(
+            folder.path(name) if folder.is_local else folder.open(name), memory_map=folder.is_local, pre_buffer=False
+        )
+    except (pa.ArrowException, OSError) as error:
+        raise StorageError(f"{folder.path(name)} is no readable parquet file: {error}") from error
+
+
+@contextmanager
+def reading(folder: Folder, name: str) -> Iterator[pq.ParquetFile]:
+    """Give an open file, and close it: a folder may have more files than a process may have open."""
+    file = open_parquet(folder, name)
+    try:
+        yield file
+    except (pa.ArrowException, OSError) as error:
+        raise StorageError(f"{folder.path(name)} cannot be read: {error}") from error
+    finally:
+        file.close(force=True)
+
+
+def read_footer(folder: Folder, name: str) -> Footer:
+    """Return a file's footer; raises StorageError where it cannot be read, or has two columns of one name."""
+    with reading(folder, name) as file:
+        footer = Footer(name, file.schema_arrow, file.metadata)
+    names = footer.schema.names
+    twice = next((column for column in names if names.count(column) > 1), None)
+    if twice is not None:
+        raise StorageError(f"{folder.path(name)} has two columns called {twice}; write it with one of them")
+    return footer
+
+
+def concat(tables: Sequence[pa.Table]) -> pa.Table:
+    """Join tables whose columns may differ: a column with several types becomes text, numbers the widest number."""
+    tables = [table.replace_schema_metadata(None) for table in tables]
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except (pa.ArrowTypeError, pa.ArrowInvalid):
+        types: dict[str, set[pa.DataType]] = {}
+        for table in tables:
+            for field in table.schema:
+                types.setdefault(field.name, set()).add(field.type)
+        clashing = {name for name, found in types.items() if len(found) > 1}
+        texts = [table_as_text(table, clashing) for table in tables]
+        return pa.concat_tables(texts, promote_options="permissive")
+
+
+def table_as_text(table: pa.Table, names: set[str]) -> pa.Table:
+    for name in names & set(table.column_names):
+        table = table.set_column(table.column_names.index(name), name, as_text(table[name], pa.string()))
+    return table

@@ -1,0 +1,141 @@
+"""Columns of several files as columns of one table: which type holds the values of all of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+LARGEST_EXACT = 2**53  # whole numbers up to here are floats without rounding
+LARGEST_INT64 = 2**63 - 1
+SEVERAL_TYPES = pa.large_string()
+FLOATS = ("FLOAT", "DOUBLE", "FIXED_LEN_BYTE_ARRAY")  # the last: half precision
+
+Column = tuple[pa.DataType, pq.FileMetaData]
+
+
+def common_schema(files: Sequence[tuple[pa.Schema, pq.FileMetaData]]) -> pa.Schema:
+    """Return all columns in the order of their first appearance, each with one type.
+
+    Numbers take the widest type where no value is rounded by it, which the files' footers tell; other columns of
+    several types become text. A file where a column is null throughout says nothing of its type. Strings get 64-bit
+    offsets: a column may have more than 2 GiB.
+    """
+    types: dict[str, dict[pa.DataType, None]] = {}
+    for schema in dict.fromkeys(schema.remove_metadata() for schema, _ in files):
+        for field in schema:
+            types.setdefault(field.name, {})[stored_type(field.type)] = None
+    footers = [about for _, about in files]
+    return pa.schema(
+        [(name, common_type(list(found), partial(find_range, name, footers))) for name, found in types.items()]
+    )
+
+
+def stored_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type that a column of this type is kept as: dictionaries as their values, long offsets."""
+    if pa.types.is_dictionary(kind):
+        return stored_type(kind.value_type)
+    if pa.types.is_string(kind):
+        return pa.large_string()
+    if pa.types.is_list(kind):
+        return pa.list_(stored_type(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([(kind.field(i).name, stored_type(kind.field(i).type)) for i in range(kind.num_fields)])
+    return pa.large_binary() if pa.types.is_binary(kind) else kind
+
+
+def common_type(types: Sequence[pa.DataType], find: Callable[[], tuple[int, int] | None]) -> pa.DataType:
+    """Return the type for values of all these types; `find` gives smallest and largest of the whole numbers."""
+    known = [kind for kind in types if not pa.types.is_null(kind)]
+    if len(known) < 2:
+        return known[0] if known else pa.null()
+    if all(is_number(kind) for kind in known):
+        return number_type(known, find)
+    if set(known) == {pa.large_string(), pa.large_binary()}:
+        return pa.large_binary()
+    if all(pa.types.is_timestamp(kind) and kind.unit != "ns" for kind in known) and len({k.tz for k in known}) == 1:
+        return widest(known)
+    return SEVERAL_TYPES
+
+
+def is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def number_type(types: Sequence[pa.DataType], find: Callable[[], tuple[int, int] | None]) -> pa.DataType:
+    whole = [kind for kind in types if pa.types.is_integer(kind)]
+    if len(whole) < len(types):
+        if all(kind.bit_width <= 32 for kind in whole):  # a double holds all of these
+            return pa.float64() if whole else widest(types)
+        return pa.float64() if is_within(find(), LARGEST_EXACT) else SEVERAL_TYPES
+    if pa.uint64() in whole and any(pa.types.is_signed_integer(kind) for kind in whole):
+        return pa.int64() if is_within(find(), LARGEST_INT64) else SEVERAL_TYPES
+    return widest(whole)
+
+
+def is_within(found: tuple[int, int] | None, limit: int) -> bool:
+    return found is not None and -limit <= found[0] and found[1] <= limit
+
+
+def widest(types: Sequence[pa.DataType]) -> pa.DataType:
+    schemas = [pa.schema([("x", kind)]) for kind in types]
+    return pa.unify_schemas(schemas, promote_options="permissive").field("x").type
+
+
+def find_range(name: str, files: Iterable[pq.FileMetaData]) -> tuple[int, int] | None:
+    """Return smallest and largest whole number of a column, as its footers say; None where one does not."""
+    smallest = largest = 0
+    for about in files:
+        for group in range(about.num_row_groups):
+            column = column_of(about.row_group(group), name)
+            if column is None or column.physical_type in FLOATS:
+                continue
+            found = column.statistics
+            if found is not None and found.has_min_max:
+                smallest, largest = min(smallest, found.min), max(largest, found.max)
+            elif found is None or found.null_count != column.num_values:
+                return None
+    return smallest, largest
+
+
+def column_of(group: Any, name: str) -> Any:
+    chunks = (group.column(i) for i in range(group.num_columns))
+    return next((chunk for chunk in chunks if chunk.path_in_schema == name), None)
+
+
+def choose_columns(schema: pa.Schema, columns: Sequence[str] | None) -> pa.Schema:
+    """Return the schema of those columns that there are, in the order in which they are asked for."""
+    if columns is None:
+        return schema.remove_metadata()
+    return pa.schema([schema.field(name) for name in dict.fromkeys(columns) if name in schema.names])
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return the table with these columns: null where it lacks them, as text where the schema says so."""
+    present = set(table.column_names)
+    columns = [
+        conform_column(table[field.name], field.type) if field.name in present else pa.nulls(len(table), field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def conform_column(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    if column.type == kind:
+        return column
+    if kind == SEVERAL_TYPES and stored_type(column.type) != kind and not pa.types.is_null(column.type):
+        return as_text(column, kind)
+    return column.cast(kind)
+
+
+def as_text(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
+    """Return texts as they are, other values in their json form."""
+    return pa.array([value if isinstance(value, str | None) else to_json(value) for value in column.to_pylist()], kind)
+
+
+def to_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)

@@ -1,0 +1,100 @@
+"""Parquet files of any columns to one Arrow file of rows in id order, batch by batch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from clip_retrieval.errors import StorageError
+from clip_retrieval.metadata.arrow import METADATA_ARROW, SOURCES
+from clip_retrieval.metadata.parquet import Footer, ParquetFiles, columns_there, reading
+from clip_retrieval.metadata.schema import choose_columns, conform
+from clip_retrieval.storage import Folder
+
+# Fetching costs some microseconds for each column of each batch that has a row of the answer, so batches are large;
+# writing keeps one of them, twice. Uncompressed: of a compressed buffer all is unpacked for one row.
+BATCH_ROWS = 1 << 20
+BATCH_BYTES = 128 << 20
+READ_ROWS = 8192
+READ_BYTES = 16 << 20
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class WrittenArrow:
+    """An Arrow file that was written."""
+
+    rows: int
+    columns: tuple[str, ...]
+    size: int  # bytes
+
+
+def write_metadata_arrow(source: Folder, target: Folder) -> WrittenArrow | None:
+    """Write metadata.arrow of a folder's metadata/*.parquet; it appears when it is whole. None where there are none.
+
+    Raises StorageError that names a file which cannot be read.
+    """
+    files = ParquetFiles(source)
+    if not files.footers:
+        return None
+    with target.staged(METADATA_ARROW) as path:
+        return write_arrow(files, path)
+
+
+def write_arrow(
+    files: ParquetFiles, path: Path, columns: Sequence[str] | None = None, advance: Advance = lambda _rows: None
+) -> WrittenArrow:
+    """Write the rows of the files in name order, or these columns of them, to a local path.
+
+    Memory holds one batch, however large the files are. `advance` is told how many more rows are written.
+    Raises StorageError for a file that cannot be read, and for columns that no file has.
+    """
+    missing = [name for name in columns or () if name not in files.schema.names]
+    if missing:
+        raise StorageError(
+            f"no parquet file in {files.folder.url} has a column {', '.join(missing)}; there are: "
+            f"{', '.join(files.schema.names)}"
+        )
+    schema = choose_columns(files.schema, columns)
+    described = schema.with_metadata({SOURCES: json.dumps(files.sizes).encode()})
+    with pa.ipc.new_file(str(path), described) as writer:
+        for batch in full_batches(read_parts(files, schema)):
+            writer.write_table(batch)
+            advance(len(batch))
+    return WrittenArrow(files.row_count, tuple(schema.names), path.stat().st_size)
+
+
+def read_parts(files: ParquetFiles, schema: pa.Schema) -> Iterator[pa.Table]:
+    """Yield the rows of all files in order, a few thousand at a time, with the columns of the schema."""
+    for footer in files.footers:
+        columns = columns_there(footer, schema)
+        with reading(files.folder, footer.name) as file:
+            for group in range(footer.about.num_row_groups):
+                rows = rows_at_once(footer, group)
+                for part in file.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False):
+                    yield conform(pa.Table.from_batches([part]), schema)
+
+
+def rows_at_once(footer: Footer, group: int) -> int:
+    """Return how many rows of a row group are unpacked at a time, so that memory stays small with large values too."""
+    about = footer.about.row_group(group)
+    return max(1, min(READ_ROWS, READ_BYTES * int(about.num_rows) // max(1, int(about.total_byte_size))))
+
+
+def full_batches(parts: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Join parts to tables of one chunk, up to BATCH_ROWS rows or BATCH_BYTES bytes."""
+    kept: list[pa.Table] = []
+    rows = size = 0
+    for part in parts:
+        if kept and (rows + len(part) > BATCH_ROWS or size + part.nbytes > BATCH_BYTES):
+            yield pa.concat_tables(kept).combine_chunks()
+            kept, rows, size = [], 0, 0
+        kept.append(part)
+        rows, size = rows + len(part), size + part.nbytes
+    if kept:
+        yield pa.concat_tables(kept).combine_chunks()

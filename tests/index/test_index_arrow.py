@@ -1,0 +1,88 @@
+"""metadata.arrow beside an index: when it is written, and that its rows are those of the index ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from clip_retrieval import clip_index
+from clip_retrieval.index import metadata_files
+from clip_retrieval.layout import IndexFolder
+from clip_retrieval.metadata import METADATA_ARROW, open_metadata
+from clip_retrieval.metadata.arrow import ArrowMetadata
+
+WriteRun = Callable[..., Path]
+
+
+@pytest.fixture
+def run(tmp_path: Path, unit_rows: Callable[..., Any], write_run: WriteRun) -> Path:
+    return write_run(tmp_path / "emb", np.split(unit_rows(31), [10, 10, 20]))
+
+
+def build(run: Path, **options: object) -> Path:
+    clip_index(str(run), str(run.parent / "ix"), engine="faiss", nb_cores=1, **options)
+    return run.parent / "ix"
+
+
+def captions(folder: Path, ids: list[int]) -> list[object]:
+    metadata = open_metadata(IndexFolder(str(folder)))
+    assert isinstance(metadata, ArrowMetadata)
+    values: list[object] = metadata.rows(np.array(ids), ["caption"])["caption"].to_pylist()
+    return values
+
+
+def test_a_build_writes_rows_by_index_id(run: Path) -> None:
+    assert captions(build(run), [30, 0, 10, 10]) == ["row 30", "row 0", "row 10", "row 10"]
+
+
+@pytest.mark.parametrize(
+    ("options", "has_arrow", "has_parquet"),
+    [
+        ({"write_arrow": False}, False, True),
+        ({"copy_metadata": False}, False, False),
+        ({"copy_metadata": False, "write_arrow": True}, True, False),
+    ],
+)
+def test_options_say_what_metadata_lies_beside_the_index(
+    run: Path, options: dict[str, object], has_arrow: bool, has_parquet: bool
+) -> None:
+    folder = build(run, **options)
+    assert (folder / METADATA_ARROW).exists() == has_arrow
+    assert (folder / "metadata").exists() == has_parquet
+    if has_arrow:
+        assert captions(folder, [7]) == ["row 7"]
+
+
+def test_another_build_replaces_the_rows(run: Path, unit_rows: Callable[..., Any], write_run: WriteRun) -> None:
+    build(run)
+    write_run(run, np.split(unit_rows(31), [10, 10, 20]), label="new")
+    assert captions(build(run), [5]) == ["new 5"]
+
+
+def test_without_write_arrow_an_earlier_one_goes(run: Path) -> None:
+    build(run)
+    assert not (build(run, write_arrow=False) / METADATA_ARROW).exists()
+
+
+def test_a_build_stopped_before_the_copies_are_whole_leaves_no_arrow_of_other_rows(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = build(run)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(metadata_files, "copy_metadata", stop)
+    with pytest.raises(KeyboardInterrupt):
+        build(run)
+    assert not (folder / METADATA_ARROW).exists()
+
+
+def test_plain_pyarrow_reads_the_file(run: Path) -> None:
+    with pa.memory_map(str(build(run) / METADATA_ARROW)) as file:
+        assert pa.ipc.open_file(file).read_all()["caption"].to_pylist() == [f"row {i}" for i in range(31)]
