@@ -12,7 +12,7 @@ Then both indices are opened by faiss and asked the same queries, one at a time,
 settings and with the setting that is stored beside each. "In no more time" is the most recall that any measured
 setting of one has while taking no longer than a setting of the other; medians of single queries. FOLDER of --embeddings
 holds img_emb, and may hold queries_image.npy, queries_text.npy and gt_*.npy; without them rows are held out, and truth
-is computed.
+is computed. results.json has every point with its setting, curves.svg shows them.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from typing import Any
 
 from index_builds import Build, build, read_build
 from index_curves import MODES, Curve, compare, explore, measure
+from index_plot import draw_curves
 from index_vectors import Case, make_vectors, open_case
 
 from clip_retrieval.index.config import parse_bytes
@@ -38,7 +39,7 @@ SIGNS = {"image": "image recall@10, ms", "text": "text recall@10, ms"}
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder for indices, staged embeddings, results.json")
+    parser.add_argument("--work", type=Path, required=True, help="folder for indices, results.json, curves.svg")
     parser.add_argument("--embeddings", type=Path, help="default: CLIP-like vectors are made in the work folder")
     parser.add_argument("--rows", type=int, default=200_000, help="of the vectors that are made")
     parser.add_argument("--dim", type=int, default=512)
@@ -58,12 +59,12 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def find_build(engine: str, bound: str, case: Case, args: argparse.Namespace) -> Build | None:
-    folder = args.work / f"{engine}_{bound}"
-    if engine == "autofaiss" and args.reuse:
-        folder = Path(args.reuse.format(bound=bound))
+    is_elsewhere = engine == "autofaiss" and args.reuse
+    folder = Path(args.reuse.format(bound=bound)) if is_elsewhere else args.work / f"{engine}_{bound}"
     if (folder / "run.json").exists():
         return read_build(engine, folder)
-    if args.no_build:
+    if args.no_build or is_elsewhere:
+        print(f"{engine} under {bound} is left out: {folder} has no run.json")
         return None
     return build(engine, case.folder, folder, (f"{parse_bytes(bound)}B", f"{parse_bytes(args.available)}B"))
 
@@ -194,6 +195,7 @@ def main() -> None:
         print(f"{bound}: done", flush=True)
         report = {"machine": tell_machine(case), "results": results}
         (args.work / "results.json").write_text(json.dumps(report, indent=1))
+    (args.work / "curves.svg").write_text(draw_curves(results, list(case.queries)))
     print(f"\n{build_table(results, case)}\n")
     if any(result["comparison"] for result in results):
         print(comparison_table(results))
