@@ -7,10 +7,30 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from clip_retrieval.errors import ConfigError
-from clip_retrieval.options import option
+from clip_retrieval.index.tuning import DEFAULT_QUERY_MS, Target
+from clip_retrieval.options import group, option, option_of
 
 EngineName = Literal["auto", "autofaiss", "faiss"]
 UNITS = "KMGT"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningConfig:
+    """What the search settings of an index are chosen for."""
+
+    wanted_recall: float | None = option(
+        None,
+        help="Take the fastest settings with this recall@10, mean of image and text queries, such as 0.95; None: the "
+        "best recall in the time.",
+    )
+    max_index_query_time_ms: float = option(DEFAULT_QUERY_MS, help="Milliseconds that a query may take.")
+
+    def __post_init__(self) -> None:
+        self.target()
+
+    def target(self) -> Target:
+        """Return what is wanted; raises ConfigError where it means nothing."""
+        return Target(self.max_index_query_time_ms, self.wanted_recall)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +47,11 @@ class IndexConfig:
     max_index_memory_usage: str = option("4G", help="Largest size of each index, in memory and as a file: 500MB, 4G.")
     current_memory_available: str = option("16G", help="Memory that building may take.")
     copy_metadata: bool = option(True, help="Copy the metadata beside the index.")
-    write_arrow: bool | None = option(
-        None, help="Write metadata.arrow, out of which rows are fetched fast; None: where the metadata is copied."
-    )
     image_subfolder: str = option("img_emb", help="Sub-folder of the image embeddings.")
     text_subfolder: str = option("text_emb", help="Sub-folder of the text embeddings.")
     nb_cores: int | None = option(None, help="Cores to use; None: all.")
     engine: EngineName = option("auto", help="What builds: autofaiss, or plain faiss where that is not installed.")
+    tuning: TuningConfig = group(TuningConfig)
 
     def __post_init__(self) -> None:
         limit, available = parse_bytes(self.max_index_memory_usage), parse_bytes(self.current_memory_available)
@@ -44,6 +62,29 @@ class IndexConfig:
             )
         if self.nb_cores is not None and self.nb_cores < 1:
             raise ConfigError(f"nb_cores must be at least 1, not {self.nb_cores}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """Which index is measured, with what."""
+
+    index_folder: str = option(help="Folder of the index: ours, or one that clip-retrieval 2 and autofaiss made.")
+    embeddings_folder: str = option(help="Folder of the embeddings that it was built of.")
+    index_param: str | None = option(
+        None, help="Search settings to measure, such as nprobe=64,k_factor_rf=8; None: those that searches take."
+    )
+    tune: bool = option(False, help="Choose the search settings anew, and write them into image.json and text.json.")
+    tuning: TuningConfig = group(TuningConfig)
+    output: str | None = option(None, help="Json file for the outcome.")
+    image_subfolder: str = option_of(IndexConfig, "image_subfolder")
+    text_subfolder: str = option_of(IndexConfig, "text_subfolder")
+    nb_cores: int | None = option_of(IndexConfig, "nb_cores")
+
+    def __post_init__(self) -> None:
+        if self.tune and self.index_param is not None:
+            raise ConfigError("tune chooses the settings that index_param gives; leave one of them out")
+        if not self.tune and self.tuning != TuningConfig():
+            raise ConfigError("wanted_recall and max_index_query_time_ms are for --tune True")
 
 
 def parse_bytes(text: str) -> int:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from clip_retrieval.index.build import BuiltIndices
+from clip_retrieval.layout import MODALITIES, Modality
+
+if TYPE_CHECKING:
+    from clip_retrieval.index.build import BuiltIndices
+    from clip_retrieval.index.score import IndexScores
 
 
 def print_indices(result: BuiltIndices) -> None:
@@ -25,4 +32,46 @@ def print_indices(result: BuiltIndices) -> None:
             f"{info['avg_search_speed_ms']:.2f}",
             info["index_key"],
         )
-    Console(highlight=False, markup=False, emoji=False).print(table)
+    console = Console(highlight=False, markup=False, emoji=False)
+    console.print(table)
+    print_quality(console, {modality: info["quality"] for modality, info in result.infos.items() if "quality" in info})
+
+
+def print_scores(result: IndexScores) -> None:
+    """Print how good each index is, and where its settings went."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    print_quality(console, {modality: quality.to_json() for modality, quality in result.qualities.items()})
+    if result.is_tuned:
+        names = " and ".join(f"{modality}.json" for modality in result.qualities)
+        console.print(f"the settings are in {names} of {result.index_folder}, and are what searches take now")
+
+
+def print_quality(console: Console, qualities: Mapping[Modality, Mapping[str, Any]]) -> None:
+    """Print a row for each index and kind of query, from what image.json has under `quality`."""
+    if not qualities:
+        return
+    table = Table(title="recall@k: share of the k nearest rows among the first k answers", title_justify="left")
+    table.add_column("index")
+    table.add_column("queries")
+    for heading in ("recall@1", "recall@10", "recall@100", "ms/query", "99 % below"):
+        table.add_column(heading, justify="right")
+    table.add_column("settings")
+    for modality, quality in qualities.items():
+        for row in quality_rows(modality, quality):
+            table.add_row(*row)
+    console.print(table)
+    for modality, quality in qualities.items():
+        if quality.get("shortfall"):
+            console.print(f"{modality}: {quality['shortfall']}")
+
+
+def quality_rows(modality: Modality, quality: Mapping[str, Any]) -> Iterable[list[str]]:
+    for asked in MODALITIES:
+        measured = quality[asked]
+        if measured is None:
+            yield [modality, f"no {asked} embeddings", *[""] * 6]
+            continue
+        recalls = [measured[f"recall@{k}"] for k in (1, 10, 100)]
+        shown = ["-" if recall is None else f"{recall:.3f}" for recall in recalls]
+        times = [f"{measured['ms']['mean']:.2f} ms", f"{measured['ms']['p99']:.2f} ms"]
+        yield [modality, f"{measured['queries']} {asked}", *shown, *times, quality["index_param"]]

@@ -1,0 +1,141 @@
+"""The whole of `index score`: how good an index that is there is, and better search settings for it where wanted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import faiss
+
+from clip_retrieval.errors import ConfigError, IndexBuildError, QueryError
+from clip_retrieval.index.config import ScoreConfig
+from clip_retrieval.index.evaluate import evaluate_index
+from clip_retrieval.index.parameters import Settings, parse_settings
+from clip_retrieval.index.quality import Quality
+from clip_retrieval.index.search import Index, open_index
+from clip_retrieval.index.tuning import Target
+from clip_retrieval.index.vectors import Vectors, open_vectors
+from clip_retrieval.layout import MODALITIES, EmbeddingsFolder, IndexFolder, Modality
+from clip_retrieval.options import build_config
+from clip_retrieval.storage import Folder, check_writable
+
+
+@dataclass(frozen=True)
+class IndexScores:
+    """How good each index of a folder is, and whether its settings were written into its json file."""
+
+    index_folder: str
+    qualities: Mapping[Modality, Quality]
+    is_tuned: bool
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "index_folder": self.index_folder,
+            "indices": {modality: quality.info() for modality, quality in self.qualities.items()},
+            "tuned": self.is_tuned,
+            "seconds": round(self.seconds, 2),
+        }
+
+
+def score_index(*arguments: object, **options: object) -> IndexScores:
+    """Measure an index folder; takes the flags of `clip-retrieval index score`. Raises ClipRetrievalError."""
+    return run_score(build_config(ScoreConfig, options, arguments))
+
+
+def run_score(config: ScoreConfig) -> IndexScores:
+    """Measure each index that the folder has; nothing is written unless all of them could be measured."""
+    start = time.perf_counter()
+    folder = IndexFolder(config.index_folder)
+    found = find_embeddings(config)
+    modalities = [modality for modality in MODALITIES if folder.exists(folder.index_name(modality))]
+    if not modalities:
+        raise QueryError(f"{folder.url} has neither image.index nor text.index; name a folder that `index` wrote")
+    if config.tune:
+        check_writable(folder)
+    output, output_name = split_path(config.output)
+    if output is not None:
+        check_writable(output)
+    if config.nb_cores is not None:
+        faiss.omp_set_num_threads(config.nb_cores)
+    qualities = {modality: score_one(config, folder, modality, found) for modality in modalities}
+    if config.tune:
+        for modality, quality in qualities.items():
+            write_settings(folder, modality, quality)
+    result = IndexScores(folder.url, qualities, config.tune, time.perf_counter() - start)
+    if output is not None:
+        output.write_json(output_name, result.to_json())
+    return result
+
+
+def split_path(path: str | None) -> tuple[Folder | None, str]:
+    """Return the folder that a file is to be in, and its name."""
+    if path is None:
+        return None, ""
+    head, slash, name = path.rpartition("/")
+    if not name:
+        raise ConfigError(f"output names a json file, not the folder {path}")
+    return Folder(head or slash or "."), name
+
+
+def find_embeddings(config: ScoreConfig) -> dict[Modality, Vectors]:
+    source = EmbeddingsFolder(config.embeddings_folder)
+    for folder in (EmbeddingsFolder(config.index_folder), source):
+        if not folder.exists():
+            raise IndexBuildError(f"there is no folder {folder.url}")
+    opened: dict[Modality, Vectors | None] = {
+        "image": open_vectors(source, config.image_subfolder),
+        "text": open_vectors(source, config.text_subfolder),
+    }
+    return {modality: vectors for modality, vectors in opened.items() if vectors is not None}
+
+
+def score_one(
+    config: ScoreConfig, folder: IndexFolder, modality: Modality, found: Mapping[Modality, Vectors]
+) -> Quality:
+    index = open_index(folder, modality)
+    check_match(index, folder.path(folder.index_name(modality)), modality, found)
+    wanted: Target | Settings
+    if config.tune:
+        wanted = config.tuning.target()
+    elif config.index_param is not None:
+        wanted = parse_settings(config.index_param)
+    else:
+        wanted = stored_settings(folder, modality)
+    return evaluate_index(index, modality, found, wanted)
+
+
+def check_match(index: Index, path: str, modality: Modality, found: Mapping[Modality, Vectors]) -> None:
+    """Refuse embeddings that the index was not built of, as far as their shape tells."""
+    vectors = found.get(modality)
+    if vectors is None:
+        raise IndexBuildError(f"the embeddings folder has no {modality} embeddings, which {path} was built of")
+    if vectors.dim != index.dim:
+        raise IndexBuildError(
+            f"{path} has {index.dim} dimensions, {vectors.folder.path(vectors.subfolder)} has {vectors.dim}: "
+            "they are of different models"
+        )
+    # Rows without an embedding may be left out of an index.
+    if index.row_count != vectors.row_count and (
+        index.row_count > vectors.row_count or index.row_count + len(vectors.empty_rows()) < vectors.row_count
+    ):
+        raise IndexBuildError(
+            f"{path} holds {index.row_count:,} vectors, {vectors.folder.path(vectors.subfolder)} "
+            f"{vectors.row_count:,} rows; name the embeddings that it was built of"
+        )
+
+
+def stored_settings(folder: IndexFolder, modality: Modality) -> Settings:
+    """Return what the json file beside the index names; nothing where there is none, or it names none."""
+    name = folder.info_name(modality)
+    info = folder.read_json(name) if folder.exists(name) else {}
+    return parse_settings(str(info.get("index_param") or ""))
+
+
+def write_settings(folder: IndexFolder, modality: Modality, quality: Quality) -> None:
+    """Write settings and figures into the json file, whose other keys stay."""
+    name = folder.info_name(modality)
+    info = folder.read_json(name) if folder.exists(name) else {}
+    folder.write_json(name, {**info, **quality.info()})
