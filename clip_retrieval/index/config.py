@@ -47,6 +47,9 @@ class IndexConfig:
     max_index_memory_usage: str = option("4G", help="Largest size of each index, in memory and as a file: 500MB, 4G.")
     current_memory_available: str = option("16G", help="Memory that building may take.")
     copy_metadata: bool = option(True, help="Copy the metadata beside the index.")
+    write_arrow: bool | None = option(
+        None, help="Write metadata.arrow, out of which rows are fetched fast; None: where the metadata is copied."
+    )
     image_subfolder: str = option("img_emb", help="Sub-folder of the image embeddings.")
     text_subfolder: str = option("text_emb", help="Sub-folder of the text embeddings.")
     nb_cores: int | None = option(None, help="Cores to use; None: all.")
