@@ -35,6 +35,15 @@ def read_dots(found: Mapping[str, Any], modality: str) -> list[Dot]:
     )
 
 
+def find_front(dots: Sequence[Dot]) -> list[Dot]:
+    """Return the dots that find more than every faster one."""
+    kept: list[Dot] = []
+    for dot in dots:
+        if not kept or dot[1] > kept[-1][1]:
+            kept.append(dot)
+    return kept
+
+
 def draw_panel(title: str, dots: Mapping[str, Sequence[Dot]]) -> list[str]:
     everything = [dot for some in dots.values() for dot in some]
     first, last = (math.log10(pick(dot[0] for dot in everything)) for pick in (min, max))
@@ -55,7 +64,7 @@ def draw_panel(title: str, dots: Mapping[str, Sequence[Dot]]) -> list[str]:
         drawn.append(f'<text x="{x:.1f}" y="{bottom + 15}" text-anchor="middle">{milliseconds:.3g}</text>')
     for i, (engine, some) in enumerate(dots.items()):
         colour = COLOURS[engine]
-        line = " ".join("{:.1f},{:.1f}".format(*at(dot)) for dot in some if not dot[3])
+        line = " ".join("{:.1f},{:.1f}".format(*at(dot)) for dot in find_front(some))
         drawn.append(f'<polyline points="{line}" fill="none" stroke="{colour}"/>')
         drawn.append(f'<text x="{right - 100 + 60 * i}" y="{top - 6}" fill="{colour}">{engine}</text>')
         for dot in some:
