@@ -14,7 +14,7 @@ from clip_retrieval.commands.filter import filter_command
 from clip_retrieval.commands.index import index
 from clip_retrieval.commands.inference import inference, inference_worker
 from clip_retrieval.commands.models import convert, models, quantize
-from clip_retrieval.commands.tools import benchmark, demo, extract, similarity, zsl
+from clip_retrieval.commands.tools import benchmark, demo, extract, parquet_to_arrow, similarity, zsl
 from clip_retrieval.errors import ClipRetrievalError
 from clip_retrieval.interrupts import STOPPED_CODES, StoppedError, stopping_in_time
 from clip_retrieval.option_flags import with_underscores
@@ -54,7 +54,7 @@ def cli(*, verbose: bool) -> None:
 
 for command in (
     *(inference, inference_worker, index, filter_command, convert, quantize, models),
-    *(demo, similarity, zsl, extract, benchmark),
+    *(demo, similarity, zsl, extract, benchmark, parquet_to_arrow),
 ):
     cli.add_command(command)
 

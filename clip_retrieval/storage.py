@@ -84,12 +84,6 @@ class Folder:
         with self.answering():
             return {name: int(self.fs.size(self.path(f"{subfolder}/{name}" if subfolder else name))) for name in names}
 
-    def sizes(self, subfolder: str, suffix: str) -> dict[str, int]:
-        """Return the bytes of each file in a subfolder that ends with `suffix`, by name."""
-        names = self.names(subfolder, suffix)
-        with self.answering():
-            return {name: int(self.fs.size(self.path(f"{subfolder}/{name}" if subfolder else name))) for name in names}
-
     def open(self, name: str) -> IO[bytes]:
         return cast("IO[bytes]", self.fs.open(self.path(name), "rb"))
 

@@ -9,7 +9,13 @@ import click
 from clip_retrieval.commands import json_option, print_json
 from clip_retrieval.option_flags import config_options, given_options
 from clip_retrieval.options import build_config
-from clip_retrieval.tools.config import BenchmarkConfig, ExtractConfig, SimilarityConfig, ZslConfig
+from clip_retrieval.tools.config import (
+    BenchmarkConfig,
+    ExtractConfig,
+    ParquetToArrowConfig,
+    SimilarityConfig,
+    ZslConfig,
+)
 
 
 @click.command()
@@ -72,3 +78,15 @@ def benchmark(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> N
     if config.output is not None:
         write_result(result, config.output)
     print_json(result.to_json()) if as_json else print_benchmark(result)
+
+
+@click.command("parquet_to_arrow")
+@config_options(ParquetToArrowConfig)
+@json_option
+def parquet_to_arrow(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Write the metadata of PARQUET_FOLDER as one Arrow file, out of which rows are fetched fast."""
+    from clip_retrieval.tools.arrow import run_parquet_to_arrow
+    from clip_retrieval.tools.report import print_converted
+
+    result = run_parquet_to_arrow(build_config(ParquetToArrowConfig, given_options(options), arguments))
+    print_json(result.to_json()) if as_json else print_converted(result)

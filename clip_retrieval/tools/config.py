@@ -145,6 +145,19 @@ class ModelInfoConfig:
     runtime: RuntimeConfig = group(RuntimeConfig)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ParquetToArrowConfig:
+    """Parquet files of metadata, and the folder for one Arrow file of them."""
+
+    parquet_folder: str = option(help="Folder of parquet files: the metadata folder of an index.")
+    output_arrow_folder: str = option(help="Where 0.arrow goes.")
+    columns_to_return: tuple[str, ...] = option(help="Columns to keep: url,caption.")
+
+    def __post_init__(self) -> None:
+        if not self.columns_to_return:
+            raise ConfigError("columns_to_return names no column; name some: url,caption")
+
+
 def check_at_least_one(name: str, value: int) -> None:
     if value < 1:
         raise ConfigError(f"{name} must be at least 1, not {value}")

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from clip_retrieval.tools.arrow import ConvertedMetadata
 from clip_retrieval.tools.extract import Extracted
 from clip_retrieval.tools.inputs import Failure, counted
 from clip_retrieval.tools.models import ModelFacts
@@ -62,6 +63,18 @@ def print_extracted(result: Extracted) -> None:
     ]
     open_console().print(f"{' and '.join(counts)} embedded in {result.output_folder} ({result.dimension} dimensions)")
     print_remarks(result.notes, result.failures)
+
+
+def print_converted(result: ConvertedMetadata) -> None:
+    """Print what was written, a line each."""
+    table = Table(show_header=False, box=None)
+    written = result.written
+    table.add_row("file", Text(result.path))
+    table.add_row("rows", f"{written.rows:,}")
+    table.add_row("columns", Text(", ".join(written.columns)))
+    table.add_row("size", f"{written.size / 1e6:,.1f} MB")
+    table.add_row("time", f"{result.seconds:.1f} s")
+    open_console().print(table)
 
 
 def print_model(result: ModelFacts) -> None:
