@@ -50,9 +50,6 @@ class IndexConfig:
     write_arrow: bool | None = option(
         None, help="Write metadata.arrow, out of which rows are fetched fast; None: where the metadata is copied."
     )
-    write_arrow: bool | None = option(
-        None, help="Write metadata.arrow, out of which rows are fetched fast; None: where the metadata is copied."
-    )
     image_subfolder: str = option("img_emb", help="Sub-folder of the image embeddings.")
     text_subfolder: str = option("text_emb", help="Sub-folder of the text embeddings.")
     nb_cores: int | None = option(None, help="Cores to use; None: all.")
