@@ -50,6 +50,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--reuse", help="where autofaiss's indices are, with {bound}: image.index, image.json, run.json"
     )
+    parser.add_argument("--rebuild", nargs="*", default=[], help="engines whose indices in the work folder are too old")
     parser.add_argument("--no_build", action="store_true", help="measure what is there, build nothing")
     parser.add_argument("--no_search", action="store_true", help="build only")
     parser.add_argument("--queries", type=int, default=1000, help="of each kind, at most")
@@ -61,7 +62,7 @@ def parse_arguments() -> argparse.Namespace:
 def find_build(engine: str, bound: str, case: Case, args: argparse.Namespace) -> Build | None:
     is_elsewhere = engine == "autofaiss" and args.reuse
     folder = Path(args.reuse.format(bound=bound)) if is_elsewhere else args.work / f"{engine}_{bound}"
-    if (folder / "run.json").exists():
+    if (folder / "run.json").exists() and engine not in args.rebuild:
         return read_build(engine, folder)
     if args.no_build or is_elsewhere:
         print(f"{engine} under {bound} is left out: {folder} has no run.json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,10 +52,10 @@ class Build:
 
 
 def build(engine: str, embeddings: Path, folder: Path, bounds: tuple[str, str]) -> Build:
-    """Build with one engine into `folder`, once: what an earlier run left there whole is taken as it is."""
-    if (folder / "run.json").exists():
-        return read_build(engine, folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    """Build with one engine into `folder`, from nothing: what a stopped build left there would shorten the time."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
     index_bytes, available = bounds
     if engine == "autofaiss":
         command = [sys.executable, __file__, str(embeddings / "img_emb"), str(folder), index_bytes, available]

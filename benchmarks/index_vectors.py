@@ -63,6 +63,7 @@ def make_vectors(folder: Path, rows: int, dim: int, rows_per_file: int) -> None:
     """Write float16 rows into img_emb; what is there already is kept, so that a stopped run goes on."""
     space = Space(dim)
     (folder / "img_emb").mkdir(parents=True, exist_ok=True)
+    keep_to(folder / "about.json", {"rows": rows, "dim": dim, "rows_per_file": rows_per_file})
     starts = range(0, rows, rows_per_file)
     for number, start in enumerate(starts):
         path = folder / "img_emb" / f"img_emb_{number:0{len(str(len(starts)))}d}.npy"
@@ -91,6 +92,7 @@ def open_case(folder: Path, staging: Path, query_count: int) -> Case:
         raise SystemExit(f"{folder}/img_emb holds no npy files")
     (staging / "img_emb").mkdir(parents=True, exist_ok=True)
     queries = {name: rows for name in MODALITIES if (rows := find_array(folder, f"queries_{name}")) is not None}
+    keep_to(staging / "about.json", {"source": str(folder.resolve()), "held out": 0 if queries else query_count})
     if not queries:
         queries = hold_out(folder, staging, source, query_count)
     for path in source:
@@ -102,6 +104,13 @@ def open_case(folder: Path, staging: Path, query_count: int) -> Case:
     truth = {name: find_truth(folder, staging, name, rows, files) for name, rows in queries.items()}
     headers = [np.load(path, mmap_mode="r") for path in files]
     return Case(staging, queries, truth, sum(map(len, headers)), headers[0].shape[1])
+
+
+def keep_to(path: Path, state: dict[str, object]) -> None:
+    """Refuse a folder that was made for something else: its indices would be asked for rows that they do not hold."""
+    if path.exists() and json.loads(path.read_text()) != state:
+        raise SystemExit(f"{path} says {path.read_text()}, not {json.dumps(state)}; use another --work")
+    path.write_text(json.dumps(state))
 
 
 def is_part(path: Path) -> bool:
