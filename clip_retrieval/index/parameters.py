@@ -11,7 +11,7 @@ from typing import Any
 
 import faiss
 
-from clip_retrieval.errors import ConfigError
+from clip_retrieval.errors import ConfigError, QueryError
 
 QUANTIZER = "quantizer_"  # before the name of a setting: that of the coarse quantizer of an IVF index
 SETTINGS: dict[str, type[int] | type[float]] = {
@@ -107,6 +107,16 @@ def read_settings(index: Any) -> dict[str, float]:
     return {"qb": index.qb} if isinstance(index, faiss.IndexRaBitQ) else {}
 
 
+def set_up(index: Any, settings: Mapping[str, float]) -> None:
+    """Set what cannot be chosen per search, once, before the first one: the polysemous filter of an IVF-PQ."""
+    index = faiss.downcast_index(index)
+    for name in ("index", "base_index"):
+        if hasattr(index, name):
+            set_up(getattr(index, name), settings)
+    if isinstance(index, faiss.IndexIVFPQ) and "ht" in settings:
+        index.polysemous_ht = filter_distance(index.pq, settings)
+
+
 def takes_selector(index: Any) -> bool:
     """Say whether faiss leaves rows out of a search in this index by itself.
 
@@ -181,7 +191,9 @@ def make_ivf(index: Any, settings: Mapping[str, float], chosen: dict[str, Any]) 
     if quantizer:
         chosen["quantizer_params"] = quantizer
     if isinstance(index, faiss.IndexIVFPQ):
-        ht = filter_distance(index.pq, settings)
+        ht, own = filter_distance(index.pq, settings), index.polysemous_ht
+        if ht != own:  # faiss has a field for it, and does not read it
+            raise QueryError(f"ht={ht} cannot be chosen for one search: the index is set to ht={own}")
         table = index.scan_table_threshold
         return faiss.IVFPQSearchParameters(**chosen, polysemous_ht=ht, scan_table_threshold=table)
     if isinstance(index, faiss.IndexIVFRaBitQ):
