@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from clip_retrieval.encoder.load import load_encoder
     from clip_retrieval.filter.run import clip_filter
     from clip_retrieval.index.build import clip_index
+    from clip_retrieval.index.score import score_index
     from clip_retrieval.inference.run import clip_inference
 
 __version__ = "3.0.0.dev0"
@@ -24,6 +25,7 @@ __all__ = [
     "clip_inference",
     "load",
     "load_encoder",
+    "score_index",
     "tokenize",
 ]
 
@@ -34,6 +36,7 @@ _HOMES = {
     "clip_inference": "clip_retrieval.inference.run",
     "load": "clip_retrieval.clip",
     "load_encoder": "clip_retrieval.encoder.load",
+    "score_index": "clip_retrieval.index.score",
     "tokenize": "clip_retrieval.clip",
 }
 

@@ -51,7 +51,7 @@ def evaluate_index(
     if isinstance(target, Target):
         chosen = choose_settings(index.index, bench, target)
     else:
-        chosen = Chosen(settings_of(index.index) | target, (), target=None)
+        chosen = Chosen(told(index.index, target), (), target=None)
     quality = measure(index.index, bench, chosen)
     own = queries[modality]
     error = None if own.own_ids is None else reconstruction_error(index.index, own.own_ids.tolist(), own.rows)
@@ -69,15 +69,25 @@ def make_search(index: Index) -> Search:
     return search
 
 
+def told(index: Any, values: SettingValues) -> Settings:
+    """Return settings that the index knows: those given, else its own; what is switched off is not worth a word."""
+    own = settings_of(index)
+    graph = "quantizer_efSearch"
+    if "efSearch" in values and "efSearch" not in own:  # which means the only graph that there is, as in faiss
+        values = {graph: values["efSearch"], **values}
+    known = {name: value for name, value in values.items() if name in own}
+    return Settings({name: value for name, value in (own | known).items() if value != 0 or name in known})
+
+
 def choose_settings(index: Any, bench: Bench, target: Target) -> Chosen:
     """Walk over the settings that the index has, on some of the queries."""
     knobs, few = find_knobs(index), bench.first(TUNING_QUERIES)
     if not knobs:
-        return Chosen(settings_of(index), (), target)
+        return Chosen(told(index, {}), (), target)
     points: dict[Settings, CurvePoint] = {}
 
     def try_settings(values: SettingValues) -> Trial:
-        settings = settings_of(index) | values
+        settings = told(index, values)
         points[settings] = point = try_once(few, settings)
         return Trial(settings, mean(point.recalls.values()), point.ms)
 

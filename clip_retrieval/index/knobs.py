@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from clip_retrieval.index.tuning import Knob
 
 FIRST_NPROBE, FIRST_EF = 8, 32
-MOST_EF, MOST_FACTOR = 4096, 128
+MOST_EF, MOST_FACTOR = 4096, 256
 REFINED = ("k_factor_rf", "efSearch")  # with these the first ten of a hundred are not the answer for ten
 
 

@@ -179,6 +179,11 @@ def test_options_that_mean_nothing_are_refused(folders: tuple[str, str], options
         score_index(*folders, **options)
 
 
+def test_settings_that_would_change_nothing_are_refused(folders: tuple[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"image.index has no setting k_factor_rf; its settings are .*nprobe"):
+        score_index(*folders, index_param="nprobe=3,k_factor_rf=4")
+
+
 def test_a_failure_writes_nothing(folders: tuple[str, str]) -> None:
     (Path(folders[0]) / "text.index").write_bytes(b"torn")
     before = info_of(folders[0])
