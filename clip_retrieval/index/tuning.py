@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from clip_retrieval.errors import ConfigError
@@ -85,12 +85,28 @@ def tune(knobs: Sequence[Knob], measure: Measure, target: Target) -> tuple[Trial
     walk = Walk(knobs, measure)
     climb(walk, target)
     for _ in range(ROUNDS):
-        before = choose_place(walk.trials, target)
+        before = choose_place(smoothed(walk.trials), target)
         for steps in neighbours(len(knobs)):
             walk.at(walk.moved(before, steps))
-        if choose_place(walk.trials, target) == before:
+        if choose_place(smoothed(walk.trials), target) == before:
             break
-    return walk.trials[choose_place(walk.trials, target)], frontier(walk.trials.values())
+    trials = smoothed(walk.trials)
+    return trials[choose_place(trials, target)], frontier(trials.values())
+
+
+def smoothed(trials: Mapping[Place, Trial]) -> dict[Place, Trial]:
+    """Return the trials with times that rise with each knob.
+
+    Where more work was done in less time, something else held up the trial with less work.
+    """
+    return {
+        place: replace(trial, ms=min(other.ms for above, other in trials.items() if is_above(above, place)))
+        for place, trial in trials.items()
+    }
+
+
+def is_above(place: Place, other: Place) -> bool:
+    return all(a >= b for a, b in zip(place, other, strict=True))
 
 
 def climb(walk: Walk, target: Target) -> None:
@@ -136,11 +152,11 @@ def choose_place(trials: Mapping[Place, Trial], target: Target) -> Place:
     """
     in_time = {place: trial for place, trial in trials.items() if trial.ms <= target.max_query_ms}
     if not in_time:
-        return min(trials, key=lambda place: trials[place].ms)
+        return min(trials, key=lambda place: (trials[place].ms, sum(place)))
     most = max(trial.recall for trial in in_time.values())
     wanted = most - CLOSE if target.wanted_recall is None else min(target.wanted_recall, most)
     enough = [place for place, trial in in_time.items() if trial.recall >= wanted]
-    return min(enough, key=lambda place: (in_time[place].ms, -in_time[place].recall))
+    return min(enough, key=lambda place: (in_time[place].ms, sum(place)))
 
 
 def frontier(trials: Iterable[Trial]) -> list[Trial]:

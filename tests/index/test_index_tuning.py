@@ -99,6 +99,17 @@ def test_knobs_that_help_only_together_are_turned_together() -> None:
     assert tune(KNOBS, measure, Target(10.0))[0].recall > 0.99
 
 
+def test_a_trial_that_was_held_up_is_not_taken_for_slow() -> None:
+    def measure(settings: Mapping[str, float]) -> Trial:
+        held_up = 50 if settings["nprobe"] == 16 else 0
+        return Trial(settings, min(1.0, 0.5 + 0.03 * settings["nprobe"]), ms_of(settings) + held_up)
+
+    chosen, curve = tune(KNOBS, measure, Target(60.0, 0.97))
+    assert chosen.settings["nprobe"] == 16
+    assert chosen.ms < 1
+    assert [trial.ms for trial in curve] == sorted(trial.ms for trial in curve)
+
+
 def test_the_curve_rises_in_time_and_recall(counted: Counted) -> None:
     _, curve = tune(KNOBS, counted[0], Target(10.0))
     assert 3 <= len(curve) <= 8
