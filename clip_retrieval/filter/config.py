@@ -25,6 +25,10 @@ class FilterConfig:
     clip_model: str | None = option(None, help="The model of the index; only for folders that do not name theirs.")
     device: str = option("cpu", help="Where the query is embedded.")
     clip_cache_path: str | None = option(None, help="Folder that model downloads are kept in.")
+    index_param: str | None = option(
+        None, help="Search settings such as nprobe=64,efSearch=128; None: those of the index."
+    )
+    memory_map: bool = option(True, help="Leave the index on disk and read what the query needs, where faiss can.")
     copy_images: bool = option(True, help="Copy the pictures of the hits, out of their tars where they are in some.")
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from clip_retrieval.errors import QueryError
 from clip_retrieval.filter.config import FilterConfig
 from clip_retrieval.filter.export import claim_output, export_hits, json_rows, write_sheet, write_tables
 from clip_retrieval.filter.query import Query, choose_encoder, open_query
+from clip_retrieval.index.parameters import parse_settings
 from clip_retrieval.index.search import SearchResult, open_index
 from clip_retrieval.layout import IndexFolder, read_manifest
 from clip_retrieval.metadata import open_metadata
@@ -37,7 +38,7 @@ class FilterResult:
             "warning": self.query.warning,
             "output_folder": self.output_folder,
             "unreadable_pictures": self.unreadable,
-            "results": json_rows(self.table),
+            "results": list(json_rows(self.table)),
         }
 
 
@@ -55,11 +56,12 @@ def run_filter(config: FilterConfig) -> FilterResult:
     source, target = IndexFolder(config.indice_folder), Folder(config.output_folder)
     if not source.exists():
         raise QueryError(f"there is no index folder {config.indice_folder}")
-    index = open_index(source, config.modality)
+    index = open_index(source, config.modality, memory_map=config.memory_map)
+    settings = None if config.index_param is None else index.checked(parse_settings(config.index_param))
     manifest = read_manifest(source)
     expected = manifest.get("encoder") if manifest else None
     query = open_query(config.query, choose_encoder(expected, config), expected)
-    found = index.search(query.embedding, config.num_results)
+    found = index.search(query.embedding, config.num_results, settings)
     if config.threshold is not None:
         close = found.scores >= config.threshold
         found = SearchResult(found.ids[close], found.scores[close])
@@ -92,10 +94,9 @@ def join_metadata(source: IndexFolder, found: SearchResult, index_rows: int) -> 
 
 def export(config: FilterConfig, query: Query, table: pa.Table, target: Folder) -> FilterResult:
     claim_output(target)
-    hits = table.to_pylist()
-    exported = export_hits(target, hits, copy_images=config.copy_images)
+    exported = export_hits(target, table, copy_images=config.copy_images)
     table = table.add_column(3, "picture", pa.array(exported.names, pa.string()))
     write_tables(target, table, query)
-    write_sheet(target, query, len(hits), exported.cards)
+    write_sheet(target, query, len(table), exported.cards)
     target.remove_leftovers()
     return FilterResult(query, target.url, table, exported.unreadable)

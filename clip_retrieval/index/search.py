@@ -1,8 +1,9 @@
-"""An index file opened for search: ids and scores, without padding and without rows that have no embedding."""
+"""An index opened for search: ids and scores, without padding and without rows that have no embedding."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,19 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_retrieval.errors import QueryError, StorageError
-from clip_retrieval.layout import IndexFolder, Modality
-from clip_retrieval.storage import Folder
+from clip_retrieval.errors import ConfigError, QueryError, StorageError
+from clip_retrieval.index.files import Part, open_parts
+from clip_retrieval.index.parameters import (
+    Settings,
+    parse_settings,
+    search_parameters,
+    set_up,
+    settings_of,
+    takes_selector,
+)
+from clip_retrieval.layout import IndexFolder, Modality, read_manifest
+
+HITS_AT_ONCE = 8_000_000  # of all queries of one call of faiss: 96 MB
 
 
 @dataclass(frozen=True)
@@ -24,29 +35,106 @@ class SearchResult:
 
 
 class Index:
-    """One opened faiss index; searches share no state, so that they may run at once."""
+    """One opened index; searches share no state, so that they may run at once, each with settings of its own."""
 
-    def __init__(self, index: Any, empty_rows: NDArray[np.int64]) -> None:
-        self.index = index
-        self.dim = int(index.d)
-        self.row_count = int(index.ntotal)
+    def __init__(
+        self,
+        index: Any | Sequence[Part],
+        empty_rows: NDArray[np.int64],
+        settings: Settings | None = None,
+        row_count: int | None = None,  # where rows without an embedding are not even in the index
+    ) -> None:
+        self.parts: Sequence[Part] = index if isinstance(index, Sequence) else [Part(index)]
+        self.index = self.parts[0].index
+        self.dim = int(self.index.d)
+        self.row_count = row_count or count_rows(self.parts)
         self.empty_rows = empty_rows
-        self.parameters = skip_rows(index, empty_rows) if len(empty_rows) else None
+        self.selectors = [make_selector(part, empty_rows) for part in self.parts]
+        self.settings = settings or Settings()
+        for part in self.parts:
+            set_up(part.index, self.settings)
+        self.known_settings = set(settings_of(self.index))
 
-    def search(self, query: NDArray[np.float32], k: int) -> SearchResult:
+    def search(self, query: NDArray[np.float32], k: int, settings: Settings | None = None) -> SearchResult:
         """Return up to k hits for one query [dim]; fewer where the index has or finds fewer."""
-        if query.shape != (self.dim,):
+        return self.search_many(query[None], k, settings)[0]
+
+    def search_many(self, queries: NDArray[np.float32], k: int, settings: Settings | None = None) -> list[SearchResult]:
+        """Return up to k hits for each query [q, dim]; settings that are not given are those of the index.
+
+        Raises QueryError for another dimension, and for settings that the index does not have.
+        """
+        if queries.ndim != 2 or queries.shape[1] != self.dim:
             raise QueryError(
-                f"the query has {query.shape[-1]} dimensions, the index has {self.dim}: they are of different models"
+                f"the query has {queries.shape[-1]} dimensions, the index has {self.dim}: they are of different models"
             )
-        k = min(k, self.row_count - len(self.empty_rows))
-        if k < 1:
-            return SearchResult(np.empty(0, np.int64), np.empty(0, np.float32))
-        rows = np.ascontiguousarray(query[None], dtype=np.float32)
-        scores, ids = (
-            self.index.search(rows, k, params=self.parameters) if self.parameters else self.index.search(rows, k)
-        )
-        return drop_missing(ids[0], scores[0])
+        chosen = self.settings if settings is None else self.settings | self.checked(settings)
+        rows = np.ascontiguousarray(queries, dtype=np.float32)
+        step = max(1, HITS_AT_ONCE // max(1, min(k, self.row_count)))
+        found: list[SearchResult] = []
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            of_parts = [self.search_part(i, some, k, chosen) for i in range(len(self.parts))]
+            found += of_parts[0] if len(of_parts) == 1 else [merge(hits, k) for hits in zip(*of_parts, strict=True)]
+        return found
+
+    def checked(self, settings: Settings) -> Settings:
+        unknown = [name for name in settings if name not in self.known_settings and name != "efSearch"]
+        if "efSearch" in settings and not {"efSearch", "quantizer_efSearch"} & self.known_settings:
+            unknown.append("efSearch")
+        if unknown:
+            known = ", ".join(sorted(self.known_settings)) or "none"
+            raise QueryError(f"this index has no search setting {unknown[0]}; it has {known}")
+        return settings
+
+    def search_part(self, i: int, rows: NDArray[np.float32], k: int, settings: Settings) -> list[SearchResult]:
+        """Search one faiss index; where it cannot leave rows out by itself, ask for more until enough are left."""
+        part, selector = self.parts[i], self.selectors[i]
+        banned = self.empty_rows if selector is None else self.empty_rows[:0]
+        asked = k = min(k, part.index.ntotal)
+        while k > 0:
+            scores, ids = part.index.search(rows, asked, params=search_parameters(part.index, settings, selector))
+            found = [clean(*hits, banned, part) for hits in zip(ids, scores, strict=True)]
+            is_short = any(len(hits.ids) < k and row[-1] >= 0 for hits, row in zip(found, ids, strict=True))
+            if not is_short or asked >= part.index.ntotal:
+                return [SearchResult(hits.ids[:k], hits.scores[:k]) for hits in found]
+            asked = min(4 * asked, part.index.ntotal)
+        return [SearchResult(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in rows]
+
+
+def count_rows(parts: Sequence[Part]) -> int:
+    """Return the rows of all parts, or one past the last that a part reaches."""
+    counts = [int(part.index.ntotal) for part in parts]
+    return max(sum(counts), *(part.first_row + count for part, count in zip(parts, counts, strict=True)))
+
+
+def make_selector(part: Part, empty_rows: NDArray[np.int64]) -> Any:
+    """Return what leaves rows without an embedding out; None where there is none, or faiss cannot do it there."""
+    rows = empty_rows[empty_rows >= part.first_row] - part.first_row
+    return faiss.IDSelectorNot(faiss.IDSelectorBatch(rows)) if len(rows) and takes_selector(part.index) else None
+
+
+def clean(
+    ids: NDArray[np.int64], scores: NDArray[np.float32], empty_rows: NDArray[np.int64], part: Part
+) -> SearchResult:
+    """Return hits of one query as ids of the whole index and inner products of unit vectors."""
+    hits = drop_missing(ids, scores)
+    hits = SearchResult(hits.ids + part.first_row, hits.scores)
+    if len(empty_rows):
+        kept = ~np.isin(hits.ids, empty_rows)
+        hits = SearchResult(hits.ids[kept], hits.scores[kept])
+    # |a - b|^2 = 2 - 2ab
+    similar = 1 - hits.scores / 2 if part.index.metric_type == faiss.METRIC_L2 else hits.scores
+    return SearchResult(hits.ids, similar)
+
+
+def merge(found: Sequence[SearchResult], k: int) -> SearchResult:
+    """Return the best hits of several parts, each row once."""
+    ids, scores = (np.concatenate([getattr(hits, name) for hits in found]) for name in ("ids", "scores"))
+    order = np.argsort(-scores, kind="stable")
+    ids, scores = ids[order], scores[order]
+    first = np.sort(np.unique(ids, return_index=True)[1])[:k]
+    return SearchResult(ids[first], scores[first])
 
 
 def drop_missing(ids: NDArray[np.int64], scores: NDArray[np.float32]) -> SearchResult:
@@ -55,45 +143,24 @@ def drop_missing(ids: NDArray[np.int64], scores: NDArray[np.float32]) -> SearchR
     return SearchResult(ids[found], scores[found])
 
 
-def skip_rows(index: Any, rows: NDArray[np.int64]) -> Any:
-    """Return search parameters that leave out some rows and else do what the index does by itself.
-
-    faiss takes the parameters as a whole: what the index was tuned to must be repeated in them.
-    """
-    index = faiss.downcast_index(index)
-    selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(rows))
-    if isinstance(index, faiss.IndexPreTransform):
-        return faiss.SearchParametersPreTransform(index_params=skip_rows(index.index, rows))
-    if isinstance(index, faiss.IndexHNSW):
-        return faiss.SearchParametersHNSW(sel=selector, efSearch=index.hnsw.efSearch)
-    if isinstance(index, faiss.IndexIVFPQ):
-        return faiss.IVFPQSearchParameters(sel=selector, nprobe=index.nprobe)
-    if isinstance(index, faiss.IndexIVF):
-        return faiss.SearchParametersIVF(sel=selector, nprobe=index.nprobe)
-    return faiss.SearchParameters(sel=selector)
-
-
-def open_index(folder: IndexFolder, modality: Modality) -> Index:
+def open_index(folder: IndexFolder, modality: Modality, *, memory_map: bool = False) -> Index:
     """Open one index; raises QueryError where the folder has none of that modality."""
-    name = folder.index_name(modality)
-    if not folder.exists(name):
-        raise QueryError(f"{folder.url} has no {name}{other_index(folder)}")
+    parts = open_parts(folder, modality, memory_map=memory_map)
+    settings = read_settings(folder, modality, parts[0].index)
+    described = ((read_manifest(folder) or {}).get("indices") or {}).get(modality) or {}
+    return Index(parts, read_empty_rows(folder, modality), settings, described.get("rows"))
+
+
+def read_settings(folder: IndexFolder, modality: Modality, index: Any) -> Settings:
+    """Return what the index's json file says it is to be searched with; the index file's own where it says nothing."""
+    name = folder.info_name(modality)
+    text = folder.read_json(name).get("index_param") if folder.exists(name) else None
     try:
-        opened = faiss.read_index(folder.path(name)) if folder.is_local else read_remote(folder, name)
-    except RuntimeError as error:
-        raise StorageError(f"{folder.path(name)} is no readable faiss index; build it again") from error
-    return Index(opened, read_empty_rows(folder, modality))
-
-
-def read_remote(folder: Folder, name: str) -> Any:
-    return faiss.deserialize_index(np.frombuffer(folder.read_bytes(name), dtype=np.uint8))
-
-
-def other_index(folder: IndexFolder) -> str:
-    names = folder.names("", ".index")
-    if not names:
-        return "; `clip-retrieval index` makes one"
-    return f"; it has {' and '.join(names)} (choose with --modality)"
+        settings = parse_settings(text or "")
+    except ConfigError as error:
+        raise StorageError(f"index_param in {folder.path(name)}: {error}") from error
+    known = settings_of(index)
+    return Settings({name: value for name, value in settings.items() if name in known or name == "efSearch"})
 
 
 def read_empty_rows(folder: IndexFolder, modality: Modality) -> NDArray[np.int64]:

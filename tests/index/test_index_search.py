@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
 import pytest
+from faiss.contrib.ondisk import merge_ondisk
 from numpy.typing import NDArray
 
 from clip_retrieval.errors import QueryError, StorageError
+from clip_retrieval.index.parameters import Settings, parse_settings
 from clip_retrieval.index.search import Index, drop_missing, open_index
 from clip_retrieval.layout import IndexFolder
 
@@ -129,4 +132,134 @@ def test_a_missing_index_says_which_there_are(rows: NDArray[np.float32], tmp_pat
 def test_a_broken_index_file_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "image.index").write_bytes(content)
     with pytest.raises(StorageError, match=r"image\.index is no readable faiss index"):
+        open_index(IndexFolder(str(tmp_path)), "image")
+
+
+MORE_KEYS = {
+    **KEYS,
+    "PQ8x4": "",
+    "PQ8x4fs": "",
+    "RaBitQ": "",
+    "RaBitQfs": "",
+    "IDMap,Flat": "",
+    "IVF16,PQ8x4fs": "nprobe=16",
+    "IVF16,RaBitQ": "nprobe=3",
+    "IVF16,RaBitQfs": "nprobe=16",
+    "RR16,IVF16,SQ8,Refine(SQfp16)": "nprobe=3,k_factor_rf=4",
+    "PQ8x4fs,RFlat": "k_factor_rf=5",
+}
+
+
+def build_any(rows: NDArray[np.float32], key: str) -> Any:
+    index = faiss.index_factory(rows.shape[1], key, faiss.METRIC_INNER_PRODUCT)
+    if isinstance(index, faiss.IndexPreTransform) and key.startswith("OPQ"):
+        faiss.downcast_VectorTransform(index.chain.at(0)).niter = 2
+    index.train(rows)
+    index.add_with_ids(rows, np.arange(len(rows))) if key.startswith("IDMap") else index.add(rows)
+    return index
+
+
+@pytest.mark.parametrize("key", MORE_KEYS)
+@pytest.mark.parametrize("k", [1, 50, COUNT])
+def test_every_kind_gives_sorted_hits_each_once_and_none_empty(rows: NDArray[np.float32], key: str, k: int) -> None:
+    index = Index(build_any(rows, key), EMPTY, parse_settings(MORE_KEYS[key]))
+    for result in index.search_many(rows[1:30:3], k):
+        assert len(set(result.ids.tolist())) == len(result.ids) <= k
+        assert not np.isin(result.ids, EMPTY).any()
+        assert (np.diff(result.scores) <= 0).all()
+        assert len(result.ids) == k or k == COUNT
+    if "nprobe=3" not in MORE_KEYS[key] and "HNSW" not in key:
+        assert all(len(result.ids) == min(k, COUNT - len(EMPTY)) for result in index.search_many(rows[1:30:3], k))
+
+
+def test_searches_at_once_with_other_settings_each_find_their_own(rows: NDArray[np.float32]) -> None:
+    index = Index(build_any(rows, "RR16,IVF16,SQ8,Refine(SQfp16)"), EMPTY)
+    tasks = [
+        (row, Settings({"nprobe": nprobe, "k_factor_rf": factor}))
+        for row in rows[1:60:3]
+        for nprobe in (1, 4, 16)
+        for factor in (1, 8)
+    ]
+    alone = [index.search(row, 30, settings).ids.tolist() for row, settings in tasks]
+    with ThreadPoolExecutor(8) as pool:
+        at_once = list(pool.map(lambda task: index.search(task[0], 30, task[1]).ids.tolist(), tasks * 5))
+    assert at_once == alone * 5
+    assert len({str(hits) for hits in alone[:6]}) > 1
+
+
+def test_the_settings_in_the_json_file_are_taken(rows: NDArray[np.float32], tmp_path: Path) -> None:
+    faiss.write_index(build(rows, "IVF16,Flat"), str(tmp_path / "image.index"))
+    folder = IndexFolder(str(tmp_path))
+    assert len(open_index(folder, "image").search(rows[1], COUNT).ids) < COUNT / 2
+    folder.write_json("image.json", {"index_param": "nprobe=16"})
+    index = open_index(folder, "image")
+    assert len(index.search(rows[1], COUNT).ids) == COUNT
+    assert len(index.search(rows[1], COUNT, Settings({"nprobe": 1})).ids) < COUNT / 2
+    with pytest.raises(QueryError, match="no search setting k_factor_rf; it has max_codes, nprobe"):
+        index.search(rows[1], 1, Settings({"k_factor_rf": 2}))
+
+
+@pytest.mark.parametrize("key", ["Flat", "HNSW16", "IVF16,SQ8", "IVF16,PQ8x4fs", "IVF16,SQ4,Refine(SQ8)"])
+def test_a_mapped_index_finds_the_same(rows: NDArray[np.float32], tmp_path: Path, key: str) -> None:
+    faiss.write_index(build_any(rows, key), str(tmp_path / "image.index"))
+    folder = IndexFolder(str(tmp_path))
+    found = [open_index(folder, "image", memory_map=on).search(rows[1], 20) for on in (True, False)]
+    assert found[0].ids.tolist() == found[1].ids.tolist()
+
+
+@pytest.mark.parametrize("key", ["Flat", "HNSW16", "IVF16,Flat"])
+def test_parts_are_searched_together(rows: NDArray[np.float32], tmp_path: Path, key: str) -> None:
+    (tmp_path / "image.index").mkdir()
+    whole = build_any(rows, key)
+    places = [(0, 400), (400, 1100), (1100, COUNT)]
+    for i, (start, stop) in enumerate(places):
+        if "IVF" in key:
+            part = faiss.clone_index(whole)
+            part.reset()
+            part.add_with_ids(rows[start:stop], np.arange(start, stop))
+        else:
+            part = build_any(rows[start:stop], key)
+        faiss.write_index(part, str(tmp_path / "image.index" / f"{i}.index"))
+    np.save(tmp_path / "image.empty.npy", EMPTY)
+    folder = IndexFolder(str(tmp_path))
+    index = open_index(folder, "image")
+    assert index.row_count == COUNT
+    settings = Settings({"nprobe": 16} if "IVF" in key else {"efSearch": 200} if "HNSW" in key else {})
+    result = index.search(rows[1], 50, settings)
+    best = np.argsort(-(rows @ rows[1]), kind="stable")[:50]
+    assert len(set(result.ids.tolist()) & set(best.tolist())) >= (45 if "HNSW" in key else 50)
+    np.testing.assert_allclose(result.scores, rows[result.ids] @ rows[1], atol=1e-5)
+    shifted = [{"file": f"{i}.index", "first_row": start + 6} for i, (start, _) in enumerate(places)]
+    folder.write_json("image.json", {"parts": shifted})
+    if "IVF" not in key:
+        assert open_index(folder, "image").search(rows[500], 1, settings).ids.tolist() == [506]
+
+
+def test_lists_on_disk_are_found_wherever_the_folder_is_moved(rows: NDArray[np.float32], tmp_path: Path) -> None:
+    trained, path = build_any(rows, "IVF16,Flat"), tmp_path / "a" / "image.index"
+    path.mkdir(parents=True)
+    faiss.write_index(trained, str(tmp_path / "part.index"))
+    trained.reset()
+    merge_ondisk(trained, [str(tmp_path / "part.index")], str(path / "merged_index.ivfdata"))
+    faiss.write_index(trained, str(path / "populated.index"))
+    del trained
+    (tmp_path / "a").rename(tmp_path / "b")
+    found = open_index(IndexFolder(str(tmp_path / "b")), "image").search(rows[1], 5, Settings({"nprobe": 16}))
+    assert found.ids[0] == 1
+    (tmp_path / "b" / "image.index" / "merged_index.ivfdata").unlink()
+    with pytest.raises(StorageError, match=r"merged_index\.ivfdata is missing or damaged"):
+        open_index(IndexFolder(str(tmp_path / "b")), "image")
+
+
+def test_distances_become_similarities(rows: NDArray[np.float32]) -> None:
+    index = faiss.IndexFlatL2(DIM)
+    index.add(rows)
+    result = Index(index, EMPTY).search(rows[1], 20)
+    np.testing.assert_allclose(result.scores, rows[result.ids] @ rows[1], atol=1e-5)
+    assert (np.diff(result.scores) <= 0).all()
+
+
+def test_another_metric_is_refused(tmp_path: Path) -> None:
+    faiss.write_index(faiss.IndexFlat(DIM, faiss.METRIC_L1), str(tmp_path / "image.index"))
+    with pytest.raises(QueryError, match="another measure than inner product or L2"):
         open_index(IndexFolder(str(tmp_path)), "image")
