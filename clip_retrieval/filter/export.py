@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import html
 import io
+import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import PurePosixPath
@@ -34,6 +35,7 @@ MARKER = ".clip-retrieval-results"
 OWN_PICTURE = re.compile(r"\d{5,}_.*", re.DOTALL)
 THUMBNAIL_SIDE = 224
 MOST_NAME_BYTES = 200  # file systems allow 255 for a whole name
+ROWS_AT_ONCE = 1000
 MOST_THUMBNAILS = 1000  # a page with more would take hundreds of megabytes
 SUFFIX_OF_FORMAT = {"JPEG": ".jpg", "TIFF": ".tif", "PPM": ".ppm"}
 
@@ -100,17 +102,24 @@ class ExportedHits:
     unreadable: int
 
 
-def export_hits(folder: Folder, hits: Sequence[dict[str, Any]], *, copy_images: bool) -> ExportedHits:
+def export_hits(folder: Folder, table: pa.Table, *, copy_images: bool) -> ExportedHits:
     """Copy the pictures and make the cards of the sheet, one hit at a time: memory holds one picture."""
     exported, unreadable = ExportedHits([], [], 0), 0
-    for rank, hit in enumerate(hits, start=1):
+    for rank, hit in enumerate(rows_of(table if copy_images else table.slice(0, MOST_THUMBNAILS)), start=1):
         is_shown = rank <= MOST_THUMBNAILS
         picture = find_picture(hit) if copy_images or is_shown else Picture(None)
         unreadable += picture.problem is not None
         exported.names.append(write_picture(folder, rank, hit, picture.data) if copy_images and picture.data else None)
         if is_shown:
             exported.cards.append(card(hit, picture))
+    exported.names.extend([None] * (len(table) - len(exported.names)))
     return replace(exported, unreadable=unreadable)
+
+
+def rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """Yield the rows as Python values, of which memory holds those of a few."""
+    for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):
+        yield from batch.to_pylist()
 
 
 def write_picture(folder: Folder, rank: int, hit: dict[str, Any], data: bytes) -> str:
@@ -141,12 +150,29 @@ def write_tables(folder: Folder, table: pa.Table, query: Query) -> None:
     """Write results.parquet and results.json: rank, id, similarity and every metadata column."""
     with folder.staged(TABLE) as staged:
         pq.write_table(table, staged)
-    folder.write_json(RESULTS, {"query": query.text, "kind": query.kind, "results": json_rows(table)})
+    about = json.dumps({"query": query.text, "kind": query.kind}, ensure_ascii=False)
+    with folder.staged(RESULTS) as staged, staged.open("w", encoding="utf-8") as file:
+        file.write(f'{about.removesuffix("}")}, "results": [')
+        for number, row in enumerate(json_rows(table)):
+            file.write((",\n" if number else "\n") + json.dumps(row, ensure_ascii=False))
+        file.write("\n]}\n")
 
 
-def json_rows(table: pa.Table) -> list[dict[str, Any]]:
-    """Return rows of plain json values; what json has no form for becomes text."""
-    return [{name: plain(value) for name, value in row.items()} for row in table.to_pylist()]
+def json_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """Yield rows of plain json values; what json has no form for becomes text."""
+    others = [field.name for field in table.schema if not has_json_form(field.type)]
+    for row in rows_of(table):
+        yield row | {name: plain(row[name]) for name in others}
+
+
+def has_json_form(kind: pa.DataType) -> bool:
+    """Say whether every value of a column's type is a json value as it is."""
+    return bool(
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_integer(kind)
+        or pa.types.is_boolean(kind)
+    )
 
 
 def plain(value: Any) -> Any:

@@ -22,6 +22,7 @@ from PIL import Image
 from clip_retrieval import clip_filter, clip_index, clip_inference
 from clip_retrieval.cli import cli
 from clip_retrieval.errors import QueryError
+from clip_retrieval.filter import export
 
 MODEL = "hash:16?size=32"
 WriteIndex = Callable[..., Path]
@@ -287,3 +288,21 @@ def test_pictures_of_a_killed_query_go_with_the_next(tmp_path: Path, write_index
     (tmp_path / "out" / "images" / "mine.png").write_bytes(b"")
     ask("cat", tmp_path / "out", index)
     assert [path.name for path in (tmp_path / "out" / "images").iterdir()] == ["mine.png"]
+
+
+@pytest.mark.parametrize("copy_images", [False, True])
+def test_many_hits_are_in_the_tables_in_full_and_on_the_sheet_in_part(
+    tmp_path: Path, write_index: WriteIndex, monkeypatch: pytest.MonkeyPatch, copy_images: bool
+) -> None:
+    monkeypatch.setattr(export, "MOST_THUMBNAILS", 3)
+    monkeypatch.setattr(export, "ROWS_AT_ONCE", 2)
+    paths = [tmp_path / f"{i}.png" for i in range(7)]
+    for i, path in enumerate(paths):
+        path.write_bytes(png(i))
+    metadata = pd.DataFrame({"caption": [f"cat {i}" for i in range(7)], "image_path": list(map(str, paths))})
+    hits = ask("cat", tmp_path / "out", write_index(tmp_path / "ix", metadata), copy_images=copy_images)
+    assert [hit["caption"] for hit in results(tmp_path / "out")] == hits.caption.tolist()
+    assert sorted(hits.caption) == metadata.caption.tolist()
+    assert [hit["picture"] for hit in results(tmp_path / "out")] == hits.picture.tolist()
+    assert (tmp_path / "out" / "index.html").read_text().count("<figure") == 3
+    assert hits.picture.notna().sum() == (7 if copy_images else 0)
