@@ -7,19 +7,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import faiss
 import numpy as np
 
+from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.bench import TIMED_K, Bench, Search, summarise
+from clip_retrieval.index.files import open_parts
 from clip_retrieval.index.knobs import REFINED, find_knobs, reconstruction_error
-from clip_retrieval.index.parameters import Settings, search_parameters, settings_of
+from clip_retrieval.index.parameters import Settings, settings_of
 from clip_retrieval.index.quality import RECALLS, CurvePoint, Quality, QueryQuality
-from clip_retrieval.index.queries import draw_queries
+from clip_retrieval.index.queries import QuerySet, draw_queries
 from clip_retrieval.index.search import Index
 from clip_retrieval.index.truth import Ids, Rows, find_truth
 from clip_retrieval.index.tuning import SettingValues, Target, Trial, tune
 from clip_retrieval.index.vectors import Vectors
-from clip_retrieval.layout import MODALITIES, Modality
+from clip_retrieval.layout import MODALITIES, IndexFolder, Modality
 
 TUNING_QUERIES = 64  # of each modality
 TUNING_TIMES = 12  # single queries of each modality that are timed for each trial
@@ -46,32 +47,50 @@ def evaluate_index(
     """
     start = time.perf_counter()
     queries = draw_queries(modality, found)
+    if modality not in queries:
+        folder = found[modality].folder.path(found[modality].subfolder)
+        raise IndexBuildError(f"every embedding in {folder} is zero: there is nothing to measure an index with")
     truths = find_truth(found[modality], list(queries.values()))
     bench = Bench(make_search(index), dict(zip(queries, truths, strict=True)))
     if isinstance(target, Target):
-        chosen = choose_settings(index.index, bench, target)
+        chosen = choose_settings(index, bench, target)
     else:
-        chosen = Chosen(told(index.index, target), (), target=None)
+        chosen = Chosen(told(index, target), (), target=None)
     quality = measure(index.index, bench, chosen)
-    own = queries[modality]
-    error = None if own.own_ids is None else reconstruction_error(index.index, own.own_ids.tolist(), own.rows)
+    error = measure_memory(index, queries[modality])
     return replace(quality, reconstruction_error=error, seconds=time.perf_counter() - start)
+
+
+def evaluate_built(
+    folder: IndexFolder, modality: Modality, found: Mapping[Modality, Vectors], empty_rows: Ids, target: Target
+) -> dict[str, Any]:
+    """Measure and tune an index that lies in a scratch folder; returns what it adds to image.json."""
+    index = Index(open_parts(folder, modality), empty_rows)
+    return evaluate_index(index, modality, found, target).info()
+
+
+def measure_memory(index: Index, queries: QuerySet) -> float | None:
+    """Return the reconstruction error of rows in the index's first part, whose codes all parts share; in percent."""
+    assert queries.own_ids is not None
+    part = index.parts[0]
+    ids = queries.own_ids - part.first_row
+    inside = (ids >= 0) & ((ids < part.index.ntotal) | (len(index.parts) == 1))
+    return reconstruction_error(part.index, ids[inside].tolist(), queries.rows[inside])
 
 
 def make_search(index: Index) -> Search:
     def search(queries: Rows, k: int, settings: SettingValues) -> Ids:
-        empty = index.empty_rows
-        selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(empty)) if len(empty) else None
-        parameters = search_parameters(index.index, settings, selector)
-        ids: Ids = index.index.search(queries, k, params=parameters)[1]
+        ids = np.full((len(queries), k), -1, np.int64)
+        for row, hits in zip(ids, index.search_many(queries, k, Settings(settings)), strict=True):
+            row[: len(hits.ids)] = hits.ids
         return ids
 
     return search
 
 
-def told(index: Any, values: SettingValues) -> Settings:
+def told(index: Index, values: SettingValues) -> Settings:
     """Return settings that the index knows: those given, else its own; what is switched off is not worth a word."""
-    own = settings_of(index)
+    own = settings_of(index.index) | index.settings
     graph = "quantizer_efSearch"
     if "efSearch" in values and "efSearch" not in own:  # which means the only graph that there is, as in faiss
         values = {graph: values["efSearch"], **values}
@@ -79,9 +98,9 @@ def told(index: Any, values: SettingValues) -> Settings:
     return Settings({name: value for name, value in (own | known).items() if value != 0 or name in known})
 
 
-def choose_settings(index: Any, bench: Bench, target: Target) -> Chosen:
+def choose_settings(index: Index, bench: Bench, target: Target) -> Chosen:
     """Walk over the settings that the index has, on some of the queries."""
-    knobs, few = find_knobs(index), bench.first(TUNING_QUERIES)
+    knobs, few = find_knobs(index.index), bench.first(TUNING_QUERIES)
     if not knobs:
         return Chosen(told(index, {}), (), target)
     points: dict[Settings, CurvePoint] = {}
@@ -92,7 +111,8 @@ def choose_settings(index: Any, bench: Bench, target: Target) -> Chosen:
         return Trial(settings, mean(point.recalls.values()), point.ms)
 
     best, curve = tune(knobs, try_settings, target)
-    return Chosen(Settings(best.settings), tuple(points[Settings(trial.settings)] for trial in curve), target)
+    tried = tuple(replace(points[Settings(trial.settings)], ms=trial.ms) for trial in curve)
+    return Chosen(Settings(best.settings), tried, target)
 
 
 def try_once(bench: Bench, settings: Settings) -> CurvePoint:

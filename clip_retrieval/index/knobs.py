@@ -60,8 +60,8 @@ def reconstruction_error(index: Any, ids: Sequence[int], rows: NDArray[np.float3
 
     None where this kind of index cannot tell.
     """
-    remembered = reconstruct(index, ids, rows)
-    if remembered is None or len(rows) == 0:
+    remembered = reconstruct(index, ids, rows) if len(rows) else None
+    if remembered is None:
         return None
     distance = np.linalg.norm(remembered - rows, axis=1).mean()
     return float(100 * distance / np.linalg.norm(rows, axis=1).mean())
@@ -70,8 +70,8 @@ def reconstruction_error(index: Any, ids: Sequence[int], rows: NDArray[np.float3
 def reconstruct(index: Any, ids: Sequence[int], rows: NDArray[np.float32]) -> NDArray[np.float32] | None:
     """Return rows as the index has them, without giving it a map from ids to places, which would change it.
 
-    Lists without such a map encode and decode the rows anew, to the same codes. Fast-scan lists are not asked for
-    that: faiss 1.13 crashes.
+    Lists without such a map encode and decode the rows anew, to the same codes. Fast-scan lists and refined ones are
+    not asked for that: faiss 1.13 crashes, or answers with noise.
     """
     try:
         stored: NDArray[np.float32] = np.stack([index.reconstruct(int(row)) for row in ids])
@@ -79,7 +79,8 @@ def reconstruct(index: Any, ids: Sequence[int], rows: NDArray[np.float32]) -> ND
         last = list(nodes(index))[-1]
     else:
         return stored
-    if not isinstance(last, faiss.IndexIVF) or isinstance(last, faiss.IndexIVFFastScan):
+    is_refined = any(isinstance(node, faiss.IndexRefine) for node in nodes(index))
+    if is_refined or not isinstance(last, faiss.IndexIVF) or isinstance(last, faiss.IndexIVFFastScan):
         return None
     encoded: NDArray[np.float32] = index.sa_decode(index.sa_encode(rows))
     return encoded

@@ -62,7 +62,7 @@ def draw_queries(modality: Modality, found: Mapping[Modality, Vectors]) -> dict[
 def draw_rows(vectors: Vectors, count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Return up to `count` random rows that are neither zero nor broken, and their ids, in random order.
 
-    Where hardly any row is filled, fewer: it looks at no more than 64 times the rows that are wanted.
+    Where hardly any row is filled, fewer: those among 64 times the rows that are wanted, or else the first ones.
     """
     random = np.random.default_rng(SEED)
     tried = count
@@ -70,9 +70,24 @@ def draw_rows(vectors: Vectors, count: int) -> tuple[NDArray[np.int64], NDArray[
         ids = random.choice(vectors.row_count, min(tried, vectors.row_count), replace=False)
         rows = read_rows(vectors, ids)
         usable = np.flatnonzero(np.isfinite(rows).all(axis=1) & rows.any(axis=1))[:count]
-        if len(usable) == count or len(ids) == vectors.row_count or tried >= MOST_TRIED * count:
+        if len(usable) == count or len(ids) == vectors.row_count:
             return ids[usable], rows[usable]
+        if tried >= MOST_TRIED * count:
+            return (ids[usable], rows[usable]) if len(usable) else first_rows(vectors, count)
         tried *= TRIED_MORE
+
+
+def first_rows(vectors: Vectors, count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return up to `count` filled rows and their ids, the first ones that there are."""
+    ids, rows, first_id, missing = [], [], 0, count
+    for part in vectors.parts():
+        usable = np.flatnonzero(np.isfinite(part).all(axis=1) & part.any(axis=1))[:missing]
+        ids.append(usable + first_id)
+        rows.append(part[usable])
+        first_id, missing = first_id + len(part), missing - len(usable)
+        if missing == 0:
+            break
+    return np.concatenate(ids), np.concatenate(rows)
 
 
 def read_rows(vectors: Vectors, ids: NDArray[np.int64]) -> NDArray[np.float32]:

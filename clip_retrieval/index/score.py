@@ -12,7 +12,7 @@ import faiss
 from clip_retrieval.errors import ConfigError, IndexBuildError, QueryError
 from clip_retrieval.index.config import ScoreConfig
 from clip_retrieval.index.evaluate import evaluate_index
-from clip_retrieval.index.parameters import Settings, parse_settings, settings_of
+from clip_retrieval.index.parameters import Settings, parse_settings
 from clip_retrieval.index.quality import Quality
 from clip_retrieval.index.search import Index, open_index
 from clip_retrieval.index.tuning import Target
@@ -101,10 +101,9 @@ def score_one(
     if config.tune:
         wanted = config.tuning.target()
     elif config.index_param is not None:
-        wanted = parse_settings(config.index_param)
-        check_settings(wanted, settings_of(index.index), folder.path(folder.index_name(modality)))
+        wanted = index.checked(parse_settings(config.index_param))
     else:
-        wanted = stored_settings(folder, modality)
+        wanted = index.settings
     return evaluate_index(index, modality, found, wanted)
 
 
@@ -126,21 +125,6 @@ def check_match(index: Index, path: str, modality: Modality, found: Mapping[Moda
             f"{path} holds {index.row_count:,} vectors, {vectors.folder.path(vectors.subfolder)} "
             f"{vectors.row_count:,} rows; name the embeddings that it was built of"
         )
-
-
-def check_settings(wanted: Settings, known: Settings, path: str) -> None:
-    """Refuse settings that would change nothing."""
-    useless = {name for name in wanted if name not in known and f"quantizer_{name}" not in known}
-    if useless:
-        has = f"its settings are {', '.join(known)}" if known else "it has none: every search goes through all of it"
-        raise ConfigError(f"{path} has no setting {' or '.join(sorted(useless))}; {has}")
-
-
-def stored_settings(folder: IndexFolder, modality: Modality) -> Settings:
-    """Return what the json file beside the index names; nothing where there is none, or it names none."""
-    name = folder.info_name(modality)
-    info = folder.read_json(name) if folder.exists(name) else {}
-    return parse_settings(str(info.get("index_param") or ""))
 
 
 def write_settings(folder: IndexFolder, modality: Modality, quality: Quality) -> None:

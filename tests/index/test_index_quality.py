@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.bench import Bench, answer
 from clip_retrieval.index.evaluate import evaluate_index
 from clip_retrieval.index.knobs import find_knobs, reconstruction_error
@@ -134,6 +135,13 @@ def test_a_single_row_has_no_recall(unit_rows: Callable[..., Rows], open_run: Ca
     quality = evaluate_index(Index(grow("Flat", rows), NO_ROWS), "image", open_run(rows), Target())
     assert of(quality, "image").recalls == {1: None, 10: None, 100: None}
     assert quality.to_json()["image"]["recall@1"] is None
+
+
+def test_embeddings_that_are_all_zero_measure_nothing(
+    unit_rows: Callable[..., Rows], open_run: Callable[..., Found]
+) -> None:
+    with pytest.raises(IndexBuildError, match="nothing to measure"):
+        evaluate_index(Index(grow("Flat", unit_rows(9)), NO_ROWS), "image", open_run(unit_rows(9) * 0), Target())
 
 
 @pytest.mark.parametrize("kind", TREES)

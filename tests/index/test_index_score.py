@@ -180,7 +180,7 @@ def test_options_that_mean_nothing_are_refused(folders: tuple[str, str], options
 
 
 def test_settings_that_would_change_nothing_are_refused(folders: tuple[str, str]) -> None:
-    with pytest.raises(ConfigError, match=r"image.index has no setting k_factor_rf; its settings are .*nprobe"):
+    with pytest.raises(QueryError, match=r"no search setting k_factor_rf; it has .*nprobe"):
         score_index(*folders, index_param="nprobe=3,k_factor_rf=4")
 
 

@@ -151,6 +151,15 @@ def test_zero_rows_and_broken_ones_are_no_queries(unit_rows: Rows, open_images: 
     assert sorted(drawn.own_ids) == [5, 77, 2_999]
 
 
+def test_rows_that_chance_misses_are_queries(unit_rows: Rows, open_images: OpenImages) -> None:
+    rows = np.zeros((40_000, 4), np.float16)
+    rows[[20_001, 39_999]] = unit_rows(2, 4)
+    drawn = draw_queries("image", {"image": open_images(np.split(rows, [30_000]))})["image"]
+    assert drawn.own_ids is not None
+    assert set(drawn.own_ids) <= {20_001, 39_999}
+    assert len(drawn) >= 1
+
+
 def test_captions_are_queries_of_the_image_index_and_no_rows_of_it(unit_rows: Rows, open_images: OpenImages) -> None:
     images = open_images([unit_rows(10)], [unit_rows(10, seed=1)])
     texts = open_vectors(images.folder, "text_emb")
