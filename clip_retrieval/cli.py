@@ -11,7 +11,7 @@ import click
 
 from clip_retrieval import __version__
 from clip_retrieval.commands.filter import filter_command
-from clip_retrieval.commands.index import index
+from clip_retrieval.commands.index import index, index_combiner
 from clip_retrieval.commands.inference import inference, inference_worker
 from clip_retrieval.commands.models import convert, models, quantize
 from clip_retrieval.commands.tools import benchmark, demo, extract, parquet_to_arrow, similarity, zsl
@@ -53,7 +53,7 @@ def cli(*, verbose: bool) -> None:
 
 
 for command in (
-    *(inference, inference_worker, index, filter_command, convert, quantize, models),
+    *(inference, inference_worker, index, index_combiner, filter_command, convert, quantize, models),
     *(demo, similarity, zsl, extract, benchmark, parquet_to_arrow),
 ):
     cli.add_command(command)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from clip_retrieval.commands import CommandWithCommands, json_option, print_json
-from clip_retrieval.index.config import IndexConfig, ScoreConfig
+from clip_retrieval.index.config import CombineConfig, IndexConfig, ScoreConfig
 from clip_retrieval.option_flags import config_options, given_options
 from clip_retrieval.options import build_config
 
@@ -34,3 +34,37 @@ def score(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
 
     result = run_score(build_config(ScoreConfig, given_options(options), arguments))
     print_json(result.to_json()) if as_json else print_scores(result)
+
+
+@index.command("combine")
+@config_options(CombineConfig)
+@json_option
+def combine(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Merge partitioned indices of one modality, in memory or with lists on disk."""
+    from clip_retrieval.index.combine import run_combine
+
+    result = run_combine(build_config(CombineConfig, given_options(options), arguments))
+    print_json(result.to_json()) if as_json else click.echo(result.sentence())
+
+
+@click.command("index_combiner")
+@click.argument("input_folder")
+@click.argument("output_folder")
+@json_option
+def index_combiner(*, input_folder: str, output_folder: str, as_json: bool) -> None:
+    """Merge *.index files into OUTPUT_FOLDER/merged_index.ivfdata and populated.index, as clip-retrieval 2 does."""
+    from clip_retrieval.index.combine import combine_folder
+
+    result = combine_folder(input_folder, output_folder)
+    print_json(result.to_json()) if as_json else click.echo(result.sentence())
+
+
+@index.command("info")
+@click.argument("index_folder")
+@json_option
+def info(*, index_folder: str, as_json: bool) -> None:
+    """Say what the indices of a folder are: kind, rows, size, settings, recall, model."""
+    from clip_retrieval.index.info import describe_folder, print_info
+
+    found = describe_folder(index_folder)
+    print_json(found) if as_json else print_info(found)

@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.index.tuning import DEFAULT_QUERY_MS, Target
+from clip_retrieval.layout import Modality
 from clip_retrieval.options import group, option, option_of
 
 EngineName = Literal["auto", "autofaiss", "faiss"]
 UNITS = "KMGT"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparkConfig:
+    """Whether and how a Spark cluster builds; flags as in autofaiss."""
+
+    distributed: Literal["pyspark"] | None = option(
+        None, help="pyspark: a Spark cluster adds the vectors (pip install 'clip-retrieval[spark]')."
+    )
+    nb_indices_to_keep: int = option(1, help="How many files a distributed index is kept in, searched together.")
+    temporary_indices_folder: str | None = option(
+        None,
+        aliases=("temporary_folder",),
+        help="Where executors put parts of the index, on a shared file system or a store; None: in the index folder.",
+    )
+    spark_master: str | None = option(
+        None, help="Such as spark://HOST:7077; None: what spark-submit or Spark's configuration says."
+    )
+
+    def __post_init__(self) -> None:
+        if self.nb_indices_to_keep < 1:
+            raise ConfigError(f"nb_indices_to_keep must be at least 1, not {self.nb_indices_to_keep}")
+        if self.distributed is None and self.nb_indices_to_keep > 1:
+            raise ConfigError(
+                "nb_indices_to_keep is for --distributed pyspark; an index that is built here is one file"
+            )
+        if self.distributed and importlib.util.find_spec("pyspark") is None:
+            raise ConfigError("--distributed pyspark needs pyspark: pip install 'clip-retrieval[spark]'")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +84,10 @@ class IndexConfig:
     text_subfolder: str = option("text_emb", help="Sub-folder of the text embeddings.")
     nb_cores: int | None = option(None, help="Cores to use; None: all.")
     engine: EngineName = option("auto", help="What builds: autofaiss, or plain faiss where that is not installed.")
+    update: bool = option(
+        False, help="Take over what changed in the embeddings folder since the index was built, without rebuilding."
+    )
+    spark: SparkConfig = group(SparkConfig)
     tuning: TuningConfig = group(TuningConfig)
 
     def __post_init__(self) -> None:
@@ -88,6 +122,18 @@ class ScoreConfig:
             raise ConfigError("tune chooses the settings that index_param gives; leave one of them out")
         if not self.tune and self.tuning != TuningConfig():
             raise ConfigError("wanted_recall and max_index_query_time_ms are for --tune True")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CombineConfig:
+    """Parts of one index, and where they become one."""
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("input_folder", "output_folder")
+
+    input_folder: str = option(help="Folder with index folders, with image.index/*.index, or with *.index files.")
+    output_folder: str = option(help="Index folder that the merged index goes to.")
+    modality: Modality = option("image", help="Which index of the folders.")
+    on_disk: bool = option(False, help="Keep the inverted lists on disk: less memory, to merge and to search.")
 
 
 def parse_bytes(text: str) -> int:

@@ -1,0 +1,278 @@
+"""The whole of `index combine`: partitioned indices of one modality become one, in memory or with lists on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from clip_retrieval.errors import IndexBuildError, StorageError
+from clip_retrieval.index.config import CombineConfig
+from clip_retrieval.index.files import LISTS, POPULATED, open_file
+from clip_retrieval.index.parameters import format_settings, settings_of
+from clip_retrieval.layout import IndexFolder, Modality
+from clip_retrieval.storage import Folder
+
+
+@dataclass(frozen=True)
+class CombinedIndex:
+    """What was merged, and where it is."""
+
+    index_path: str
+    files: Sequence[str]
+    row_count: int
+    seconds: float
+
+    def sentence(self) -> str:
+        return f"{self.row_count:,} rows of {len(self.files)} files in {self.index_path} ({self.seconds:.1f} s)"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "index_path": self.index_path,
+            "files": list(self.files),
+            "rows": self.row_count,
+            "seconds": round(self.seconds, 2),
+        }
+
+
+def run_combine(config: CombineConfig) -> CombinedIndex:
+    """Merge all indices of one modality below a folder; nothing is published unless all of them could be merged."""
+    start = time.perf_counter()
+    source, target = Folder(config.input_folder), IndexFolder(config.output_folder)
+    check_local(source, target)
+    names = find_files(source, config.modality)
+    name = target.index_name(config.modality)
+    with target.staging() as scratch:
+        staged = scratch / name
+        if config.on_disk:
+            staged.mkdir()
+            rows = merge_on_disk(source, names, staged)
+        else:
+            rows = merge_in_memory(source, names, staged)
+        size = sum(path.stat().st_size for path in [staged, *staged.glob("*")] if path.is_file())
+        info = describe(staged, rows, size) | {"index_path": target.path(name)}
+        target.remove(name)
+        target.publish(staged, name)
+        target.write_json(target.info_name(config.modality), info)
+    return CombinedIndex(target.path(name), names, rows, time.perf_counter() - start)
+
+
+def combine_folder(input_folder: str, output_folder: str) -> CombinedIndex:
+    """Merge every *.index file of a folder into merged_index.ivfdata and populated.index, as clip-retrieval 2 does."""
+    start = time.perf_counter()
+    source, target = Folder(input_folder), Folder(output_folder)
+    check_local(source, target)
+    names = source.names("", ".index")
+    if not names:
+        raise IndexBuildError(f"there is no *.index file in {source.url}")
+    with target.staging() as scratch:
+        rows = merge_on_disk(source, names, scratch)
+        for name in (LISTS, POPULATED):
+            target.publish(scratch / name, name)
+    return CombinedIndex(target.path(POPULATED), names, rows, time.perf_counter() - start)
+
+
+def check_local(source: Folder, target: Folder) -> None:
+    if not source.exists():
+        raise IndexBuildError(f"there is no folder {source.url}")
+    if not (source.is_local and target.is_local):
+        raise StorageError("indices are merged in folders on this machine; copy them first")
+    if source.root == target.root:
+        raise IndexBuildError(f"{source.url} is where the parts are; give the merged index a folder of its own")
+
+
+def find_files(source: Folder, modality: Modality) -> list[str]:
+    """Return the parts in name order: of index folders below, of one index kept in parts, or any *.index files."""
+    name = IndexFolder.index_name(modality)
+    root = Path(source.root)
+    found = sorted(path for path in root.glob(f"*/{name}") if path.is_file())
+    found = found or sorted((root / name).glob("*.index")) or sorted(path for path in root.glob("*.index"))
+    if not found:
+        raise IndexBuildError(f"{source.url} holds no {modality} index: neither */{name} nor *.index")
+    if any(path.name == POPULATED for path in found):
+        raise IndexBuildError(f"{source.url} holds an index with its lists on disk already; name a folder of parts")
+    return [str(path.relative_to(root)) for path in found]
+
+
+def merge_in_memory(source: Folder, names: Sequence[str], path: Path) -> int:
+    """Merge everything in memory, one part at a time beside the whole."""
+    starts = find_starts(source, names)
+    whole = faiss.read_index(source.path(names[0]))
+    parts = list(zip(names[1:], starts[1:], strict=True))
+    for name, start in track(parts, description="merging", transient=True, console=Console(stderr=True)):
+        part = faiss.read_index(source.path(name))  # kept by this name: what faiss casts owns nothing
+        merge_trees(whole, part, start, source.path(name))
+    faiss.write_index(whole, str(path))
+    return int(whole.ntotal)
+
+
+def merge_trees(whole: Any, part: Any, start: int, path: str) -> None:
+    """Move the rows of a part into the whole, level by level."""
+    whole, part = faiss.downcast_index(whole), faiss.downcast_index(part)
+    added = int(part.ntotal)
+    if isinstance(whole, faiss.IndexPreTransform):
+        merge_trees(whole.index, part.index, start, path)
+    elif isinstance(whole, faiss.IndexRefine):
+        merge_trees(whole.base_index, part.base_index, start, path)
+        merge_trees(whole.refine_index, part.refine_index, 0, path)
+    elif isinstance(whole, faiss.IndexIVF):
+        whole.merge_from(part, start)
+        return
+    elif isinstance(whole, faiss.IndexFlatCodes):
+        whole.merge_from(part, 0)
+        return
+    else:
+        raise IndexBuildError(
+            f"{path} is a {type(whole).__name__}, which cannot be merged; put the parts into a folder image.index, "
+            "where they are searched together"
+        )
+    whole.ntotal += added
+
+
+def merge_on_disk(source: Folder, names: Sequence[str], folder: Path) -> int:
+    """Merge inverted lists into a file, out of mapped ones: memory for one part at most."""
+    starts = find_starts(source, names)
+    whole = make_shell(source.path(names[0]))
+    ivf = inverted(whole, source.path(names[0]))
+    with tempfile.TemporaryDirectory(prefix="shifted-", dir=folder.parent) as scratch:
+        paths = [source.path(name) for name in names]
+        paths = [shift(path, start, Path(scratch)) for path, start in zip(paths, starts, strict=True)]
+        mapped = [faiss.read_index(path, faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY) for path in paths]
+        vector = faiss.InvertedListsPtrVector()
+        for index in mapped:
+            vector.push_back(inverted(index, source.url).invlists)
+        rows = sum(int(index.ntotal) for index in mapped)
+        lists = faiss.OnDiskInvertedLists(ivf.nlist, ivf.code_size, str(folder / LISTS))
+        with Console(stderr=True).status(f"merging {rows:,} rows of {len(names)} files"):
+            lists.merge_from_multiple(vector.data(), vector.size())
+    ivf.replace_invlists(lists, False)  # noqa: FBT003 -- faiss takes no keyword
+    ivf.ntotal = whole.ntotal = rows
+    lists.filename = LISTS  # beside it, wherever that will be
+    faiss.write_index(whole, str(folder / POPULATED))
+    return rows
+
+
+def shift(path: str, start: int, folder: Path) -> str:
+    """Return the path of a copy whose ids begin later; faiss's own shift is wrong for parts of unequal size."""
+    if not start:
+        return path
+    index = faiss.read_index(path)
+    ivf = inverted(index, path)
+    for i in range(ivf.nlist):
+        size = ivf.invlists.list_size(i)
+        if size:
+            ids = faiss.rev_swig_ptr(ivf.invlists.get_ids(i), size)
+            ids += start
+    shifted = folder / f"{start}.index"
+    faiss.write_index(index, str(shifted))
+    return str(shifted)
+
+
+def inverted(index: Any, path: str) -> Any:
+    """Return the IVF index whose lists can be on disk; raises IndexBuildError where there is none."""
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexPreTransform):
+        return inverted(index.index, path)
+    if not isinstance(index, faiss.IndexIVF) or isinstance(index, faiss.IndexIVFFastScan):
+        raise IndexBuildError(f"{path} is a {type(index).__name__}, which has no lists for a disk; use --on_disk False")
+    return index
+
+
+def find_starts(source: Folder, names: Sequence[str]) -> list[int]:
+    """Return what is to be added to the ids of each part: 0 where they differ already, else the rows before it.
+
+    Raises IndexBuildError where the parts were not trained together, or their ids fit neither.
+    """
+    first, spans = "", []
+    for name in names:
+        path = source.path(name)
+        open_file(source, name, memory_map=True)  # says what is wrong with it, if anything
+        print_of = hashlib.sha256(faiss.serialize_index(make_shell(path)).tobytes()).hexdigest()
+        first = first or print_of
+        if print_of != first:
+            raise IndexBuildError(
+                f"{path} was not trained together with {names[0]}: their codes mean different vectors; build one index "
+                "of all embeddings, or put the files into a folder image.index, where they are searched together"
+            )
+        index = faiss.read_index(path, faiss.IO_FLAG_MMAP)
+        spans.append(id_span(index, path))
+    ordered = sorted(spans)
+    if all(before[1] < after[0] for before, after in pairwise(ordered)) and spans[0][2]:
+        return [0] * len(names)
+    if any(low for low, _, _ in spans):
+        raise IndexBuildError(f"ids overlap in {source.url}: each part must begin at 0, or go on where another ends")
+    return [0, *accumulate(high + 1 for _, high, _ in spans)][:-1]
+
+
+def id_span(index: Any, path: str) -> tuple[int, int, bool]:
+    """Return the smallest and the largest id, and whether ids are explicit."""
+    index = faiss.downcast_index(index)
+    for name in ("index", "base_index"):
+        if hasattr(index, name):
+            return id_span(getattr(index, name), path)
+    if index.ntotal == 0:
+        raise IndexBuildError(f"{path} holds no rows; take it out of the folder")
+    if not isinstance(index, faiss.IndexIVF):
+        return 0, int(index.ntotal) - 1, False
+    low, high = np.iinfo(np.int64).max, -1
+    for i in range(index.nlist):
+        size = index.invlists.list_size(i)
+        if size:
+            ids = faiss.rev_swig_ptr(index.invlists.get_ids(i), size)
+            low, high = min(low, int(ids.min())), max(high, int(ids.max()))
+    return low, high, True
+
+
+def make_shell(path: str) -> Any:
+    """Return the index without its rows, and with settings that do not count."""
+    index = faiss.read_index(path, faiss.IO_FLAG_MMAP)
+    empty_out(index)
+    return index
+
+
+def empty_out(index: Any) -> None:
+    index = faiss.downcast_index(index)
+    if isinstance(index, (faiss.IndexHNSW, faiss.IndexIDMap, *UNMERGED)):
+        raise IndexBuildError(
+            f"a {type(index).__name__} cannot be merged; put the files into a folder image.index, where they are "
+            "searched together"
+        )
+    for name in ("index", "base_index", "refine_index"):
+        if hasattr(index, name):
+            empty_out(getattr(index, name))
+    if isinstance(index, faiss.IndexRefine):
+        index.k_factor = 1
+    if isinstance(index, faiss.IndexIVF):
+        lists = faiss.ArrayInvertedLists(index.nlist, index.code_size)
+        index.replace_invlists(lists, True)  # noqa: FBT003 -- faiss takes no keyword
+        lists.this.disown()
+        index.nprobe = 1
+    if isinstance(index, faiss.IndexFlatCodes):
+        index.reset()
+    index.ntotal = 0
+
+
+UNMERGED = tuple(getattr(faiss, name) for name in ("IndexIVFRaBitQFastScan",) if hasattr(faiss, name))  # loses factors
+
+
+def describe(path: Path, rows: int, size: int) -> dict[str, Any]:
+    """Return what the index's json file says."""
+    file = path / POPULATED if path.is_dir() else path
+    index = faiss.read_index(str(file), faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_MMAP)
+    return {
+        "index_key": type(faiss.downcast_index(index)).__name__,
+        "index_param": format_settings(settings_of(index)),
+        "size in bytes": size,
+        "nb vectors": rows,
+        "vectors dimension": int(index.d),
+    }

@@ -1,0 +1,113 @@
+"""Merging: the merged index finds what one index of all rows finds; what cannot be merged is refused in a sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from numpy.typing import NDArray
+
+from clip_retrieval.cli import cli
+from clip_retrieval.errors import ClipRetrievalError
+from clip_retrieval.index.combine import combine_folder, run_combine
+from clip_retrieval.index.config import CombineConfig
+from clip_retrieval.index.parameters import Settings
+from clip_retrieval.index.search import Index, open_index
+from clip_retrieval.layout import IndexFolder
+
+COUNT, DIM, CUT = 1500, 16, 601
+WIDE = {"nprobe": 16, "k_factor_rf": 4}
+KEYS = [
+    "Flat", "SQ8", "IVF16,Flat", "RR16,IVF16,SQ8", "IVF16,PQ8x4fs", "IVF16,SQ4,Refine(SQ8)",
+    "RR16,IVF16,PQ8x4fs,RFlat", "IVF16,RaBitQ",
+]  # fmt: skip
+
+
+def make_rows() -> NDArray[np.float32]:
+    return np.random.default_rng(0).standard_normal((COUNT, DIM)).astype(np.float32)
+
+
+def write_parts(folder: Path, key: str, *, is_global: bool = False) -> Any:
+    """Write two parts that were trained together; return the index of all rows."""
+    rows = make_rows()
+    trained = faiss.index_factory(DIM, key, faiss.METRIC_INNER_PRODUCT)
+    trained.train(rows)
+    data = faiss.serialize_index(trained)
+    folder.mkdir(exist_ok=True)
+    for name, start, stop in (("part-0.index", 0, CUT), ("part-1.index", CUT, COUNT)):
+        part = faiss.deserialize_index(data)
+        if is_global:
+            part.add_with_ids(rows[start:stop], np.arange(start, stop))
+        else:
+            part.add(rows[start:stop])
+        faiss.write_index(part, str(folder / name))
+    whole = faiss.deserialize_index(data)
+    whole.add(rows)
+    return whole
+
+
+def check_same(folder: Path, whole: Any) -> None:
+    merged, wanted = open_index(IndexFolder(str(folder)), "image"), Index(whole, np.empty(0, np.int64))
+    settings = Settings({name: value for name, value in WIDE.items() if name in wanted.known_settings})
+    for query in make_rows()[:20]:
+        assert merged.search(query, 10, settings).ids.tolist() == wanted.search(query, 10, settings).ids.tolist()
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_merged_in_memory_it_finds_what_one_index_finds(tmp_path: Path, key: str) -> None:
+    whole = write_parts(tmp_path / "parts", key)
+    result = run_combine(CombineConfig(input_folder=str(tmp_path / "parts"), output_folder=str(tmp_path / "out")))
+    assert result.row_count == COUNT
+    assert json.loads((tmp_path / "out" / "image.json").read_text())["nb vectors"] == COUNT
+    check_same(tmp_path / "out", whole)
+
+
+@pytest.mark.parametrize("is_global", [True, False])
+@pytest.mark.parametrize("key", ["IVF16,Flat", "RR16,IVF16,SQ8"])
+def test_merged_on_disk_it_finds_the_same_and_may_be_moved(tmp_path: Path, key: str, is_global: bool) -> None:
+    if key.startswith("RR") and is_global:
+        pytest.skip("faiss adds no ids below a transformation here")
+    whole = write_parts(tmp_path / "parts", key, is_global=is_global)
+    out = tmp_path / "out"
+    run_combine(CombineConfig(input_folder=str(tmp_path / "parts"), output_folder=str(out), on_disk=True))
+    assert sorted(path.name for path in (out / "image.index").iterdir()) == ["merged_index.ivfdata", "populated.index"]
+    check_same(out.rename(tmp_path / "moved"), whole)
+
+
+def test_the_command_of_clip_retrieval_2_takes_index_files_only(tmp_path: Path) -> None:
+    whole = write_parts(tmp_path / "index-parts", "IVF16,Flat", is_global=True)
+    (tmp_path / "index-parts" / "image.json").write_text("{}")
+    target = tmp_path / "out" / "image.index"
+    result = CliRunner().invoke(cli, ["index_combiner", str(tmp_path / "index-parts"), str(target)])
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in target.iterdir()) == ["merged_index.ivfdata", "populated.index"]
+    check_same(tmp_path / "out", whole)
+
+
+def test_parts_that_were_not_trained_together_are_refused(tmp_path: Path) -> None:
+    write_parts(tmp_path / "parts", "IVF16,Flat")
+    other = faiss.index_factory(DIM, "IVF16,Flat", faiss.METRIC_INNER_PRODUCT)
+    other.train(make_rows()[:700])
+    other.add(make_rows())
+    faiss.write_index(other, str(tmp_path / "parts" / "part-2.index"))
+    with pytest.raises(ClipRetrievalError, match=r"part-2\.index was not trained together with part-0\.index"):
+        run_combine(CombineConfig(input_folder=str(tmp_path / "parts"), output_folder=str(tmp_path / "out")))
+    assert not (tmp_path / "out" / "image.index").exists()
+
+
+@pytest.mark.parametrize("key", ["HNSW8", "IVF16,RaBitQfs"])
+def test_what_faiss_cannot_merge_is_refused(tmp_path: Path, key: str) -> None:
+    write_parts(tmp_path / "parts", key)
+    with pytest.raises(ClipRetrievalError, match=r"cannot be merged; put the files into a folder image\.index"):
+        run_combine(CombineConfig(input_folder=str(tmp_path / "parts"), output_folder=str(tmp_path / "out")))
+
+
+def test_lists_of_fast_scan_are_not_for_a_disk(tmp_path: Path) -> None:
+    write_parts(tmp_path / "parts", "IVF16,PQ8x4fs")
+    with pytest.raises(ClipRetrievalError, match="has no lists for a disk; use --on_disk False"):
+        combine_folder(str(tmp_path / "parts"), str(tmp_path / "out"))

@@ -1,0 +1,37 @@
+"""`index info`: what an index is, as a table and as json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import faiss
+import numpy as np
+from click.testing import CliRunner
+
+from clip_retrieval.cli import cli
+
+
+def test_info_says_kind_rows_settings_and_model(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).standard_normal((900, 16)).astype(np.float32)
+    index = faiss.index_factory(16, "IVF16,SQ8", faiss.METRIC_INNER_PRODUCT)
+    index.train(rows)
+    index.add(rows)
+    faiss.write_index(index, str(tmp_path / "image.index"))
+    (tmp_path / "image.json").write_text(json.dumps({"index_key": "IVF16,SQ8", "index_param": "nprobe=7"}))
+    (tmp_path / "manifest.json").write_text(json.dumps({"format_version": 1, "encoder": {"clip_model": "hash:16"}}))
+    result = CliRunner().invoke(cli, ["index", "info", str(tmp_path), "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.output)["indices"]["image"]
+    assert (found["kind"], found["rows"], found["dimension"]) == ("IVF16,SQ8", 900, 16)
+    assert found["settings"] == "max_codes=0,nprobe=7"
+    assert found["bytes"] == (tmp_path / "image.index").stat().st_size
+    shown = CliRunner().invoke(cli, ["index", "info", str(tmp_path)]).output
+    assert "IVF16,SQ8" in shown
+    assert "hash:16" in shown
+
+
+def test_a_folder_without_an_index_is_a_sentence(tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, ["index", "info", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "neither image.index nor text.index" in result.output
