@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,14 @@ from numpy.typing import NDArray
 
 from clip_retrieval import __version__
 from clip_retrieval.errors import IndexBuildError
+from clip_retrieval.index.changes import Change
 from clip_retrieval.index.config import IndexConfig, parse_bytes
-from clip_retrieval.index.engines import Bounds, Engine, open_engine
+from clip_retrieval.index.engines import Bounds, Engine, chosen_engine
+from clip_retrieval.index.evaluate import evaluate_built
 from clip_retrieval.index.metadata_files import place_metadata
-from clip_retrieval.index.vectors import Vectors, open_vectors
+from clip_retrieval.index.rows import CannotChangeError
+from clip_retrieval.index.update import Known, compare, has_current_metadata, update_index
+from clip_retrieval.index.vectors import Contents, Vectors, open_vectors
 from clip_retrieval.layout import (
     FORMAT_VERSION,
     JOURNAL,
@@ -30,6 +34,7 @@ from clip_retrieval.layout import (
 )
 from clip_retrieval.metadata import count_rows
 from clip_retrieval.options import build_config
+from clip_retrieval.revision import Revision, finish_revision, only_one
 from clip_retrieval.storage import check_writable
 
 logger = logging.getLogger(__name__)
@@ -43,9 +48,12 @@ class BuiltIndices:
     infos: Mapping[Modality, Mapping[str, Any]]
     metadata_rows: int | None
     seconds: float
+    changes: Mapping[Modality, Change] = field(default_factory=dict)  # of an update: rows that it took over
 
     def to_json(self) -> dict[str, Any]:
+        changes = {modality: change.to_json() for modality, change in self.changes.items()}
         return {
+            **({"changes": changes} if changes else {}),
             "index_folder": self.index_folder,
             "indices": dict(self.infos),
             "metadata_rows": self.metadata_rows,
@@ -74,25 +82,65 @@ def build_indices(config: IndexConfig) -> BuiltIndices:
     rows = check_rows(source, found)
     encoder = read_encoder(source)
     check_finished(source)
-    empty = {modality: vectors.empty_rows() for modality, vectors in found.items()}
-    filled = find_filled(source, found, empty)
+    contents = {modality: vectors.examine() for modality, vectors in found.items()}
+    filled = find_filled(source, found, contents)
     check_writable(target)
     bounds = Bounds(
         parse_bytes(config.max_index_memory_usage), parse_bytes(config.current_memory_available), config.nb_cores
     )
-    engine = open_engine(config.engine)
-    with target.staging() as scratch:
-        infos = {
-            modality: build_one(vectors, modality, engine, bounds, scratch) for modality, vectors in filled.items()
-        }
-        for modality, info in infos.items():
-            info["index_path"] = target.path(target.index_name(modality))
-        manifest = describe_index(encoder, infos, filled)
-        publish(target, scratch, infos, empty)
-    place_metadata(config, source, target)
-    target.write_json(MANIFEST, manifest)
+    with only_one(target):
+        finish_revision(target)
+        known = compare(target, encoder, filled, contents) if config.update else None
+        if known is not None and known.is_current(filled) and has_current_metadata(config, source, target):
+            infos = {modality: target.read_json(target.info_name(modality)) for modality in filled}
+            return BuiltIndices(target.url, infos, rows, time.perf_counter() - start, known.changes)
+        revision = IndexRevision(target.url)
+        with chosen_engine(config, target) as engine, target.staging() as scratch:
+            build = Build(target, engine, bounds, scratch, known)
+            infos = {modality: build.make(modality, vectors) for modality, vectors in filled.items()}
+            for modality, figures in measure_built(IndexFolder(str(scratch)), filled, contents, config).items():
+                infos[modality] |= figures
+            publish(revision, scratch, infos, contents)
+        place_metadata(config, source, revision)
+        revision.write_json(MANIFEST, describe_index(encoder, infos, filled, build))
+        revision.commit()
     target.remove_leftovers()
-    return BuiltIndices(target.url, infos, rows, time.perf_counter() - start)
+    return BuiltIndices(target.url, infos, rows, time.perf_counter() - start, known.changes if known else {})
+
+
+class IndexRevision(Revision, IndexFolder):
+    """An index folder as it is; what is published into it stands beside until `commit`."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """Where indices are built, and what there is already."""
+
+    target: IndexFolder
+    engine: Engine
+    bounds: Bounds
+    scratch: Path
+    known: Known | None
+    trained_rows: dict[Modality, int] = field(default_factory=dict)
+
+    def make(self, modality: Modality, vectors: Vectors) -> dict[str, Any]:
+        """Build an index, or update the one there is, into the scratch folder under its name; none where none changes.
+
+        Returns what image.json says of it.
+        """
+        known = self.known if self.known and modality in self.known.changes else None
+        if known is not None:
+            self.trained_rows[modality] = known.indices[modality]["trained_rows"]
+            if known.changes[modality].is_none:
+                return self.target.read_json(self.target.info_name(modality))
+            try:
+                path = self.scratch / self.target.index_name(modality)
+                return update_index(known, modality, vectors, self.bounds, path)
+            except CannotChangeError as error:
+                logger.warning("building the %s index anew: %s", modality, error)
+        self.trained_rows[modality] = vectors.row_count
+        info = build_one(vectors, modality, self.engine, self.bounds, self.scratch)
+        return info | {"index_path": self.target.path(self.target.index_name(modality))}
 
 
 def check_folders(source: EmbeddingsFolder, target: IndexFolder) -> None:
@@ -121,10 +169,12 @@ def check_finished(source: EmbeddingsFolder) -> None:
 
 
 def find_filled(
-    source: EmbeddingsFolder, found: Mapping[Modality, Vectors], empty: Mapping[Modality, NDArray[np.int64]]
+    source: EmbeddingsFolder, found: Mapping[Modality, Vectors], contents: Mapping[Modality, Contents]
 ) -> dict[Modality, Vectors]:
     """Return the modalities of which any sample has an embedding; raises IndexBuildError where none has."""
-    filled = {modality: vectors for modality, vectors in found.items() if len(empty[modality]) < vectors.row_count}
+    filled = {modality: vectors for modality, vectors in found.items() if contents[modality].checksums.any()}
+    for modality in filled:
+        contents[modality].odd.warn(modality)
     for modality in found.keys() - filled.keys():
         logger.warning("no sample has a %s embedding: no %s index", modality, modality)
     if not filled:
@@ -168,33 +218,47 @@ def build_one(vectors: Vectors, modality: Modality, engine: Engine, bounds: Boun
     return infos
 
 
+def measure_built(
+    scratch: IndexFolder,
+    filled: Mapping[Modality, Vectors],
+    contents: Mapping[Modality, Contents],
+    config: IndexConfig,
+) -> dict[Modality, dict[str, Any]]:
+    """Return what measuring and tuning adds to image.json, of the indices that were built or updated."""
+    return {
+        modality: evaluate_built(scratch, modality, filled, contents[modality].empty, config.tuning.target())
+        for modality in filled
+        if scratch.exists(scratch.index_name(modality))
+    }
+
+
 def publish(
     target: IndexFolder,
     scratch: Path,
     infos: Mapping[Modality, Mapping[str, Any]],
-    empty: Mapping[Modality, NDArray[np.int64]],
+    contents: Mapping[Modality, Contents],
 ) -> None:
-    """Move the finished indices to their names; what an earlier build left of other modalities goes.
-
-    The manifest goes first and comes back last: in between, nobody takes one model's rows for another's.
-    """
-    target.remove(MANIFEST)
+    """Give the finished indices their names; what an earlier build left of other modalities goes."""
     for modality in MODALITIES:
-        index, info, rows = target.index_name(modality), target.info_name(modality), target.empty_rows_name(modality)
-        target.remove(rows)
+        index, checksums = target.index_name(modality), target.checksums_name(modality)
+        target.remove(target.empty_rows_name(modality))
         if modality not in infos:
-            target.remove(index)
-            target.remove(info)
+            for name in (index, target.info_name(modality), checksums):
+                target.remove(name)
             continue
-        if len(empty[modality]):
-            np.save(scratch / rows, empty[modality])
-            target.publish(scratch / rows, rows)
-        target.publish(scratch / index, index)
-        target.write_json(info, infos[modality])
+        arrays: dict[str, NDArray[Any]] = {checksums: contents[modality].checksums}
+        if len(contents[modality].empty):
+            arrays[target.empty_rows_name(modality)] = contents[modality].empty
+        for name, array in arrays.items():
+            np.save(scratch / name, array)
+            target.publish(scratch / name, name)
+        if (scratch / index).exists():  # else it is what it was
+            target.publish(scratch / index, index)
+        target.write_json(target.info_name(modality), infos[modality])
 
 
 def check_size(path: Path, bounds: Bounds) -> None:
-    size = path.stat().st_size
+    size = sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
     if size > bounds.max_index_bytes:
         raise IndexBuildError(
             f"the index came out at {size:,} bytes, above max_index_memory_usage, "
@@ -204,15 +268,24 @@ def check_size(path: Path, bounds: Bounds) -> None:
 
 
 def describe_index(
-    encoder: dict[str, Any] | None, infos: Mapping[Modality, Mapping[str, Any]], filled: Mapping[Modality, Vectors]
+    encoder: dict[str, Any] | None,
+    infos: Mapping[Modality, Mapping[str, Any]],
+    filled: Mapping[Modality, Vectors],
+    build: Build,
 ) -> dict[str, Any]:
-    """Return the manifest: which encoder the embeddings are of, and what was built."""
+    """Return the manifest: which encoder the embeddings are of, what was built, and of which files."""
     return {
         "format_version": FORMAT_VERSION,
         "made_by": f"clip-retrieval {__version__}",
         "encoder": encoder,
         "indices": {
-            modality: {"rows": vectors.row_count, "dimension": vectors.dim, "key": infos[modality].get("index_key")}
+            modality: {
+                "rows": vectors.row_count,
+                "dimension": vectors.dim,
+                "key": infos[modality].get("index_key"),
+                "trained_rows": build.trained_rows[modality],
+                "files": [{"name": file.name, "rows": file.row_count} for file in vectors.files],
+            }
             for modality, vectors in filled.items()
         },
     }

@@ -21,7 +21,7 @@ def place_metadata(config: IndexConfig, source: EmbeddingsFolder, target: IndexF
     if config.copy_metadata:
         copy_metadata(source, target)
     if write_arrow:
-        write_metadata_arrow(target if config.copy_metadata else source, target)
+        write_metadata_arrow(source, target)
 
 
 def copy_metadata(source: EmbeddingsFolder, target: IndexFolder) -> None:

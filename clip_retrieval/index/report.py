@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 def print_indices(result: BuiltIndices) -> None:
     """Print a row for each index."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    for line in change_lines(result):
+        console.print(line)
     table = Table(title=Text(f"indices in {result.index_folder} ({result.seconds:.1f} s)"), title_justify="left")
     table.add_column("index")
     for heading in ("vectors", "dim", "size", "ms/query"):
@@ -32,9 +35,17 @@ def print_indices(result: BuiltIndices) -> None:
             f"{info['avg_search_speed_ms']:.2f}",
             info["index_key"],
         )
-    console = Console(highlight=False, markup=False, emoji=False)
     console.print(table)
     print_quality(console, {modality: info["quality"] for modality, info in result.infos.items() if "quality" in info})
+
+
+def change_lines(result: BuiltIndices) -> Iterable[str]:
+    """Yield what an update took over."""
+    if result.changes and all(change.is_none for change in result.changes.values()):
+        yield "nothing to update: the embeddings are those of the index"
+        return
+    for modality, change in result.changes.items():
+        yield f"{modality}: {change.added:,} rows added, {len(change.emptied):,} emptied, {len(change.filled):,} filled"
 
 
 def print_scores(result: IndexScores) -> None:

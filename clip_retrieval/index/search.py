@@ -22,6 +22,7 @@ from clip_retrieval.index.parameters import (
     takes_selector,
 )
 from clip_retrieval.layout import IndexFolder, Modality, read_manifest
+from clip_retrieval.revision import settle
 
 HITS_AT_ONCE = 8_000_000  # of all queries of one call of faiss: 96 MB
 
@@ -145,6 +146,7 @@ def drop_missing(ids: NDArray[np.int64], scores: NDArray[np.float32]) -> SearchR
 
 def open_index(folder: IndexFolder, modality: Modality, *, memory_map: bool = False) -> Index:
     """Open one index; raises QueryError where the folder has none of that modality."""
+    settle(folder)
     parts = open_parts(folder, modality, memory_map=memory_map)
     settings = read_settings(folder, modality, parts[0].index)
     described = ((read_manifest(folder) or {}).get("indices") or {}).get(modality) or {}

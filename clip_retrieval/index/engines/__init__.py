@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
 
 from clip_retrieval.errors import ConfigError
-from clip_retrieval.index.config import EngineName
+from clip_retrieval.index.config import EngineName, IndexConfig
 from clip_retrieval.index.vectors import Vectors
+from clip_retrieval.layout import IndexFolder
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,20 @@ class Bounds:
 
 
 Engine = Callable[[Vectors, Bounds, Path], dict[str, Any]]  # writes the index to the path, returns image.json's keys
+
+
+@contextmanager
+def chosen_engine(config: IndexConfig, target: IndexFolder) -> Iterator[Engine]:
+    """Give what builds: an engine here, or one on a Spark cluster, which may write a folder of several files."""
+    if config.spark.distributed is None:
+        yield open_engine(config.engine)
+        return
+    if config.engine == "autofaiss":
+        raise ConfigError("--distributed pyspark is done by our engine, not by autofaiss; use --engine faiss")
+    from clip_retrieval.index.distributed.build import distributed_engine
+
+    with distributed_engine(config, target) as engine:
+        yield engine
 
 
 def open_engine(name: EngineName) -> Engine:

@@ -1,0 +1,162 @@
+"""Rows of a faiss index that stands: taken out, put in, appended; for every tree whose parts can do that.
+
+Inverted lists know their rows by id: those can be taken out and put back. Arrays of codes (Flat, scalar and product
+quantisers) know them by place: those can be overwritten. Graphs can only grow: what is to be no hit there is left out
+while searching. A refinement holds every row in its second index, by place, and finds them by the ids of the first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.float32]  # [n, d]
+Ids = NDArray[np.int64]  # [n]
+LISTS = (
+    "IndexIVFFlat", "IndexIVFScalarQuantizer", "IndexIVFPQ", "IndexIVFPQFastScan", "IndexIVFRaBitQ",
+)  # fmt: skip
+
+
+class CannotChangeError(Exception):
+    """An index has to be built again; the message says why."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows and the ids that they get; `is_filled` says which have an embedding at all."""
+
+    ids: Ids
+    rows: Rows
+    is_filled: NDArray[np.bool_]
+
+
+def check_rows(index: Any, known: int) -> None:
+    """Raise CannotChangeError unless the index is of a kind that can change, and holds `known` rows by place."""
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexPreTransform):
+        return check_rows(index.index, known)
+    if isinstance(index, faiss.IndexRefine):
+        check_rows(index.base_index, known)
+        return check_rows(index.refine_index, known)
+    if type(index).__name__ in LISTS:
+        return check_lists(index)
+    if not isinstance(index, faiss.IndexFlatCodes | faiss.IndexHNSW):
+        raise CannotChangeError(f"faiss' {type(index).__name__} does not change")
+    if index.ntotal != known:
+        raise CannotChangeError(f"it holds {index.ntotal:,} rows, not {known:,}")
+    return None
+
+
+def check_lists(index: Any) -> None:
+    lists = faiss.downcast_InvertedLists(index.invlists)
+    if not isinstance(lists, faiss.ArrayInvertedLists | faiss.BlockInvertedLists):
+        raise CannotChangeError("its lists are in another file")
+
+
+def can_fill(index: Any) -> bool:
+    """Say whether a row without an embedding can get one."""
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexPreTransform):
+        return can_fill(index.index)
+    if isinstance(index, faiss.IndexRefine):
+        return can_fill(index.base_index)
+    return not isinstance(index, faiss.IndexHNSW)
+
+
+def is_trained_on_rows(index: Any) -> bool:
+    """Say whether the index learnt from the rows that it was built of, so that many others make it worse."""
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexHNSW):
+        return is_trained_on_rows(index.storage)
+    return not isinstance(index, faiss.IndexFlat)
+
+
+def remove_rows(index: Any, ids: Ids) -> None:
+    """Take rows out of lists, and make those of codes zero; elsewhere they stay, and must be left out of searches."""
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexPreTransform):
+        remove_rows(index.index, ids)
+        index.ntotal = index.index.ntotal
+    elif isinstance(index, faiss.IndexRefine):
+        remove_rows(index.base_index, ids)
+    elif isinstance(index, faiss.IndexIVF):
+        remove_from_lists(index, ids)
+    elif isinstance(index, faiss.IndexFlatCodes):
+        overwrite(index, ids, np.zeros((len(ids), index.d), np.float32))
+
+
+def put_rows(index: Any, batch: Batch) -> None:
+    """Give rows that the index knows, and that had no embedding, theirs."""
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexPreTransform):
+        put_rows(index.index, transform(index, batch))
+        index.ntotal = index.index.ntotal
+    elif isinstance(index, faiss.IndexRefine):
+        put_rows(index.base_index, batch)
+        put_rows(index.refine_index, batch)
+    elif isinstance(index, faiss.IndexIVF):
+        remove_from_lists(index, batch.ids)  # autofaiss has zero rows in its lists
+        index.add_with_ids(batch.rows, batch.ids)
+    else:
+        overwrite(index, batch.ids, batch.rows)
+
+
+def append_rows(index: Any, batch: Batch) -> None:
+    """Add rows after those that the index knows; zero ones only where rows are known by place."""
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexPreTransform):
+        append_rows(index.index, transform(index, batch))
+        index.ntotal = index.index.ntotal
+    elif isinstance(index, faiss.IndexRefine):
+        append_rows(index.base_index, batch)
+        append_rows(index.refine_index, batch)
+        index.ntotal = index.refine_index.ntotal
+    elif isinstance(index, faiss.IndexIVF):
+        index.add_with_ids(batch.rows[batch.is_filled], batch.ids[batch.is_filled])
+    else:
+        index.add(batch.rows)
+
+
+def transform(index: Any, batch: Batch) -> Batch:
+    rows = batch.rows
+    for i in range(index.chain.size()):
+        rows = faiss.downcast_VectorTransform(index.chain.at(i)).apply(rows)
+    return Batch(batch.ids, rows, batch.is_filled)
+
+
+def overwrite(index: Any, ids: Ids, rows: Rows) -> None:
+    codes = faiss.rev_swig_ptr(index.codes.data(), index.ntotal * index.code_size)
+    codes.reshape(index.ntotal, index.code_size)[ids] = index.sa_encode(rows)
+
+
+def remove_from_lists(index: Any, ids: Ids) -> None:
+    """Take rows out of inverted lists; those that are not in them do not matter.
+
+    faiss 1.13 takes them out of the lists of its fast scan, too, but miscounts them, and leaves codes behind the
+    last row of a list that the next row is or-ed into.
+    """
+    index.set_direct_map_type(faiss.DirectMap.NoMap)
+    index.remove_ids(faiss.IDSelectorBatch(ids))
+    index.ntotal = index.invlists.compute_ntotal()
+    lists = faiss.downcast_InvertedLists(index.invlists)
+    if isinstance(lists, faiss.BlockInvertedLists):
+        for number in range(lists.nlist):
+            clear_tail(lists, number)
+
+
+def clear_tail(lists: Any, number: int) -> None:
+    """Make the places of the last block that hold no row zero."""
+    packer = lists.packer
+    size = lists.list_size(number)
+    blocks = -(-size // packer.nvec)
+    if size == blocks * packer.nvec:
+        return
+    codes = faiss.rev_swig_ptr(lists.get_codes(number), blocks * packer.block_size)
+    last = codes.reshape(blocks, packer.block_size)[-1:]
+    nothing = np.zeros(packer.code_size, np.uint8)
+    for place in range(size % packer.nvec, packer.nvec):
+        packer.pack_1(nothing, place, last)

@@ -1,0 +1,153 @@
+"""`index --update`: an index follows its embeddings folder; what cannot be changed in place is built again."""
+
+from __future__ import annotations
+
+import filecmp
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+
+from clip_retrieval.errors import IndexBuildError
+from clip_retrieval.index.changes import AGAIN, Change, check_encoder, find_change
+from clip_retrieval.index.config import IndexConfig
+from clip_retrieval.index.engines import Bounds
+from clip_retrieval.index.rows import (
+    Batch,
+    CannotChangeError,
+    append_rows,
+    can_fill,
+    check_rows,
+    is_trained_on_rows,
+    put_rows,
+    remove_rows,
+)
+from clip_retrieval.index.vectors import Contents, Vectors
+from clip_retrieval.layout import EmbeddingsFolder, IndexFolder, Modality, read_manifest
+
+logger = logging.getLogger(__name__)
+
+GROWTH = 2  # times the rows that an index was trained on; building again so seldom doubles the work at most
+
+
+@dataclass(frozen=True)
+class Known:
+    """An index folder that is to follow its embeddings: what its manifest says, and what became of the rows."""
+
+    folder: IndexFolder
+    indices: Mapping[Modality, Mapping[str, Any]]
+    changes: Mapping[Modality, Change]
+
+    def is_current(self, filled: Mapping[Modality, Vectors]) -> bool:
+        """Say whether there is nothing to do for the modalities that have embeddings."""
+        return self.indices.keys() == filled.keys() and all(change.is_none for change in self.changes.values())
+
+
+def compare(
+    target: IndexFolder,
+    encoder: Mapping[str, Any] | None,
+    filled: Mapping[Modality, Vectors],
+    contents: Mapping[Modality, Contents],
+) -> Known | None:
+    """Compare an index folder with the embeddings; None where there is no index yet.
+
+    Raises IndexBuildError where it is of other embeddings, or does not say of which.
+    """
+    manifest = read_manifest(target)
+    if manifest is None:
+        if target.names("", ".index"):
+            raise IndexBuildError(f"{target.url} has no manifest that says what it was built of; {AGAIN}")
+        logger.info("there is no index in %s yet: building it", target.url)
+        return None
+    check_encoder(target, manifest.get("encoder"), encoder)
+    indices = manifest.get("indices", {})
+    for modality in indices.keys() - contents.keys():
+        raise IndexBuildError(f"{target.url} has an index of {modality} embeddings, which are gone; {AGAIN}")
+    for modality in filled.keys() - indices.keys():
+        logger.info("there is no %s index yet: building it", modality)
+    return Known(
+        target,
+        indices,
+        {
+            modality: find_change(target, modality, indices[modality], vectors, contents[modality])
+            for modality, vectors in filled.items()
+            if modality in indices
+        },
+    )
+
+
+def update_index(known: Known, modality: Modality, vectors: Vectors, bounds: Bounds, path: Path) -> dict[str, Any]:
+    """Write the index of the rows as they are now to `path`, and return what image.json is to say.
+
+    Raises CannotChangeError where it has to be built again.
+    """
+    target, about, change = known.folder, known.indices[modality], known.changes[modality]
+    logger.info(
+        "updating the %s index: %s rows added, %s emptied, %s filled",
+        modality, f"{change.added:,}", f"{len(change.emptied):,}", f"{len(change.filled):,}",
+    )  # fmt: skip
+    index = read_index(target, target.index_name(modality), change, bounds)
+    if bounds.cores is not None:
+        faiss.omp_set_num_threads(bounds.cores)
+    check_rows(index, change.known)
+    if len(change.filled) and not can_fill(index):
+        raise CannotChangeError("rows got their embedding later, and a graph cannot take them in their place")
+    if is_trained_on_rows(index) and index.ntotal + change.added > GROWTH * about["trained_rows"]:
+        raise CannotChangeError(
+            f"it was trained on {about['trained_rows']:,} rows, and has more than twice as many now"
+        )
+    change_rows(index, change, vectors, len(about["files"]))
+    faiss.write_index(index, str(path))
+    size = path.stat().st_size
+    if size > bounds.max_index_bytes:
+        raise CannotChangeError(f"it would be {size:,} bytes, above max_index_memory_usage")
+    return target.read_json(target.info_name(modality)) | {
+        "nb vectors": index.ntotal,
+        "size in bytes": size,
+        "compression ratio": round(4 * index.ntotal * vectors.dim / size, 3),
+    }
+
+
+def read_index(target: IndexFolder, name: str, change: Change, bounds: Bounds) -> Any:
+    if target.is_folder(name):
+        raise CannotChangeError("it lies in several files")
+    size = int(target.fs.size(target.path(name)))
+    if size / change.known * (change.known + change.added) > bounds.available_bytes:
+        raise CannotChangeError("it would be larger than current_memory_available")
+    try:
+        if target.is_local:
+            return faiss.read_index(target.path(name))
+        return faiss.deserialize_index(np.frombuffer(target.read_bytes(name), dtype=np.uint8))
+    except RuntimeError as error:
+        raise CannotChangeError(f"{target.path(name)} is no readable faiss index") from error
+
+
+def change_rows(index: Any, change: Change, vectors: Vectors, known_files: int) -> None:
+    if len(change.emptied):
+        remove_rows(index, change.emptied)
+    for ids, rows in vectors.take(change.filled):
+        put_rows(index, Batch(ids, rows, np.ones(len(ids), dtype=bool)))
+    first = change.known
+    for rows in vectors.parts_from(known_files):
+        append_rows(index, Batch(np.arange(first, first + len(rows)), rows, rows.any(axis=1)))
+        first += len(rows)
+
+
+def has_current_metadata(config: IndexConfig, source: EmbeddingsFolder, target: IndexFolder) -> bool:
+    """Say whether the copies of the metadata are what the embeddings folder has, byte for byte."""
+    if not config.copy_metadata:
+        return True
+    names = source.names("metadata", ".parquet")
+    if names != target.names("metadata", ".parquet"):
+        return False
+    return all(is_same(source, target, f"metadata/{name}") for name in names)
+
+
+def is_same(source: EmbeddingsFolder, target: IndexFolder, name: str) -> bool:
+    if source.is_local and target.is_local:
+        return filecmp.cmp(source.path(name), target.path(name), shallow=False)
+    return source.read_bytes(name) == target.read_bytes(name)

@@ -1,0 +1,133 @@
+"""Rows of faiss indices, changed in place: the same answers as adding the rows as they are to the same empty index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from clip_retrieval.index.rows import (
+    Batch,
+    CannotChangeError,
+    append_rows,
+    can_fill,
+    check_rows,
+    is_trained_on_rows,
+    put_rows,
+    remove_rows,
+)
+
+DIM, KNOWN, ALL = 32, 600, 900
+LISTS = ["IVF4,Flat", "IVF4,SQ8", "IVF4,PQ16x4", "IVF4,PQ16x4fs", "IVF4,PQ16x4fsr", "IVF4,RaBitQ", "IVF4_HNSW8,SQ8"]
+CODES = ["Flat", "SQ8", "SQfp16", "PQ16x4"]
+TREES = ["refine:IVF4,PQ16x4fs|SQ8", "refine:IVF4,PQ16x4fs|PQ16x4", "refine:IVF4,PQ8x4|Flat"]
+
+
+def make_empty(key: str, rows: NDArray[np.float32]) -> Any:
+    """Return a trained index without rows; the same one each time."""
+    kind, _, rest = key.partition(":")
+    if kind == "rotated":
+        rotation = faiss.RandomRotationMatrix(DIM, DIM)
+        rotation.init(5)
+        return faiss.IndexPreTransform(rotation, make_empty(rest, rotation.apply(rows)))
+    if kind == "refine":
+        first, _, second = rest.partition("|")
+        return faiss.IndexRefine(make_empty(first, rows), make_empty(second, rows))
+    index = faiss.index_factory(DIM, key, faiss.METRIC_INNER_PRODUCT)
+    index.train(rows)
+    if hasattr(index, "nprobe"):
+        index.nprobe = 4
+    return index
+
+
+def batch(ids: NDArray[np.int64], rows: NDArray[np.float32]) -> Batch:
+    return Batch(ids, np.ascontiguousarray(rows), rows.any(axis=1))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Keep threads from waiting for each other: these indices are small."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    yield
+    faiss.omp_set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def states(unit_rows: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Give the rows that an index knows, and those of later: some are new, emptied, filled, or stay empty."""
+    rows = unit_rows(ALL, DIM)
+    before, after = rows[:KNOWN].copy(), rows.copy()
+    before[5::50] = before[9::200] = 0
+    after[7::30] = after[9:KNOWN:200] = after[KNOWN + 3 : KNOWN + 40] = 0
+    return before, after
+
+
+def change(index: Any, before: NDArray[np.float32], after: NDArray[np.float32]) -> None:
+    was, now = before.any(axis=1), after[:KNOWN].any(axis=1)
+    check_rows(index, KNOWN)
+    remove_rows(index, np.flatnonzero(was & ~now))
+    filled = np.flatnonzero(~was & now)
+    put_rows(index, batch(filled, after[filled]))
+    append_rows(index, batch(np.arange(KNOWN, 700), after[KNOWN:700]))
+    append_rows(index, batch(np.arange(700, ALL), after[700:]))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("key", [*LISTS, *CODES, *TREES, *(f"rotated:{key}" for key in ("Flat", LISTS[3], TREES[0]))])
+def test_changing_rows_gives_the_answers_of_adding_them(
+    states: tuple[NDArray[np.float32], NDArray[np.float32]], unit_rows: Any, key: str
+) -> None:
+    before, after = states
+    training, queries = unit_rows(1000, DIM, 7), unit_rows(60, DIM, 8)
+    changed, fresh = make_empty(key, training), make_empty(key, training)
+    append_rows(changed, batch(np.arange(KNOWN), before))
+    append_rows(fresh, batch(np.arange(ALL), after))
+
+    change(changed, before, after)
+
+    assert changed.ntotal == fresh.ntotal
+    reread = faiss.deserialize_index(faiss.serialize_index(changed))
+    expected, _ = fresh.search(queries, 30)
+    for index in (changed, reread):
+        found, _ = index.search(queries, 30)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    _, ids = changed.search(after[after.any(axis=1)], 1)
+    if "PQ" not in key and "RaBitQ" not in key:
+        assert ids[:, 0].tolist() == np.flatnonzero(after.any(axis=1)).tolist()
+
+
+def test_rows_that_autofaiss_put_into_lists_as_zero_are_filled_once(unit_rows: Any) -> None:
+    rows = unit_rows(200, DIM)
+    index = make_empty("IVF4,Flat", rows)
+    index.add(np.where(np.arange(200)[:, None] == 5, 0, rows).astype(np.float32))
+    put_rows(index, batch(np.array([5]), rows[5:6]))
+    assert index.ntotal == 200
+    assert index.search(rows[5:6], 2)[1][0].tolist().count(5) == 1
+
+
+@pytest.mark.parametrize(("key", "filling"), [("HNSW8", False), ("Flat", True), ("IVF4,Flat", True)])
+def test_graphs_cannot_be_filled(unit_rows: Any, key: str, filling: bool) -> None:
+    assert can_fill(make_empty(key, unit_rows(200, DIM))) is filling
+
+
+@pytest.mark.parametrize(
+    ("key", "trained"), [("HNSW8", False), ("HNSW8,SQ8", True), ("Flat", False), ("SQ8", True), ("IVF4,Flat", True)]
+)
+def test_only_what_learnt_from_its_rows_ages(unit_rows: Any, key: str, trained: bool) -> None:
+    assert is_trained_on_rows(make_empty(key, unit_rows(200, DIM))) is trained
+
+
+def test_an_index_of_other_rows_is_refused(unit_rows: Any) -> None:
+    with pytest.raises(CannotChangeError, match="it holds 0 rows, not 3"):
+        check_rows(make_empty("Flat", unit_rows(20, DIM)), 3)
+
+
+def test_kinds_that_are_not_known_to_change_are_refused(unit_rows: Any) -> None:
+    index = faiss.IndexIDMap(make_empty("Flat", unit_rows(20, DIM)))
+    with pytest.raises(CannotChangeError, match="faiss' IndexIDMap does not change"):
+        check_rows(index, 0)
