@@ -1,0 +1,1 @@
+"""Building an index on the executors of a Spark cluster: train here, add and merge there."""

@@ -1,0 +1,52 @@
+"""What went wrong in a Spark cluster, in one sentence instead of Java's traceback."""
+
+from __future__ import annotations
+
+import re
+
+from clip_retrieval.errors import first_line
+
+RAISED = re.compile(r"^(?P<name>[A-Za-z_][\w.]*): (?P<said>\S.*)$", re.MULTILINE)
+JAVA_FRAMES = re.compile(r"^\s+at |^Driver stacktrace:", re.MULTILINE)
+LAST_TRY = re.compile(r"most recent failure: (?:Lost task \S+ in stage \S+ \(TID \d+\) )?(?P<rest>.*)")
+OURS = "clip_retrieval.errors."
+ADVICE = (
+    (
+        "No module named 'clip_retrieval'",
+        "install clip-retrieval on every node, or name a Python that has it in PYSPARK_PYTHON",
+    ),
+    ("No module named", "install clip-retrieval with what it needs on every node"),
+    ("Cannot run program", "name a Python that every node has in PYSPARK_PYTHON"),
+    (
+        "exited unexpectedly",
+        "it was killed, as the system does when memory runs out: give executors fewer cores or more memory",
+    ),
+    ("ExecutorLostFailure", "the executor was killed, as the system does when memory runs out, or its machine is gone"),
+    ("JAVA_GATEWAY_EXITED", "pyspark needs Java 17 or later: install it, or name its folder in JAVA_HOME"),
+    ("stopped SparkContext", "no master answers there, or it ended the session"),
+)
+
+
+def explain(error: BaseException) -> str:
+    """Return what was raised in a task, where one raised, and what to do about it where that is known."""
+    java = getattr(error, "java_exception", None)
+    text = str(error) if java is None else str(java.toString())
+    said = raised_in_python(text) or last_try(text) or first_line(ValueError(text))
+    advice = next((advice for mark, advice in ADVICE if mark in text and advice not in said), "")
+    return f"{said.rstrip('.')}; {advice}" if advice else said
+
+
+def raised_in_python(text: str) -> str:
+    """Return the last line of the traceback that a task of Python's ended with; empty where there is none."""
+    _, mark, traceback = text.partition("Traceback (most recent call last)")
+    found = RAISED.findall(JAVA_FRAMES.split(traceback)[0]) if mark else []
+    if not found:
+        return ""
+    name, said = found[-1]
+    return str(said) if name.startswith(OURS) else f"{name.rpartition('.')[2]}: {said}"
+
+
+def last_try(text: str) -> str:
+    """Return why the last try of a task failed, where no Python raised."""
+    match = LAST_TRY.search(text)
+    return match["rest"].strip() if match else ""

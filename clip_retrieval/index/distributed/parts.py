@@ -1,0 +1,111 @@
+"""Parts of an index: rows added to a copy of one that is trained and empty, and parts put together.
+
+Lists hold the id of each row, its number in the embeddings folder. Elsewhere, and where a finer code is looked up
+by id, an id is a place: it counts from the first row of the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_retrieval.errors import IndexBuildError
+from clip_retrieval.index.distributed.plan import RowRange
+from clip_retrieval.index.vectors import ROWS_AT_ONCE, Vectors, open_npy
+
+Rows = NDArray[np.float32]
+
+
+def read_rows(vectors: Vectors, wanted: RowRange) -> Iterator[Rows]:
+    """Yield rows start..stop in order, some thousand at once [n, d]; only the files that hold them are opened."""
+    first = 0
+    for file in vectors.files:
+        begin, end = max(wanted.start - first, 0), min(wanted.stop - first, file.row_count)
+        first += file.row_count
+        if begin >= end:
+            continue
+        rows = open_npy(vectors.folder, f"{vectors.subfolder}/{file.name}")
+        if len(rows) != file.row_count:
+            raise IndexBuildError(f"{vectors.path(file)} changed while the index was built; build it again")
+        for start in range(begin, end, ROWS_AT_ONCE):
+            yield np.asarray(rows[start : min(start + ROWS_AT_ONCE, end)], dtype=np.float32)
+
+
+def make_part(trained: bytes, batches: Iterable[Rows], start: int) -> Any:
+    """Return a copy of the trained index with rows `start`, `start` + 1, ... added."""
+    index = open_bytes(trained)
+    first_id = start if has_ids(index) else 0
+    for rows in batches:
+        add_rows(index, rows, first_id, np.flatnonzero(rows.any(axis=1)))
+        first_id += len(rows)
+    return index
+
+
+def has_ids(index: Any) -> bool:
+    """Say whether ids are numbers of rows, whatever file they are in."""
+    tree = faiss.downcast_index(index)
+    return has_ids(tree.index) if isinstance(tree, faiss.IndexPreTransform) else isinstance(tree, faiss.IndexIVF)
+
+
+def open_bytes(index: bytes) -> Any:
+    return faiss.deserialize_index(np.frombuffer(index, dtype=np.uint8))
+
+
+def add_rows(index: Any, rows: Rows, first_id: int, filled: NDArray[np.int64]) -> None:
+    """Add rows [n, d] as ids from `first_id` on; lists take only the `filled` ones, as zero rows are never hits."""
+    tree = faiss.downcast_index(index)
+    if isinstance(tree, faiss.IndexPreTransform):
+        for i in range(tree.chain.size()):
+            rows = faiss.downcast_VectorTransform(tree.chain.at(i)).apply(rows)
+        add_rows(tree.index, rows, first_id, filled)
+        tree.ntotal = tree.index.ntotal
+    elif isinstance(tree, faiss.IndexRefine):
+        add_rows(tree.base_index, rows, first_id, filled)
+        tree.refine_index.add(rows)  # looked up by id: every row has its place
+        tree.ntotal = tree.refine_index.ntotal
+    elif isinstance(tree, faiss.IndexIVF):
+        tree.add_with_ids(np.ascontiguousarray(rows[filled]), filled + first_id)
+    else:
+        tree.add(rows)
+
+
+def merge_parts(parts: Iterable[tuple[int, Any]]) -> Any:
+    """Return one index of parts that come in the order of their rows, each with the number of its first row.
+
+    Besides the result only one part is in memory.
+    """
+    rest = iter(parts)
+    start, merged = next(rest)
+    for first_row, part in rest:
+        merge_into(merged, part, 0 if has_ids(part) else first_row - start)
+    return merged
+
+
+def merge_into(index: Any, other: Any, first_id: int) -> None:
+    """Move all of `other`, an index of the same tree, into `index`; `first_id` is added to its ids."""
+    tree, part = faiss.downcast_index(index), faiss.downcast_index(other)
+    if isinstance(tree, faiss.IndexPreTransform):
+        merge_into(tree.index, part.index, first_id)
+        tree.ntotal = tree.index.ntotal
+    elif isinstance(tree, faiss.IndexRefine):
+        merge_into(tree.base_index, part.base_index, first_id)
+        tree.refine_index.merge_from(part.refine_index)
+        tree.ntotal = tree.refine_index.ntotal
+    elif isinstance(tree, faiss.IndexIVF):
+        tree.merge_from(part, first_id)
+    else:
+        tree.merge_from(part)
+
+
+def can_be_merged(index: Any) -> bool:
+    """Say whether parts of such an index can be put together: lists and plain codes can, graphs cannot."""
+    tree = faiss.downcast_index(index)
+    if isinstance(tree, faiss.IndexPreTransform):
+        return can_be_merged(tree.index)
+    if isinstance(tree, faiss.IndexRefine):
+        return can_be_merged(tree.base_index) and can_be_merged(tree.refine_index)
+    return isinstance(tree, faiss.IndexIVF | faiss.IndexFlatCodes)

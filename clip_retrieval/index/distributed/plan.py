@@ -1,0 +1,58 @@
+"""Which rows each task adds, and which parts become one index file: pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+LEAST_ROWS = 100_000  # a task with fewer would mostly copy centroids
+MOST_ROWS = 10_000_000
+USUAL_TASKS = 256
+
+
+@dataclass(frozen=True)
+class RowRange:
+    """Rows start..stop of an embeddings folder."""
+
+    start: int
+    stop: int
+
+    @property
+    def row_count(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class MergedPart:
+    """A file of a finished index, and the parts that it is made of, in order."""
+
+    name: str
+    rows: RowRange
+    parts: Sequence[RowRange]
+
+
+def split_rows(row_count: int, least_count: int, rows_per_task: int | None = None) -> list[RowRange]:
+    """Cut rows into about equal ranges, at least `least_count` of them where there are as many rows.
+
+    How many does not depend on the cluster: a run that goes on with another number of executors has the same parts.
+    """
+    wanted = rows_per_task or min(max(row_count // USUAL_TASKS, LEAST_ROWS), MOST_ROWS)
+    count = min(max(-(-row_count // wanted), least_count), row_count)
+    return [RowRange(start, stop) for start, stop in pairwise(row_count * i // count for i in range(count + 1))]
+
+
+def group_parts(parts: Sequence[RowRange], count: int) -> list[MergedPart]:
+    """Put neighbouring parts together into `count` files, or as many as there are parts."""
+    count = min(count, len(parts))
+    bounds = pairwise(len(parts) * i // count for i in range(count + 1))
+    groups = [parts[first:last] for first, last in bounds]
+    digits = max(2, len(str(count - 1)))  # sorting file names must sort rows
+    return [
+        MergedPart(f"{i:0{digits}d}.index", RowRange(group[0].start, group[-1].stop), group)
+        for i, group in enumerate(groups)
+    ]
+
+
+def part_name(rows: RowRange) -> str:
+    return f"part_{rows.start:012d}_{rows.stop:012d}.index"

@@ -1,0 +1,72 @@
+"""What the executors do: make one part, put parts together. A task that is done already is not done again.
+
+Every file appears whole under its name, so a task may be tried anywhere, any number of times, even at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import faiss
+
+from clip_retrieval.errors import IndexBuildError
+from clip_retrieval.index.distributed.parts import make_part, merge_parts, open_bytes, read_rows
+from clip_retrieval.index.distributed.plan import MergedPart, RowRange, part_name
+from clip_retrieval.index.vectors import Vectors
+from clip_retrieval.storage import Folder
+
+SHARE_IT = "put --temporary_indices_folder on a file system that all of them and this machine share, or on a store"
+
+
+class Shared(Protocol):
+    """A value that every executor was sent once: Spark's Broadcast."""
+
+    @property
+    def value(self) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all tasks of one index know; this machine and every executor see both folders under their names."""
+
+    vectors: Vectors
+    work: Folder
+    merged_folder: str  # below `work`
+    cores: int  # of each task
+
+    def merged_name(self, merged: MergedPart) -> str:
+        return f"{self.merged_folder}/{merged.name}"
+
+
+def add_part(job: Job, trained: Shared, rows: RowRange) -> None:
+    """Write the part that holds some rows; raises ClipRetrievalError where their files cannot be read."""
+    if job.work.exists(part_name(rows)):
+        return
+    if not job.vectors.folder.exists():
+        raise IndexBuildError(
+            f"an executor sees no folder {job.vectors.folder.url}; share it with all of them, or use a store"
+        )
+    faiss.omp_set_num_threads(job.cores)
+    write_index(make_part(trained.value, read_rows(job.vectors, rows), rows.start), job.work, part_name(rows))
+
+
+def merge_group(job: Job, merged: MergedPart) -> None:
+    """Write one file of the finished index, of neighbouring parts."""
+    if job.work.exists(job.merged_name(merged)):
+        return
+    faiss.omp_set_num_threads(job.cores)
+    parts = ((rows.start, read_part(job.work, rows)) for rows in merged.parts)
+    write_index(merge_parts(parts), job.work, job.merged_name(merged))
+
+
+def read_part(work: Folder, rows: RowRange) -> Any:
+    name = part_name(rows)
+    if not work.exists(name):
+        raise IndexBuildError(f"an executor does not see {work.path(name)}, which another one wrote; {SHARE_IT}")
+    return faiss.read_index(work.path(name)) if work.is_local else open_bytes(work.read_bytes(name))
+
+
+def write_index(index: Any, folder: Folder, name: str) -> None:
+    with folder.staged(name) as staged:
+        faiss.write_index(index, str(staged))

@@ -1,0 +1,238 @@
+"""What the tasks of a distributed build do, without a cluster: rows to parts, parts to files, failures to sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from numpy.typing import NDArray
+
+from clip_retrieval.cli import cli
+from clip_retrieval.errors import ConfigError, IndexBuildError
+from clip_retrieval.index.config import SparkConfig
+from clip_retrieval.index.distributed.build import DistributedEngine
+from clip_retrieval.index.distributed.failures import explain
+from clip_retrieval.index.distributed.parts import can_be_merged, make_part, merge_parts, read_rows
+from clip_retrieval.index.distributed.plan import RowRange, group_parts, part_name, split_rows
+from clip_retrieval.index.distributed.tasks import Job, add_part, merge_group
+from clip_retrieval.index.engines import Bounds
+from clip_retrieval.index.vectors import open_vectors
+from clip_retrieval.storage import Folder
+
+Rows = Callable[..., NDArray[np.float32]]
+WriteRun = Callable[..., Path]
+KINDS = ("Flat", "IVF4,SQ8", "OPQ4,IVF4,PQ4x4fs", "RR16,IVF4,PQ4x4fs,Refine(SQ8)", "IVF4,SQ4,Refine(SQfp16)")
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What a task reads of a broadcast."""
+
+    value: bytes
+
+
+def trained(rows: NDArray[np.float32], kind: str) -> bytes:
+    index = faiss.index_factory(rows.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
+    index.train(rows)
+    return bytes(faiss.serialize_index(index))
+
+
+@pytest.mark.parametrize(("rows", "least", "size"), [(1, 1, 10), (7, 3, 10), (100, 1, 10), (101, 4, 10), (2, 5, 1)])
+def test_ranges_cover_every_row_once_and_in_order(rows: int, least: int, size: int) -> None:
+    ranges = split_rows(rows, least, size)
+    assert [row for part in ranges for row in range(part.start, part.stop)] == list(range(rows))
+    assert len(ranges) >= min(least, rows)
+    assert all(0 < part.row_count <= size for part in ranges)
+
+
+def test_tasks_are_neither_tiny_nor_huge() -> None:
+    assert len(split_rows(50_000, 1)) == 1
+    assert len(split_rows(1_000_000, 1)) == 10
+    assert len(split_rows(5_000_000_000, 1)) == 500
+
+
+@pytest.mark.parametrize(("parts", "files"), [(1, 1), (7, 3), (3, 7), (250, 120)])
+def test_files_hold_neighbouring_parts_and_sort_by_name(parts: int, files: int) -> None:
+    ranges = split_rows(parts * 10, parts, 10)
+    groups = group_parts(ranges, files)
+    assert [rows for group in groups for rows in group.parts] == ranges
+    assert len(groups) == min(parts, files)
+    assert [group.name for group in groups] == sorted(group.name for group in groups)
+    assert [group.rows.start for group in groups[1:]] == [group.rows.stop for group in groups[:-1]]
+
+
+def test_rows_are_read_over_the_borders_of_files(tmp_path: Path, unit_rows: Rows, write_run: WriteRun) -> None:
+    rows = unit_rows(31)
+    emb = write_run(tmp_path / "emb", np.split(rows, [10, 11, 20]))
+    vectors = open_vectors(Folder(str(emb)), "img_emb")
+    assert vectors is not None
+    for start, stop in [(0, 31), (5, 12), (10, 11), (25, 31)]:
+        assert np.array_equal(np.concatenate(list(read_rows(vectors, RowRange(start, stop)))), rows[start:stop])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_merged_parts_answer_as_one_index_does(unit_rows: Rows, kind: str) -> None:
+    rows = unit_rows(300)
+    empty = trained(rows, kind)
+    whole = make_part(empty, [rows], 0)
+    merged = merge_parts((start, make_part(empty, [rows[start : start + 100]], start)) for start in (0, 100, 200))
+    wanted, found = whole.search(rows[:50], 10), merged.search(rows[:50], 10)
+    assert np.array_equal(wanted[1], found[1])
+    assert np.array_equal(wanted[0], found[0])
+    assert merged.ntotal == 300
+
+
+def test_rows_without_embedding_are_in_no_list_and_move_no_id(unit_rows: Rows) -> None:
+    rows = unit_rows(200)
+    rows[[0, 60, 199]] = 0
+    empty = trained(unit_rows(200), "RR16,IVF4,SQ8,Refine(SQfp16)")
+    merged = merge_parts((start, make_part(empty, [rows[start : start + 100]], start)) for start in (0, 100))
+    scores, ids = merged.search(rows, 200)
+    filled = np.setdiff1d(np.arange(200), [0, 60, 199])
+    assert not np.isin(ids, [0, 60, 199]).any()
+    assert ids[filled, 0].tolist() == filled.tolist()
+    assert np.allclose(scores[filled, 0], 1, atol=1e-2)
+
+
+def test_lists_of_a_later_file_hold_numbers_of_rows_and_places_count_from_its_first(unit_rows: Rows) -> None:
+    rows = unit_rows(300)
+    for kind, first in (("IVF4,SQ8", 100), ("IVF4,SQ8,Refine(SQfp16)", 0)):
+        empty = trained(rows, kind)
+        parts = [(start, make_part(empty, [rows[start : start + 100]], start)) for start in (100, 200)]
+        merged = merge_parts(parts)
+        assert merged.search(rows[100:], 1)[1][:, 0].tolist() == list(range(first, first + 200))
+
+
+def test_graphs_are_not_built_in_parts() -> None:
+    graph = faiss.index_factory(16, "HNSW16", faiss.METRIC_INNER_PRODUCT)
+    assert not can_be_merged(graph)
+    assert can_be_merged(faiss.index_factory(16, "OPQ4,IVF4_HNSW8,PQ4,Refine(SQ8)", faiss.METRIC_INNER_PRODUCT))
+
+
+@dataclass(frozen=True)
+class HereAndNow:
+    """A cluster without processes: does each task twice, as Spark may."""
+
+    cores_of_task: int = 1
+
+    def share(self, value: bytes) -> Sent:
+        return Sent(value)
+
+    def run(self, title: str, function: Callable[[Any], None], tasks: Sequence[Any]) -> None:  # noqa: ARG002
+        for task in (*tasks, *tasks):
+            function(task)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("on_store", [True, False])
+def test_an_index_comes_out_of_parts_anywhere(
+    tmp_path: Path, unit_rows: Rows, write_run: WriteRun, count: int, on_store: bool
+) -> None:
+    rows = unit_rows(300)
+    emb = write_run(tmp_path / "emb", np.split(rows, [150]))
+    vectors = open_vectors(Folder(str(emb)), "img_emb")
+    assert vectors is not None
+    place = Folder(f"memory://{tmp_path.name}" if on_store else str(tmp_path / "parts"))
+    path = tmp_path / "image.index"
+    infos = DistributedEngine(HereAndNow(), place, count)(vectors, Bounds(10**6, 10**9, 1), path)
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    assert [file.name for file in files] == [part["file"] for part in infos.get("parts", [{"file": "image.index"}])]
+    assert [part["first_row"] for part in infos.get("parts", [])] == ([0, 100, 200] if count == 3 else [])
+    assert infos["size in bytes"] == sum(file.stat().st_size for file in files)
+    assert sum(faiss.read_index(str(file)).ntotal for file in files) == 300
+
+
+@pytest.fixture
+def job(tmp_path: Path, unit_rows: Rows, write_run: WriteRun) -> Job:
+    emb = write_run(tmp_path / "emb", np.split(unit_rows(300), [150]))
+    vectors = open_vectors(Folder(str(emb)), "img_emb")
+    assert vectors is not None
+    return Job(vectors, Folder(str(tmp_path / "work")), "merged_1", 1)
+
+
+def test_a_task_that_is_done_is_not_done_again(job: Job, unit_rows: Rows) -> None:
+    rows = RowRange(100, 200)
+    add_part(job, Sent(trained(unit_rows(300), "IVF4,SQ8")), rows)
+    add_part(job, Sent(b"no index: would raise"), rows)
+    [merged] = group_parts([rows], 1)
+    merge_group(job, merged)
+    job.work.remove(part_name(rows))
+    merge_group(job, merged)
+    assert faiss.read_index(job.work.path("merged_1/00.index")).ntotal == 100
+
+
+def test_a_task_that_sees_no_folder_says_so(job: Job, tmp_path: Path) -> None:
+    (tmp_path / "emb").rename(tmp_path / "elsewhere")
+    with pytest.raises(IndexBuildError, match=r"an executor sees no folder .*emb; share it"):
+        add_part(job, Sent(b""), RowRange(0, 10))
+
+
+def test_a_merge_that_does_not_see_a_part_says_so(job: Job) -> None:
+    [merged] = group_parts([RowRange(0, 10)], 1)
+    with pytest.raises(IndexBuildError, match=r"does not see .*part_.*temporary_indices_folder"):
+        merge_group(job, merged)
+
+
+def test_embeddings_that_change_meanwhile_are_an_error(job: Job, tmp_path: Path, unit_rows: Rows) -> None:
+    np.save(tmp_path / "emb" / "img_emb" / job.vectors.files[0].name, unit_rows(20))
+    with pytest.raises(IndexBuildError, match="changed while the index was built"):
+        list(read_rows(job.vectors, RowRange(0, 10)))
+
+
+JAVA = """Job aborted due to stage failure: Task 3 in stage 0.0 failed 4 times, most recent failure: Lost task 3.3 in \
+stage 0.0 (TID 7) (10.0.0.2 executor 1): {why}
+\tat org.apache.spark.api.python.BasePythonRunner.handlePythonException(PythonRunner.scala:572)
+
+Driver stacktrace:
+java.lang.Error: Exception: of the driver's own"""
+RAISED = """org.apache.spark.api.python.PythonException: Traceback (most recent call last):
+  File "/x/worker.py", line 1, in main
+    process()
+{last}
+"""
+
+
+@pytest.mark.parametrize(
+    ("why", "sentence"),
+    [
+        (RAISED.format(last="clip_retrieval.errors.StorageError: /a: is full"), "/a: is full"),
+        (RAISED.format(last="numpy.linalg.LinAlgError: singular"), "LinAlgError: singular"),
+        (
+            RAISED.format(last="ModuleNotFoundError: No module named 'clip_retrieval'"),
+            "ModuleNotFoundError: No module named 'clip_retrieval'; install clip-retrieval on every node",
+        ),
+        ("org.apache.spark.SparkException: Python worker exited unexpectedly (crashed)", "when memory runs out"),
+        ("ExecutorLostFailure (executor 1 exited caused by one of the running tasks)", "its machine is gone"),
+        ('java.io.IOException: Cannot run program "/x/python": error=2', "that every node has in PYSPARK_PYTHON"),
+    ],
+)
+def test_a_failed_task_is_one_sentence(why: str, sentence: str) -> None:
+    said = explain(RuntimeError(JAVA.format(why=why)))
+    assert sentence in said
+    assert "\n" not in said
+    assert "at org." not in said
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"nb_indices_to_keep": 0}, "at least 1"),
+        ({"nb_indices_to_keep": 4}, "is for --distributed pyspark"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SparkConfig(**options)
+
+
+def test_without_pyspark_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    done = CliRunner().invoke(cli, ["index", "emb", "ix", "--distributed", "pyspark"])
+    assert done.exit_code == 1
+    assert done.output == "Error: --distributed pyspark needs pyspark: pip install 'clip-retrieval[spark]'\n"
