@@ -110,6 +110,15 @@ def test_the_command_prints_a_table(folders: tuple[str, str]) -> None:
         assert word in done.output
 
 
+def test_a_build_prints_and_stores_how_good_it_is(folders: tuple[str, str], tmp_path: Path) -> None:
+    command = ["index", folders[1], str(tmp_path / "built"), "--engine", "faiss", "--wanted_recall", "0.9"]
+    done = CliRunner(env={"COLUMNS": "160"}).invoke(cli, command)
+    assert done.exit_code == 0, done.output
+    for word in ("recall@1", "recall@10", "recall@100", "256 image", "256 text"):
+        assert word in done.output
+    assert info_of(str(tmp_path / "built"))["quality"]["target"]["wanted_recall"] == 0.9
+
+
 def test_the_command_prints_json(folders: tuple[str, str]) -> None:
     done = CliRunner().invoke(cli, ["index", "score", *folders, "--json"])
     printed = json.loads(done.output)
