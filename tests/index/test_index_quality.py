@@ -16,7 +16,7 @@ from clip_retrieval.index.bench import Bench, answer
 from clip_retrieval.index.evaluate import evaluate_index
 from clip_retrieval.index.knobs import find_knobs, reconstruction_error
 from clip_retrieval.index.parameters import Settings, settings_of
-from clip_retrieval.index.quality import Quality, QueryQuality, Times
+from clip_retrieval.index.quality import CurvePoint, Quality, QueryQuality, Times
 from clip_retrieval.index.queries import QuerySet
 from clip_retrieval.index.search import Index
 from clip_retrieval.index.truth import find_truth
@@ -288,6 +288,13 @@ def test_times_are_of_single_queries(unit_rows: Callable[..., Rows], open_run: C
     assert len(times) == 8
     assert set(asked) == {(1, 10)}
     assert len(asked) == 11  # three to warm up
+
+
+@pytest.mark.parametrize(("tried", "words"), [(1.0, "the machine was busy"), (11.0, "even with the fastest settings")])
+def test_a_query_that_takes_too_long_is_told(tried: float, words: str) -> None:
+    curve = [CurvePoint(Settings({"nprobe": 1}), {"image": 0.5}, tried)]
+    quality = Quality(Settings({"nprobe": 1}), {}, Times(12.0, 12.0, 13.0), curve, Target(10.0))
+    assert words in (quality.shortfall() or "")
 
 
 def test_the_keys_of_image_json_are_autofaiss_and_ours() -> None:
