@@ -206,6 +206,12 @@ def check_rows(source: EmbeddingsFolder, found: Mapping[Modality, Vectors]) -> i
                 f"{source.url} has {vectors.row_count:,} {modality} embeddings but {rows:,} rows of metadata; let "
                 "inference finish (run it again), or point at the folder of one run"
             )
+    counts = {modality: vectors.row_count for modality, vectors in found.items()}
+    if len(set(counts.values())) > 1:
+        raise IndexBuildError(
+            f"{source.url} has {counts['image']:,} image embeddings but {counts['text']:,} text embeddings; row r of "
+            "both must be one sample"
+        )
     return rows
 
 

@@ -65,9 +65,10 @@ def find_change(
 def check_files(folder: IndexFolder, old: Sequence[Mapping[str, Any]], vectors: Vectors) -> None:
     """Raise IndexBuildError unless the files of the index are the first ones of the embeddings, in the same order."""
     now: Sequence[VectorFile] = vectors.files
+    names = {file.name for file in now}
     for i, was in enumerate(old):
         name, rows = was["name"], was["rows"]
-        if i >= len(now) or name not in {file.name for file in now[i:]}:
+        if i >= len(now) or name not in names:
             raise IndexBuildError(
                 f"{folder.url} was built of {vectors.folder.path(vectors.subfolder)}/{name} ({rows:,} rows), "
                 f"which is gone; {AGAIN}"
