@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.distributed.plan import RowRange
-from clip_retrieval.index.vectors import ROWS_AT_ONCE, Vectors, open_npy
+from clip_retrieval.index.vectors import Vectors, open_npy
 
 Rows = NDArray[np.float32]
+ROWS_AT_ONCE = 16_384  # of each task, and a machine may have many
 
 
 def read_rows(vectors: Vectors, wanted: RowRange) -> Iterator[Rows]:
@@ -68,7 +69,8 @@ def add_rows(index: Any, rows: Rows, first_id: int, filled: NDArray[np.int64]) -
         tree.refine_index.add(rows)  # looked up by id: every row has its place
         tree.ntotal = tree.refine_index.ntotal
     elif isinstance(tree, faiss.IndexIVF):
-        tree.add_with_ids(np.ascontiguousarray(rows[filled]), filled + first_id)
+        some = rows if len(filled) == len(rows) else rows[filled]
+        tree.add_with_ids(np.ascontiguousarray(some), filled + first_id)
     else:
         tree.add(rows)
 
