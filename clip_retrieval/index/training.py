@@ -1,0 +1,165 @@
+"""An empty index out of a sample of the rows: its rotation, its lists and its codebooks, for a plan.
+
+faiss's own training of product quantisers takes minutes and looks at the rows alone. Here the directions of the
+queries count as well, and codebooks are grids of scalar quantisers (`codes.py`), which are found in a moment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_retrieval.index.codes import PADDING, Floats, choose_mixed, codebooks, lay_out
+from clip_retrieval.index.plan import (
+    BLOCK_ROWS,
+    CLUSTERED_DIMS,
+    CLUSTERING_STEPS,
+    GRAPH_LINKS,
+    LISTS_FOR_GRAPH,
+    Plan,
+)
+
+CODEBOOK_ROWS = 32_768
+SEED = 1
+GRAPH_BUILD_DEPTH, GRAPH_SEARCH_DEPTH = 80, 64
+
+METRIC = faiss.METRIC_INNER_PRODUCT
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Orthonormal columns [d, d] that decorrelate some rows, and what a code can gain in each [d]."""
+
+    columns: Floats
+    importance: NDArray[np.float64]
+
+
+def train_index(plan: Plan, sample: Floats, queries: Floats) -> Any:
+    """Return the empty index of a plan, ready for rows.
+
+    `sample` [n, d] are rows, and are overwritten; `queries` [q, d] are vectors such as will be asked for.
+    """
+    if plan.kind == "exact":
+        return make_store(plan, sample)
+    if plan.store is None:
+        return train_lists(plan, sample, queries)
+    store = make_store(plan, sample)
+    return own(faiss.IndexRefine(train_lists(plan, sample, queries), store), "own_fields", "own_refine_index")
+
+
+def make_store(plan: Plan, sample: Floats) -> Any:
+    """Return what holds whole rows."""
+    if plan.store == "fp32":
+        return faiss.IndexFlatIP(plan.dim)
+    kinds = {"fp16": "QT_fp16", "SQ8": "QT_8bit", "SQ6": "QT_6bit", "SQ4": "QT_4bit"}
+    store = faiss.IndexScalarQuantizer(plan.dim, getattr(faiss.ScalarQuantizer, kinds[str(plan.store)]), METRIC)
+    store.train(sample)
+    return store
+
+
+def train_lists(plan: Plan, sample: Floats, queries: Floats) -> Any:
+    """Return a rotation over lists whose codes hold what a row differs in from its list's centroid."""
+    centroids = cluster(sample, plan.lists)
+    residuals = subtract_centroids(sample, centroids)
+    basis = find_basis(residuals[:CODEBOOK_ROWS], queries, 8 * plan.code_bytes, plan.bits)
+    layout = lay_out(basis.importance, 8 * plan.code_bytes // plan.bits, plan.bits)
+    transform = make_transform(basis, layout.dims.ravel())
+    quantizer = make_quantizer(transform.apply(centroids))
+    kind = faiss.IndexIVFPQ if plan.bits == 8 else faiss.IndexIVFPQFastScan
+    lists = kind(quantizer, layout.width, len(centroids), layout.groups, plan.bits, METRIC)
+    books = codebooks(layout, transform.apply(np.ascontiguousarray(residuals[:CODEBOOK_ROWS])))
+    faiss.copy_array_to_vector(books.ravel(), lists.pq.centroids)
+    lists.by_residual = lists.is_trained = True
+    return own(faiss.IndexPreTransform(transform, own(lists, "own_fields")), "own_fields")
+
+
+def cluster(sample: Floats, count: int) -> Floats:
+    """Return the centroids [count, d] of lists, found by the first principal directions of the sample [n, d]."""
+    columns = principal_columns(sample, sample.mean(axis=0))[:, :CLUSTERED_DIMS]
+    short = sample @ np.ascontiguousarray(columns)
+    clustering = faiss.Clustering(short.shape[1], count)
+    clustering.niter, clustering.seed = CLUSTERING_STEPS, SEED
+    clustering.min_points_per_centroid, clustering.max_points_per_centroid = 1, len(sample)
+    found = faiss.IndexFlatL2(short.shape[1])
+    clustering.train(short, found)
+    return average(sample, found.search(short, 1)[1][:, 0], count)
+
+
+def subtract_centroids(sample: Floats, centroids: Floats) -> Floats:
+    """Turn each row into what it differs in from its list's centroid, which is that with the largest inner product."""
+    for start in range(0, len(sample), BLOCK_ROWS):
+        block = sample[start : start + BLOCK_ROWS]
+        _, owners = faiss.knn(block, centroids, 1, metric=METRIC)
+        block -= centroids[owners[:, 0]]
+    return sample
+
+
+def average(rows: Floats, owners: NDArray[np.int64], count: int) -> Floats:
+    """Return the means [count, d] of the rows of each owner; zero where one has none."""
+    sums = np.zeros((count, rows.shape[1]), dtype=np.float32)
+    for start in range(0, len(rows), BLOCK_ROWS):
+        block, of_block = rows[start : start + BLOCK_ROWS], owners[start : start + BLOCK_ROWS]
+        order = np.argsort(of_block, kind="stable")
+        here, firsts = np.unique(of_block[order], return_index=True)
+        sums[here] += np.add.reduceat(block[order], firsts, axis=0)
+    return sums / np.maximum(np.bincount(owners, minlength=count), 1)[:, None].astype(np.float32)
+
+
+def find_basis(rows: Floats, queries: Floats, bits: int, most: int) -> Basis:
+    """Return a basis for codes of `bits` bits, `most` of them at most for a dimension, of rows around zero."""
+    columns = principal_columns(rows, np.zeros(rows.shape[1], np.float32))
+    spread, asked = squares(rows @ columns), squares(queries @ columns)
+    mixed = choose_mixed(spread, asked, bits, most)
+    if mixed:
+        first = np.argsort(-spread * asked)[:mixed]
+        rotation, _ = np.linalg.qr(np.random.default_rng(SEED).standard_normal((mixed, mixed)))
+        columns[:, first] = columns[:, first] @ rotation
+        spread, asked = squares(rows @ columns), squares(queries @ columns)
+    return Basis(columns, spread * asked)
+
+
+def squares(rows: Floats) -> NDArray[np.float64]:
+    """Return the mean square of each column [d]."""
+    means: NDArray[np.float64] = np.einsum("ij,ij->j", rows, rows, dtype=np.float64) / len(rows)
+    return means
+
+
+def principal_columns(rows: Floats, centre: Floats) -> Floats:
+    """Return orthonormal columns [d, d] of rows around a centre, the direction with the largest squares first."""
+    squared = (rows.T @ rows).astype(np.float64) / len(rows) - np.outer(centre, centre).astype(np.float64)
+    _, columns = np.linalg.eigh(squared)
+    return np.ascontiguousarray(columns[:, ::-1], dtype=np.float32)
+
+
+def make_transform(basis: Basis, dims: NDArray[np.int64]) -> Any:
+    """Return faiss's linear transform of rows to some dimensions of the basis, in their order; padding is zero."""
+    matrix = np.where(dims[:, None] == PADDING, 0, basis.columns.T[dims]).astype(np.float32)
+    transform = faiss.LinearTransform(matrix.shape[1], matrix.shape[0], False)  # noqa: FBT003 -- have_bias
+    faiss.copy_array_to_vector(matrix.ravel(), transform.A)
+    transform.is_trained = True
+    return transform
+
+
+def make_quantizer(centroids: Floats) -> Any:
+    """Return what finds the lists of a row: by comparing with all centroids, or in a graph of very many."""
+    if len(centroids) < LISTS_FOR_GRAPH:
+        quantizer = faiss.IndexFlatIP(centroids.shape[1])
+    else:
+        quantizer = faiss.IndexHNSWFlat(centroids.shape[1], GRAPH_LINKS, METRIC)
+        quantizer.hnsw.efConstruction, quantizer.hnsw.efSearch = GRAPH_BUILD_DEPTH, GRAPH_SEARCH_DEPTH
+    quantizer.add(centroids)
+    return quantizer
+
+
+def own(index: Any, *flags: str) -> Any:
+    """Hand the parts of an index over to it: faiss frees them with it, Python no longer does."""
+    for flag in flags:
+        setattr(index, flag, True)
+    for part in index.referenced_objects:
+        part.this.disown()
+    del index.referenced_objects
+    return index
