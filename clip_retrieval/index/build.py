@@ -85,9 +85,7 @@ def build_indices(config: IndexConfig) -> BuiltIndices:
     contents = {modality: vectors.examine() for modality, vectors in found.items()}
     filled = find_filled(source, found, contents)
     check_writable(target)
-    bounds = Bounds(
-        parse_bytes(config.max_index_memory_usage), parse_bytes(config.current_memory_available), config.nb_cores
-    )
+    bounds = make_bounds(config, filled)
     with only_one(target):
         finish_revision(target)
         known = compare(target, encoder, filled, contents) if config.update else None
@@ -106,6 +104,17 @@ def build_indices(config: IndexConfig) -> BuiltIndices:
         revision.commit()
     target.remove_leftovers()
     return BuiltIndices(target.url, infos, rows, time.perf_counter() - start, known.changes if known else {})
+
+
+def make_bounds(config: IndexConfig, filled: Mapping[Modality, Vectors]) -> Bounds:
+    return Bounds(
+        parse_bytes(config.max_index_memory_usage),
+        parse_bytes(config.current_memory_available),
+        config.nb_cores,
+        config.tuning.wanted_recall,
+        config.tuning.max_index_query_time_ms,
+        tuple(filled.values()),
+    )
 
 
 class IndexRevision(Revision, IndexFolder):
@@ -268,8 +277,7 @@ def check_size(path: Path, bounds: Bounds) -> None:
     if size > bounds.max_index_bytes:
         raise IndexBuildError(
             f"the index came out at {size:,} bytes, above max_index_memory_usage, "
-            f"{bounds.max_index_bytes:,} bytes; raise the bound to that, or try --engine faiss, "
-            "which fits small sets closer"
+            f"{bounds.max_index_bytes:,} bytes; raise the bound to that, or use --engine faiss, which keeps to it"
         )
 
 

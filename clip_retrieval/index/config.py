@@ -83,7 +83,7 @@ class IndexConfig:
     image_subfolder: str = option("img_emb", help="Sub-folder of the image embeddings.")
     text_subfolder: str = option("text_emb", help="Sub-folder of the text embeddings.")
     nb_cores: int | None = option(None, help="Cores to use; None: all.")
-    engine: EngineName = option("auto", help="What builds: autofaiss, or plain faiss where that is not installed.")
+    engine: EngineName = option("auto", help="What builds: auto and faiss are our own engine on faiss.")
     update: bool = option(
         False, help="Take over what changed in the embeddings folder since the index was built, without rebuilding."
     )

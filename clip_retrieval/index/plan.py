@@ -241,8 +241,8 @@ def explain_misfit(problem: Problem, plans: list[Plan]) -> str:
     return (
         f"no index of {problem.rows:,} x {problem.dim} vectors fits into max_index_memory_usage "
         f"{problem.max_index_bytes / 1e6:,.0f} MB and current_memory_available "
-        f"{problem.available_bytes / 1e6:,.0f} MB; the nearest that can be built is {small.key}, with --max_index_memory_usage {least}MB "
-        f"--current_memory_available {memory}MB"
+        f"{problem.available_bytes / 1e6:,.0f} MB; the nearest that can be built is {small.key}, with "
+        f"--max_index_memory_usage {least}MB --current_memory_available {memory}MB"
     )
 
 

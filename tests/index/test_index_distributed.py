@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from clip_retrieval.cli import cli
 from clip_retrieval.errors import ConfigError, IndexBuildError
 from clip_retrieval.index.config import SparkConfig
-from clip_retrieval.index.distributed.build import DistributedEngine
 from clip_retrieval.index.distributed.failures import explain
 from clip_retrieval.index.distributed.parts import can_be_merged, make_part, merge_parts, read_rows
 from clip_retrieval.index.distributed.plan import RowRange, group_parts, part_name, split_rows
 from clip_retrieval.index.distributed.tasks import Job, add_part, merge_group
 from clip_retrieval.index.engines import Bounds
+from clip_retrieval.index.engines.faiss import FaissEngine
 from clip_retrieval.index.vectors import open_vectors
 from clip_retrieval.storage import Folder
 
@@ -119,7 +119,9 @@ def test_graphs_are_not_built_in_parts() -> None:
 class HereAndNow:
     """A cluster without processes: does each task twice, as Spark may."""
 
-    cores_of_task: int = 1
+    cores_of_task: int | None = 1
+    rows_of_task: int | None = None
+    is_here: bool = False
 
     def share(self, value: bytes) -> Sent:
         return Sent(value)
@@ -140,7 +142,7 @@ def test_an_index_comes_out_of_parts_anywhere(
     assert vectors is not None
     place = Folder(f"memory://{tmp_path.name}" if on_store else str(tmp_path / "parts"))
     path = tmp_path / "image.index"
-    infos = DistributedEngine(HereAndNow(), place, count)(vectors, Bounds(10**6, 10**9, 1), path)
+    infos = FaissEngine(HereAndNow(), place, count)(vectors, Bounds(10**6, 10**9, 1), path)
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     assert [file.name for file in files] == [part["file"] for part in infos.get("parts", [{"file": "image.index"}])]
     assert [part["first_row"] for part in infos.get("parts", [])] == ([0, 100, 200] if count == 3 else [])

@@ -36,9 +36,12 @@ Task = TypeVar("Task")
 class Cluster:
     """Runs tasks on executors, shows how far they are, and says in one sentence why they failed."""
 
+    rows_of_task: int | None = None
+    is_here = False
+
     def __init__(self, session: SparkSession) -> None:
         self.context = session.sparkContext
-        self.cores_of_task = int(self.context.getConf().get("spark.task.cpus") or 1)
+        self.cores_of_task: int | None = int(self.context.getConf().get("spark.task.cpus") or 1)
 
     def share(self, value: bytes) -> Shared:
         """Send a value to every executor once; tasks are given what comes back, and read its `value`."""

@@ -5,13 +5,14 @@ Every file appears whole under its name, so a task may be tried anywhere, any nu
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import faiss
 
 from clip_retrieval.errors import IndexBuildError
-from clip_retrieval.index.distributed.parts import make_part, merge_parts, open_bytes, read_rows
+from clip_retrieval.index.distributed.parts import Rows, make_part, merge_parts, open_bytes, read_rows
 from clip_retrieval.index.distributed.plan import MergedPart, RowRange, part_name
 from clip_retrieval.index.vectors import Vectors
 from clip_retrieval.storage import Folder
@@ -33,7 +34,8 @@ class Job:
     vectors: Vectors
     work: Folder
     merged_folder: str  # below `work`
-    cores: int  # of each task
+    cores: int | None  # of each task; None: as many as there are
+    watch: Callable[[Iterable[Rows]], Iterable[Rows]] = iter  # what rows pass on their way into the index
 
     def merged_name(self, merged: MergedPart) -> str:
         return f"{self.merged_folder}/{merged.name}"
@@ -47,17 +49,24 @@ def add_part(job: Job, trained: Shared, rows: RowRange) -> None:
         raise IndexBuildError(
             f"an executor sees no folder {job.vectors.folder.url}; share it with all of them, or use a store"
         )
-    faiss.omp_set_num_threads(job.cores)
-    write_index(make_part(trained.value, read_rows(job.vectors, rows), rows.start), job.work, part_name(rows))
+    use_cores(job.cores)
+    write_index(
+        make_part(trained.value, job.watch(read_rows(job.vectors, rows)), rows.start), job.work, part_name(rows)
+    )
 
 
 def merge_group(job: Job, merged: MergedPart) -> None:
     """Write one file of the finished index, of neighbouring parts."""
     if job.work.exists(job.merged_name(merged)):
         return
-    faiss.omp_set_num_threads(job.cores)
+    use_cores(job.cores)
     parts = ((rows.start, read_part(job.work, rows)) for rows in merged.parts)
     write_index(merge_parts(parts), job.work, job.merged_name(merged))
+
+
+def use_cores(cores: int | None) -> None:
+    if cores is not None:
+        faiss.omp_set_num_threads(cores)
 
 
 def read_part(work: Folder, rows: RowRange) -> Any:

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any
 
 from clip_retrieval.errors import ConfigError
-from clip_retrieval.index.config import EngineName, IndexConfig
+from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.index.vectors import Vectors
 from clip_retrieval.layout import IndexFolder
+from clip_retrieval.storage import Folder
+
+WORK_FOLDER = "_building"
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What building may use."""
+    """What building may use, and what the index is wanted for."""
 
     max_index_bytes: int
     available_bytes: int
-    cores: int | None
+    cores: int | None  # None: all
+    wanted_recall: float | None = None
+    max_query_ms: float = 10.0
+    asked: tuple[Vectors, ...] = ()  # embeddings such as will be asked for; none: those that are indexed
 
 
 Engine = Callable[[Vectors, Bounds, Path], dict[str, Any]]  # writes the index to the path, returns image.json's keys
@@ -29,31 +35,37 @@ Engine = Callable[[Vectors, Bounds, Path], dict[str, Any]]  # writes the index t
 
 @contextmanager
 def chosen_engine(config: IndexConfig, target: IndexFolder) -> Iterator[Engine]:
-    """Give what builds: an engine here, or one on a Spark cluster, which may write a folder of several files."""
-    if config.spark.distributed is None:
-        yield open_engine(config.engine)
-        return
+    """Give what builds: an engine here, or one on a Spark cluster, which may write a folder of several files.
+
+    Raises ConfigError where the engine is not installed, or cannot do what is wanted.
+    """
     if config.engine == "autofaiss":
-        raise ConfigError("--distributed pyspark is done by our engine, not by autofaiss; use --engine faiss")
-    from clip_retrieval.index.distributed.build import distributed_engine
+        yield open_autofaiss(config)
+        return
+    from clip_retrieval.index.engines.faiss import FaissEngine
+    from clip_retrieval.index.engines.local import LocalRunner
 
-    with distributed_engine(config, target) as engine:
+    place = Folder(config.spark.temporary_indices_folder or f"{target.url}/{WORK_FOLDER}")
+    with ExitStack() as stack:
+        if config.spark.distributed is None:
+            engine = FaissEngine(LocalRunner(), place)
+        else:
+            from clip_retrieval.index.distributed.cluster import open_cluster
+
+            cluster = stack.enter_context(open_cluster(config.spark.spark_master))
+            engine = FaissEngine(cluster, place, config.spark.nb_indices_to_keep)
         yield engine
+    for work in engine.finished:
+        work.remove("")
+    if config.spark.temporary_indices_folder is None:
+        place.remove("")  # what is left are the parts of other embeddings, or of other bounds
 
 
-def open_engine(name: EngineName) -> Engine:
-    """Return the engine; raises ConfigError where it is not installed."""
-    has_autofaiss = importlib.util.find_spec("autofaiss") is not None
-    match name:
-        case "autofaiss" | "auto" if has_autofaiss:
-            from clip_retrieval.index.engines.autofaiss import build_with_autofaiss
+def open_autofaiss(config: IndexConfig) -> Engine:
+    if config.spark.distributed is not None:
+        raise ConfigError("--distributed pyspark is done by our engine, not by autofaiss; use --engine faiss")
+    if importlib.util.find_spec("autofaiss") is None:
+        raise ConfigError("autofaiss is not installed (it has no release for this Python); use --engine faiss")
+    from clip_retrieval.index.engines.autofaiss import build_with_autofaiss
 
-            return build_with_autofaiss
-        case "autofaiss":
-            raise ConfigError("autofaiss is not installed (it has no release for this Python); use --engine faiss")
-        case "faiss" | "auto":
-            from clip_retrieval.index.engines.faiss import build_with_faiss
-
-            return build_with_faiss
-        case _:
-            assert_never(name)
+    return build_with_autofaiss
