@@ -18,9 +18,15 @@ from clip_retrieval.options import build_config
 def index(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Build nearest-neighbour indices of an embeddings folder, within the memory given."""
     from clip_retrieval.index.build import build_indices
+    from clip_retrieval.index.preview import preview_indices, print_preview
     from clip_retrieval.index.report import print_indices
 
-    result = build_indices(build_config(IndexConfig, given_options(options), arguments))
+    config = build_config(IndexConfig, given_options(options), arguments)
+    if config.dry_run:
+        preview = preview_indices(config)
+        print_json(preview.to_json()) if as_json else print_preview(preview)
+        return
+    result = build_indices(config)
     print_json(result.to_json()) if as_json else print_indices(result)
 
 

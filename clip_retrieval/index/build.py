@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_retrieval import __version__
-from clip_retrieval.errors import IndexBuildError
+from clip_retrieval.errors import ConfigError, IndexBuildError
 from clip_retrieval.index.changes import Change
 from clip_retrieval.index.config import IndexConfig, parse_bytes
 from clip_retrieval.index.engines import Bounds, Engine, chosen_engine
@@ -67,7 +67,10 @@ def clip_index(*arguments: object, **options: object) -> BuiltIndices:
     Raises ClipRetrievalError that names a file which is wrong, or a bound that is too tight. Nothing half-written
     stays.
     """
-    return build_indices(build_config(IndexConfig, options, arguments))
+    config = build_config(IndexConfig, options, arguments)
+    if config.dry_run:
+        raise ConfigError("dry_run is an option of the command; from Python call index.preview.preview_indices")
+    return build_indices(config)
 
 
 def build_indices(config: IndexConfig) -> BuiltIndices:
@@ -113,6 +116,7 @@ def make_bounds(config: IndexConfig, filled: Mapping[Modality, Vectors]) -> Boun
         config.nb_cores,
         config.tuning.wanted_recall,
         config.tuning.max_index_query_time_ms,
+        config.index_key,
         tuple(filled.values()),
     )
 

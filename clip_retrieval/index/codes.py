@@ -26,6 +26,7 @@ GAUSSIAN_DISTORTIONS = (1.0, 0.36338, 0.117482, 0.034548, 0.009501, 0.0025047, 0
 LLOYD_STEPS = 12
 MIXED_COUNTS = np.unique(np.geomspace(2, 4096, 45).astype(int))
 LEAST_BITS_WORTH_A_SLOT = 0.25
+LEAST_IMPORTANCE = 1e-30  # where all rows are alike, no dimension has any
 PADDING = -1
 
 
@@ -77,7 +78,7 @@ def choose_mixed(spread: Doubles, asked: Doubles, total: int, most: int) -> int:
 
 def ideal_bits(importance: Doubles, total: int, most: int) -> Doubles:
     """Return fractions of bits [d] by reverse water-filling: max(0, log2(importance / level) / 2), at most `most`."""
-    logs = np.log2(np.maximum(importance, importance.max() * 1e-12)) / 2
+    logs = np.log2(np.maximum(importance, max(importance.max() * 1e-12, LEAST_IMPORTANCE))) / 2
     low, high = logs.min() - most, logs.max()
     for _ in range(60):
         level = (low + high) / 2

@@ -84,6 +84,10 @@ class IndexConfig:
     text_subfolder: str = option("text_emb", help="Sub-folder of the text embeddings.")
     nb_cores: int | None = option(None, help="Cores to use; None: all.")
     engine: EngineName = option("auto", help="What builds: auto and faiss are our own engine on faiss.")
+    index_key: str | None = option(
+        None, help="Build this kind, a key of faiss's index_factory such as HNSW32 or IVF1024,SQ8; None: what is best."
+    )
+    dry_run: bool = option(False, help="Say what would be built, and what it will cost; nothing is written.")
     update: bool = option(
         False, help="Take over what changed in the embeddings folder since the index was built, without rebuilding."
     )

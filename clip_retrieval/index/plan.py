@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from clip_retrieval.errors import IndexBuildError
 
-Kind = Literal["exact", "refined", "coded"]
+Kind = Literal["exact", "refined", "coded", "given"]
 Store = Literal["fp32", "fp16", "SQ8", "SQ6", "SQ4"]
 
 BYTES_A_DIM: dict[Store, float] = {"fp32": 4, "fp16": 2, "SQ8": 1, "SQ6": 0.75, "SQ4": 0.5}
@@ -76,6 +76,7 @@ class Plan:
     peak_bytes: int = 0
     seconds: float = 0.0
     recall: float = 0.0  # expected
+    given_key: str = ""  # of faiss's index_factory, where somebody wants just that
 
     @property
     def slots(self) -> int:
@@ -91,11 +92,15 @@ class Plan:
     @property
     def key(self) -> str:
         """Return what faiss's index_factory calls this shape; its rotation and codebooks are ours."""
+        if self.kind == "given":
+            return self.given_key
         if self.kind == "exact":
             return "Flat" if self.store == "fp32" else str(self.store).replace("fp16", "SQfp16")
         graph = f"_HNSW{GRAPH_LINKS}" if self.lists >= LISTS_FOR_GRAPH else ""
         groups = 8 * self.code_bytes // self.bits
-        codes = f"OPQ{groups},IVF{self.lists}{graph},PQ{groups}x{self.bits}{'fs' if self.bits == 4 else ''}"
+        codes = (
+            f"OPQ{groups}_{self.width},IVF{self.lists}{graph},PQ{groups}x{self.bits}{'fs' if self.bits == 4 else ''}"
+        )
         return codes if self.store is None else f"{codes},Refine({str(self.store).replace('fp16', 'SQfp16')})"
 
     def to_json(self) -> dict[str, Any]:
@@ -122,6 +127,13 @@ def make_plan(problem: Problem) -> Plan:
         return min(enough, key=lambda plan: (is_slow(plan, problem), plan.index_bytes))
     quick = [plan for plan in fitting if not is_slow(plan, problem)]
     return max(quick or fitting, key=lambda plan: (plan.recall, -plan.index_bytes))
+
+
+def given_plan(problem: Problem, key: str) -> Plan:
+    """Return the plan of a key that somebody wants; what it costs is not known before it is built."""
+    return Plan(
+        "given", problem.rows, problem.dim, given_key=key, sample_rows=count_sample(count_lists(problem.rows), problem)
+    )
 
 
 def fits(plan: Plan, problem: Problem) -> bool:
@@ -153,19 +165,26 @@ def shapes(problem: Problem) -> Iterator[Plan]:
     )
     yield replace(refined, store="fp16")
     yield replace(refined, store="SQ8")
-    yield fill_with_codes(Plan("coded", rows, dim, None, lists, dim, 8, refined.sample_rows), problem)
+    coded = fill_with_codes(Plan("coded", rows, dim, None, lists, dim, 8, refined.sample_rows), problem)
+    yield coded
+    if problem.wanted_recall is not None:
+        yield cut_codes(coded, problem, problem.wanted_recall)
 
 
 def fill_with_codes(plan: Plan, problem: Problem) -> Plan:
-    """Return the plan with the longest codes that fit into the bound; the shortest where none does."""
-    low, high = min(LEAST_CODE_BYTES, plan.dim), plan.dim
-    while low < high:
-        middle = (low + high + 1) // 2
-        if index_bytes(replace(plan, code_bytes=middle), problem) <= problem.max_index_bytes:
-            low = middle
-        else:
-            high = middle - 1
-    return replace(plan, code_bytes=low)
+    """Return the plan with the longest codes that fit into the bounds; the shortest where none does."""
+    least = min(LEAST_CODE_BYTES, plan.dim)
+    lengths = (replace(plan, code_bytes=count) for count in range(plan.dim, least, -1))
+    fitting = (longer for longer in lengths if fits(with_cost(longer, problem), problem))
+    return next(fitting, replace(plan, code_bytes=least))
+
+
+def cut_codes(plan: Plan, problem: Problem, wanted_recall: float) -> Plan:
+    """Return the smallest plan with codes of this length or less that is expected to find enough; or this one."""
+    lengths = range(min(LEAST_CODE_BYTES, plan.dim), plan.code_bytes)
+    shorter = (replace(plan, code_bytes=count) for count in lengths)
+    enough = (cut for cut in shorter if expect_recall(cut) >= wanted_recall)
+    return min(enough, key=lambda cut: index_bytes(cut, problem), default=plan)
 
 
 def count_lists(rows: int) -> int:
@@ -174,9 +193,15 @@ def count_lists(rows: int) -> int:
 
 def count_sample(lists: int, problem: Problem) -> int:
     """Return the rows that are trained on: enough for the lists, and within a quarter of the memory."""
-    affordable = int(problem.available_bytes / 4 / (4 * problem.dim * SAMPLE_COPIES))
+    left = problem.available_bytes - PROGRAM_BYTES - beside_sample(problem.dim)
+    affordable = int(min(left, problem.available_bytes / 4) / (4 * problem.dim * SAMPLE_COPIES))
     wanted = min(MOST_SAMPLE, max(LEAST_SAMPLE, ROWS_PER_LIST * lists))
     return min(problem.rows, max(min(wanted, affordable), 2 * lists))
+
+
+def beside_sample(dim: int) -> int:
+    """Return the memory of training besides the program and the sample."""
+    return 3 * 4 * LEAST_SAMPLE * dim
 
 
 def with_cost(plan: Plan, problem: Problem) -> Plan:
@@ -191,7 +216,7 @@ def with_cost(plan: Plan, problem: Problem) -> Plan:
 
 def index_bytes(plan: Plan, problem: Problem) -> int:
     """Return the size of the index, in all its files."""
-    stored = math.ceil(plan.rows * plan.dim * BYTES_A_DIM[plan.store]) if plan.store else 0
+    stored = plan.rows * math.ceil(plan.dim * BYTES_A_DIM[plan.store]) if plan.store else 0
     if plan.kind == "exact":
         return problem.files * (HEADER_BYTES + 8 * plan.dim) + stored
     listed = plan.rows * (plan.code_bytes + ID_BYTES)
@@ -205,7 +230,7 @@ def index_bytes(plan: Plan, problem: Problem) -> int:
 
 def peak_bytes(plan: Plan, problem: Problem) -> int:
     """Return the memory that building takes, all in all."""
-    training = SAMPLE_COPIES * 4 * plan.sample_rows * plan.dim + 3 * 4 * LEAST_SAMPLE * plan.dim
+    training = SAMPLE_COPIES * 4 * plan.sample_rows * plan.dim + beside_sample(plan.dim)
     adding = plan.index_bytes or index_bytes(plan, problem)
     block = BLOCK_ROWS * (8 * plan.dim + 8 * plan.width if plan.kind != "exact" else 8 * plan.dim)
     return int(PROGRAM_BYTES + max(training if plan.kind != "exact" else 0, 1.05 * adding + block))
@@ -235,8 +260,8 @@ def expect_recall(plan: Plan) -> float:
 
 def explain_misfit(problem: Problem, plans: list[Plan]) -> str:
     """Say what the least demanding index would take."""
-    small = min(plans, key=lambda plan: max(plan.index_bytes / problem.max_index_bytes,
-                                            plan.peak_bytes / problem.available_bytes))  # fmt: skip
+    small = min(plans, key=lambda plan: max(plan.index_bytes / max(1, problem.max_index_bytes),
+                                            plan.peak_bytes / max(1, problem.available_bytes)))  # fmt: skip
     least, memory = megabytes(small.index_bytes), megabytes(small.peak_bytes)
     return (
         f"no index of {problem.rows:,} x {problem.dim} vectors fits into max_index_memory_usage "

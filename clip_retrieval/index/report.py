@@ -25,7 +25,7 @@ def print_indices(result: BuiltIndices) -> None:
     table.add_column("index")
     for heading in ("vectors", "dim", "size", "ms/query"):
         table.add_column(heading, justify="right")
-    table.add_column("kind")
+    table.add_column("kind", overflow="fold")
     for modality, info in result.infos.items():
         table.add_row(
             modality,
@@ -61,17 +61,18 @@ def print_quality(console: Console, qualities: Mapping[Modality, Mapping[str, An
     """Print a row for each index and kind of query, from what image.json has under `quality`."""
     if not qualities:
         return
-    table = Table(title="recall@k: share of the k nearest rows among the first k answers", title_justify="left")
+    table = Table(title="recall@k: how many of the k nearest rows are among the first k answers", title_justify="left")
     table.add_column("index")
     table.add_column("queries")
-    for heading in ("recall@1", "recall@10", "recall@100", "ms/query", "99 % below"):
+    for heading in ("@1", "@10", "@100", "ms/query", "99 % below"):
         table.add_column(heading, justify="right")
-    table.add_column("settings")
     for modality, quality in qualities.items():
         for row in quality_rows(modality, quality):
             table.add_row(*row)
     console.print(table)
     for modality, quality in qualities.items():
+        if quality["index_param"]:
+            console.print(f"{modality}: searched with {quality['index_param']}")
         if quality.get("shortfall"):
             console.print(f"{modality}: {quality['shortfall']}")
 
@@ -80,9 +81,9 @@ def quality_rows(modality: Modality, quality: Mapping[str, Any]) -> Iterable[lis
     for asked in MODALITIES:
         measured = quality[asked]
         if measured is None:
-            yield [modality, f"no {asked} embeddings", *[""] * 6]
+            yield [modality, f"no {asked} embeddings", *[""] * 5]
             continue
         recalls = [measured[f"recall@{k}"] for k in (1, 10, 100)]
         shown = ["-" if recall is None else f"{recall:.3f}" for recall in recalls]
         times = [f"{measured['ms']['mean']:.2f} ms", f"{measured['ms']['p99']:.2f} ms"]
-        yield [modality, f"{measured['queries']} {asked}", *shown, *times, quality["index_param"]]
+        yield [modality, f"{measured['queries']} {asked}", *shown, *times]

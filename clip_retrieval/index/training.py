@@ -13,6 +13,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from clip_retrieval.errors import ConfigError, first_line
 from clip_retrieval.index.codes import PADDING, Floats, choose_mixed, codebooks, lay_out
 from clip_retrieval.index.plan import (
     BLOCK_ROWS,
@@ -43,12 +44,25 @@ def train_index(plan: Plan, sample: Floats, queries: Floats) -> Any:
 
     `sample` [n, d] are rows, and are overwritten; `queries` [q, d] are vectors such as will be asked for.
     """
+    if plan.kind == "given":
+        return train_given(plan, sample)
     if plan.kind == "exact":
         return make_store(plan, sample)
     if plan.store is None:
         return train_lists(plan, sample, queries)
     store = make_store(plan, sample)
     return own(faiss.IndexRefine(train_lists(plan, sample, queries), store), "own_fields", "own_refine_index")
+
+
+def train_given(plan: Plan, sample: Floats) -> Any:
+    """Return an index as faiss itself makes and trains it; raises ConfigError where it cannot."""
+    try:
+        index = faiss.index_factory(plan.dim, plan.given_key, METRIC)
+        index.train(sample)
+    except RuntimeError as error:
+        why = first_line(error).rpartition("Error: ")[2]
+        raise ConfigError(f"faiss makes no index {plan.given_key} of {plan.dim} dimensions: {why}") from error
+    return index
 
 
 def make_store(plan: Plan, sample: Floats) -> Any:

@@ -27,6 +27,7 @@ class Bounds:
     cores: int | None  # None: all
     wanted_recall: float | None = None
     max_query_ms: float = 10.0
+    index_key: str | None = None  # of faiss's index_factory; None: what the planner chooses
     asked: tuple[Vectors, ...] = ()  # embeddings such as will be asked for; none: those that are indexed
 
 
@@ -62,6 +63,8 @@ def chosen_engine(config: IndexConfig, target: IndexFolder) -> Iterator[Engine]:
 
 
 def open_autofaiss(config: IndexConfig) -> Engine:
+    if config.index_key is not None:
+        raise ConfigError("--index_key is for --engine faiss; autofaiss chooses by itself")
     if config.spark.distributed is not None:
         raise ConfigError("--distributed pyspark is done by our engine, not by autofaiss; use --engine faiss")
     if importlib.util.find_spec("autofaiss") is None:

@@ -23,12 +23,12 @@ import numpy as np
 from clip_retrieval import __version__
 from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.codes import Floats
-from clip_retrieval.index.distributed.parts import make_part, read_rows
+from clip_retrieval.index.distributed.parts import can_be_merged, make_part, read_rows
 from clip_retrieval.index.distributed.plan import MergedPart, RowRange, group_parts, part_name, split_rows
 from clip_retrieval.index.distributed.tasks import SHARE_IT, Job, Shared, add_part, merge_group
 from clip_retrieval.index.engines import Bounds
 from clip_retrieval.index.engines.local import RowBar
-from clip_retrieval.index.plan import Plan, Problem, make_plan
+from clip_retrieval.index.plan import Plan, Problem, given_plan, make_plan
 from clip_retrieval.index.queries import draw_rows
 from clip_retrieval.index.training import train_index
 from clip_retrieval.index.vectors import Vectors
@@ -70,7 +70,7 @@ class FaissEngine:
         say_plan(plan)
         if bounds.cores is not None:
             faiss.omp_set_num_threads(bounds.cores)
-        ranges = split_rows(vectors.row_count, self.index_count, self.runner.rows_of_task)
+        ranges = split(vectors, plan, self)
         groups = group_parts(ranges, self.index_count)
         work = Folder(f"{self.place.url}/{path.stem}-{fingerprint(vectors, bounds)}")
         with RowBar("adding vectors", vectors.row_count) if self.runner.is_here else nullcontext(iter) as watch:
@@ -98,21 +98,35 @@ class FaissEngine:
 
 def plan_index(vectors: Vectors, bounds: Bounds, file_count: int = 1) -> Plan:
     """Return the plan for some vectors; raises IndexBuildError that names the nearest bounds where nothing fits."""
-    return make_plan(
-        Problem(
-            vectors.row_count,
-            vectors.dim,
-            bounds.max_index_bytes,
-            bounds.available_bytes,
-            bounds.cores or faiss.omp_get_max_threads(),
-            bounds.wanted_recall,
-            bounds.max_query_ms,
-            file_count,
-        )
+    problem = describe_problem(vectors, bounds, file_count)
+    return given_plan(problem, bounds.index_key) if bounds.index_key else make_plan(problem)
+
+
+def describe_problem(vectors: Vectors, bounds: Bounds, file_count: int = 1) -> Problem:
+    return Problem(
+        vectors.row_count,
+        vectors.dim,
+        bounds.max_index_bytes,
+        bounds.available_bytes,
+        bounds.cores or faiss.omp_get_max_threads(),
+        bounds.wanted_recall,
+        bounds.max_query_ms,
+        file_count,
     )
 
 
+def split(vectors: Vectors, plan: Plan, engine: FaissEngine) -> list[RowRange]:
+    """Cut the rows into parts; one, where parts of a kind cannot be put together, as those of a graph cannot."""
+    if plan.kind != "given" or can_be_merged(faiss.index_factory(plan.dim, plan.given_key)):
+        return split_rows(vectors.row_count, engine.index_count, engine.runner.rows_of_task)
+    if not engine.runner.is_here:
+        raise IndexBuildError(f"an index of kind {plan.given_key} cannot be built in parts; leave --distributed out")
+    return [RowRange(0, vectors.row_count)]
+
+
 def say_plan(plan: Plan) -> None:
+    if plan.kind == "given":
+        return
     logger.info(
         "%s: about %.1f MB, %.0f MB of memory to build, %.0f s; recall@10 of such indices is about %.2f",
         *(plan.key, plan.index_bytes / 1e6, plan.peak_bytes / 1e6, plan.seconds, plan.recall),
@@ -141,7 +155,13 @@ def write_whole(job: Job, trained: Shared, path: Path, rows: RowRange) -> None:
 def fingerprint(vectors: Vectors, bounds: Bounds) -> str:
     """Return what the parts of an index depend on, in a few letters."""
     files = [(file.name, file.row_count, file.dim, changed(vectors, file.name)) for file in vectors.files]
-    wanted = [bounds.max_index_bytes, bounds.available_bytes, bounds.wanted_recall, bounds.max_query_ms]
+    wanted = [
+        bounds.max_index_bytes,
+        bounds.available_bytes,
+        bounds.wanted_recall,
+        bounds.max_query_ms,
+        bounds.index_key,
+    ]
     about = [__version__, faiss.__version__, vectors.path(vectors.files[0]), wanted, files]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
 
@@ -188,6 +208,6 @@ def describe(plan: Plan, path: Path, parts: Sequence[dict[str, Any]]) -> dict[st
         "nb vectors": plan.rows,
         "vectors dimension": plan.dim,
         "compression ratio": round(4 * plan.rows * plan.dim / max(1, size), 3),
-        "plan": plan.to_json(),
+        **({"plan": plan.to_json()} if plan.kind != "given" else {}),
         **({"parts": list(parts)} if parts else {}),
     }

@@ -1,0 +1,81 @@
+"""`index --dry_run`: what could be built of an embeddings folder, what would be, and what it will cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from clip_retrieval.errors import IndexBuildError
+from clip_retrieval.index.build import check_folders, check_rows, find_vectors, make_bounds
+from clip_retrieval.index.config import IndexConfig
+from clip_retrieval.index.engines.faiss import describe_problem
+from clip_retrieval.index.plan import Plan, Problem, fits, list_plans, make_plan
+from clip_retrieval.layout import EmbeddingsFolder, IndexFolder, Modality
+
+
+@dataclass(frozen=True)
+class Preview:
+    """For each modality the kinds that there are, and which one would be built; None: none fits, and why."""
+
+    problems: Mapping[Modality, Problem]
+    plans: Mapping[Modality, Sequence[Plan]]
+    chosen: Mapping[Modality, Plan | None]
+    refusals: Mapping[Modality, str]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            modality: {
+                "chosen": plan.to_json() if plan else None,
+                "refusal": self.refusals.get(modality),
+                "candidates": [
+                    {**other.to_json(), "fits": fits(other, self.problems[modality])} for other in self.plans[modality]
+                ],
+            }
+            for modality, plan in self.chosen.items()
+        }
+
+
+def preview_indices(config: IndexConfig) -> Preview:
+    """Look at the headers of the embeddings, and at nothing else; raises ClipRetrievalError that names a wrong file."""
+    source = EmbeddingsFolder(config.embeddings_folder)
+    check_folders(source, IndexFolder(config.index_folder))
+    found = find_vectors(config, source)
+    check_rows(source, found)
+    bounds = make_bounds(config, found)
+    problems = {
+        modality: describe_problem(vectors, bounds, config.spark.nb_indices_to_keep)
+        for modality, vectors in found.items()
+    }
+    chosen: dict[Modality, Plan | None] = {}
+    refusals: dict[Modality, str] = {}
+    for modality, problem in problems.items():
+        try:
+            chosen[modality] = make_plan(problem)
+        except IndexBuildError as error:
+            chosen[modality], refusals[modality] = None, str(error)
+    return Preview(problems, {modality: list_plans(p) for modality, p in problems.items()}, chosen, refusals)
+
+
+def print_preview(preview: Preview) -> None:
+    """Print a table for each index, the kind that would be built marked with an arrow."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    for modality, plans in preview.plans.items():
+        problem = preview.problems[modality]
+        title = f"the {modality} index of {problem.rows:,} x {problem.dim} vectors"
+        table = Table(title=Text(title), title_justify="left")
+        table.add_column("")
+        table.add_column("kind", overflow="fold")
+        for heading in ("size", "memory", "time", "recall@10"):
+            table.add_column(heading, justify="right")
+        for plan in plans:
+            mark = "->" if plan == preview.chosen[modality] else "" if fits(plan, problem) else "too large"
+            costs = [f"{plan.index_bytes / 1e6:,.1f} MB", f"{plan.peak_bytes / 1e6:,.0f} MB", f"{plan.seconds:,.0f} s"]
+            table.add_row(mark, plan.key, *costs, f"~{plan.recall:.2f}")
+        console.print(table)
+        if modality in preview.refusals:
+            console.print(preview.refusals[modality])
