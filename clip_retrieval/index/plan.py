@@ -156,7 +156,7 @@ def list_plans(problem: Problem) -> list[Plan]:
 def shapes(problem: Problem) -> Iterator[Plan]:
     rows, dim = problem.rows, problem.dim
     for store in BYTES_A_DIM:
-        yield Plan("exact", rows, dim, store)
+        yield Plan("exact", rows, dim, store, sample_rows=0 if store == "fp32" else min(rows, LEAST_SAMPLE))
     if rows <= ROWS_FOR_LISTS:
         return
     lists = count_lists(rows)
@@ -233,7 +233,7 @@ def peak_bytes(plan: Plan, problem: Problem) -> int:
     training = SAMPLE_COPIES * 4 * plan.sample_rows * plan.dim + beside_sample(plan.dim)
     adding = plan.index_bytes or index_bytes(plan, problem)
     block = BLOCK_ROWS * (8 * plan.dim + 8 * plan.width if plan.kind != "exact" else 8 * plan.dim)
-    return int(PROGRAM_BYTES + max(training if plan.kind != "exact" else 0, 1.05 * adding + block))
+    return int(PROGRAM_BYTES + max(training, 1.05 * adding + block))
 
 
 def count_seconds(plan: Plan, problem: Problem) -> float:

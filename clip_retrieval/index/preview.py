@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from clip_retrieval.errors import IndexBuildError
-from clip_retrieval.index.build import check_folders, check_rows, find_vectors, make_bounds
+from clip_retrieval.index.build import make_bounds
+from clip_retrieval.index.checks import check_folders, check_rows, find_vectors
 from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.index.engines.faiss import describe_problem
 from clip_retrieval.index.plan import Plan, Problem, fits, list_plans, make_plan

@@ -64,7 +64,7 @@ def test_the_folder_holds_indices_infos_metadata_and_manifest_and_nothing_else(b
 
 def test_image_json_has_the_keys_of_clip_retrieval_2(built: Built) -> None:
     info = read_json(built[0] / "image.json")
-    assert set(info) == UPSTREAM_KEYS | {"quality"}
+    assert set(info) - {"plan"} == UPSTREAM_KEYS | {"quality"}
     assert info["quality"]["image"]["recall@10"] == info["quality"]["text"]["recall@10"] == 1
     assert (info["nb vectors"], info["vectors dimension"]) == (31, 16)
     assert info["index_path"] == str(built[0] / "image.index")
@@ -74,7 +74,7 @@ def test_image_json_has_the_keys_of_clip_retrieval_2(built: Built) -> None:
 def test_autofaiss_fills_every_key_of_image_json(tmp_path: Path, unit_rows: Rows, write_run: WriteRun) -> None:
     emb = write_run(tmp_path / "emb", [unit_rows(5)])
     clip_index(str(emb), str(tmp_path / "ix"), engine="autofaiss", nb_cores=1)
-    assert set(read_json(tmp_path / "ix" / "image.json")) == UPSTREAM_KEYS
+    assert set(read_json(tmp_path / "ix" / "image.json")) == UPSTREAM_KEYS | {"quality"}
 
 
 def test_plain_faiss_opens_the_index_and_ids_are_rows(built: Built) -> None:

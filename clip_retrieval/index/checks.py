@@ -1,0 +1,87 @@
+"""What must hold of an embeddings folder before anything is built from it; a sentence where it does not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from clip_retrieval.errors import IndexBuildError
+from clip_retrieval.index.config import IndexConfig
+from clip_retrieval.index.vectors import Contents, Vectors, open_vectors
+from clip_retrieval.layout import JOURNAL, EmbeddingsFolder, IndexFolder, Modality, read_manifest
+from clip_retrieval.metadata import count_rows
+
+logger = logging.getLogger(__name__)
+
+
+def check_folders(source: EmbeddingsFolder, target: IndexFolder) -> None:
+    if not source.exists():
+        raise IndexBuildError(f"there is no folder {source.url}")
+    if source.exists(JOURNAL):
+        raise IndexBuildError(
+            f"a change of {source.url} was stopped half-way; run its `clip-retrieval inference` again"
+        )
+    if source.root == target.root:
+        raise IndexBuildError(f"{source.url} is the embeddings folder; give the index a folder of its own")
+
+
+def read_encoder(source: EmbeddingsFolder) -> dict[str, Any] | None:
+    """Return what the embeddings' manifest says of their encoder; None for folders of clip-retrieval 2."""
+    manifest = read_manifest(source)
+    return manifest.get("encoder") if manifest else None
+
+
+def check_finished(source: EmbeddingsFolder) -> None:
+    """Refuse a run that is still to be finished: its index would lack rows without a word."""
+    manifest = read_manifest(source) or {}
+    wanted, there = manifest.get("partition_count"), len(source.names("metadata", ".parquet"))
+    if wanted is not None and there < wanted:
+        raise IndexBuildError(f"{source.url} has {there} of {wanted} partitions; let inference finish (run it again)")
+
+
+def find_filled(
+    source: EmbeddingsFolder, found: Mapping[Modality, Vectors], contents: Mapping[Modality, Contents]
+) -> dict[Modality, Vectors]:
+    """Return the modalities of which any sample has an embedding; raises IndexBuildError where none has."""
+    filled = {modality: vectors for modality, vectors in found.items() if contents[modality].checksums.any()}
+    for modality in filled:
+        contents[modality].odd.warn(modality)
+    for modality in found.keys() - filled.keys():
+        logger.warning("no sample has a %s embedding: no %s index", modality, modality)
+    if not filled:
+        raise IndexBuildError(f"every embedding in {source.url} is zero: no sample of that run could be embedded")
+    return filled
+
+
+def find_vectors(config: IndexConfig, source: EmbeddingsFolder) -> dict[Modality, Vectors]:
+    """Open what is there; raises IndexBuildError where nothing is."""
+    opened: dict[Modality, Vectors | None] = {
+        "image": open_vectors(source, config.image_subfolder),
+        "text": open_vectors(source, config.text_subfolder),
+    }
+    found = {modality: vectors for modality, vectors in opened.items() if vectors is not None}
+    if not found:
+        raise IndexBuildError(
+            f"{source.url} holds no embeddings: neither {config.image_subfolder}/*.npy "
+            f"nor {config.text_subfolder}/*.npy"
+        )
+    return found
+
+
+def check_rows(source: EmbeddingsFolder, found: Mapping[Modality, Vectors]) -> int | None:
+    """Row r of every part is one sample: counts that differ would answer with another sample's metadata."""
+    rows = count_rows(source)
+    for modality, vectors in found.items():
+        if rows is not None and vectors.row_count != rows:
+            raise IndexBuildError(
+                f"{source.url} has {vectors.row_count:,} {modality} embeddings but {rows:,} rows of metadata; let "
+                "inference finish (run it again), or point at the folder of one run"
+            )
+    counts = {modality: vectors.row_count for modality, vectors in found.items()}
+    if len(set(counts.values())) > 1:
+        raise IndexBuildError(
+            f"{source.url} has {counts['image']:,} image embeddings but {counts['text']:,} text embeddings; row r of "
+            "both must be one sample"
+        )
+    return rows

@@ -1,0 +1,238 @@
+"""Plans: within the bounds, the best there is for them, refusals that can be followed, and sizes that come true."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import faiss
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from clip_retrieval.errors import IndexBuildError
+from clip_retrieval.index.config import parse_bytes
+from clip_retrieval.index.distributed.parts import add_rows
+from clip_retrieval.index.plan import (
+    LEAST_CODE_BYTES,
+    LISTS_FOR_GRAPH,
+    ROWS_FOR_LISTS,
+    Plan,
+    Problem,
+    is_slow,
+    list_plans,
+    make_plan,
+    with_cost,
+)
+from clip_retrieval.index.training import train_index
+
+Rows = NDArray[np.float32]
+AMPLE = 10**14  # bytes
+NAMED_BOUNDS = re.compile(r"with --max_index_memory_usage (\S+) --current_memory_available (\S+)$")
+
+
+def powers(low: float, high: float) -> st.SearchStrategy[int]:
+    """Integers, as many small ones as large ones."""
+    return st.floats(low, high).map(lambda power: int(10**power))
+
+
+dims = st.one_of(st.integers(2, 2048), st.sampled_from([2, 3, 33, 512, 513, 768, 2048]))
+row_counts = st.one_of(powers(0, 9.69), st.sampled_from([0, 1, ROWS_FOR_LISTS, ROWS_FOR_LISTS + 1, 5 * 10**9]))
+problems = st.builds(
+    Problem,
+    rows=row_counts,
+    dim=dims,
+    max_index_bytes=powers(3, 13.5),
+    available_bytes=powers(8.5, 13.5),
+    cores=st.integers(1, 128),
+    wanted_recall=st.one_of(st.none(), st.floats(0.1, 1)),
+    files=st.sampled_from([1, 1, 2, 40]),
+)
+
+
+def plan_if_any(problem: Problem) -> Plan | None:
+    try:
+        return make_plan(problem)
+    except IndexBuildError:
+        return None
+
+
+@settings(max_examples=200, deadline=None)
+@given(problem=problems)
+def test_a_plan_is_within_its_bounds_or_refused_with_bounds_that_do(problem: Problem) -> None:
+    try:
+        plan = make_plan(problem)
+    except IndexBuildError as error:
+        named = NAMED_BOUNDS.search(str(error))
+        assert named is not None
+        index, available = parse_bytes(named[1]), parse_bytes(named[2])
+        assert index > problem.max_index_bytes or available > problem.available_bytes
+        assert index <= available  # as options must be
+        problem = replace(problem, max_index_bytes=index, available_bytes=available)
+        plan = make_plan(problem)
+
+    assert plan.index_bytes <= problem.max_index_bytes
+    assert plan.peak_bytes <= problem.available_bytes
+    assert 0 < plan.index_bytes < plan.peak_bytes
+    assert plan.seconds > 0
+    assert 0 < plan.recall <= 1
+    assert plan.sample_rows <= plan.rows == problem.rows
+    assert (plan.lists == 0) == (plan.kind == "exact")
+    assert plan.sample_rows >= 2 * plan.lists or plan.sample_rows == plan.rows
+
+
+@settings(max_examples=200, deadline=None)
+@given(problem=problems, more=powers(3, 13.5), more_memory=powers(3, 13.5))
+def test_more_memory_never_finds_less(problem: Problem, more: int, more_memory: int) -> None:
+    problem = replace(problem, wanted_recall=None)
+    less = plan_if_any(problem)
+    assume(less is not None)
+    assert less is not None
+    larger = replace(
+        problem,
+        max_index_bytes=problem.max_index_bytes + more,
+        available_bytes=problem.available_bytes + more_memory,
+    )
+
+    plan = make_plan(larger)
+
+    became_quick = is_slow(less, problem) and not is_slow(plan, larger)
+    assert plan.recall >= less.recall or became_quick
+
+
+@settings(max_examples=100, deadline=None)
+@given(problem=problems, wanted=st.floats(0.3, 0.99))
+def test_a_wanted_recall_takes_the_smallest_that_has_it(problem: Problem, wanted: float) -> None:
+    best = plan_if_any(replace(problem, wanted_recall=None))
+    assume(best is not None)
+    assert best is not None
+    wanting = replace(problem, wanted_recall=wanted)
+    plan = make_plan(wanting)
+
+    if best.recall < wanted:
+        assert plan.recall >= best.recall  # as near as it gets
+        return
+    assert plan.recall >= wanted
+    for other in [*list_plans(wanting), *shorter_codes(plan, wanting)]:
+        fits = other.index_bytes <= problem.max_index_bytes and other.peak_bytes <= problem.available_bytes
+        if fits and other.recall >= wanted and not is_slow(other, wanting):
+            assert plan.index_bytes <= other.index_bytes
+
+
+def shorter_codes(plan: Plan, problem: Problem) -> list[Plan]:
+    if plan.kind != "coded":
+        return []
+    lengths = range(min(LEAST_CODE_BYTES, plan.dim), plan.code_bytes)
+    return [with_cost(replace(plan, code_bytes=count), problem) for count in lengths]
+
+
+@given(rows=st.integers(0, ROWS_FOR_LISTS), dim=dims)
+def test_few_rows_are_all_compared(rows: int, dim: int) -> None:
+    plan = make_plan(Problem(rows, dim, AMPLE, AMPLE))
+
+    assert (plan.kind, plan.key, plan.recall) == ("exact", "Flat", 1)
+
+
+def test_rows_are_coded_where_nothing_else_fits() -> None:
+    plan = make_plan(Problem(20_000, 64, 500_000, AMPLE))
+
+    assert plan.kind == "coded"
+    assert 450_000 < plan.index_bytes <= 500_000
+
+
+def test_codes_are_no_longer_than_memory_allows_to_build() -> None:
+    plan = make_plan(Problem(100_000_000, 512, 60 * 10**9, 20 * 10**9))
+
+    assert plan.kind == "coded"
+    assert 15 * 10**9 < plan.peak_bytes <= 20 * 10**9
+
+
+def test_without_any_memory_it_is_refused_too() -> None:
+    with pytest.raises(IndexBuildError, match=r"fits into max_index_memory_usage 0 MB and current_memory_available 0"):
+        make_plan(Problem(10_000, 64, 0, 0))
+
+
+@pytest.mark.parametrize("dim", [2, 3, 7, 33, 64, 100, 512])
+def test_keys_are_shapes_that_faiss_can_read(dim: int) -> None:
+    for limit in (1, 20_000 * (8 + dim // 3), AMPLE):
+        for plan in list_plans(Problem(20_000, dim, limit, AMPLE)):
+            index = faiss.index_factory(dim, plan.key, faiss.METRIC_INNER_PRODUCT)
+            assert index.d == dim
+            if plan.kind != "exact":
+                lists = faiss.extract_index_ivf(index)
+                assert (lists.nlist, lists.code_size, lists.d) == (plan.lists, plan.code_bytes, plan.width)
+
+
+def make_rows(count: int, dim: int, shape: str = "full") -> Rows:
+    rng = np.random.default_rng(3)
+    rows = rng.standard_normal((count, dim)) * np.arange(1, dim + 1) ** -0.5
+    if shape == "alike":
+        rows[:] = np.eye(dim)[0]
+    elif shape == "nearly alike":
+        rows[:] = rows[0]
+    elif shape == "rank 1":
+        rows = rows[:, :1] * rows[0]
+    elif shape == "constant":
+        rows[:, dim // 2 :] = 0.3
+    elif shape == "zeros":
+        rows[::3] = 0
+    elif shape == "all zero":
+        rows[:] = 0
+    return rows.astype(np.float32)
+
+
+def build(plan: Plan, rows: Rows) -> faiss.Index:
+    sample = rows[: max(1, plan.sample_rows)].copy()
+    index = train_index(plan, sample, rows[:500] if plan.kind == "coded" else rows[:500] + np.float32(0.01))
+    add_rows(index, rows, 0, np.flatnonzero(rows.any(axis=1)))
+    return index
+
+
+def file_bytes(index: faiss.Index) -> int:
+    return len(faiss.serialize_index(index))
+
+
+@pytest.mark.parametrize(
+    ("count", "dim", "code_bytes"), [(6_000, 64, (4, 16, 21, 64)), (20_000, 32, (4, 9, 32)), (9_000, 33, (8, 33))]
+)
+def test_files_are_as_large_as_planned_or_a_little_smaller(count: int, dim: int, code_bytes: tuple[int, ...]) -> None:
+    problem, rows = Problem(count, dim, AMPLE, AMPLE), make_rows(count, dim)
+    plans = list_plans(problem)
+    coded = plans[-1]
+
+    for plan in [*plans[:-1], *(with_cost(replace(coded, code_bytes=length), problem) for length in code_bytes)]:
+        real = file_bytes(build(plan, rows))
+        assert real <= plan.index_bytes <= max(1.15 * real, real + 65_536), plan.key
+
+
+def test_files_with_a_graph_of_lists_are_as_large_as_planned() -> None:
+    count = LISTS_FOR_GRAPH + 1
+    problem, rows = Problem(count, 8, AMPLE, AMPLE), make_rows(count, 8)
+    shape = Plan("coded", count, 8, None, LISTS_FOR_GRAPH, 4, 8, count)
+    plan = with_cost(shape, problem)
+
+    index = build(plan, rows)
+
+    assert isinstance(faiss.downcast_index(faiss.extract_index_ivf(index).quantizer), faiss.IndexHNSWFlat)
+    assert file_bytes(index) <= plan.index_bytes <= 1.15 * file_bytes(index)
+
+
+SHAPES = ["alike", "nearly alike", "rank 1", "constant", "zeros", "all zero"]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dim", [2, 3, 7, 33, 100])
+def test_rows_of_any_shape_give_an_index_within_its_bytes(shape: str, dim: int) -> None:
+    count = ROWS_FOR_LISTS + 1
+    rows = make_rows(count, dim, shape)
+    for limit in (1, count * (8 + dim // 2) + 150_000, AMPLE):
+        for plan in list_plans(Problem(count, dim, limit, AMPLE)):
+            if plan.kind == "exact" or (plan.kind == "refined" and limit != AMPLE):
+                continue
+            index = build(plan, rows)
+            assert file_bytes(index) <= plan.index_bytes, plan.key
+            scores, ids = index.search(rows[:4], 3)
+            assert np.isfinite(scores[ids >= 0]).all()
+            assert faiss.extract_index_ivf(index).ntotal == np.count_nonzero(rows.any(axis=1))
