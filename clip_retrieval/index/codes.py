@@ -26,7 +26,7 @@ GAUSSIAN_DISTORTIONS = (1.0, 0.36338, 0.117482, 0.034548, 0.009501, 0.0025047, 0
 LLOYD_STEPS = 12
 MIXED_COUNTS = np.unique(np.geomspace(2, 4096, 45).astype(int))
 LEAST_BITS_WORTH_A_SLOT = 0.25
-LEAST_IMPORTANCE = 1e-30  # where all rows are alike, no dimension has any
+LEAST_IMPORTANCE = np.finfo(np.float64).tiny  # where all rows are alike, no dimension has any
 PADDING = -1
 
 
