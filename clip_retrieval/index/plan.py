@@ -20,7 +20,7 @@ Store = Literal["fp32", "fp16", "SQ8", "SQ6", "SQ4"]
 BYTES_A_DIM: dict[Store, float] = {"fp32": 4, "fp16": 2, "SQ8": 1, "SQ6": 0.75, "SQ4": 0.5}
 HEADER_BYTES = 8_192
 ID_BYTES = 8
-SCAN_BYTES = 32  # of 4-bit codes that only have to name what is compared finer
+SCAN_BYTES = 16  # of 4-bit codes that only have to name what is compared finer
 BLOCK_OF_SCAN = 32  # rows that a list of 4-bit codes is filled up to
 LEAST_CODE_BYTES = 4
 GRAPH_LINKS = 32
@@ -31,6 +31,7 @@ ROWS_FOR_LISTS = 5_000  # up to which comparing with every row is as fast as any
 ROWS_PER_LIST = 64  # of the training sample
 LEAST_SAMPLE, MOST_SAMPLE = 32_768, 1_048_576
 BLOCK_ROWS = 16_384  # that are transformed and added at once
+ROWS_OF_PART = 1_000_000  # that a killed build may have to add again
 
 # Recall@10, mean of image and text queries, of CLIP-like vectors at bits a dimension: benchmarks/RESULTS.md.
 CODED_RECALL = ((0.0, 0.0), (0.25, 0.7), (0.66, 0.9), (1.44, 0.945), (3.7, 0.965), (8.0, 0.985))
@@ -233,7 +234,8 @@ def peak_bytes(plan: Plan, problem: Problem) -> int:
     training = SAMPLE_COPIES * 4 * plan.sample_rows * plan.dim + beside_sample(plan.dim)
     adding = plan.index_bytes or index_bytes(plan, problem)
     block = BLOCK_ROWS * (8 * plan.dim + 8 * plan.width if plan.kind != "exact" else 8 * plan.dim)
-    return int(PROGRAM_BYTES + max(training, 1.05 * adding + block))
+    part = adding * ROWS_OF_PART / plan.rows if plan.rows > ROWS_OF_PART else 0  # beside what it is merged into
+    return int(PROGRAM_BYTES + max(training, 1.05 * adding + max(block, part)))
 
 
 def count_seconds(plan: Plan, problem: Problem) -> float:

@@ -138,7 +138,7 @@ def find_basis(rows: Floats, queries: Floats, bits: int, most: int) -> Basis:
 
 def squares(rows: Floats) -> NDArray[np.float64]:
     """Return the mean square of each column [d]."""
-    means: NDArray[np.float64] = np.einsum("ij,ij->j", rows, rows, dtype=np.float64) / len(rows)
+    means: NDArray[np.float64] = np.einsum("ij,ij->j", rows, rows).astype(np.float64) / len(rows)
     return means
 
 

@@ -236,7 +236,7 @@ def test_a_worker_that_is_killed_while_it_adds_changes_nothing(
         # Its Pythons are held while they are at a task, until the other worker has done all the rest.
         wait_for(lambda: len(cluster.pythons(doomed)) > 1 or process.poll() is not None, "a task on the first worker")
         send_all(doomed, signal.SIGSTOP, only="pyspark.daemon")
-        work = tmp_path / "ix" / "_distributed"
+        work = tmp_path / "ix" / "_building"
         wait_for(lambda: len(list(work.glob("*/part_*"))) >= 23 or process.poll() is not None, "the other worker")
         assert process.poll() is None
         send_all(doomed, signal.SIGKILL)

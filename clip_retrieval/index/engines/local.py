@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from clip_retrieval.index.codes import Floats
+from clip_retrieval.index.plan import ROWS_OF_PART
 
 logger = logging.getLogger(__name__)
 
-ROWS_OF_PART = 1_000_000  # that a killed build may have to add again
 SECONDS_BETWEEN_LINES = 10.0
 
 Task = TypeVar("Task")
