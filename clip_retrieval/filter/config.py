@@ -29,6 +29,9 @@ class FilterConfig:
         None, help="Search settings such as nprobe=64,efSearch=128; None: those of the index."
     )
     memory_map: bool = option(True, help="Leave the index on disk and read what the query needs, where faiss can.")
+    refine_from: str | None = option(
+        None, help="The embeddings folder of the index: compare ten times as many candidates by the stored embeddings."
+    )
     copy_images: bool = option(True, help="Copy the pictures of the hits, out of their tars where they are in some.")
 
     def __post_init__(self) -> None:

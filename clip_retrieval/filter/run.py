@@ -12,8 +12,9 @@ from clip_retrieval.filter.config import FilterConfig
 from clip_retrieval.filter.export import claim_output, export_hits, json_rows, write_sheet, write_tables
 from clip_retrieval.filter.query import Query, choose_encoder, open_query
 from clip_retrieval.index.parameters import parse_settings
+from clip_retrieval.index.refine import open_stored, search_stored
 from clip_retrieval.index.search import SearchResult, open_index
-from clip_retrieval.layout import IndexFolder, read_manifest
+from clip_retrieval.layout import EmbeddingsFolder, IndexFolder, read_manifest
 from clip_retrieval.metadata import open_metadata
 from clip_retrieval.options import build_config
 from clip_retrieval.storage import Folder, check_writable
@@ -61,7 +62,11 @@ def run_filter(config: FilterConfig) -> FilterResult:
     manifest = read_manifest(source)
     expected = manifest.get("encoder") if manifest else None
     query = open_query(config.query, choose_encoder(expected, config), expected)
-    found = index.search(query.embedding, config.num_results, settings)
+    if config.refine_from is None:
+        found = index.search(query.embedding, config.num_results, settings)
+    else:
+        stored = open_stored(EmbeddingsFolder(config.refine_from), config.modality, index)
+        found = search_stored(index, stored, query.embedding, config.num_results, settings)
     if config.threshold is not None:
         close = found.scores >= config.threshold
         found = SearchResult(found.ids[close], found.scores[close])

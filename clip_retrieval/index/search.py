@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from clip_retrieval.errors import ConfigError, QueryError, StorageError
 from clip_retrieval.index.files import Part, open_parts
+from clip_retrieval.index.knobs import nodes
 from clip_retrieval.index.parameters import (
     Settings,
     parse_settings,
@@ -24,6 +26,9 @@ from clip_retrieval.index.parameters import (
 from clip_retrieval.layout import IndexFolder, Modality, read_manifest
 from clip_retrieval.revision import settle
 
+ROWS_PER_HIT = 4  # that are looked at, at least
+MOST_REFINED = 32_768  # rows that are compared once more, unless more hits are wanted
+LEAST_FACTOR = 1.25
 HITS_AT_ONCE = 8_000_000  # of all queries of one call of faiss: 96 MB
 
 
@@ -54,7 +59,9 @@ class Index:
         self.settings = settings or Settings()
         for part in self.parts:
             set_up(part.index, self.settings)
-        self.known_settings = set(settings_of(self.index))
+        self.own_settings = settings_of(self.index)
+        self.known_settings = set(self.own_settings)
+        self.list_count = count_lists(self.index)
 
     def search(self, query: NDArray[np.float32], k: int, settings: Settings | None = None) -> SearchResult:
         """Return up to k hits for one query [dim]; fewer where the index has or finds fewer."""
@@ -69,7 +76,7 @@ class Index:
             raise QueryError(
                 f"the query has {queries.shape[-1]} dimensions, the index has {self.dim}: they are of different models"
             )
-        chosen = self.settings if settings is None else self.settings | self.checked(settings)
+        chosen = self.settings_for(k) | self.checked(settings or Settings())
         rows = np.ascontiguousarray(queries, dtype=np.float32)
         step = max(1, HITS_AT_ONCE // max(1, min(k, self.row_count)))
         found: list[SearchResult] = []
@@ -78,6 +85,21 @@ class Index:
             of_parts = [self.search_part(i, some, k, chosen) for i in range(len(self.parts))]
             found += of_parts[0] if len(of_parts) == 1 else [merge(hits, k) for hits in zip(*of_parts, strict=True)]
         return found
+
+    def settings_for(self, k: int) -> Settings:
+        """Return the index's settings, which are tuned for few hits, as many hits want them.
+
+        Lists enough to choose among four times as many rows; candidates to refine in multiples of few hits only.
+        """
+        usual = self.own_settings | self.settings
+        changed: dict[str, float] = {}
+        if self.list_count and "nprobe" in self.known_settings:
+            share = min(1.0, ROWS_PER_HIT * k / max(1, self.row_count))
+            changed["nprobe"] = max(usual["nprobe"], math.ceil(share * self.list_count))
+        factor = usual.get("k_factor_rf", 1)
+        if factor > 1:
+            changed["k_factor_rf"] = max(LEAST_FACTOR, min(factor, MOST_REFINED / max(1, k)))
+        return self.settings | changed
 
     def checked(self, settings: Settings) -> Settings:
         unknown = [name for name in settings if name not in self.known_settings and name != "efSearch"]
@@ -107,6 +129,11 @@ def count_rows(parts: Sequence[Part]) -> int:
     """Return the rows of all parts, or one past the last that a part reaches."""
     counts = [int(part.index.ntotal) for part in parts]
     return max(sum(counts), *(part.first_row + count for part, count in zip(parts, counts, strict=True)))
+
+
+def count_lists(index: Any) -> int:
+    """Return the inverted lists of an index tree; 0 where it has none."""
+    return max((int(node.nlist) for node in nodes(index) if isinstance(node, faiss.IndexIVF)), default=0)
 
 
 def make_selector(part: Part, empty_rows: NDArray[np.int64]) -> Any:

@@ -77,9 +77,18 @@ def test_skipping_rows_finds_what_a_plain_search_finds_without_them(
         assert skipping.search(query, 10).ids.tolist() == kept[:10].tolist()
 
 
-def test_a_tuned_nprobe_bounds_what_is_searched(rows: NDArray[np.float32]) -> None:
-    narrow, wide = (Index(build(rows, "IVF16,Flat", f"nprobe={count}"), EMPTY) for count in (1, 16))
-    assert len(narrow.search(rows[1], COUNT).ids) < len(wide.search(rows[1], COUNT).ids) == COUNT - len(EMPTY)
+def test_a_given_nprobe_bounds_what_is_searched_and_a_tuned_one_grows_with_the_hits(rows: NDArray[np.float32]) -> None:
+    index = Index(build(rows, "IVF16,Flat", "nprobe=1"), EMPTY)
+    assert len(index.search(rows[1], COUNT, Settings({"nprobe": 1})).ids) < COUNT / 2
+    assert len(index.search(rows[1], COUNT).ids) == COUNT - len(EMPTY)
+    assert index.settings_for(1)["nprobe"] == 1
+
+
+def test_the_candidates_to_refine_are_multiples_of_few_hits_only(rows: NDArray[np.float32]) -> None:
+    index = Index(build(rows, "IVF16,SQ8,Refine(SQfp16)", "nprobe=2,k_factor_rf=64"), EMPTY)
+    assert index.settings_for(10)["k_factor_rf"] == 64
+    assert index.settings_for(1000)["k_factor_rf"] == pytest.approx(32.768)
+    assert index.settings_for(10**6)["k_factor_rf"] == 1.25
 
 
 def test_scores_fall_and_are_inner_products(rows: NDArray[np.float32]) -> None:
@@ -98,7 +107,7 @@ def test_at_most_every_row_is_found_once(unit_rows: Rows, key: str, k: int) -> N
 
 def test_an_index_whose_lists_end_early_gives_fewer_hits_and_no_padding(rows: NDArray[np.float32]) -> None:
     index = Index(build(rows, "IVF16,Flat", "nprobe=1"), np.empty(0, np.int64))
-    result = index.search(rows[1], COUNT)
+    result = index.search(rows[1], COUNT, Settings({"nprobe": 1}))
     assert 0 < len(result.ids) < COUNT
     assert result.ids.min() >= 0
 
