@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 
 import faiss
@@ -165,6 +166,15 @@ def test_keys_are_shapes_that_faiss_can_read(dim: int) -> None:
                 assert (lists.nlist, lists.code_size, lists.d) == (plan.lists, plan.code_bytes, plan.width)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small clusterings wait longer for their threads than they work."""
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    yield
+    faiss.omp_set_num_threads(threads)
+
+
 def make_rows(count: int, dim: int, shape: str = "full") -> Rows:
     rng = np.random.default_rng(3)
     rows = rng.standard_normal((count, dim)) * np.arange(1, dim + 1) ** -0.5
@@ -229,7 +239,7 @@ def test_rows_of_any_shape_give_an_index_within_its_bytes(shape: str, dim: int) 
     rows = make_rows(count, dim, shape)
     for limit in (1, AMPLE):
         for plan in list_plans(Problem(count, dim, limit, AMPLE)):
-            if plan.kind == "exact" or (plan.kind == "refined" and limit != AMPLE):
+            if plan.kind != "coded" and (limit, plan.store, plan.kind) != (AMPLE, "fp16", "refined"):
                 continue
             index = build(plan, rows)
             assert file_bytes(index) <= plan.index_bytes, plan.key
