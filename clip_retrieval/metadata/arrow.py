@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -13,12 +14,13 @@ from numpy.typing import NDArray
 from clip_retrieval.errors import StorageError
 from clip_retrieval.metadata.parquet import check_ids
 from clip_retrieval.metadata.schema import choose_columns
+from clip_retrieval.resources import count_cores
 from clip_retrieval.storage import Folder
 
 METADATA_ARROW = "metadata.arrow"
 SOURCES = b"clip_retrieval.sources"  # in the schema: name and bytes of each parquet file that the rows are from
 
-ROWS_AT_ONCE = 1 << 16  # of an answer: they are fetched in the order of the file, then put into that of the ids
+ROWS_AT_ONCE = 1 << 15  # of an answer: they are fetched in the order of the file, then put into that of the ids
 
 
 class ArrowMetadata:
@@ -46,9 +48,15 @@ class ArrowMetadata:
         if not schema.names:
             return schema.empty_table()
         places = [self.schema.get_field_index(name) for name in schema.names]
-        parts = (ids[start : start + ROWS_AT_ONCE] for start in range(0, len(ids), ROWS_AT_ONCE))
-        found = [pa.RecordBatch.from_arrays(self.gather(part, places), schema=schema) for part in parts]
-        return pa.Table.from_batches(found, schema=schema)
+        parts = [ids[start : start + ROWS_AT_ONCE] for start in range(0, len(ids), ROWS_AT_ONCE)]
+
+        def fetch(part: NDArray[np.int64]) -> pa.RecordBatch:
+            return pa.RecordBatch.from_arrays(self.gather(part, places), schema=schema)
+
+        if len(parts) < 2:
+            return pa.Table.from_batches([fetch(part) for part in parts], schema=schema)
+        with ThreadPoolExecutor(count_cores()) as threads:  # arrow lets go of the interpreter while it copies
+            return pa.Table.from_batches(list(threads.map(fetch, parts)), schema=schema)
 
     def gather(self, ids: NDArray[np.int64], places: Sequence[int]) -> list[pa.Array]:
         """Return the values of the columns at these places: batch by batch, then in the order of the ids."""
