@@ -45,9 +45,17 @@ Task = TypeVar("Task")
 class Runner(Protocol):
     """Where parts are made."""
 
-    cores_of_task: int | None  # None: all that the build may use
-    rows_of_task: int | None  # None: by the number of rows
-    is_here: bool  # on this machine, in this process
+    @property
+    def cores_of_task(self) -> int | None:
+        """None: all that the build may use."""
+
+    @property
+    def rows_of_task(self) -> int | None:
+        """None: by the number of rows."""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether tasks run on this machine, in this process."""
 
     def share(self, value: bytes) -> Shared:
         """Send a value to wherever tasks run."""
