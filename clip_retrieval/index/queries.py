@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_retrieval.index.vectors import Vectors, open_npy
+from clip_retrieval.index.vectors import ROWS_TO_LOOK_AT, Vectors, open_npy
 from clip_retrieval.layout import MODALITIES, Modality
 
 SEED = 20
@@ -63,25 +63,39 @@ def draw_rows(vectors: Vectors, count: int) -> tuple[NDArray[np.int64], NDArray[
     """Return up to `count` random rows that are neither zero nor broken, and their ids, in random order.
 
     Where hardly any row is filled, fewer: those among 64 times the rows that are wanted, or else the first ones.
+    Memory holds the rows that are returned, and a block of those that are looked at.
     """
     random = np.random.default_rng(SEED)
     tried = count
     while True:
         ids = random.choice(vectors.row_count, min(tried, vectors.row_count), replace=False)
-        rows = read_rows(vectors, ids)
-        usable = np.flatnonzero(np.isfinite(rows).all(axis=1) & rows.any(axis=1))[:count]
-        if len(usable) == count or len(ids) == vectors.row_count:
-            return ids[usable], rows[usable]
+        usable = ids[find_usable(vectors, ids)][:count]
+        is_last = len(ids) == vectors.row_count
+        if len(usable) == count or is_last or (len(usable) and tried >= MOST_TRIED * count):
+            return usable, read_rows(vectors, usable)
         if tried >= MOST_TRIED * count:
-            return (ids[usable], rows[usable]) if len(usable) else first_rows(vectors, count)
+            return first_rows(vectors, count)
         tried *= TRIED_MORE
+
+
+def find_usable(vectors: Vectors, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Say of rows by id [n] which are neither zero nor broken."""
+    usable = np.empty(len(ids), np.bool_)
+    for places, rows in pick(vectors, ids):
+        usable[places] = are_usable(rows)
+    return usable
+
+
+def are_usable(rows: NDArray[np.float32]) -> NDArray[np.bool_]:
+    usable: NDArray[np.bool_] = np.isfinite(rows).all(axis=1) & rows.any(axis=1)
+    return usable
 
 
 def first_rows(vectors: Vectors, count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Return up to `count` filled rows and their ids, the first ones that there are."""
     ids, rows, first_id, missing = [], [], 0, count
     for part in vectors.parts():
-        usable = np.flatnonzero(np.isfinite(part).all(axis=1) & part.any(axis=1))[:missing]
+        usable = np.flatnonzero(are_usable(part))[:missing]
         ids.append(usable + first_id)
         rows.append(part[usable])
         first_id, missing = first_id + len(part), missing - len(usable)
@@ -93,13 +107,20 @@ def first_rows(vectors: Vectors, count: int) -> tuple[NDArray[np.int64], NDArray
 def read_rows(vectors: Vectors, ids: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return rows [len(ids), d] by id, in fp32; only what is asked for is read of files on this machine."""
     rows = np.empty((len(ids), vectors.dim), np.float32)
+    for places, some in pick(vectors, ids):
+        rows[places] = some
+    return rows
+
+
+def pick(vectors: Vectors, ids: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Yield rows by id in the order of the files, some thousand at once, and their places among the ids."""
     order = np.argsort(ids, kind="stable")
     first_id, at = 0, 0
     for file in vectors.files:
         until = int(np.searchsorted(ids, first_id + file.row_count, sorter=order))
         if until > at:
-            wanted = order[at:until]
             stored = open_npy(vectors.folder, f"{vectors.subfolder}/{file.name}")
-            rows[wanted] = stored[ids[wanted] - first_id]
+            for start in range(at, until, ROWS_TO_LOOK_AT):
+                places = order[start : min(start + ROWS_TO_LOOK_AT, until)]
+                yield places, np.asarray(stored[ids[places] - first_id], dtype=np.float32)
         first_id, at = first_id + file.row_count, until
-    return rows

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from clip_retrieval.index import queries as queries_module
 from clip_retrieval.index import truth as truth_module
 from clip_retrieval.index.queries import QuerySet, count_queries, draw_queries, read_rows
 from clip_retrieval.index.truth import Truth, find_truth
@@ -149,6 +150,24 @@ def test_zero_rows_and_broken_ones_are_no_queries(unit_rows: Rows, open_images: 
     drawn = draw_queries("image", {"image": open_images([rows])})["image"]
     assert drawn.own_ids is not None
     assert sorted(drawn.own_ids) == [5, 77, 2_999]
+
+
+def test_some_zero_rows_do_not_multiply_what_is_in_memory(
+    unit_rows: Rows, open_images: OpenImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = unit_rows(3_000)
+    rows[::7] = 0
+    lengths = []
+
+    def read(vectors: Vectors, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        lengths.append(len(ids))
+        return read_rows(vectors, ids)
+
+    monkeypatch.setattr(queries_module, "read_rows", read)
+    ids, drawn = queries_module.draw_rows(open_images(np.split(rows, [5, 1_700])), 100)
+    assert lengths == [100]
+    assert np.array_equal(drawn, rows[ids])
+    assert (ids % 7 > 0).all()
 
 
 def test_rows_that_chance_misses_are_queries(unit_rows: Rows, open_images: OpenImages) -> None:
