@@ -64,5 +64,8 @@ def test_flags_in_the_readme_exist() -> None:
         "models",
     }
     for name, line in commands:
-        known = {spelling for parameter in cli.commands[name].params for spelling in parameter.opts}
+        command = cli.commands[name]
+        if isinstance(command, click.Group):
+            command = command.commands.get(line.split()[0], command)
+        known = {spelling for parameter in command.params for spelling in parameter.opts}
         assert set(re.findall(r"--\w+", line)) <= known

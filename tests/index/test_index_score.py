@@ -106,7 +106,7 @@ def test_the_outcome_may_be_kept_in_a_file(folders: tuple[str, str], tmp_path: P
 def test_the_command_prints_a_table(folders: tuple[str, str]) -> None:
     done = CliRunner(env={"COLUMNS": "160"}).invoke(cli, ["index", "score", *folders, "--tune", "True"])
     assert done.exit_code == 0, done.output
-    for word in ("recall@1", "recall@10", "recall@100", "256 image", "256 text", "nprobe=", "image.json and text.json"):
+    for word in ("recall@k", "@1 ", "@10 ", "@100 ", "256 image", "256 text", "nprobe=", "image.json and text.json"):
         assert word in done.output
 
 
@@ -114,7 +114,7 @@ def test_a_build_prints_and_stores_how_good_it_is(folders: tuple[str, str], tmp_
     command = ["index", folders[1], str(tmp_path / "built"), "--engine", "faiss", "--wanted_recall", "0.9"]
     done = CliRunner(env={"COLUMNS": "160"}).invoke(cli, command)
     assert done.exit_code == 0, done.output
-    for word in ("recall@1", "recall@10", "recall@100", "256 image", "256 text"):
+    for word in ("recall@k", "@1 ", "@10 ", "@100 ", "256 image", "256 text"):
         assert word in done.output
     assert info_of(str(tmp_path / "built"))["quality"]["target"]["wanted_recall"] == 0.9
 
