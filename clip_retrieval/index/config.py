@@ -103,6 +103,8 @@ class IndexConfig:
             )
         if self.nb_cores is not None and self.nb_cores < 1:
             raise ConfigError(f"nb_cores must be at least 1, not {self.nb_cores}")
+        if self.dry_run and (self.index_key is not None or self.engine == "autofaiss"):
+            raise ConfigError("dry_run says what our planner would build; leave index_key and --engine autofaiss out")
 
 
 @dataclass(frozen=True, kw_only=True)

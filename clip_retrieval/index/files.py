@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import faiss
@@ -14,6 +15,7 @@ from clip_retrieval.layout import IndexFolder, Modality
 from clip_retrieval.storage import Folder
 
 POPULATED, LISTS = "populated.index", "merged_index.ivfdata"  # of an index whose lists stay on disk
+BYTES_AT_ONCE = 1 << 17
 METRICS = (faiss.METRIC_INNER_PRODUCT, faiss.METRIC_L2)
 
 
@@ -105,6 +107,15 @@ def read_file(path: str, *, memory_map: bool) -> Any:
     if hasattr(faiss, "IO_FLAG_MMAP_IFC"):
         return faiss.read_index(path, flags | faiss.IO_FLAG_MMAP_IFC)
     return faiss.read_index(path, flags | faiss.IO_FLAG_MMAP)  # faiss before 1.11 maps lists only
+
+
+def write_file(index: Any, path: Path) -> None:
+    """Write a faiss file to this machine; raises OSError where that fails, as it does on a full disk.
+
+    By Python's file: faiss' own tells the system's error in its words, and only prints one of the last bytes.
+    """
+    with path.open("wb") as file:
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write, BYTES_AT_ONCE))
 
 
 def read_remote(folder: Folder, name: str) -> Any:

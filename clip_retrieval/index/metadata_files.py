@@ -15,13 +15,16 @@ def place_metadata(config: IndexConfig, source: EmbeddingsFolder, target: IndexF
 
     An earlier metadata.arrow goes first: killed at any moment, none is left beside files that it is not of.
     """
-    write_arrow = config.copy_metadata if config.write_arrow is None else config.write_arrow
-    if config.copy_metadata or write_arrow:
+    if config.copy_metadata or writes_arrow(config):
         target.remove(METADATA_ARROW)
     if config.copy_metadata:
         copy_metadata(source, target)
-    if write_arrow:
+    if writes_arrow(config):
         write_metadata_arrow(source, target)
+
+
+def writes_arrow(config: IndexConfig) -> bool:
+    return config.copy_metadata if config.write_arrow is None else config.write_arrow
 
 
 def copy_metadata(source: EmbeddingsFolder, target: IndexFolder) -> None:

@@ -1,4 +1,4 @@
-"""Rows of a faiss index that stands: taken out, put in, appended; for every tree whose parts can do that.
+"""Rows of a faiss index that stands: taken out, put in; for every tree whose parts can do that.
 
 Inverted lists know their rows by id: those can be taken out and put back. Arrays of codes (Flat, scalar and product
 quantisers) know them by place: those can be overwritten. Graphs can only grow: what is to be no hit there is left out
@@ -7,7 +7,6 @@ while searching. A refinement holds every row in its second index, by place, and
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import faiss
@@ -23,15 +22,6 @@ LISTS = (
 
 class CannotChangeError(Exception):
     """An index has to be built again; the message says why."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Rows and the ids that they get; `is_filled` says which have an embedding at all."""
-
-    ids: Ids
-    rows: Rows
-    is_filled: NDArray[np.bool_]
 
 
 def check_rows(index: Any, known: int) -> None:
@@ -89,43 +79,26 @@ def remove_rows(index: Any, ids: Ids) -> None:
         overwrite(index, ids, np.zeros((len(ids), index.d), np.float32))
 
 
-def put_rows(index: Any, batch: Batch) -> None:
-    """Give rows that the index knows, and that had no embedding, theirs."""
+def put_rows(index: Any, ids: Ids, rows: Rows) -> None:
+    """Give the rows with these ids, which the index knows and which had no embedding, theirs."""
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexPreTransform):
-        put_rows(index.index, transform(index, batch))
+        put_rows(index.index, ids, transform(index, rows))
         index.ntotal = index.index.ntotal
     elif isinstance(index, faiss.IndexRefine):
-        put_rows(index.base_index, batch)
-        put_rows(index.refine_index, batch)
+        put_rows(index.base_index, ids, rows)
+        put_rows(index.refine_index, ids, rows)
     elif isinstance(index, faiss.IndexIVF):
-        remove_from_lists(index, batch.ids)  # autofaiss has zero rows in its lists
-        index.add_with_ids(batch.rows, batch.ids)
+        remove_from_lists(index, ids)  # autofaiss has zero rows in its lists
+        index.add_with_ids(rows, ids)
     else:
-        overwrite(index, batch.ids, batch.rows)
+        overwrite(index, ids, rows)
 
 
-def append_rows(index: Any, batch: Batch) -> None:
-    """Add rows after those that the index knows; zero ones only where rows are known by place."""
-    index = faiss.downcast_index(index)
-    if isinstance(index, faiss.IndexPreTransform):
-        append_rows(index.index, transform(index, batch))
-        index.ntotal = index.index.ntotal
-    elif isinstance(index, faiss.IndexRefine):
-        append_rows(index.base_index, batch)
-        append_rows(index.refine_index, batch)
-        index.ntotal = index.refine_index.ntotal
-    elif isinstance(index, faiss.IndexIVF):
-        index.add_with_ids(batch.rows[batch.is_filled], batch.ids[batch.is_filled])
-    else:
-        index.add(batch.rows)
-
-
-def transform(index: Any, batch: Batch) -> Batch:
-    rows = batch.rows
+def transform(index: Any, rows: Rows) -> Rows:
     for i in range(index.chain.size()):
         rows = faiss.downcast_VectorTransform(index.chain.at(i)).apply(rows)
-    return Batch(batch.ids, rows, batch.is_filled)
+    return rows
 
 
 def overwrite(index: Any, ids: Ids, rows: Rows) -> None:

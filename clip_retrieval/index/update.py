@@ -15,11 +15,12 @@ import numpy as np
 from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.changes import AGAIN, Change, check_encoder, find_change
 from clip_retrieval.index.config import IndexConfig
+from clip_retrieval.index.distributed.parts import add_rows
 from clip_retrieval.index.engines import Bounds
+from clip_retrieval.index.files import write_file
+from clip_retrieval.index.metadata_files import writes_arrow
 from clip_retrieval.index.rows import (
-    Batch,
     CannotChangeError,
-    append_rows,
     can_fill,
     check_rows,
     is_trained_on_rows,
@@ -28,6 +29,7 @@ from clip_retrieval.index.rows import (
 )
 from clip_retrieval.index.vectors import Contents, Vectors
 from clip_retrieval.layout import EmbeddingsFolder, IndexFolder, Modality, read_manifest
+from clip_retrieval.metadata import METADATA_ARROW
 
 logger = logging.getLogger(__name__)
 
@@ -101,9 +103,10 @@ def update_index(known: Known, modality: Modality, vectors: Vectors, bounds: Bou
             f"it was trained on {about['trained_rows']:,} rows, and has more than twice as many now"
         )
     change_rows(index, change, vectors, len(about["files"]))
-    faiss.write_index(index, str(path))
+    write_file(index, path)
     size = path.stat().st_size
     if size > bounds.max_index_bytes:
+        path.unlink()  # a folder of several files may come in its place
         raise CannotChangeError(f"it would be {size:,} bytes, above max_index_memory_usage")
     return target.read_json(target.info_name(modality)) | {
         "nb vectors": index.ntotal,
@@ -130,18 +133,20 @@ def change_rows(index: Any, change: Change, vectors: Vectors, known_files: int) 
     if len(change.emptied):
         remove_rows(index, change.emptied)
     for ids, rows in vectors.take(change.filled):
-        put_rows(index, Batch(ids, rows, np.ones(len(ids), dtype=bool)))
+        put_rows(index, ids, rows)
     first = change.known
     for rows in vectors.parts_from(known_files):
-        append_rows(index, Batch(np.arange(first, first + len(rows)), rows, rows.any(axis=1)))
+        add_rows(index, rows, first, np.flatnonzero(rows.any(axis=1)))
         first += len(rows)
 
 
 def has_current_metadata(config: IndexConfig, source: EmbeddingsFolder, target: IndexFolder) -> bool:
-    """Say whether the copies of the metadata are what the embeddings folder has, byte for byte."""
+    """Say whether the copies of the metadata are what the embeddings folder has, byte for byte, and what is wanted."""
+    names = source.names("metadata", ".parquet")
+    if names and writes_arrow(config) and not target.exists(METADATA_ARROW):
+        return False
     if not config.copy_metadata:
         return True
-    names = source.names("metadata", ".parquet")
     if names != target.names("metadata", ".parquet"):
         return False
     return all(is_same(source, target, f"metadata/{name}") for name in names)

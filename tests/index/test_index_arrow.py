@@ -84,6 +84,13 @@ def test_a_build_stopped_before_the_copies_are_whole_leaves_what_was_there(
     assert (folder / METADATA_ARROW).read_bytes() == before
 
 
+def test_an_update_writes_the_file_where_it_is_missing(run: Path) -> None:
+    assert not (build(run, write_arrow=False) / METADATA_ARROW).exists()
+    assert captions(build(run, update=True), [5]) == ["row 5"]
+    was = (run.parent / "ix" / METADATA_ARROW).stat().st_mtime_ns
+    assert (build(run, update=True) / METADATA_ARROW).stat().st_mtime_ns == was
+
+
 def test_plain_pyarrow_reads_the_file(run: Path) -> None:
     with pa.memory_map(str(build(run) / METADATA_ARROW)) as file:
         assert pa.ipc.open_file(file).read_all()["caption"].to_pylist() == [f"row {i}" for i in range(31)]

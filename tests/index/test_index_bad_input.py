@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 
 from clip_retrieval import clip_index
 from clip_retrieval.cli import cli
-from clip_retrieval.errors import ClipRetrievalError, IndexBuildError, StorageError
+from clip_retrieval.errors import ClipRetrievalError, ConfigError, IndexBuildError, StorageError
+from clip_retrieval.index.files import write_file
 from clip_retrieval.index.search import open_index
 from clip_retrieval.layout import IndexFolder
 
@@ -103,6 +105,20 @@ def test_a_bad_file_is_named_in_one_sentence_and_nothing_is_written(
     assert "text_emb_1.npy" in str(refused.value)
     assert "\n" not in str(refused.value)
     assert not [path for path in (tmp_path / "ix").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("rows", [1, 5_000])
+def test_a_full_disk_is_the_systems_error(unit_rows: Rows, rows: int) -> None:
+    index = faiss.IndexFlatIP(16)
+    index.add(unit_rows(rows))
+    with pytest.raises(OSError, match="No space left on device"):
+        write_file(index, Path("/dev/full"))
+
+
+@pytest.mark.parametrize("option", [{"index_key": "HNSW32"}, {"engine": "autofaiss"}])
+def test_a_dry_run_tells_of_our_planner_alone(option: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="dry_run says what our planner would build"):
+        clip_index("emb", "ix", dry_run=True, **option)
 
 
 def test_embeddings_without_any_dimension_are_refused(tmp_path: Path, write_run: WriteRun) -> None:

@@ -112,6 +112,7 @@ def test_lists_of_a_later_file_hold_numbers_of_rows_and_places_count_from_its_fi
 def test_graphs_are_not_built_in_parts() -> None:
     graph = faiss.index_factory(16, "HNSW16", faiss.METRIC_INNER_PRODUCT)
     assert not can_be_merged(graph)
+    assert not can_be_merged(faiss.index_factory(16, "IVF4,RaBitQfs", faiss.METRIC_INNER_PRODUCT))
     assert can_be_merged(faiss.index_factory(16, "OPQ4,IVF4_HNSW8,PQ4,Refine(SQ8)", faiss.METRIC_INNER_PRODUCT))
 
 

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from clip_retrieval.index.distributed.parts import add_rows
 from clip_retrieval.index.rows import (
-    Batch,
     CannotChangeError,
-    append_rows,
     can_fill,
     check_rows,
     is_trained_on_rows,
@@ -44,8 +43,8 @@ def make_empty(key: str, rows: NDArray[np.float32]) -> Any:
     return index
 
 
-def batch(ids: NDArray[np.int64], rows: NDArray[np.float32]) -> Batch:
-    return Batch(ids, np.ascontiguousarray(rows), rows.any(axis=1))
+def append(index: Any, rows: NDArray[np.float32], first_id: int) -> None:
+    add_rows(index, np.ascontiguousarray(rows), first_id, np.flatnonzero(rows.any(axis=1)))
 
 
 @pytest.fixture(autouse=True)
@@ -72,9 +71,9 @@ def change(index: Any, before: NDArray[np.float32], after: NDArray[np.float32]) 
     check_rows(index, KNOWN)
     remove_rows(index, np.flatnonzero(was & ~now))
     filled = np.flatnonzero(~was & now)
-    put_rows(index, batch(filled, after[filled]))
-    append_rows(index, batch(np.arange(KNOWN, 700), after[KNOWN:700]))
-    append_rows(index, batch(np.arange(700, ALL), after[700:]))
+    put_rows(index, filled, after[filled])
+    append(index, after[KNOWN:700], KNOWN)
+    append(index, after[700:], 700)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -85,8 +84,8 @@ def test_changing_rows_gives_the_answers_of_adding_them(
     before, after = states
     training, queries = unit_rows(1000, DIM, 7), unit_rows(60, DIM, 8)
     changed, fresh = make_empty(key, training), make_empty(key, training)
-    append_rows(changed, batch(np.arange(KNOWN), before))
-    append_rows(fresh, batch(np.arange(ALL), after))
+    append(changed, before, 0)
+    append(fresh, after, 0)
 
     change(changed, before, after)
 
@@ -105,7 +104,7 @@ def test_rows_that_autofaiss_put_into_lists_as_zero_are_filled_once(unit_rows: A
     rows = unit_rows(200, DIM)
     index = make_empty("IVF4,Flat", rows)
     index.add(np.where(np.arange(200)[:, None] == 5, 0, rows).astype(np.float32))
-    put_rows(index, batch(np.array([5]), rows[5:6]))
+    put_rows(index, np.array([5]), rows[5:6])
     assert index.ntotal == 200
     assert index.search(rows[5:6], 2)[1][0].tolist().count(5) == 1
 

@@ -21,8 +21,13 @@ from clip_retrieval import clip_index
 from clip_retrieval.cli import cli
 from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.build import BuiltIndices
+from clip_retrieval.index.checks import read_encoder
+from clip_retrieval.index.engines import Bounds
+from clip_retrieval.index.rows import CannotChangeError
 from clip_retrieval.index.search import open_index
-from clip_retrieval.layout import IndexFolder
+from clip_retrieval.index.update import compare, update_index
+from clip_retrieval.index.vectors import open_vectors
+from clip_retrieval.layout import EmbeddingsFolder, IndexFolder
 
 Rows = Callable[..., NDArray[np.float32]]
 WriteRun = Callable[..., Path]
@@ -278,6 +283,21 @@ def test_what_would_break_its_bound_or_outgrow_its_training_is_built_again(
     (tmp_path / "ix" / "manifest.json").write_text(json.dumps(about))
     index(emb, tmp_path / "ix", update=True)
     assert "it was trained on 800 rows, and has more than twice as many now" in caplog.text
+
+
+def test_an_update_that_is_too_large_leaves_nothing_in_the_way(
+    emb: Path, rows: NDArray[np.float32], tmp_path: Path
+) -> None:
+    index(emb, tmp_path / "ix")
+    write_later(emb, rows)
+    source, target = EmbeddingsFolder(str(emb)), IndexFolder(str(tmp_path / "ix"))
+    vectors = open_vectors(source, "img_emb")
+    assert vectors is not None
+    known = compare(target, read_encoder(source), {"image": vectors}, {"image": vectors.examine()})
+    assert known is not None
+    with pytest.raises(CannotChangeError, match="above max_index_memory_usage"):
+        update_index(known, "image", vectors, Bounds(1, 10**9, 1), tmp_path / "image.index")
+    assert not (tmp_path / "image.index").exists()
 
 
 def test_a_kill_at_any_step_leaves_the_old_index_or_the_new_one(

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.distributed.plan import RowRange
+from clip_retrieval.index.files import has_ids
+from clip_retrieval.index.rows import Rows, transform
 from clip_retrieval.index.vectors import Vectors, open_npy
 
-Rows = NDArray[np.float32]
 ROWS_AT_ONCE = 16_384  # of each task, and a machine may have many
 
 
@@ -46,12 +47,6 @@ def make_part(trained: bytes, batches: Iterable[Rows], start: int) -> Any:
     return index
 
 
-def has_ids(index: Any) -> bool:
-    """Say whether ids are numbers of rows, whatever file they are in."""
-    tree = faiss.downcast_index(index)
-    return has_ids(tree.index) if isinstance(tree, faiss.IndexPreTransform) else isinstance(tree, faiss.IndexIVF)
-
-
 def open_bytes(index: bytes) -> Any:
     return faiss.deserialize_index(np.frombuffer(index, dtype=np.uint8))
 
@@ -60,9 +55,7 @@ def add_rows(index: Any, rows: Rows, first_id: int, filled: NDArray[np.int64]) -
     """Add rows [n, d] as ids from `first_id` on; lists take only the `filled` ones, as zero rows are never hits."""
     tree = faiss.downcast_index(index)
     if isinstance(tree, faiss.IndexPreTransform):
-        for i in range(tree.chain.size()):
-            rows = faiss.downcast_VectorTransform(tree.chain.at(i)).apply(rows)
-        add_rows(tree.index, rows, first_id, filled)
+        add_rows(tree.index, transform(tree, rows), first_id, filled)
         tree.ntotal = tree.index.ntotal
     elif isinstance(tree, faiss.IndexRefine):
         add_rows(tree.base_index, rows, first_id, filled)
@@ -103,9 +96,14 @@ def merge_into(index: Any, other: Any, first_id: int) -> None:
         tree.merge_from(part)
 
 
+UNMERGED = tuple(getattr(faiss, name) for name in ("IndexIVFRaBitQFastScan",) if hasattr(faiss, name))  # loses factors
+
+
 def can_be_merged(index: Any) -> bool:
     """Say whether parts of such an index can be put together: lists and plain codes can, graphs cannot."""
     tree = faiss.downcast_index(index)
+    if isinstance(tree, UNMERGED):
+        return False
     if isinstance(tree, faiss.IndexPreTransform):
         return can_be_merged(tree.index)
     if isinstance(tree, faiss.IndexRefine):

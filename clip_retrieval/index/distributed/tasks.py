@@ -12,8 +12,10 @@ from typing import Any, Protocol
 import faiss
 
 from clip_retrieval.errors import IndexBuildError
-from clip_retrieval.index.distributed.parts import Rows, make_part, merge_parts, open_bytes, read_rows
+from clip_retrieval.index.distributed.parts import make_part, merge_parts, open_bytes, read_rows
 from clip_retrieval.index.distributed.plan import MergedPart, RowRange, part_name
+from clip_retrieval.index.files import write_file
+from clip_retrieval.index.rows import Rows
 from clip_retrieval.index.vectors import Vectors
 from clip_retrieval.storage import Folder
 
@@ -78,4 +80,4 @@ def read_part(work: Folder, rows: RowRange) -> Any:
 
 def write_index(index: Any, folder: Folder, name: str) -> None:
     with folder.staged(name) as staged:
-        faiss.write_index(index, str(staged))
+        write_file(index, staged)

@@ -28,6 +28,7 @@ from clip_retrieval.index.distributed.plan import MergedPart, RowRange, group_pa
 from clip_retrieval.index.distributed.tasks import SHARE_IT, Job, Shared, add_part, merge_group
 from clip_retrieval.index.engines import Bounds
 from clip_retrieval.index.engines.local import RowBar
+from clip_retrieval.index.files import write_file
 from clip_retrieval.index.plan import Plan, Problem, given_plan, make_plan
 from clip_retrieval.index.queries import draw_rows
 from clip_retrieval.index.training import train_index
@@ -157,7 +158,7 @@ def draw_queries(asked: Sequence[Vectors]) -> Floats:
 
 def write_whole(job: Job, trained: Shared, path: Path, rows: RowRange) -> None:
     """Write an index that is made in one go."""
-    faiss.write_index(make_part(trained.value, job.watch(read_rows(job.vectors, rows)), rows.start), str(path))
+    write_file(make_part(trained.value, job.watch(read_rows(job.vectors, rows)), rows.start), path)
 
 
 def fingerprint(vectors: Vectors, bounds: Bounds) -> str:
@@ -184,7 +185,7 @@ def take_trained(work: Folder, plan: Plan, vectors: Vectors, bounds: Bounds) -> 
     """Return the bytes of the empty index: an earlier run's, or one that is trained on a sample here."""
     if not work.exists(TRAINED):
         with work.staged(TRAINED) as staged:
-            faiss.write_index(train(plan, vectors, bounds), str(staged))
+            write_file(train(plan, vectors, bounds), staged)
     return work.read_bytes(TRAINED)
 
 
