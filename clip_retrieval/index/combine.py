@@ -17,10 +17,14 @@ from rich.console import Console
 from rich.progress import track
 
 from clip_retrieval.errors import IndexBuildError, StorageError
+from clip_retrieval.index.build import IndexRevision
 from clip_retrieval.index.config import CombineConfig
-from clip_retrieval.index.files import LISTS, POPULATED, open_file
+from clip_retrieval.index.distributed.parts import UNMERGED, can_be_merged, merge_into
+from clip_retrieval.index.files import LISTS, POPULATED, open_file, write_file
+from clip_retrieval.index.joined import join_folders, write_beside
 from clip_retrieval.index.parameters import format_settings, settings_of
 from clip_retrieval.layout import IndexFolder, Modality
+from clip_retrieval.revision import finish_revision, only_one
 from clip_retrieval.storage import Folder
 
 
@@ -50,20 +54,26 @@ def run_combine(config: CombineConfig) -> CombinedIndex:
     start = time.perf_counter()
     source, target = Folder(config.input_folder), IndexFolder(config.output_folder)
     check_local(source, target)
-    names = find_files(source, config.modality)
+    names = find_files(source, config.modality, target)
     name = target.index_name(config.modality)
-    with target.staging() as scratch:
-        staged = scratch / name
-        if config.on_disk:
-            staged.mkdir()
-            rows = merge_on_disk(source, names, staged)
-        else:
-            rows = merge_in_memory(source, names, staged)
-        size = sum(path.stat().st_size for path in [staged, *staged.glob("*")] if path.is_file())
-        info = describe(staged, rows, size) | {"index_path": target.path(name)}
-        target.remove(name)
-        target.publish(staged, name)
-        target.write_json(target.info_name(config.modality), info)
+    starts = find_starts(source, names)
+    joined = join_folders(source, names, starts, config.modality)
+    with only_one(target):
+        finish_revision(target)
+        revision = IndexRevision(target.url)
+        with target.staging() as scratch:
+            staged = scratch / name
+            if config.on_disk:
+                staged.mkdir()
+                rows = merge_on_disk(source, names, starts, staged)
+            else:
+                rows = merge_in_memory(source, names, starts, staged)
+            size = sum(path.stat().st_size for path in [staged, *staged.glob("*")] if path.is_file())
+            info = describe(staged, rows, size) | {"index_path": target.path(name)}
+            revision.publish(staged, name)
+        revision.write_json(target.info_name(config.modality), info)
+        write_beside(revision, config.modality, joined, info)
+        revision.commit()
     return CombinedIndex(target.path(name), names, rows, time.perf_counter() - start)
 
 
@@ -76,7 +86,7 @@ def combine_folder(input_folder: str, output_folder: str) -> CombinedIndex:
     if not names:
         raise IndexBuildError(f"there is no *.index file in {source.url}")
     with target.staging() as scratch:
-        rows = merge_on_disk(source, names, scratch)
+        rows = merge_on_disk(source, names, find_starts(source, names), scratch)
         for name in (LISTS, POPULATED):
             target.publish(scratch / name, name)
     return CombinedIndex(target.path(POPULATED), names, rows, time.perf_counter() - start)
@@ -91,12 +101,17 @@ def check_local(source: Folder, target: Folder) -> None:
         raise IndexBuildError(f"{source.url} is where the parts are; give the merged index a folder of its own")
 
 
-def find_files(source: Folder, modality: Modality) -> list[str]:
-    """Return the parts in name order: of index folders below, of one index kept in parts, or any *.index files."""
+def find_files(source: Folder, modality: Modality, target: IndexFolder) -> list[str]:
+    """Return the parts in name order: of index folders below, of one index, in parts or not, or any *.index files.
+
+    What an earlier merge put into the target is no part.
+    """
     name = IndexFolder.index_name(modality)
     root = Path(source.root)
-    found = sorted(path for path in root.glob(f"*/{name}") if path.is_file())
-    found = found or sorted((root / name).glob("*.index")) or sorted(path for path in root.glob("*.index"))
+    merged = Path(target.path(name))
+    found = sorted(path for path in root.glob(f"*/{name}") if path.is_file() and path != merged)
+    found = found or sorted((root / name).glob("*.index")) or [path for path in [root / name] if path.is_file()]
+    found = found or sorted(root.glob("*.index"))
     if not found:
         raise IndexBuildError(f"{source.url} holds no {modality} index: neither */{name} nor *.index")
     if any(path.name == POPULATED for path in found):
@@ -104,44 +119,24 @@ def find_files(source: Folder, modality: Modality) -> list[str]:
     return [str(path.relative_to(root)) for path in found]
 
 
-def merge_in_memory(source: Folder, names: Sequence[str], path: Path) -> int:
+def merge_in_memory(source: Folder, names: Sequence[str], starts: Sequence[int], path: Path) -> int:
     """Merge everything in memory, one part at a time beside the whole."""
-    starts = find_starts(source, names)
     whole = faiss.read_index(source.path(names[0]))
+    if not can_be_merged(whole):
+        raise IndexBuildError(
+            f"{source.path(names[0])} is a {type(faiss.downcast_index(whole)).__name__}, which cannot be merged; put "
+            "the parts into a folder image.index, where they are searched together"
+        )
     parts = list(zip(names[1:], starts[1:], strict=True))
     for name, start in track(parts, description="merging", transient=True, console=Console(stderr=True)):
         part = faiss.read_index(source.path(name))  # kept by this name: what faiss casts owns nothing
-        merge_trees(whole, part, start, source.path(name))
-    faiss.write_index(whole, str(path))
+        merge_into(whole, part, start)
+    write_file(whole, path)
     return int(whole.ntotal)
 
 
-def merge_trees(whole: Any, part: Any, start: int, path: str) -> None:
-    """Move the rows of a part into the whole, level by level."""
-    whole, part = faiss.downcast_index(whole), faiss.downcast_index(part)
-    added = int(part.ntotal)
-    if isinstance(whole, faiss.IndexPreTransform):
-        merge_trees(whole.index, part.index, start, path)
-    elif isinstance(whole, faiss.IndexRefine):
-        merge_trees(whole.base_index, part.base_index, start, path)
-        merge_trees(whole.refine_index, part.refine_index, 0, path)
-    elif isinstance(whole, faiss.IndexIVF):
-        whole.merge_from(part, start)
-        return
-    elif isinstance(whole, faiss.IndexFlatCodes):
-        whole.merge_from(part, 0)
-        return
-    else:
-        raise IndexBuildError(
-            f"{path} is a {type(whole).__name__}, which cannot be merged; put the parts into a folder image.index, "
-            "where they are searched together"
-        )
-    whole.ntotal += added
-
-
-def merge_on_disk(source: Folder, names: Sequence[str], folder: Path) -> int:
+def merge_on_disk(source: Folder, names: Sequence[str], starts: Sequence[int], folder: Path) -> int:
     """Merge inverted lists into a file, out of mapped ones: memory for one part at most."""
-    starts = find_starts(source, names)
     whole = make_shell(source.path(names[0]))
     ivf = inverted(whole, source.path(names[0]))
     with tempfile.TemporaryDirectory(prefix="shifted-", dir=folder.parent) as scratch:
@@ -158,7 +153,7 @@ def merge_on_disk(source: Folder, names: Sequence[str], folder: Path) -> int:
     ivf.replace_invlists(lists, False)  # noqa: FBT003 -- faiss takes no keyword
     ivf.ntotal = whole.ntotal = rows
     lists.filename = LISTS  # beside it, wherever that will be
-    faiss.write_index(whole, str(folder / POPULATED))
+    write_file(whole, folder / POPULATED)
     return rows
 
 
@@ -174,7 +169,7 @@ def shift(path: str, start: int, folder: Path) -> str:
             ids = faiss.rev_swig_ptr(ivf.invlists.get_ids(i), size)
             ids += start
     shifted = folder / f"{start}.index"
-    faiss.write_index(index, str(shifted))
+    write_file(index, shifted)
     return str(shifted)
 
 
@@ -215,11 +210,10 @@ def find_starts(source: Folder, names: Sequence[str]) -> list[int]:
 
 
 def id_span(index: Any, path: str) -> tuple[int, int, bool]:
-    """Return the smallest and the largest id, and whether ids are explicit."""
+    """Return the smallest and the largest id, and whether ids are explicit; below a refinement they are places."""
     index = faiss.downcast_index(index)
-    for name in ("index", "base_index"):
-        if hasattr(index, name):
-            return id_span(getattr(index, name), path)
+    if isinstance(index, faiss.IndexPreTransform):
+        return id_span(index.index, path)
     if index.ntotal == 0:
         raise IndexBuildError(f"{path} holds no rows; take it out of the folder")
     if not isinstance(index, faiss.IndexIVF):
@@ -260,9 +254,6 @@ def empty_out(index: Any) -> None:
     if isinstance(index, faiss.IndexFlatCodes):
         index.reset()
     index.ntotal = 0
-
-
-UNMERGED = tuple(getattr(faiss, name) for name in ("IndexIVFRaBitQFastScan",) if hasattr(faiss, name))  # loses factors
 
 
 def describe(path: Path, rows: int, size: int) -> dict[str, Any]:

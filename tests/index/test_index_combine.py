@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
+from clip_retrieval import clip_index
 from clip_retrieval.cli import cli
 from clip_retrieval.errors import ClipRetrievalError
 from clip_retrieval.index.combine import combine_folder, run_combine
 from clip_retrieval.index.config import CombineConfig
+from clip_retrieval.index.distributed.parts import make_part
 from clip_retrieval.index.parameters import Settings
 from clip_retrieval.index.search import Index, open_index
 from clip_retrieval.layout import IndexFolder
@@ -105,6 +108,80 @@ def test_what_faiss_cannot_merge_is_refused(tmp_path: Path, key: str) -> None:
     write_parts(tmp_path / "parts", key)
     with pytest.raises(ClipRetrievalError, match=r"cannot be merged; put the files into a folder image\.index"):
         run_combine(CombineConfig(input_folder=str(tmp_path / "parts"), output_folder=str(tmp_path / "out")))
+
+
+Rows = Callable[..., NDArray[np.float32]]
+WriteRun = Callable[..., Path]
+
+
+def build_two(tmp_path: Path, unit_rows: Rows, write_run: WriteRun) -> NDArray[np.float32]:
+    """Build an index folder of each half of 40 rows, of which three have no embedding; return the rows."""
+    rows = unit_rows(40)
+    rows[[3, 19, 20]] = 0
+    for i, half in enumerate(np.split(rows, 2)):
+        emb = write_run(tmp_path / f"emb-{i}", [half], [unit_rows(20, seed=i + 1)])
+        clip_index(str(emb), str(tmp_path / "parts" / str(i)), nb_cores=1)
+    return rows
+
+
+def combine(tmp_path: Path, out: str, **options: Any) -> IndexFolder:
+    run_combine(CombineConfig(input_folder=str(tmp_path / "parts"), output_folder=str(tmp_path / out), **options))
+    return IndexFolder(str(tmp_path / out))
+
+
+def test_rows_without_an_embedding_stay_no_hits(tmp_path: Path, unit_rows: Rows, write_run: WriteRun) -> None:
+    rows = build_two(tmp_path, unit_rows, write_run)
+    folder = combine(tmp_path, "out")
+    found = open_index(folder, "image").search(rows[0], 100)
+    assert sorted(found.ids) == sorted(set(range(40)) - {3, 19, 20})
+    assert open_index(folder, "image").row_count == 40
+    assert folder.read_json("manifest.json")["encoder"]["fingerprint"] == "hash-16-0"
+    combine(tmp_path, "out", modality="text")
+    assert len(open_index(folder, "image").search(rows[0], 100).ids) == 37
+    assert len(open_index(folder, "text").search(rows[0], 100).ids) == 40
+
+
+def test_what_was_merged_before_is_replaced_and_no_part(tmp_path: Path, unit_rows: Rows, write_run: WriteRun) -> None:
+    build_two(tmp_path, unit_rows, write_run)
+    combine(tmp_path, "parts/all")
+    assert open_index(combine(tmp_path, "parts/all"), "image").row_count == 40
+    write_parts(tmp_path / "other", "Flat")
+    run_combine(CombineConfig(input_folder=str(tmp_path / "other"), output_folder=str(tmp_path / "parts" / "all")))
+    index = open_index(IndexFolder(str(tmp_path / "parts" / "all")), "image")
+    assert (index.row_count, len(index.empty_rows)) == (COUNT, 0)
+
+
+def test_indices_of_different_models_are_not_merged(tmp_path: Path, unit_rows: Rows, write_run: WriteRun) -> None:
+    build_two(tmp_path, unit_rows, write_run)
+    path = tmp_path / "parts" / "1" / "manifest.json"
+    path.write_text(path.read_text().replace("hash-16-0", "hash-16-1"))
+    with pytest.raises(ClipRetrievalError, match=r"parts/1 and .*parts/0 hold embeddings of different models"):
+        combine(tmp_path, "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_pictures_and_captions_of_one_folder_are_not_mixed(
+    tmp_path: Path, unit_rows: Rows, write_run: WriteRun
+) -> None:
+    build_two(tmp_path, unit_rows, write_run)
+    (tmp_path / "parts").rename(tmp_path / "both")
+    (tmp_path / "both" / "0").rename(tmp_path / "parts")
+    assert open_index(combine(tmp_path, "out"), "image").row_count == 20
+
+
+def test_refined_parts_that_begin_or_end_without_an_embedding_keep_their_ids(tmp_path: Path) -> None:
+    rows = make_rows()
+    trained = faiss.index_factory(DIM, "IVF16,SQ4,Refine(SQ8)", faiss.METRIC_INNER_PRODUCT)
+    trained.train(rows)
+    rows[[CUT - 1, CUT]] = 0
+    folder = tmp_path / "parts" / "image.index"
+    folder.mkdir(parents=True)
+    for i, part in enumerate(np.split(rows, [CUT])):
+        faiss.write_index(make_part(bytes(faiss.serialize_index(trained)), [part], CUT * i), str(folder / f"{i}.index"))
+    index = open_index(combine(tmp_path, "out"), "image")
+    settings = Settings({"nprobe": 16, "k_factor_rf": 64})
+    for row in (0, CUT - 2, CUT + 1, COUNT - 1):
+        assert row in index.search(rows[row], 3, settings).ids
 
 
 def test_lists_of_fast_scan_are_not_for_a_disk(tmp_path: Path) -> None:
