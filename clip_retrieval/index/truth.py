@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_retrieval.index.queries import QuerySet, read_rows
-from clip_retrieval.index.vectors import Vectors, open_npy
+from clip_retrieval.index.vectors import Vectors
 
 BLOCK_BYTES = 1 << 25  # of rows in fp32; three blocks are there at once
 DEPTH = 128  # neighbours that are kept: the 100 that count, and some that may be as near as the last of them
@@ -144,10 +144,6 @@ def read_blocks(vectors: Vectors) -> Iterator[tuple[int, Rows]]:
     row_count = max(1, BLOCK_BYTES // (4 * vectors.dim))
     first_id = 0
     for file in vectors.files:
-        name = f"{vectors.subfolder}/{file.name}"
-        stored = open_npy(vectors.folder, name)
-        for start in range(0, file.row_count, row_count):
-            if vectors.folder.is_local:  # mapped anew: the pages of a mapping count as memory until it ends
-                stored = open_npy(vectors.folder, name)
-            yield first_id + start, np.asarray(stored[start : start + row_count], dtype=np.float32)
+        for start, part in vectors.parts_of(file, row_count):
+            yield first_id + start, part
         first_id += file.row_count

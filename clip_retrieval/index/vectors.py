@@ -58,10 +58,23 @@ class Vectors:
                 yield part
 
     def parts_of(self, file: VectorFile, count: int = ROWS_AT_ONCE) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Yield the rows of one file, and the row of it that each part begins with."""
-        rows = open_npy(self.folder, f"{self.subfolder}/{file.name}")
-        for start in range(0, len(rows), count):
-            yield start, np.asarray(rows[start : start + count], dtype=np.float32)
+        """Yield the rows of one file in fp32, and the row of it that each part begins with."""
+        for start, rows in self.stored_parts(file, count):
+            yield start, np.asarray(rows, dtype=np.float32)
+
+    def stored_parts(
+        self, file: VectorFile, count: int, begin: int = 0, end: int | None = None
+    ) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Yield rows begin..end of one file as they are stored, and the row of it that each part begins with."""
+        name = f"{self.subfolder}/{file.name}"
+        rows = open_npy(self.folder, name)
+        if len(rows) != file.row_count:
+            raise IndexBuildError(f"{self.path(file)} changed while the index was built; build it again")
+        end = file.row_count if end is None else end
+        for start in range(begin, end, count):
+            if self.folder.is_local:  # mapped anew: the pages of a mapping count as memory until it ends
+                rows = open_npy(self.folder, name)
+            yield start, rows[start : min(start + count, end)]
 
     def parts_from(self, number: int) -> Iterator[NDArray[np.float32]]:
         """Yield the rows of all files but the first `number`, some thousand at once."""
@@ -97,9 +110,8 @@ class Vectors:
         """Read every row once. Raises IndexBuildError on NaN and infinity."""
         checksums, odd = [], Odd()
         for file in self.files:
-            rows = open_npy(self.folder, f"{self.subfolder}/{file.name}")
-            for start in range(0, len(rows), ROWS_TO_LOOK_AT):
-                stored = np.ascontiguousarray(rows[start : start + ROWS_TO_LOOK_AT])
+            for start, rows in self.stored_parts(file, ROWS_TO_LOOK_AT):
+                stored = np.ascontiguousarray(rows)
                 lengths = measure(stored)
                 if not np.isfinite(lengths).all():
                     bad = start + int(np.flatnonzero(~np.isfinite(lengths))[0])

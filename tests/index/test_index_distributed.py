@@ -17,7 +17,7 @@ from clip_retrieval.cli import cli
 from clip_retrieval.errors import ConfigError, IndexBuildError
 from clip_retrieval.index.config import SparkConfig
 from clip_retrieval.index.distributed.failures import explain
-from clip_retrieval.index.distributed.parts import can_be_merged, make_part, merge_parts, read_rows
+from clip_retrieval.index.distributed.parts import can_be_merged, make_part, merge_parts, read_rows, reserve
 from clip_retrieval.index.distributed.plan import RowRange, group_parts, part_name, split_rows
 from clip_retrieval.index.distributed.tasks import Job, add_part, merge_group
 from clip_retrieval.index.engines import Bounds
@@ -107,6 +107,26 @@ def test_lists_of_a_later_file_hold_numbers_of_rows_and_places_count_from_its_fi
         parts = [(start, make_part(empty, [rows[start : start + 100]], start)) for start in (100, 200)]
         merged = merge_parts(parts)
         assert merged.search(rows[100:], 1)[1][:, 0].tolist() == list(range(first, first + 200))
+
+
+@pytest.mark.parametrize("kind", ["Flat", "SQ8", "IVF4,SQ4,Refine(SQfp16)"])
+def test_room_for_all_rows_changes_no_answer(unit_rows: Rows, kind: str) -> None:
+    rows = unit_rows(300)
+    empty = trained(rows, kind)
+    grown, whole = make_part(empty, np.split(rows, 3), 0), make_part(empty, np.split(rows, 3), 0, 300)
+    halves = ((start, make_part(empty, [rows[start : start + 150]], start, 150)) for start in (0, 150))
+    for index in (whole, merge_parts(halves, 300)):
+        assert faiss.serialize_index(index).tobytes() == faiss.serialize_index(grown).tobytes()
+
+
+def test_codes_do_not_move_where_there_is_room_for_them(unit_rows: Rows) -> None:
+    index = faiss.IndexFlatIP(16)
+    reserve(index, 1000)
+    place = int(index.codes.data())
+    index.add(unit_rows(400))
+    index.add(unit_rows(600))
+    assert int(index.codes.data()) == place
+    assert index.ntotal == 1000
 
 
 def test_graphs_are_not_built_in_parts() -> None:

@@ -13,11 +13,10 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.distributed.plan import RowRange
 from clip_retrieval.index.files import has_ids
 from clip_retrieval.index.rows import Rows, transform
-from clip_retrieval.index.vectors import Vectors, open_npy
+from clip_retrieval.index.vectors import Vectors
 
 ROWS_AT_ONCE = 16_384  # of each task, and a machine may have many
 
@@ -30,16 +29,14 @@ def read_rows(vectors: Vectors, wanted: RowRange) -> Iterator[Rows]:
         first += file.row_count
         if begin >= end:
             continue
-        rows = open_npy(vectors.folder, f"{vectors.subfolder}/{file.name}")
-        if len(rows) != file.row_count:
-            raise IndexBuildError(f"{vectors.path(file)} changed while the index was built; build it again")
-        for start in range(begin, end, ROWS_AT_ONCE):
-            yield np.asarray(rows[start : min(start + ROWS_AT_ONCE, end)], dtype=np.float32)
+        for _, rows in vectors.stored_parts(file, ROWS_AT_ONCE, begin, end):
+            yield np.asarray(rows, dtype=np.float32)
 
 
-def make_part(trained: bytes, batches: Iterable[Rows], start: int) -> Any:
-    """Return a copy of the trained index with rows `start`, `start` + 1, ... added."""
+def make_part(trained: bytes, batches: Iterable[Rows], start: int, row_count: int = 0) -> Any:
+    """Return a copy of the trained index with rows `start`, `start` + 1, ... added; `row_count`, where it is known."""
     index = open_bytes(trained)
+    reserve(index, row_count)
     first_id = start if has_ids(index) else 0
     for rows in batches:
         add_rows(index, rows, first_id, np.flatnonzero(rows.any(axis=1)))
@@ -68,13 +65,28 @@ def add_rows(index: Any, rows: Rows, first_id: int, filled: NDArray[np.int64]) -
         tree.add(rows)
 
 
-def merge_parts(parts: Iterable[tuple[int, Any]]) -> Any:
+def reserve(index: Any, row_count: int) -> None:
+    """Make room for so many rows in arrays of codes, which take up to twice their memory where they grow."""
+    tree = faiss.downcast_index(index)
+    if isinstance(tree, faiss.IndexPreTransform):
+        reserve(tree.index, row_count)
+    elif isinstance(tree, faiss.IndexRefine):
+        reserve(tree.base_index, row_count)
+        reserve(tree.refine_index, row_count)
+    elif isinstance(tree, faiss.IndexFlatCodes) and row_count > tree.ntotal:
+        held = tree.codes.size()
+        tree.codes.resize(row_count * tree.code_size)
+        tree.codes.resize(held)  # which frees nothing
+
+
+def merge_parts(parts: Iterable[tuple[int, Any]], row_count: int = 0) -> Any:
     """Return one index of parts that come in the order of their rows, each with the number of its first row.
 
-    Besides the result only one part is in memory.
+    Besides the result only one part is in memory, where `row_count`, the rows of all, is known.
     """
     rest = iter(parts)
     start, merged = next(rest)
+    reserve(merged, row_count)
     for first_row, part in rest:
         merge_into(merged, part, 0 if has_ids(part) else first_row - start)
     return merged

@@ -52,9 +52,8 @@ def add_part(job: Job, trained: Shared, rows: RowRange) -> None:
             f"an executor sees no folder {job.vectors.folder.url}; share it with all of them, or use a store"
         )
     use_cores(job.cores)
-    write_index(
-        make_part(trained.value, job.watch(read_rows(job.vectors, rows)), rows.start), job.work, part_name(rows)
-    )
+    part = make_part(trained.value, job.watch(read_rows(job.vectors, rows)), rows.start, rows.row_count)
+    write_index(part, job.work, part_name(rows))
 
 
 def merge_group(job: Job, merged: MergedPart) -> None:
@@ -63,7 +62,7 @@ def merge_group(job: Job, merged: MergedPart) -> None:
         return
     use_cores(job.cores)
     parts = ((rows.start, read_part(job.work, rows)) for rows in merged.parts)
-    write_index(merge_parts(parts), job.work, job.merged_name(merged))
+    write_index(merge_parts(parts, merged.rows.row_count), job.work, job.merged_name(merged))
 
 
 def use_cores(cores: int | None) -> None:

@@ -158,7 +158,7 @@ def draw_queries(asked: Sequence[Vectors]) -> Floats:
 
 def write_whole(job: Job, trained: Shared, path: Path, rows: RowRange) -> None:
     """Write an index that is made in one go."""
-    write_file(make_part(trained.value, job.watch(read_rows(job.vectors, rows)), rows.start), path)
+    write_file(make_part(trained.value, job.watch(read_rows(job.vectors, rows)), rows.start, rows.row_count), path)
 
 
 def fingerprint(vectors: Vectors, bounds: Bounds) -> str:
