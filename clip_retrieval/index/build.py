@@ -101,15 +101,16 @@ def build_indices(config: IndexConfig) -> BuiltIndices:
             infos = {modality: target.read_json(target.info_name(modality)) for modality in filled}
             return BuiltIndices(target.url, infos, rows, time.perf_counter() - start, known.changes)
         revision = IndexRevision(target.url)
-        with chosen_engine(config, target) as engine, target.staging() as scratch:
-            build = Build(target, engine, bounds, scratch, known)
-            infos = {modality: build.make(modality, vectors) for modality, vectors in filled.items()}
-            for modality, figures in measure_built(IndexFolder(str(scratch)), filled, contents, config).items():
-                infos[modality] |= figures
-            publish(revision, scratch, infos, contents)
-        place_metadata(config, source, revision)
-        revision.write_json(MANIFEST, describe_index(encoder, infos, filled, build))
-        revision.commit()
+        with chosen_engine(config, target) as engine:  # which keeps its parts to the end: anything may fail till then
+            with target.staging() as scratch:
+                build = Build(target, engine, bounds, scratch, known)
+                infos = {modality: build.make(modality, vectors) for modality, vectors in filled.items()}
+                for modality, figures in measure_built(IndexFolder(str(scratch)), filled, contents, config).items():
+                    infos[modality] |= figures
+                publish(revision, scratch, infos, contents)
+            place_metadata(config, source, revision)
+            revision.write_json(MANIFEST, describe_index(encoder, infos, filled, build))
+            revision.commit()
     target.remove_leftovers()
     return BuiltIndices(target.url, infos, rows, time.perf_counter() - start, known.changes if known else {})
 
@@ -214,7 +215,8 @@ def check_size(path: Path, bounds: Bounds) -> None:
     if size > bounds.max_index_bytes:
         raise IndexBuildError(
             f"the index came out at {size:,} bytes, above max_index_memory_usage, "
-            f"{bounds.max_index_bytes:,} bytes; raise the bound to that, or use --engine faiss, which keeps to it"
+            f"{bounds.max_index_bytes:,} bytes; raise the bound to that, or leave --engine and --index_key out: what "
+            "we choose keeps to it"
         )
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from clip_retrieval import clip_index
 from clip_retrieval.index import metadata_files
+from clip_retrieval.index.engines.local import LocalRunner
 from clip_retrieval.layout import IndexFolder
 from clip_retrieval.metadata import METADATA_ARROW, open_metadata
 from clip_retrieval.metadata.arrow import ArrowMetadata
@@ -27,6 +28,10 @@ def run(tmp_path: Path, unit_rows: Callable[..., Any], write_run: WriteRun) -> P
 def build(run: Path, **options: object) -> Path:
     clip_index(str(run), str(run.parent / "ix"), engine="faiss", nb_cores=1, **options)
     return run.parent / "ix"
+
+
+def stop(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def captions(folder: Path, ids: list[int]) -> list[object]:
@@ -74,14 +79,21 @@ def test_a_build_stopped_before_the_copies_are_whole_leaves_what_was_there(
 ) -> None:
     folder = build(run)
     before = (folder / METADATA_ARROW).read_bytes()
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
     monkeypatch.setattr(metadata_files, "copy_metadata", stop)
     with pytest.raises(KeyboardInterrupt):
         build(run)
     assert (folder / METADATA_ARROW).read_bytes() == before
+
+
+def test_what_was_added_is_kept_until_the_index_stands(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LocalRunner, "rows_of_task", 10)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metadata_files, "copy_metadata", stop)
+        with pytest.raises(KeyboardInterrupt):
+            build(run)
+    assert len(list((run.parent / "ix" / "_building").glob("*/part_*"))) == 4
+    assert captions(build(run), [5]) == ["row 5"]
+    assert not (run.parent / "ix" / "_building").exists()
 
 
 def test_an_update_writes_the_file_where_it_is_missing(run: Path) -> None:
