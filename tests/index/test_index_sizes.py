@@ -63,9 +63,13 @@ def test_few_rows_under_a_tiny_bound_are_built_or_refused_in_a_sentence(
     tmp_path: Path, unit_rows: Rows, write_run: Callable[..., Path], rows: int
 ) -> None:
     emb = write_run(tmp_path / "emb", [unit_rows(rows, 64)])
+    built = []
     for largest in (100, 1000, 3000, 6000, 12_000, 24_000):
         try:
             clip_index(str(emb), str(tmp_path / "ix"), max_index_memory_usage=str(largest), engine="faiss")
         except IndexBuildError:
             continue
+        built.append(largest)
         assert (tmp_path / "ix" / "image.index").stat().st_size <= largest
+    assert 24_000 in built
+    assert 100 not in built
