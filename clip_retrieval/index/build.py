@@ -96,7 +96,11 @@ def build_indices(config: IndexConfig) -> BuiltIndices:
     bounds = make_bounds(config, filled)
     with only_one(target):
         finish_revision(target)
-        known = compare(target, encoder, filled, contents) if config.update else None
+        known = (
+            compare(target, encoder, filled, contents)
+            if config.update and not wants_other_kind(config, target)
+            else None
+        )
         if known is not None and known.is_current(filled) and has_current_metadata(config, source, target):
             infos = {modality: target.read_json(target.info_name(modality)) for modality in filled}
             return BuiltIndices(target.url, infos, rows, time.perf_counter() - start, known.changes)
@@ -113,6 +117,17 @@ def build_indices(config: IndexConfig) -> BuiltIndices:
             revision.commit()
     target.remove_leftovers()
     return BuiltIndices(target.url, infos, rows, time.perf_counter() - start, known.changes if known else {})
+
+
+def wants_other_kind(config: IndexConfig, target: IndexFolder) -> bool:
+    """Say whether an update asks for another kind than one that is there, which cannot be turned into it."""
+    for modality in MODALITIES:
+        name = target.info_name(modality)
+        kind = target.read_json(name).get("index_key") if target.exists(name) else None
+        if config.index_key is not None and kind not in (None, config.index_key):
+            logger.warning("building anew: the %s index is %s, and --index_key is %s", modality, kind, config.index_key)
+            return True
+    return False
 
 
 def make_bounds(config: IndexConfig, filled: Mapping[Modality, Vectors]) -> Bounds:

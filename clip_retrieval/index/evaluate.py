@@ -65,7 +65,7 @@ def evaluate_built(
     folder: IndexFolder, modality: Modality, found: Mapping[Modality, Vectors], empty_rows: Ids, target: Target
 ) -> dict[str, Any]:
     """Measure and tune an index that lies in a scratch folder; returns what it adds to image.json."""
-    index = Index(open_parts(folder, modality), empty_rows)
+    index = Index(open_parts(folder, modality, memory_map=True), empty_rows)  # as the build has its memory still
     return evaluate_index(index, modality, found, target).info()
 
 

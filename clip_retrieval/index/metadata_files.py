@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 
 from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.layout import EmbeddingsFolder, IndexFolder
 from clip_retrieval.metadata import METADATA_ARROW
 from clip_retrieval.metadata.write import write_metadata_arrow
+
+logger = logging.getLogger(__name__)
 
 
 def place_metadata(config: IndexConfig, source: EmbeddingsFolder, target: IndexFolder) -> None:
@@ -19,8 +22,19 @@ def place_metadata(config: IndexConfig, source: EmbeddingsFolder, target: IndexF
         target.remove(METADATA_ARROW)
     if config.copy_metadata:
         copy_metadata(source, target)
+    else:
+        drop_stale_copies(source, target)
     if writes_arrow(config):
         write_metadata_arrow(source, target)
+
+
+def drop_stale_copies(source: EmbeddingsFolder, target: IndexFolder) -> None:
+    """Remove copies that an earlier build made of other rows: they would be told as those of the new index."""
+    current = source.sizes("metadata", ".parquet")
+    for name, size in target.sizes("metadata", ".parquet").items():
+        if current.get(name) != size:
+            logger.warning("removing %s: it is not of these embeddings", target.path(f"metadata/{name}"))
+            target.remove(f"metadata/{name}")
 
 
 def writes_arrow(config: IndexConfig) -> bool:

@@ -54,7 +54,10 @@ class Index:
         self.index = self.parts[0].index
         self.dim = int(self.index.d)
         self.row_count = row_count or count_rows(self.parts)
-        self.empty_rows = empty_rows
+        held = sum(int(part.index.ntotal) for part in self.parts)
+        if row_count is not None and held + len(empty_rows) <= row_count:
+            empty_rows = empty_rows[:0]  # they are in none of the lists
+        self.empty_rows = empty_rows  # those that a search could come upon
         self.selectors = [make_selector(part, empty_rows) for part in self.parts]
         self.settings = settings or Settings()
         for part in self.parts:
@@ -196,5 +199,8 @@ def read_empty_rows(folder: IndexFolder, modality: Modality) -> NDArray[np.int64
     name = folder.empty_rows_name(modality)
     if not folder.exists(name):
         return np.empty(0, dtype=np.int64)
-    rows: NDArray[np.int64] = np.load(io.BytesIO(folder.read_bytes(name)), allow_pickle=False)
+    try:
+        rows: NDArray[np.int64] = np.load(io.BytesIO(folder.read_bytes(name)), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise StorageError(f"{folder.path(name)} is no readable npy file; build the index again") from error
     return rows

@@ -60,8 +60,10 @@ def train_given(plan: Plan, sample: Floats) -> Any:
         index = faiss.index_factory(plan.dim, plan.given_key, METRIC)
         index.train(sample)
     except RuntimeError as error:
-        why = first_line(error).rpartition("Error: ")[2]
+        why = first_line(error).rpartition("Error: ")[2].rpartition("failed: ")[2]
         raise ConfigError(f"faiss makes no index {plan.given_key} of {plan.dim} dimensions: {why}") from error
+    if isinstance(faiss.downcast_index(index), faiss.IndexIDMap):
+        raise ConfigError(f"--index_key {plan.given_key}: ids are rows here already; leave IDMap out")
     return index
 
 

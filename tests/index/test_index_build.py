@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from clip_retrieval import clip_index
-from clip_retrieval.errors import ClipRetrievalError, IndexBuildError
+from clip_retrieval.errors import ClipRetrievalError, ConfigError, IndexBuildError
 from clip_retrieval.index.search import open_index
 from clip_retrieval.layout import IndexFolder
 
@@ -238,3 +238,30 @@ def test_an_index_built_into_the_embeddings_folder_spoils_no_manifest(
     with contextlib.suppress(ClipRetrievalError):  # refusing would be as good
         clip_index(str(emb), str(emb), engine="faiss")
     assert (emb / "manifest.json").read_bytes() == before
+
+
+def test_copies_of_other_rows_do_not_stay_beside_an_index_without_copies(
+    tmp_path: Path, unit_rows: Rows, write_run: WriteRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = (write_run(tmp_path / name, [unit_rows(count)]) for name, count in (("a", 20), ("b", 40)))
+    clip_index(str(first), str(tmp_path / "ix"))
+    clip_index(str(second), str(tmp_path / "ix"), copy_metadata=False)
+    assert not list((tmp_path / "ix" / "metadata").glob("*.parquet"))
+    assert "is not of these embeddings" in caplog.text
+
+
+@pytest.mark.parametrize("key", ["IDMap,Flat", "nonsense"])
+def test_a_key_that_makes_no_sense_is_refused_in_a_sentence(
+    tmp_path: Path, unit_rows: Rows, write_run: WriteRun, key: str
+) -> None:
+    emb = write_run(tmp_path / "emb", [unit_rows(20)])
+    with pytest.raises(ConfigError, match=key) as refused:
+        clip_index(str(emb), str(tmp_path / "ix"), index_key=key)
+    assert ".cpp" not in str(refused.value)
+
+
+def test_an_update_that_asks_for_another_kind_builds_it(tmp_path: Path, unit_rows: Rows, write_run: WriteRun) -> None:
+    emb = write_run(tmp_path / "emb", [unit_rows(200)])
+    clip_index(str(emb), str(tmp_path / "ix"))
+    built = clip_index(str(emb), str(tmp_path / "ix"), index_key="HNSW8", update=True)
+    assert built.infos["image"]["index_key"] == "HNSW8"

@@ -74,7 +74,11 @@ def read_part(work: Folder, rows: RowRange) -> Any:
     name = part_name(rows)
     if not work.exists(name):
         raise IndexBuildError(f"an executor does not see {work.path(name)}, which another one wrote; {SHARE_IT}")
-    return faiss.read_index(work.path(name)) if work.is_local else open_bytes(work.read_bytes(name))
+    try:
+        return faiss.read_index(work.path(name)) if work.is_local else open_bytes(work.read_bytes(name))
+    except RuntimeError as error:  # cut off, as after a loss of power
+        work.remove(name)
+        raise IndexBuildError(f"{work.path(name)} was damaged and is removed; run the same command again") from error
 
 
 def write_index(index: Any, folder: Folder, name: str) -> None:

@@ -81,7 +81,7 @@ class FaissEngine:
             faiss.omp_set_num_threads(bounds.cores)
         ranges = split(vectors, plan, self)
         groups = group_parts(ranges, self.index_count)
-        work = Folder(f"{self.place.url}/{path.stem}-{fingerprint(vectors, bounds)}")
+        work = Folder(f"{self.place.url}/{path.stem}-{fingerprint(vectors, plan)}")
         with RowBar("adding vectors", vectors.row_count) if self.runner.is_here else nullcontext(iter) as watch:
             job = Job(vectors, work, f"merged_{len(groups)}", self.runner.cores_of_task or bounds.cores, watch)
             if self.runner.is_here and len(ranges) == 1:
@@ -161,17 +161,10 @@ def write_whole(job: Job, trained: Shared, path: Path, rows: RowRange) -> None:
     write_file(make_part(trained.value, job.watch(read_rows(job.vectors, rows)), rows.start, rows.row_count), path)
 
 
-def fingerprint(vectors: Vectors, bounds: Bounds) -> str:
+def fingerprint(vectors: Vectors, plan: Plan) -> str:
     """Return what the parts of an index depend on, in a few letters."""
     files = [(file.name, file.row_count, file.dim, changed(vectors, file.name)) for file in vectors.files]
-    wanted = [
-        bounds.max_index_bytes,
-        bounds.available_bytes,
-        bounds.wanted_recall,
-        bounds.max_query_ms,
-        bounds.index_key,
-    ]
-    about = [__version__, faiss.__version__, vectors.path(vectors.files[0]), wanted, files]
+    about = [__version__, faiss.__version__, vectors.path(vectors.files[0]), plan.key, plan.to_json(), files]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
 
 
