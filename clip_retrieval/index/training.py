@@ -6,6 +6,9 @@ queries count as well, and codebooks are grids of scalar quantisers (`codes.py`)
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,15 +59,28 @@ def train_index(plan: Plan, sample: Floats, queries: Floats) -> Any:
 
 def train_given(plan: Plan, sample: Floats) -> Any:
     """Return an index as faiss itself makes and trains it; raises ConfigError where it cannot."""
-    try:
-        index = faiss.index_factory(plan.dim, plan.given_key, METRIC)
+    index = make_given(plan)
+    with telling_why(plan):
         index.train(sample)
-    except RuntimeError as error:
-        why = first_line(error).rpartition("Error: ")[2].rpartition("failed: ")[2]
-        raise ConfigError(f"faiss makes no index {plan.given_key} of {plan.dim} dimensions: {why}") from error
+    return index
+
+
+def make_given(plan: Plan) -> Any:
+    """Return the untrained index of a key; raises ConfigError where faiss does not know it."""
+    with telling_why(plan):
+        index = faiss.index_factory(plan.dim, plan.given_key, METRIC)
     if isinstance(faiss.downcast_index(index), faiss.IndexIDMap):
         raise ConfigError(f"--index_key {plan.given_key}: ids are rows here already; leave IDMap out")
     return index
+
+
+@contextmanager
+def telling_why(plan: Plan) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        why = re.split(r"\.cpp:\d+: ", first_line(error))[-1].rpartition("failed: ")[2]
+        raise ConfigError(f"faiss makes no index {plan.given_key} of {plan.dim} dimensions: {why}") from error
 
 
 def make_store(plan: Plan, sample: Floats) -> Any:

@@ -31,7 +31,7 @@ from clip_retrieval.index.engines.local import RowBar
 from clip_retrieval.index.files import write_file
 from clip_retrieval.index.plan import Plan, Problem, given_plan, make_plan
 from clip_retrieval.index.queries import draw_rows
-from clip_retrieval.index.training import train_index
+from clip_retrieval.index.training import make_given, train_index
 from clip_retrieval.index.vectors import Vectors
 from clip_retrieval.storage import Folder
 
@@ -126,7 +126,7 @@ def describe_problem(vectors: Vectors, bounds: Bounds, file_count: int = 1) -> P
 
 def split(vectors: Vectors, plan: Plan, engine: FaissEngine) -> list[RowRange]:
     """Cut the rows into parts; one, where parts of a kind cannot be put together, as those of a graph cannot."""
-    if plan.kind != "given" or can_be_merged(faiss.index_factory(plan.dim, plan.given_key)):
+    if plan.kind != "given" or can_be_merged(make_given(plan)):
         return split_rows(vectors.row_count, engine.index_count, engine.runner.rows_of_task)
     if not engine.runner.is_here:
         raise IndexBuildError(f"an index of kind {plan.given_key} cannot be built in parts; leave --distributed out")
