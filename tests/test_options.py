@@ -286,7 +286,17 @@ def test_a_value_that_cannot_be_is_refused_by_name(config: type[Any], values: di
         build_config(config, values, PATHS)
 
 
-@pytest.mark.parametrize("values", [{"num_results": 0}, {"query": "  "}, {"modality": "audio"}, {"threshold": "high"}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"num_results": 0},
+        {"query": "  "},
+        {"modality": "audio"},
+        {"threshold": "high"},
+        {"threshold": 5},
+        {"threshold": "nan"},
+    ],
+)
 def test_a_filter_value_that_cannot_be_is_refused_by_name(values: dict[str, object]) -> None:
     (name,) = values
     with pytest.raises(ConfigError, match=name):

@@ -37,5 +37,7 @@ class FilterConfig:
     def __post_init__(self) -> None:
         if self.num_results < 1:
             raise ConfigError(f"num_results must be at least 1, not {self.num_results}")
+        if self.threshold is not None and not -1 <= self.threshold <= 1:
+            raise ConfigError(f"threshold is a similarity between -1 and 1, not {self.threshold:g}")
         if not self.query.strip():
             raise ConfigError("the query is empty; give a text, a picture or an embedding (.npy)")

@@ -9,7 +9,7 @@ from typing import Any
 from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.index.vectors import Contents, Vectors, open_vectors
-from clip_retrieval.layout import JOURNAL, EmbeddingsFolder, IndexFolder, Modality, read_manifest
+from clip_retrieval.layout import EMBEDDING_FOLDERS, JOURNAL, EmbeddingsFolder, IndexFolder, Modality, read_manifest
 from clip_retrieval.metadata import count_rows
 
 logger = logging.getLogger(__name__)
@@ -61,6 +61,10 @@ def find_vectors(config: IndexConfig, source: EmbeddingsFolder) -> dict[Modality
         "text": open_vectors(source, config.text_subfolder),
     }
     found = {modality: vectors for modality, vectors in opened.items() if vectors is not None}
+    named: dict[Modality, str] = {"image": config.image_subfolder, "text": config.text_subfolder}
+    for modality, subfolder in named.items():
+        if modality not in found and subfolder != EMBEDDING_FOLDERS[modality]:
+            raise IndexBuildError(f"{source.url} holds no {subfolder}/*.npy, which --{modality}_subfolder names")
     if not found:
         raise IndexBuildError(
             f"{source.url} holds no embeddings: neither {config.image_subfolder}/*.npy "

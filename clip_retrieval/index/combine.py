@@ -22,6 +22,7 @@ from clip_retrieval.index.config import CombineConfig
 from clip_retrieval.index.distributed.parts import UNMERGED, can_be_merged, merge_into
 from clip_retrieval.index.files import LISTS, POPULATED, open_file, write_file
 from clip_retrieval.index.joined import join_folders, write_beside
+from clip_retrieval.index.native_output import printing_to_stderr
 from clip_retrieval.index.parameters import format_settings, settings_of
 from clip_retrieval.layout import IndexFolder, Modality
 from clip_retrieval.revision import finish_revision, only_one
@@ -148,7 +149,7 @@ def merge_on_disk(source: Folder, names: Sequence[str], starts: Sequence[int], f
             vector.push_back(inverted(index, source.url).invlists)
         rows = sum(int(index.ntotal) for index in mapped)
         lists = faiss.OnDiskInvertedLists(ivf.nlist, ivf.code_size, str(folder / LISTS))
-        with Console(stderr=True).status(f"merging {rows:,} rows of {len(names)} files"):
+        with printing_to_stderr(), Console(stderr=True).status(f"merging {rows:,} rows of {len(names)} files"):
             lists.merge_from_multiple(vector.data(), vector.size())
     ivf.replace_invlists(lists, False)  # noqa: FBT003 -- faiss takes no keyword
     ivf.ntotal = whole.ntotal = rows

@@ -11,6 +11,7 @@ import faiss
 import numpy as np
 
 from clip_retrieval.errors import QueryError, StorageError
+from clip_retrieval.index.native_output import printing_to_stderr
 from clip_retrieval.layout import IndexFolder, Modality
 from clip_retrieval.storage import Folder
 
@@ -87,7 +88,8 @@ def open_file(folder: Folder, name: str, *, memory_map: bool = False) -> Any:
     """Open one faiss file; raises StorageError where it is damaged, QueryError where its metric is none of ours."""
     path = folder.path(name)
     try:
-        index = read_file(path, memory_map=memory_map) if folder.is_local else read_remote(folder, name)
+        with printing_to_stderr():
+            index = read_file(path, memory_map=memory_map) if folder.is_local else read_remote(folder, name)
     except (RuntimeError, MemoryError) as error:
         raise StorageError(f"{path} is no readable faiss index{explain(error)}; build it again") from error
     if index.metric_type not in METRICS:

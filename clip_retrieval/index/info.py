@@ -68,6 +68,11 @@ def has_packed_lists(index: Any) -> bool:
     return "IndexIVF" in describe_tree(index) and "FastScan" in describe_tree(index)
 
 
+def recall_at_ten(said: dict[str, Any], asked: Modality) -> str:
+    measured = (said.get("quality") or {}).get(asked) or {}
+    return str(measured.get("recall@10", "not measured"))
+
+
 def print_info(found: dict[str, Any]) -> None:
     """Print a column for each index."""
     table = Table(title=Text(f"indices in {found['index_folder']}"), title_justify="left")
@@ -77,6 +82,9 @@ def print_info(found: dict[str, Any]) -> None:
     for name in ("kind", "tree", "rows", "dimension", "bytes", "files", "metric", "settings", "memory_map"):
         values = [index[name] for index in found["indices"].values()]
         table.add_row(name, *(f"{value:,}" if isinstance(value, int) else str(value) for value in values))
+    for asked in MODALITIES:
+        found_at = [recall_at_ten(index["said"], asked) for index in found["indices"].values()]
+        table.add_row(f"recall@10, {asked} queries", *found_at)
     recalls = sorted({name for index in found["indices"].values() for name in index["said"] if "recall" in name})
     for name in recalls:
         table.add_row(name, *(str(index["said"].get(name, "")) for index in found["indices"].values()))

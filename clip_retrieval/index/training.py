@@ -29,6 +29,7 @@ from clip_retrieval.index.plan import (
 
 CODEBOOK_ROWS = 32_768
 SEED = 1
+EMPTY_PART = re.compile(r"[A-Za-z]0+(?![0-9])")
 GRAPH_BUILD_DEPTH, GRAPH_SEARCH_DEPTH = 80, 64
 
 METRIC = faiss.METRIC_INNER_PRODUCT
@@ -67,6 +68,10 @@ def train_given(plan: Plan, sample: Floats) -> Any:
 
 def make_given(plan: Plan) -> Any:
     """Return the untrained index of a key; raises ConfigError where faiss does not know it."""
+    if EMPTY_PART.search(plan.given_key):  # which faiss takes, and dies of
+        raise ConfigError(
+            f"--index_key {plan.given_key}: a part of it has no lists, links or codes; write IVF1024, HNSW32"
+        )
     with telling_why(plan):
         index = faiss.index_factory(plan.dim, plan.given_key, METRIC)
     if isinstance(faiss.downcast_index(index), faiss.IndexIDMap):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -24,7 +25,7 @@ class Target:
     wanted_recall: float | None = None
 
     def __post_init__(self) -> None:
-        if self.max_query_ms <= 0:
+        if not 0 < self.max_query_ms < math.inf:
             raise ConfigError(f"max_index_query_time_ms must be more than 0, not {self.max_query_ms:g}")
         if self.wanted_recall is not None and not 0 < self.wanted_recall <= 1:
             raise ConfigError(f"wanted_recall is a share between 0 and 1, such as 0.95, not {self.wanted_recall:g}")

@@ -265,3 +265,18 @@ def test_an_update_that_asks_for_another_kind_builds_it(tmp_path: Path, unit_row
     clip_index(str(emb), str(tmp_path / "ix"))
     built = clip_index(str(emb), str(tmp_path / "ix"), index_key="HNSW8", update=True)
     assert built.infos["image"]["index_key"] == "HNSW8"
+
+
+@pytest.mark.parametrize("key", ["HNSW0", "IVF0,Flat", "OPQ0,IVF4,PQ4"])
+def test_a_key_that_faiss_would_die_of_is_refused(
+    tmp_path: Path, unit_rows: Rows, write_run: WriteRun, key: str
+) -> None:
+    emb = write_run(tmp_path / "emb", [unit_rows(20)])
+    with pytest.raises(ConfigError, match="has no lists, links or codes"):
+        clip_index(str(emb), str(tmp_path / "ix"), index_key=key)
+
+
+def test_a_folder_that_is_named_must_be_there(tmp_path: Path, unit_rows: Rows, write_run: WriteRun) -> None:
+    emb = write_run(tmp_path / "emb", [unit_rows(20)])
+    with pytest.raises(IndexBuildError, match=r"holds no nope/\*\.npy, which --text_subfolder names"):
+        clip_index(str(emb), str(tmp_path / "ix"), text_subfolder="nope")
