@@ -22,6 +22,7 @@ from clip_retrieval.index.distributed.plan import RowRange, group_parts, part_na
 from clip_retrieval.index.distributed.tasks import Job, add_part, merge_group
 from clip_retrieval.index.engines import Bounds
 from clip_retrieval.index.engines.faiss import FaissEngine
+from clip_retrieval.index.engines.local import LocalRunner
 from clip_retrieval.index.vectors import open_vectors
 from clip_retrieval.storage import Folder
 
@@ -259,3 +260,40 @@ def test_without_pyspark_the_command_says_what_to_install(monkeypatch: pytest.Mo
     done = CliRunner().invoke(cli, ["index", "emb", "ix", "--distributed", "pyspark"])
     assert done.exit_code == 1
     assert done.output == "Error: --distributed pyspark needs pyspark: pip install 'clip-retrieval[spark]'\n"
+
+
+class SmallParts(LocalRunner):
+    """This machine, with parts of a few rows."""
+
+    rows_of_task: int | None = 2000
+
+
+def test_a_build_here_that_is_stopped_goes_on_with_its_parts(
+    tmp_path: Path, unit_rows: Rows, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = unit_rows(8000, 32)
+    vectors = open_vectors(Folder(str(write_run(tmp_path / "emb", np.split(rows, [3000])))), "img_emb")
+    assert vectors is not None
+    bounds, place = Bounds(255_000, 10**9, 1), Folder(str(tmp_path / "work"))
+    made: list[int] = []
+
+    def stop_after(count: int) -> None:
+        def add(job: Job, trained: Any, part: RowRange) -> None:
+            if len(made) == count:
+                raise KeyboardInterrupt
+            made.append(part.start)
+            add_part(job, trained, part)
+
+        monkeypatch.setattr("clip_retrieval.index.engines.faiss.add_part", add)
+
+    stop_after(2)
+    with pytest.raises(KeyboardInterrupt):
+        FaissEngine(SmallParts(), place)(vectors, bounds, tmp_path / "image.index")
+    assert not (tmp_path / "image.index").exists()
+    stop_after(100)
+    info = FaissEngine(SmallParts(), place)(vectors, bounds, tmp_path / "image.index")
+    assert made == [0, 2000, 4000, 6000]
+    FaissEngine(LocalRunner(), Folder(str(tmp_path / "other")))(vectors, bounds, tmp_path / "whole.index")
+    resumed, whole = (faiss.read_index(str(tmp_path / f"{name}.index")) for name in ("image", "whole"))
+    assert "IVF" in info["index_key"]
+    np.testing.assert_array_equal(resumed.search(rows[:50], 10)[1], whole.search(rows[:50], 10)[1])
