@@ -241,7 +241,7 @@ def peak_bytes(plan: Plan, problem: Problem) -> int:
 def count_seconds(plan: Plan, problem: Problem) -> float:
     """Return about how long building and measuring take."""
     speed = problem.cores * PRODUCTS_A_SECOND
-    measuring = 4 + plan.rows * plan.dim * (128 / speed + 4 / BYTES_A_SECOND)
+    measuring = 0.5 + min(3.5, plan.rows / 30_000) + plan.rows * plan.dim * (128 / speed + 4 / BYTES_A_SECOND)
     if plan.kind == "exact":
         return measuring
     training = plan.sample_rows * plan.lists * (CLUSTERED_DIMS * CLUSTERING_STEPS + plan.dim) / speed
