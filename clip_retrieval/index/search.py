@@ -29,6 +29,7 @@ from clip_retrieval.revision import settle
 ROWS_PER_HIT = 4  # that are looked at, at least
 MOST_REFINED = 32_768  # rows that are compared once more, unless more hits are wanted
 LEAST_FACTOR = 1.25
+OPENING_TRIES = 10
 HITS_AT_ONCE = 8_000_000  # of all queries of one call of faiss: 96 MB
 
 
@@ -176,11 +177,16 @@ def drop_missing(ids: NDArray[np.int64], scores: NDArray[np.float32]) -> SearchR
 
 def open_index(folder: IndexFolder, modality: Modality, *, memory_map: bool = False) -> Index:
     """Open one index; raises QueryError where the folder has none of that modality."""
-    settle(folder)
-    parts = open_parts(folder, modality, memory_map=memory_map)
-    settings = read_settings(folder, modality, parts[0].index)
-    described = ((read_manifest(folder) or {}).get("indices") or {}).get(modality) or {}
-    return Index(parts, read_empty_rows(folder, modality), settings, described.get("rows"))
+    for _ in range(OPENING_TRIES):
+        settle(folder)
+        manifest = read_manifest(folder) or {}
+        parts = open_parts(folder, modality, memory_map=memory_map)
+        settings = read_settings(folder, modality, parts[0].index)
+        empty_rows = read_empty_rows(folder, modality)
+        if (read_manifest(folder) or {}) == manifest:  # else a build has changed the files between two looks
+            described = (manifest.get("indices") or {}).get(modality) or {}
+            return Index(parts, empty_rows, settings, described.get("rows"))
+    raise StorageError(f"{folder.url} changes all the time; try again when it is built")
 
 
 def read_settings(folder: IndexFolder, modality: Modality, index: Any) -> Settings:

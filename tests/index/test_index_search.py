@@ -272,3 +272,17 @@ def test_another_metric_is_refused(tmp_path: Path) -> None:
     faiss.write_index(faiss.IndexFlat(DIM, faiss.METRIC_L1), str(tmp_path / "image.index"))
     with pytest.raises(QueryError, match="another measure than inner product or L2"):
         open_index(IndexFolder(str(tmp_path)), "image")
+
+
+def test_files_that_change_between_two_looks_are_looked_at_again(
+    rows: NDArray[np.float32], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faiss.write_index(build(rows, "Flat"), str(tmp_path / "image.index"))
+    told = iter([{"version": 1}, {"version": 2}, {"version": 2}, {"version": 2}])
+    monkeypatch.setattr("clip_retrieval.index.search.read_manifest", lambda _: next(told))
+    assert open_index(IndexFolder(str(tmp_path)), "image").row_count == COUNT
+    assert next(told, None) is None
+    versions = ({"version": number} for number in range(1000))
+    monkeypatch.setattr("clip_retrieval.index.search.read_manifest", lambda _: next(versions))
+    with pytest.raises(StorageError, match="changes all the time"):
+        open_index(IndexFolder(str(tmp_path)), "image")
