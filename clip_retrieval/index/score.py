@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from clip_retrieval.index.tuning import Target
 from clip_retrieval.index.vectors import Vectors, open_vectors
 from clip_retrieval.layout import MODALITIES, EmbeddingsFolder, IndexFolder, Modality
 from clip_retrieval.options import build_config
+from clip_retrieval.revision import finish_revision, only_one
 from clip_retrieval.storage import Folder, check_writable
 
 
@@ -60,14 +61,27 @@ def run_score(config: ScoreConfig) -> IndexScores:
         check_writable(output)
     if config.nb_cores is not None:
         faiss.omp_set_num_threads(config.nb_cores)
-    qualities = {modality: score_one(config, folder, modality, found) for modality in modalities}
-    if config.tune:
-        for modality, quality in qualities.items():
-            write_settings(folder, modality, quality)
+    qualities = (
+        tune_all(config, folder, modalities, found)
+        if config.tune
+        else {modality: score_one(config, folder, modality, found) for modality in modalities}
+    )
     result = IndexScores(folder.url, qualities, config.tune, time.perf_counter() - start)
     if output is not None:
         output.write_json(output_name, result.to_json())
     return result
+
+
+def tune_all(
+    config: ScoreConfig, folder: IndexFolder, modalities: Sequence[Modality], found: Mapping[Modality, Vectors]
+) -> dict[Modality, Quality]:
+    """Measure with new settings and keep them; no build comes in between, whose index they would not be of."""
+    with only_one(folder):
+        finish_revision(folder)
+        qualities = {modality: score_one(config, folder, modality, found) for modality in modalities}
+        for modality, quality in qualities.items():
+            write_settings(folder, modality, quality)
+    return qualities
 
 
 def split_path(path: str | None) -> tuple[Folder | None, str]:
