@@ -55,17 +55,19 @@ def test_a_link_to_a_folder_is_named(pictures: Path, tmp_path: Path) -> None:
     assert summary.stats.reasons == {"other:linked_folder": 1}
 
 
-def test_an_index_that_is_being_replaced_names_no_model(pictures: Path, tmp_path: Path) -> None:
+def test_an_index_that_cannot_be_replaced_stays(pictures: Path, tmp_path: Path) -> None:
     clip_inference(str(pictures), str(tmp_path / "out"), clip_model=MODEL)
     clip_index(str(tmp_path / "out"), str(tmp_path / "index"), engine="faiss")
     metadata = tmp_path / "index" / "metadata"
     for path in metadata.iterdir():
         path.unlink()
     metadata.rmdir()
-    metadata.write_text("in the way")  # copying the metadata fails after the index was published
-    with pytest.raises(StorageError):
+    metadata.write_text("in the way")
+    before = (tmp_path / "index" / "image.json").read_bytes()
+    with pytest.raises(IndexBuildError, match="index/metadata is a file, where the folder of the metadata is to be"):
         clip_index(str(tmp_path / "out"), str(tmp_path / "index"), engine="faiss")
-    assert not (tmp_path / "index" / "manifest.json").exists()
+    assert (tmp_path / "index" / "image.json").read_bytes() == before
+    assert not (tmp_path / "index" / "_revision").exists()
 
 
 def test_scratch_folders_come_and_go_beside_each_other(tmp_path: Path) -> None:

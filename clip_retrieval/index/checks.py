@@ -24,6 +24,10 @@ def check_folders(source: EmbeddingsFolder, target: IndexFolder) -> None:
         )
     if source.root == target.root:
         raise IndexBuildError(f"{source.url} is the embeddings folder; give the index a folder of its own")
+    if target.fs.isfile(target.path("metadata")):
+        raise IndexBuildError(
+            f"{target.path('metadata')} is a file, where the folder of the metadata is to be; remove it"
+        )
 
 
 def read_encoder(source: EmbeddingsFolder) -> dict[str, Any] | None:

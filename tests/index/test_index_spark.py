@@ -30,7 +30,7 @@ Rows = Callable[..., NDArray[np.float32]]
 WriteRun = Callable[..., Path]
 SPARK_HOME = Path(pyspark.__file__).parent
 PATIENCE_SECONDS = 600  # of a machine that is busy otherwise
-BOUND = "300KB"  # makes 6,000 rows of 32 dimensions an index with lists
+KEY = "IVF64,SQ8"
 EMPTY = [3, 2500]
 SMALL_TASKS = """
 from clip_retrieval.index.distributed import plan
@@ -49,7 +49,7 @@ def fail(task):
     raise StorageError("this disk is full; make room")
 
 def build(**more):
-    options = {"max_index_memory_usage": "400KB", "engine": "faiss", "nb_cores": 1, "distributed": "pyspark"}
+    options = {"index_key": "IVF64,SQ8", "engine": "faiss", "nb_cores": 1, "distributed": "pyspark"}
     clip_index(sys.argv[1], f"{sys.argv[2]}/ix", nb_indices_to_keep=3, **options, **more)
 
 def refused(call):
@@ -186,7 +186,7 @@ def emb(tmp_path_factory: pytest.TempPathFactory, unit_rows: Rows, write_run: Wr
 @pytest.fixture(scope="module")
 def built_here(tmp_path_factory: pytest.TempPathFactory, emb: Path) -> Path:
     folder = tmp_path_factory.mktemp("local") / "ix"
-    clip_index(str(emb), str(folder), max_index_memory_usage=BOUND, engine="faiss", nb_cores=1)
+    clip_index(str(emb), str(folder), index_key=KEY, engine="faiss", nb_cores=1)
     return folder
 
 
@@ -231,7 +231,7 @@ def test_a_worker_that_is_killed_while_it_adds_changes_nothing(
 ) -> None:
     command = (sys.executable, "-c", SMALL_TASKS, "index", emb, tmp_path / "ix", "--distributed", "pyspark")
     options = ("--spark_master", cluster.master, "--engine", "faiss", "--nb_cores", 1)
-    with cluster.running(*command, *options, "--max_index_memory_usage", BOUND) as process:
+    with cluster.running(*command, *options, "--index_key", KEY) as process:
         doomed = cluster.workers[0]
         # Its Pythons are held while they are at a task, until the other worker has done all the rest.
         wait_for(lambda: len(cluster.pythons(doomed)) > 1 or process.poll() is not None, "a task on the first worker")
