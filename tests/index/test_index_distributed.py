@@ -17,7 +17,7 @@ from clip_retrieval.cli import cli
 from clip_retrieval.errors import ConfigError, IndexBuildError
 from clip_retrieval.index.config import SparkConfig
 from clip_retrieval.index.distributed.failures import explain
-from clip_retrieval.index.distributed.parts import can_be_merged, make_part, merge_parts, read_rows, reserve
+from clip_retrieval.index.distributed.parts import can_be_merged, make_part, merge_parts, read_range, reserve
 from clip_retrieval.index.distributed.plan import RowRange, group_parts, part_name, split_rows
 from clip_retrieval.index.distributed.tasks import Job, add_part, merge_group
 from clip_retrieval.index.engines import Bounds
@@ -74,7 +74,7 @@ def test_rows_are_read_over_the_borders_of_files(tmp_path: Path, unit_rows: Rows
     vectors = open_vectors(Folder(str(emb)), "img_emb")
     assert vectors is not None
     for start, stop in [(0, 31), (5, 12), (10, 11), (25, 31)]:
-        assert np.array_equal(np.concatenate(list(read_rows(vectors, RowRange(start, stop)))), rows[start:stop])
+        assert np.array_equal(np.concatenate(list(read_range(vectors, RowRange(start, stop)))), rows[start:stop])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -206,7 +206,7 @@ def test_a_merge_that_does_not_see_a_part_says_so(job: Job) -> None:
 def test_embeddings_that_change_meanwhile_are_an_error(job: Job, tmp_path: Path, unit_rows: Rows) -> None:
     np.save(tmp_path / "emb" / "img_emb" / job.vectors.files[0].name, unit_rows(20))
     with pytest.raises(IndexBuildError, match="changed while the index was built"):
-        list(read_rows(job.vectors, RowRange(0, 10)))
+        list(read_range(job.vectors, RowRange(0, 10)))
 
 
 JAVA = """Job aborted due to stage failure: Task 3 in stage 0.0 failed 4 times, most recent failure: Lost task 3.3 in \

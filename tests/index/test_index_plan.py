@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 
 import faiss
@@ -166,13 +165,7 @@ def test_keys_are_shapes_that_faiss_can_read(dim: int) -> None:
                 assert (lists.nlist, lists.code_size, lists.d) == (plan.lists, plan.code_bytes, plan.width)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small clusterings wait longer for their threads than they work."""
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    yield
-    faiss.omp_set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make_rows(count: int, dim: int, shape: str = "full") -> Rows:

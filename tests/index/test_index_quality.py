@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,7 @@ NO_ROWS = np.empty(0, np.int64)
 TREES = ["Flat", "SQ8", "HNSW8", "IVF16,Flat", "IVF16,SQ8", "IVF16_HNSW8,PQ8x4", "IVF16,PQ8x4fs", "refined"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    yield
-    faiss.omp_set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def grow(kind: str, rows: Rows) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import faiss
@@ -47,13 +46,7 @@ def append(index: Any, rows: NDArray[np.float32], first_id: int) -> None:
     add_rows(index, np.ascontiguousarray(rows), first_id, np.flatnonzero(rows.any(axis=1)))
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Keep threads from waiting for each other: these indices are small."""
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    yield
-    faiss.omp_set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from clip_retrieval.index.vectors import Vectors
 ROWS_AT_ONCE = 16_384  # of each task, and a machine may have many
 
 
-def read_rows(vectors: Vectors, wanted: RowRange) -> Iterator[Rows]:
+def read_range(vectors: Vectors, wanted: RowRange) -> Iterator[Rows]:
     """Yield rows start..stop in order, some thousand at once [n, d]; only the files that hold them are opened."""
     first = 0
     for file in vectors.files:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import faiss
 
 from clip_retrieval.errors import IndexBuildError
-from clip_retrieval.index.distributed.parts import make_part, merge_parts, open_bytes, read_rows
+from clip_retrieval.index.distributed.parts import make_part, merge_parts, open_bytes, read_range
 from clip_retrieval.index.distributed.plan import MergedPart, RowRange, part_name
 from clip_retrieval.index.files import write_file
 from clip_retrieval.index.rows import Rows
@@ -52,7 +52,7 @@ def add_part(job: Job, trained: Shared, rows: RowRange) -> None:
             f"an executor sees no folder {job.vectors.folder.url}; share it with all of them, or use a store"
         )
     use_cores(job.cores)
-    part = make_part(trained.value, job.watch(read_rows(job.vectors, rows)), rows.start, rows.row_count)
+    part = make_part(trained.value, job.watch(read_range(job.vectors, rows)), rows.start, rows.row_count)
     write_index(part, job.work, part_name(rows))
 
 

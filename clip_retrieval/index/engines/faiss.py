@@ -23,7 +23,7 @@ import numpy as np
 from clip_retrieval import __version__
 from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.codes import Floats
-from clip_retrieval.index.distributed.parts import can_be_merged, make_part, read_rows
+from clip_retrieval.index.distributed.parts import can_be_merged, make_part, read_range
 from clip_retrieval.index.distributed.plan import MergedPart, RowRange, group_parts, part_name, split_rows
 from clip_retrieval.index.distributed.tasks import SHARE_IT, Job, Shared, add_part, merge_group
 from clip_retrieval.index.engines import Bounds
@@ -158,7 +158,7 @@ def draw_queries(asked: Sequence[Vectors]) -> Floats:
 
 def write_whole(job: Job, trained: Shared, path: Path, rows: RowRange) -> None:
     """Write an index that is made in one go."""
-    write_file(make_part(trained.value, job.watch(read_rows(job.vectors, rows)), rows.start, rows.row_count), path)
+    write_file(make_part(trained.value, job.watch(read_range(job.vectors, rows)), rows.start, rows.row_count), path)
 
 
 def fingerprint(vectors: Vectors, plan: Plan) -> str:
