@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -67,24 +67,35 @@ def print_extracted(result: Extracted) -> None:
 
 def print_converted(result: ConvertedMetadata) -> None:
     """Print what was written, a line each."""
-    table = Table(show_header=False, box=None)
     written = result.written
-    table.add_row("file", Text(result.path))
-    table.add_row("rows", f"{written.rows:,}")
-    table.add_row("columns", Text(", ".join(written.columns)))
-    table.add_row("size", f"{written.size / 1e6:,.1f} MB")
-    table.add_row("time", f"{result.seconds:.1f} s")
-    open_console().print(table)
+    facts = {
+        "file": result.path,
+        "rows": f"{written.rows:,}",
+        "columns": ", ".join(written.columns),
+        "size": f"{written.size / 1e6:,.1f} MB",
+        "time": f"{result.seconds:.1f} s",
+    }
+    print_facts(facts)
 
 
 def print_model(result: ModelFacts) -> None:
     """Print what is known, a line each."""
-    table = Table(show_header=False, box=None)
+    facts = {}
     for name, value in result.to_json().items():
         shown = ", ".join(map(str, value)) if isinstance(value, list) else value
         if isinstance(value, dict):
             shown = ", ".join(f"{key} {part}" for key, part in value.items())
-        table.add_row(name.replace("_", " "), Text("not known" if shown is None else str(shown)))
+        facts[name.replace("_", " ")] = "not known" if shown is None else str(shown)
+    print_facts(facts)
+
+
+def print_facts(facts: Mapping[str, str]) -> None:
+    """Print a line for each fact; one that is too long for it, such as a path, goes on in the next line, whole."""
+    table = Table(show_header=False, box=None)
+    table.add_column()
+    table.add_column(overflow="fold")
+    for name, fact in facts.items():
+        table.add_row(name, Text(fact))
     Console(highlight=False, markup=False, emoji=False).print(table)
 
 
