@@ -15,7 +15,8 @@ from clip_retrieval.index.build import make_bounds
 from clip_retrieval.index.checks import check_folders, check_rows, find_vectors
 from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.index.engines.faiss import describe_problem
-from clip_retrieval.index.plan import Plan, Problem, fits, list_plans, make_plan
+from clip_retrieval.index.plan import fits, list_plans, make_plan
+from clip_retrieval.index.shapes import Plan, Problem
 from clip_retrieval.layout import EmbeddingsFolder, IndexFolder, Modality
 
 
@@ -71,12 +72,12 @@ def print_preview(preview: Preview) -> None:
         table = Table(title=Text(title), title_justify="left")
         table.add_column("")
         table.add_column("kind", overflow="fold")
-        for heading in ("size", "memory", "time", "recall@10"):
+        for heading in ("size", "memory", "time", "recall@10", "ms/query"):
             table.add_column(heading, justify="right")
         for plan in plans:
             mark = "->" if plan == preview.chosen[modality] else "" if fits(plan, problem) else "too large"
             costs = [f"{plan.index_bytes / 1e6:,.1f} MB", f"{plan.peak_bytes / 1e6:,.0f} MB", f"{plan.seconds:,.0f} s"]
-            table.add_row(mark, plan.key, *costs, f"~{plan.recall:.2f}")
+            table.add_row(mark, plan.key, *costs, f"~{plan.recall:.2f}", f"~{plan.query_ms:,.1f}")
         console.print(table)
         if modality in preview.refusals:
             console.print(preview.refusals[modality])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from clip_retrieval.index.half import widen
 from clip_retrieval.index.vectors import ROWS_TO_LOOK_AT, Vectors, open_npy
 from clip_retrieval.layout import MODALITIES, Modality
 
@@ -122,5 +123,5 @@ def pick(vectors: Vectors, ids: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.
             stored = open_npy(vectors.folder, f"{vectors.subfolder}/{file.name}")
             for start in range(at, until, ROWS_TO_LOOK_AT):
                 places = order[start : min(start + ROWS_TO_LOOK_AT, until)]
-                yield places, np.asarray(stored[ids[places] - first_id], dtype=np.float32)
+                yield places, widen(stored[ids[places] - first_id])
         first_id, at = first_id + file.row_count, until

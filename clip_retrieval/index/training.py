@@ -17,17 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_retrieval.errors import ConfigError, first_line
-from clip_retrieval.index.codes import PADDING, Floats, choose_mixed, codebooks, lay_out
-from clip_retrieval.index.plan import (
-    BLOCK_ROWS,
-    CLUSTERED_DIMS,
-    CLUSTERING_STEPS,
-    GRAPH_LINKS,
-    LISTS_FOR_GRAPH,
-    Plan,
-)
+from clip_retrieval.index.codes import PADDING, Doubles, Floats, choose_mixed, codebooks, lay_out
+from clip_retrieval.index.costs import BLOCK_ROWS, CLUSTERED_DIMS, CLUSTERING_STEPS
+from clip_retrieval.index.shapes import GRAPH_LINKS, LISTS_FOR_GRAPH, Codes, Plan
 
 CODEBOOK_ROWS = 32_768
+HEDGE_OF_BIT = 0.04  # of the mean square of queries, for each bit a dimension: what queries have that were not drawn
 SEED = 1
 EMPTY_PART = re.compile(r"[A-Za-z]0+(?![0-9])")
 GRAPH_BUILD_DEPTH, GRAPH_SEARCH_DEPTH = 80, 64
@@ -40,7 +35,7 @@ class Basis:
     """Orthonormal columns [d, d] that decorrelate some rows, and what a code can gain in each [d]."""
 
     columns: Floats
-    importance: NDArray[np.float64]
+    importance: Doubles
 
 
 def train_index(plan: Plan, sample: Floats, queries: Floats) -> Any:
@@ -51,10 +46,10 @@ def train_index(plan: Plan, sample: Floats, queries: Floats) -> Any:
     if plan.kind == "given":
         return train_given(plan, sample)
     if plan.kind == "exact":
-        return make_store(plan, sample)
+        return make_store(plan, sample, queries)
     if plan.store is None:
         return train_lists(plan, sample, queries)
-    store = make_store(plan, sample)
+    store = make_store(plan, sample, queries)
     return own(faiss.IndexRefine(train_lists(plan, sample, queries), store), "own_fields", "own_refine_index")
 
 
@@ -88,8 +83,10 @@ def telling_why(plan: Plan) -> Iterator[None]:
         raise ConfigError(f"faiss makes no index {plan.given_key} of {plan.dim} dimensions: {why}") from error
 
 
-def make_store(plan: Plan, sample: Floats) -> Any:
+def make_store(plan: Plan, sample: Floats, queries: Floats) -> Any:
     """Return what holds whole rows."""
+    if plan.store == "codes":
+        return train_codes(plan.stored_codes, sample[:CODEBOOK_ROWS], queries)
     if plan.store == "fp32":
         return faiss.IndexFlatIP(plan.dim)
     kinds = {"fp16": "QT_fp16", "SQ8": "QT_8bit", "SQ6": "QT_6bit", "SQ4": "QT_4bit"}
@@ -101,22 +98,35 @@ def make_store(plan: Plan, sample: Floats) -> Any:
 def train_lists(plan: Plan, sample: Floats, queries: Floats) -> Any:
     """Return a rotation over lists whose codes hold what a row differs in from its list's centroid."""
     centroids = cluster(sample, plan.lists)
-    residuals = subtract_centroids(sample, centroids)
-    basis = find_basis(residuals[:CODEBOOK_ROWS], queries, 8 * plan.code_bytes, plan.bits)
-    layout = lay_out(basis.importance, 8 * plan.code_bytes // plan.bits, plan.bits)
+    residuals = np.ascontiguousarray(subtract_centroids(sample, centroids)[:CODEBOOK_ROWS])
+    basis = find_basis(mean_products(residuals), queries, plan.codes)
+    layout = lay_out(basis.importance, plan.codes.groups, plan.codes.bits)
     transform = make_transform(basis, layout.dims.ravel())
     quantizer = make_quantizer(transform.apply(centroids))
     kind = faiss.IndexIVFPQ if plan.bits == 8 else faiss.IndexIVFPQFastScan
     lists = kind(quantizer, layout.width, len(centroids), layout.groups, plan.bits, METRIC)
-    books = codebooks(layout, transform.apply(np.ascontiguousarray(residuals[:CODEBOOK_ROWS])))
-    faiss.copy_array_to_vector(books.ravel(), lists.pq.centroids)
+    faiss.copy_array_to_vector(codebooks(layout, transform.apply(residuals)).ravel(), lists.pq.centroids)
     lists.by_residual = lists.is_trained = True
     return own(faiss.IndexPreTransform(transform, own(lists, "own_fields")), "own_fields")
 
 
+def train_codes(codes: Codes, rows: Floats, queries: Floats) -> Any:
+    """Return a rotation over codes of whole rows [n, d], for those that are compared with a query once more.
+
+    Codes beside no list have to hold more than codes of lists: all of a row, but for what every row has in common.
+    """
+    basis = find_basis(mean_products(rows) - product_of_means(rows), queries, codes)
+    layout = lay_out(basis.importance, codes.groups, codes.bits)
+    transform = make_transform(basis, layout.dims.ravel())
+    store = faiss.IndexPQ(layout.width, layout.groups, codes.bits, METRIC)
+    faiss.copy_array_to_vector(codebooks(layout, transform.apply(rows)).ravel(), store.pq.centroids)
+    store.is_trained = True
+    return own(faiss.IndexPreTransform(transform, store), "own_fields")
+
+
 def cluster(sample: Floats, count: int) -> Floats:
     """Return the centroids [count, d] of lists, found by the first principal directions of the sample [n, d]."""
-    columns = principal_columns(sample, sample.mean(axis=0))[:, :CLUSTERED_DIMS]
+    columns = principal_columns(mean_products(sample) - product_of_means(sample))[:, :CLUSTERED_DIMS]
     short = sample @ np.ascontiguousarray(columns)
     clustering = faiss.Clustering(short.shape[1], count)
     clustering.niter, clustering.seed = CLUSTERING_STEPS, SEED
@@ -146,29 +156,51 @@ def average(rows: Floats, owners: NDArray[np.int64], count: int) -> Floats:
     return sums / np.maximum(np.bincount(owners, minlength=count), 1)[:, None].astype(np.float32)
 
 
-def find_basis(rows: Floats, queries: Floats, bits: int, most: int) -> Basis:
-    """Return a basis for codes of `bits` bits, `most` of them at most for a dimension, of rows around zero."""
-    columns = principal_columns(rows, np.zeros(rows.shape[1], np.float32))
-    spread, asked = squares(rows @ columns), squares(queries @ columns)
-    mixed = choose_mixed(spread, asked, bits, most)
+def find_basis(spreads: Doubles, queries: Floats, codes: Codes) -> Basis:
+    """Return a basis for codes of rows whose mean products [d, d] are known."""
+    bits = codes.groups * codes.bits
+    asks = hedge(mean_products(queries), HEDGE_OF_BIT * bits / codes.dim)
+    columns = principal_columns(spreads)
+    spread, asked = squares(spreads, columns), squares(asks, columns)
+    mixed = choose_mixed(spread, asked, bits, codes.bits)
     if mixed:
         first = np.argsort(-spread * asked)[:mixed]
         rotation, _ = np.linalg.qr(np.random.default_rng(SEED).standard_normal((mixed, mixed)))
         columns[:, first] = columns[:, first] @ rotation
-        spread, asked = squares(rows @ columns), squares(queries @ columns)
+        spread, asked = squares(spreads, columns), squares(asks, columns)
     return Basis(columns, spread * asked)
 
 
-def squares(rows: Floats) -> NDArray[np.float64]:
-    """Return the mean square of each column [d]."""
-    means: NDArray[np.float64] = np.einsum("ij,ij->j", rows, rows).astype(np.float64) / len(rows)
+def mean_products(rows: Floats) -> Doubles:
+    """Return the mean product [d, d] of each two dimensions of rows [n, d]."""
+    means: Doubles = (rows.T @ rows).astype(np.float64) / len(rows)
     return means
 
 
-def principal_columns(rows: Floats, centre: Floats) -> Floats:
-    """Return orthonormal columns [d, d] of rows around a centre, the direction with the largest squares first."""
-    squared = (rows.T @ rows).astype(np.float64) / len(rows) - np.outer(centre, centre).astype(np.float64)
-    _, columns = np.linalg.eigh(squared)
+def product_of_means(rows: Floats) -> Doubles:
+    mean = rows.mean(axis=0, dtype=np.float64)
+    product: Doubles = np.outer(mean, mean)
+    return product
+
+
+def hedge(asks: Doubles, share: float) -> Doubles:
+    """Return mean products [d, d] of queries that have a share of their mean square in no direction of their own.
+
+    The more bits there are, the more do those count that queries other than the drawn ones could need.
+    """
+    hedged: Doubles = asks + share * np.trace(asks) / len(asks) * np.eye(len(asks))
+    return hedged
+
+
+def squares(products: Doubles, columns: Floats) -> Doubles:
+    """Return the mean square [d] along each column [d, d] of rows whose mean products are known."""
+    means: Doubles = np.einsum("ij,ij->j", products @ columns, columns.astype(np.float64))
+    return np.maximum(means, 0)
+
+
+def principal_columns(products: Doubles) -> Floats:
+    """Return orthonormal columns [d, d], the direction with the largest mean square first."""
+    _, columns = np.linalg.eigh(products)
     return np.ascontiguousarray(columns[:, ::-1], dtype=np.float32)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_retrieval.errors import IndexBuildError
+from clip_retrieval.index.half import widen
 from clip_retrieval.storage import Folder
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class Vectors:
     def parts_of(self, file: VectorFile, count: int = ROWS_AT_ONCE) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Yield the rows of one file in fp32, and the row of it that each part begins with."""
         for start, rows in self.stored_parts(file, count):
-            yield start, np.asarray(rows, dtype=np.float32)
+            yield start, widen(rows)
 
     def stored_parts(
         self, file: VectorFile, count: int, begin: int = 0, end: int | None = None
@@ -91,7 +92,7 @@ class Vectors:
             for start in range(0, len(here), ROWS_TO_LOOK_AT):
                 some = here[start : start + ROWS_TO_LOOK_AT]
                 assert rows is not None
-                yield some, np.asarray(rows[some - first], dtype=np.float32)
+                yield some, widen(rows[some - first])
             first += file.row_count
 
     def locate(self, row: int) -> tuple[int, VectorFile]:
@@ -151,7 +152,7 @@ class Odd:
 def measure(stored: NDArray[Any]) -> NDArray[np.float32]:
     """Return the length of each row in fp32: 0 only where every number is, infinite or NaN only where one is."""
     with np.errstate(over="ignore"):
-        rows = stored.astype(np.float32)
+        rows = widen(stored)
         lengths: NDArray[np.float32] = np.sqrt(np.einsum("nd,nd->n", rows, rows))
     extreme = np.flatnonzero(~((lengths > SMALLEST) & np.isfinite(lengths)))
     if len(extreme):  # squares may have been too small or too large for fp32

@@ -28,7 +28,10 @@ from clip_retrieval.storage import Folder
 
 Rows = Callable[..., NDArray[np.float32]]
 WriteRun = Callable[..., Path]
-KINDS = ("Flat", "IVF4,SQ8", "OPQ4,IVF4,PQ4x4fs", "RR16,IVF4,PQ4x4fs,Refine(SQ8)", "IVF4,SQ4,Refine(SQfp16)")
+KINDS = (
+    *("Flat", "IVF4,SQ8", "OPQ4,IVF4,PQ4x4fs", "RR16,IVF4,PQ4x4fs,Refine(SQ8)", "IVF4,SQ4,Refine(SQfp16)"),
+    "RR16,IVF4,PQ4x4fs,Refine(RR16,PQ4x4)",
+)
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def test_lists_of_a_later_file_hold_numbers_of_rows_and_places_count_from_its_fi
         assert merged.search(rows[100:], 1)[1][:, 0].tolist() == list(range(first, first + 200))
 
 
-@pytest.mark.parametrize("kind", ["Flat", "SQ8", "IVF4,SQ4,Refine(SQfp16)"])
+@pytest.mark.parametrize("kind", ["Flat", "SQ8", "IVF4,SQ4,Refine(SQfp16)", "IVF4,SQ4,Refine(RR16,PQ4x4)"])
 def test_room_for_all_rows_changes_no_answer(unit_rows: Rows, kind: str) -> None:
     rows = unit_rows(300)
     empty = trained(rows, kind)

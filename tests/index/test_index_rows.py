@@ -23,6 +23,7 @@ DIM, KNOWN, ALL = 32, 600, 900
 LISTS = ["IVF4,Flat", "IVF4,SQ8", "IVF4,PQ16x4", "IVF4,PQ16x4fs", "IVF4,PQ16x4fsr", "IVF4,RaBitQ", "IVF4_HNSW8,SQ8"]
 CODES = ["Flat", "SQ8", "SQfp16", "PQ16x4"]
 TREES = ["refine:IVF4,PQ16x4fs|SQ8", "refine:IVF4,PQ16x4fs|PQ16x4", "refine:IVF4,PQ8x4|Flat"]
+TREES += ["refine:rotated:IVF4,PQ16x4fs|rotated:PQ16x4"]  # as our engine builds them
 
 
 def make_empty(key: str, rows: NDArray[np.float32]) -> Any:

@@ -155,6 +155,7 @@ MORE_KEYS = {
     "IVF16,RaBitQ": "nprobe=3",
     "IVF16,RaBitQfs": "nprobe=16",
     "RR16,IVF16,SQ8,Refine(SQfp16)": "nprobe=3,k_factor_rf=4",
+    "RR16,IVF16,SQ8,Refine(RR16,PQ16x4)": "nprobe=3,k_factor_rf=4",
     "PQ8x4fs,RFlat": "k_factor_rf=5",
 }
 

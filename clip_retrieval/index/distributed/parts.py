@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from clip_retrieval.index.distributed.plan import RowRange
 from clip_retrieval.index.files import has_ids
+from clip_retrieval.index.half import widen
 from clip_retrieval.index.rows import Rows, transform
 from clip_retrieval.index.vectors import Vectors
 
-ROWS_AT_ONCE = 16_384  # of each task, and a machine may have many
+ROWS_AT_ONCE = 8_192  # of each task, and a machine may have many; the C library keeps such memory for the next
 
 
 def read_range(vectors: Vectors, wanted: RowRange) -> Iterator[Rows]:
@@ -30,7 +31,7 @@ def read_range(vectors: Vectors, wanted: RowRange) -> Iterator[Rows]:
         if begin >= end:
             continue
         for _, rows in vectors.stored_parts(file, ROWS_AT_ONCE, begin, end):
-            yield np.asarray(rows, dtype=np.float32)
+            yield widen(rows)
 
 
 def make_part(trained: bytes, batches: Iterable[Rows], start: int, row_count: int = 0) -> Any:
@@ -100,7 +101,7 @@ def merge_into(index: Any, other: Any, first_id: int) -> None:
         tree.ntotal = tree.index.ntotal
     elif isinstance(tree, faiss.IndexRefine):
         merge_into(tree.base_index, part.base_index, first_id)
-        tree.refine_index.merge_from(part.refine_index)
+        merge_into(tree.refine_index, part.refine_index, 0)
         tree.ntotal = tree.refine_index.ntotal
     elif isinstance(tree, faiss.IndexIVF):
         tree.merge_from(part, first_id)

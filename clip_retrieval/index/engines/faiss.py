@@ -29,8 +29,9 @@ from clip_retrieval.index.distributed.tasks import SHARE_IT, Job, Shared, add_pa
 from clip_retrieval.index.engines import Bounds
 from clip_retrieval.index.engines.local import RowBar
 from clip_retrieval.index.files import write_file
-from clip_retrieval.index.plan import Plan, Problem, given_plan, make_plan
+from clip_retrieval.index.plan import given_plan, make_plan
 from clip_retrieval.index.queries import draw_rows
+from clip_retrieval.index.shapes import Plan, Problem
 from clip_retrieval.index.training import make_given, train_index
 from clip_retrieval.index.vectors import Vectors
 from clip_retrieval.storage import Folder
@@ -137,8 +138,8 @@ def say_plan(plan: Plan) -> None:
     if plan.kind == "given":
         return
     logger.info(
-        "%s: about %.1f MB, %.0f MB of memory to build, %.0f s; recall@10 of such indices is about %.2f",
-        *(plan.key, plan.index_bytes / 1e6, plan.peak_bytes / 1e6, plan.seconds, plan.recall),
+        "%s: about %.1f MB, %.0f MB of memory to build, %.0f s; recall@10 of such indices is about %.2f, in %.1f ms",
+        *(plan.key, plan.index_bytes / 1e6, plan.peak_bytes / 1e6, plan.seconds, plan.recall, plan.query_ms),
     )
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from clip_retrieval.index.codes import Floats
-from clip_retrieval.index.plan import ROWS_OF_PART
+from clip_retrieval.index.costs import ROWS_OF_PART
 
 logger = logging.getLogger(__name__)
 

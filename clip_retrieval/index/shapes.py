@@ -1,0 +1,108 @@
+"""What an index is to be: its bounds, its kind, the shape of its codes, and what faiss calls it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Kind = Literal["exact", "refined", "coded", "given"]
+Store = Literal["fp32", "fp16", "SQ8", "SQ6", "SQ4", "codes"]
+
+
+FAISS_NAMES: dict[Store | None, str] = {"fp32": "Flat", "fp16": "SQfp16"}  # the others are called the same
+GRAPH_LINKS = 32
+LISTS_FOR_GRAPH = 16_384  # from where on the nearest lists are looked up in a graph
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is to be indexed, and within which bounds."""
+
+    rows: int
+    dim: int
+    max_index_bytes: int
+    available_bytes: int
+    cores: int = 1
+    wanted_recall: float | None = None
+    max_query_ms: float = 10.0
+    files: int = 1  # that the index is kept in, each with centroids and codebooks of its own
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An index, and what it will cost."""
+
+    kind: Kind
+    rows: int
+    dim: int
+    store: Store | None = None  # how rows are held to be compared with a query: all of them, or the best of the lists
+    lists: int = 0
+    code_bytes: int = 0  # of a row in its list, besides the id
+    bits: int = 8  # of each code: 4, which the processor compares 32 rows at once, or 8
+    store_bytes: int = 0  # of a row in a store of codes
+    sample_rows: int = 0
+    index_bytes: int = 0
+    peak_bytes: int = 0
+    seconds: float = 0.0
+    recall: float = 0.0  # expected, in query_ms
+    query_ms: float = 0.0
+    given_key: str = ""  # of faiss's index_factory, where somebody wants just that
+
+    @property
+    def codes(self) -> Codes:
+        """What lists hold of a row."""
+        return Codes(self.dim, 8 * self.code_bytes // self.bits, self.bits)
+
+    @property
+    def stored_codes(self) -> Codes:
+        """What a store of codes holds of a row."""
+        return Codes(self.dim, self.store_bytes, 8)
+
+    @property
+    def key(self) -> str:
+        """Return what faiss's index_factory calls this shape; its rotation and codebooks are ours."""
+        if self.kind == "given":
+            return self.given_key
+        store = self.stored_codes.key if self.store == "codes" else FAISS_NAMES.get(self.store, self.store)
+        if self.kind == "exact":
+            return str(store)
+        graph = f"_HNSW{GRAPH_LINKS}" if self.lists >= LISTS_FOR_GRAPH else ""
+        rotation, quantizer = self.codes.key.split(",")
+        lists = f"{rotation},IVF{self.lists}{graph},{quantizer}{'fs' if self.bits == 4 else ''}"
+        return f"{lists},Refine({store})" if store else lists
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "index_key": self.key,
+            "rows": self.rows,
+            "dimension": self.dim,
+            "index_bytes": self.index_bytes,
+            "peak_bytes": self.peak_bytes,
+            "seconds": round(self.seconds, 1),
+            "expected_recall@10": round(self.recall, 3),
+            "expected_query_ms": round(self.query_ms, 2),
+        }
+
+
+@dataclass(frozen=True)
+class Codes:
+    """The shape of a product quantiser, and of the rotation before it."""
+
+    dim: int
+    groups: int
+    bits: int
+
+    @property
+    def slots(self) -> int:
+        """Dimensions that share a code, at most: a power of two, for which faiss has fast code."""
+        return 1 << max(0, math.ceil(math.log2(self.dim / self.groups)))
+
+    @property
+    def width(self) -> int:
+        """Dimensions after the transform, at most; what no code needs is padding."""
+        return self.groups * self.slots
+
+    @property
+    def key(self) -> str:
+        return f"OPQ{self.groups}_{self.width},PQ{self.groups}x{self.bits}"
