@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from clip_retrieval import __version__
 from clip_retrieval.errors import ConfigError, IndexBuildError
+from clip_retrieval.index.ahead import TruthsAhead
 from clip_retrieval.index.changes import Change
 from clip_retrieval.index.checks import (
     check_finished,
@@ -108,9 +109,10 @@ def build_indices(config: IndexConfig) -> BuiltIndices:
         with chosen_engine(config, target) as engine:  # which keeps its parts to the end: anything may fail till then
             with target.staging() as scratch:
                 build = Build(target, engine, bounds, scratch, known)
-                infos = {modality: build.make(modality, vectors) for modality, vectors in filled.items()}
-                for modality, figures in measure_built(IndexFolder(str(scratch)), filled, contents, config).items():
-                    infos[modality] |= figures
+                with TruthsAhead(filled, build.changing(filled)) as truths:
+                    infos = {modality: build.make(modality, vectors) for modality, vectors in filled.items()}
+                    for modality, figures in measure_built(IndexFolder(str(scratch)), truths, contents, config).items():
+                        infos[modality] |= figures
                 publish(revision, scratch, infos, contents)
             place_metadata(config, source, revision)
             revision.write_json(MANIFEST, describe_index(encoder, infos, filled, build))
@@ -157,6 +159,11 @@ class Build:
     known: Known | None
     trained_rows: dict[Modality, int] = field(default_factory=dict)
 
+    def changing(self, modalities: Iterable[Modality]) -> list[Modality]:
+        """Return those of which there is more to do than to keep the index that there is."""
+        changes = self.known.changes if self.known else {}
+        return [modality for modality in modalities if modality not in changes or not changes[modality].is_none]
+
     def make(self, modality: Modality, vectors: Vectors) -> dict[str, Any]:
         """Build an index, or update the one there is, into the scratch folder under its name; none where none changes.
 
@@ -187,16 +194,13 @@ def build_one(vectors: Vectors, modality: Modality, engine: Engine, bounds: Boun
 
 
 def measure_built(
-    scratch: IndexFolder,
-    filled: Mapping[Modality, Vectors],
-    contents: Mapping[Modality, Contents],
-    config: IndexConfig,
+    scratch: IndexFolder, ahead: TruthsAhead, contents: Mapping[Modality, Contents], config: IndexConfig
 ) -> dict[Modality, dict[str, Any]]:
     """Return what measuring and tuning adds to image.json, of the indices that were built or updated."""
+    built = [modality for modality in ahead.found if scratch.exists(scratch.index_name(modality))]
     return {
-        modality: evaluate_built(scratch, modality, filled, contents[modality].empty, config.tuning.target())
-        for modality in filled
-        if scratch.exists(scratch.index_name(modality))
+        modality: evaluate_built(scratch, modality, contents[modality].empty, truths, config.tuning.target())
+        for modality, truths in ahead.of(built).items()
     }
 
 

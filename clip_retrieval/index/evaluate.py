@@ -17,7 +17,7 @@ from clip_retrieval.index.parameters import Settings, settings_of
 from clip_retrieval.index.quality import RECALLS, CurvePoint, Quality, QueryQuality
 from clip_retrieval.index.queries import QuerySet, draw_queries
 from clip_retrieval.index.search import Index
-from clip_retrieval.index.truth import Ids, Rows, find_truth
+from clip_retrieval.index.truth import Effort, Ids, Rows, Truth, find_truth
 from clip_retrieval.index.tuning import SettingValues, Target, Trial, tune
 from clip_retrieval.index.vectors import Vectors
 from clip_retrieval.layout import MODALITIES, IndexFolder, Modality
@@ -37,36 +37,45 @@ class Chosen:
     target: Target | None
 
 
-def evaluate_index(
-    index: Index, modality: Modality, found: Mapping[Modality, Vectors], target: Target | SettingValues
-) -> Quality:
-    """Measure an index of one modality of the embeddings `found`; it is not changed.
+Truths = Mapping[Modality, Truth]  # by modality of the queries
+
+
+def find_truths(modality: Modality, found: Mapping[Modality, Vectors], effort: Effort | None = None) -> Truths:
+    """Draw queries of each modality of the embeddings `found`, and find what an index of one of them should answer.
+
+    Raises IndexBuildError where all its rows are zero, and CancelledError soon after it is told to stop.
+    """
+    queries = draw_queries(modality, found)
+    if modality not in queries:
+        folder = found[modality].folder.path(found[modality].subfolder)
+        raise IndexBuildError(f"every embedding in {folder} is zero: there is nothing to measure an index with")
+    truths = find_truth(found[modality], list(queries.values()), effort)
+    return dict(zip(queries, truths, strict=True))
+
+
+def evaluate_index(index: Index, modality: Modality, truths: Truths, target: Target | SettingValues) -> Quality:
+    """Measure an index of one modality; it is not changed.
 
     With a target, the search settings that serve it best are looked for first; else those that are given are taken,
     and for those that are not, what the index itself was set to.
     """
     start = time.perf_counter()
-    queries = draw_queries(modality, found)
-    if modality not in queries:
-        folder = found[modality].folder.path(found[modality].subfolder)
-        raise IndexBuildError(f"every embedding in {folder} is zero: there is nothing to measure an index with")
-    truths = find_truth(found[modality], list(queries.values()))
-    bench = Bench(make_search(index), dict(zip(queries, truths, strict=True)))
+    bench = Bench(make_search(index), truths)
     if isinstance(target, Target):
         chosen = choose_settings(index, bench, target)
     else:
         chosen = Chosen(told(index, target), (), target=None)
     quality = measure(index.index, bench, chosen)
-    error = measure_memory(index, queries[modality])
+    error = measure_memory(index, truths[modality].queries)
     return replace(quality, reconstruction_error=error, seconds=time.perf_counter() - start)
 
 
 def evaluate_built(
-    folder: IndexFolder, modality: Modality, found: Mapping[Modality, Vectors], empty_rows: Ids, target: Target
+    folder: IndexFolder, modality: Modality, empty_rows: Ids, truths: Truths, target: Target
 ) -> dict[str, Any]:
     """Measure and tune an index that lies in a scratch folder; returns what it adds to image.json."""
     index = Index(open_parts(folder, modality, memory_map=True), empty_rows)  # as the build has its memory still
-    return evaluate_index(index, modality, found, target).info()
+    return evaluate_index(index, modality, truths, target).info()
 
 
 def measure_memory(index: Index, queries: QuerySet) -> float | None:

@@ -67,7 +67,13 @@ def draw_rows(vectors: Vectors, count: int) -> tuple[NDArray[np.int64], NDArray[
     Memory holds the rows that are returned, and a block of those that are looked at.
     """
     random = np.random.default_rng(SEED)
-    tried = count
+    ids = random.choice(vectors.row_count, min(count, vectors.row_count), replace=False)
+    rows = read_rows(vectors, ids)
+    filled = are_usable(rows)
+    if filled.all() or len(ids) == vectors.row_count:
+        return ids[filled], rows[filled]
+    del rows  # they may be half of the memory
+    tried = TRIED_MORE * count
     while True:
         ids = random.choice(vectors.row_count, min(tried, vectors.row_count), replace=False)
         usable = ids[find_usable(vectors, ids)][:count]

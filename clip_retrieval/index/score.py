@@ -11,7 +11,7 @@ import faiss
 
 from clip_retrieval.errors import ConfigError, IndexBuildError, QueryError
 from clip_retrieval.index.config import ScoreConfig
-from clip_retrieval.index.evaluate import evaluate_index
+from clip_retrieval.index.evaluate import evaluate_index, find_truths
 from clip_retrieval.index.parameters import Settings, parse_settings
 from clip_retrieval.index.quality import Quality
 from clip_retrieval.index.search import Index, open_index
@@ -118,7 +118,7 @@ def score_one(
         wanted = index.checked(parse_settings(config.index_param))
     else:
         wanted = index.settings
-    return evaluate_index(index, modality, found, wanted)
+    return evaluate_index(index, modality, find_truths(modality, found), wanted)
 
 
 def check_match(index: Index, path: str, modality: Modality, found: Mapping[Modality, Vectors]) -> None:

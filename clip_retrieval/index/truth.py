@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from threading import Event
 
+import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from clip_retrieval.index.queries import QuerySet, read_rows
 from clip_retrieval.index.vectors import Vectors
 
-BLOCK_BYTES = 1 << 25  # of rows in fp32; three blocks are there at once
+BLOCK_BYTES = 1 << 24  # of rows in fp32; the C library uses memory of that size again
+MOST_THREADS = 8  # each has a block
 DEPTH = 128  # neighbours that are kept: the 100 that count, and some that may be as near as the last of them
 # fp32 sums of the same products in another order differ by that much; rows stored twice must not.
 TOLERANCE = 1e-6
@@ -61,24 +65,17 @@ class Truth:
 
 
 class Nearest:
-    """The best scores so far [q, depth], in no order."""
+    """The best so far of each query [q, depth], in no order."""
 
     def __init__(self, query_count: int, depth: int) -> None:
         self.scores = np.full((query_count, depth), -np.inf, np.float32)
         self.ids = np.full((query_count, depth), -1, np.int64)
-        self.floor = np.full(query_count, -np.inf, np.float32)
 
-    def add(self, scores: Rows, first_id: int) -> None:
-        """Take the scores [q, b] of rows whose ids count from `first_id`; those of -inf never count."""
-        depth = self.scores.shape[1]
-        better = scores > self.floor[:, None]
-        for query in np.flatnonzero(better.any(axis=1)):
-            columns = np.flatnonzero(better[query])
-            merged = np.concatenate([self.scores[query], scores[query, columns]])
-            ids = np.concatenate([self.ids[query], columns + first_id])
-            kept = np.argpartition(-merged, depth - 1)[:depth]
-            self.scores[query], self.ids[query] = merged[kept], ids[kept]
-            self.floor[query] = self.scores[query].min()
+    def add(self, ids: Ids, scores: Rows) -> None:
+        """Take the best [q, any] of other rows; those with an id of -1 do not count."""
+        ids, scores = np.hstack([self.ids, ids]), np.hstack([self.scores, np.where(ids < 0, -np.inf, scores)])
+        kept = np.argpartition(-scores, self.ids.shape[1] - 1, axis=1)[:, : self.ids.shape[1]]
+        self.ids, self.scores = np.take_along_axis(ids, kept, axis=1), np.take_along_axis(scores, kept, axis=1)
 
     def ordered(self) -> tuple[Ids, Rows]:
         """Return ids and scores, best first, equal scores by id."""
@@ -86,27 +83,36 @@ class Nearest:
         return np.take_along_axis(self.ids, order, axis=1), np.take_along_axis(self.scores, order, axis=1)
 
 
-def find_truth(vectors: Vectors, query_sets: Sequence[QuerySet]) -> list[Truth]:
-    """Return the truth of each set of queries, all of them in one pass over the rows, on all cores.
+@dataclass(frozen=True)
+class Effort:
+    """How many threads look for truth, and when they are to stop."""
 
-    Memory: three blocks of 32 MiB and their scores, whatever the number of rows. Zero rows are nobody's neighbours.
+    threads: int = field(default_factory=faiss.omp_get_max_threads)
+    stop: Event = field(default_factory=Event)
+
+
+def find_truth(vectors: Vectors, query_sets: Sequence[QuerySet], effort: Effort | None = None) -> list[Truth]:
+    """Return the truth of each set of queries, all of them in one pass over the rows.
+
+    Memory: a block of 16 MiB for each thread and two more, whatever the number of rows. Zero rows are nobody's
+    neighbours. Raises CancelledError soon after it is told to stop.
     """
+    effort = effort or Effort()
     queries = np.concatenate([queries.rows for queries in query_sets])
     nearest = Nearest(len(queries), DEPTH + 1)  # one more, since a query's own row is left out
-    empty_count = 0
-    for first_id, block in blocks_ahead(vectors):
-        empty = find_zero_rows(block)
-        empty_count += len(empty)
-        scores = queries @ block.T
-        scores[:, empty] = -np.inf
-        nearest.add(scores, first_id)
+    filled_count = 0
+    for ids, scores, filled in search_blocks(vectors, queries, min(effort.threads, MOST_THREADS)):
+        if effort.stop.is_set():
+            raise CancelledError
+        nearest.add(ids, scores)
+        filled_count += filled
     ids, scores = nearest.ordered()
     truths, start = [], 0
     for query_set in query_sets:
         part = slice(start, start + len(query_set))
         own = query_set.own_ids
         kept = keep_others(ids[part], own)
-        count = vectors.row_count - empty_count - (own is not None)
+        count = filled_count - (own is not None)
         truths.append(
             Truth(query_set, vectors, ids[part][kept].reshape(-1, DEPTH), scores[part][kept].reshape(-1, DEPTH), count)
         )
@@ -130,14 +136,37 @@ def find_zero_rows(block: Rows) -> Ids:
     return zero
 
 
-def blocks_ahead(vectors: Vectors) -> Iterator[tuple[int, Rows]]:
-    """Yield blocks of rows in fp32 and the id of their first row; the next one is read meanwhile."""
+def search_blocks(vectors: Vectors, queries: Rows, threads: int) -> Iterator[tuple[Ids, Rows, int]]:
+    """Yield the best ids and scores [q, DEPTH + 1] of each block, and how many rows of it are filled.
+
+    A thread for each block: faiss and NumPy share one block among threads too, but then these wait for each other, and
+    for those that build an index meanwhile.
+    """
     blocks = read_blocks(vectors)
-    with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(next, blocks, None)
-        while (block := coming.result()) is not None:
-            coming = reader.submit(next, blocks, None)
-            yield block
+    with ThreadPoolExecutor(threads, initializer=use_one_thread) as pool:
+        waiting: deque[Future[tuple[Ids, Rows, int]]] = deque()
+        try:
+            for first_id, block in blocks:
+                waiting.append(pool.submit(search_block, queries, block, first_id))
+                if len(waiting) > threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def use_one_thread() -> None:
+    faiss.omp_set_num_threads(1)  # of this thread alone
+
+
+def search_block(queries: Rows, block: Rows, first_id: int) -> tuple[Ids, Rows, int]:
+    zero = find_zero_rows(block)
+    filled = np.setdiff1d(np.arange(len(block)), zero, assume_unique=True)
+    rows = block[filled] if len(zero) else block
+    scores, places = faiss.knn(queries, rows, DEPTH + 1, metric=faiss.METRIC_INNER_PRODUCT)
+    ids = np.where(places < 0, -1, filled[places] + first_id) if len(filled) else places
+    return ids, scores, len(filled)
 
 
 def read_blocks(vectors: Vectors) -> Iterator[tuple[int, Rows]]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.bench import Bench, answer
-from clip_retrieval.index.evaluate import evaluate_index
+from clip_retrieval.index.evaluate import evaluate_index, find_truths
 from clip_retrieval.index.knobs import find_knobs, reconstruction_error
 from clip_retrieval.index.parameters import Settings, settings_of
 from clip_retrieval.index.quality import CurvePoint, Quality, QueryQuality, Times
@@ -60,6 +60,10 @@ def open_run(tmp_path: Path, write_run: Callable[..., Path]) -> Callable[..., Fo
     return write
 
 
+def measure(index: Index, modality: Modality, found: Found, target: Target | Settings) -> Quality:
+    return evaluate_index(index, modality, find_truths(modality, found), target)
+
+
 def of(quality: Quality, modality: Modality) -> QueryQuality:
     found = quality.by_modality[modality]
     assert found is not None
@@ -70,9 +74,7 @@ def test_an_exact_index_has_recall_1_for_both_kinds_of_queries(
     unit_rows: Callable[..., Rows], open_run: Callable[..., Found]
 ) -> None:
     rows = unit_rows(500)
-    quality = evaluate_index(
-        Index(grow("Flat", rows), NO_ROWS), "image", open_run(rows, unit_rows(500, seed=1)), Target()
-    )
+    quality = measure(Index(grow("Flat", rows), NO_ROWS), "image", open_run(rows, unit_rows(500, seed=1)), Target())
     for modality in ("image", "text"):
         assert of(quality, modality).recalls == {1: 1.0, 10: 1.0, 100: 1.0}
         assert of(quality, modality).query_count == 256
@@ -83,7 +85,7 @@ def test_an_exact_index_has_recall_1_for_both_kinds_of_queries(
 def test_recalls_are_those_that_numpy_counts(unit_rows: Callable[..., Rows], open_run: Callable[..., Found]) -> None:
     rows, texts = unit_rows(150), unit_rows(150, seed=1)
     index = grow("IVF16,Flat", rows)
-    quality = evaluate_index(Index(index, NO_ROWS), "image", open_run(rows, texts), Settings({"nprobe": 2}))
+    quality = measure(Index(index, NO_ROWS), "image", open_run(rows, texts), Settings({"nprobe": 2}))
     index.nprobe = 2
     for k in (1, 10, 100):
         image, text = [], []
@@ -100,7 +102,7 @@ def test_recalls_are_those_that_numpy_counts(unit_rows: Callable[..., Rows], ope
 
 def test_without_texts_only_images_are_measured(unit_rows: Callable[..., Rows], open_run: Callable[..., Found]) -> None:
     rows = unit_rows(60)
-    quality = evaluate_index(Index(grow("Flat", rows), NO_ROWS), "image", open_run(rows), Target())
+    quality = measure(Index(grow("Flat", rows), NO_ROWS), "image", open_run(rows), Target())
     assert quality.by_modality["text"] is None
     assert quality.to_json()["text"] is None
     assert quality.to_json()["image"]["recall@10"] == 1
@@ -110,7 +112,7 @@ def test_a_text_index_is_asked_with_texts_and_images(
     unit_rows: Callable[..., Rows], open_run: Callable[..., Found]
 ) -> None:
     images, texts = unit_rows(60), unit_rows(60, seed=1)
-    quality = evaluate_index(Index(grow("Flat", texts), NO_ROWS), "text", open_run(images, texts), Target())
+    quality = measure(Index(grow("Flat", texts), NO_ROWS), "text", open_run(images, texts), Target())
     assert of(quality, "text").recalls[10] == of(quality, "image").recalls[10] == 1
 
 
@@ -120,14 +122,14 @@ def test_empty_rows_are_neither_queries_nor_answers(
     rows = unit_rows(60)
     rows[[3, 40]] = 0
     index = Index(grow("Flat", rows), np.array([3, 40]))
-    quality = evaluate_index(index, "image", open_run(rows), Target())
+    quality = measure(index, "image", open_run(rows), Target())
     assert of(quality, "image").query_count == 58
     assert of(quality, "image").recalls[100] == 1
 
 
 def test_a_single_row_has_no_recall(unit_rows: Callable[..., Rows], open_run: Callable[..., Found]) -> None:
     rows = unit_rows(1)
-    quality = evaluate_index(Index(grow("Flat", rows), NO_ROWS), "image", open_run(rows), Target())
+    quality = measure(Index(grow("Flat", rows), NO_ROWS), "image", open_run(rows), Target())
     assert of(quality, "image").recalls == {1: None, 10: None, 100: None}
     assert quality.to_json()["image"]["recall@1"] is None
 
@@ -136,7 +138,7 @@ def test_embeddings_that_are_all_zero_measure_nothing(
     unit_rows: Callable[..., Rows], open_run: Callable[..., Found]
 ) -> None:
     with pytest.raises(IndexBuildError, match="nothing to measure"):
-        evaluate_index(Index(grow("Flat", unit_rows(9)), NO_ROWS), "image", open_run(unit_rows(9) * 0), Target())
+        measure(Index(grow("Flat", unit_rows(9)), NO_ROWS), "image", open_run(unit_rows(9) * 0), Target())
 
 
 @pytest.mark.parametrize("kind", TREES)
@@ -144,7 +146,7 @@ def test_measuring_changes_no_index(unit_rows: Callable[..., Rows], open_run: Ca
     rows = unit_rows(700)
     index = grow(kind, rows)
     before = faiss.serialize_index(index)
-    quality = evaluate_index(Index(index, NO_ROWS), "image", open_run(rows, unit_rows(700, seed=1)), Target())
+    quality = measure(Index(index, NO_ROWS), "image", open_run(rows, unit_rows(700, seed=1)), Target())
     assert np.array_equal(faiss.serialize_index(index), before)
     assert set(quality.settings) == {name for name, value in settings_of(index).items() if value}
 
@@ -158,7 +160,7 @@ def test_tuned_settings_answer_better_than_the_first_ones(
     lowest = Settings(
         {"IVF16,Flat": {"nprobe": 1}, "HNSW8": {"efSearch": 1}}.get(kind, {"nprobe": 1, "k_factor_rf": 1})
     )
-    first, tuned = evaluate_index(index, "image", found, lowest), evaluate_index(index, "image", found, Target(10_000))
+    first, tuned = measure(index, "image", found, lowest), measure(index, "image", found, Target(10_000))
     assert tuned.mean_recall is not None
     assert first.mean_recall is not None
     assert tuned.mean_recall > max(0.9, first.mean_recall + 0.1)
@@ -168,7 +170,7 @@ def test_tuned_settings_answer_better_than_the_first_ones(
 
 def test_settings_that_are_given_are_kept(unit_rows: Callable[..., Rows], open_run: Callable[..., Found]) -> None:
     rows = unit_rows(700)
-    quality = evaluate_index(Index(grow("IVF16,SQ8", rows), NO_ROWS), "image", open_run(rows), Settings({"nprobe": 3}))
+    quality = measure(Index(grow("IVF16,SQ8", rows), NO_ROWS), "image", open_run(rows), Settings({"nprobe": 3}))
     assert quality.settings["nprobe"] == 3
     assert quality.target is None
     assert "nprobe=3" in quality.info()["index_param"]
@@ -179,7 +181,7 @@ def test_settings_that_the_index_does_not_know_are_not_told(
 ) -> None:
     rows = unit_rows(700)
     given = Settings({"nprobe": 3, "efSearch": 9})
-    quality = evaluate_index(Index(grow("IVF16,SQ8", rows), NO_ROWS), "image", open_run(rows), given)
+    quality = measure(Index(grow("IVF16,SQ8", rows), NO_ROWS), "image", open_run(rows), given)
     assert quality.info()["index_param"] == "nprobe=3"
 
 
@@ -188,14 +190,14 @@ def test_a_graph_over_lists_may_be_called_plainly(
 ) -> None:
     rows = unit_rows(700)
     index = Index(grow("IVF16_HNSW8,PQ8x4", rows), NO_ROWS)
-    quality = evaluate_index(index, "image", open_run(rows), Settings({"nprobe": 3, "efSearch": 9}))
+    quality = measure(index, "image", open_run(rows), Settings({"nprobe": 3, "efSearch": 9}))
     assert quality.info()["index_param"] == "nprobe=3,quantizer_efSearch=9"
 
 
 def test_what_could_not_be_reached_is_said(unit_rows: Callable[..., Rows], open_run: Callable[..., Found]) -> None:
     rows = unit_rows(700)
     index = Index(grow("IVF16_HNSW8,PQ8x4", rows), NO_ROWS)
-    quality = evaluate_index(index, "image", open_run(rows), Target(10_000, 0.999))
+    quality = measure(index, "image", open_run(rows), Target(10_000, 0.999))
     assert "recall@10 of 0.999 was not reached" in (quality.shortfall() or "")
     assert quality.to_json()["shortfall"] == quality.shortfall()
 
@@ -205,8 +207,8 @@ def test_a_wanted_recall_is_reached_with_fewer_lists_than_the_best(
 ) -> None:
     rows = unit_rows(2_000)
     found, index = open_run(rows), Index(grow("IVF16,Flat", rows), NO_ROWS)
-    enough = evaluate_index(index, "image", found, Target(10_000, 0.7))
-    best = evaluate_index(index, "image", found, Target(10_000))
+    enough = measure(index, "image", found, Target(10_000, 0.7))
+    best = measure(index, "image", found, Target(10_000))
     assert enough.settings["nprobe"] < best.settings["nprobe"]
     assert (enough.mean_recall or 0) > 0.65
 

@@ -165,7 +165,7 @@ def test_some_zero_rows_do_not_multiply_what_is_in_memory(
 
     monkeypatch.setattr(queries_module, "read_rows", read)
     ids, drawn = queries_module.draw_rows(open_images(np.split(rows, [5, 1_700])), 100)
-    assert lengths == [100]
+    assert set(lengths) == {100}
     assert np.array_equal(drawn, rows[ids])
     assert (ids % 7 > 0).all()
 

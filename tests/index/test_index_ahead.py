@@ -1,0 +1,88 @@
+"""Truth that is found while indices are built: what it would be otherwise, and never in the way of an end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from pathlib import Path
+from threading import Event
+from threading import enumerate as running_threads
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from numpy.typing import NDArray
+
+from clip_retrieval.cli import cli
+from clip_retrieval.index import truth
+from clip_retrieval.index.ahead import TruthsAhead
+from clip_retrieval.index.engines.faiss import FaissEngine
+from clip_retrieval.index.evaluate import find_truths
+from clip_retrieval.index.vectors import Vectors, open_vectors
+from clip_retrieval.layout import EmbeddingsFolder, Modality
+
+Rows = NDArray[np.float32]
+Found = dict[Modality, Vectors]
+
+
+@pytest.fixture
+def found(tmp_path: Path, write_run: Callable[..., Path], unit_rows: Callable[..., Rows]) -> Found:
+    write_run(tmp_path / "emb", [unit_rows(400)], [unit_rows(400, seed=1)])
+    folder = EmbeddingsFolder(str(tmp_path / "emb"))
+    opened: dict[Modality, Vectors | None] = {
+        "image": open_vectors(folder, "img_emb"),
+        "text": open_vectors(folder, "text_emb"),
+    }
+    return {modality: vectors for modality, vectors in opened.items() if vectors is not None}
+
+
+def test_truths_are_those_that_are_found_afterwards(found: Found) -> None:
+    with TruthsAhead(found, ["image"]) as ahead:
+        truths = ahead.of(["image", "text"])
+    assert list(truths) == ["image", "text"]
+    for modality, by_queries in truths.items():
+        for asked, later in find_truths(modality, found).items():
+            np.testing.assert_array_equal(by_queries[asked].ids, later.ids)
+
+
+def slow_blocks(blocks: Any, begun: Event) -> Any:
+    """Blocks that come again and again, for a minute."""
+
+    def read(vectors: Vectors) -> Any:
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            for block in blocks(vectors):
+                begun.set()
+                time.sleep(0.01)
+                yield block
+
+    return read
+
+
+def test_leaving_ends_it_at_once(found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = Event()
+    monkeypatch.setattr(truth, "read_blocks", slow_blocks(truth.read_blocks, begun))
+    ahead = TruthsAhead(found, ["image", "text"])
+    with ahead:
+        assert begun.wait(30)
+    for future in ahead.coming.values():
+        with pytest.raises(CancelledError):
+            future.result(timeout=0)
+
+
+def test_a_build_that_fails_says_why_and_leaves_no_thread(
+    tmp_path: Path, write_run: Callable[..., Path], unit_rows: Callable[..., Rows], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no room")
+
+    write_run(tmp_path / "emb", [unit_rows(400)])
+    before = set(running_threads())
+    monkeypatch.setattr(truth, "read_blocks", slow_blocks(truth.read_blocks, Event()))
+    monkeypatch.setattr(FaissEngine, "__call__", fail)
+    result = CliRunner().invoke(cli, ["index", str(tmp_path / "emb"), str(tmp_path / "index")])
+    assert isinstance(result.exception, OSError | SystemExit)
+    assert "no room" in str(result.exception) + result.output
+    assert set(running_threads()) <= before
