@@ -108,7 +108,7 @@ def trained_bytes(codes: Codes) -> int:
 def peak_bytes(plan: Plan, problem: Problem) -> int:
     """Return the memory that building takes, all in all."""
     training = SAMPLE_COPIES * 4 * plan.sample_rows * plan.dim + beside_sample(plan.dim)
-    adding = plan.index_bytes or index_bytes(plan, problem)
+    adding = index_bytes(plan, problem)
     dims = plan.dim if plan.kind == "exact" else plan.dim + plan.codes.width
     if plan.store == "codes":
         dims += plan.stored_codes.width
