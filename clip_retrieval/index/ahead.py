@@ -17,15 +17,18 @@ from clip_retrieval.layout import Modality
 class TruthsAhead:
     """What searches should find, by modality of the index; leaving ends what still goes on.
 
-    Building keeps hardly more than one core busy, as it waits for the disk or for one of two threads. Files of a store
-    are read only when their turn comes: each is held in memory as a whole.
+    Building seldom keeps all cores busy, as it waits for the disk or for one of its threads. Files of a store are read
+    only when their turn comes: each is held in memory as a whole.
     """
 
-    def __init__(self, found: Mapping[Modality, Vectors], modalities: Collection[Modality]) -> None:
+    def __init__(
+        self, found: Mapping[Modality, Vectors], modalities: Collection[Modality], cores: int | None = None
+    ) -> None:
         self.found = found
-        self.effort = Effort(max(1, faiss.omp_get_max_threads() // 2))
+        self.cores = cores or faiss.omp_get_max_threads()
+        self.effort = Effort(max(1, self.cores // 2))
         self.thread = ThreadPoolExecutor(1, initializer=use_one_thread)
-        early = [modality for modality in modalities if found[modality].folder.is_local]
+        early = [modality for modality in modalities if found[modality].folder.is_local and self.cores > 1]
         self.coming: dict[Modality, Future[Truths]] = {
             modality: self.thread.submit(find_truths, modality, found, self.effort) for modality in early
         }
@@ -43,6 +46,6 @@ class TruthsAhead:
         """Return the truths of some indices, once all of them are there: times are measured in quiet."""
         coming = {modality: self.coming.get(modality) for modality in modalities}
         return {
-            modality: future.result() if future else find_truths(modality, self.found)
+            modality: future.result() if future else find_truths(modality, self.found, Effort(self.cores))
             for modality, future in coming.items()
         }

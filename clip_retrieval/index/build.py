@@ -109,7 +109,7 @@ def build_indices(config: IndexConfig) -> BuiltIndices:
         with chosen_engine(config, target) as engine:  # which keeps its parts to the end: anything may fail till then
             with target.staging() as scratch:
                 build = Build(target, engine, bounds, scratch, known)
-                with TruthsAhead(filled, build.changing(filled)) as truths:
+                with TruthsAhead(filled, build.changing(filled), config.nb_cores) as truths:
                     infos = {modality: build.make(modality, vectors) for modality, vectors in filled.items()}
                     for modality, figures in measure_built(IndexFolder(str(scratch)), truths, contents, config).items():
                         infos[modality] |= figures

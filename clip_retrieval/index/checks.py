@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from clip_retrieval.errors import IndexBuildError
@@ -48,7 +49,11 @@ def find_filled(
     source: EmbeddingsFolder, found: Mapping[Modality, Vectors], contents: Mapping[Modality, Contents]
 ) -> dict[Modality, Vectors]:
     """Return the modalities of which any sample has an embedding; raises IndexBuildError where none has."""
-    filled = {modality: vectors for modality, vectors in found.items() if contents[modality].checksums.any()}
+    filled = {
+        modality: replace(vectors, empty_count=len(contents[modality].empty))
+        for modality, vectors in found.items()
+        if contents[modality].checksums.any()
+    }
     for modality in filled:
         contents[modality].odd.warn(modality)
     for modality in found.keys() - filled.keys():

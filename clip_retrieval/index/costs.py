@@ -16,7 +16,7 @@ from clip_retrieval.index.shapes import GRAPH_LINKS, LISTS_FOR_GRAPH, Codes, Pla
 HEADER_BYTES = 8_192
 ID_BYTES = 8
 BLOCK_OF_SCAN = 32  # rows that a list of 4-bit codes is filled up to
-BLOCK_ROWS = 16_384  # that are transformed and added at once
+ROWS_AT_ONCE = 8_192  # that are added at once; the C library uses memory of that size again
 ROWS_OF_PART = 1_000_000  # that a killed build may have to add again
 ROWS_PER_LIST = 64  # of the training sample
 LEAST_SAMPLE, MOST_SAMPLE = 32_768, 1_048_576
@@ -40,7 +40,7 @@ SCALAR_RECALL: dict[Store, float] = {"fp32": 1.0, "fp16": 0.999, "SQ8": 0.98, "S
 # Share of that which is left when so many lists are looked into (as its logarithm to base 2).
 LISTS_RECALL: Curve = ((0.0, 0.5), (1.0, 0.7), (2.0, 0.84), (3.0, 0.925), (4.0, 0.968), (5.0, 0.988), (6.0, 0.997))
 
-PROGRAM_BYTES = 450e6  # the process before it has read a vector, and what it needs whatever it builds
+PROGRAM_BYTES = 450e6  # the process before it has read a vector, and what it needs whatever it builds, truth as well
 SAMPLE_COPIES = 1.6
 PRODUCTS_A_SECOND = 50e9  # of a core, in matrix products
 LOOKS_A_SECOND = 2.2e9  # of a core: codebook entries, by dimensions, that rows are compared with
@@ -48,7 +48,8 @@ BYTES_A_SECOND = 4e9  # of a core, when embeddings are read
 DIMS_A_SECOND = 2e9  # of a core that does other work as well, when a query is compared with rows
 CODE_MS = 0.7e-6  # to look up a code of 8 bits
 SCAN_MS = 0.13e-6  # to look up one of two codes of 4 bits, of 32 rows at once, by bytes
-LISTS_MS, STORE_MS, STORED_CODES_MS = 0.1, 0.1, 0.5  # to find lists; to compare the best rows with a query
+LISTS_MS, STORE_MS, STORED_CODES_MS = 0.05, 0.1, 0.45  # to find lists; to compare the best rows with a query
+LEAST_QUERY_MS = 1.0  # what is reckoned is no finer than that: the settings are tuned for shorter times, not the kind
 CLUSTERED_DIMS = 96  # of the rotated rows that lists are found by: the others hardly tell them apart
 CLUSTERING_STEPS = 8
 
@@ -112,7 +113,7 @@ def peak_bytes(plan: Plan, problem: Problem) -> int:
     dims = plan.dim if plan.kind == "exact" else plan.dim + plan.codes.width
     if plan.store == "codes":
         dims += plan.stored_codes.width
-    block = BLOCK_ROWS * 8 * dims
+    block = ROWS_AT_ONCE * 16 * dims
     part = adding * ROWS_OF_PART / plan.rows if plan.rows > ROWS_OF_PART else 0  # beside what it is merged into
     return int(PROGRAM_BYTES + max(training, 1.05 * adding + max(block, part)))
 
@@ -143,8 +144,13 @@ def expect(plan: Plan, problem: Problem) -> tuple[float, float]:
         return most, 1000 * plan.rows * plan.dim / DIMS_A_SECOND
     fixed = LISTS_MS + (0 if plan.store is None else STORED_CODES_MS if plan.store == "codes" else STORE_MS)
     of_list = plan.rows / plan.lists * plan.code_bytes * (CODE_MS if plan.bits == 8 else SCAN_MS)
-    probes = min(2.0 ** LISTS_RECALL[-1][0], plan.lists, max(1.0, (problem.max_query_ms - fixed) / of_list))
+    probes = min(2.0 ** LISTS_RECALL[-1][0], plan.lists, max(1.0, (time_of_query(problem) - fixed) / of_list))
     return most * interpolate(LISTS_RECALL, math.log2(probes)), fixed + probes * of_list
+
+
+def time_of_query(problem: Problem) -> float:
+    """Return the milliseconds that a kind is chosen for."""
+    return max(problem.max_query_ms, LEAST_QUERY_MS)
 
 
 def ceiling(plan: Plan) -> float:

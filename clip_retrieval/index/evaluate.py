@@ -43,7 +43,8 @@ Truths = Mapping[Modality, Truth]  # by modality of the queries
 def find_truths(modality: Modality, found: Mapping[Modality, Vectors], effort: Effort | None = None) -> Truths:
     """Draw queries of each modality of the embeddings `found`, and find what an index of one of them should answer.
 
-    Raises IndexBuildError where all its rows are zero, and CancelledError soon after it is told to stop.
+    Raises IndexBuildError where all its rows are zero, and CancelledError when it is told to stop, soon
+    after queries are drawn.
     """
     queries = draw_queries(modality, found)
     if modality not in queries:

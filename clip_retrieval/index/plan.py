@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from clip_retrieval.errors import IndexBuildError
-from clip_retrieval.index.costs import LEAST_SAMPLE, count_sample, with_cost
-from clip_retrieval.index.shapes import Plan, Problem, Store
+from clip_retrieval.index.costs import LEAST_SAMPLE, SCALAR_RECALL, count_sample, time_of_query, with_cost
+from clip_retrieval.index.shapes import Plan, Problem
 
-SCALAR_STORES: tuple[Store, ...] = ("fp32", "fp16", "SQ8", "SQ6", "SQ4")
 SCAN_BYTES = 32  # of 4-bit codes that only have to name what is compared finer
 LEAST_CODE_BYTES = 4
 MOST_LISTS = 32_768
@@ -29,16 +28,21 @@ def make_plan(problem: Problem) -> Plan:
     if not fitting:
         raise IndexBuildError(explain_misfit(problem, plans))
     wanted = problem.wanted_recall
-    enough = [plan for plan in fitting if wanted is not None and plan.recall >= wanted]
+    quick = [plan for plan in fitting if not is_slow(plan, problem)]
+    enough = [plan for plan in quick if wanted is not None and plan.recall >= wanted]
     if enough:
-        return min(enough, key=lambda plan: (is_slow(plan, problem), plan.index_bytes))
+        return min(enough, key=lambda plan: plan.index_bytes)
     return best_in_time(fitting, problem)
 
 
 def given_plan(problem: Problem, key: str) -> Plan:
     """Return the plan of a key that somebody wants; what it costs is not known before it is built."""
     return Plan(
-        "given", problem.rows, problem.dim, given_key=key, sample_rows=count_sample(count_lists(problem.rows), problem)
+        "given",
+        problem.rows,
+        problem.dim,
+        given_key=key,
+        sample_rows=count_sample(count_lists(problem.filled_rows), problem),
     )
 
 
@@ -48,7 +52,7 @@ def fits(plan: Plan, problem: Problem) -> bool:
 
 def is_slow(plan: Plan, problem: Problem) -> bool:
     """Say whether a query takes longer than it may; among few rows there is nothing faster than all of them."""
-    return plan.query_ms > 1.001 * problem.max_query_ms and plan.rows > ROWS_FOR_LISTS
+    return plan.query_ms > 1.001 * time_of_query(problem) and plan.rows > ROWS_FOR_LISTS
 
 
 def worth(plan: Plan) -> float:
@@ -63,17 +67,18 @@ def list_plans(problem: Problem) -> list[Plan]:
 
 def shapes(problem: Problem) -> Iterator[Plan]:
     rows, dim = problem.rows, problem.dim
-    for store in SCALAR_STORES:
+    for store in SCALAR_RECALL:
         sample_rows = 0 if store == "fp32" else min(rows, LEAST_SAMPLE)
         yield with_cost(Plan("exact", rows, dim, store, sample_rows=sample_rows), problem)
     if rows <= ROWS_FOR_LISTS:
         return
-    lists = count_lists(rows)
+    lists = count_lists(problem.filled_rows)
     coded = Plan("coded", rows, dim, None, lists, sample_rows=count_sample(lists, problem))
     refined = replace(coded, kind="refined", code_bytes=min(SCAN_BYTES, max(2, dim // 8)), bits=4)
     yield with_cost(replace(refined, store="fp16"), problem)
     yield with_cost(replace(refined, store="SQ8"), problem)
-    yield from choose_length(lambda count: replace(refined, store="codes", store_bytes=count), dim - 1, problem)
+    if dim > 1:
+        yield from choose_length(lambda count: replace(refined, store="codes", store_bytes=count), dim - 1, problem)
     yield from choose_length(lambda count: replace(coded, code_bytes=count), dim, problem)
 
 
@@ -96,7 +101,8 @@ def best_in_time(plans: Iterable[Plan], problem: Problem) -> Plan:
 
 
 def count_lists(rows: int) -> int:
-    return min(MOST_LISTS, max(16, 1 << round(math.log2(LISTS_PER_ROOT * math.sqrt(rows)))))
+    """Return how many lists so many rows are to be in: a power of two, but for a handful of rows."""
+    return min(MOST_LISTS, rows, max(16, 1 << round(math.log2(LISTS_PER_ROOT * math.sqrt(rows)))))
 
 
 def explain_misfit(problem: Problem, plans: list[Plan]) -> str:

@@ -65,7 +65,7 @@ class Quality:
     curve: Sequence[CurvePoint]
     target: Target | None  # what the settings were chosen for; None where they were given
     reconstruction_error: float | None = None  # percent; None where the index cannot tell
-    seconds: float = 0.0  # that measuring took
+    seconds: float = 0.0  # that measuring took, once exact neighbours were known
 
     @property
     def mean_recall(self) -> float | None:

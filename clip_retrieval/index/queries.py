@@ -69,11 +69,10 @@ def draw_rows(vectors: Vectors, count: int) -> tuple[NDArray[np.int64], NDArray[
     random = np.random.default_rng(SEED)
     ids = random.choice(vectors.row_count, min(count, vectors.row_count), replace=False)
     rows = read_rows(vectors, ids)
-    filled = are_usable(rows)
-    if filled.all() or len(ids) == vectors.row_count:
-        return ids[filled], rows[filled]
+    if are_usable(rows).all():
+        return ids, rows
     del rows  # they may be half of the memory
-    tried = TRIED_MORE * count
+    tried = count
     while True:
         ids = random.choice(vectors.row_count, min(tried, vectors.row_count), replace=False)
         usable = ids[find_usable(vectors, ids)][:count]

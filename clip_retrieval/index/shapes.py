@@ -27,6 +27,11 @@ class Problem:
     wanted_recall: float | None = None
     max_query_ms: float = 10.0
     files: int = 1  # that the index is kept in, each with centroids and codebooks of its own
+    empty_rows: int = 0  # that are zero, in no list and nobody's neighbours
+
+    @property
+    def filled_rows(self) -> int:
+        return max(1, self.rows - self.empty_rows)
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from clip_retrieval.errors import ConfigError, first_line
 from clip_retrieval.index.codes import PADDING, Doubles, Floats, choose_mixed, codebooks, lay_out
-from clip_retrieval.index.costs import BLOCK_ROWS, CLUSTERED_DIMS, CLUSTERING_STEPS
+from clip_retrieval.index.costs import CLUSTERED_DIMS, CLUSTERING_STEPS
 from clip_retrieval.index.shapes import GRAPH_LINKS, LISTS_FOR_GRAPH, Codes, Plan
 
 CODEBOOK_ROWS = 32_768
 HEDGE_OF_BIT = 0.04  # of the mean square of queries, for each bit a dimension: what queries have that were not drawn
+BLOCK_ROWS = 16_384  # of the sample that are looked at at once
 SEED = 1
 EMPTY_PART = re.compile(r"[A-Za-z]0+(?![0-9])")
 GRAPH_BUILD_DEPTH, GRAPH_SEARCH_DEPTH = 80, 64
@@ -97,7 +98,7 @@ def make_store(plan: Plan, sample: Floats, queries: Floats) -> Any:
 
 def train_lists(plan: Plan, sample: Floats, queries: Floats) -> Any:
     """Return a rotation over lists whose codes hold what a row differs in from its list's centroid."""
-    centroids = cluster(sample, plan.lists)
+    centroids = cluster(sample, min(plan.lists, len(sample)))
     residuals = np.ascontiguousarray(subtract_centroids(sample, centroids)[:CODEBOOK_ROWS])
     basis = find_basis(mean_products(residuals), queries, plan.codes)
     layout = lay_out(basis.importance, plan.codes.groups, plan.codes.bits)

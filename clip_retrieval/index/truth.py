@@ -94,8 +94,8 @@ class Effort:
 def find_truth(vectors: Vectors, query_sets: Sequence[QuerySet], effort: Effort | None = None) -> list[Truth]:
     """Return the truth of each set of queries, all of them in one pass over the rows.
 
-    Memory: a block of 16 MiB for each thread and two more, whatever the number of rows. Zero rows are nobody's
-    neighbours. Raises CancelledError soon after it is told to stop.
+    Memory: for each thread and for reading one block of 16 MiB, twice that where some of its rows are zero, whatever
+    the number of rows. Zero rows are nobody's neighbours. Raises CancelledError soon after it is told to stop.
     """
     effort = effort or Effort()
     queries = np.concatenate([queries.rows for queries in query_sets])
@@ -163,10 +163,11 @@ def use_one_thread() -> None:
 def search_block(queries: Rows, block: Rows, first_id: int) -> tuple[Ids, Rows, int]:
     zero = find_zero_rows(block)
     filled = np.setdiff1d(np.arange(len(block)), zero, assume_unique=True)
+    if len(filled) == 0:  # of which faiss would return whatever was in memory
+        return np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32), 0
     rows = block[filled] if len(zero) else block
     scores, places = faiss.knn(queries, rows, DEPTH + 1, metric=faiss.METRIC_INNER_PRODUCT)
-    ids = np.where(places < 0, -1, filled[places] + first_id) if len(filled) else places
-    return ids, scores, len(filled)
+    return np.where(places < 0, -1, filled[places] + first_id), scores, len(filled)
 
 
 def read_blocks(vectors: Vectors) -> Iterator[tuple[int, Rows]]:

@@ -40,6 +40,7 @@ class Vectors:
     folder: Folder
     subfolder: str
     files: Sequence[VectorFile]
+    empty_count: int = 0  # of rows that are zero, where that is known
 
     @property
     def row_count(self) -> int:

@@ -38,16 +38,18 @@ def found(tmp_path: Path, write_run: Callable[..., Path], unit_rows: Callable[..
     return {modality: vectors for modality, vectors in opened.items() if vectors is not None}
 
 
-def test_truths_are_those_that_are_found_afterwards(found: Found) -> None:
-    with TruthsAhead(found, ["image"]) as ahead:
+def test_truths_are_those_that_are_found_afterwards(found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(truth, "BLOCK_BYTES", 4 * 16 * 30)  # 30 rows
+    with TruthsAhead(found, ["image", "text"], cores=4) as ahead:
         truths = ahead.of(["image", "text"])
+    monkeypatch.undo()
     assert list(truths) == ["image", "text"]
     for modality, by_queries in truths.items():
         for asked, later in find_truths(modality, found).items():
             np.testing.assert_array_equal(by_queries[asked].ids, later.ids)
 
 
-def slow_blocks(blocks: Any, begun: Event) -> Any:
+def slow_blocks(blocks: Any, begun: Event, ran_out: Event) -> Any:
     """Blocks that come again and again, for a minute."""
 
     def read(vectors: Vectors) -> Any:
@@ -57,13 +59,20 @@ def slow_blocks(blocks: Any, begun: Event) -> Any:
                 begun.set()
                 time.sleep(0.01)
                 yield block
+        ran_out.set()
 
     return read
 
 
+def test_one_core_looks_for_truth_when_the_indices_are_there(found: Found) -> None:
+    with TruthsAhead(found, ["image", "text"], cores=1) as ahead:
+        assert not ahead.coming
+        assert len(ahead.of(["text"])["text"]) == 2
+
+
 def test_leaving_ends_it_at_once(found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = Event()
-    monkeypatch.setattr(truth, "read_blocks", slow_blocks(truth.read_blocks, begun))
+    monkeypatch.setattr(truth, "read_blocks", slow_blocks(truth.read_blocks, begun, Event()))
     ahead = TruthsAhead(found, ["image", "text"])
     with ahead:
         assert begun.wait(30)
@@ -79,10 +88,11 @@ def test_a_build_that_fails_says_why_and_leaves_no_thread(
         raise OSError("no room")
 
     write_run(tmp_path / "emb", [unit_rows(400)])
-    before = set(running_threads())
-    monkeypatch.setattr(truth, "read_blocks", slow_blocks(truth.read_blocks, Event()))
+    before, ran_out = set(running_threads()), Event()
+    monkeypatch.setattr(truth, "read_blocks", slow_blocks(truth.read_blocks, Event(), ran_out))
     monkeypatch.setattr(FaissEngine, "__call__", fail)
     result = CliRunner().invoke(cli, ["index", str(tmp_path / "emb"), str(tmp_path / "index")])
     assert isinstance(result.exception, OSError | SystemExit)
     assert "no room" in str(result.exception) + result.output
     assert set(running_threads()) <= before
+    assert not ran_out.is_set()

@@ -213,6 +213,18 @@ def test_captions_that_are_all_missing_give_an_image_index_and_no_text_index(
     assert not (tmp_path / "ix" / "text.index").exists()
 
 
+def test_a_few_embeddings_among_many_rows_are_indexed_and_found(
+    tmp_path: Path, unit_rows: Rows, write_run: WriteRun
+) -> None:
+    rows = np.zeros((20_000, 512), np.float32)
+    rows[5::2_000] = unit_rows(10, 512)
+    emb = write_run(tmp_path / "emb", np.split(rows, [7_000]))
+    clip_index(str(emb), str(tmp_path / "ix"))
+    hits = open_index(IndexFolder(str(tmp_path / "ix")), "image").search(rows[2_005], 20)
+    assert hits.ids[0] == 2_005
+    assert sorted(hits.ids) == list(range(5, 20_000, 2_000))
+
+
 def test_embeddings_that_are_all_zero_are_refused(tmp_path: Path, write_run: WriteRun) -> None:
     emb = write_run(tmp_path / "emb", [np.zeros((5, 16), np.float16)])
     with pytest.raises(IndexBuildError, match=r"every embedding in .* is zero"):

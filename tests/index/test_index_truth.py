@@ -53,6 +53,16 @@ def test_neighbours_are_those_of_all_rows_over_files_and_blocks(
     assert np.allclose(found.scores[:, 0], (queries @ rows.T).max(axis=1))
 
 
+def test_a_file_without_any_embedding_is_nobodys_neighbour(unit_rows: Rows, open_images: OpenImages) -> None:
+    rows, queries = unit_rows(300), unit_rows(40, seed=1)  # so many that faiss multiplies matrices
+    rows[100:200] = 0
+    found = find_truth(open_images(np.split(rows, [100, 200])), [queries_of(queries)])[0]
+    assert not np.isin(found.ids, np.arange(100, 200)).any()
+    filled = np.flatnonzero(rows.any(axis=1))
+    assert [list(ids) for ids in found.ids] == [list(filled[best_rows(rows[filled], q)[:128]]) for q in queries]
+    assert found.candidate_count == 200
+
+
 def test_rows_that_come_best_last_are_found(unit_rows: Rows, open_images: OpenImages) -> None:
     query = unit_rows(1, seed=1)[0]
     rows = unit_rows(500)

@@ -13,13 +13,12 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from clip_retrieval.index.costs import ROWS_AT_ONCE
 from clip_retrieval.index.distributed.plan import RowRange
 from clip_retrieval.index.files import has_ids
 from clip_retrieval.index.half import widen
 from clip_retrieval.index.rows import Rows, transform
 from clip_retrieval.index.vectors import Vectors
-
-ROWS_AT_ONCE = 8_192  # of each task, and a machine may have many; the C library keeps such memory for the next
 
 
 def read_range(vectors: Vectors, wanted: RowRange) -> Iterator[Rows]:

@@ -122,6 +122,7 @@ def describe_problem(vectors: Vectors, bounds: Bounds, file_count: int = 1) -> P
         bounds.wanted_recall,
         bounds.max_query_ms,
         file_count,
+        vectors.empty_count,
     )
 
 
