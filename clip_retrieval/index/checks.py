@@ -25,6 +25,9 @@ def check_folders(source: EmbeddingsFolder, target: IndexFolder) -> None:
         )
     if source.root == target.root:
         raise IndexBuildError(f"{source.url} is the embeddings folder; give the index a folder of its own")
+    held = [name for name in EMBEDDING_FOLDERS.values() if target.names(name, ".npy")]
+    if held:  # its metadata would make way for those of the source
+        raise IndexBuildError(f"{target.url} has embeddings in {held[0]}; give the index a folder of its own")
     if target.fs.isfile(target.path("metadata")):
         raise IndexBuildError(
             f"{target.path('metadata')} is a file, where the folder of the metadata is to be; remove it"

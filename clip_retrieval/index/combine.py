@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import tempfile
 import time
 from collections.abc import Sequence
@@ -21,12 +22,14 @@ from clip_retrieval.index.build import IndexRevision
 from clip_retrieval.index.config import CombineConfig
 from clip_retrieval.index.distributed.parts import UNMERGED, can_be_merged, merge_into
 from clip_retrieval.index.files import LISTS, POPULATED, open_file, write_file
-from clip_retrieval.index.joined import join_folders, write_beside
+from clip_retrieval.index.joined import Joined, join_folders, write_beside
 from clip_retrieval.index.native_output import printing_to_stderr
 from clip_retrieval.index.parameters import format_settings, settings_of
 from clip_retrieval.layout import IndexFolder, Modality
 from clip_retrieval.revision import finish_revision, only_one
 from clip_retrieval.storage import Folder
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def run_combine(config: CombineConfig) -> CombinedIndex:
             else:
                 rows = merge_in_memory(source, names, starts, staged)
             size = sum(path.stat().st_size for path in [staged, *staged.glob("*")] if path.is_file())
-            info = describe(staged, rows, size) | {"index_path": target.path(name)}
+            info = describe(staged, joined, rows, size) | {"index_path": target.path(name)}
             revision.publish(staged, name)
         revision.write_json(target.info_name(config.modality), info)
         write_beside(revision, config.modality, joined, info)
@@ -257,13 +260,15 @@ def empty_out(index: Any) -> None:
     index.ntotal = 0
 
 
-def describe(path: Path, rows: int, size: int) -> dict[str, Any]:
+def describe(path: Path, joined: Joined, rows: int, size: int) -> dict[str, Any]:
     """Return what the index's json file says."""
     file = path / POPULATED if path.is_dir() else path
     index = faiss.read_index(str(file), faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_MMAP)
+    if not joined.settings:
+        logger.warning("nothing says how well the parts are to be searched: `index score --tune True` finds it out")
     return {
-        "index_key": type(faiss.downcast_index(index)).__name__,
-        "index_param": format_settings(settings_of(index)),
+        "index_key": joined.key or type(faiss.downcast_index(index)).__name__,
+        "index_param": format_settings(joined.settings or settings_of(index)),
         "size in bytes": size,
         "nb vectors": rows,
         "vectors dimension": int(index.d),

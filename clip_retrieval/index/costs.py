@@ -92,7 +92,7 @@ def index_bytes(plan: Plan, problem: Problem) -> int:
     stored = plan.rows * row_bytes(plan)
     if plan.kind == "exact":
         return problem.files * (HEADER_BYTES + 8 * plan.dim) + stored
-    listed = plan.rows * (plan.code_bytes + ID_BYTES)
+    listed = min(plan.rows, problem.filled_rows) * (plan.code_bytes + ID_BYTES)
     if plan.bits == 4:
         listed += plan.lists * (BLOCK_OF_SCAN - 1) * plan.code_bytes
     graph = plan.lists * (2 * GRAPH_LINKS * 4 + 40) if plan.lists >= LISTS_FOR_GRAPH else 0
@@ -143,7 +143,9 @@ def expect(plan: Plan, problem: Problem) -> tuple[float, float]:
     if plan.kind == "exact":
         return most, 1000 * plan.rows * plan.dim / DIMS_A_SECOND
     fixed = LISTS_MS + (0 if plan.store is None else STORED_CODES_MS if plan.store == "codes" else STORE_MS)
-    of_list = plan.rows / plan.lists * plan.code_bytes * (CODE_MS if plan.bits == 8 else SCAN_MS)
+    of_list = (
+        min(plan.rows, problem.filled_rows) / plan.lists * plan.code_bytes * (CODE_MS if plan.bits == 8 else SCAN_MS)
+    )
     probes = min(2.0 ** LISTS_RECALL[-1][0], plan.lists, max(1.0, (time_of_query(problem) - fixed) / of_list))
     return most * interpolate(LISTS_RECALL, math.log2(probes)), fixed + probes * of_list
 

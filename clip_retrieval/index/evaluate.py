@@ -12,7 +12,7 @@ import numpy as np
 from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.bench import TIMED_K, Bench, Search, summarise
 from clip_retrieval.index.files import open_parts
-from clip_retrieval.index.knobs import REFINED, find_knobs, reconstruction_error
+from clip_retrieval.index.knobs import find_knobs, reconstruction_error
 from clip_retrieval.index.parameters import Settings, settings_of
 from clip_retrieval.index.quality import RECALLS, CurvePoint, Quality, QueryQuality
 from clip_retrieval.index.queries import QuerySet, draw_queries
@@ -66,7 +66,7 @@ def evaluate_index(index: Index, modality: Modality, truths: Truths, target: Tar
         chosen = choose_settings(index, bench, target)
     else:
         chosen = Chosen(told(index, target), (), target=None)
-    quality = measure(index.index, bench, chosen)
+    quality = measure(bench, chosen)
     error = measure_memory(index, truths[modality].queries)
     return replace(quality, reconstruction_error=error, seconds=time.perf_counter() - start)
 
@@ -91,7 +91,9 @@ def measure_memory(index: Index, queries: QuerySet) -> float | None:
 def make_search(index: Index) -> Search:
     def search(queries: Rows, k: int, settings: SettingValues) -> Ids:
         ids = np.full((len(queries), k), -1, np.int64)
-        for row, hits in zip(ids, index.search_many(queries, k, Settings(settings)), strict=True):
+        for row, hits in zip(
+            ids, index.search_many(queries, k, index.settings_for(k, Settings(settings))), strict=True
+        ):
             row[: len(hits.ids)] = hits.ids
         return ids
 
@@ -141,12 +143,11 @@ def mean(recalls: Iterable[float | None]) -> float:
     return sum(known) / len(known) if known else 1.0
 
 
-def measure(index: Any, bench: Bench, chosen: Chosen) -> Quality:
-    """Measure the chosen settings on all queries."""
-    is_nested = not any(knob.name in REFINED for knob in find_knobs(index))
+def measure(bench: Bench, chosen: Chosen) -> Quality:
+    """Measure the chosen settings on all queries, which many hits widen: the first ten of a hundred may be others."""
     recalls: dict[Modality, dict[int, float | None]] = {modality: {} for modality in bench.truths}
-    for ks in (RECALLS,) if is_nested else ((k,) for k in RECALLS):
-        for modality, by_k in bench.recalls(chosen.settings, ks).items():
+    for k in RECALLS:
+        for modality, by_k in bench.recalls(chosen.settings, (k,)).items():
             recalls[modality].update(by_k)
     times = bench.milliseconds(chosen.settings, TIMED_QUERIES)
     by_modality: dict[Modality, QueryQuality | None] = dict.fromkeys(MODALITIES)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from clip_retrieval import __version__
 from clip_retrieval.errors import IndexBuildError
+from clip_retrieval.index.parameters import Settings, parse_settings
 from clip_retrieval.index.search import read_empty_rows
 from clip_retrieval.layout import FORMAT_VERSION, MANIFEST, IndexFolder, Modality, read_manifest
 from clip_retrieval.storage import Folder
@@ -24,6 +25,8 @@ class Joined:
     empty_rows: NDArray[np.int64]  # ids of the merged index
     row_count: int | None  # None: not every part is in an index folder with a manifest
     encoder: Any
+    settings: Settings  # the slowest of each part
+    key: str | None  # None: the parts' json files name several kinds, or none
 
 
 def join_folders(source: Folder, names: Sequence[str], starts: Sequence[int], modality: Modality) -> Joined:
@@ -41,7 +44,27 @@ def join_folders(source: Folder, names: Sequence[str], starts: Sequence[int], mo
     encoder = check_encoders(known)
     counts = [manifest.get("indices", {}).get(modality, {}).get("rows") for manifest in known.values()]
     is_known = bool(known) and len(known) == len(firsts) and None not in counts
-    return Joined(np.concatenate([np.empty(0, np.int64), *empty]), sum(counts) if is_known else None, encoder)
+    infos = [read_info(folder, modality) for folder in folders]
+    keys = {info.get("index_key") for info in infos}
+    return Joined(
+        np.concatenate([np.empty(0, np.int64), *empty]),
+        sum(counts) if is_known else None,
+        encoder,
+        widest([parse_settings(info.get("index_param") or "") for info in infos]),
+        keys.pop() if len(keys) == 1 else None,
+    )
+
+
+def read_info(folder: IndexFolder, modality: Modality) -> dict[str, Any]:
+    """Return what the json file beside an index says; nothing where there is none."""
+    name = folder.info_name(modality)
+    return folder.read_json(name) if folder.exists(name) else {}
+
+
+def widest(of_parts: Sequence[Settings]) -> Settings:
+    """Return for each setting its largest value: no part is searched less well than alone."""
+    names = sorted({name for settings in of_parts for name in settings})
+    return Settings({name: max(settings.get(name, 0) for settings in of_parts) for name in names})
 
 
 def folder_of(name: str, modality: Modality) -> str | None:

@@ -13,7 +13,6 @@ from clip_retrieval.index.tuning import Knob
 
 FIRST_NPROBE, FIRST_EF = 8, 32
 MOST_EF, MOST_FACTOR = 4096, 256
-REFINED = ("k_factor_rf", "efSearch")  # with these the first ten of a hundred are not the answer for ten
 
 
 def find_knobs(index: Any) -> list[Knob]:

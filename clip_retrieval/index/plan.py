@@ -18,6 +18,7 @@ LEAST_CODE_BYTES = 4
 MOST_LISTS = 32_768
 LISTS_PER_ROOT = 1.2  # lists for each square root of the rows
 ROWS_FOR_LISTS = 5_000  # up to which comparing with every row is as fast as anything else
+MARGIN = 0.3  # of what a wanted recall lacks
 RECALL_OF_MILLISECOND = 0.001  # that a faster index may find less
 
 
@@ -29,7 +30,7 @@ def make_plan(problem: Problem) -> Plan:
         raise IndexBuildError(explain_misfit(problem, plans))
     wanted = problem.wanted_recall
     quick = [plan for plan in fitting if not is_slow(plan, problem)]
-    enough = [plan for plan in quick if wanted is not None and plan.recall >= wanted]
+    enough = [plan for plan in quick if wanted is not None and plan.recall >= to_expect(wanted)]
     if enough:
         return min(enough, key=lambda plan: plan.index_bytes)
     return best_in_time(fitting, problem)
@@ -53,6 +54,11 @@ def fits(plan: Plan, problem: Problem) -> bool:
 def is_slow(plan: Plan, problem: Problem) -> bool:
     """Say whether a query takes longer than it may; among few rows there is nothing faster than all of them."""
     return plan.query_ms > 1.001 * time_of_query(problem) and plan.rows > ROWS_FOR_LISTS
+
+
+def to_expect(wanted: float) -> float:
+    """Return the recall that a plan has to promise, so that the index has the wanted one: plans are not exact."""
+    return wanted + MARGIN * (1 - wanted)
 
 
 def worth(plan: Plan) -> float:
@@ -91,7 +97,7 @@ def choose_length(of_length: Callable[[int], Plan], most: int, problem: Problem)
     plans = [with_cost(of_length(count), problem) for count in lengths]
     fitting = [plan for plan in plans if fits(plan, problem)]
     yield best_in_time(fitting, problem) if fitting else min(plans, key=lambda plan: plan.index_bytes)
-    enough = [plan for plan in fitting if problem.wanted_recall is not None and plan.recall >= problem.wanted_recall]
+    enough = [plan for plan in fitting if problem.wanted_recall and plan.recall >= to_expect(problem.wanted_recall)]
     if enough:
         yield min(enough, key=lambda plan: plan.index_bytes)
 

@@ -26,7 +26,9 @@ from clip_retrieval.index.parameters import (
 from clip_retrieval.layout import IndexFolder, Modality, read_manifest
 from clip_retrieval.revision import settle
 
+TUNED_HITS, FEW_HITS = 10, 16  # hits that settings are tuned for, and that need no more than those
 ROWS_PER_HIT = 4  # that are looked at, at least
+REFINED_PER_HIT = 16  # rows that are compared once more, at least, where there are more than few hits
 MOST_REFINED = 32_768  # rows that are compared once more, unless more hits are wanted
 LEAST_FACTOR = 1.25
 OPENING_TRIES = 10
@@ -90,20 +92,26 @@ class Index:
             found += of_parts[0] if len(of_parts) == 1 else [merge(hits, k) for hits in zip(*of_parts, strict=True)]
         return found
 
-    def settings_for(self, k: int) -> Settings:
-        """Return the index's settings, which are tuned for few hits, as many hits want them.
+    def settings_for(self, k: int, settings: Settings | None = None) -> Settings:
+        """Return the index's settings, or others, which are tuned for ten hits, as k hits want them.
 
-        Lists enough to choose among four times as many rows; candidates to refine in multiples of few hits only.
+        As many lists again for each ten times as many hits, and enough to choose among four times as many rows. As many
+        candidates to refine as ten hits have, or sixteen for each; for very many hits few of them.
         """
-        usual = self.own_settings | self.settings
+        tuned = self.settings | (settings or {})
+        usual = self.own_settings | tuned
         changed: dict[str, float] = {}
         if self.list_count and "nprobe" in self.known_settings:
             share = min(1.0, ROWS_PER_HIT * k / max(1, self.row_count))
-            changed["nprobe"] = max(usual["nprobe"], math.ceil(share * self.list_count))
+            wider = usual["nprobe"] * (1 + math.log10(k / TUNED_HITS) if k > FEW_HITS else 1)
+            changed["nprobe"] = max(
+                usual["nprobe"], min(self.list_count, math.ceil(max(wider, share * self.list_count)))
+            )
         factor = usual.get("k_factor_rf", 1)
         if factor > 1:
-            changed["k_factor_rf"] = max(LEAST_FACTOR, min(factor, MOST_REFINED / max(1, k)))
-        return self.settings | changed
+            wanted = max(factor, factor * TUNED_HITS / max(1, k), REFINED_PER_HIT if k > FEW_HITS else 0)
+            changed["k_factor_rf"] = max(LEAST_FACTOR, min(wanted, MOST_REFINED / max(1, k)))
+        return tuned | changed
 
     def checked(self, settings: Settings) -> Settings:
         unknown = [name for name in settings if name not in self.known_settings and name != "efSearch"]

@@ -67,6 +67,8 @@ def compare(
         return None
     check_encoder(target, manifest.get("encoder"), encoder)
     indices = manifest.get("indices", {})
+    for modality in indices:
+        check_whole(target, modality)
     for modality in indices.keys() - contents.keys():
         raise IndexBuildError(f"{target.url} has an index of {modality} embeddings, which are gone; {AGAIN}")
     for modality in filled.keys() - indices.keys():
@@ -80,6 +82,18 @@ def compare(
             if modality in indices
         },
     )
+
+
+def check_whole(target: IndexFolder, modality: Modality) -> None:
+    """Raise IndexBuildError where an index is no longer of the size that it was written with."""
+    info, name = target.info_name(modality), target.index_name(modality)
+    said = target.read_json(info).get("size in bytes") if target.exists(info) else None
+    size = int(target.fs.du(target.path(name))) if target.exists(name) else 0
+    if said is not None and said != size:
+        raise IndexBuildError(
+            f"{target.path(name)} has {size:,} bytes, and had {said:,} when it was built: it is damaged, or another "
+            f"one; {AGAIN}"
+        )
 
 
 def update_index(known: Known, modality: Modality, vectors: Vectors, bounds: Bounds, path: Path) -> dict[str, Any]:

@@ -225,6 +225,16 @@ def test_a_few_embeddings_among_many_rows_are_indexed_and_found(
     assert sorted(hits.ids) == list(range(5, 20_000, 2_000))
 
 
+def test_an_index_does_not_replace_the_metadata_of_other_embeddings(
+    tmp_path: Path, unit_rows: Rows, write_run: WriteRun
+) -> None:
+    emb, other = write_run(tmp_path / "emb", [unit_rows(30)]), write_run(tmp_path / "other", [unit_rows(50)])
+    before = {path: path.read_bytes() for path in other.rglob("*") if path.is_file()}
+    with pytest.raises(IndexBuildError, match="other has embeddings in img_emb; give the index a folder of its own"):
+        clip_index(str(emb), str(other))
+    assert {path: path.read_bytes() for path in other.rglob("*") if path.is_file()} == before
+
+
 def test_embeddings_that_are_all_zero_are_refused(tmp_path: Path, write_run: WriteRun) -> None:
     emb = write_run(tmp_path / "emb", [np.zeros((5, 16), np.float16)])
     with pytest.raises(IndexBuildError, match=r"every embedding in .* is zero"):

@@ -85,9 +85,10 @@ def test_an_exact_index_has_recall_1_for_both_kinds_of_queries(
 def test_recalls_are_those_that_numpy_counts(unit_rows: Callable[..., Rows], open_run: Callable[..., Found]) -> None:
     rows, texts = unit_rows(150), unit_rows(150, seed=1)
     index = grow("IVF16,Flat", rows)
-    quality = measure(Index(index, NO_ROWS), "image", open_run(rows, texts), Settings({"nprobe": 2}))
-    index.nprobe = 2
+    searched, narrow = Index(index, NO_ROWS), Settings({"nprobe": 2})
+    quality = measure(searched, "image", open_run(rows, texts), narrow)
     for k in (1, 10, 100):
+        index.nprobe = int(searched.settings_for(k, narrow)["nprobe"])
         image, text = [], []
         for row in range(150):  # fewer rows than queries: each is one
             nearest = [i for i in np.argsort(-(rows @ rows[row])) if i != row][:k]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -82,6 +83,19 @@ def test_a_given_nprobe_bounds_what_is_searched_and_a_tuned_one_grows_with_the_h
     assert len(index.search(rows[1], COUNT, Settings({"nprobe": 1})).ids) < COUNT / 2
     assert len(index.search(rows[1], COUNT).ids) == COUNT - len(EMPTY)
     assert index.settings_for(1)["nprobe"] == 1
+
+
+def test_more_lists_for_more_hits_and_never_fewer_than_tuned(rows: NDArray[np.float32]) -> None:
+    index = Index(build(rows, "IVF64,Flat", "nprobe=10"), EMPTY)
+    assert [index.settings_for(k)["nprobe"] for k in (1, 10, 16)] == [10, 10, 10]
+    assert index.settings_for(100)["nprobe"] == max(20, math.ceil(400 / index.row_count * 64))
+    assert index.settings_for(10, Settings({"nprobe": 30}))["nprobe"] == 30
+
+
+@pytest.mark.parametrize(("k", "factor"), [(1, 30), (5, 6), (10, 3), (16, 3), (17, 16), (1000, 16), (3276, 10.002)])
+def test_one_hit_is_chosen_among_as_many_as_ten(rows: NDArray[np.float32], k: int, factor: float) -> None:
+    index = Index(build(rows, "IVF16,SQ8,Refine(SQfp16)", "nprobe=2,k_factor_rf=3"), EMPTY)
+    assert index.settings_for(k)["k_factor_rf"] == pytest.approx(factor, rel=1e-3)
 
 
 def test_the_candidates_to_refine_are_multiples_of_few_hits_only(rows: NDArray[np.float32]) -> None:

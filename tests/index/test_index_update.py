@@ -157,6 +157,14 @@ def test_nothing_to_do_writes_nothing_and_says_so(emb: Path, tmp_path: Path) -> 
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "ix").rglob("*")} == before
 
 
+def test_an_index_that_was_cut_off_is_no_index_to_update(emb: Path, tmp_path: Path) -> None:
+    index(emb, tmp_path / "ix")
+    whole = (tmp_path / "ix" / "image.index").read_bytes()
+    (tmp_path / "ix" / "image.index").write_bytes(whole[:300])
+    with pytest.raises(IndexBuildError, match=r"image.index has 300 bytes, and had [\d,]+ when it was built"):
+        index(emb, tmp_path / "ix", update=True)
+
+
 def test_the_command_line_says_what_was_done(emb: Path, rows: NDArray[np.float32], tmp_path: Path) -> None:
     index(emb, tmp_path / "ix")
     write_later(emb, rows)
