@@ -118,10 +118,14 @@ def explain_misfit(problem: Problem, plans: list[Plan]) -> str:
     least, memory = megabytes(small.index_bytes), megabytes(small.peak_bytes)
     return (
         f"no index of {problem.rows:,} x {problem.dim} vectors fits into max_index_memory_usage "
-        f"{problem.max_index_bytes / 1e6:,.0f} MB and current_memory_available "
-        f"{problem.available_bytes / 1e6:,.0f} MB; the nearest that can be built is {small.key}, with "
+        f"{tell_megabytes(problem.max_index_bytes)} and current_memory_available "
+        f"{tell_megabytes(problem.available_bytes)}; the nearest that can be built is {small.key}, with "
         f"--max_index_memory_usage {least}MB --current_memory_available {memory}MB"
     )
+
+
+def tell_megabytes(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB" if count >= 10_000_000 else f"{count / 1e6:.3g} MB"
 
 
 def megabytes(count: float) -> int:
