@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,12 +34,12 @@ class Bench:
         """Return the bench with fewer queries of each modality."""
         return Bench(self.search, {modality: truth.first(count) for modality, truth in self.truths.items()})
 
-    def recalls(self, settings: SettingValues, ks: Sequence[int]) -> dict[Modality, dict[int, float | None]]:
-        """Return recall@k by modality; a single search, for the largest k, must do for the smaller ones too."""
-        answers = {
-            modality: answer(self.search, truth.queries, max(ks), settings) for modality, truth in self.truths.items()
+    def recalls(self, settings: SettingValues, k: int) -> dict[Modality, float | None]:
+        """Return recall@k by modality."""
+        return {
+            modality: truth.recall(answer(self.search, truth.queries, k, settings), k)
+            for modality, truth in self.truths.items()
         }
-        return {modality: {k: self.truths[modality].recall(ids, k) for k in ks} for modality, ids in answers.items()}
 
     def milliseconds(self, settings: SettingValues, count: int) -> dict[Modality, NDArray[np.float64]]:
         """Return the time of each of up to `count` queries by modality, after some to warm up."""

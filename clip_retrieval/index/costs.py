@@ -138,7 +138,7 @@ def coding_seconds(codes: Codes, problem: Problem) -> float:
 
 
 def expect(plan: Plan, problem: Problem) -> tuple[float, float]:
-    """Return recall@10 and the milliseconds of a query, of one core, with as many lists as are worth their time."""
+    """Return recall@10 and the milliseconds of a query, of one core, with as many lists as there is time for."""
     most = ceiling(plan)
     if plan.kind == "exact":
         return most, 1000 * plan.rows * plan.dim / DIMS_A_SECOND

@@ -58,10 +58,12 @@ def evaluate_index(index: Index, modality: Modality, truths: Truths, target: Tar
     """Measure an index of one modality; it is not changed.
 
     With a target, the search settings that serve it best are looked for first; else those that are given are taken,
-    and for those that are not, what the index itself was set to.
+    and for those that are not, what the index itself was set to. Given settings are taken for any number of hits, others
+    as searches widen them for many.
     """
     start = time.perf_counter()
-    bench = Bench(make_search(index), truths)
+    is_given = not isinstance(target, Target) and bool(target)
+    bench = Bench(make_search(index, is_literal=is_given), truths)
     if isinstance(target, Target):
         chosen = choose_settings(index, bench, target)
     else:
@@ -88,12 +90,13 @@ def measure_memory(index: Index, queries: QuerySet) -> float | None:
     return reconstruction_error(part.index, ids[inside].tolist(), queries.rows[inside])
 
 
-def make_search(index: Index) -> Search:
+def make_search(index: Index, *, is_literal: bool) -> Search:
+    """Return what searches an index as `filter` does: with settings that are given, or those of k hits out of them."""
+
     def search(queries: Rows, k: int, settings: SettingValues) -> Ids:
+        chosen = Settings(settings) if is_literal else index.settings_for(k, Settings(settings))
         ids = np.full((len(queries), k), -1, np.int64)
-        for row, hits in zip(
-            ids, index.search_many(queries, k, index.settings_for(k, Settings(settings))), strict=True
-        ):
+        for row, hits in zip(ids, index.search_many(queries, k, chosen), strict=True):
             row[: len(hits.ids)] = hits.ids
         return ids
 
@@ -128,11 +131,10 @@ def choose_settings(index: Index, bench: Bench, target: Target) -> Chosen:
 
 
 def try_once(bench: Bench, settings: Settings) -> CurvePoint:
-    found = bench.recalls(settings, (TIMED_K,))
     times = np.concatenate(list(bench.milliseconds(settings, TUNING_TIMES).values()))
     return CurvePoint(
         settings,
-        {modality: by_k[TIMED_K] for modality, by_k in found.items()},
+        bench.recalls(settings, TIMED_K),
         float(np.percentile(times, TUNING_PERCENTILE)),
     )
 
@@ -145,13 +147,11 @@ def mean(recalls: Iterable[float | None]) -> float:
 
 def measure(bench: Bench, chosen: Chosen) -> Quality:
     """Measure the chosen settings on all queries, which many hits widen: the first ten of a hundred may be others."""
-    recalls: dict[Modality, dict[int, float | None]] = {modality: {} for modality in bench.truths}
-    for k in RECALLS:
-        for modality, by_k in bench.recalls(chosen.settings, (k,)).items():
-            recalls[modality].update(by_k)
+    recalls = {k: bench.recalls(chosen.settings, k) for k in RECALLS}
     times = bench.milliseconds(chosen.settings, TIMED_QUERIES)
     by_modality: dict[Modality, QueryQuality | None] = dict.fromkeys(MODALITIES)
     for modality, truth in bench.truths.items():
-        by_modality[modality] = QueryQuality(len(truth.queries), recalls[modality], summarise(times[modality]))
+        by_k = {k: found[modality] for k, found in recalls.items()}
+        by_modality[modality] = QueryQuality(len(truth.queries), by_k, summarise(times[modality]))
     overall = summarise(np.concatenate(list(times.values())))
     return Quality(chosen.settings, by_modality, overall, chosen.curve, chosen.target)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from clip_retrieval import __version__
 from clip_retrieval.errors import IndexBuildError
-from clip_retrieval.index.parameters import Settings, parse_settings
+from clip_retrieval.index.parameters import Settings, can_be_off, parse_settings
 from clip_retrieval.index.search import read_empty_rows
 from clip_retrieval.layout import FORMAT_VERSION, MANIFEST, IndexFolder, Modality, read_manifest
 from clip_retrieval.storage import Folder
@@ -62,9 +62,12 @@ def read_info(folder: IndexFolder, modality: Modality) -> dict[str, Any]:
 
 
 def widest(of_parts: Sequence[Settings]) -> Settings:
-    """Return for each setting its largest value: no part is searched less well than alone."""
-    names = sorted({name for settings in of_parts for name in settings})
-    return Settings({name: max(settings.get(name, 0) for settings in of_parts) for name in names})
+    """Return for each setting its slowest value, so that no part is searched less well than alone."""
+    values: dict[str, list[float]] = {}
+    for settings in of_parts:
+        for name, value in settings.items():
+            values.setdefault(name, []).append(value)
+    return Settings({name: 0 if can_be_off(name) and 0 in found else max(found) for name, found in values.items()})
 
 
 def folder_of(name: str, modality: Modality) -> str | None:

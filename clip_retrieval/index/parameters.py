@@ -57,12 +57,17 @@ def check_setting(name: str, value: float) -> float:
     kind = SETTINGS.get(name.removeprefix(QUANTIZER))
     if kind is None:
         raise ConfigError(f"{name!r} is no search setting; there are {', '.join(SETTINGS)} and {QUANTIZER}efSearch")
-    least = 0 if name.removeprefix(QUANTIZER) in ZERO_MEANS_OFF else 1
+    least = 0 if can_be_off(name) else 1
     if not math.isfinite(value) or value < least or value != kind(value):
         raise ConfigError(
             f"{name} takes {'a whole number' if kind is int else 'a number'} from {least} on, not {value}"
         )
     return kind(value)
+
+
+def can_be_off(name: str) -> bool:
+    """Say whether 0 switches a setting off, which looks at most rows."""
+    return name.removeprefix(QUANTIZER) in ZERO_MEANS_OFF
 
 
 def parse_settings(text: str) -> Settings:

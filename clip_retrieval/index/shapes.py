@@ -9,7 +9,6 @@ from typing import Any, Literal
 Kind = Literal["exact", "refined", "coded", "given"]
 Store = Literal["fp32", "fp16", "SQ8", "SQ6", "SQ4", "codes"]
 
-
 FAISS_NAMES: dict[Store | None, str] = {"fp32": "Flat", "fp16": "SQfp16"}  # the others are called the same
 GRAPH_LINKS = 32
 LISTS_FOR_GRAPH = 16_384  # from where on the nearest lists are looked up in a graph

@@ -72,14 +72,14 @@ def test_merged_in_memory_it_finds_what_one_index_finds(tmp_path: Path, key: str
 
 def test_it_is_searched_as_well_as_its_parts_were(tmp_path: Path) -> None:
     write_parts(tmp_path / "parts", "IVF16,SQ4,Refine(SQ8)")
-    for i, said in enumerate(("k_factor_rf=6,nprobe=8", "k_factor_rf=3,nprobe=12")):
+    for i, said in enumerate(("k_factor_rf=6,max_codes=0,nprobe=8", "k_factor_rf=3,max_codes=9,nprobe=12")):
         folder = tmp_path / "folders" / str(i)
         folder.mkdir(parents=True)
         (tmp_path / "parts" / f"part-{i}.index").rename(folder / "image.index")
         (folder / "image.json").write_text(json.dumps({"index_param": said, "index_key": "IVF16,SQ4,Refine(SQ8)"}))
     run_combine(CombineConfig(input_folder=str(tmp_path / "folders"), output_folder=str(tmp_path / "out")))
     info = json.loads((tmp_path / "out" / "image.json").read_text())
-    assert info["index_param"] == "k_factor_rf=6,nprobe=12"
+    assert info["index_param"] == "k_factor_rf=6,max_codes=0,nprobe=12"
     assert info["index_key"] == "IVF16,SQ4,Refine(SQ8)"
 
 

@@ -85,10 +85,9 @@ def test_an_exact_index_has_recall_1_for_both_kinds_of_queries(
 def test_recalls_are_those_that_numpy_counts(unit_rows: Callable[..., Rows], open_run: Callable[..., Found]) -> None:
     rows, texts = unit_rows(150), unit_rows(150, seed=1)
     index = grow("IVF16,Flat", rows)
-    searched, narrow = Index(index, NO_ROWS), Settings({"nprobe": 2})
-    quality = measure(searched, "image", open_run(rows, texts), narrow)
-    for k in (100, 1, 10):
-        index.nprobe = int(searched.settings_for(k, narrow)["nprobe"])
+    quality = measure(Index(index, NO_ROWS), "image", open_run(rows, texts), Settings({"nprobe": 2}))
+    index.nprobe = 2
+    for k in (1, 10, 100):
         image, text = [], []
         for row in range(150):  # fewer rows than queries: each is one
             nearest = [i for i in np.argsort(-(rows @ rows[row])) if i != row][:k]
@@ -99,6 +98,18 @@ def test_recalls_are_those_that_numpy_counts(unit_rows: Callable[..., Rows], ope
         assert of(quality, "image").recalls[k] == pytest.approx(np.mean(image))
         assert of(quality, "text").recalls[k] == pytest.approx(np.mean(text))
     assert 0.1 < np.mean(image) < 0.9
+
+
+def test_many_hits_are_measured_as_searches_for_many_find_them(
+    unit_rows: Callable[..., Rows], open_run: Callable[..., Found]
+) -> None:
+    rows = unit_rows(150)
+    index = Index(grow("IVF16,Flat", rows), NO_ROWS, Settings({"nprobe": 2}))
+    quality = measure(index, "image", open_run(rows), Settings())
+    assert of(quality, "image").recalls[100] == 1  # all lists: four rows are looked at for each hit
+    recall = of(quality, "image").recalls[1]
+    assert recall is not None
+    assert recall < 1
 
 
 def test_without_texts_only_images_are_measured(unit_rows: Callable[..., Rows], open_run: Callable[..., Found]) -> None:
