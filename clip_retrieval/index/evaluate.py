@@ -58,8 +58,8 @@ def evaluate_index(index: Index, modality: Modality, truths: Truths, target: Tar
     """Measure an index of one modality; it is not changed.
 
     With a target, the search settings that serve it best are looked for first; else those that are given are taken,
-    and for those that are not, what the index itself was set to. Given settings are taken for any number of hits, others
-    as searches widen them for many.
+    and for those that are not, what the index itself was set to. Given settings are taken for any number of hits,
+    others are widened for many, as searches do it.
     """
     start = time.perf_counter()
     is_given = not isinstance(target, Target) and bool(target)
