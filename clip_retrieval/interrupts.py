@@ -2,6 +2,8 @@
 
 Python tells of a signal when native code returns, which for a batch on a large model may be a minute later. So a thread
 hears of it too, and where the command has not ended by itself in time, that thread tidies up and ends the process.
+
+What a signal's handler raises is lost where it meets a finaliser or a callback of a weak reference: it is raised again.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STOPPED_CODES = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # what a shell expects
 SECONDS_OF_GRACE = 2.0
+SECONDS_OF_A_FINALISER = 0.01
 SHOW_CURSOR = "\x1b[?25h"  # a progress bar had hidden it
 
 last_words: list[Callable[[], str]] = []
@@ -27,6 +30,7 @@ class StoppedError(KeyboardInterrupt):
 
     def __init__(self, number: int = signal.SIGINT) -> None:
         super().__init__("stopped; give the same command again")
+        self.number = number
         self.exit_code = 128 + number
 
 
@@ -58,9 +62,11 @@ def stopping_in_time() -> Iterator[None]:
     backstop = Backstop()
     before = {number: signal.signal(number, backstop.stop) for number in SIGNALS}
     heard = signal.set_wakeup_fd(backstop.bell, warn_on_full_buffer=False)
+    sys.unraisablehook = backstop.hear_of_lost
     try:
         yield
     finally:
+        sys.unraisablehook = backstop.tell_of_lost
         signal.set_wakeup_fd(heard)
         for number, handler in before.items():
             if not backstop.is_stopped:  # else it is about to end, and deaf
@@ -73,6 +79,7 @@ class Backstop:
 
     def __init__(self) -> None:
         self.is_stopped = False
+        self.tell_of_lost = sys.unraisablehook
         self.is_over = threading.Event()
         self.ear, self.bell = os.pipe()
         os.set_blocking(self.bell, False)
@@ -84,6 +91,17 @@ class Backstop:
         if not self.is_stopped:
             self.is_stopped = True
             raise StoppedError(number)
+
+    def hear_of_lost(self, lost: sys.UnraisableHookArgs) -> None:
+        """Stop again, a moment later, where a finaliser swallowed the stop; tell of all else as before."""
+        if not isinstance(lost.exc_value, StoppedError):
+            self.tell_of_lost(lost)
+            return
+        self.is_stopped = False
+        here = threading.main_thread().ident
+        again = threading.Timer(SECONDS_OF_A_FINALISER, signal.pthread_kill, [here, lost.exc_value.number])
+        again.daemon = True
+        again.start()
 
     def listen(self) -> None:
         while (number := os.read(self.ear, 1)[0]) not in SIGNALS:

@@ -22,6 +22,46 @@ with stopping_in_time(), ending_with(lambda: "tidied up"):
     hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # minutes in native code, which no signal ends
 """
 
+FINALISER = """
+import os, time, weakref
+from clip_retrieval.interrupts import StoppedError, stopping_in_time
+
+class Thing:
+    pass
+
+def stops(reference):
+    os.kill(os.getpid(), {number})  # what its handler raises here, Python cannot pass on
+
+try:
+    with stopping_in_time():
+        thing = Thing()
+        reference = weakref.ref(thing, stops)
+        del thing
+        print("after", flush=True)
+        time.sleep(60)
+except StoppedError as stop:
+    raise SystemExit(stop.exit_code)
+"""
+
+WORKER = """
+import os, signal, time
+from clip_retrieval.inference import worker_process
+
+class Thing:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+def run(commands, messages):
+    try:
+        Thing()
+        time.sleep(60)
+    finally:
+        messages.send(done=0)
+
+worker_process.run = run
+worker_process.main()
+"""
+
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
@@ -46,6 +86,37 @@ def test_native_code_that_does_not_listen_is_ended(number: int, expected: int) -
         process.kill()
 
     assert (process.returncode, errors) == (expected, "tidied up\n")
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        (FINALISER.format(number=int(signal.SIGINT)), (130, "after\n", "")),
+        (FINALISER.format(number=int(signal.SIGTERM)), (143, "after\n", "")),
+        (WORKER, (143, '{"done": 0}\n', "")),
+    ],
+    ids=["int", "term", "worker"],
+)
+def test_a_signal_is_not_lost_in_a_finaliser(script: str, expected: tuple[int, str, str]) -> None:
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+
+    assert (done.returncode, done.stdout, done.stderr) == expected
+
+
+def test_what_else_a_finaliser_raises_is_told_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Thing:
+        def __del__(self) -> None:
+            raise ValueError("of another kind")
+
+    told: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda lost: told.append(str(lost.exc_value)))
+    hook = sys.unraisablehook
+
+    with stopping_in_time():
+        Thing()
+
+    assert told == ["of another kind"]
+    assert sys.unraisablehook is hook
 
 
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["int", "term"])

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import logging
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from typing import IO
@@ -16,6 +15,7 @@ from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.inference.live import News, Teller
 from clip_retrieval.inference.sources import open_source
 from clip_retrieval.inference.worker import run_worker
+from clip_retrieval.interrupts import StoppedError, stopping_in_time
 from clip_retrieval.options import from_json
 from clip_retrieval.subprocesses import end_with_parent
 
@@ -61,10 +61,12 @@ def main() -> None:
     messages = Messages(os.fdopen(os.dup(1), "w"))
     os.dup2(2, 1)
     end_with_parent()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what is half done is removed
     logging.basicConfig(level=logging.WARNING)
     try:
-        run(sys.stdin, messages)
+        with stopping_in_time():  # what is half done is removed
+            run(sys.stdin, messages)
+    except StoppedError as stop:
+        sys.exit(stop.exit_code)
     except ClipRetrievalError as error:
         messages.send(error=str(error), is_general=not isinstance(error, OF_ONE_DEVICE))
         sys.exit(1)
