@@ -16,6 +16,7 @@ from clip_retrieval.errors import ConfigError
 from clip_retrieval.option_values import convert, describe_type, literal, without_none
 
 T = TypeVar("T")
+Path = tuple[str, ...]  # attribute names from a config to a field
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Flag:
     """One option: where it lives in the config, and how it is written and read."""
 
     name: str
-    path: tuple[str, ...]  # attribute names from the config to the field
+    path: Path
     type: Any
     default: object
     help: str
@@ -75,7 +76,7 @@ def group(config: type[T], aliases: Mapping[str, Sequence[str]] = types.MappingP
     return dataclasses.field(default_factory=config, metadata=metadata)
 
 
-def flags_of(config: type[Any], path: tuple[str, ...] = ()) -> Iterator[Flag]:
+def flags_of(config: type[Any], path: Path = ()) -> Iterator[Flag]:
     """Yield the flags of a config and its groups, in the order in which they are declared."""
     hints = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
@@ -99,7 +100,12 @@ def flags_of(config: type[Any], path: tuple[str, ...] = ()) -> Iterator[Flag]:
 
 
 def build_config(config: type[T], values: Mapping[str, object], arguments: Sequence[object] = ()) -> T:
-    """Return the config that flat keyword values and positional arguments describe.
+    """Return the config that flat keyword values and positional arguments describe; raises ConfigError."""
+    return assemble(config, read_given(config, values, arguments))
+
+
+def read_given(config: type[Any], values: Mapping[str, object], arguments: Sequence[object] = ()) -> dict[Path, object]:
+    """Return what flat keyword values and positional arguments give, by path; the rest is left to the defaults.
 
     Positional arguments fill the config's POSITIONAL names, else its fields in order; a repeatable last one takes
     all that are left. Unknown names, dropped flags and missing required values are ConfigErrors that name them.
@@ -125,7 +131,7 @@ def build_config(config: type[T], values: Mapping[str, object], arguments: Seque
     missing = [flag.name for flag in flags if flag.is_required and flag.path not in given]
     if missing:
         raise ConfigError(f"{' and '.join(missing)} must be given")
-    return assemble(config, given)
+    return given
 
 
 def positional_names(config: type[Any]) -> tuple[str, ...]:
@@ -133,12 +139,12 @@ def positional_names(config: type[Any]) -> tuple[str, ...]:
     return getattr(config, "POSITIONAL", None) or tuple(flag.name for flag in flags_of(config) if not flag.is_internal)
 
 
-def named_paths(by_name: Mapping[str, Flag], values: Mapping[str, object]) -> set[tuple[str, ...]]:
+def named_paths(by_name: Mapping[str, Flag], values: Mapping[str, object]) -> set[Path]:
     """Return the fields that are given by name; positional arguments pass over them, as in fire."""
     return {by_name[name].path for name in values if name in by_name}
 
 
-def assemble(config: type[T], given: Mapping[tuple[str, ...], object], path: tuple[str, ...] = ()) -> T:
+def assemble(config: type[T], given: Mapping[Path, object], path: Path = ()) -> T:
     """Make the config and its groups from values by path; what is not given keeps its default."""
     hints = typing.get_type_hints(config)
     arguments: dict[str, object] = {}

@@ -18,10 +18,11 @@ from clip_retrieval.options import build_config
 def index(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Build nearest-neighbour indices of an embeddings folder, within the memory given."""
     from clip_retrieval.index.build import build_indices
+    from clip_retrieval.index.kept import read_index_config
     from clip_retrieval.index.preview import preview_indices, print_preview
     from clip_retrieval.index.report import print_indices
 
-    config = build_config(IndexConfig, given_options(options), arguments)
+    config = read_index_config(given_options(options), arguments)
     if config.dry_run:
         preview = preview_indices(config)
         print_json(preview.to_json()) if as_json else print_preview(preview)
@@ -35,10 +36,11 @@ def index(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
 @json_option
 def score(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Measure recall and time of an index that is there, and tune its search settings."""
+    from clip_retrieval.index.kept import read_score_config
     from clip_retrieval.index.report import print_scores
     from clip_retrieval.index.score import run_score
 
-    result = run_score(build_config(ScoreConfig, given_options(options), arguments))
+    result = run_score(read_score_config(given_options(options), arguments))
     print_json(result.to_json()) if as_json else print_scores(result)
 
 

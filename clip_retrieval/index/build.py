@@ -27,6 +27,7 @@ from clip_retrieval.index.checks import (
 from clip_retrieval.index.config import IndexConfig, parse_bytes
 from clip_retrieval.index.engines import Bounds, Engine, chosen_engine
 from clip_retrieval.index.evaluate import evaluate_built
+from clip_retrieval.index.kept import OPTIONS, TARGET, keep_options, kept_options, read_index_config
 from clip_retrieval.index.metadata_files import place_metadata
 from clip_retrieval.index.rows import CannotChangeError
 from clip_retrieval.index.update import Known, compare, has_current_metadata, update_index
@@ -38,8 +39,8 @@ from clip_retrieval.layout import (
     EmbeddingsFolder,
     IndexFolder,
     Modality,
+    read_manifest,
 )
-from clip_retrieval.options import build_config
 from clip_retrieval.revision import Revision, finish_revision, only_one
 from clip_retrieval.storage import check_writable
 
@@ -73,7 +74,7 @@ def clip_index(*arguments: object, **options: object) -> BuiltIndices:
     Raises ClipRetrievalError that names a file which is wrong, or a bound that is too tight. Nothing half-written
     stays.
     """
-    config = build_config(IndexConfig, options, arguments)
+    config = read_index_config(options, arguments)
     if config.dry_run:
         raise ConfigError("dry_run is an option of the command; from Python call index.preview.preview_indices")
     return build_indices(config)
@@ -102,7 +103,8 @@ def build_indices(config: IndexConfig) -> BuiltIndices:
             if config.update and not wants_other_kind(config, target)
             else None
         )
-        if known is not None and known.is_current(filled) and has_current_metadata(config, source, target):
+        if known and known.is_current(filled, bounds) and has_current_metadata(config, source, target):
+            take_over_options(target, config)
             infos = {modality: target.read_json(target.info_name(modality)) for modality in filled}
             return BuiltIndices(target.url, infos, rows, time.perf_counter() - start, known.changes)
         revision = IndexRevision(target.url)
@@ -115,7 +117,7 @@ def build_indices(config: IndexConfig) -> BuiltIndices:
                         infos[modality] |= figures
                 publish(revision, scratch, infos, contents)
             place_metadata(config, source, revision)
-            revision.write_json(MANIFEST, describe_index(encoder, infos, filled, build))
+            revision.write_json(MANIFEST, describe_index(encoder, infos, filled, build, config))
             revision.commit()
     target.remove_leftovers()
     return BuiltIndices(target.url, infos, rows, time.perf_counter() - start, known.changes if known else {})
@@ -130,6 +132,14 @@ def wants_other_kind(config: IndexConfig, target: IndexFolder) -> bool:
             logger.warning("building anew: the %s index is %s, and --index_key is %s", modality, kind, config.index_key)
             return True
     return False
+
+
+def take_over_options(target: IndexFolder, config: IndexConfig) -> None:
+    """Keep what an update was given, which had nothing else to do."""
+    old = (read_manifest(target) or {}).get(OPTIONS) or {}
+    new = kept_options(config)
+    if keep_options(target, new) and old and any(old.get(name) != new[name] for name in TARGET):
+        logger.warning("search settings stay as they are: `index score --tune True` chooses them for the new target")
 
 
 def make_bounds(config: IndexConfig, filled: Mapping[Modality, Vectors]) -> Bounds:
@@ -161,8 +171,12 @@ class Build:
 
     def changing(self, modalities: Iterable[Modality]) -> list[Modality]:
         """Return those of which there is more to do than to keep the index that there is."""
-        changes = self.known.changes if self.known else {}
-        return [modality for modality in modalities if modality not in changes or not changes[modality].is_none]
+        known = self.known
+        return [
+            modality
+            for modality in modalities
+            if known is None or modality not in known.changes or not known.stays(modality, self.bounds)
+        ]
 
     def make(self, modality: Modality, vectors: Vectors) -> dict[str, Any]:
         """Build an index, or update the one there is, into the scratch folder under its name; none where none changes.
@@ -172,7 +186,7 @@ class Build:
         known = self.known if self.known and modality in self.known.changes else None
         if known is not None:
             self.trained_rows[modality] = known.indices[modality]["trained_rows"]
-            if known.changes[modality].is_none:
+            if known.stays(modality, self.bounds):
                 return self.target.read_json(self.target.info_name(modality))
             try:
                 path = self.scratch / self.target.index_name(modality)
@@ -244,8 +258,9 @@ def describe_index(
     infos: Mapping[Modality, Mapping[str, Any]],
     filled: Mapping[Modality, Vectors],
     build: Build,
+    config: IndexConfig,
 ) -> dict[str, Any]:
-    """Return the manifest: which encoder the embeddings are of, what was built, and of which files."""
+    """Return the manifest: which encoder the embeddings are of, what was built, of which files and as which options."""
     return {
         "format_version": FORMAT_VERSION,
         "made_by": f"clip-retrieval {__version__}",
@@ -260,4 +275,5 @@ def describe_index(
             }
             for modality, vectors in filled.items()
         },
+        OPTIONS: kept_options(config),
     }

@@ -89,7 +89,9 @@ class IndexConfig:
     )
     dry_run: bool = option(False, help="Say what would be built, and what it will cost; nothing is written.")
     update: bool = option(
-        False, help="Take over what changed in the embeddings folder since the index was built, without rebuilding."
+        False,
+        help="Take over what changed in the embeddings folder since the index was built, without rebuilding; bounds and "
+        "targets that are not given are those of the index.",
     )
     spark: SparkConfig = group(SparkConfig)
     tuning: TuningConfig = group(TuningConfig)

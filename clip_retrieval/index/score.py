@@ -12,13 +12,13 @@ import faiss
 from clip_retrieval.errors import ConfigError, IndexBuildError, QueryError
 from clip_retrieval.index.config import ScoreConfig
 from clip_retrieval.index.evaluate import evaluate_index, find_truths
+from clip_retrieval.index.kept import TARGET, keep_options, kept_options, read_score_config
 from clip_retrieval.index.parameters import Settings, parse_settings
 from clip_retrieval.index.quality import Quality
 from clip_retrieval.index.search import Index, open_index
 from clip_retrieval.index.tuning import Target
 from clip_retrieval.index.vectors import Vectors, open_vectors
 from clip_retrieval.layout import MODALITIES, EmbeddingsFolder, IndexFolder, Modality
-from clip_retrieval.options import build_config
 from clip_retrieval.revision import finish_revision, only_one
 from clip_retrieval.storage import Folder, check_writable
 
@@ -43,7 +43,7 @@ class IndexScores:
 
 def score_index(*arguments: object, **options: object) -> IndexScores:
     """Measure an index folder; takes the flags of `clip-retrieval index score`. Raises ClipRetrievalError."""
-    return run_score(build_config(ScoreConfig, options, arguments))
+    return run_score(read_score_config(options, arguments))
 
 
 def run_score(config: ScoreConfig) -> IndexScores:
@@ -81,6 +81,7 @@ def tune_all(
         qualities = {modality: score_one(config, folder, modality, found) for modality in modalities}
         for modality, quality in qualities.items():
             write_settings(folder, modality, quality)
+        keep_options(folder, kept_options(config, TARGET))
     return qualities
 
 

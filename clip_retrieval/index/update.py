@@ -43,10 +43,15 @@ class Known:
     folder: IndexFolder
     indices: Mapping[Modality, Mapping[str, Any]]
     changes: Mapping[Modality, Change]
+    sizes: Mapping[Modality, int]  # in bytes
 
-    def is_current(self, filled: Mapping[Modality, Vectors]) -> bool:
+    def is_current(self, filled: Mapping[Modality, Vectors], bounds: Bounds) -> bool:
         """Say whether there is nothing to do for the modalities that have embeddings."""
-        return self.indices.keys() == filled.keys() and all(change.is_none for change in self.changes.values())
+        return self.indices.keys() == filled.keys() and all(self.stays(modality, bounds) for modality in self.changes)
+
+    def stays(self, modality: Modality, bounds: Bounds) -> bool:
+        """Say whether an index is kept as it is: none of its rows changed, and it is within the bounds."""
+        return self.changes[modality].is_none and self.sizes[modality] <= bounds.max_index_bytes
 
 
 def compare(
@@ -67,8 +72,7 @@ def compare(
         return None
     check_encoder(target, manifest.get("encoder"), encoder)
     indices = manifest.get("indices", {})
-    for modality in indices:
-        check_whole(target, modality)
+    sizes = {modality: check_whole(target, modality) for modality in indices}
     for modality in indices.keys() - contents.keys():
         raise IndexBuildError(f"{target.url} has an index of {modality} embeddings, which are gone; {AGAIN}")
     for modality in filled.keys() - indices.keys():
@@ -81,11 +85,12 @@ def compare(
             for modality, vectors in filled.items()
             if modality in indices
         },
+        sizes,
     )
 
 
-def check_whole(target: IndexFolder, modality: Modality) -> None:
-    """Raise IndexBuildError where an index is no longer of the size that it was written with."""
+def check_whole(target: IndexFolder, modality: Modality) -> int:
+    """Return the bytes of an index; raises IndexBuildError where they are not as many as were written."""
     info, name = target.info_name(modality), target.index_name(modality)
     said = target.read_json(info).get("size in bytes") if target.exists(info) else None
     size = int(target.fs.du(target.path(name))) if target.exists(name) else 0
@@ -94,6 +99,7 @@ def check_whole(target: IndexFolder, modality: Modality) -> None:
             f"{target.path(name)} has {size:,} bytes, and had {said:,} when it was built: it is damaged, or another "
             f"one; {AGAIN}"
         )
+    return size
 
 
 def update_index(known: Known, modality: Modality, vectors: Vectors, bounds: Bounds, path: Path) -> dict[str, Any]:
@@ -102,6 +108,8 @@ def update_index(known: Known, modality: Modality, vectors: Vectors, bounds: Bou
     Raises CannotChangeError where it has to be built again.
     """
     target, about, change = known.folder, known.indices[modality], known.changes[modality]
+    if change.is_none:
+        raise CannotChangeError(f"it has {known.sizes[modality]:,} bytes, which is above max_index_memory_usage")
     logger.info(
         "updating the %s index: %s rows added, %s emptied, %s filled",
         modality, f"{change.added:,}", f"{len(change.emptied):,}", f"{len(change.filled):,}",

@@ -131,7 +131,7 @@ def test_lists_keep_their_recall(tmp_path: Path, unit_rows: Rows, write_run: Wri
     emptied = rows.copy()
     emptied[:1000:10] = 0
     write_run(emb, [emptied[:1000], emptied[1000:1400]])
-    index(emb, tmp_path / "ix", update=True)
+    index(emb, tmp_path / "ix", max_index_memory_usage="105KB", update=True)
     index(emb, tmp_path / "fresh", max_index_memory_usage="105KB")
     queries, live = unit_rows(50, 32, 3), emptied[:1400]
     truth = np.argsort(-(queries @ live.T), axis=1)[:, :10]
@@ -289,7 +289,7 @@ def test_what_would_break_its_bound_or_outgrow_its_training_is_built_again(
     about = json.loads((tmp_path / "ix" / "manifest.json").read_text())
     about["indices"]["image"]["trained_rows"] = 800
     (tmp_path / "ix" / "manifest.json").write_text(json.dumps(about))
-    index(emb, tmp_path / "ix", update=True)
+    index(emb, tmp_path / "ix", max_index_memory_usage="4G", update=True)
     assert "it was trained on 800 rows, and has more than twice as many now" in caplog.text
 
 

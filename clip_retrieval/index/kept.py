@@ -1,0 +1,102 @@
+"""The options that an index was built with, which it keeps: updates and tuning take those that they are not given."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from clip_retrieval.errors import ConfigError
+from clip_retrieval.index.config import IndexConfig, ScoreConfig
+from clip_retrieval.layout import MANIFEST, IndexFolder, read_manifest
+from clip_retrieval.options import Path, assemble, flags_of, parse_value, read_given
+from clip_retrieval.revision import settle
+
+logger = logging.getLogger(__name__)
+
+OPTIONS = "options"  # the manifest's key
+TARGET = ("wanted_recall", "max_index_query_time_ms")
+KIND = ("engine", "index_key")  # one choice: whoever gives one of them has not left the other to the index
+KEPT = (
+    *("max_index_memory_usage", "current_memory_available", *TARGET, *KIND),
+    *("copy_metadata", "write_arrow", "image_subfolder", "text_subfolder"),
+)
+
+
+def read_index_config(values: Mapping[str, object], arguments: Sequence[object] = ()) -> IndexConfig:
+    """Return the config of flat keyword values and positional arguments; of an update, those of the index below them.
+
+    Raises ConfigError where they mean nothing, or not together.
+    """
+    given = read_given(IndexConfig, values, arguments)
+    if not given.get(("update",)):
+        return assemble(IndexConfig, given)
+    folder = IndexFolder(str(given["index_folder",]))
+    kept = {path: value for path, value in read_kept(IndexConfig, folder, KEPT).items() if path not in given}
+    kind = [(name,) for name in KIND]
+    if given.get(("dry_run",)):
+        warn_of_kind(kept)
+    if given.get(("dry_run",)) or any(path in given for path in kind):
+        kept = {path: value for path, value in kept.items() if path not in kind}
+    say_kept(kept)
+    return assemble(IndexConfig, {**kept, **given})
+
+
+def read_score_config(values: Mapping[str, object], arguments: Sequence[object] = ()) -> ScoreConfig:
+    """Return the config of `index score`; of tuning, with what the index was built for where nothing else is given."""
+    given = read_given(ScoreConfig, values, arguments)
+    if not given.get(("tune",)):
+        return assemble(ScoreConfig, given)
+    kept = read_kept(ScoreConfig, IndexFolder(str(given["index_folder",])), TARGET)
+    return assemble(ScoreConfig, {**kept, **given})
+
+
+def read_kept(config: type[Any], folder: IndexFolder, names: Sequence[str]) -> dict[Path, object]:
+    """Return what an index keeps of some options, by path; nothing where there is none, or it is an older one."""
+    if not folder.exists():
+        return {}
+    settle(folder)
+    options = (read_manifest(folder) or {}).get(OPTIONS) or {}
+    flags = [flag for flag in flags_of(config) if flag.name in names and flag.name in options]
+    try:
+        return {flag.path: parse_value(flag, options[flag.name]) for flag in flags}
+    except ConfigError as error:
+        raise ConfigError(f"{folder.path(MANIFEST)}, options: {error}; build the index again") from error
+
+
+def kept_options(config: IndexConfig | ScoreConfig, names: Sequence[str] = KEPT) -> dict[str, Any]:
+    """Return what the manifest is to keep of a config."""
+    found = {}
+    for flag in flags_of(type(config)):
+        if flag.name in names:
+            value: Any = config
+            for attribute in flag.path:
+                value = getattr(value, attribute)
+            found[flag.name] = value
+    return found
+
+
+def keep_options(folder: IndexFolder, options: Mapping[str, Any]) -> bool:
+    """Write options into the manifest that is there, where they differ; says whether they did."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return False
+    old = manifest.get(OPTIONS) or {}
+    if {**old, **options} == old:
+        return False
+    folder.write_json(MANIFEST, {**manifest, OPTIONS: {**old, **options}})
+    return True
+
+
+def say_kept(kept: Mapping[Path, object]) -> None:
+    """Tell of the options that are the index's, and not the ones that are usual."""
+    usual = {flag.path: flag.default for flag in flags_of(IndexConfig)}
+    told = [f"--{path[-1]} {value}" for path, value in kept.items() if value != usual[path]]
+    if told:
+        logger.info("as the index was built: %s", " ".join(told))
+
+
+def warn_of_kind(kept: Mapping[Path, object]) -> None:
+    asked = [kept.get((name,)) for name in KIND]
+    if asked[1] is not None or asked[0] == "autofaiss":
+        logger.warning("--update keeps to %s; this is what our planner would build", asked[1] or asked[0])
