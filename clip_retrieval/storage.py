@@ -10,7 +10,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, cast
 from uuid import uuid4
@@ -245,6 +245,20 @@ def made_whole(path: Path) -> Iterator[Path]:
     parent.remove_leftovers()
     with parent.staged(target.name) as staged:
         yield staged
+
+
+@contextmanager
+def leaving_nothing_empty(folder: Folder) -> Iterator[None]:
+    """Remove the folder, and those above it, where the block made them and then failed without anything in them."""
+    root = Path(folder.root)
+    made = [path for path in (root, *root.parents) if not path.exists()] if folder.is_local else []
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # something is in it, or it was not made
+            for path in made:
+                path.rmdir()
+        raise
 
 
 def check_writable(folder: Folder) -> None:

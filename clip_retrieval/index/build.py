@@ -42,7 +42,7 @@ from clip_retrieval.layout import (
     read_manifest,
 )
 from clip_retrieval.revision import Revision, finish_revision, only_one
-from clip_retrieval.storage import check_writable
+from clip_retrieval.storage import check_writable, leaving_nothing_empty
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +85,11 @@ def build_indices(config: IndexConfig) -> BuiltIndices:
 
     Everything is looked at before anything is built, and built before anything is published.
     """
+    with leaving_nothing_empty(IndexFolder(config.index_folder)):
+        return build_within(config)
+
+
+def build_within(config: IndexConfig) -> BuiltIndices:
     start = time.perf_counter()
     source, target = EmbeddingsFolder(config.embeddings_folder), IndexFolder(config.index_folder)
     check_folders(source, target)

@@ -27,7 +27,7 @@ from clip_retrieval.index.native_output import printing_to_stderr
 from clip_retrieval.index.parameters import format_settings, settings_of
 from clip_retrieval.layout import IndexFolder, Modality
 from clip_retrieval.revision import finish_revision, only_one
-from clip_retrieval.storage import Folder
+from clip_retrieval.storage import Folder, leaving_nothing_empty
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def run_combine(config: CombineConfig) -> CombinedIndex:
     name = target.index_name(config.modality)
     starts = find_starts(source, names)
     joined = join_folders(source, names, starts, config.modality)
-    with only_one(target):
+    with leaving_nothing_empty(target), only_one(target):
         finish_revision(target)
         revision = IndexRevision(target.url)
         with target.staging() as scratch:
@@ -89,7 +89,7 @@ def combine_folder(input_folder: str, output_folder: str) -> CombinedIndex:
     names = source.names("", ".index")
     if not names:
         raise IndexBuildError(f"there is no *.index file in {source.url}")
-    with target.staging() as scratch:
+    with leaving_nothing_empty(target), target.staging() as scratch:
         rows = merge_on_disk(source, names, find_starts(source, names), scratch)
         for name in (LISTS, POPULATED):
             target.publish(scratch / name, name)

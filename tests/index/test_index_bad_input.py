@@ -104,7 +104,14 @@ def test_a_bad_file_is_named_in_one_sentence_and_nothing_is_written(
     assert re.search(reason, str(refused.value))
     assert "text_emb_1.npy" in str(refused.value)
     assert "\n" not in str(refused.value)
-    assert not [path for path in (tmp_path / "ix").rglob("*") if path.is_file()]
+    assert not (tmp_path / "ix").exists()
+
+
+def test_a_build_that_faiss_refuses_leaves_no_folder(tmp_path: Path, unit_rows: Rows, write_run: WriteRun) -> None:
+    emb = write_run(tmp_path / "emb", [unit_rows(40)])
+    with pytest.raises(ConfigError, match="faiss makes no index"):
+        clip_index(str(emb), str(tmp_path / "above" / "ix"), index_key="PQ7")
+    assert [path.name for path in tmp_path.iterdir()] == ["emb"]
 
 
 @pytest.mark.parametrize("rows", [1, 5_000])

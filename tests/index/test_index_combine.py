@@ -18,7 +18,7 @@ from clip_retrieval.cli import cli
 from clip_retrieval.errors import ClipRetrievalError
 from clip_retrieval.index.combine import combine_folder, run_combine
 from clip_retrieval.index.config import CombineConfig
-from clip_retrieval.index.distributed.parts import make_part
+from clip_retrieval.index.distributed.parts import add_rows
 from clip_retrieval.index.parameters import Settings
 from clip_retrieval.index.search import Index, open_index
 from clip_retrieval.layout import IndexFolder
@@ -190,7 +190,9 @@ def test_refined_parts_that_begin_or_end_without_an_embedding_keep_their_ids(tmp
     folder = tmp_path / "parts" / "image.index"
     folder.mkdir(parents=True)
     for i, part in enumerate(np.split(rows, [CUT])):
-        faiss.write_index(make_part(bytes(faiss.serialize_index(trained)), [part], CUT * i), str(folder / f"{i}.index"))
+        index = faiss.clone_index(trained)
+        add_rows(index, part, 0, np.flatnonzero(part.any(axis=1)))
+        faiss.write_index(index, str(folder / f"{i}.index"))
     index = open_index(combine(tmp_path, "out"), "image")
     settings = Settings({"nprobe": 16, "k_factor_rf": 64})
     for row in (0, CUT - 2, CUT + 1, COUNT - 1):
@@ -201,3 +203,17 @@ def test_lists_of_fast_scan_are_not_for_a_disk(tmp_path: Path) -> None:
     write_parts(tmp_path / "parts", "IVF16,PQ8x4fs")
     with pytest.raises(ClipRetrievalError, match="has no lists for a disk; use --on_disk False"):
         combine_folder(str(tmp_path / "parts"), str(tmp_path / "out"))
+
+
+def merge_on_disk_as_ours(parts: str, out: str) -> object:
+    return run_combine(CombineConfig(input_folder=parts, output_folder=out, on_disk=True))
+
+
+@pytest.mark.parametrize("there", [[], ["above", "out"]])
+@pytest.mark.parametrize("combine", [merge_on_disk_as_ours, combine_folder])
+def test_a_refusal_leaves_no_folder_that_was_not_there(tmp_path: Path, combine: Any, there: list[str]) -> None:
+    write_parts(tmp_path / "parts", "IVF16,PQ8x4fs,RFlat")
+    tmp_path.joinpath(*there).mkdir(parents=True, exist_ok=True)
+    with pytest.raises(ClipRetrievalError, match="has no lists for a disk"):
+        combine(str(tmp_path / "parts"), str(tmp_path / "above" / "out"))
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_dir()) == sorted([*there, "parts"])
