@@ -25,6 +25,7 @@ from clip_retrieval.index.checks import (
     read_encoder,
 )
 from clip_retrieval.index.config import IndexConfig, parse_bytes
+from clip_retrieval.index.cores import using_cores
 from clip_retrieval.index.engines import Bounds, Engine, chosen_engine
 from clip_retrieval.index.evaluate import evaluate_built
 from clip_retrieval.index.kept import OPTIONS, TARGET, keep_options, kept_options, read_index_config
@@ -85,7 +86,7 @@ def build_indices(config: IndexConfig) -> BuiltIndices:
 
     Everything is looked at before anything is built, and built before anything is published.
     """
-    with leaving_nothing_empty(IndexFolder(config.index_folder)):
+    with leaving_nothing_empty(IndexFolder(config.index_folder)), using_cores(config.nb_cores):
         return build_within(config)
 
 

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import faiss
-
 from clip_retrieval.errors import ConfigError, IndexBuildError, QueryError
 from clip_retrieval.index.config import ScoreConfig
+from clip_retrieval.index.cores import using_cores
 from clip_retrieval.index.evaluate import evaluate_index, find_truths
 from clip_retrieval.index.kept import TARGET, keep_options, kept_options, read_score_config
 from clip_retrieval.index.parameters import Settings, parse_settings
@@ -59,13 +58,12 @@ def run_score(config: ScoreConfig) -> IndexScores:
     output, output_name = split_path(config.output)
     if output is not None:
         check_writable(output)
-    if config.nb_cores is not None:
-        faiss.omp_set_num_threads(config.nb_cores)
-    qualities = (
-        tune_all(config, folder, modalities, found)
-        if config.tune
-        else {modality: score_one(config, folder, modality, found) for modality in modalities}
-    )
+    with using_cores(config.nb_cores):
+        qualities = (
+            tune_all(config, folder, modalities, found)
+            if config.tune
+            else {modality: score_one(config, folder, modality, found) for modality in modalities}
+        )
     result = IndexScores(folder.url, qualities, config.tune, time.perf_counter() - start)
     if output is not None:
         output.write_json(output_name, result.to_json())

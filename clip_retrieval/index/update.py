@@ -115,8 +115,6 @@ def update_index(known: Known, modality: Modality, vectors: Vectors, bounds: Bou
         modality, f"{change.added:,}", f"{len(change.emptied):,}", f"{len(change.filled):,}",
     )  # fmt: skip
     index = read_index(target, target.index_name(modality), change, bounds)
-    if bounds.cores is not None:
-        faiss.omp_set_num_threads(bounds.cores)
     check_rows(index, change.known)
     if len(change.filled) and not can_fill(index):
         raise CannotChangeError("rows got their embedding later, and a graph cannot take them in their place")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from clip_retrieval.errors import IndexBuildError
+from clip_retrieval.index.cores import core_variables
 from clip_retrieval.index.engines import Bounds
 from clip_retrieval.index.vectors import Vectors, open_npy
 from clip_retrieval.subprocesses import module_command, module_environment
@@ -66,7 +67,7 @@ def run_autofaiss(vectors: Vectors, bounds: Bounds, embeddings: Path, path: Path
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
-        env=module_environment(),
+        env=module_environment(**core_variables(bounds.cores)),
     )
     try:
         lines = converse(process, json.dumps(task))
