@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {
         *("options", "option_values", "option_flags", "errors", "storage", "layout", "blobs", "resources"),
-        *("subprocesses", "safe_fetch", "connections", "interrupts", "revision"),
+        *("subprocesses", "safe_fetch", "connections", "interrupts", "revision", "sizes"),
     },
     {"encoder", "metadata"},
     {"inference", "index", "tools"},

@@ -14,6 +14,7 @@ from clip_retrieval.index.files import open_parts
 from clip_retrieval.index.parameters import format_settings, settings_of
 from clip_retrieval.index.search import read_settings
 from clip_retrieval.layout import MODALITIES, IndexFolder, Modality, read_manifest
+from clip_retrieval.sizes import in_bytes
 
 
 def describe_folder(url: str) -> dict[str, Any]:
@@ -79,8 +80,8 @@ def print_info(found: dict[str, Any]) -> None:
     table.add_column("")
     for modality in found["indices"]:
         table.add_column(modality, overflow="fold")
-    for name in ("kind", "tree", "rows", "dimension", "bytes", "files", "metric", "settings", "memory_map"):
-        values = [index[name] for index in found["indices"].values()]
+    for name in ("kind", "tree", "rows", "dimension", "size", "files", "metric", "settings", "memory_map"):
+        values = [in_bytes(index["bytes"]) if name == "size" else index[name] for index in found["indices"].values()]
         table.add_row(name, *(f"{value:,}" if isinstance(value, int) else str(value) for value in values))
     for asked in MODALITIES:
         found_at = [recall_at_ten(index["said"], asked) for index in found["indices"].values()]

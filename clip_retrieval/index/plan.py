@@ -12,6 +12,7 @@ from dataclasses import replace
 from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.costs import LEAST_SAMPLE, SCALAR_RECALL, count_sample, time_of_query, with_cost
 from clip_retrieval.index.shapes import Plan, Problem
+from clip_retrieval.sizes import in_bytes
 
 SCAN_BYTES = 32  # of 4-bit codes that only have to name what is compared finer
 LEAST_CODE_BYTES = 4
@@ -118,14 +119,10 @@ def explain_misfit(problem: Problem, plans: list[Plan]) -> str:
     least, memory = megabytes(small.index_bytes), megabytes(small.peak_bytes)
     return (
         f"no index of {problem.rows:,} x {problem.dim} vectors fits into max_index_memory_usage "
-        f"{tell_megabytes(problem.max_index_bytes)} and current_memory_available "
-        f"{tell_megabytes(problem.available_bytes)}; the nearest that can be built is {small.key}, with "
+        f"{in_bytes(problem.max_index_bytes)} and current_memory_available "
+        f"{in_bytes(problem.available_bytes)}; the nearest that can be built is {small.key}, with "
         f"--max_index_memory_usage {least}MB --current_memory_available {memory}MB"
     )
-
-
-def tell_megabytes(count: int) -> str:
-    return f"{count / 1e6:,.0f} MB" if count >= 10_000_000 else f"{count / 1e6:.3g} MB"
 
 
 def megabytes(count: float) -> int:

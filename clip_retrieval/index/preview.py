@@ -18,6 +18,7 @@ from clip_retrieval.index.engines.faiss import describe_problem
 from clip_retrieval.index.plan import fits, list_plans, make_plan
 from clip_retrieval.index.shapes import Plan, Problem
 from clip_retrieval.layout import EmbeddingsFolder, IndexFolder, Modality
+from clip_retrieval.sizes import in_bytes
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def print_preview(preview: Preview) -> None:
             table.add_column(heading, justify="right")
         for plan in plans:
             mark = "->" if plan == preview.chosen[modality] else "" if fits(plan, problem) else "too large"
-            costs = [f"{plan.index_bytes / 1e6:,.1f} MB", f"{plan.peak_bytes / 1e6:,.0f} MB", f"{plan.seconds:,.0f} s"]
+            costs = [in_bytes(plan.index_bytes), in_bytes(plan.peak_bytes), f"{plan.seconds:,.0f} s"]
             table.add_row(mark, plan.key, *costs, f"~{plan.recall:.2f}", f"~{plan.query_ms:,.1f}")
         console.print(table)
         if modality in preview.refusals:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clip_retrieval.layout import MODALITIES, Modality
+from clip_retrieval.sizes import in_bytes
 
 if TYPE_CHECKING:
     from clip_retrieval.index.build import BuiltIndices
@@ -31,7 +32,7 @@ def print_indices(result: BuiltIndices) -> None:
             modality,
             f"{info['nb vectors']:,}",
             str(info["vectors dimension"]),
-            f"{info['size in bytes'] / 1e6:,.1f} MB",
+            in_bytes(info["size in bytes"]),
             f"{info['avg_search_speed_ms']:.2f}",
             info["index_key"],
         )

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from clip_retrieval.inference.sampling import Certainty
+from clip_retrieval.sizes import in_bytes
 
 SMALL_SHARE = 0.9  # of the memory or disk that there is; what needs more is told
 
@@ -162,12 +163,3 @@ class Estimate:
             "sample": {"samples": measured.samples, "rows": measured.rows, "reasons": dict(measured.reasons)},
             "warnings": self.warnings,
         }
-
-
-def in_bytes(count: float) -> str:
-    """Return a size in the unit that suits it, such as 1.2 GB."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" or count >= 100 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"

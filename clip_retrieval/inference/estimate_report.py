@@ -5,8 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from clip_retrieval.inference.estimate import Estimate, in_bytes
+from clip_retrieval.inference.estimate import Estimate
 from clip_retrieval.inference.progress import in_words
+from clip_retrieval.sizes import in_bytes
 
 WORTH_A_WORD = 10  # times the rate of the run; a source that is faster is none of its costs
 

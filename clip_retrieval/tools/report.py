@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from clip_retrieval.sizes import in_bytes
 from clip_retrieval.tools.arrow import ConvertedMetadata
 from clip_retrieval.tools.extract import Extracted
 from clip_retrieval.tools.inputs import Failure, counted
@@ -72,7 +73,7 @@ def print_converted(result: ConvertedMetadata) -> None:
         "file": result.path,
         "rows": f"{written.rows:,}",
         "columns": ", ".join(written.columns),
-        "size": f"{written.size / 1e6:,.1f} MB",
+        "size": in_bytes(written.size),
         "time": f"{result.seconds:.1f} s",
     }
     print_facts(facts)

@@ -158,7 +158,7 @@ def test_codes_are_no_longer_than_memory_allows_to_build() -> None:
 
 
 def test_without_any_memory_it_is_refused_too() -> None:
-    with pytest.raises(IndexBuildError, match=r"fits into max_index_memory_usage 0 MB and current_memory_available 0"):
+    with pytest.raises(IndexBuildError, match=r"into max_index_memory_usage 0 bytes and current_memory_available 0 "):
         make_plan(Problem(10_000, 64, 0, 0))
 
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from clip_retrieval.inference.estimate import Estimate, Measured, Task, in_bytes
+from clip_retrieval.inference.estimate import Estimate, Measured, Task
 
 GIGABYTE = 10**9
 MEASURED = Measured(
@@ -83,11 +83,3 @@ def test_what_does_not_fit_is_told(changes: dict[str, object], warning: str | No
 def test_a_system_that_tells_no_memory_has_none_in_its_estimate() -> None:
     assert estimate(base_bytes=None).memory is None
     assert estimate(base_bytes=None).to_json()["memory_bytes"] is None
-
-
-@pytest.mark.parametrize(
-    ("count", "words"),
-    [(0, "0 bytes"), (999, "999 bytes"), (1200, "1.2 kB"), (345_600_000, "346 MB"), (2e12, "2.0 TB")],
-)
-def test_sizes_have_the_unit_that_suits_them(count: float, words: str) -> None:
-    assert in_bytes(count) == words

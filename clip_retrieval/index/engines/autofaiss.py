@@ -17,6 +17,7 @@ from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.cores import core_variables
 from clip_retrieval.index.engines import Bounds
 from clip_retrieval.index.vectors import Vectors, open_npy
+from clip_retrieval.sizes import in_bytes
 from clip_retrieval.subprocesses import module_command, module_environment
 
 logger = logging.getLogger(__name__)
@@ -107,8 +108,8 @@ def explain_refusal(vectors: Vectors, bounds: Bounds, lines: list[str], code: in
     if code < 0:
         said = f"it was killed by signal {-code}, as the system does when memory runs out"
     return (
-        f"autofaiss built no index of {vectors.row_count:,} x {vectors.dim} vectors ({size / 1e6:,.0f} MB in fp32) "
-        f"within max_index_memory_usage {bounds.max_index_bytes / 1e6:,.0f} MB and current_memory_available "
-        f"{bounds.available_bytes / 1e6:,.0f} MB: {said}. Raise --current_memory_available (it must be well above "
+        f"autofaiss built no index of {vectors.row_count:,} x {vectors.dim} vectors ({in_bytes(size)} in fp32) "
+        f"within max_index_memory_usage {in_bytes(bounds.max_index_bytes)} and current_memory_available "
+        f"{in_bytes(bounds.available_bytes)}: {said}. Raise --current_memory_available (it must be well above "
         "--max_index_memory_usage), or change --max_index_memory_usage"
     )

@@ -34,6 +34,7 @@ from clip_retrieval.index.queries import draw_rows
 from clip_retrieval.index.shapes import Plan, Problem
 from clip_retrieval.index.training import make_given, train_index
 from clip_retrieval.index.vectors import Vectors
+from clip_retrieval.sizes import in_bytes
 from clip_retrieval.storage import Folder
 
 logger = logging.getLogger(__name__)
@@ -139,8 +140,8 @@ def say_plan(plan: Plan) -> None:
     if plan.kind == "given":
         return
     logger.info(
-        "%s: about %.1f MB, %.0f MB of memory to build, %.0f s; recall@10 of such indices is about %.2f, in %.1f ms",
-        *(plan.key, plan.index_bytes / 1e6, plan.peak_bytes / 1e6, plan.seconds, plan.recall, plan.query_ms),
+        "%s: about %s, %s of memory to build, %.0f s; recall@10 of such indices is about %.2f, in %.1f ms",
+        *(plan.key, in_bytes(plan.index_bytes), in_bytes(plan.peak_bytes), plan.seconds, plan.recall, plan.query_ms),
     )
 
 
