@@ -90,18 +90,18 @@ class IndexConfig:
     dry_run: bool = option(False, help="Say what would be built, and what it will cost; nothing is written.")
     update: bool = option(
         False,
-        help="Take over what changed in the embeddings folder since the index was built, without rebuilding; bounds and "
-        "targets that are not given are those of the index.",
+        help="Take over what changed in the embeddings folder since the index was built, without rebuilding; bounds "
+        "and targets that are not given are those of the index.",
     )
     spark: SparkConfig = group(SparkConfig)
     tuning: TuningConfig = group(TuningConfig)
 
     def __post_init__(self) -> None:
         limit, available = parse_bytes(self.max_index_memory_usage), parse_bytes(self.current_memory_available)
-        if limit > available:
+        if limit > available and self.engine == "autofaiss":
             raise ConfigError(
                 f"max_index_memory_usage {self.max_index_memory_usage} is more than current_memory_available "
-                f"{self.current_memory_available}; an index cannot be larger than the memory it is built in"
+                f"{self.current_memory_available}; autofaiss holds the whole index in memory, our own engine need not"
             )
         if self.nb_cores is not None and self.nb_cores < 1:
             raise ConfigError(f"nb_cores must be at least 1, not {self.nb_cores}")

@@ -101,6 +101,11 @@ def index_bytes(plan: Plan, problem: Problem) -> int:
     return listed + stored + problem.files * (centroids + trained + HEADER_BYTES)
 
 
+def held_bytes(plan: Plan, problem: Problem) -> int:
+    """Return how much of the index is in memory while it is built: not its store, which goes straight into the file."""
+    return index_bytes(plan, problem) - plan.rows * row_bytes(plan)
+
+
 def trained_bytes(codes: Codes) -> int:
     """Return the size of a rotation and of codebooks."""
     return 4 * codes.width * ((1 << codes.bits) + codes.dim) + 8 * codes.dim
@@ -109,7 +114,7 @@ def trained_bytes(codes: Codes) -> int:
 def peak_bytes(plan: Plan, problem: Problem) -> int:
     """Return the memory that building takes, all in all."""
     training = SAMPLE_COPIES * 4 * plan.sample_rows * plan.dim + beside_sample(plan.dim)
-    adding = index_bytes(plan, problem)
+    adding = held_bytes(plan, problem)
     dims = plan.dim if plan.kind == "exact" else plan.dim + plan.codes.width
     if plan.store == "codes":
         dims += plan.stored_codes.width

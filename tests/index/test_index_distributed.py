@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from clip_retrieval.cli import cli
 from clip_retrieval.errors import ConfigError, IndexBuildError
 from clip_retrieval.index.config import SparkConfig
 from clip_retrieval.index.distributed.failures import explain
-from clip_retrieval.index.distributed.parts import can_be_merged, make_part, merge_parts, read_range, reserve
-from clip_retrieval.index.distributed.plan import RowRange, group_parts, part_name, split_rows
-from clip_retrieval.index.distributed.tasks import Job, add_part, merge_group
+from clip_retrieval.index.distributed.parts import can_be_merged, read_range
+from clip_retrieval.index.distributed.plan import RowRange, codes_name, group_parts, part_name, split_rows
+from clip_retrieval.index.distributed.tasks import Job, add_part, merge_group, write_whole
 from clip_retrieval.index.engines import Bounds
 from clip_retrieval.index.engines.faiss import FaissEngine
 from clip_retrieval.index.engines.local import LocalRunner
@@ -29,8 +30,8 @@ from clip_retrieval.storage import Folder
 Rows = Callable[..., NDArray[np.float32]]
 WriteRun = Callable[..., Path]
 KINDS = (
-    *("Flat", "IVF4,SQ8", "OPQ4,IVF4,PQ4x4fs", "RR16,IVF4,PQ4x4fs,Refine(SQ8)", "IVF4,SQ4,Refine(SQfp16)"),
-    "RR16,IVF4,PQ4x4fs,Refine(RR16,PQ4x4)",
+    *("Flat", "SQ8", "IVF4,SQ8", "OPQ4,IVF4,PQ4x4fs", "RR16,IVF4,PQ4x4fs,Refine(SQ8)", "IVF4,SQ4,Refine(SQfp16)"),
+    *("RR16,IVF4,PQ4x4fs,Refine(RR16,PQ4x4)", "IVF4,SQ8,Refine(RaBitQ)"),
 )
 
 
@@ -80,23 +81,44 @@ def test_rows_are_read_over_the_borders_of_files(tmp_path: Path, unit_rows: Rows
         assert np.array_equal(np.concatenate(list(read_range(vectors, RowRange(start, stop)))), rows[start:stop])
 
 
+def make_job(folder: Path, write_run: WriteRun, rows: NDArray[np.float32]) -> Job:
+    vectors = open_vectors(Folder(str(write_run(folder / "emb", np.split(rows, [len(rows) // 2])))), "img_emb")
+    assert vectors is not None
+    return Job(vectors, Folder(str(folder / "work")), "merged_1", 1)
+
+
+def merge(job: Job, empty: bytes, *borders: int) -> Any:
+    """Return an index of the rows between these borders, that was made in parts."""
+    parts = [RowRange(start, stop) for start, stop in pairwise(borders)]
+    for part in parts:
+        add_part(job, Sent(empty), part)
+    [merged] = group_parts(parts, 1)
+    merge_group(job, Sent(empty), merged)
+    return faiss.read_index(job.work.path(job.merged_name(merged)))
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_merged_parts_answer_as_one_index_does(unit_rows: Rows, kind: str) -> None:
+def test_merged_parts_answer_as_one_index_does(tmp_path: Path, unit_rows: Rows, write_run: WriteRun, kind: str) -> None:
     rows = unit_rows(300)
-    empty = trained(rows, kind)
-    whole = make_part(empty, [rows], 0)
-    merged = merge_parts((start, make_part(empty, [rows[start : start + 100]], start)) for start in (0, 100, 200))
-    wanted, found = whole.search(rows[:50], 10), merged.search(rows[:50], 10)
-    assert np.array_equal(wanted[1], found[1])
-    assert np.array_equal(wanted[0], found[0])
-    assert merged.ntotal == 300
+    job, empty = make_job(tmp_path, write_run, rows), trained(rows, kind)
+    write_whole(job, Sent(empty), tmp_path / "whole.index", RowRange(0, 300))
+    whole, merged = faiss.read_index(str(tmp_path / "whole.index")), merge(job, empty, 0, 100, 200, 300)
+    plain = faiss.deserialize_index(np.frombuffer(empty, np.uint8))
+    plain.add(rows)
+    for index in (whole, merged):
+        assert index.ntotal == 300
+        scores, ids = index.search(rows[:50], 10)
+        assert np.array_equal(plain.search(rows[:50], 10)[1], ids)
+        assert np.array_equal(plain.search(rows[:50], 10)[0], scores)
 
 
-def test_rows_without_embedding_are_in_no_list_and_move_no_id(unit_rows: Rows) -> None:
+def test_rows_without_embedding_are_in_no_list_and_move_no_id(
+    tmp_path: Path, unit_rows: Rows, write_run: WriteRun
+) -> None:
     rows = unit_rows(200)
     rows[[0, 60, 199]] = 0
     empty = trained(unit_rows(200), "RR16,IVF4,SQ8,Refine(SQfp16)")
-    merged = merge_parts((start, make_part(empty, [rows[start : start + 100]], start)) for start in (0, 100))
+    merged = merge(make_job(tmp_path, write_run, rows), empty, 0, 100, 200)
     scores, ids = merged.search(rows, 200)
     filled = np.setdiff1d(np.arange(200), [0, 60, 199])
     assert not np.isin(ids, [0, 60, 199]).any()
@@ -104,33 +126,27 @@ def test_rows_without_embedding_are_in_no_list_and_move_no_id(unit_rows: Rows) -
     assert np.allclose(scores[filled, 0], 1, atol=1e-2)
 
 
-def test_lists_of_a_later_file_hold_numbers_of_rows_and_places_count_from_its_first(unit_rows: Rows) -> None:
+@pytest.mark.parametrize(("kind", "first"), [("IVF4,SQ8", 100), ("IVF4,SQ8,Refine(SQfp16)", 0), ("SQfp16", 0)])
+def test_lists_of_a_later_file_hold_numbers_of_rows_and_places_count_from_its_first(
+    tmp_path: Path, unit_rows: Rows, write_run: WriteRun, kind: str, first: int
+) -> None:
     rows = unit_rows(300)
-    for kind, first in (("IVF4,SQ8", 100), ("IVF4,SQ8,Refine(SQfp16)", 0)):
-        empty = trained(rows, kind)
-        parts = [(start, make_part(empty, [rows[start : start + 100]], start)) for start in (100, 200)]
-        merged = merge_parts(parts)
-        assert merged.search(rows[100:], 1)[1][:, 0].tolist() == list(range(first, first + 200))
+    merged = merge(make_job(tmp_path, write_run, rows), trained(rows, kind), 100, 200, 300)
+    assert merged.search(rows[100:], 1)[1][:, 0].tolist() == list(range(first, first + 200))
 
 
-@pytest.mark.parametrize("kind", ["Flat", "SQ8", "IVF4,SQ4,Refine(SQfp16)", "IVF4,SQ4,Refine(RR16,PQ4x4)"])
-def test_room_for_all_rows_changes_no_answer(unit_rows: Rows, kind: str) -> None:
-    rows = unit_rows(300)
-    empty = trained(rows, kind)
-    grown, whole = make_part(empty, np.split(rows, 3), 0), make_part(empty, np.split(rows, 3), 0, 300)
-    halves = ((start, make_part(empty, [rows[start : start + 150]], start, 150)) for start in (0, 150))
-    for index in (whole, merge_parts(halves, 300)):
-        assert faiss.serialize_index(index).tobytes() == faiss.serialize_index(grown).tobytes()
-
-
-def test_codes_do_not_move_where_there_is_room_for_them(unit_rows: Rows) -> None:
-    index = faiss.IndexFlatIP(16)
-    reserve(index, 1000)
-    place = int(index.codes.data())
-    index.add(unit_rows(400))
-    index.add(unit_rows(600))
-    assert int(index.codes.data()) == place
-    assert index.ntotal == 1000
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_part_whose_codes_are_not_whole_is_made_again(job: Job, unit_rows: Rows, lost: bool) -> None:
+    empty = trained(unit_rows(300), "IVF4,SQ4,Refine(SQ8)")
+    add_part(job, Sent(empty), RowRange(0, 100))
+    codes = Path(job.work.path(codes_name(RowRange(0, 100))))
+    if lost:
+        codes.unlink()
+    else:
+        codes.write_bytes(codes.read_bytes()[:-1])
+    with pytest.raises(IndexBuildError, match=r"part_.*index was damaged and is removed; run the same command again"):
+        merge(job, empty, 0, 100, 200)
+    assert merge(job, empty, 0, 100, 200).ntotal == 200
 
 
 def test_graphs_are_not_built_in_parts() -> None:
@@ -177,20 +193,18 @@ def test_an_index_comes_out_of_parts_anywhere(
 
 @pytest.fixture
 def job(tmp_path: Path, unit_rows: Rows, write_run: WriteRun) -> Job:
-    emb = write_run(tmp_path / "emb", np.split(unit_rows(300), [150]))
-    vectors = open_vectors(Folder(str(emb)), "img_emb")
-    assert vectors is not None
-    return Job(vectors, Folder(str(tmp_path / "work")), "merged_1", 1)
+    return make_job(tmp_path, write_run, unit_rows(300))
 
 
 def test_a_task_that_is_done_is_not_done_again(job: Job, unit_rows: Rows) -> None:
     rows = RowRange(100, 200)
-    add_part(job, Sent(trained(unit_rows(300), "IVF4,SQ8")), rows)
+    empty = trained(unit_rows(300), "IVF4,SQ8")
+    add_part(job, Sent(empty), rows)
     add_part(job, Sent(b"no index: would raise"), rows)
     [merged] = group_parts([rows], 1)
-    merge_group(job, merged)
+    merge_group(job, Sent(empty), merged)
     job.work.remove(part_name(rows))
-    merge_group(job, merged)
+    merge_group(job, Sent(empty), merged)
     assert faiss.read_index(job.work.path("merged_1/00.index")).ntotal == 100
 
 
@@ -200,10 +214,10 @@ def test_a_task_that_sees_no_folder_says_so(job: Job, tmp_path: Path) -> None:
         add_part(job, Sent(b""), RowRange(0, 10))
 
 
-def test_a_merge_that_does_not_see_a_part_says_so(job: Job) -> None:
+def test_a_merge_that_does_not_see_a_part_says_so(job: Job, unit_rows: Rows) -> None:
     [merged] = group_parts([RowRange(0, 10)], 1)
     with pytest.raises(IndexBuildError, match=r"does not see .*part_.*temporary_indices_folder"):
-        merge_group(job, merged)
+        merge_group(job, Sent(trained(unit_rows(300), "IVF4,SQ8")), merged)
 
 
 def test_embeddings_that_change_meanwhile_are_an_error(job: Job, tmp_path: Path, unit_rows: Rows) -> None:

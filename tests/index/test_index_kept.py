@@ -115,7 +115,7 @@ def test_a_bound_is_compared_with_the_memory_that_is_kept(folders: tuple[str, st
     build(folders, max_index_memory_usage="20KB", current_memory_available="64G")
     assert read_index_config({"update": True, "max_index_memory_usage": "20G"}, folders)
     with pytest.raises(ConfigError, match="max_index_memory_usage 20KB is more than current_memory_available 10KB"):
-        read_index_config({"update": True, "current_memory_available": "10KB"}, folders)
+        read_index_config({"update": True, "engine": "autofaiss", "current_memory_available": "10KB"}, folders)
 
 
 def test_tuning_takes_the_target_of_the_index_and_sets_it(folders: tuple[str, str]) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.config import parse_bytes
-from clip_retrieval.index.costs import with_cost
+from clip_retrieval.index.costs import held_bytes, with_cost
 from clip_retrieval.index.distributed.parts import add_rows
 from clip_retrieval.index.plan import LEAST_CODE_BYTES, ROWS_FOR_LISTS, is_slow, list_plans, make_plan, to_expect, worth
 from clip_retrieval.index.shapes import LISTS_FOR_GRAPH, Plan, Problem
@@ -62,13 +62,13 @@ def test_a_plan_is_within_its_bounds_or_refused_with_bounds_that_do(problem: Pro
         assert named is not None
         index, available = parse_bytes(named[1]), parse_bytes(named[2])
         assert index > problem.max_index_bytes or available > problem.available_bytes
-        assert index <= available  # as options must be
         problem = replace(problem, max_index_bytes=index, available_bytes=available)
         plan = make_plan(problem)
 
     assert plan.index_bytes <= problem.max_index_bytes
     assert plan.peak_bytes <= problem.available_bytes
-    assert 0 < plan.index_bytes < plan.peak_bytes
+    assert plan.index_bytes > 0
+    assert plan.peak_bytes > held_bytes(plan, problem)
     assert plan.seconds > 0
     assert 0 < plan.recall <= 1
     assert plan.sample_rows <= plan.rows == problem.rows
@@ -150,11 +150,18 @@ def test_rows_are_coded_where_nothing_else_fits() -> None:
     assert 450_000 < plan.index_bytes <= 500_000
 
 
-def test_codes_are_no_longer_than_memory_allows_to_build() -> None:
-    plan = make_plan(Problem(100_000_000, 512, 60 * 10**9, 20 * 10**9))
+def test_codes_of_lists_are_no_longer_than_memory_allows_to_build() -> None:
+    problem = Problem(100_000_000, 512, 60 * 10**9, 4 * 10**9)
+    [coded] = [plan for plan in list_plans(problem) if plan.kind == "coded"]
 
-    assert plan.kind != "exact"
-    assert 15 * 10**9 < plan.peak_bytes <= 20 * 10**9
+    assert 3 * 10**9 < coded.peak_bytes <= 4 * 10**9
+
+
+def test_rows_held_by_place_take_no_memory_to_build() -> None:
+    plan = make_plan(Problem(100_000_000, 512, 110 * 10**9, 8 * 10**9))
+
+    assert (plan.kind, plan.store) == ("refined", "fp16")
+    assert plan.peak_bytes < 8 * 10**9 < 100 * 10**9 < plan.index_bytes
 
 
 def test_without_any_memory_it_is_refused_too() -> None:

@@ -36,11 +36,18 @@ def test_what_is_no_size_is_refused_with_an_example(written: str) -> None:
 
 
 @pytest.mark.parametrize(("largest", "available"), [("2G", "1G"), ("32G", "16G")])
-def test_an_index_larger_than_the_memory_is_refused(largest: str, available: str) -> None:
+def test_autofaiss_builds_no_index_larger_than_the_memory(largest: str, available: str) -> None:
     with pytest.raises(ConfigError, match="more than current_memory_available"):
         IndexConfig(
-            embeddings_folder="a", index_folder="b", max_index_memory_usage=largest, current_memory_available=available
+            engine="autofaiss",
+            embeddings_folder="a",
+            index_folder="b",
+            max_index_memory_usage=largest,
+            current_memory_available=available,
         )
+    assert IndexConfig(
+        embeddings_folder="e", index_folder="i", max_index_memory_usage=largest, current_memory_available=available
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Parts of an index: rows added to a copy of one that is trained and empty, and parts put together.
 
 Lists hold the id of each row, its number in the embeddings folder. Elsewhere, and where a finer code is looked up
-by id, an id is a place: it counts from the first row of the file.
+by id, an id is a place: it counts from the first row of the file. Stores are no part of this: `stores.py`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from clip_retrieval.index.distributed.plan import RowRange
 from clip_retrieval.index.files import has_ids
 from clip_retrieval.index.half import widen
 from clip_retrieval.index.rows import Rows, transform
+from clip_retrieval.index.stores import find_lists
 from clip_retrieval.index.vectors import Vectors
 
 
-def read_range(vectors: Vectors, wanted: RowRange) -> Iterator[Rows]:
-    """Yield rows start..stop in order, some thousand at once [n, d]; only the files that hold them are opened."""
+def read_range(vectors: Vectors, wanted: RowRange) -> Iterator[NDArray[Any]]:
+    """Yield rows start..stop in order as they are stored, some thousand at once [n, d]; only their files are opened."""
     first = 0
     for file in vectors.files:
         begin, end = max(wanted.start - first, 0), min(wanted.stop - first, file.row_count)
@@ -30,22 +31,21 @@ def read_range(vectors: Vectors, wanted: RowRange) -> Iterator[Rows]:
         if begin >= end:
             continue
         for _, rows in vectors.stored_parts(file, ROWS_AT_ONCE, begin, end):
-            yield widen(rows)
-
-
-def make_part(trained: bytes, batches: Iterable[Rows], start: int, row_count: int = 0) -> Any:
-    """Return a copy of the trained index with rows `start`, `start` + 1, ... added; `row_count`, where it is known."""
-    index = open_bytes(trained)
-    reserve(index, row_count)
-    first_id = start if has_ids(index) else 0
-    for rows in batches:
-        add_rows(index, rows, first_id, np.flatnonzero(rows.any(axis=1)))
-        first_id += len(rows)
-    return index
+            yield rows
 
 
 def open_bytes(index: bytes) -> Any:
     return faiss.deserialize_index(np.frombuffer(index, dtype=np.uint8))
+
+
+def fill_lists(index: Any, batches: Iterable[NDArray[Any]], start: int) -> None:
+    """Add rows `start`, `start` + 1, ... to what of a trained index is in memory: all of it but its store."""
+    lists = find_lists(index)
+    first_id = start if has_ids(index) else 0
+    for stored in batches:
+        rows = widen(stored)
+        add_rows(lists, rows, first_id, np.flatnonzero(rows.any(axis=1)))
+        first_id += len(rows)
 
 
 def add_rows(index: Any, rows: Rows, first_id: int, filled: NDArray[np.int64]) -> None:
@@ -63,33 +63,6 @@ def add_rows(index: Any, rows: Rows, first_id: int, filled: NDArray[np.int64]) -
         tree.add_with_ids(np.ascontiguousarray(some), filled + first_id)
     else:
         tree.add(rows)
-
-
-def reserve(index: Any, row_count: int) -> None:
-    """Make room for so many rows in arrays of codes, which take up to twice their memory where they grow."""
-    tree = faiss.downcast_index(index)
-    if isinstance(tree, faiss.IndexPreTransform):
-        reserve(tree.index, row_count)
-    elif isinstance(tree, faiss.IndexRefine):
-        reserve(tree.base_index, row_count)
-        reserve(tree.refine_index, row_count)
-    elif isinstance(tree, faiss.IndexFlatCodes) and row_count > tree.ntotal:
-        held = tree.codes.size()
-        tree.codes.resize(row_count * tree.code_size)
-        tree.codes.resize(held)  # which frees nothing
-
-
-def merge_parts(parts: Iterable[tuple[int, Any]], row_count: int = 0) -> Any:
-    """Return one index of parts that come in the order of their rows, each with the number of its first row.
-
-    Besides the result only one part is in memory, where `row_count`, the rows of all, is known.
-    """
-    rest = iter(parts)
-    start, merged = next(rest)
-    reserve(merged, row_count)
-    for first_row, part in rest:
-        merge_into(merged, part, 0 if has_ids(part) else first_row - start)
-    return merged
 
 
 def merge_into(index: Any, other: Any, first_id: int) -> None:

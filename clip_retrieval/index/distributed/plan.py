@@ -56,3 +56,8 @@ def group_parts(parts: Sequence[RowRange], count: int) -> list[MergedPart]:
 
 def part_name(rows: RowRange) -> str:
     return f"part_{rows.start:012d}_{rows.stop:012d}.index"
+
+
+def codes_name(rows: RowRange) -> str:
+    """Return the name of the file with the codes of a part's store, which is there before the part is."""
+    return f"part_{rows.start:012d}_{rows.stop:012d}.codes"

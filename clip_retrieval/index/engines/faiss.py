@@ -23,9 +23,9 @@ import numpy as np
 from clip_retrieval import __version__
 from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.codes import Floats
-from clip_retrieval.index.distributed.parts import can_be_merged, make_part, read_range
+from clip_retrieval.index.distributed.parts import can_be_merged
 from clip_retrieval.index.distributed.plan import MergedPart, RowRange, group_parts, part_name, split_rows
-from clip_retrieval.index.distributed.tasks import SHARE_IT, Job, Shared, add_part, merge_group
+from clip_retrieval.index.distributed.tasks import SHARE_IT, Job, Shared, add_part, merge_group, unwatched, write_whole
 from clip_retrieval.index.engines import Bounds
 from clip_retrieval.index.engines.local import RowBar
 from clip_retrieval.index.files import write_file
@@ -40,6 +40,7 @@ from clip_retrieval.storage import Folder
 logger = logging.getLogger(__name__)
 
 TRAINED = "trained.index"
+FORMAT_OF_PARTS = 2
 QUERY_ROWS = 8_192  # of each modality, along whose directions codes are made exact
 
 Task = TypeVar("Task")
@@ -84,24 +85,25 @@ class FaissEngine:
         ranges = split(vectors, plan, self)
         groups = group_parts(ranges, self.index_count)
         work = Folder(f"{self.place.url}/{path.stem}-{fingerprint(vectors, plan)}")
-        with RowBar("adding vectors", vectors.row_count) if self.runner.is_here else nullcontext(iter) as watch:
+        with RowBar("adding vectors", vectors.row_count) if self.runner.is_here else nullcontext(unwatched) as watch:
             job = Job(vectors, work, f"merged_{len(groups)}", self.runner.cores_of_task or bounds.cores, watch)
             if self.runner.is_here and len(ranges) == 1:
                 trained = self.runner.share(bytes(faiss.serialize_index(train(plan, vectors, bounds))))
                 self.runner.run("adding vectors", partial(write_whole, job, trained, path), ranges)
                 return describe(plan, path, [])
-            self.add(job, take_trained(work, plan, vectors, bounds), ranges)
-        self.runner.run("merging parts", partial(merge_group, job), groups)
+            trained = self.runner.share(take_trained(work, plan, vectors, bounds))
+            self.add(job, trained, ranges)
+        self.runner.run("merging parts", partial(merge_group, job, trained), groups)
         parts = fetch(job, groups, path)
         self.finished.append(work)
         return describe(plan, path, parts)
 
-    def add(self, job: Job, trained: bytes, ranges: Sequence[RowRange]) -> None:
+    def add(self, job: Job, trained: Shared, ranges: Sequence[RowRange]) -> None:
         there = set(job.work.names("", ".index"))
         missing = [rows for rows in ranges if part_name(rows) not in there]
         if missing:
             logger.info("%d of %d parts are to be made", len(missing), len(ranges))
-            self.runner.run("adding vectors", partial(add_part, job, self.runner.share(trained)), missing)
+            self.runner.run("adding vectors", partial(add_part, job, trained), missing)
         lost = {part_name(rows) for rows in ranges} - set(job.work.names("", ".index"))
         if lost:
             raise IndexBuildError(f"executors wrote {min(lost)}, but it is not in {job.work.url} here; {SHARE_IT}")
@@ -159,15 +161,18 @@ def draw_queries(asked: Sequence[Vectors]) -> Floats:
     return np.concatenate([rows[:fewest] for rows in drawn])
 
 
-def write_whole(job: Job, trained: Shared, path: Path, rows: RowRange) -> None:
-    """Write an index that is made in one go."""
-    write_file(make_part(trained.value, job.watch(read_range(job.vectors, rows)), rows.start, rows.row_count), path)
-
-
 def fingerprint(vectors: Vectors, plan: Plan) -> str:
     """Return what the parts of an index depend on, in a few letters."""
     files = [(file.name, file.row_count, file.dim, changed(vectors, file.name)) for file in vectors.files]
-    about = [__version__, faiss.__version__, vectors.path(vectors.files[0]), plan.key, plan.to_json(), files]
+    about = [
+        FORMAT_OF_PARTS,
+        __version__,
+        faiss.__version__,
+        vectors.path(vectors.files[0]),
+        plan.key,
+        plan.to_json(),
+        files,
+    ]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
 
 

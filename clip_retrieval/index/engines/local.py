@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from clip_retrieval.index.codes import Floats
 from clip_retrieval.index.costs import ROWS_OF_PART
+from clip_retrieval.index.distributed.tasks import Batches
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,8 @@ class RowBar:
     def __init__(self, title: str, total: int) -> None:
         console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.title, self.total, self.done, self.said = title, total, 0, time.monotonic()
+        self.title, self.total, self.said = title, total, time.monotonic()
+        self.done = 0.0
         self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self.is_terminal = console.is_terminal
         self.bar: TaskID = self.progress.add_task(title, total=total)
@@ -64,12 +65,12 @@ class RowBar:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def __call__(self, batches: Iterable[Floats]) -> Iterator[Floats]:
-        """Pass batches of rows on."""
+    def __call__(self, batches: Batches, share: float) -> Batches:
+        """Pass batches of rows on; `share` of each row is done then."""
         for rows in batches:
             yield rows
-            self.done += len(rows)
+            self.done += share * len(rows)
             self.progress.update(self.bar, completed=self.done)
             if not self.is_terminal and time.monotonic() - self.said > SECONDS_BETWEEN_LINES:
                 self.said = time.monotonic()
-                logger.info("%s: %s of %s", self.title, f"{self.done:,}", f"{self.total:,}")
+                logger.info("%s: %s of %s", self.title, f"{round(self.done):,}", f"{self.total:,}")

@@ -1,0 +1,63 @@
+"""Stores: what goes straight to the file is, byte for byte, what faiss would have written out of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from clip_retrieval.index.stores import code_bytes, encode, find_lists, find_store, write_with_store
+
+Rows = Callable[..., NDArray[np.float32]]
+STORED = (
+    *("Flat", "SQfp16", "SQ8", "SQ4", "PQ8x4", "RR16,PQ8x4"),
+    *("IVF4,SQ4,Refine(SQfp16)", "OPQ4,IVF4,PQ4x4fs,Refine(SQ8)", "IVF4,SQ8,RFlat", "IVF4,SQ4,Refine(RR16,PQ4x4)"),
+)
+HELD = ("IVF4,SQ8", "PQ8x4fs", "IVF4,SQ4,Refine(PQ8x4fs)")
+
+
+@pytest.mark.parametrize("kind", [*STORED, *HELD])
+@pytest.mark.parametrize("stored", ["float16", "float32"])
+@pytest.mark.parametrize("count", [1, 300])
+def test_a_file_is_the_one_that_faiss_writes(
+    tmp_path: Path, unit_rows: Rows, kind: str, stored: str, count: int
+) -> None:
+    rows = unit_rows(300).astype(stored)
+    rows[0, :4] = [-0.0, 6e-8, -6e-5, 0]  # among them what half precision holds with fewer digits
+    empty = faiss.index_factory(16, kind, faiss.METRIC_INNER_PRODUCT)
+    empty.train(rows.astype(np.float32))
+    rows = rows[:count]
+    whole, index = faiss.clone_index(empty), faiss.clone_index(empty)
+    whole.add(rows.astype(np.float32))
+
+    if (lists := find_lists(index)) is not None:
+        lists.add(rows.astype(np.float32))
+    store = find_store(index)
+    codes = [] if store is None else encode(store, np.array_split(rows, 3) if count > 3 else [rows])
+    write_with_store(index, codes, count, tmp_path / "made.index")
+
+    assert (store is not None) == (kind in STORED)
+    assert (tmp_path / "made.index").read_bytes() == faiss.serialize_index(whole).tobytes()
+
+
+def test_codes_are_as_long_as_the_store_says(unit_rows: Rows) -> None:
+    for kind, length in (("SQ8", 16), ("RR16,PQ8x4", 4), ("Flat", 64), ("SQfp16", 32)):
+        index = faiss.index_factory(16, kind, faiss.METRIC_INNER_PRODUCT)
+        index.train(unit_rows(300))
+        assert code_bytes(find_store(index)) == length
+        assert [codes.nbytes for codes in encode(find_store(index), [unit_rows(7)])] == [7 * length]
+
+
+def test_a_faiss_that_writes_arrays_otherwise_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unit_rows: Rows
+) -> None:
+    index = faiss.index_factory(16, "SQ8", faiss.METRIC_INNER_PRODUCT)
+    index.train(unit_rows(300))
+    monkeypatch.setattr("clip_retrieval.index.stores.secrets.token_bytes", lambda count: bytes(count - 1) + b"!")
+    monkeypatch.setattr(faiss, "write_index", lambda index, writer: None)  # noqa: ARG005 -- as faiss has it
+    with pytest.raises(RuntimeError, match="does not write arrays in one piece"):
+        write_with_store(index, [], 1, tmp_path / "made.index")
