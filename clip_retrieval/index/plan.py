@@ -6,11 +6,19 @@ What a kind costs and finds is reckoned in `costs.py`; what the built index does
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from clip_retrieval.errors import IndexBuildError
-from clip_retrieval.index.costs import LEAST_SAMPLE, SCALAR_RECALL, count_sample, time_of_query, with_cost
+from clip_retrieval.index.costs import (
+    LEAST_SAMPLE,
+    SAMPLE_COPIES,
+    SCALAR_RECALL,
+    count_sample,
+    time_of_query,
+    with_cost,
+)
 from clip_retrieval.index.shapes import Plan, Problem
 from clip_retrieval.sizes import in_bytes
 
@@ -20,6 +28,9 @@ MOST_LISTS = 32_768
 LISTS_PER_ROOT = 1.2  # lists for each square root of the rows
 ROWS_FOR_LISTS = 5_000  # up to which comparing with every row is as fast as anything else
 MARGIN = 0.3  # of what a wanted recall lacks
+ROWS_PER_CENTROID = 39  # that faiss asks k-means to have
+LISTS, BOOKS = re.compile(r"IVF(\d+)"), re.compile(r"(?:PQ|RQ|LSQ|IMI)\d+(?:x(\d+))?(?![\dx])")
+CODE_BITS = 8
 RECALL_OF_MILLISECOND = 0.001  # that a faster index may find less
 
 
@@ -39,13 +50,17 @@ def make_plan(problem: Problem) -> Plan:
 
 def given_plan(problem: Problem, key: str) -> Plan:
     """Return the plan of a key that somebody wants; what it costs is not known before it is built."""
-    return Plan(
-        "given",
-        problem.rows,
-        problem.dim,
-        given_key=key,
-        sample_rows=count_sample(count_lists(problem.filled_rows), problem),
-    )
+    usual = count_sample(count_lists(problem.filled_rows), problem)
+    affordable = int(problem.available_bytes / 4 / (4 * problem.dim * SAMPLE_COPIES))
+    needed = min(ROWS_PER_CENTROID * count_centroids(key), affordable)
+    return Plan("given", problem.rows, problem.dim, given_key=key, sample_rows=min(problem.rows, max(usual, needed)))
+
+
+def count_centroids(key: str) -> int:
+    """Return how many centroids the largest k-means of a key of faiss looks for; 1 where it has none."""
+    lists = [int(count) for count in LISTS.findall(key)]
+    books = [1 << int(bits or CODE_BITS) for bits in BOOKS.findall(key)]
+    return max([1, *lists, *books])
 
 
 def fits(plan: Plan, problem: Problem) -> bool:

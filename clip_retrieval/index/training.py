@@ -6,9 +6,6 @@ queries count as well, and codebooks are grids of scalar quantisers (`codes.py`)
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,16 +13,15 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_retrieval.errors import ConfigError, first_line
 from clip_retrieval.index.codes import PADDING, Doubles, Floats, choose_mixed, codebooks, lay_out
 from clip_retrieval.index.costs import CLUSTERED_DIMS, CLUSTERING_STEPS
+from clip_retrieval.index.given import train_given
 from clip_retrieval.index.shapes import GRAPH_LINKS, LISTS_FOR_GRAPH, Codes, Plan
 
 CODEBOOK_ROWS = 32_768
 HEDGE_OF_BIT = 0.04  # of the mean square of queries, for each bit a dimension: what queries have that were not drawn
 BLOCK_ROWS = 16_384  # of the sample that are looked at at once
 SEED = 1
-EMPTY_PART = re.compile(r"[A-Za-z]0+(?![0-9])")
 GRAPH_BUILD_DEPTH, GRAPH_SEARCH_DEPTH = 80, 64
 
 METRIC = faiss.METRIC_INNER_PRODUCT
@@ -52,36 +48,6 @@ def train_index(plan: Plan, sample: Floats, queries: Floats) -> Any:
         return train_lists(plan, sample, queries)
     store = make_store(plan, sample, queries)
     return own(faiss.IndexRefine(train_lists(plan, sample, queries), store), "own_fields", "own_refine_index")
-
-
-def train_given(plan: Plan, sample: Floats) -> Any:
-    """Return an index as faiss itself makes and trains it; raises ConfigError where it cannot."""
-    index = make_given(plan)
-    with telling_why(plan):
-        index.train(sample)
-    return index
-
-
-def make_given(plan: Plan) -> Any:
-    """Return the untrained index of a key; raises ConfigError where faiss does not know it."""
-    if EMPTY_PART.search(plan.given_key):  # which faiss takes, and dies of
-        raise ConfigError(
-            f"--index_key {plan.given_key}: a part of it has no lists, links or codes; write IVF1024, HNSW32"
-        )
-    with telling_why(plan):
-        index = faiss.index_factory(plan.dim, plan.given_key, METRIC)
-    if isinstance(faiss.downcast_index(index), faiss.IndexIDMap):
-        raise ConfigError(f"--index_key {plan.given_key}: ids are rows here already; leave IDMap out")
-    return index
-
-
-@contextmanager
-def telling_why(plan: Plan) -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        why = re.split(r"\.cpp:\d+: ", first_line(error))[-1].rpartition("failed: ")[2]
-        raise ConfigError(f"faiss makes no index {plan.given_key} of {plan.dim} dimensions: {why}") from error
 
 
 def make_store(plan: Plan, sample: Floats, queries: Floats) -> Any:

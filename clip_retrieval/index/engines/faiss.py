@@ -29,10 +29,11 @@ from clip_retrieval.index.distributed.tasks import SHARE_IT, Job, Shared, add_pa
 from clip_retrieval.index.engines import Bounds
 from clip_retrieval.index.engines.local import RowBar
 from clip_retrieval.index.files import write_file
+from clip_retrieval.index.given import make_given
 from clip_retrieval.index.plan import given_plan, make_plan
 from clip_retrieval.index.queries import draw_rows
 from clip_retrieval.index.shapes import Plan, Problem
-from clip_retrieval.index.training import make_given, train_index
+from clip_retrieval.index.training import train_index
 from clip_retrieval.index.vectors import Vectors
 from clip_retrieval.sizes import in_bytes
 from clip_retrieval.storage import Folder
