@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clip_retrieval.index.stores import code_bytes, encode, find_lists, find_store, write_with_store
+from clip_retrieval.errors import IndexBuildError
+from clip_retrieval.index.stores import (
+    CodesInFile,
+    code_bytes,
+    encode,
+    find_lists,
+    find_store,
+    write_codes,
+    write_with_store,
+)
 
 Rows = Callable[..., NDArray[np.float32]]
 STORED = (
@@ -61,3 +72,44 @@ def test_a_faiss_that_writes_arrays_otherwise_is_noticed(
     monkeypatch.setattr(faiss, "write_index", lambda index, writer: None)  # noqa: ARG005 -- as faiss has it
     with pytest.raises(RuntimeError, match="does not write arrays in one piece"):
         write_with_store(index, [], 1, tmp_path / "made.index")
+
+
+def cannot(*_: object) -> int:
+    raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+
+@pytest.mark.parametrize("by_kernel", [True, False])
+def test_codes_are_copied_out_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_kernel: bool) -> None:
+    if not by_kernel:
+        monkeypatch.setattr(os, "copy_file_range", cannot)
+    content = bytes(range(256)) * 3000
+    (tmp_path / "source").write_bytes(content)
+    ranges = [CodesInFile(str(tmp_path / "source"), 7, 600_000, 6), CodesInFile(str(tmp_path / "source"), 3, 10, 1)]
+    with (tmp_path / "target").open("wb") as target:
+        target.write(b"before")
+        write_codes(ranges, target)
+        target.write(b"after")
+    wanted = b"before" + content[7:600_007] + content[3:13] + b"after"
+    assert (tmp_path / "target").read_bytes() == wanted
+    assert [len(part) for part in ranges] == [6, 1]
+
+
+@pytest.mark.parametrize("by_kernel", [True, False])
+def test_a_file_that_was_cut_meanwhile_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_kernel: bool
+) -> None:
+    if not by_kernel:
+        monkeypatch.setattr(os, "copy_file_range", cannot)
+    (tmp_path / "source.npy").write_bytes(bytes(99))
+    with (
+        (tmp_path / "target").open("wb") as target,
+        pytest.raises(IndexBuildError, match=r"source.npy changed while the index was built; build it again"),
+    ):
+        write_codes([CodesInFile(str(tmp_path / "source.npy"), 0, 100, 1)], target)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(bytes(10**6))
+    with Path("/dev/full").open("wb", buffering=0) as target, pytest.raises(OSError, match="No space left"):
+        write_codes([CodesInFile(str(tmp_path / "source"), 0, 10**6, 1)], target)

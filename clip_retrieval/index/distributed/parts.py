@@ -18,20 +18,44 @@ from clip_retrieval.index.distributed.plan import RowRange
 from clip_retrieval.index.files import has_ids
 from clip_retrieval.index.half import widen
 from clip_retrieval.index.rows import Rows, transform
-from clip_retrieval.index.stores import find_lists
-from clip_retrieval.index.vectors import Vectors
+from clip_retrieval.index.stores import CodesInFile, find_lists
+from clip_retrieval.index.vectors import VectorFile, Vectors
+
+ROWS_OF_COPY = 65_536
 
 
-def read_range(vectors: Vectors, wanted: RowRange) -> Iterator[NDArray[Any]]:
-    """Yield rows start..stop in order as they are stored, some thousand at once [n, d]; only their files are opened."""
+def locate(vectors: Vectors, wanted: RowRange) -> Iterator[tuple[VectorFile, int, int]]:
+    """Yield the files that hold rows start..stop, in order, each with the range of its own rows."""
     first = 0
     for file in vectors.files:
         begin, end = max(wanted.start - first, 0), min(wanted.stop - first, file.row_count)
         first += file.row_count
-        if begin >= end:
-            continue
+        if begin < end:
+            yield file, begin, end
+
+
+def read_range(vectors: Vectors, wanted: RowRange) -> Iterator[NDArray[Any]]:
+    """Yield rows start..stop in order as they are stored, some thousand at once [n, d]; only their files are opened."""
+    for file, begin, end in locate(vectors, wanted):
         for _, rows in vectors.stored_parts(file, ROWS_AT_ONCE, begin, end):
             yield rows
+
+
+def find_halves(vectors: Vectors, wanted: RowRange) -> list[CodesInFile] | None:
+    """Return where rows start..stop are in files on this machine in half precision; None unless all of them are."""
+    if not vectors.folder.is_local:
+        return None
+    found: list[CodesInFile] = []
+    for file, begin, end in locate(vectors, wanted):
+        _, first = next(vectors.stored_parts(file, 1))
+        if not isinstance(first, np.memmap) or first.dtype != np.dtype("<f2"):
+            return None
+        row_bytes = first.itemsize * vectors.dim
+        for start in range(begin, end, ROWS_OF_COPY):
+            count = min(ROWS_OF_COPY, end - start)
+            place = first.offset + start * row_bytes
+            found.append(CodesInFile(vectors.path(file), place, count * row_bytes, count))
+    return found
 
 
 def open_bytes(index: bytes) -> Any:

@@ -5,27 +5,35 @@ Every file appears whole under its name, so a task may be tried anywhere, any nu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import faiss
 import numpy as np
-from numpy.typing import NDArray
 
 from clip_retrieval.errors import IndexBuildError
-from clip_retrieval.index.distributed.parts import fill_lists, merge_into, open_bytes, read_range
+from clip_retrieval.index.distributed.parts import fill_lists, find_halves, merge_into, open_bytes, read_range
 from clip_retrieval.index.distributed.plan import MergedPart, RowRange, codes_name, part_name
 from clip_retrieval.index.files import has_ids, write_file
-from clip_retrieval.index.stores import Codes, code_bytes, encode, find_lists, find_store, write_with_store
+from clip_retrieval.index.stores import (
+    Codes,
+    code_bytes,
+    encode,
+    find_lists,
+    find_store,
+    holds_halves,
+    write_codes,
+    write_with_store,
+)
 from clip_retrieval.index.vectors import Vectors
 from clip_retrieval.storage import Folder
 
 SHARE_IT = "put --temporary_indices_folder on a file system that all of them and this machine share, or on a store"
 BYTES_OF_CODES = 1 << 22  # that are copied at once
 
-Batches = Iterable[NDArray[Any]]  # rows [n, d] as they are stored
+Batch = TypeVar("Batch", bound=Sized)  # of rows
 
 
 class Shared(Protocol):
@@ -38,10 +46,10 @@ class Shared(Protocol):
 class Watch(Protocol):
     """What rows pass on their way into the index, of which a pass does some share."""
 
-    def __call__(self, batches: Batches, share: float) -> Batches: ...
+    def __call__(self, batches: Iterable[Batch], share: float) -> Iterable[Batch]: ...
 
 
-def unwatched(batches: Batches, share: float) -> Batches:  # noqa: ARG001 -- as Watch has it
+def unwatched(batches: Iterable[Batch], share: float) -> Iterable[Batch]:  # noqa: ARG001 -- as Watch has it
     """Pass rows on."""
     return batches
 
@@ -78,8 +86,8 @@ def add_part(job: Job, trained: Shared, rows: RowRange) -> None:
     use_cores(job.cores)
     index = open_bytes(trained.value)
     if find_store(index) is not None:
-        with job.work.staged(codes_name(rows)) as staged:
-            write_codes(store_codes(job, index, rows), staged)
+        with job.work.staged(codes_name(rows)) as staged, staged.open("wb") as file:
+            write_codes(store_codes(job, index, rows), file)
     add_to_lists(job, index, rows)
     with job.work.staged(part_name(rows)) as staged:
         write_file(index if (lists := find_lists(index)) is None else lists, staged)
@@ -108,8 +116,13 @@ def add_to_lists(job: Job, index: Any, rows: RowRange) -> None:
 
 def store_codes(job: Job, index: Any, rows: RowRange) -> Iterator[Codes]:
     """Yield the codes of some rows in the store of an index, if it has one."""
-    if (store := find_store(index)) is not None:
-        yield from encode(store, job.watch(read_range(job.vectors, rows), share_of_pass(index)))
+    if (store := find_store(index)) is None:
+        return
+    share = share_of_pass(index)
+    if holds_halves(store) and (halves := find_halves(job.vectors, rows)) is not None:
+        yield from job.watch(halves, share)
+    else:
+        yield from encode(store, job.watch(read_range(job.vectors, rows), share))
 
 
 def share_of_pass(index: Any) -> float:
@@ -140,9 +153,3 @@ def read_codes(work: Folder, rows: RowRange) -> Iterator[Codes]:
     with work.open(codes_name(rows)) as file:
         while piece := file.read(BYTES_OF_CODES):
             yield np.frombuffer(piece, np.uint8)
-
-
-def write_codes(codes: Iterable[Codes], path: Path) -> None:
-    with path.open("wb") as file:
-        for piece in codes:
-            file.write(piece.data)

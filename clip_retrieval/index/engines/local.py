@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from clip_retrieval.index.costs import ROWS_OF_PART
-from clip_retrieval.index.distributed.tasks import Batches
+from clip_retrieval.index.distributed.tasks import Batch
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class RowBar:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def __call__(self, batches: Batches, share: float) -> Batches:
+    def __call__(self, batches: Iterable[Batch], share: float) -> Iterable[Batch]:
         """Pass batches of rows on; `share` of each row is done then."""
         for rows in batches:
             yield rows
