@@ -22,6 +22,7 @@ from clip_retrieval.blobs import store_errors
 from clip_retrieval.errors import StorageError, first_line
 
 PARTIAL_FOLDER = "_partial"
+TEMPORARY = "clip-retrieval-"  # what names of temporary folders begin with
 SCRATCH_TRIES = 100
 SECONDS_OF_NO_USE = 7 * 24 * 3600
 HOST = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
@@ -123,7 +124,7 @@ class Folder:
                 folder = Path(self.path(PARTIAL_FOLDER)) / f"{HOST}.{os.getpid()}.{uuid4().hex[:8]}"
                 make_scratch(folder)
             else:
-                folder = Path(tempfile.mkdtemp(prefix="clip-retrieval-"))
+                folder = make_temporary()
             try:
                 yield folder
             finally:
@@ -166,10 +167,7 @@ class Folder:
         if not self.is_local:
             return
         for scratch in list_folder(Path(self.path(PARTIAL_FOLDER))):
-            host, _, rest = scratch.name.partition(".")
-            pid = rest.partition(".")[0]
-            is_dead = host == HOST and pid.isdigit() and (not is_alive(int(pid)) or (own and int(pid) == os.getpid()))
-            if is_dead or is_old(scratch):
+            if is_left(scratch.name, own=own) or is_old(scratch):
                 shutil.rmtree(scratch, ignore_errors=True)
         self.drop_empty_partial_folder()
 
@@ -179,6 +177,32 @@ class Folder:
                 Path(self.path(PARTIAL_FOLDER)).rmdir()
             except OSError:
                 return  # another process still writes there, or it is gone already
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Give a scratch folder among this machine's temporary files; it is removed at the end."""
+    with writable(tempfile.gettempdir()):
+        folder = make_temporary()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def make_temporary() -> Path:
+    """Make a folder among the temporary files, and remove those of processes that are gone."""
+    for left in Path(tempfile.gettempdir()).glob(f"{TEMPORARY}{HOST}.*"):
+        if is_left(left.name.removeprefix(TEMPORARY)):
+            shutil.rmtree(left, ignore_errors=True)  # another user's stays
+    return Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{HOST}.{os.getpid()}."))
+
+
+def is_left(name: str, *, own: bool = False) -> bool:
+    """Say whether a scratch folder, by its name, is of a process of this machine that is gone, or of this one."""
+    host, _, rest = name.partition(".")
+    pid = rest.partition(".")[0]
+    return host == HOST and pid.isdigit() and (not is_alive(int(pid)) or (own and int(pid) == os.getpid()))
 
 
 def make_scratch(folder: Path) -> None:

@@ -28,7 +28,7 @@ class TruthsAhead:
         self.cores = cores or faiss.omp_get_max_threads()
         self.effort = Effort(max(1, self.cores // 2))
         self.thread = ThreadPoolExecutor(1, initializer=use_one_thread)
-        early = [modality for modality in modalities if found[modality].folder.is_local and self.cores > 1]
+        early = [modality for modality in modalities if found[modality].is_here and self.cores > 1]
         self.coming: dict[Modality, Future[Truths]] = {
             modality: self.thread.submit(find_truths, modality, found, self.effort) for modality in early
         }

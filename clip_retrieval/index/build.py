@@ -9,10 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from clip_retrieval import __version__
 from clip_retrieval.errors import ConfigError, IndexBuildError
 from clip_retrieval.index.ahead import TruthsAhead
 from clip_retrieval.index.changes import Change
@@ -28,13 +24,14 @@ from clip_retrieval.index.config import IndexConfig, parse_bytes
 from clip_retrieval.index.cores import using_cores
 from clip_retrieval.index.engines import Bounds, Engine, chosen_engine
 from clip_retrieval.index.evaluate import evaluate_built
+from clip_retrieval.index.fetch import fetched
 from clip_retrieval.index.kept import OPTIONS, TARGET, keep_options, kept_options, read_index_config
 from clip_retrieval.index.metadata_files import place_metadata
+from clip_retrieval.index.publish import IndexRevision, Infos, describe_indices, make_manifest, publish
 from clip_retrieval.index.rows import CannotChangeError
 from clip_retrieval.index.update import Known, compare, has_current_metadata, update_index
 from clip_retrieval.index.vectors import Contents, Vectors
 from clip_retrieval.layout import (
-    FORMAT_VERSION,
     MANIFEST,
     MODALITIES,
     EmbeddingsFolder,
@@ -42,7 +39,7 @@ from clip_retrieval.layout import (
     Modality,
     read_manifest,
 )
-from clip_retrieval.revision import Revision, finish_revision, only_one
+from clip_retrieval.revision import finish_revision, only_one
 from clip_retrieval.storage import check_writable, leaving_nothing_empty
 
 logger = logging.getLogger(__name__)
@@ -96,37 +93,49 @@ def build_within(config: IndexConfig) -> BuiltIndices:
     check_folders(source, target)
     found = find_vectors(config, source)
     rows = check_rows(source, found)
-    encoder = read_encoder(source)
     check_finished(source)
+    check_writable(target)
+    target.remove_leftovers()
+    with only_one(target), fetched(found, target.staging, room_of_index(config, found)) as here:
+        infos, changes = build_found(config, source, target, here)
+    return BuiltIndices(target.url, infos, rows, time.perf_counter() - start, changes)
+
+
+def room_of_index(config: IndexConfig, found: Mapping[Modality, Vectors]) -> int:
+    """Return about how many bytes of disk building takes: each index, and its parts."""
+    most = parse_bytes(config.max_index_memory_usage)
+    return sum(2 * min(most, 4 * vectors.row_count * vectors.dim) for vectors in found.values())
+
+
+def build_found(
+    config: IndexConfig, source: EmbeddingsFolder, target: IndexFolder, found: Mapping[Modality, Vectors]
+) -> tuple[Infos, Mapping[Modality, Change]]:
+    """Build and publish; returns what image.json and text.json say, and which rows an update took over."""
+    encoder = read_encoder(source)
     contents = {modality: vectors.examine() for modality, vectors in found.items()}
     filled = find_filled(source, found, contents)
-    check_writable(target)
     bounds = make_bounds(config, filled)
-    with only_one(target):
-        finish_revision(target)
-        known = (
-            compare(target, encoder, filled, contents)
-            if config.update and not wants_other_kind(config, target)
-            else None
-        )
-        if known and known.is_current(filled, bounds) and has_current_metadata(config, source, target):
-            take_over_options(target, config)
-            infos = {modality: target.read_json(target.info_name(modality)) for modality in filled}
-            return BuiltIndices(target.url, infos, rows, time.perf_counter() - start, known.changes)
-        revision = IndexRevision(target.url)
-        with chosen_engine(config, target) as engine:  # which keeps its parts to the end: anything may fail till then
-            with target.staging() as scratch:
-                build = Build(target, engine, bounds, scratch, known)
-                with TruthsAhead(filled, build.changing(filled), config.nb_cores) as truths:
-                    infos = {modality: build.make(modality, vectors) for modality, vectors in filled.items()}
-                    for modality, figures in measure_built(IndexFolder(str(scratch)), truths, contents, config).items():
-                        infos[modality] |= figures
-                publish(revision, scratch, infos, contents)
-            place_metadata(config, source, revision)
-            revision.write_json(MANIFEST, describe_index(encoder, infos, filled, build, config))
-            revision.commit()
-    target.remove_leftovers()
-    return BuiltIndices(target.url, infos, rows, time.perf_counter() - start, known.changes if known else {})
+    finish_revision(target)
+    known = (
+        compare(target, encoder, filled, contents) if config.update and not wants_other_kind(config, target) else None
+    )
+    if known and known.is_current(filled, bounds) and has_current_metadata(config, source, target):
+        take_over_options(target, config)
+        return {modality: target.read_json(target.info_name(modality)) for modality in filled}, known.changes
+    revision = IndexRevision(target.url)
+    with chosen_engine(config, target) as engine:  # which keeps its parts to the end: anything may fail till then
+        with target.staging() as scratch:
+            build = Build(target, engine, bounds, scratch, known)
+            with TruthsAhead(filled, build.changing(filled), config.nb_cores) as truths:
+                infos = {modality: build.make(modality, vectors) for modality, vectors in filled.items()}
+                for modality, figures in measure_built(IndexFolder(str(scratch)), truths, contents, config).items():
+                    infos[modality] |= figures
+            publish(revision, scratch, infos, contents)
+        place_metadata(config, source, revision)
+        described = describe_indices(infos, filled, build.trained_rows)
+        revision.write_json(MANIFEST, make_manifest(encoder, described, config))
+        revision.commit()
+    return infos, known.changes if known else {}
 
 
 def wants_other_kind(config: IndexConfig, target: IndexFolder) -> bool:
@@ -158,10 +167,6 @@ def make_bounds(config: IndexConfig, filled: Mapping[Modality, Vectors]) -> Boun
         config.index_key,
         tuple(filled.values()),
     )
-
-
-class IndexRevision(Revision, IndexFolder):
-    """An index folder as it is; what is published into it stands beside until `commit`."""
 
 
 @dataclass(frozen=True)
@@ -224,31 +229,6 @@ def measure_built(
     }
 
 
-def publish(
-    target: IndexFolder,
-    scratch: Path,
-    infos: Mapping[Modality, Mapping[str, Any]],
-    contents: Mapping[Modality, Contents],
-) -> None:
-    """Give the finished indices their names; what an earlier build left of other modalities goes."""
-    for modality in MODALITIES:
-        index, checksums = target.index_name(modality), target.checksums_name(modality)
-        target.remove(target.empty_rows_name(modality))
-        if modality not in infos:
-            for name in (index, target.info_name(modality), checksums):
-                target.remove(name)
-            continue
-        arrays: dict[str, NDArray[Any]] = {checksums: contents[modality].checksums}
-        if len(contents[modality].empty):
-            arrays[target.empty_rows_name(modality)] = contents[modality].empty
-        for name, array in arrays.items():
-            np.save(scratch / name, array)
-            target.publish(scratch / name, name)
-        if (scratch / index).exists():  # else it is what it was
-            target.publish(scratch / index, index)
-        target.write_json(target.info_name(modality), infos[modality])
-
-
 def check_size(path: Path, bounds: Bounds) -> None:
     size = sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
     if size > bounds.max_index_bytes:
@@ -257,29 +237,3 @@ def check_size(path: Path, bounds: Bounds) -> None:
             f"{bounds.max_index_bytes:,} bytes; raise the bound to that, or leave --engine and --index_key out: what "
             "we choose keeps to it"
         )
-
-
-def describe_index(
-    encoder: dict[str, Any] | None,
-    infos: Mapping[Modality, Mapping[str, Any]],
-    filled: Mapping[Modality, Vectors],
-    build: Build,
-    config: IndexConfig,
-) -> dict[str, Any]:
-    """Return the manifest: which encoder the embeddings are of, what was built, of which files and as which options."""
-    return {
-        "format_version": FORMAT_VERSION,
-        "made_by": f"clip-retrieval {__version__}",
-        "encoder": encoder,
-        "indices": {
-            modality: {
-                "rows": vectors.row_count,
-                "dimension": vectors.dim,
-                "key": infos[modality].get("index_key"),
-                "trained_rows": build.trained_rows[modality],
-                "files": [{"name": file.name, "rows": file.row_count} for file in vectors.files],
-            }
-            for modality, vectors in filled.items()
-        },
-        OPTIONS: kept_options(config),
-    }

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_retrieval.index.half import widen
-from clip_retrieval.index.vectors import ROWS_TO_LOOK_AT, Vectors, open_npy
+from clip_retrieval.index.vectors import ROWS_TO_LOOK_AT, Vectors
 from clip_retrieval.layout import MODALITIES, Modality
 
 SEED = 20
@@ -125,7 +125,7 @@ def pick(vectors: Vectors, ids: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.
     for file in vectors.files:
         until = int(np.searchsorted(ids, first_id + file.row_count, sorter=order))
         if until > at:
-            stored = open_npy(vectors.folder, f"{vectors.subfolder}/{file.name}")
+            stored = vectors.open(file)
             for start in range(at, until, ROWS_TO_LOOK_AT):
                 places = order[start : min(start + ROWS_TO_LOOK_AT, until)]
                 yield places, widen(stored[ids[places] - first_id])

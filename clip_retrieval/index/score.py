@@ -11,6 +11,7 @@ from clip_retrieval.errors import ConfigError, IndexBuildError, QueryError
 from clip_retrieval.index.config import ScoreConfig
 from clip_retrieval.index.cores import using_cores
 from clip_retrieval.index.evaluate import evaluate_index, find_truths
+from clip_retrieval.index.fetch import fetched
 from clip_retrieval.index.kept import TARGET, keep_options, kept_options, read_score_config
 from clip_retrieval.index.parameters import Settings, parse_settings
 from clip_retrieval.index.quality import Quality
@@ -19,7 +20,7 @@ from clip_retrieval.index.tuning import Target
 from clip_retrieval.index.vectors import Vectors, open_vectors
 from clip_retrieval.layout import MODALITIES, EmbeddingsFolder, IndexFolder, Modality
 from clip_retrieval.revision import finish_revision, only_one
-from clip_retrieval.storage import Folder, check_writable
+from clip_retrieval.storage import Folder, check_writable, temporary_folder
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,11 @@ def run_score(config: ScoreConfig) -> IndexScores:
     output, output_name = split_path(config.output)
     if output is not None:
         check_writable(output)
-    with using_cores(config.nb_cores):
+    with using_cores(config.nb_cores), fetched(found, temporary_folder) as here:
         qualities = (
-            tune_all(config, folder, modalities, found)
+            tune_all(config, folder, modalities, here)
             if config.tune
-            else {modality: score_one(config, folder, modality, found) for modality in modalities}
+            else {modality: score_one(config, folder, modality, here) for modality in modalities}
         )
     result = IndexScores(folder.url, qualities, config.tune, time.perf_counter() - start)
     if output is not None:

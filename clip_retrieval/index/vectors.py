@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.half import widen
+from clip_retrieval.index.npy import open_npy, read_shape
 from clip_retrieval.storage import Folder
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ class VectorFile:
     name: str
     row_count: int
     dim: int
+    byte_count: int
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class Vectors:
     subfolder: str
     files: Sequence[VectorFile]
     empty_count: int = 0  # of rows that are zero, where that is known
+    copy: Folder | None = None  # of these files on this machine, which they are read from
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the copy out: whoever is sent the vectors, an executor, may be on another machine."""
+        return {**self.__dict__, "copy": None}
 
     @property
     def row_count(self) -> int:
@@ -50,8 +56,26 @@ class Vectors:
     def dim(self) -> int:
         return self.files[0].dim
 
+    @property
+    def byte_count(self) -> int:
+        return sum(file.byte_count for file in self.files)
+
+    @property
+    def is_here(self) -> bool:
+        """Say whether rows can be read out of mapped files."""
+        return (self.copy or self.folder).is_local
+
     def path(self, file: VectorFile) -> str:
+        """Return where a file came from, which is what people know."""
         return self.folder.path(f"{self.subfolder}/{file.name}")
+
+    def path_here(self, file: VectorFile) -> str:
+        """Return where a file is on this machine."""
+        return self.copy.path(file.name) if self.copy else self.path(file)
+
+    def open(self, file: VectorFile) -> NDArray[Any]:
+        """Return the rows of a file as they are stored, mapped where it is here."""
+        return open_npy(self.copy, file.name) if self.copy else open_npy(self.folder, f"{self.subfolder}/{file.name}")
 
     def parts(self) -> Iterator[NDArray[np.float32]]:
         """Yield the rows in order, some thousand at once, in fp32."""
@@ -68,14 +92,13 @@ class Vectors:
         self, file: VectorFile, count: int, begin: int = 0, end: int | None = None
     ) -> Iterator[tuple[int, NDArray[Any]]]:
         """Yield rows begin..end of one file as they are stored, and the row of it that each part begins with."""
-        name = f"{self.subfolder}/{file.name}"
-        rows = open_npy(self.folder, name)
+        rows = self.open(file)
         if len(rows) != file.row_count:
             raise IndexBuildError(f"{self.path(file)} changed while the index was built; build it again")
         end = file.row_count if end is None else end
         for start in range(begin, end, count):
-            if self.folder.is_local:  # mapped anew: the pages of a mapping count as memory until it ends
-                rows = open_npy(self.folder, name)
+            if self.is_here:  # mapped anew: the pages of a mapping count as memory until it ends
+                rows = self.open(file)
             yield start, rows[start : min(start + count, end)]
 
     def parts_from(self, number: int) -> Iterator[NDArray[np.float32]]:
@@ -89,7 +112,7 @@ class Vectors:
         first = 0
         for file in self.files:
             here = ids[np.searchsorted(ids, first) : np.searchsorted(ids, first + file.row_count)]
-            rows = open_npy(self.folder, f"{self.subfolder}/{file.name}") if len(here) else None
+            rows = self.open(file) if len(here) else None
             for start in range(0, len(here), ROWS_TO_LOOK_AT):
                 some = here[start : start + ROWS_TO_LOOK_AT]
                 assert rows is not None
@@ -205,29 +228,14 @@ def open_vectors(folder: Folder, subfolder: str) -> Vectors | None:
 
 
 def read_header(folder: Folder, name: str) -> VectorFile:
-    rows = open_npy(folder, name)
-    path = folder.path(name)
-    if rows.ndim != 2:
-        raise IndexBuildError(f"{path} has {rows.ndim} axes; embeddings have two: rows and dimensions")
-    if rows.shape[1] == 0:
+    """Return the shape of a file; raises IndexBuildError where it holds no rows of numbers."""
+    shape, path = read_shape(folder, name), folder.path(name)
+    if len(shape.axes) != 2:
+        raise IndexBuildError(f"{path} has {len(shape.axes)} axes; embeddings have two: rows and dimensions")
+    if shape.axes[1] == 0:
         raise IndexBuildError(f"{path} has rows of no dimension; embed them anew")
-    if rows.dtype.kind != "f":
-        raise IndexBuildError(f"{path} holds {rows.dtype}, not floating-point numbers")
-    if len(rows) > 1 and not rows.flags.c_contiguous:
+    if shape.dtype.kind != "f":
+        raise IndexBuildError(f"{path} holds {shape.dtype}, not floating-point numbers")
+    if shape.axes[0] > 1 and not shape.in_rows:
         raise IndexBuildError(f"{path} is in Fortran order; save it with numpy.ascontiguousarray first")
-    return VectorFile(name.rpartition("/")[2], rows.shape[0], rows.shape[1])
-
-
-def open_npy(folder: Folder, name: str) -> NDArray[Any]:
-    """Return the rows: memory-mapped where the folder is on this machine."""
-    try:
-        if folder.is_local:
-            rows = np.load(folder.path(name), mmap_mode="r", allow_pickle=False)
-        else:
-            rows = np.load(io.BytesIO(folder.read_bytes(name)), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise IndexBuildError(f"{folder.path(name)} is no readable npy file: {error}") from error
-    if not isinstance(rows, np.ndarray):
-        rows.close()
-        raise IndexBuildError(f"{folder.path(name)} is no readable npy file: it is an archive of several arrays")
-    return rows
+    return VectorFile(name.rpartition("/")[2], *shape.axes, shape.byte_count)

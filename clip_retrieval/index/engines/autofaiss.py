@@ -16,7 +16,7 @@ import numpy as np
 from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.cores import core_variables
 from clip_retrieval.index.engines import Bounds
-from clip_retrieval.index.vectors import Vectors, open_npy
+from clip_retrieval.index.vectors import Vectors
 from clip_retrieval.sizes import in_bytes
 from clip_retrieval.subprocesses import module_command, module_environment
 
@@ -43,9 +43,9 @@ def stage(vectors: Vectors, folder: Path) -> None:
     folder.mkdir()
     for i, file in enumerate(vectors.files):
         link = folder / f"{i:08d}.npy"
-        rows = open_npy(vectors.folder, f"{vectors.subfolder}/{file.name}")
-        if vectors.folder.is_local and rows.dtype.isnative:
-            link.symlink_to(Path(vectors.path(file)).absolute())
+        rows = vectors.open(file)
+        if vectors.is_here and rows.dtype.isnative:
+            link.symlink_to(Path(vectors.path_here(file)).absolute())
         else:
             np.save(link, rows.astype(rows.dtype.newbyteorder("=")))
 

@@ -1,0 +1,87 @@
+"""npy files of embeddings, here and on stores: what their headers say, and their rows."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy_format
+from numpy.typing import NDArray
+
+from clip_retrieval.blobs import with_retries
+from clip_retrieval.errors import IndexBuildError
+from clip_retrieval.storage import Folder
+
+HEADER_BYTES = 4096  # of which NumPy writes 128 for rows of numbers
+ZIP = b"PK"
+FORMAT: Any = npy_format  # which has no types
+HEADER_READERS = {(1, 0): FORMAT.read_array_header_1_0, (2, 0): FORMAT.read_array_header_2_0}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the header of a file says."""
+
+    axes: tuple[int, ...]
+    dtype: np.dtype[Any]
+    in_rows: bool  # one row after the other
+    byte_count: int  # of all numbers
+
+
+def read_shape(folder: Folder, name: str) -> Shape:
+    """Read a header, of a file on a store nothing but that; raises IndexBuildError where either is cut off."""
+    if folder.is_local:
+        rows = open_npy(folder, name)
+        return Shape(rows.shape, rows.dtype, bool(rows.flags.c_contiguous), rows.nbytes)
+    try:
+        return parse_header(*read_head(folder, name))
+    except (ValueError, EOFError, OSError) as error:
+        raise unreadable(folder, name, error) from error
+
+
+def read_head(folder: Folder, name: str) -> tuple[bytes, int | None]:
+    """Return the first bytes of a file on a store, and its size where the store tells it."""
+    path = folder.path(name)
+    with folder.answering():
+        size = folder.fs.size(path)
+        end = HEADER_BYTES if size is None else min(HEADER_BYTES, int(size))
+        head: bytes = with_retries(folder.fs, lambda: folder.fs.cat_file(path, start=0, end=end)) if end else b""
+    return head, size
+
+
+def parse_header(head: bytes, size: int | None) -> Shape:
+    """Return what the first bytes of a file say; raises ValueError where they say nothing, or of a larger file."""
+    if head.startswith(ZIP):
+        raise ValueError("it is an archive of several arrays")
+    file = io.BytesIO(head)
+    version = FORMAT.read_magic(file)
+    if version not in HEADER_READERS:
+        raise ValueError("it holds records, not numbers")
+    axes, is_in_columns, dtype = HEADER_READERS[version](file)
+    shape = Shape(axes, dtype, not is_in_columns, math.prod(axes) * dtype.itemsize)
+    whole = file.tell() + shape.byte_count
+    if size is not None and size < whole:
+        raise ValueError(f"it has {size:,} bytes, and should have {whole:,}")
+    return shape
+
+
+def open_npy(folder: Folder, name: str) -> NDArray[Any]:
+    """Return the rows: memory-mapped where the folder is on this machine."""
+    try:
+        if folder.is_local:
+            rows = np.load(folder.path(name), mmap_mode="r", allow_pickle=False)
+        else:
+            rows = np.load(io.BytesIO(folder.read_bytes(name)), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise unreadable(folder, name, error) from error
+    if not isinstance(rows, np.ndarray):
+        rows.close()
+        raise unreadable(folder, name, "it is an archive of several arrays")
+    return rows
+
+
+def unreadable(folder: Folder, name: str, why: object) -> IndexBuildError:
+    return IndexBuildError(f"{folder.path(name)} is no readable npy file: {why}")
