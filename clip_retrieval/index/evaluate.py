@@ -43,10 +43,9 @@ Truths = Mapping[Modality, Truth]  # by modality of the queries
 def find_truths(modality: Modality, found: Mapping[Modality, Vectors], effort: Effort | None = None) -> Truths:
     """Draw queries of each modality of the embeddings `found`, and find what an index of one of them should answer.
 
-    Raises IndexBuildError where all its rows are zero, and CancelledError when it is told to stop, soon
-    after queries are drawn.
+    Raises IndexBuildError where all its rows are zero, and CancelledError soon after it is told to stop.
     """
-    queries = draw_queries(modality, found)
+    queries = draw_queries(modality, found, effort.stop if effort else None)
     if modality not in queries:
         folder = found[modality].folder.path(found[modality].subfolder)
         raise IndexBuildError(f"every embedding in {folder} is zero: there is nothing to measure an index with")

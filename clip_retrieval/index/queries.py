@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
+from threading import Event
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +19,8 @@ SEED = 20
 MOST_QUERIES, FEWEST_QUERIES = 256, 64
 TRUTH_PRODUCTS = 1e11  # multiplications that exact truth may take before there are fewer queries: a second or two
 TRIED_MORE, MOST_TRIED = 8, 64  # times the rows that are wanted, where some are empty
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -43,51 +48,55 @@ def count_queries(row_count: int, dim: int) -> int:
     return min(MOST_QUERIES, max(FEWEST_QUERIES, affordable))
 
 
-def draw_queries(modality: Modality, found: Mapping[Modality, Vectors]) -> dict[Modality, QuerySet]:
+def draw_queries(
+    modality: Modality, found: Mapping[Modality, Vectors], stop: Event | None = None
+) -> dict[Modality, QuerySet]:
     """Return queries for the index of `modality`, by theirs; a modality without embeddings of its dimension has none.
 
     The same folder gives the same queries. A query of the index's own modality is one of its rows: it is to be left
     out of truth and answers alike, which is the same as having held it out but for the training of quantisers.
+    Raises CancelledError soon after it is told to stop.
     """
     dim = found[modality].dim
     count = count_queries(found[modality].row_count, dim)
     drawn = {}
     for other in MODALITIES:
         if other in found and found[other].dim == dim:
-            ids, rows = draw_rows(found[other], count)
+            ids, rows = draw_rows(found[other], count, stop)
             if len(ids):
                 drawn[other] = QuerySet(other, rows, ids if other == modality else None)
     return drawn
 
 
-def draw_rows(vectors: Vectors, count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def draw_rows(vectors: Vectors, count: int, stop: Event | None = None) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Return up to `count` random rows that are neither zero nor broken, and their ids, in random order.
 
     Where hardly any row is filled, fewer: those among 64 times the rows that are wanted, or else the first ones.
-    Memory holds the rows that are returned, and a block of those that are looked at.
+    Memory holds the rows that are returned, and a block of those that are looked at. Raises CancelledError soon after
+    it is told to stop.
     """
     random = np.random.default_rng(SEED)
     ids = random.choice(vectors.row_count, min(count, vectors.row_count), replace=False)
-    rows = read_rows(vectors, ids)
+    rows = read_rows(vectors, ids, stop)
     if are_usable(rows).all():
         return ids, rows
     del rows  # they may be half of the memory
     tried = count
     while True:
         ids = random.choice(vectors.row_count, min(tried, vectors.row_count), replace=False)
-        usable = ids[find_usable(vectors, ids)][:count]
+        usable = ids[find_usable(vectors, ids, stop)][:count]
         is_last = len(ids) == vectors.row_count
         if len(usable) == count or is_last or (len(usable) and tried >= MOST_TRIED * count):
-            return usable, read_rows(vectors, usable)
+            return usable, read_rows(vectors, usable, stop)
         if tried >= MOST_TRIED * count:
-            return first_rows(vectors, count)
+            return first_rows(vectors, count, stop)
         tried *= TRIED_MORE
 
 
-def find_usable(vectors: Vectors, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+def find_usable(vectors: Vectors, ids: NDArray[np.int64], stop: Event | None = None) -> NDArray[np.bool_]:
     """Say of rows by id [n] which are neither zero nor broken."""
     usable = np.empty(len(ids), np.bool_)
-    for places, rows in pick(vectors, ids):
+    for places, rows in until(stop, pick(vectors, ids)):
         usable[places] = are_usable(rows)
     return usable
 
@@ -97,10 +106,12 @@ def are_usable(rows: NDArray[np.float32]) -> NDArray[np.bool_]:
     return usable
 
 
-def first_rows(vectors: Vectors, count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def first_rows(
+    vectors: Vectors, count: int, stop: Event | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Return up to `count` filled rows and their ids, the first ones that there are."""
     ids, rows, first_id, missing = [], [], 0, count
-    for part in vectors.parts():
+    for part in until(stop, vectors.parts()):
         usable = np.flatnonzero(are_usable(part))[:missing]
         ids.append(usable + first_id)
         rows.append(part[usable])
@@ -110,12 +121,20 @@ def first_rows(vectors: Vectors, count: int) -> tuple[NDArray[np.int64], NDArray
     return np.concatenate(ids), np.concatenate(rows)
 
 
-def read_rows(vectors: Vectors, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+def read_rows(vectors: Vectors, ids: NDArray[np.int64], stop: Event | None = None) -> NDArray[np.float32]:
     """Return rows [len(ids), d] by id, in fp32; only what is asked for is read of files on this machine."""
     rows = np.empty((len(ids), vectors.dim), np.float32)
-    for places, some in pick(vectors, ids):
+    for places, some in until(stop, pick(vectors, ids)):
         rows[places] = some
     return rows
+
+
+def until(stop: Event | None, parts: Iterable[Part]) -> Iterator[Part]:
+    """Yield parts as they come; raises CancelledError once it is told to stop."""
+    for part in parts:
+        if stop is not None and stop.is_set():
+            raise CancelledError
+        yield part
 
 
 def pick(vectors: Vectors, ids: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:

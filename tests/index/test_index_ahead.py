@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from clip_retrieval.cli import cli
-from clip_retrieval.index import truth
+from clip_retrieval.index import queries, truth
 from clip_retrieval.index.ahead import TruthsAhead
 from clip_retrieval.index.engines.faiss import FaissEngine
 from clip_retrieval.index.evaluate import find_truths
@@ -96,3 +96,26 @@ def test_a_build_that_fails_says_why_and_leaves_no_thread(
     assert "no room" in str(result.exception) + result.output
     assert set(running_threads()) <= before
     assert not ran_out.is_set()
+
+
+def test_leaving_ends_it_while_queries_are_drawn(found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, ran_out = Event(), Event()
+    monkeypatch.setattr(Vectors, "parts", slow_blocks(Vectors.parts, begun, ran_out))
+    monkeypatch.setattr(queries, "are_usable", lambda rows: np.zeros(len(rows), np.bool_))  # none is found
+    monkeypatch.setattr(queries, "TRIED_MORE", 1)
+    monkeypatch.setattr(queries, "MOST_TRIED", 0)
+    ahead = TruthsAhead(found, ["image"], cores=4)
+    with ahead:
+        assert begun.wait(30)
+    with pytest.raises(CancelledError):
+        ahead.coming["image"].result(timeout=0)
+    assert not ran_out.is_set()
+
+
+@pytest.mark.parametrize("draw", [queries.read_rows, queries.find_usable])
+def test_rows_that_are_looked_up_are_no_longer_wanted(found: Found, draw: Callable[..., object]) -> None:
+    stop = Event()
+    draw(found["image"], np.arange(5), stop)
+    stop.set()
+    with pytest.raises(CancelledError):
+        draw(found["image"], np.arange(5), stop)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -169,9 +170,9 @@ def test_some_zero_rows_do_not_multiply_what_is_in_memory(
     rows[::7] = 0
     lengths = []
 
-    def read(vectors: Vectors, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    def read(vectors: Vectors, ids: NDArray[np.int64], stop: Event | None) -> NDArray[np.float32]:
         lengths.append(len(ids))
-        return read_rows(vectors, ids)
+        return read_rows(vectors, ids, stop)
 
     monkeypatch.setattr(queries_module, "read_rows", read)
     ids, drawn = queries_module.draw_rows(open_images(np.split(rows, [5, 1_700])), 100)
