@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from clip_retrieval.index.queries import QuerySet, read_rows
 from clip_retrieval.index.vectors import Vectors
+from clip_retrieval.index.zero_rows import find_filled
 
 BLOCK_BYTES = 1 << 24  # of rows in fp32; the C library uses memory of that size again
 MOST_THREADS = 8  # each has a block
@@ -129,13 +130,6 @@ def keep_others(ids: Ids, own_ids: Ids | None) -> NDArray[np.bool_]:
     return kept
 
 
-def find_zero_rows(block: Rows) -> Ids:
-    """Return which rows of a block are zero; looks at whole rows only where they begin with zeros."""
-    suspects = np.flatnonzero(~block[:, :4].any(axis=1))
-    zero: Ids = suspects[~block[suspects].any(axis=1)]
-    return zero
-
-
 def search_blocks(vectors: Vectors, queries: Rows, threads: int) -> Iterator[tuple[Ids, Rows, int]]:
     """Yield the best ids and scores [q, DEPTH + 1] of each block, and how many rows of it are filled.
 
@@ -161,11 +155,10 @@ def use_one_thread() -> None:
 
 
 def search_block(queries: Rows, block: Rows, first_id: int) -> tuple[Ids, Rows, int]:
-    zero = find_zero_rows(block)
-    filled = np.setdiff1d(np.arange(len(block)), zero, assume_unique=True)
+    filled = find_filled(block)
     if len(filled) == 0:  # of which faiss would return whatever was in memory
         return np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32), 0
-    rows = block[filled] if len(zero) else block
+    rows = block[filled] if len(filled) < len(block) else block
     scores, places = faiss.knn(queries, rows, DEPTH + 1, metric=faiss.METRIC_INNER_PRODUCT)
     return np.where(places < 0, -1, filled[places] + first_id), scores, len(filled)
 

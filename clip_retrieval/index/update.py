@@ -28,6 +28,7 @@ from clip_retrieval.index.rows import (
     remove_rows,
 )
 from clip_retrieval.index.vectors import Contents, Vectors
+from clip_retrieval.index.zero_rows import find_filled
 from clip_retrieval.layout import EmbeddingsFolder, IndexFolder, Modality, read_manifest
 from clip_retrieval.metadata import METADATA_ARROW
 
@@ -156,7 +157,7 @@ def change_rows(index: Any, change: Change, vectors: Vectors, known_files: int) 
         put_rows(index, ids, rows)
     first = change.known
     for rows in vectors.parts_from(known_files):
-        add_rows(index, rows, first, np.flatnonzero(rows.any(axis=1)))
+        add_rows(index, rows, first, find_filled(rows))
         first += len(rows)
 
 

@@ -17,9 +17,11 @@ from clip_retrieval.index.costs import ROWS_AT_ONCE
 from clip_retrieval.index.distributed.plan import RowRange
 from clip_retrieval.index.files import has_ids
 from clip_retrieval.index.half import widen
+from clip_retrieval.index.quick_lists import quick_lists
 from clip_retrieval.index.rows import Rows, transform
 from clip_retrieval.index.stores import CodesInFile, find_lists
 from clip_retrieval.index.vectors import VectorFile, Vectors
+from clip_retrieval.index.zero_rows import find_filled
 
 ROWS_OF_COPY = 65_536
 
@@ -66,10 +68,11 @@ def fill_lists(index: Any, batches: Iterable[NDArray[Any]], start: int) -> None:
     """Add rows `start`, `start` + 1, ... to what of a trained index is in memory: all of it but its store."""
     lists = find_lists(index)
     first_id = start if has_ids(index) else 0
-    for stored in batches:
-        rows = widen(stored)
-        add_rows(lists, rows, first_id, np.flatnonzero(rows.any(axis=1)))
-        first_id += len(rows)
+    with quick_lists(lists):
+        for stored in batches:
+            rows = widen(stored)
+            add_rows(lists, rows, first_id, find_filled(rows))
+            first_id += len(rows)
 
 
 def add_rows(index: Any, rows: Rows, first_id: int, filled: NDArray[np.int64]) -> None:
