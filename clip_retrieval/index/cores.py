@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import faiss
 from threadpoolctl import threadpool_limits
 
 VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # that processes look at when they start
@@ -21,6 +22,21 @@ def using_cores(count: int | None) -> Iterator[None]:
         return
     with threadpool_limits(limits=count):
         yield
+
+
+@contextmanager
+def of_one_thread() -> Iterator[None]:
+    """Keep what faiss does for this thread of Python in it; others are as they were.
+
+    One query is no work for several threads. faiss begins them all the same where rows are refined, and then waits for
+    the last of them: on a busy machine ten times as long as the query takes.
+    """
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def core_variables(count: int | None) -> dict[str, str]:

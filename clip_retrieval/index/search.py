@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_retrieval.errors import ConfigError, QueryError, StorageError
+from clip_retrieval.index.cores import of_one_thread
 from clip_retrieval.index.files import Part, open_parts
 from clip_retrieval.index.knobs import nodes
 from clip_retrieval.index.parameters import (
@@ -88,7 +90,8 @@ class Index:
         found: list[SearchResult] = []
         for start in range(0, len(rows), step):
             some = rows[start : start + step]
-            of_parts = [self.search_part(i, some, k, chosen) for i in range(len(self.parts))]
+            with of_one_thread() if len(some) == 1 else nullcontext():
+                of_parts = [self.search_part(i, some, k, chosen) for i in range(len(self.parts))]
             found += of_parts[0] if len(of_parts) == 1 else [merge(hits, k) for hits in zip(*of_parts, strict=True)]
         return found
 

@@ -16,7 +16,8 @@ from faiss.contrib.ondisk import merge_ondisk
 from numpy.typing import NDArray
 
 from clip_retrieval.errors import QueryError, StorageError
-from clip_retrieval.index.parameters import Settings, parse_settings
+from clip_retrieval.index.cores import using_cores
+from clip_retrieval.index.parameters import Settings, parse_settings, search_parameters
 from clip_retrieval.index.search import Index, drop_missing, open_index
 from clip_retrieval.layout import IndexFolder
 
@@ -301,3 +302,19 @@ def test_files_that_change_between_two_looks_are_looked_at_again(
     monkeypatch.setattr("clip_retrieval.index.search.read_manifest", lambda _: next(versions))
     with pytest.raises(StorageError, match="changes all the time"):
         open_index(IndexFolder(str(tmp_path)), "image")
+
+
+def test_one_query_is_searched_by_one_thread_and_many_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def note(*arguments: Any) -> Any:
+        seen.append(faiss.omp_get_max_threads())
+        return search_parameters(*arguments)
+
+    monkeypatch.setattr("clip_retrieval.index.search.search_parameters", note)
+    found = Index(build(np.eye(DIM, dtype=np.float32), "Flat"), np.empty(0, np.int64))
+    with using_cores(3):
+        found.search(np.ones(DIM, np.float32), 2)
+        found.search_many(np.ones((2, DIM), np.float32), 2)
+        assert faiss.omp_get_max_threads() == 3
+    assert seen == [1, 3]
