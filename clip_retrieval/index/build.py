@@ -29,7 +29,7 @@ from clip_retrieval.index.kept import OPTIONS, TARGET, keep_options, kept_option
 from clip_retrieval.index.metadata_files import place_metadata
 from clip_retrieval.index.publish import IndexRevision, Infos, describe_indices, make_manifest, publish
 from clip_retrieval.index.rows import CannotChangeError
-from clip_retrieval.index.update import Known, compare, has_current_metadata, update_index
+from clip_retrieval.index.update import Known, compare, has_current_metadata, update_index, warn_of_loss
 from clip_retrieval.index.vectors import Contents, Vectors
 from clip_retrieval.layout import (
     MANIFEST,
@@ -130,6 +130,8 @@ def build_found(
                 infos = {modality: build.make(modality, vectors) for modality, vectors in filled.items()}
                 for modality, figures in measure_built(IndexFolder(str(scratch)), truths, contents, config).items():
                     infos[modality] |= figures
+                    if known and modality in known.indices:
+                        warn_of_loss(modality, target.read_json(target.info_name(modality)), figures)
             publish(revision, scratch, infos, contents)
         place_metadata(config, source, revision)
         described = describe_indices(infos, filled, build.trained_rows)

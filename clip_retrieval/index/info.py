@@ -74,6 +74,12 @@ def recall_at_ten(said: dict[str, Any], asked: Modality) -> str:
     return str(measured.get("recall@10", "not measured"))
 
 
+def name_model(found: dict[str, Any]) -> str:
+    if found["made_by"] is None and found["encoder"] is None:
+        return "unknown: the folder has no manifest.json"
+    return str((found["encoder"] or {}).get("clip_model", "unknown: the embeddings had no manifest.json"))
+
+
 def print_info(found: dict[str, Any]) -> None:
     """Print a column for each index."""
     table = Table(title=Text(f"indices in {found['index_folder']}"), title_justify="left")
@@ -89,6 +95,5 @@ def print_info(found: dict[str, Any]) -> None:
     recalls = sorted({name for index in found["indices"].values() for name in index["said"] if "recall" in name})
     for name in recalls:
         table.add_row(name, *(str(index["said"].get(name, "")) for index in found["indices"].values()))
-    model = (found["encoder"] or {}).get("clip_model", "unknown: the folder has no manifest.json")
-    table.add_row("model", *([str(model)] * len(found["indices"])))
+    table.add_row("model", *([name_model(found)] * len(found["indices"])))
     Console(highlight=False, markup=False, emoji=False).print(table)

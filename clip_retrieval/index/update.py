@@ -29,11 +29,12 @@ from clip_retrieval.index.rows import (
 )
 from clip_retrieval.index.vectors import Contents, Vectors
 from clip_retrieval.index.zero_rows import find_filled
-from clip_retrieval.layout import EmbeddingsFolder, IndexFolder, Modality, read_manifest
+from clip_retrieval.layout import MODALITIES, EmbeddingsFolder, IndexFolder, Modality, read_manifest
 from clip_retrieval.metadata import METADATA_ARROW
 
 logger = logging.getLogger(__name__)
 
+LOSS = 0.03  # of recall@10 that is more than what a few hundred queries tell by chance
 GROWTH = 2  # times the rows that an index was trained on; building again so seldom doubles the work at most
 
 
@@ -159,6 +160,28 @@ def change_rows(index: Any, change: Change, vectors: Vectors, known_files: int) 
     for rows in vectors.parts_from(known_files):
         add_rows(index, rows, first, find_filled(rows))
         first += len(rows)
+
+
+def warn_of_loss(modality: Modality, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """Tell where an updated index finds less than before, by what its json file says; graphs of faiss may."""
+    old, new = before.get("quality") or {}, after.get("quality") or {}
+    target = new.get("target") or {}
+    if old.get("target") != target:
+        return  # other settings were wanted
+    recalls = [
+        (old[asked]["recall@10"], new[asked]["recall@10"])
+        for asked in MODALITIES
+        if (old.get(asked) or {}).get("recall@10") is not None and (new.get(asked) or {}).get("recall@10") is not None
+    ]
+    if not recalls:
+        return
+    was, is_now = (sum(found) / len(recalls) for found in zip(*recalls, strict=True))
+    if is_now < was - LOSS and is_now < (target.get("wanted_recall") or 1):
+        logger.warning(
+            "the %s index finds less than before its update: recall@10 is %.3f, and was %.3f; build it again, without "
+            "--update, if that is too little",
+            *(modality, is_now, was),
+        )
 
 
 def has_current_metadata(config: IndexConfig, source: EmbeddingsFolder, target: IndexFolder) -> bool:

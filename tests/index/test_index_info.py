@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
+import pytest
 from click.testing import CliRunner
 
 from clip_retrieval.cli import cli
@@ -29,6 +31,25 @@ def test_info_says_kind_rows_settings_and_model(tmp_path: Path) -> None:
     shown = CliRunner().invoke(cli, ["index", "info", str(tmp_path)]).output
     assert "IVF16,SQ8" in shown
     assert "hash:16" in shown
+
+
+@pytest.mark.parametrize(
+    ("manifest", "model"),
+    [
+        (None, "unknown: the folder has no manifest.json"),
+        ({"made_by": "clip-retrieval 3", "encoder": None}, "unknown: the embeddings had no manifest.json"),
+        ({"encoder": {"clip_model": "hash:16"}}, "hash:16"),
+    ],
+)
+def test_info_says_why_a_model_is_not_known(tmp_path: Path, manifest: dict[str, Any] | None, model: str) -> None:
+    index = faiss.IndexFlatIP(4)
+    index.add(np.eye(4, dtype=np.float32))
+    faiss.write_index(index, str(tmp_path / "image.index"))
+    if manifest is not None:
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    shown = CliRunner().invoke(cli, ["index", "info", str(tmp_path)], env={"COLUMNS": "200"}).output
+    assert model in shown
+    assert f"{(tmp_path / 'image.index').stat().st_size} bytes" in shown
 
 
 def test_a_folder_without_an_index_is_a_sentence(tmp_path: Path) -> None:

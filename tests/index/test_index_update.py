@@ -25,7 +25,7 @@ from clip_retrieval.index.checks import read_encoder
 from clip_retrieval.index.engines import Bounds
 from clip_retrieval.index.rows import CannotChangeError
 from clip_retrieval.index.search import open_index
-from clip_retrieval.index.update import compare, update_index
+from clip_retrieval.index.update import compare, update_index, warn_of_loss
 from clip_retrieval.index.vectors import open_vectors
 from clip_retrieval.layout import EmbeddingsFolder, IndexFolder
 
@@ -339,6 +339,47 @@ def test_a_killed_build_leaves_the_older_index(
     assert {name: value for name, value in files_of(tmp_path / "ix").items() if not name.startswith("_")} == before
     index(emb, tmp_path / "ix", update=True)
     assert search(tmp_path / "ix", rows[COUNT], 1) == [COUNT]
+
+
+def test_an_update_that_costs_recall_is_told_of(
+    emb: Path, rows: NDArray[np.float32], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    index(emb, tmp_path / "ix", index_key="SQ4")
+    path = tmp_path / "ix" / "image.json"
+    about = json.loads(path.read_text())
+    about["quality"]["image"]["recall@10"] = 1.2
+    path.write_text(json.dumps(about))
+    write_later(emb, rows)
+    index(emb, tmp_path / "ix", update=True)
+    assert "the image index finds less than before its update: recall@10 is " in caplog.text
+    assert "and was 1.200; build it again, without --update" in caplog.text
+
+
+def quality_of(image: float | None, text: float | None, wanted: float | None = None) -> dict[str, Any]:
+    recalls = {"image": image, "text": text}
+    found = {asked: None if recall is None else {"recall@10": recall} for asked, recall in recalls.items()}
+    return {"quality": {**found, "target": {"max_index_query_time_ms": 10.0, "wanted_recall": wanted}}}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (quality_of(0.9, 0.9), quality_of(0.88, 0.88)),
+        (quality_of(0.9, None), quality_of(0.89, 0.5)),
+        (quality_of(0.99, 0.99, 0.9), quality_of(0.91, 0.9, 0.9)),
+        (quality_of(0.99, 0.99, 0.9), quality_of(0.5, 0.5)),
+        (quality_of(None, None), quality_of(0.5, 0.5)),
+        ({}, quality_of(0.5, 0.5)),
+    ],
+    ids=["by chance", "new queries", "enough", "another target", "not measured", "of another program"],
+)
+def test_less_recall_that_says_nothing_is_not_told_of(
+    before: dict[str, Any], after: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_of_loss("image", before, after)
+    assert not caplog.records
+    warn_of_loss("image", quality_of(0.9, 0.9), quality_of(0.9, 0.8))
+    assert caplog.records
 
 
 def test_an_index_in_an_object_store_is_updated(emb: Path, rows: NDArray[np.float32]) -> None:
