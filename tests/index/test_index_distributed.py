@@ -314,3 +314,16 @@ def test_a_build_here_that_is_stopped_goes_on_with_its_parts(
     resumed, whole = (faiss.read_index(str(tmp_path / f"{name}.index")) for name in ("image", "whole"))
     assert "IVF" in info["index_key"]
     np.testing.assert_array_equal(resumed.search(rows[:50], 10)[1], whole.search(rows[:50], 10)[1])
+
+
+@pytest.mark.parametrize("stored", ["float16", "float32"])
+def test_parts_hold_no_copy_of_embeddings_in_half_precision(
+    tmp_path: Path, unit_rows: Rows, write_run: WriteRun, stored: str
+) -> None:
+    rows = unit_rows(300).astype(np.float16).astype(stored)
+    job, empty = make_job(tmp_path, write_run, rows), trained(rows.astype(np.float32), "IVF4,SQ4,Refine(SQfp16)")
+    merged = merge(job, empty, 0, 100, 300)
+    written = sorted(path.name for path in Path(job.work.root).glob("*.codes"))
+    assert len(written) == (0 if stored == "float16" else 2)
+    store = faiss.downcast_index(merged.refine_index)
+    assert np.array_equal(store.reconstruct_n(0, 300), rows.astype(np.float32))

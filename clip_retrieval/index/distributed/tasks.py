@@ -19,6 +19,7 @@ from clip_retrieval.index.distributed.plan import MergedPart, RowRange, codes_na
 from clip_retrieval.index.files import has_ids, write_file
 from clip_retrieval.index.stores import (
     Codes,
+    CodesInFile,
     code_bytes,
     encode,
     find_lists,
@@ -71,12 +72,18 @@ class Job:
 def write_whole(job: Job, trained: Shared, path: Path, rows: RowRange) -> None:
     """Write an index that is made in one go; its rows are read once for the lists and once for the store."""
     index = open_bytes(trained.value)
-    add_to_lists(job, index, rows)
-    write_with_store(index, store_codes(job, index, rows), rows.row_count, path)
+    lists, store = find_lists(index), find_store(index)
+    share = 1.0 if store is None or lists is None else 0.5
+    if lists is not None:
+        fill_lists(index, job.watch(read_range(job.vectors, rows), share), rows.start)
+    write_with_store(index, () if store is None else codes_of(job, store, rows, share), rows.row_count, path)
 
 
 def add_part(job: Job, trained: Shared, rows: RowRange) -> None:
-    """Write the part that holds some rows; raises ClipRetrievalError where their files cannot be read."""
+    """Write the part that holds some rows; raises ClipRetrievalError where their files cannot be read.
+
+    Codes that are in the embeddings as they are come from there when parts are merged.
+    """
     if job.work.exists(part_name(rows)):
         return
     if not job.vectors.folder.exists():
@@ -85,12 +92,16 @@ def add_part(job: Job, trained: Shared, rows: RowRange) -> None:
         )
     use_cores(job.cores)
     index = open_bytes(trained.value)
-    if find_store(index) is not None:
+    lists, store = find_lists(index), find_store(index)
+    own_codes = store is not None and halves_of(job, store, rows) is None
+    share = 0.5 if own_codes and lists is not None else 1.0
+    if own_codes:
         with job.work.staged(codes_name(rows)) as staged, staged.open("wb") as file:
-            write_codes(store_codes(job, index, rows), file)
-    add_to_lists(job, index, rows)
+            write_codes(codes_of(job, store, rows, share), file)
+    if lists is not None:
+        fill_lists(index, job.watch(read_range(job.vectors, rows), share), rows.start)
     with job.work.staged(part_name(rows)) as staged:
-        write_file(index if (lists := find_lists(index)) is None else lists, staged)
+        write_file(index if lists is None else lists, staged)
 
 
 def merge_group(job: Job, trained: Shared, merged: MergedPart) -> None:
@@ -101,33 +112,29 @@ def merge_group(job: Job, trained: Shared, merged: MergedPart) -> None:
     index = open_bytes(trained.value)
     lists, store = find_lists(index), find_store(index)
     for rows in merged.parts:
-        part = read_part(job.work, rows, 0 if store is None else code_bytes(store))
+        part = read_part(job, store, rows)
         if lists is not None:
             merge_into(lists, part, 0 if has_ids(index) else rows.start - merged.rows.start)
-    codes = () if store is None else (piece for rows in merged.parts for piece in read_codes(job.work, rows))
+    codes = () if store is None else (codes for rows in merged.parts for codes in merged_codes(job, store, rows))
     with job.work.staged(job.merged_name(merged)) as staged:
         write_with_store(index, codes, merged.rows.row_count, staged)
 
 
-def add_to_lists(job: Job, index: Any, rows: RowRange) -> None:
-    if find_lists(index) is not None:
-        fill_lists(index, job.watch(read_range(job.vectors, rows), share_of_pass(index)), rows.start)
+def codes_of(job: Job, store: Any, rows: RowRange, share: float) -> Iterable[Codes]:
+    """Return the codes of some rows, which are made as they are asked for."""
+    if (halves := halves_of(job, store, rows)) is not None:
+        return job.watch(halves, share)
+    return encode(store, job.watch(read_range(job.vectors, rows), share))
 
 
-def store_codes(job: Job, index: Any, rows: RowRange) -> Iterator[Codes]:
-    """Yield the codes of some rows in the store of an index, if it has one."""
-    if (store := find_store(index)) is None:
-        return
-    share = share_of_pass(index)
-    if holds_halves(store) and (halves := find_halves(job.vectors, rows)) is not None:
-        yield from job.watch(halves, share)
-    else:
-        yield from encode(store, job.watch(read_range(job.vectors, rows), share))
+def merged_codes(job: Job, store: Any, rows: RowRange) -> Iterable[Codes]:
+    """Return the codes of a part's rows: out of the embeddings, or what was written beside the part."""
+    return halves if (halves := halves_of(job, store, rows)) is not None else read_codes(job.work, rows)
 
 
-def share_of_pass(index: Any) -> float:
-    """Return how much of a row is done when it has been read once."""
-    return 0.5 if find_store(index) is not None and find_lists(index) is not None else 1.0
+def halves_of(job: Job, store: Any, rows: RowRange) -> list[CodesInFile] | None:
+    """Return where the codes of a store are in the embeddings as they are, if they are."""
+    return find_halves(job.vectors, rows) if holds_halves(store) else None
 
 
 def use_cores(cores: int | None) -> None:
@@ -135,18 +142,24 @@ def use_cores(cores: int | None) -> None:
         faiss.omp_set_num_threads(cores)
 
 
-def read_part(work: Folder, rows: RowRange, bytes_of_code: int) -> Any:
-    """Return the lists of a part whose codes, of so many bytes a row, are all there."""
-    name = part_name(rows)
+def read_part(job: Job, store: Any | None, rows: RowRange) -> Any:
+    """Return the lists of a part, whose codes are all there."""
+    work, name = job.work, part_name(rows)
     if not work.exists(name):
         raise IndexBuildError(f"an executor does not see {work.path(name)}, which another one wrote; {SHARE_IT}")
     try:
-        if bytes_of_code and work.sizes("", codes_name(rows)) != {codes_name(rows): bytes_of_code * rows.row_count}:
-            raise RuntimeError(f"{codes_name(rows)} is not whole")
+        if store is not None and halves_of(job, store, rows) is None:
+            check_codes(work, rows, code_bytes(store) * rows.row_count)
         return faiss.read_index(work.path(name)) if work.is_local else open_bytes(work.read_bytes(name))
     except RuntimeError as error:  # cut off, as after a loss of power
         work.remove(name)
         raise IndexBuildError(f"{work.path(name)} was damaged and is removed; run the same command again") from error
+
+
+def check_codes(work: Folder, rows: RowRange, size: int) -> None:
+    name = codes_name(rows)
+    if work.sizes("", name) != {name: size}:
+        raise RuntimeError(f"{name} is not of {size} bytes")
 
 
 def read_codes(work: Folder, rows: RowRange) -> Iterator[Codes]:
