@@ -54,6 +54,7 @@ class BuiltIndices:
     metadata_rows: int | None
     seconds: float
     changes: Mapping[Modality, Change] = field(default_factory=dict)  # of an update: rows that it took over
+    is_as_before: bool = False  # of an update: nothing was to be done
 
     def to_json(self) -> dict[str, Any]:
         changes = {modality: change.to_json() for modality, change in self.changes.items()}
@@ -97,8 +98,18 @@ def build_within(config: IndexConfig) -> BuiltIndices:
     check_writable(target)
     target.remove_leftovers()
     with only_one(target), fetched(found, target.staging, room_of_index(config, found)) as here:
-        infos, changes = build_found(config, source, target, here)
-    return BuiltIndices(target.url, infos, rows, time.perf_counter() - start, changes)
+        outcome = build_found(config, source, target, here)
+    seconds = time.perf_counter() - start
+    return BuiltIndices(target.url, outcome.infos, rows, seconds, outcome.changes, outcome.is_as_before)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What image.json and text.json say now, which rows an update took over, and whether it had anything to do."""
+
+    infos: Infos
+    changes: Mapping[Modality, Change]
+    is_as_before: bool = False
 
 
 def room_of_index(config: IndexConfig, found: Mapping[Modality, Vectors]) -> int:
@@ -109,8 +120,8 @@ def room_of_index(config: IndexConfig, found: Mapping[Modality, Vectors]) -> int
 
 def build_found(
     config: IndexConfig, source: EmbeddingsFolder, target: IndexFolder, found: Mapping[Modality, Vectors]
-) -> tuple[Infos, Mapping[Modality, Change]]:
-    """Build and publish; returns what image.json and text.json say, and which rows an update took over."""
+) -> Outcome:
+    """Build and publish, or update."""
     encoder = read_encoder(source)
     contents = {modality: vectors.examine() for modality, vectors in found.items()}
     filled = find_filled(source, found, contents)
@@ -121,7 +132,8 @@ def build_found(
     )
     if known and known.is_current(filled, bounds) and has_current_metadata(config, source, target):
         take_over_options(target, config)
-        return {modality: target.read_json(target.info_name(modality)) for modality in filled}, known.changes
+        infos = {modality: target.read_json(target.info_name(modality)) for modality in filled}
+        return Outcome(infos, known.changes, is_as_before=True)
     revision = IndexRevision(target.url)
     with chosen_engine(config, target) as engine:  # which keeps its parts to the end: anything may fail till then
         with target.staging() as scratch:
@@ -137,7 +149,7 @@ def build_found(
         described = describe_indices(infos, filled, build.trained_rows)
         revision.write_json(MANIFEST, make_manifest(encoder, described, config))
         revision.commit()
-    return infos, known.changes if known else {}
+    return Outcome(infos, known.changes if known else {})
 
 
 def wants_other_kind(config: IndexConfig, target: IndexFolder) -> bool:

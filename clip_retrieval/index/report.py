@@ -42,7 +42,7 @@ def print_indices(result: BuiltIndices) -> None:
 
 def change_lines(result: BuiltIndices) -> Iterable[str]:
     """Yield what an update took over."""
-    if result.changes and all(change.is_none for change in result.changes.values()):
+    if result.is_as_before:
         yield "nothing to update: the embeddings are those of the index"
         return
     for modality, change in result.changes.items():
