@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
+from fsspec.callbacks import Callback
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -20,6 +23,8 @@ from clip_retrieval.sizes import in_bytes
 from clip_retrieval.storage import Folder
 
 logger = logging.getLogger(__name__)
+
+STREAMS = 4  # files that are fetched at once
 
 Found = Mapping[Modality, Vectors]
 
@@ -54,27 +59,54 @@ def has_room(remote: Found, scratch: Path, spare_bytes: int) -> bool:
 
 
 def fetch_all(remote: Found, scratch: Path) -> dict[Modality, Vectors]:
+    """Fetch some files at once; the first that fails, or Ctrl-C, ends the others too."""
+    copies = {modality: Folder(str(scratch / f"{modality}-embeddings")) for modality in remote}
+    for copy in copies.values():
+        Path(copy.root).mkdir()
+    stop = Event()
+    with make_bar() as bar, ThreadPoolExecutor(STREAMS) as pool:
+        total = bar.add_task("fetching", total=sum(vectors.byte_count for vectors in remote.values()))
+        watch = Watch(stop, lambda count: bar.advance(total, count))
+        coming = [
+            pool.submit(fetch, vectors, file, copies[modality], watch)
+            for modality, vectors in remote.items()
+            for file in vectors.files
+        ]
+        try:
+            for future in as_completed(coming):
+                future.result()
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+    return {modality: replace(vectors, copy=copies[modality]) for modality, vectors in remote.items()}
+
+
+class Watch(Callback):  # type: ignore[misc]
+    """Hears of every block that came; raises CancelledError where no more are wanted."""
+
+    def __init__(self, stop: Event, tell: Callable[[int], None]) -> None:
+        super().__init__()
+        self.stop, self.tell = stop, tell
+
+    def relative_update(self, inc: int = 1) -> None:
+        if self.stop.is_set():
+            raise CancelledError
+        self.tell(inc)
+
+
+def make_bar() -> Progress:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(
-        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
-        bar = progress.add_task("fetching", total=sum(vectors.byte_count for vectors in remote.values()))
-        copies = {}
-        for modality, vectors in remote.items():
-            copy = scratch / f"{modality}-embeddings"
-            copy.mkdir()
-            for file in vectors.files:
-                fetch(vectors, file, Folder(str(copy)))
-                progress.advance(bar, file.byte_count)
-            copies[modality] = replace(vectors, copy=Folder(str(copy)))
-    return copies
+    return Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
 
 
-def fetch(vectors: Vectors, file: VectorFile, copy: Folder) -> None:
+def fetch(vectors: Vectors, file: VectorFile, copy: Folder, watch: Watch) -> None:
     source, target = vectors.path(file), copy.path(file.name)
     fs = vectors.folder.fs
-    with vectors.folder.answering():
-        with_retries(fs, lambda: fs.get_file(source, target))
+    try:
+        with vectors.folder.answering():
+            with_retries(fs, lambda: fs.get_file(source, target, callback=watch))
+    except FileNotFoundError as error:
+        raise IndexBuildError(f"{source} went while it was to be fetched; build the index again") from error
     if read_header(copy, file.name) != file:
-        raise IndexBuildError(f"{source} changed while it was fetched; build it again")
+        raise IndexBuildError(f"{source} changed while it was fetched; build the index again")

@@ -8,9 +8,11 @@ import os
 import pickle
 import shutil
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
@@ -191,6 +193,32 @@ def test_a_file_that_changes_while_it_is_fetched_is_told_of(emb: str) -> None:
         fetched({"image": vectors}, temporary_folder),
     ):
         pass
+
+
+def test_what_fails_ends_the_rest_at_once(emb: str, monkeypatch: pytest.MonkeyPatch, temporary: Path) -> None:
+    begun, ran_out = Event(), Event()
+
+    def get(_: Any, source: str, __: str, callback: Any) -> None:
+        if source.endswith("img_emb_0.npy"):
+            assert begun.wait(30)
+            raise FileNotFoundError(source)
+        until = time.monotonic() + 60
+        while time.monotonic() < until:  # a file without an end
+            begun.set()
+            callback.relative_update(1)
+            time.sleep(0.01)
+        ran_out.set()
+
+    monkeypatch.setattr(MemoryFileSystem, "get_file", get)
+    vectors = open_vectors(Folder(emb), "img_emb")
+    assert vectors is not None
+    with (
+        pytest.raises(IndexBuildError, match=r"img_emb_0\.npy went while"),
+        fetched({"image": vectors}, temporary_folder),
+    ):
+        pass
+    assert not ran_out.is_set()
+    assert list(temporary.iterdir()) == []
 
 
 def test_errors_name_the_store(emb: str, tmp_path: Path) -> None:
