@@ -17,6 +17,9 @@ from clip_retrieval.options import build_config
 @json_option
 def index(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Build nearest-neighbour indices of an embeddings folder, within the memory given."""
+    from clip_retrieval.index.library import load_faiss
+
+    load_faiss()
     from clip_retrieval.index.build import build_indices
     from clip_retrieval.index.kept import read_index_config
     from clip_retrieval.index.preview import preview_indices, print_preview
@@ -36,6 +39,9 @@ def index(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
 @json_option
 def score(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Measure recall and time of an index that is there, and tune its search settings."""
+    from clip_retrieval.index.library import load_faiss
+
+    load_faiss()
     from clip_retrieval.index.kept import read_score_config
     from clip_retrieval.index.report import print_scores
     from clip_retrieval.index.score import run_score
