@@ -91,7 +91,7 @@ def test_what_was_added_is_kept_until_the_index_stands(run: Path, monkeypatch: p
         patch.setattr(metadata_files, "copy_metadata", stop)
         with pytest.raises(KeyboardInterrupt):
             build(run)
-    assert len(list((run.parent / "ix" / "_building").glob("*/part_*"))) == 4
+    assert len(list((run.parent / "ix" / "_building").glob("*/part_*.index"))) == 4
     assert captions(build(run), [5]) == ["row 5"]
     assert not (run.parent / "ix" / "_building").exists()
 
