@@ -180,6 +180,7 @@ def make_bounds(config: IndexConfig, filled: Mapping[Modality, Vectors]) -> Boun
         config.tuning.max_index_query_time_ms,
         config.index_key,
         tuple(filled.values()),
+        config.spark.distributed is not None,
     )
 
 

@@ -7,31 +7,30 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from clip_retrieval.errors import IndexBuildError
-from clip_retrieval.index.costs import (
-    LEAST_SAMPLE,
-    SAMPLE_COPIES,
-    SCALAR_RECALL,
-    count_sample,
-    time_of_query,
-    with_cost,
-)
-from clip_retrieval.index.shapes import Plan, Problem
+from clip_retrieval.index.costs import LEAST_SAMPLE, ROWS_OF_PART, SAMPLE_COPIES, count_sample, with_cost
+from clip_retrieval.index.expected import RECALL_OF_MILLISECOND, SCALAR_RECALL, to_expect
+from clip_retrieval.index.shapes import MOST_LISTS, Plan, Problem, Store, count_lists
 from clip_retrieval.sizes import in_bytes
 
 SCAN_BYTES = 32  # of 4-bit codes that only have to name what is compared finer
-LEAST_CODE_BYTES = 4
-MOST_LISTS = 32_768
-LISTS_PER_ROOT = 1.2  # lists for each square root of the rows
+LEAST_CODE_BYTES, MOST_LENGTHS = 4, 512  # bytes, and how many lengths are reckoned through
+WHOLE_STORES: tuple[Store, ...] = ("fp32", "fp16")
+LONG_CODES, FINER = 96, 2  # bytes, from which on it is worth while to have so many times as many lists as usual
+MOST_EMPTY = (
+    0.01  # of the rows of a graph: zero rows are far from all others, and building takes long where they are many
+)
 ROWS_FOR_LISTS = 5_000  # up to which comparing with every row is as fast as anything else
-MARGIN = 0.3  # of what a wanted recall lacks
+SMALLEST = 1.1  # times the bytes of the smallest index with a wanted recall, and the best so small is taken
 ROWS_PER_CENTROID = 39  # that faiss asks k-means to have
 LISTS, BOOKS = re.compile(r"IVF(\d+)"), re.compile(r"(?:PQ|RQ|LSQ|IMI)\d+(?:x(\d+))?(?![\dx])")
 CODE_BITS = 8
-RECALL_OF_MILLISECOND = 0.001  # that a faster index may find less
+RECALL_OF_DOUBLING = 0.002  # that an index may find less which is built in half the time
+SHORT_SECONDS = 10.0  # of building: nobody minds so many
+RECALL_OF_GRAPH = 0.003  # that lists may find less: no row leaves a graph, and none gets its embedding later
 
 
 def make_plan(problem: Problem) -> Plan:
@@ -40,12 +39,14 @@ def make_plan(problem: Problem) -> Plan:
     fitting = [plan for plan in plans if fits(plan, problem)]
     if not fitting:
         raise IndexBuildError(explain_misfit(problem, plans))
-    wanted = problem.wanted_recall
     quick = [plan for plan in fitting if not is_slow(plan, problem)]
-    enough = [plan for plan in quick if wanted is not None and plan.recall >= to_expect(wanted)]
+    if not quick:
+        return make_plan(replace(problem, max_query_ms=min(plan.query_ms for plan in fitting)))
+    enough = find_enough(quick, problem)
     if enough:
-        return min(enough, key=lambda plan: plan.index_bytes)
-    return best_in_time(fitting, problem)
+        least = min(plan.index_bytes for plan in enough)
+        return best_in_time([plan for plan in enough if plan.index_bytes <= SMALLEST * least], problem)
+    return best_in_time(quick, problem)
 
 
 def given_plan(problem: Problem, key: str) -> Plan:
@@ -69,17 +70,14 @@ def fits(plan: Plan, problem: Problem) -> bool:
 
 def is_slow(plan: Plan, problem: Problem) -> bool:
     """Say whether a query takes longer than it may; among few rows there is nothing faster than all of them."""
-    return plan.query_ms > 1.001 * time_of_query(problem) and plan.rows > ROWS_FOR_LISTS
-
-
-def to_expect(wanted: float) -> float:
-    """Return the recall that a plan has to promise, so that the index has the wanted one: plans are not exact."""
-    return wanted + MARGIN * (1 - wanted)
+    return plan.query_ms > 1.001 * problem.max_query_ms and plan.rows > ROWS_FOR_LISTS
 
 
 def worth(plan: Plan) -> float:
-    """Return the recall, less what a faster index may find less."""
-    return plan.recall - RECALL_OF_MILLISECOND * plan.query_ms
+    """Return the recall, less what an index may find less that is faster, built sooner, or can be changed."""
+    building = RECALL_OF_DOUBLING * math.log2(1 + plan.seconds / SHORT_SECONDS)
+    stiffness = RECALL_OF_GRAPH if plan.kind == "graph" else 0
+    return plan.recall - RECALL_OF_MILLISECOND * plan.query_ms - building - stiffness
 
 
 def list_plans(problem: Problem) -> list[Plan]:
@@ -94,37 +92,59 @@ def shapes(problem: Problem) -> Iterator[Plan]:
         yield with_cost(Plan("exact", rows, dim, store, sample_rows=sample_rows), problem)
     if rows <= ROWS_FOR_LISTS:
         return
+    if can_be_graph(problem):
+        yield from (with_cost(Plan("graph", rows, dim, store), problem) for store in WHOLE_STORES)
     lists = count_lists(problem.filled_rows)
     coded = Plan("coded", rows, dim, None, lists, sample_rows=count_sample(lists, problem))
     refined = replace(coded, kind="refined", code_bytes=min(SCAN_BYTES, max(2, dim // 8)), bits=4)
     yield with_cost(replace(refined, store="fp16"), problem)
     yield with_cost(replace(refined, store="SQ8"), problem)
+    yield from (with_cost(replace(coded, kind="listed", store=store), problem) for store in WHOLE_STORES)
     if dim > 1:
-        yield from choose_length(lambda count: replace(refined, store="codes", store_bytes=count), dim - 1, problem)
-    yield from choose_length(lambda count: replace(coded, code_bytes=count), dim, problem)
+        yield from choose(problem, (replace(refined, store="codes", store_bytes=n) for n in lengths(dim - 1)))
+    finer = min(MOST_LISTS, FINER * lists) if lists > 1 else 1
+    more = replace(coded, lists=finer, sample_rows=count_sample(finer, problem))
+    codes = [replace(coded, code_bytes=n) for n in lengths(dim)]
+    codes += [replace(more, code_bytes=n) for n in lengths(dim) if n >= LONG_CODES]
+    yield from choose(problem, codes)
 
 
-def choose_length(of_length: Callable[[int], Plan], most: int, problem: Problem) -> Iterator[Plan]:
-    """Yield the plan with the codes that are worth most within the bounds, else the shortest.
+def can_be_graph(problem: Problem) -> bool:
+    """Say whether the rows can be in a graph: it is made in one go, as graphs cannot be put together."""
+    return (
+        problem.rows <= ROWS_OF_PART
+        and problem.files == 1
+        and not problem.is_in_parts
+        and problem.empty_rows <= MOST_EMPTY * problem.rows
+    )
+
+
+def lengths(most: int) -> range:
+    """Return the bytes that codes may have, some hundred lengths at most."""
+    return range(min(LEAST_CODE_BYTES, most), most + 1, max(1, most // MOST_LENGTHS))
+
+
+def choose(problem: Problem, candidates: Iterable[Plan]) -> Iterator[Plan]:
+    """Yield the plan that is worth most within the bounds, else the smallest.
 
     With a wanted recall, the smallest plan that is expected to find it follows.
     """
-    lengths = range(min(LEAST_CODE_BYTES, most), most + 1)
-    plans = [with_cost(of_length(count), problem) for count in lengths]
+    plans = [with_cost(plan, problem) for plan in candidates]
     fitting = [plan for plan in plans if fits(plan, problem)]
     yield best_in_time(fitting, problem) if fitting else min(plans, key=lambda plan: plan.index_bytes)
-    enough = [plan for plan in fitting if problem.wanted_recall and plan.recall >= to_expect(problem.wanted_recall)]
+    enough = find_enough(fitting, problem)
     if enough:
         yield min(enough, key=lambda plan: plan.index_bytes)
 
 
+def find_enough(plans: Iterable[Plan], problem: Problem) -> list[Plan]:
+    """Return the plans that are expected to find a wanted recall."""
+    wanted = problem.wanted_recall
+    return [plan for plan in plans if wanted is not None and plan.recall >= to_expect(wanted)]
+
+
 def best_in_time(plans: Iterable[Plan], problem: Problem) -> Plan:
     return max(plans, key=lambda plan: (not is_slow(plan, problem), worth(plan), -plan.index_bytes))
-
-
-def count_lists(rows: int) -> int:
-    """Return how many lists so many rows are to be in: a power of two, but for a handful of rows."""
-    return min(MOST_LISTS, rows, max(16, 1 << round(math.log2(LISTS_PER_ROOT * math.sqrt(rows)))))
 
 
 def explain_misfit(problem: Problem, plans: list[Plan]) -> str:

@@ -6,12 +6,15 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Kind = Literal["exact", "refined", "coded", "given"]
+Kind = Literal["exact", "graph", "refined", "listed", "coded", "given"]
 Store = Literal["fp32", "fp16", "SQ8", "SQ6", "SQ4", "codes"]
 
 FAISS_NAMES: dict[Store | None, str] = {"fp32": "Flat", "fp16": "SQfp16"}  # the others are called the same
 GRAPH_LINKS = 32
 LISTS_FOR_GRAPH = 16_384  # from where on the nearest lists are looked up in a graph
+MOST_LISTS = 32_768
+ROWS_OF_LISTS = 256  # from where on there are several
+LISTS_PER_ROOT = 1.2  # lists for each square root of the rows
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Problem:
     max_query_ms: float = 10.0
     files: int = 1  # that the index is kept in, each with centroids and codebooks of its own
     empty_rows: int = 0  # that are zero, in no list and nobody's neighbours
+    is_in_parts: bool = False  # built by several, whatever its rows
+    asks_across: bool = True  # whether queries of the other modality count as well: captions, for pictures
 
     @property
     def filled_rows(self) -> int:
@@ -54,8 +59,13 @@ class Plan:
     given_key: str = ""  # of faiss's index_factory, where somebody wants just that
 
     @property
+    def width(self) -> int:
+        """Dimensions of the centroids."""
+        return self.codes.width if self.code_bytes else self.dim
+
+    @property
     def codes(self) -> Codes:
-        """What lists hold of a row."""
+        """What lists hold of a row, where they hold codes of ours."""
         return Codes(self.dim, 8 * self.code_bytes // self.bits, self.bits)
 
     @property
@@ -71,7 +81,11 @@ class Plan:
         store = self.stored_codes.key if self.store == "codes" else FAISS_NAMES.get(self.store, self.store)
         if self.kind == "exact":
             return str(store)
+        if self.kind == "graph":
+            return f"HNSW{GRAPH_LINKS},{store}"
         graph = f"_HNSW{GRAPH_LINKS}" if self.lists >= LISTS_FOR_GRAPH else ""
+        if self.kind == "listed":
+            return f"IVF{self.lists}{graph},{store}"
         rotation, quantizer = self.codes.key.split(",")
         lists = f"{rotation},IVF{self.lists}{graph},{quantizer}{'fs' if self.bits == 4 else ''}"
         return f"{lists},Refine({store})" if store else lists
@@ -87,6 +101,11 @@ class Plan:
             "expected_recall@10": round(self.recall, 3),
             "expected_query_ms": round(self.query_ms, 2),
         }
+
+
+def count_lists(rows: int) -> int:
+    """Return how many lists so many rows are to be in: a power of two; one for a handful, always looked into."""
+    return 1 if rows < ROWS_OF_LISTS else min(MOST_LISTS, 1 << round(math.log2(LISTS_PER_ROOT * math.sqrt(rows))))
 
 
 @dataclass(frozen=True)

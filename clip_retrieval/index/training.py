@@ -44,6 +44,10 @@ def train_index(plan: Plan, sample: Floats, queries: Floats) -> Any:
         return train_given(plan, sample)
     if plan.kind == "exact":
         return make_store(plan, sample, queries)
+    if plan.kind == "graph":
+        return make_graph(plan)
+    if plan.kind == "listed":
+        return make_whole_lists(plan, sample)
     if plan.store is None:
         return train_lists(plan, sample, queries)
     store = make_store(plan, sample, queries)
@@ -60,6 +64,28 @@ def make_store(plan: Plan, sample: Floats, queries: Floats) -> Any:
     store = faiss.IndexScalarQuantizer(plan.dim, getattr(faiss.ScalarQuantizer, kinds[str(plan.store)]), METRIC)
     store.train(sample)
     return store
+
+
+def make_graph(plan: Plan) -> Any:
+    """Return what links each whole row to its neighbours."""
+    if plan.store == "fp32":
+        return faiss.IndexHNSWFlat(plan.dim, GRAPH_LINKS, METRIC)
+    graph = faiss.IndexHNSWSQ(plan.dim, faiss.ScalarQuantizer.QT_fp16, GRAPH_LINKS, METRIC)
+    graph.is_trained = graph.storage.is_trained = True
+    return graph
+
+
+def make_whole_lists(plan: Plan, sample: Floats) -> Any:
+    """Return lists that hold whole rows."""
+    centroids = cluster(sample, min(plan.lists, len(sample)))
+    quantizer = make_quantizer(centroids)
+    if plan.store == "fp32":
+        lists = faiss.IndexIVFFlat(quantizer, plan.dim, len(centroids), METRIC)
+    else:
+        half = faiss.ScalarQuantizer.QT_fp16
+        lists = faiss.IndexIVFScalarQuantizer(quantizer, plan.dim, len(centroids), half, METRIC)
+    lists.is_trained = True
+    return own(lists, "own_fields")
 
 
 def train_lists(plan: Plan, sample: Floats, queries: Floats) -> Any:

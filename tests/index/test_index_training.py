@@ -59,7 +59,8 @@ def plan_of(kind: Kind, store: Store | None = None, code_bytes: int = 8, bits: i
 CODED, SCANNED = plan_of("coded"), plan_of("coded", bits=4)
 REFINED, REFINED_SHORTER = plan_of("refined", "fp16"), plan_of("refined", "SQ8")
 RECODED = plan_of("refined", "codes")
-PLANS = [CODED, SCANNED, REFINED, REFINED_SHORTER, RECODED, plan_of("exact", "SQ8"), plan_of("exact", "fp32")]
+WHOLE = [plan_of(kind, store) for kind in ("graph", "listed") for store in ("fp32", "fp16")]
+PLANS = [CODED, SCANNED, REFINED, REFINED_SHORTER, RECODED, plan_of("exact", "SQ8"), plan_of("exact", "fp32"), *WHOLE]
 
 
 def fill(index: Any, rows: Rows) -> Any:
@@ -109,6 +110,18 @@ def test_refined_rows_are_found_nearly_as_among_all(plan: Plan, least: float, ro
     assert recall(index, rows, clip_like(200, 4, gap=1)) > least - 0.03
 
 
+@pytest.mark.parametrize("plan", WHOLE, ids=lambda plan: plan.key)
+def test_whole_rows_are_found_nearly_as_among_all(plan: Plan, rows: Rows, asked: Rows) -> None:
+    index = fill(train_index(plan, rows[:5_000].copy(), asked), rows[:5_000])
+    if plan.kind == "listed":
+        index.nprobe = index.nlist
+    else:
+        index.hnsw.efSearch = 64
+
+    for queries in (clip_like(200, 3), clip_like(200, 4, gap=1)):
+        assert recall(index, rows[:5_000], queries) > 0.99
+
+
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.key)
 def test_faiss_adds_rows_as_we_do(plan: Plan, rows: Rows, asked: Rows) -> None:
     trained = train_index(plan, rows[:3_000].copy(), asked)
@@ -151,6 +164,8 @@ def describe(index: Any) -> set[str]:
         return {"refine", *describe(index.base_index), *describe(index.refine_index)}
     if isinstance(index, faiss.IndexIVF):
         return {f"{type(index).__name__} {index.nlist} {index.code_size}", *describe(index.quantizer)}
+    if isinstance(index, faiss.IndexHNSW):
+        return {f"{type(index).__name__} {index.hnsw.nb_neighbors(1)}", *describe(index.storage)}
     name = "IndexFlat" if isinstance(index, faiss.IndexFlat) else type(index).__name__  # IndexFlatIP is the same
     return {f"{name} {index.sa_code_size()}"}
 

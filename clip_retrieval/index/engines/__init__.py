@@ -29,6 +29,7 @@ class Bounds:
     max_query_ms: float = 10.0
     index_key: str | None = None  # of faiss's index_factory; None: what the planner chooses
     asked: tuple[Vectors, ...] = ()  # embeddings such as will be asked for; none: those that are indexed
+    is_in_parts: bool = False  # whether executors make parts of it
 
 
 Engine = Callable[[Vectors, Bounds, Path], dict[str, Any]]  # writes the index to the path, returns image.json's keys

@@ -127,12 +127,14 @@ def describe_problem(vectors: Vectors, bounds: Bounds, file_count: int = 1) -> P
         bounds.max_query_ms,
         file_count,
         vectors.empty_count,
+        bounds.is_in_parts,
+        len(bounds.asked) > 1,
     )
 
 
 def split(vectors: Vectors, plan: Plan, engine: FaissEngine) -> list[RowRange]:
     """Cut the rows into parts; one, where parts of a kind cannot be put together, as those of a graph cannot."""
-    if plan.kind != "given" or can_be_merged(make_given(plan)):
+    if plan.kind != "graph" and (plan.kind != "given" or can_be_merged(make_given(plan))):
         return split_rows(vectors.row_count, engine.index_count, engine.runner.rows_of_task)
     if not engine.runner.is_here:
         raise IndexBuildError(f"an index of kind {plan.given_key} cannot be built in parts; leave --distributed out")
