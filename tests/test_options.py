@@ -278,7 +278,11 @@ def test_what_is_missing_is_named() -> None:
         (InferenceConfig, {"precision": "fp8"}, "precision takes one of"),
         (IndexConfig, {"nb_cores": 0}, "nb_cores"),
         (IndexConfig, {"engine": "annoy"}, "engine takes one of"),
-        (IndexConfig, {"max_index_memory_usage": "32G"}, "max_index_memory_usage 32G is more than"),
+        (
+            IndexConfig,
+            {"max_index_memory_usage": "32G", "engine": "autofaiss"},
+            "max_index_memory_usage 32G is more than",
+        ),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_by_name(config: type[Any], values: dict[str, object], message: str) -> None:
