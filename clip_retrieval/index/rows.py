@@ -13,6 +13,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from clip_retrieval.index.block_lists import clear_tails
+
 Rows = NDArray[np.float32]  # [n, d]
 Ids = NDArray[np.int64]  # [n]
 LISTS = (
@@ -109,27 +111,11 @@ def overwrite(index: Any, ids: Ids, rows: Rows) -> None:
 def remove_from_lists(index: Any, ids: Ids) -> None:
     """Take rows out of inverted lists; those that are not in them do not matter.
 
-    faiss 1.13 takes them out of the lists of its fast scan, too, but miscounts them, and leaves codes behind the
-    last row of a list that the next row is or-ed into.
+    faiss 1.13 takes them out of the lists of its fast scan, too, but miscounts them, and leaves codes behind.
     """
     index.set_direct_map_type(faiss.DirectMap.NoMap)
     index.remove_ids(faiss.IDSelectorBatch(ids))
     index.ntotal = index.invlists.compute_ntotal()
     lists = faiss.downcast_InvertedLists(index.invlists)
     if isinstance(lists, faiss.BlockInvertedLists):
-        for number in range(lists.nlist):
-            clear_tail(lists, number)
-
-
-def clear_tail(lists: Any, number: int) -> None:
-    """Make the places of the last block that hold no row zero."""
-    packer = lists.packer
-    size = lists.list_size(number)
-    blocks = -(-size // packer.nvec)
-    if size == blocks * packer.nvec:
-        return
-    codes = faiss.rev_swig_ptr(lists.get_codes(number), blocks * packer.block_size)
-    last = codes.reshape(blocks, packer.block_size)[-1:]
-    nothing = np.zeros(packer.code_size, np.uint8)
-    for place in range(size % packer.nvec, packer.nvec):
-        packer.pack_1(nothing, place, last)
+        clear_tails(lists)

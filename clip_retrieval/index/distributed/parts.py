@@ -13,6 +13,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from clip_retrieval.index.block_lists import merge_lists
 from clip_retrieval.index.costs import ROWS_AT_ONCE
 from clip_retrieval.index.distributed.plan import RowRange
 from clip_retrieval.index.files import has_ids
@@ -102,6 +103,10 @@ def merge_into(index: Any, other: Any, first_id: int) -> None:
         merge_into(tree.base_index, part.base_index, first_id)
         merge_into(tree.refine_index, part.refine_index, 0)
         tree.ntotal = tree.refine_index.ntotal
+    elif isinstance(tree, faiss.IndexIVFFastScan):
+        tree.check_compatible_for_merge(part)
+        merge_lists(faiss.downcast_InvertedLists(tree.invlists), faiss.downcast_InvertedLists(part.invlists), first_id)
+        tree.ntotal += part.ntotal
     elif isinstance(tree, faiss.IndexIVF):
         tree.merge_from(part, first_id)
     else:
