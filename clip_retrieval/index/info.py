@@ -11,6 +11,7 @@ from rich.text import Text
 
 from clip_retrieval.errors import QueryError
 from clip_retrieval.index.files import open_parts
+from clip_retrieval.index.kept import OPTIONS
 from clip_retrieval.index.parameters import format_settings, settings_of
 from clip_retrieval.index.search import read_settings
 from clip_retrieval.layout import MODALITIES, IndexFolder, Modality, read_manifest
@@ -30,6 +31,7 @@ def describe_folder(url: str) -> dict[str, Any]:
         "index_folder": folder.url,
         "encoder": manifest.get("encoder"),
         "made_by": manifest.get("made_by"),
+        "options": manifest.get(OPTIONS),
         "indices": {modality: describe_index(folder, modality) for modality in there},
     }
 
@@ -95,5 +97,8 @@ def print_info(found: dict[str, Any]) -> None:
     recalls = sorted({name for index in found["indices"].values() for name in index["said"] if "recall" in name})
     for name in recalls:
         table.add_row(name, *(str(index["said"].get(name, "")) for index in found["indices"].values()))
+    if found["options"]:
+        kept = ", ".join(f"{name}={value}" for name, value in found["options"].items() if value is not None)
+        table.add_row("options of the build", *([kept] * len(found["indices"])))
     table.add_row("model", *([name_model(found)] * len(found["indices"])))
     Console(highlight=False, markup=False, emoji=False).print(table)

@@ -143,6 +143,14 @@ def test_options_of_the_index_are_told_of(folders: tuple[str, str], caplog: pyte
     assert "as the index was built: --max_index_memory_usage 20KB" in caplog.text
 
 
+def test_info_tells_what_an_update_will_take(folders: tuple[str, str]) -> None:
+    build(folders, max_index_memory_usage="20KB")
+    told = CliRunner().invoke(cli, ["index", "info", folders[1]], env={"COLUMNS": "400"}).output
+    assert "max_index_memory_usage=20KB, current_memory_available=16G, " in told
+    shown = json.loads(CliRunner().invoke(cli, ["index", "info", folders[1], "--json"]).output)
+    assert shown["options"] == kept(folders[1])
+
+
 def test_a_dry_run_of_an_update_shows_what_fits_the_bounds_of_the_index(folders: tuple[str, str]) -> None:
     build(folders, index_key="IVF4,Flat", max_index_memory_usage="150KB")
     told = CliRunner().invoke(cli, ["index", *folders, "--update", "--dry_run"])
