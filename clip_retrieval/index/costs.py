@@ -24,7 +24,8 @@ LEAST_SAMPLE, MOST_SAMPLE = 32_768, 1_048_576
 
 BYTES_A_DIM: dict[Store, float] = {"fp32": 4, "fp16": 2, "SQ8": 1, "SQ6": 0.75, "SQ4": 0.5}
 
-PROGRAM_BYTES = 450e6  # the process before it has read a vector, and what it needs whatever it builds, truth as well
+PROGRAM_BYTES = 200e6  # the process before it has read a vector, libraries among it
+TRUTH_BYTES, MOST_THREADS = 33.6e6, 8  # of each thread that looks for truth, and of reading for them
 SAMPLE_COPIES = 1.6
 PRODUCTS_A_SECOND = 70e9  # of a core, in matrix products
 LOOKS_A_SECOND = 6e9  # of a core: codebook entries, by dimensions, that rows are compared with
@@ -51,7 +52,7 @@ def with_cost(plan: Plan, problem: Problem) -> Plan:
 
 def count_sample(lists: int, problem: Problem) -> int:
     """Return the rows that are trained on: enough for the lists, and within a quarter of the memory."""
-    left = problem.available_bytes - PROGRAM_BYTES - beside_sample(problem.dim)
+    left = problem.available_bytes - program_bytes(problem) - beside_sample(LEAST_SAMPLE, problem.dim)
     affordable = int(min(left, problem.available_bytes / 4) / (4 * problem.dim * SAMPLE_COPIES))
     return min(problem.rows, max(min(wanted_sample(lists), affordable), 2 * lists))
 
@@ -60,9 +61,14 @@ def wanted_sample(lists: int) -> int:
     return min(MOST_SAMPLE, max(LEAST_SAMPLE, ROWS_PER_LIST * lists))
 
 
-def beside_sample(dim: int) -> int:
+def program_bytes(problem: Problem) -> float:
+    """Return the memory that is needed whatever is built."""
+    return PROGRAM_BYTES + TRUTH_BYTES * (1 + min(problem.cores, MOST_THREADS))
+
+
+def beside_sample(sample_rows: int, dim: int) -> int:
     """Return the memory of training besides the program and the sample."""
-    return 3 * 4 * LEAST_SAMPLE * dim
+    return 3 * 4 * min(sample_rows, LEAST_SAMPLE) * dim
 
 
 def row_bytes(plan: Plan) -> int:
@@ -108,14 +114,14 @@ def trained_bytes(codes: Codes) -> int:
 
 def peak_bytes(plan: Plan, problem: Problem) -> int:
     """Return the memory that building takes, all in all."""
-    training = SAMPLE_COPIES * 4 * plan.sample_rows * plan.dim + beside_sample(plan.dim)
+    training = SAMPLE_COPIES * 4 * plan.sample_rows * plan.dim + beside_sample(plan.sample_rows, plan.dim)
     adding = held_bytes(plan, problem)
     dims = plan.dim + (plan.width if plan.code_bytes else 0)
     if plan.store == "codes":
         dims += plan.stored_codes.width
     block = ROWS_AT_ONCE * 16 * dims
     part = adding * ROWS_OF_PART / plan.rows if plan.rows > ROWS_OF_PART else 0  # beside what it is merged into
-    return int(PROGRAM_BYTES + max(training, 1.05 * adding + max(block, part)))
+    return int(program_bytes(problem) + max(training, 1.05 * adding + max(block, part)))
 
 
 def count_seconds(plan: Plan, problem: Problem) -> float:

@@ -336,3 +336,23 @@ def test_rows_of_any_shape_give_an_index_within_its_bytes(shape: str, dim: int) 
             scores, ids = index.search(rows[:4], 3)
             assert np.isfinite(scores[ids >= 0]).all()
             assert faiss.extract_index_ivf(index).ntotal == np.count_nonzero(rows.any(axis=1))
+
+
+@pytest.mark.parametrize(
+    ("rows", "dim", "limit", "held"),
+    [
+        (1_000, 512, AMPLE, 59),
+        (20_000, 512, AMPLE, 197),
+        (20_000, 512, 6_000_000, 241),
+        (100_000, 1024, 60_000_000, 504),
+        (200_000, 512, 215_600_000, 286),
+        (200_000, 512, 20_000_000, 316),
+        (1_000_000, 512, 1_100_000_000, 348),
+        (10_000_000, 512, 500_000_000, 859),
+    ],
+)
+def test_memory_to_build_is_more_than_was_measured_but_not_by_much(rows: int, dim: int, limit: int, held: int) -> None:
+    """`held`: MB of anonymous memory on two cores, beside some 60 to 180 MB of mapped libraries."""
+    peak = make_plan(Problem(rows, dim, limit, AMPLE, cores=2)).peak_bytes / 1e6
+
+    assert held + 100 < peak < 2 * (held + 180)
