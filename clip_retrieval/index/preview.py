@@ -78,7 +78,7 @@ def print_preview(preview: Preview) -> None:
         for plan in plans:
             mark = "->" if plan == preview.chosen[modality] else "" if fits(plan, problem) else "too large"
             costs = [in_bytes(plan.index_bytes), in_bytes(plan.peak_bytes), f"{plan.seconds:,.0f} s"]
-            table.add_row(mark, plan.key, *costs, f"~{plan.recall:.2f}", f"~{plan.query_ms:,.1f}")
+            table.add_row(mark, plan.key, *costs, f"~{plan.recall:.3f}", f"~{plan.query_ms:,.2f}")
         console.print(table)
         if modality in preview.refusals:
             console.print(preview.refusals[modality])
