@@ -34,6 +34,7 @@ REFINED_PER_HIT = 16  # rows that are compared once more, at least, where there 
 MOST_REFINED = 32_768  # rows that are compared once more, unless more hits are wanted
 LEAST_FACTOR = 1.25
 OPENING_TRIES = 10
+MOST_KEPT = 64  # settings whose parameters are kept
 HITS_AT_ONCE = 8_000_000  # of all queries of one call of faiss: 96 MB
 
 
@@ -64,6 +65,7 @@ class Index:
             empty_rows = empty_rows[:0]  # they are in none of the lists
         self.empty_rows = empty_rows  # those that a search could come upon
         self.selectors = [make_selector(part, empty_rows) for part in self.parts]
+        self.kept: dict[tuple[int, Settings], Any] = {}  # parameters that nothing is written into
         self.settings = settings or Settings()
         for part in self.parts:
             set_up(part.index, self.settings)
@@ -125,13 +127,28 @@ class Index:
             raise QueryError(f"this index has no search setting {unknown[0]}; it has {known}")
         return settings
 
+    def parameters(self, i: int, settings: Settings) -> Any:
+        """Return faiss's parameters for a part: those of an earlier search with these settings, which took time.
+
+        New ones where rows are left out: there faiss writes into them.
+        """
+        selector = self.selectors[i]
+        if selector is not None:
+            return search_parameters(self.parts[i].index, settings, selector)
+        known = self.kept.get((i, settings))
+        if known is None:
+            if len(self.kept) >= MOST_KEPT:
+                self.kept.clear()
+            known = self.kept[i, settings] = search_parameters(self.parts[i].index, settings)
+        return known
+
     def search_part(self, i: int, rows: NDArray[np.float32], k: int, settings: Settings) -> list[SearchResult]:
         """Search one faiss index; where it cannot leave rows out by itself, ask for more until enough are left."""
         part, selector = self.parts[i], self.selectors[i]
         banned = self.empty_rows if selector is None else self.empty_rows[:0]
         asked = k = min(k, part.index.ntotal)
         while k > 0:
-            scores, ids = part.index.search(rows, asked, params=search_parameters(part.index, settings, selector))
+            scores, ids = part.index.search(rows, asked, params=self.parameters(i, settings))
             found = [clean(*hits, banned, part) for hits in zip(ids, scores, strict=True)]
             is_short = any(len(hits.ids) < k and row[-1] >= 0 for hits, row in zip(found, ids, strict=True))
             if not is_short or asked >= part.index.ntotal:

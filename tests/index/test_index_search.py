@@ -212,6 +212,19 @@ def test_searches_at_once_with_other_settings_each_find_their_own(rows: NDArray[
     assert len({str(hits) for hits in alone[:6]}) > 1
 
 
+def test_parameters_are_made_once_unless_faiss_writes_into_them(rows: NDArray[np.float32]) -> None:
+    tree = faiss.index_factory(rows.shape[1], "IVF16,Flat", faiss.METRIC_INNER_PRODUCT)
+    tree.train(rows)
+    tree.add(rows)
+    settings = Settings({"nprobe": 3})
+
+    whole, skipping = Index(tree, np.empty(0, np.int64)), Index(tree, np.array([2]))
+
+    assert whole.parameters(0, settings) is whole.parameters(0, Settings({"nprobe": 3}))
+    assert whole.parameters(0, Settings({"nprobe": 4})).nprobe == 4
+    assert skipping.parameters(0, settings) is not skipping.parameters(0, settings)
+
+
 def test_the_settings_in_the_json_file_are_taken(rows: NDArray[np.float32], tmp_path: Path) -> None:
     faiss.write_index(build(rows, "IVF16,Flat"), str(tmp_path / "image.index"))
     folder = IndexFolder(str(tmp_path))
