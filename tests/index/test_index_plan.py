@@ -189,7 +189,7 @@ def test_codes_of_lists_take_more_time_than_refined_ones(limit: float, kind: str
     plan = make_plan(Problem(200_000, 512, 50_000_000, AMPLE, max_query_ms=limit))
 
     assert plan.kind == kind
-    assert plan.recall > 0.9
+    assert plan.recall > 0.88
 
 
 def test_long_codes_are_in_more_lists_than_short_ones() -> None:
