@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from clip_retrieval.index.shapes import LISTS_FOR_GRAPH, Plan, Problem, Store, count_lists
 
-RECALL_OF_MILLISECOND = 0.001  # that a faster search may find less
+RECALL_OF_MILLISECOND = 0.003  # that a faster search may find less
 MARGIN = 0.3  # of what a wanted recall lacks
 
 # Recall@10, mean of image and text queries.
