@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar, cast
@@ -30,7 +31,10 @@ COMPRESSED_SUFFIXES = (".gz", ".tgz", ".bz2", ".xz")
 SKIP_BYTES = 1 << 20
 STORE_RETRIES = 3
 FIRST_PAUSE = 0.2  # seconds; each further one is twice as long
-FINAL_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError, ValueError)
+FINAL_ERRORS = (
+    *(FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError, ValueError),
+    CancelledError,  # whoever reads wants no more
+)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 STOPPED_EARLY = (-13, 141)  # SIGPIPE, or the shell's word for it: the rest was not wanted
 

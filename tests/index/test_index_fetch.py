@@ -196,9 +196,10 @@ def test_a_file_that_changes_while_it_is_fetched_is_told_of(emb: str) -> None:
 
 
 def test_what_fails_ends_the_rest_at_once(emb: str, monkeypatch: pytest.MonkeyPatch, temporary: Path) -> None:
-    begun, ran_out = Event(), Event()
+    begun, ran_out, tries = Event(), Event(), Counter[str]()
 
     def get(_: Any, source: str, __: str, callback: Any) -> None:
+        tries[source.rpartition("/")[2]] += 1
         if source.endswith("img_emb_0.npy"):
             assert begun.wait(30)
             raise FileNotFoundError(source)
@@ -218,6 +219,7 @@ def test_what_fails_ends_the_rest_at_once(emb: str, monkeypatch: pytest.MonkeyPa
     ):
         pass
     assert not ran_out.is_set()
+    assert tries == {"img_emb_0.npy": 1, "img_emb_1.npy": 1}
     assert list(temporary.iterdir()) == []
 
 
