@@ -34,7 +34,7 @@ LINKING_SECONDS = 0.51e-6  # of a core, for a row of a graph of GRAPH_ROWS, by d
 LINKING_POWER = 0.32  # of the rows: how much longer that takes among more of them
 HALF_SLOWNESS = 1.35  # as rows in half precision are widened each time that they are compared
 CLUSTERED_DIMS = 96  # of the rotated rows that lists are found by: the others hardly tell them apart
-CLUSTERING_STEPS = 8
+CLUSTERING_STEPS = 5
 
 
 def with_cost(plan: Plan, problem: Problem) -> Plan:
