@@ -62,7 +62,7 @@ def say_training(plan: Plan, index: Any, rows: int) -> None:
     logger.info("training %s on %s rows%s", plan.given_key, f"{rows:,}", takes)
     count = count_centroids(plan.given_key)
     if rows < ROWS_PER_CENTROID * count:
-        more = "" if rows == plan.rows else "; raise --current_memory_available for more"
+        more = "; raise --current_memory_available for more" if rows == plan.sample_rows < plan.rows else ""
         logger.warning(
             "%s looks for %s centroids at once, for which faiss advises %s rows to train on, and has %s%s",
             *(plan.given_key, f"{count:,}", f"{ROWS_PER_CENTROID * count:,}", f"{rows:,}", more),

@@ -18,8 +18,8 @@ GIGABYTE = 10**9
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def plan_of(key: str, rows: int, dim: int = 16) -> Plan:
-    return Plan("given", rows, dim, given_key=key)
+def plan_of(key: str, rows: int, sample_rows: int | None = None) -> Plan:
+    return Plan("given", rows, 16, given_key=key, sample_rows=rows if sample_rows is None else sample_rows)
 
 
 @pytest.mark.parametrize(
@@ -78,9 +78,9 @@ def test_a_rotation_is_what_faiss_makes_of_it(unit_rows: Callable[..., NDArray[n
 def test_more_memory_is_advised_only_where_there_are_more_rows(
     unit_rows: Callable[..., NDArray[np.float32]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    for rows, advised in ((300, False), (3000, True)):
-        caplog.clear()
-        train_given(plan_of("IVF16,Flat", rows), unit_rows(300))
+    for rows, sample_rows, advised in ((300, 300, False), (3000, 300, True), (400, 400, False), (3000, 400, False)):
+        caplog.clear()  # the last two have empty rows: 300 were all that was found
+        train_given(plan_of("IVF16,Flat", rows, sample_rows), unit_rows(300))
         assert ("raise --current_memory_available" in caplog.text) is advised
 
 
