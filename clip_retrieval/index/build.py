@@ -143,7 +143,8 @@ def build_found(
                 for modality, figures in measure_built(IndexFolder(str(scratch)), truths, contents, config).items():
                     infos[modality] |= figures
                     if known and modality in known.indices:
-                        warn_of_loss(modality, target.read_json(target.info_name(modality)), figures)
+                        before = target.read_json(target.info_name(modality))
+                        warn_of_loss(modality, before, figures, is_new=modality in build.built_anew)
             publish(revision, scratch, infos, contents)
         place_metadata(config, source, revision)
         described = describe_indices(infos, filled, build.trained_rows)
@@ -194,6 +195,7 @@ class Build:
     scratch: Path
     known: Known | None
     trained_rows: dict[Modality, int] = field(default_factory=dict)
+    built_anew: set[Modality] = field(default_factory=set)  # of those that an update knows
 
     def changing(self, modalities: Iterable[Modality]) -> list[Modality]:
         """Return those of which there is more to do than to keep the index that there is."""
@@ -219,6 +221,7 @@ class Build:
                 return update_index(known, modality, vectors, self.bounds, path)
             except CannotChangeError as error:
                 logger.warning("building the %s index anew: %s", modality, error)
+                self.built_anew.add(modality)
         self.trained_rows[modality] = vectors.row_count
         info = build_one(vectors, modality, self.engine, self.bounds, self.scratch)
         return info | {"index_path": self.target.path(self.target.index_name(modality))}

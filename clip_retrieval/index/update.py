@@ -35,6 +35,7 @@ from clip_retrieval.metadata import METADATA_ARROW
 logger = logging.getLogger(__name__)
 
 LOSS = 0.03  # of recall@10 that is more than what a few hundred queries tell by chance
+LOOSER = "raise --max_index_memory_usage or --max_index_query_time_ms"  # within which a new index is the best
 GROWTH = 2  # times the rows that an index was trained on; building again so seldom doubles the work at most
 
 
@@ -162,8 +163,8 @@ def change_rows(index: Any, change: Change, vectors: Vectors, known_files: int) 
         first += len(rows)
 
 
-def warn_of_loss(modality: Modality, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-    """Tell where an updated index finds less than before, by what its json file says; graphs of faiss may."""
+def warn_of_loss(modality: Modality, before: Mapping[str, Any], after: Mapping[str, Any], *, is_new: bool) -> None:
+    """Tell where an index finds less than before its update, by what its json file says: graphs may, and new ones."""
     old, new = before.get("quality") or {}, after.get("quality") or {}
     target = new.get("target") or {}
     if old.get("target") != target:
@@ -178,9 +179,9 @@ def warn_of_loss(modality: Modality, before: Mapping[str, Any], after: Mapping[s
     was, is_now = (sum(found) / len(recalls) for found in zip(*recalls, strict=True))
     if is_now < was - LOSS and is_now < (target.get("wanted_recall") or 1):
         logger.warning(
-            "the %s index finds less than before its update: recall@10 is %.3f, and was %.3f; build it again, without "
-            "--update, if that is too little",
-            *(modality, is_now, was),
+            "the %s index finds less than before its update: recall@10 is %.3f, and was %.3f; %s, if that is too "
+            "little",
+            *(modality, is_now, was, LOOSER if is_new else "build it again, without --update"),
         )
 
 

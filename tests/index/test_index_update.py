@@ -355,6 +355,19 @@ def test_an_update_that_costs_recall_is_told_of(
     assert "and was 1.200; build it again, without --update" in caplog.text
 
 
+def test_an_index_that_was_built_anew_is_not_to_be_built_once_more(
+    tmp_path: Path, unit_rows: Callable[..., NDArray[np.float32]], write_run: Callable[..., Path],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    emb, path = write_run(tmp_path / "emb", [unit_rows(300, 32)]), tmp_path / "ix" / "image.json"
+    about = index(emb, tmp_path / "ix").infos["image"]
+    about["quality"]["image"]["recall@10"] = 1.2
+    path.write_text(json.dumps(about))
+    index(emb, tmp_path / "ix", update=True, max_index_memory_usage="20KB")
+    assert "building the image index anew: it has 38," in caplog.text
+    assert "and was 1.200; raise --max_index_memory_usage or --max_index_query_time_ms, if" in caplog.text
+
+
 def quality_of(image: float | None, text: float | None, wanted: float | None = None) -> dict[str, Any]:
     recalls = {"image": image, "text": text}
     found = {asked: None if recall is None else {"recall@10": recall} for asked, recall in recalls.items()}
@@ -376,9 +389,9 @@ def quality_of(image: float | None, text: float | None, wanted: float | None = N
 def test_less_recall_that_says_nothing_is_not_told_of(
     before: dict[str, Any], after: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    warn_of_loss("image", before, after)
+    warn_of_loss("image", before, after, is_new=False)
     assert not caplog.records
-    warn_of_loss("image", quality_of(0.9, 0.9), quality_of(0.9, 0.8))
+    warn_of_loss("image", quality_of(0.9, 0.9), quality_of(0.9, 0.8), is_new=False)
     assert caplog.records
 
 
