@@ -22,8 +22,9 @@ from clip_retrieval.index.distributed.parts import can_be_merged, read_range
 from clip_retrieval.index.distributed.plan import RowRange, codes_name, group_parts, part_name, split_rows
 from clip_retrieval.index.distributed.tasks import Job, add_part, merge_group, write_whole
 from clip_retrieval.index.engines import Bounds
-from clip_retrieval.index.engines.faiss import FaissEngine
+from clip_retrieval.index.engines.faiss import FaissEngine, fingerprint
 from clip_retrieval.index.engines.local import LocalRunner
+from clip_retrieval.index.shapes import Plan
 from clip_retrieval.index.vectors import open_vectors
 from clip_retrieval.storage import Folder
 
@@ -277,6 +278,14 @@ def test_without_pyspark_the_command_says_what_to_install(monkeypatch: pytest.Mo
     done = CliRunner().invoke(cli, ["index", "emb", "ix", "--distributed", "pyspark"])
     assert done.exit_code == 1
     assert done.output == "Error: --distributed pyspark needs pyspark: pip install 'clip-retrieval[spark]'\n"
+
+
+def test_parts_depend_on_the_kind_and_who_trains_it_not_on_cores(job: Job) -> None:
+    plan = Plan("exact", 300, 16, "SQ8", sample_rows=300)
+    given = Plan("given", 300, 16, given_key="SQ8", sample_rows=300)
+    more = [replace(plan, seconds=9.0, peak_bytes=7), replace(plan, sample_rows=200), replace(plan, store="SQ6"), given]
+    same = [fingerprint(job.vectors, other) == fingerprint(job.vectors, plan) for other in more]
+    assert same == [True, False, False, False]
 
 
 class SmallParts(LocalRunner):

@@ -59,5 +59,5 @@ def part_name(rows: RowRange) -> str:
 
 
 def codes_name(rows: RowRange) -> str:
-    """Return the name of the file with the codes of a part's store, which is there before the part is."""
+    """Return the name of the file with the codes of a part's store: there before the part is, if it is needed."""
     return f"part_{rows.start:012d}_{rows.stop:012d}.codes"

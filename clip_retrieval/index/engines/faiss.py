@@ -172,7 +172,7 @@ def fingerprint(vectors: Vectors, plan: Plan) -> str:
         __version__,
         faiss.__version__,
         vectors.path(vectors.files[0]),
-        (plan.key, plan.rows, plan.dim, plan.sample_rows),
+        (plan.kind, plan.key, plan.rows, plan.dim, plan.sample_rows),
         files,
     ]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
