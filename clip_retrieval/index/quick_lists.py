@@ -18,6 +18,7 @@ CANDIDATES = 4
 LEAST_LISTS = 256  # with fewer there is nothing to gain
 KEPT = 0.99  # of the squares of what centroids differ in
 STEP = 32  # dimensions, which suits the processor
+TRIED, AGREED = 1024, 0.98  # centroids, and the share of them for which the same list has to be found
 WORTHWHILE = 0.5  # of all dimensions: with more it would take as long
 
 
@@ -54,7 +55,17 @@ def make_quick(quantizer: Any) -> Any | None:
     short.add(turn.apply(centroids))
     quick = faiss.IndexRefine(faiss.IndexPreTransform(turn, short), quantizer)
     quick.k_factor = CANDIDATES
-    return quick
+    return quick if finds_the_same(quick, quantizer, centroids[:TRIED]) else None
+
+
+def finds_the_same(quick: Any, quantizer: Any, rows: NDArray[np.float32]) -> bool:
+    """Say whether both find the same lists for some rows [n, d].
+
+    They do not where many centroids are nearly one, as those of rows that are many times the same: faiss makes such
+    where it has no others. Searches would look into other lists than the rows are in.
+    """
+    found, wanted = (one.search(rows, 1)[1] for one in (quick, quantizer))
+    return bool((found == wanted).mean() >= AGREED)
 
 
 def find_directions(differences: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -66,6 +66,17 @@ def test_what_would_gain_nothing_stays_as_it_is(key: str, spread: int) -> None:
         assert faiss.extract_index_ivf(index).quantizer.this == whole.this
 
 
+def test_rows_that_are_many_times_the_same_are_where_searches_look() -> None:
+    rows = make_rows(50, 16)[np.arange(4000) % 50]
+    index = faiss.index_factory(DIM, "IVF256,Flat", faiss.METRIC_INNER_PRODUCT)
+    faiss.extract_index_ivf(index).cp.min_points_per_centroid = 1
+    index.train(rows)
+    with quick_lists(index):
+        index.add(rows)
+    scores, _ = index.search(rows[:50], 1)
+    np.testing.assert_allclose(scores[:, 0], 1, atol=1e-5)
+
+
 def test_what_has_no_lists_stays_as_it_is(unit_rows: Rows) -> None:
     index = faiss.IndexFlatIP(16)
     with quick_lists(index):
