@@ -44,6 +44,8 @@ from clip_retrieval.storage import check_writable, leaving_nothing_empty
 
 logger = logging.getLogger(__name__)
 
+SURPRISE = 0.1  # of recall: the curves of plans are not that wrong for embeddings of CLIP
+
 
 @dataclass(frozen=True)
 class BuiltIndices:
@@ -142,6 +144,7 @@ def build_found(
                 infos = {modality: build.make(modality, vectors) for modality, vectors in filled.items()}
                 for modality, figures in measure_built(IndexFolder(str(scratch)), truths, contents, config).items():
                     infos[modality] |= figures
+                    warn_of_surprise(modality, infos[modality])
                     if known and modality in known.indices:
                         before = target.read_json(target.info_name(modality))
                         warn_of_loss(modality, before, figures, is_new=modality in build.built_anew)
@@ -245,6 +248,19 @@ def measure_built(
         modality: evaluate_built(scratch, modality, contents[modality].empty, truths, config.tuning.target())
         for modality, truths in ahead.of(built).items()
     }
+
+
+def warn_of_surprise(modality: Modality, info: Mapping[str, Any]) -> None:
+    """Tell where an index finds much less than its plan promised, which knows only embeddings of CLIP."""
+    planned, quality = (info.get("plan") or {}).get("expected_recall@10"), info["quality"]
+    found = [asked["recall@10"] for asked in map(quality.get, MODALITIES) if asked and asked["recall@10"] is not None]
+    if planned is None or not found or sum(found) / len(found) >= planned - SURPRISE:
+        return
+    logger.warning(
+        "the %s index finds less than expected: its recall@10 is %.2f, with CLIP embeddings such indices have about "
+        "%.2f; what finds more: a larger --max_index_memory_usage, other kinds by --index_key, filter --refine_from",
+        *(modality, sum(found) / len(found), planned),
+    )
 
 
 def check_size(path: Path, bounds: Bounds) -> None:

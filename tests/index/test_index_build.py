@@ -302,3 +302,13 @@ def test_a_folder_that_is_named_must_be_there(tmp_path: Path, unit_rows: Rows, w
     emb = write_run(tmp_path / "emb", [unit_rows(20)])
     with pytest.raises(IndexBuildError, match=r"holds no nope/\*\.npy, which --text_subfolder names"):
         clip_index(str(emb), str(tmp_path / "ix"), text_subfolder="nope")
+
+
+def test_vectors_that_are_harder_to_find_than_planned_are_told_of(
+    tmp_path: Path, unit_rows: Rows, write_run: WriteRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    emb = write_run(tmp_path / "emb", [unit_rows(8000, 64)])  # in no clusters, unlike those of any model
+    clip_index(str(emb), str(tmp_path / "ample"))
+    assert "finds less than expected" not in caplog.text
+    clip_index(str(emb), str(tmp_path / "tight"), max_index_memory_usage="250KB")
+    assert "the image index finds less than expected: its recall@10 is 0." in caplog.text

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 import faiss
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from clip_retrieval.errors import ConfigError
+from clip_retrieval.index.build import clip_index
 from clip_retrieval.index.given import make_given, train_given
 from clip_retrieval.index.plan import count_centroids, given_plan
 from clip_retrieval.index.shapes import Plan, Problem
@@ -90,3 +93,12 @@ def test_what_needs_no_training_is_not_told_of(
     caplog.set_level(logging.INFO)
     assert train_given(plan_of("HNSW8", 30), unit_rows(30)).is_trained
     assert not caplog.records
+
+
+def test_a_kind_that_takes_no_rows_bit_by_bit_is_refused(
+    tmp_path: Path, unit_rows: Callable[..., NDArray[np.float32]], write_run: Callable[..., Path]
+) -> None:
+    emb = write_run(tmp_path / "emb", [unit_rows(300), unit_rows(300)])
+    with pytest.raises(ConfigError, match=r"faiss makes no index NSG8 of 16 dimensions: NSG does not support"):
+        clip_index(str(emb), str(tmp_path / "ix"), index_key="NSG8")
+    assert not (tmp_path / "ix").exists()

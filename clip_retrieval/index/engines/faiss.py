@@ -29,7 +29,7 @@ from clip_retrieval.index.distributed.tasks import SHARE_IT, Job, Shared, add_pa
 from clip_retrieval.index.engines import Bounds
 from clip_retrieval.index.engines.local import RowBar
 from clip_retrieval.index.files import write_file
-from clip_retrieval.index.given import make_given
+from clip_retrieval.index.given import make_given, telling_why
 from clip_retrieval.index.plan import given_plan, make_plan
 from clip_retrieval.index.queries import draw_rows
 from clip_retrieval.index.shapes import Plan, Problem
@@ -86,7 +86,8 @@ class FaissEngine:
         ranges = split(vectors, plan, self)
         groups = group_parts(ranges, self.index_count)
         work = Folder(f"{self.place.url}/{path.stem}-{fingerprint(vectors, plan)}")
-        with RowBar("adding vectors", vectors.row_count) if self.runner.is_here else nullcontext(unwatched) as watch:
+        bar = RowBar("adding vectors", vectors.row_count) if self.runner.is_here else nullcontext(unwatched)
+        with telling_why(plan) if plan.kind == "given" else nullcontext(), bar as watch:
             job = Job(vectors, work, f"merged_{len(groups)}", self.runner.cores_of_task or bounds.cores, watch)
             if self.runner.is_here and len(ranges) == 1:
                 trained = self.runner.share(bytes(faiss.serialize_index(train(plan, vectors, bounds))))
@@ -145,7 +146,8 @@ def say_plan(plan: Plan) -> None:
     if plan.kind == "given":
         return
     logger.info(
-        "%s: about %s, %s of memory to build, %.0f s; recall@10 of such indices is about %.2f, in %.1f ms",
+        "%s: about %s, %s of memory to build, %.0f s; of CLIP embeddings such indices find about %.2f (recall@10) in "
+        "%.1f ms",
         *(plan.key, in_bytes(plan.index_bytes), in_bytes(plan.peak_bytes), plan.seconds, plan.recall, plan.query_ms),
     )
 
