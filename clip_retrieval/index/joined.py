@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from clip_retrieval import __version__
 from clip_retrieval.errors import IndexBuildError
+from clip_retrieval.index.kept import OPTIONS
 from clip_retrieval.index.parameters import Settings, can_be_off, parse_settings
 from clip_retrieval.index.search import read_empty_rows
 from clip_retrieval.layout import FORMAT_VERSION, MANIFEST, IndexFolder, Modality, read_manifest
@@ -111,5 +112,6 @@ def write_beside(target: IndexFolder, modality: Modality, joined: Joined, about:
             "made_by": f"clip-retrieval {__version__}",
             "encoder": manifest.get("encoder") if others else joined.encoder,
             "indices": {**others, **({modality: here} if joined.row_count is not None else {})},
+            **({OPTIONS: manifest[OPTIONS]} if others and OPTIONS in manifest else {}),
         },
     )

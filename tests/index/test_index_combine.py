@@ -164,6 +164,18 @@ def test_what_was_merged_before_is_replaced_and_no_part(tmp_path: Path, unit_row
     assert (index.row_count, len(index.empty_rows)) == (COUNT, 0)
 
 
+def test_the_options_of_the_other_index_in_the_folder_are_kept(
+    tmp_path: Path, unit_rows: Rows, write_run: WriteRun
+) -> None:
+    build_two(tmp_path, unit_rows, write_run)
+    emb = write_run(tmp_path / "more", texts=[unit_rows(30)])
+    clip_index(str(emb), str(tmp_path / "out"), max_index_memory_usage="5MB")
+    combine(tmp_path, "out", modality="image")
+    manifest = IndexFolder(str(tmp_path / "out")).read_json("manifest.json")
+    assert sorted(manifest["indices"]) == ["image", "text"]
+    assert manifest["options"]["max_index_memory_usage"] == "5MB"
+
+
 def test_indices_of_different_models_are_not_merged(tmp_path: Path, unit_rows: Rows, write_run: WriteRun) -> None:
     build_two(tmp_path, unit_rows, write_run)
     path = tmp_path / "parts" / "1" / "manifest.json"
