@@ -50,9 +50,10 @@ def find_change(
     replaced = np.flatnonzero((old != new) & (old != 0) & (new != 0))
     if len(replaced):
         row, file = vectors.locate(int(replaced[0]))
+        others = f", as have {len(replaced) - 1:,} more" if len(replaced) > 1 else ""
         raise IndexBuildError(
             f"{folder.url} was not built of these embeddings: row {row} of {vectors.path(file)} has another vector "
-            f"now, as have {len(replaced) - 1:,} more rows; {AGAIN}"
+            f"now{others}; {AGAIN}"
         )
     return Change(
         known=len(old),

@@ -20,6 +20,7 @@ Ids = NDArray[np.int64]  # [n]
 LISTS = (
     "IndexIVFFlat", "IndexIVFScalarQuantizer", "IndexIVFPQ", "IndexIVFPQFastScan", "IndexIVFRaBitQ",
 )  # fmt: skip
+ROUNDED = (faiss.ScalarQuantizer.QT_fp16, faiss.ScalarQuantizer.QT_bf16)  # each number by itself: nothing is learnt
 
 
 class CannotChangeError(Exception):
@@ -64,6 +65,8 @@ def is_trained_on_rows(index: Any) -> bool:
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexHNSW):
         return is_trained_on_rows(index.storage)
+    if isinstance(index, faiss.IndexScalarQuantizer):
+        return index.sq.qtype not in ROUNDED
     return not isinstance(index, faiss.IndexFlat)
 
 

@@ -93,9 +93,11 @@ def compare(
 
 
 def check_whole(target: IndexFolder, modality: Modality) -> int:
-    """Return the bytes of an index; raises IndexBuildError where they are not as many as were written."""
+    """Return the bytes of an index; raises IndexBuildError where they are not as many as its json file says."""
     info, name = target.info_name(modality), target.index_name(modality)
-    said = target.read_json(info).get("size in bytes") if target.exists(info) else None
+    if not target.exists(info):
+        raise IndexBuildError(f"{target.path(info)} is missing; {AGAIN}")
+    said = target.read_json(info).get("size in bytes")
     size = int(target.fs.du(target.path(name))) if target.exists(name) else 0
     if said is not None and said != size:
         raise IndexBuildError(

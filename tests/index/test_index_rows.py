@@ -109,8 +109,12 @@ def test_graphs_cannot_be_filled(unit_rows: Any, key: str, filling: bool) -> Non
 
 
 @pytest.mark.parametrize(
-    ("key", "trained"), [("HNSW8", False), ("HNSW8,SQ8", True), ("Flat", False), ("SQ8", True), ("IVF4,Flat", True)]
-)
+    ("key", "trained"),
+    [
+        ("HNSW8", False), ("HNSW8,SQ8", True), ("HNSW8,SQfp16", False), ("Flat", False), ("SQ8", True),
+        ("SQfp16", False), ("SQbf16", False), ("IVF4,Flat", True), ("IVF4,SQfp16", True),
+    ],
+)  # fmt: skip
 def test_only_what_learnt_from_its_rows_ages(unit_rows: Any, key: str, trained: bool) -> None:
     assert is_trained_on_rows(make_empty(key, unit_rows(200, DIM))) is trained
 

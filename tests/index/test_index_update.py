@@ -235,6 +235,12 @@ def replace_row(emb: Path) -> None:
     np.save(emb / "img_emb" / "img_emb_1.npy", vectors[::-1].copy())
 
 
+def replace_one_row(emb: Path) -> None:
+    vectors = np.load(emb / "img_emb" / "img_emb_1.npy")
+    vectors[3] *= -1
+    np.save(emb / "img_emb" / "img_emb_1.npy", vectors)
+
+
 def change_model(emb: Path) -> None:
     manifest = json.loads((emb / "manifest.json").read_text())
     manifest["encoder"]["fingerprint"] = "another"
@@ -245,7 +251,8 @@ REFUSED: dict[Callable[[Path], None], str] = {
     grow: r"img_emb_1\.npy has 19 rows, and had 20",
     vanish: r"was built of .*img_emb_1\.npy \(20 rows\), which is gone",
     come_before: r"img_emb_0_0001\.npy came before img_emb_1\.npy",
-    replace_row: r"row \d+ of .*img_emb_1\.npy has another vector now, as have \d+ more rows",
+    replace_row: r"row \d+ of .*img_emb_1\.npy has another vector now, as have \d+ more; ",
+    replace_one_row: r"row 3 of .*img_emb_1\.npy has another vector now; ",
     change_model: r"holds embeddings of hash:16\?size=32 \(hash-16-0\), the folder's are of .*another",
 }
 
@@ -263,7 +270,7 @@ def test_another_folder_is_refused_and_the_index_stays(
     assert files_of(tmp_path / "ix") == before
 
 
-@pytest.mark.parametrize("missing", ["manifest.json", "image.checksums.npy"])
+@pytest.mark.parametrize("missing", ["manifest.json", "image.checksums.npy", "image.json"])
 def test_an_index_that_does_not_say_what_it_was_built_of_is_refused(emb: Path, tmp_path: Path, missing: str) -> None:
     index(emb, tmp_path / "ix")
     (tmp_path / "ix" / missing).unlink()
@@ -279,9 +286,9 @@ def test_what_would_break_its_bound_or_outgrow_its_training_is_built_again(
     emb = write_run(tmp_path / "emb", [rows[:600]])
     index(emb, tmp_path / "ix", max_index_memory_usage="90KB")
     write_run(emb, [rows[:600], rows[600:1000]])
-    index(emb, tmp_path / "ix", max_index_memory_usage="110KB", update=True)
+    index(emb, tmp_path / "ix", max_index_memory_usage="50KB", update=True)
     assert "bytes, above max_index_memory_usage" in caplog.text
-    assert (tmp_path / "ix" / "image.index").stat().st_size <= 110_000
+    assert (tmp_path / "ix" / "image.index").stat().st_size <= 50_000
     caplog.clear()
     write_run(emb, [rows[:600], rows[600:1000], rows[1000:]])
     for name in ("img_emb_0.npy", "img_emb_1.npy"):
