@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 UNITS = ("kB", "MB", "GB")
+
+
+KILOBYTES_FROM, MEGABYTES_FROM = 10_000, 100_000_000  # bytes, from which on whole ones of those are near enough
+
+
+def bound_above(count: int) -> str:
+    """Return the least bound that is at least `count` bytes, in whole bytes, kB or MB by its size: such as 54kB."""
+    if count < KILOBYTES_FROM:
+        return f"{count}B"
+    if count < MEGABYTES_FROM:
+        return f"{math.ceil(count / 1000)}kB"
+    return f"{math.ceil(count / 1_000_000)}MB"
 
 
 def in_bytes(count: float) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from clip_retrieval.sizes import in_bytes
+from clip_retrieval.index.config import parse_bytes
+from clip_retrieval.sizes import bound_above, in_bytes
 
 
 @pytest.mark.parametrize(
@@ -17,3 +18,12 @@ from clip_retrieval.sizes import in_bytes
 )  # fmt: skip
 def test_a_size_is_told_in_the_unit_that_suits_it(count: float, words: str) -> None:
     assert in_bytes(count) == words
+
+
+@pytest.mark.parametrize(
+    ("count", "bound"),
+    [(1, "1B"), (9_999, "9999B"), (10_000, "10kB"), (53_001, "54kB"), (99_999_999, "100000kB"), (310_000_001, "311MB")],
+)
+def test_a_bound_is_no_less_than_what_it_is_for(count: int, bound: str) -> None:
+    assert bound_above(count) == bound
+    assert parse_bytes(bound) >= count

@@ -14,7 +14,7 @@ from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.costs import LEAST_SAMPLE, ROWS_OF_PART, SAMPLE_COPIES, count_sample, with_cost
 from clip_retrieval.index.expected import RECALL_OF_MILLISECOND, SCALAR_RECALL, to_expect
 from clip_retrieval.index.shapes import MOST_LISTS, Plan, Problem, Store, count_lists
-from clip_retrieval.sizes import in_bytes
+from clip_retrieval.sizes import bound_above, in_bytes
 
 SCAN_BYTES = 32  # of 4-bit codes that only have to name what is compared finer
 LEAST_CODE_BYTES, MOST_LENGTHS = 4, 512  # bytes, and how many lengths are reckoned through
@@ -151,14 +151,10 @@ def explain_misfit(problem: Problem, plans: list[Plan]) -> str:
     """Say what the least demanding index would take."""
     small = min(plans, key=lambda plan: max(plan.index_bytes / max(1, problem.max_index_bytes),
                                             plan.peak_bytes / max(1, problem.available_bytes)))  # fmt: skip
-    least, memory = megabytes(small.index_bytes), megabytes(small.peak_bytes)
+    least, memory = bound_above(small.index_bytes), bound_above(small.peak_bytes)
     return (
         f"no index of {problem.rows:,} x {problem.dim} vectors fits into max_index_memory_usage "
         f"{in_bytes(problem.max_index_bytes)} and current_memory_available "
         f"{in_bytes(problem.available_bytes)}; the nearest that can be built is {small.key}, with "
-        f"--max_index_memory_usage {least}MB --current_memory_available {memory}MB"
+        f"--max_index_memory_usage {least} --current_memory_available {memory}"
     )
-
-
-def megabytes(count: float) -> int:
-    return math.ceil(count / 1e6)

@@ -246,6 +246,22 @@ def test_without_any_memory_it_is_refused_too() -> None:
         make_plan(Problem(10_000, 64, 0, 0))
 
 
+@pytest.mark.parametrize("dim", [16, 32, 512])
+@pytest.mark.parametrize("rows", [30, 300, 5000, 5001, 20_000, 300_000, 2_000_000, 60_000_000])
+def test_the_bounds_of_a_refusal_give_just_the_kind_it_names(rows: int, dim: int) -> None:
+    problem = Problem(rows, dim, 100, AMPLE)
+    with pytest.raises(IndexBuildError) as refused:
+        make_plan(problem)
+    named = re.search(r"built is (\S+), with", str(refused.value))
+    bounds = NAMED_BOUNDS.search(str(refused.value))
+    assert named
+    assert bounds
+    index, available = parse_bytes(bounds[1]), parse_bytes(bounds[2])
+    plan = make_plan(replace(problem, max_index_bytes=index, available_bytes=available))
+    assert plan.key == named[1]
+    assert plan.index_bytes > index / 1.1
+
+
 @pytest.mark.parametrize("dim", [2, 3, 7, 33, 64, 100, 512])
 def test_keys_are_shapes_that_faiss_can_read(dim: int) -> None:
     for limit in (1, 20_000 * (8 + dim // 3), AMPLE):
