@@ -29,7 +29,7 @@ def index(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
     if config.dry_run:
         preview = preview_indices(config)
         print_json(preview.to_json()) if as_json else print_preview(preview)
-        return
+        click.get_current_context().exit(1 if preview.is_refused else 0)
     result = build_indices(config)
     print_json(result.to_json()) if as_json else print_indices(result)
 

@@ -9,14 +9,18 @@ from typing import Any
 
 from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.config import IndexConfig
+from clip_retrieval.index.obstacles import check_no_file
 from clip_retrieval.index.vectors import Contents, Vectors, open_vectors
 from clip_retrieval.layout import EMBEDDING_FOLDERS, JOURNAL, EmbeddingsFolder, IndexFolder, Modality, read_manifest
 from clip_retrieval.metadata import count_rows
 
 logger = logging.getLogger(__name__)
 
+NAMES: dict[Modality, str] = {"image": "an image embedding", "text": "a text embedding"}
+
 
 def check_folders(source: EmbeddingsFolder, target: IndexFolder) -> None:
+    check_no_file(target)
     if not source.exists():
         raise IndexBuildError(f"there is no folder {source.url}")
     if source.exists(JOURNAL):
@@ -60,7 +64,7 @@ def find_filled(
     for modality in filled:
         contents[modality].odd.warn(modality)
     for modality in found.keys() - filled.keys():
-        logger.warning("no sample has a %s embedding: no %s index", modality, modality)
+        logger.warning("no sample has %s: no %s index", NAMES[modality], modality)
     if not filled:
         raise IndexBuildError(f"every embedding in {source.url} is zero: no sample of that run could be embedded")
     return filled
@@ -74,6 +78,12 @@ def find_vectors(config: IndexConfig, source: EmbeddingsFolder) -> dict[Modality
     }
     found = {modality: vectors for modality, vectors in opened.items() if vectors is not None}
     named: dict[Modality, str] = {"image": config.image_subfolder, "text": config.text_subfolder}
+    without_rows = {m: folder for m, folder in named.items() if m not in found and source.names(folder, ".npy")}
+    for modality, subfolder in without_rows.items():
+        sentence = f"the npy files in {source.path(subfolder)} have no rows"
+        if not found or subfolder != EMBEDDING_FOLDERS[modality]:
+            raise IndexBuildError(f"{sentence}; embed anew, or name another folder")
+        logger.warning("%s: no %s index", sentence, modality)
     for modality, subfolder in named.items():
         if modality not in found and subfolder != EMBEDDING_FOLDERS[modality]:
             raise IndexBuildError(f"{source.url} holds no {subfolder}/*.npy, which --{modality}_subfolder names")

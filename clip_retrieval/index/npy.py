@@ -17,6 +17,7 @@ from clip_retrieval.storage import Folder
 
 HEADER_BYTES = 4096  # of which NumPy writes 128 for rows of numbers
 ZIP = b"PK"
+OTHER_KIND = "it is a file of another kind"
 FORMAT: Any = npy_format  # which has no types
 HEADER_READERS = {(1, 0): FORMAT.read_array_header_1_0, (2, 0): FORMAT.read_array_header_2_0}
 
@@ -56,6 +57,8 @@ def parse_header(head: bytes, size: int | None) -> Shape:
     """Return what the first bytes of a file say; raises ValueError where they say nothing, or of a larger file."""
     if head.startswith(ZIP):
         raise ValueError("it is an archive of several arrays")
+    if head and not head.startswith(FORMAT.MAGIC_PREFIX):
+        raise ValueError(OTHER_KIND)
     file = io.BytesIO(head)
     version = FORMAT.read_magic(file)
     if version not in HEADER_READERS:
@@ -75,12 +78,20 @@ def open_npy(folder: Folder, name: str) -> NDArray[Any]:
             rows = np.load(folder.path(name), mmap_mode="r", allow_pickle=False)
         else:
             rows = np.load(io.BytesIO(folder.read_bytes(name)), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except ValueError as error:
+        raise unreadable(folder, name, error if begins_as_array(folder, name) else OTHER_KIND) from error
+    except (EOFError, OSError) as error:
         raise unreadable(folder, name, error) from error
     if not isinstance(rows, np.ndarray):
         rows.close()
         raise unreadable(folder, name, "it is an archive of several arrays")
     return rows
+
+
+def begins_as_array(folder: Folder, name: str) -> bool:
+    """Say whether a file is npy or npz; NumPy takes any other for a pickle, and says so."""
+    with folder.open(name) as file:
+        return file.read(len(FORMAT.MAGIC_PREFIX)).startswith((FORMAT.MAGIC_PREFIX, ZIP))
 
 
 def unreadable(folder: Folder, name: str, why: object) -> IndexBuildError:

@@ -15,26 +15,40 @@ from clip_retrieval.index.build import make_bounds
 from clip_retrieval.index.checks import check_folders, check_rows, find_vectors
 from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.index.engines.faiss import describe_problem
+from clip_retrieval.index.obstacles import find_obstacle
 from clip_retrieval.index.plan import fits, list_plans, make_plan
 from clip_retrieval.index.shapes import Plan, Problem
 from clip_retrieval.layout import EmbeddingsFolder, IndexFolder, Modality
 from clip_retrieval.sizes import in_bytes
 
+NOTE_OF_UPDATE = "an update changes the index in place where it can; this is what building it anew would make"
+
 
 @dataclass(frozen=True)
 class Preview:
-    """For each modality the kinds that there are, and which one would be built; None: none fits, and why."""
+    """For each modality the kinds that there are, and which one would be built; None: none fits, and why.
+
+    `obstacle` says why none at all can be written, if that is so; `note`, what is to be known of all of this.
+    """
 
     problems: Mapping[Modality, Problem]
     plans: Mapping[Modality, Sequence[Plan]]
     chosen: Mapping[Modality, Plan | None]
     refusals: Mapping[Modality, str]
+    obstacle: str | None = None
+    note: str | None = None
+
+    @property
+    def is_refused(self) -> bool:
+        """Say whether building would end with one of these sentences."""
+        return bool(self.refusals or self.obstacle)
 
     def to_json(self) -> dict[str, Any]:
         return {
             modality: {
                 "chosen": plan.to_json() if plan else None,
-                "refusal": self.refusals.get(modality),
+                "refusal": self.refusals.get(modality, self.obstacle),
+                "note": self.note,
                 "candidates": [
                     {**other.to_json(), "fits": fits(other, self.problems[modality])} for other in self.plans[modality]
                 ],
@@ -45,8 +59,8 @@ class Preview:
 
 def preview_indices(config: IndexConfig) -> Preview:
     """Look at the headers of the embeddings, and at nothing else; raises ClipRetrievalError that names a wrong file."""
-    source = EmbeddingsFolder(config.embeddings_folder)
-    check_folders(source, IndexFolder(config.index_folder))
+    source, target = EmbeddingsFolder(config.embeddings_folder), IndexFolder(config.index_folder)
+    check_folders(source, target)
     found = find_vectors(config, source)
     check_rows(source, found)
     bounds = make_bounds(config, found)
@@ -61,7 +75,9 @@ def preview_indices(config: IndexConfig) -> Preview:
             chosen[modality] = make_plan(problem)
         except IndexBuildError as error:
             chosen[modality], refusals[modality] = None, str(error)
-    return Preview(problems, {modality: list_plans(p) for modality, p in problems.items()}, chosen, refusals)
+    plans = {modality: list_plans(problem) for modality, problem in problems.items()}
+    note = NOTE_OF_UPDATE if config.update and target.names("", ".index") else None
+    return Preview(problems, plans, chosen, refusals, find_obstacle(target), note)
 
 
 def print_preview(preview: Preview) -> None:
@@ -81,4 +97,7 @@ def print_preview(preview: Preview) -> None:
             table.add_row(mark, plan.key, *costs, f"~{plan.recall:.3f}", f"~{plan.query_ms:,.2f}")
         console.print(table)
         if modality in preview.refusals:
-            console.print(preview.refusals[modality])
+            console.print(preview.refusals[modality], soft_wrap=True)
+    for line in (preview.note, preview.obstacle):
+        if line:
+            console.print(line, soft_wrap=True)

@@ -84,7 +84,7 @@ BAD = {
     "truncated": (truncate, "no readable npy file"),
     "cut in its header": (cut_header, "no readable npy file"),
     "empty": (lambda path: path.write_bytes(b""), "no readable npy file"),
-    "text": (lambda path: path.write_text("hello"), "no readable npy file"),
+    "text": (lambda path: path.write_text("hello, this"), "no readable npy file: it is a file of another kind"),
     "objects": (save_pickle, "no readable npy file"),
     "an npz archive": (save_archive, "npy"),
     "NaN": (saving(holding(np.nan)), "not finite"),
@@ -179,8 +179,11 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_built(
 ) -> None:
     emb = write_run(tmp_path / "emb", [unit_rows(4)])
     (tmp_path / "ix").write_text("in the way")
-    with pytest.raises(StorageError, match=r"cannot write to .*ix"):
-        clip_index(str(emb), str(tmp_path / "ix"), engine="faiss")
+    for place in (tmp_path / "ix", tmp_path / "ix" / "below"):
+        for options in ([], ["--update"], ["--dry_run"]):
+            told = CliRunner().invoke(cli, ["index", str(emb), str(place), *options])
+            assert (told.exit_code, told.output) == (1, f"Error: {tmp_path / 'ix'} is a file; name a folder\n")
+    assert (tmp_path / "ix").read_text() == "in the way"
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads everything")
@@ -234,6 +237,32 @@ def test_files_without_rows_between_others_do_not_count(tmp_path: Path, unit_row
     clip_index(str(emb), str(tmp_path / "ix"), engine="faiss")
     opened = open_index(IndexFolder(str(tmp_path / "ix")), "image")
     assert [opened.search(row, 1).ids[0] for row in rows] == list(range(12))
+
+
+def test_files_of_which_none_has_rows_are_said_to_be_there(
+    tmp_path: Path, unit_rows: Rows, write_run: WriteRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    none = unit_rows(12)[:0]
+    emb = write_run(tmp_path / "emb", [none, none])
+    with pytest.raises(IndexBuildError, match=r"^the npy files in .*/img_emb have no rows; embed anew"):
+        clip_index(str(emb), str(tmp_path / "ix"))
+    (emb / "img_emb").rename(emb / "other")
+    with pytest.raises(IndexBuildError, match=r"^the npy files in .*/other have no rows; embed anew"):
+        clip_index(str(emb), str(tmp_path / "ix"), image_subfolder="other")
+    with_texts = write_run(tmp_path / "both", [none], [unit_rows(12)])
+    (with_texts / "metadata" / "metadata_0.parquet").unlink()
+    assert list(clip_index(str(with_texts), str(tmp_path / "ix")).infos) == ["text"]
+    assert re.search("img_emb have no rows: no image index", caplog.text)
+
+
+@pytest.mark.parametrize(("modality", "name"), [("image", "an image"), ("text", "a text")])
+def test_a_modality_without_embeddings_is_named(
+    tmp_path: Path, unit_rows: Rows, write_run: WriteRun, caplog: pytest.LogCaptureFixture, modality: str, name: str
+) -> None:
+    parts = {"images": [unit_rows(9)], "texts": [unit_rows(9)]}
+    parts[f"{modality}s"] = [np.zeros((9, 16), np.float32)]
+    clip_index(str(write_run(tmp_path / "emb", **parts)), str(tmp_path / "ix"))
+    assert f"no sample has {name} embedding: no {modality} index" in caplog.text
 
 
 @pytest.mark.parametrize(("factor", "warned"), [(1.0, False), (1.004, False), (1.5, True), (1e-3, True), (1e-30, True)])

@@ -240,7 +240,7 @@ def test_errors_name_the_store(emb: str, tmp_path: Path) -> None:
         (lambda data: data[:-40], "it has 25,688 bytes, and should have 25,728"),
         (lambda data: data[:20], "EOF"),
         (lambda _: b"", "EOF"),
-        (lambda _: b"hello there", "magic string"),
+        (lambda _: b"hello there", "it is a file of another kind"),
         (lambda data: b"PK" + data, "archive of several arrays"),
     ],
     ids=["cut", "cut in its header", "empty", "text", "archive"],
