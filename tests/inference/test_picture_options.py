@@ -52,7 +52,7 @@ def change_manifest(folder: Path, change: Callable[[dict[str, Any]], None]) -> N
 def forget_pictures(manifest: dict[str, Any]) -> None:
     """Make the manifest one of before these options."""
     manifest["encoder"].pop("pictures")
-    if "options" in manifest:
+    if "source" in manifest.get("options", {}):  # of a run, not of an index
         manifest["options"]["source"].pop("pictures")
 
 
