@@ -81,8 +81,6 @@ class FaissEngine:
     def __call__(self, vectors: Vectors, bounds: Bounds, path: Path) -> dict[str, Any]:
         plan = plan_index(vectors, bounds, self.index_count)
         say_plan(plan)
-        if bounds.cores is not None:
-            faiss.omp_set_num_threads(bounds.cores)
         ranges = split(vectors, plan, self)
         groups = group_parts(ranges, self.index_count)
         work = Folder(f"{self.place.url}/{path.stem}-{fingerprint(vectors, plan)}")
