@@ -14,7 +14,7 @@ from clip_retrieval.index.shapes import GRAPH_LINKS, LISTS_FOR_GRAPH, Codes, Pla
 HEADER_BYTES = 8_192
 ID_BYTES = 8
 BLOCK_OF_SCAN = 32  # rows that a list of 4-bit codes is filled up to
-ROWS_AT_ONCE = 8_192  # that are added at once; the C library uses memory of that size again
+ROWS_TO_ADD = 8_192  # that are added at once; the C library uses memory of that size again
 # Of a row in a graph: its links, those of the levels above, which a row in GRAPH_LINKS is in (or some more, by chance),
 # its level and where its links are.
 LINK_BYTES = 4 * GRAPH_LINKS * (2 + 1.05 / (GRAPH_LINKS - 1)) + 12
@@ -25,7 +25,8 @@ LEAST_SAMPLE, MOST_SAMPLE = 32_768, 1_048_576
 BYTES_A_DIM: dict[Store, float] = {"fp32": 4, "fp16": 2, "SQ8": 1, "SQ6": 0.75, "SQ4": 0.5}
 
 PROGRAM_BYTES = 200e6  # the process before it has read a vector, libraries among it
-TRUTH_BYTES, MOST_THREADS = 33.6e6, 8  # of each thread that looks for truth, and of reading for them
+TRUTH_BLOCK_BYTES = 1 << 24  # of rows in fp32 that a thread looks for truth in; the C library uses that size again
+MOST_TRUTH_THREADS = 8
 SAMPLE_COPIES = 1.6
 PRODUCTS_A_SECOND = 70e9  # of a core, in matrix products
 LOOKS_A_SECOND = 6e9  # of a core: codebook entries, by dimensions, that rows are compared with
@@ -63,7 +64,7 @@ def wanted_sample(lists: int) -> int:
 
 def program_bytes(problem: Problem) -> float:
     """Return the memory that is needed whatever is built."""
-    return PROGRAM_BYTES + TRUTH_BYTES * (1 + min(problem.cores, MOST_THREADS))
+    return PROGRAM_BYTES + 2 * TRUTH_BLOCK_BYTES * (1 + min(problem.cores, MOST_TRUTH_THREADS))
 
 
 def beside_sample(sample_rows: int, dim: int) -> int:
@@ -119,7 +120,7 @@ def peak_bytes(plan: Plan, problem: Problem) -> int:
     dims = plan.dim + (plan.width if plan.code_bytes else 0)
     if plan.store == "codes":
         dims += plan.stored_codes.width
-    block = ROWS_AT_ONCE * 16 * dims
+    block = ROWS_TO_ADD * 16 * dims
     part = adding * ROWS_OF_PART / plan.rows if plan.rows > ROWS_OF_PART else 0  # beside what it is merged into
     return int(program_bytes(problem) + max(training, 1.05 * adding + max(block, part)))
 

@@ -12,12 +12,11 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from clip_retrieval.index.costs import MOST_TRUTH_THREADS, TRUTH_BLOCK_BYTES
 from clip_retrieval.index.queries import QuerySet, read_rows
 from clip_retrieval.index.vectors import Vectors
 from clip_retrieval.index.zero_rows import find_filled
 
-BLOCK_BYTES = 1 << 24  # of rows in fp32; the C library uses memory of that size again
-MOST_THREADS = 8  # each has a block
 DEPTH = 128  # neighbours that are kept: the 100 that count, and some that may be as near as the last of them
 # fp32 sums of the same products in another order differ by that much; rows stored twice must not.
 TOLERANCE = 1e-6
@@ -102,7 +101,7 @@ def find_truth(vectors: Vectors, query_sets: Sequence[QuerySet], effort: Effort 
     queries = np.concatenate([queries.rows for queries in query_sets])
     nearest = Nearest(len(queries), DEPTH + 1)  # one more, since a query's own row is left out
     filled_count = 0
-    for ids, scores, filled in search_blocks(vectors, queries, min(effort.threads, MOST_THREADS)):
+    for ids, scores, filled in search_blocks(vectors, queries, min(effort.threads, MOST_TRUTH_THREADS)):
         if effort.stop.is_set():
             raise CancelledError
         nearest.add(ids, scores)
@@ -164,7 +163,7 @@ def search_block(queries: Rows, block: Rows, first_id: int) -> tuple[Ids, Rows, 
 
 
 def read_blocks(vectors: Vectors) -> Iterator[tuple[int, Rows]]:
-    row_count = max(1, BLOCK_BYTES // (4 * vectors.dim))
+    row_count = max(1, TRUTH_BLOCK_BYTES // (4 * vectors.dim))
     first_id = 0
     for file in vectors.files:
         for start, part in vectors.parts_of(file, row_count):

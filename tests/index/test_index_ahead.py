@@ -39,7 +39,7 @@ def found(tmp_path: Path, write_run: Callable[..., Path], unit_rows: Callable[..
 
 
 def test_truths_are_those_that_are_found_afterwards(found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(truth, "BLOCK_BYTES", 4 * 16 * 30)  # 30 rows
+    monkeypatch.setattr(truth, "TRUTH_BLOCK_BYTES", 4 * 16 * 30)  # 30 rows
     with TruthsAhead(found, ["image", "text"], cores=4) as ahead:
         truths = ahead.of(["image", "text"])
     monkeypatch.undo()

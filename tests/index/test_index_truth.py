@@ -47,7 +47,7 @@ def best_rows(rows: NDArray[np.float32], query: NDArray[np.float32]) -> list[int
 def test_neighbours_are_those_of_all_rows_over_files_and_blocks(
     unit_rows: Rows, open_images: OpenImages, monkeypatch: pytest.MonkeyPatch, block_bytes: int
 ) -> None:
-    monkeypatch.setattr(truth_module, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(truth_module, "TRUTH_BLOCK_BYTES", block_bytes)
     rows, queries = unit_rows(301), unit_rows(7, seed=1)
     found = find_truth(open_images(np.split(rows, [1, 40, 41, 200])), [queries_of(queries)])[0]
     assert [list(ids) for ids in found.ids] == [best_rows(rows, query)[:128] for query in queries]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_retrieval.index.block_lists import merge_lists
-from clip_retrieval.index.costs import ROWS_AT_ONCE
+from clip_retrieval.index.costs import ROWS_TO_ADD
 from clip_retrieval.index.distributed.plan import RowRange
 from clip_retrieval.index.files import has_ids
 from clip_retrieval.index.half import widen
@@ -40,7 +40,7 @@ def locate(vectors: Vectors, wanted: RowRange) -> Iterator[tuple[VectorFile, int
 def read_range(vectors: Vectors, wanted: RowRange) -> Iterator[NDArray[Any]]:
     """Yield rows start..stop in order as they are stored, some thousand at once [n, d]; only their files are opened."""
     for file, begin, end in locate(vectors, wanted):
-        for _, rows in vectors.stored_parts(file, ROWS_AT_ONCE, begin, end):
+        for _, rows in vectors.stored_parts(file, ROWS_TO_ADD, begin, end):
             yield rows
 
 
