@@ -97,8 +97,9 @@ def print_info(found: dict[str, Any]) -> None:
     recalls = sorted({name for index in found["indices"].values() for name in index["said"] if "recall" in name})
     for name in recalls:
         table.add_row(name, *(str(index["said"].get(name, "")) for index in found["indices"].values()))
-    if found["options"]:
-        kept = ", ".join(f"{name}={value}" for name, value in found["options"].items() if value is not None)
-        table.add_row("options of the build", *([kept] * len(found["indices"])))
     table.add_row("model", *([name_model(found)] * len(found["indices"])))
-    Console(highlight=False, markup=False, emoji=False).print(table)
+    console = Console(highlight=False, markup=False, emoji=False)
+    console.print(table)
+    if found["options"]:
+        kept = " ".join(f"--{name} {value}" for name, value in found["options"].items() if value is not None)
+        console.print(f"built with {kept}", soft_wrap=True)  # to be copied

@@ -145,8 +145,8 @@ def test_options_of_the_index_are_told_of(folders: tuple[str, str], caplog: pyte
 
 def test_info_tells_what_an_update_will_take(folders: tuple[str, str]) -> None:
     build(folders, max_index_memory_usage="20KB")
-    told = CliRunner().invoke(cli, ["index", "info", folders[1]], env={"COLUMNS": "400"}).output
-    assert "max_index_memory_usage=20KB, current_memory_available=16G, " in told
+    told = CliRunner().invoke(cli, ["index", "info", folders[1]], env={"COLUMNS": "40"}).output
+    assert "\nbuilt with --max_index_memory_usage 20KB --current_memory_available 16G " in told
     shown = json.loads(CliRunner().invoke(cli, ["index", "info", folders[1], "--json"]).output)
     assert shown["options"] == kept(folders[1])
 
