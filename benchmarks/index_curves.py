@@ -16,9 +16,9 @@ import numpy as np
 from index_vectors import Case, Rows
 from numpy.typing import NDArray
 
-from clip_retrieval.index.parameters import parse_settings, search_parameters
-from clip_retrieval.index.search import open_index
 from clip_retrieval.layout import IndexFolder
+from clip_retrieval.search.index import open_index
+from clip_retrieval.search.settings import parse_settings, search_parameters
 
 K = 10
 MODES = {"one thread": 1, "all threads": len(os.sched_getaffinity(0))}

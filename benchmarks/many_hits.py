@@ -13,9 +13,9 @@ import time
 
 import numpy as np
 
-from clip_retrieval.index.search import open_index
 from clip_retrieval.layout import IndexFolder
 from clip_retrieval.metadata import open_metadata
+from clip_retrieval.search.index import open_index
 
 QUERIES = 7
 

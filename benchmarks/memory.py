@@ -22,7 +22,7 @@ from make_data import write_shards
 
 SHARD_ROWS = 1000
 SECONDS_BETWEEN_SAMPLES = 0.2
-KINDS = {"reader_process": "readers", "worker_process": "workers", "clip_retrieval inference": "run"}
+KINDS = {"readers.process": "readers", "worker_process": "workers", "clip_retrieval inference": "run"}
 FLAT = 1.05
 
 Peaks = dict[str, float]  # kind of process -> MB

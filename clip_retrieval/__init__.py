@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from clip_retrieval.version import __version__
+
 if TYPE_CHECKING:
     from clip_retrieval.clip import available_models, load, tokenize
     from clip_retrieval.encoder.load import load_encoder
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from clip_retrieval.index.score import score_index
     from clip_retrieval.inference.run import clip_inference
 
-__version__ = "3.0.0.dev0"
 __all__ = [
     "__version__",
     "available_models",

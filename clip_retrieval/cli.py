@@ -9,15 +9,15 @@ from typing import Any
 
 import click
 
-from clip_retrieval import __version__
 from clip_retrieval.commands.filter import filter_command
 from clip_retrieval.commands.index import index, index_combiner
 from clip_retrieval.commands.inference import inference, inference_worker
 from clip_retrieval.commands.models import convert, models, quantize
 from clip_retrieval.commands.tools import benchmark, demo, extract, parquet_to_arrow, similarity, zsl
 from clip_retrieval.errors import ClipRetrievalError
-from clip_retrieval.interrupts import STOPPED_CODES, StoppedError, stopping_in_time
 from clip_retrieval.option_flags import with_underscores
+from clip_retrieval.process.interrupts import STOPPED_CODES, StoppedError, stopping_in_time
+from clip_retrieval.version import __version__
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "token_normalize_func": with_underscores}
 

@@ -58,3 +58,7 @@ def first_line(error: BaseException) -> str:
     """Return the first line of a foreign error's message, shortened, to stand in a sentence of ours."""
     lines = str(error).strip().splitlines()
     return lines[0][:600].rstrip(".") if lines else type(error).__name__
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

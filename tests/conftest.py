@@ -6,17 +6,19 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import faiss
 import numpy as np
 import pandas as pd
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.storage import Folder
 
 # Before any test module imports open_clip: huggingface_hub looks at it once, and retries for a minute without it.
@@ -25,6 +27,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 Members = Iterable[tuple[str, bytes]]
 OUTPUTS = ("img_emb", "text_emb", "metadata", "failures")
 STEPS = ("publish", "move", "remove")
+RUN_ENCODER: dict[str, Any] = {
+    "clip_model": "hash:16?size=32",
+    "fingerprint": "hash-16-0",
+    "dimension": 16,
+    "precision": "fp32",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -176,3 +184,88 @@ def run_until() -> Callable[[int | None, Callable[[], object]], list[str]]:
         return steps
 
     return run
+
+
+def make_unit_rows(count: int, dim: int = 16, seed: int = 0) -> NDArray[np.float32]:
+    rows = np.random.default_rng(seed).standard_normal((count, dim)).astype(np.float32)
+    unit: NDArray[np.float32] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit
+
+
+def write_parts(folder: Path, name: str, parts: Sequence[NDArray[Any]]) -> None:
+    width = len(str(len(parts)))
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    for i, part in enumerate(parts):
+        np.save(folder / name / f"{name}_{i:0{width}d}.npy", part)
+
+
+@pytest.fixture(scope="session")
+def unit_rows() -> Callable[..., NDArray[np.float32]]:
+    """Give a function from count, dimension and seed to rows of length 1."""
+    return make_unit_rows
+
+
+@pytest.fixture(scope="session")
+def write_run() -> Callable[..., Path]:
+    """Give a function that writes an embeddings folder of images and texts, lists of arrays, and their metadata."""
+
+    def write(
+        folder: Path,
+        images: Sequence[NDArray[Any]] = (),
+        texts: Sequence[NDArray[Any]] = (),
+        *,
+        label: str = "row",
+        manifest: bool = True,
+    ) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, parts in (("img_emb", images), ("text_emb", texts)):
+            if parts:
+                write_parts(folder, name, parts)
+        start, parts = 0, images or texts
+        (folder / "metadata").mkdir(exist_ok=True)
+        for i, part in enumerate(parts):
+            captions = [f"{label} {row}" for row in range(start, start + len(part))]
+            name = f"metadata_{i:0{len(str(len(parts)))}d}.parquet"
+            pd.DataFrame({"caption": captions}).to_parquet(folder / "metadata" / name)
+            start += len(part)
+        if manifest:
+            (folder / "manifest.json").write_text(json.dumps({"format_version": 1, "encoder": RUN_ENCODER}))
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Keep faiss's threads from waiting for each other, which takes longer than work on small indices."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    yield
+    faiss.omp_set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def write_index() -> Callable[..., Path]:
+    """Give a function that writes an index folder whose row r is the hash of its caption r, with any metadata."""
+
+    def write(
+        folder: Path,
+        metadata: pd.DataFrame | Sequence[pd.DataFrame],
+        *,
+        rows: NDArray[np.float32] | None = None,
+        manifest: dict[str, Any] | None = RUN_ENCODER,
+    ) -> Path:
+        parts = [metadata] if isinstance(metadata, pd.DataFrame) else metadata
+        (folder / "metadata").mkdir(parents=True, exist_ok=True)
+        for i, part in enumerate(parts):
+            part.to_parquet(folder / "metadata" / f"metadata_{i}.parquet")
+        captions = [str(caption) for part in parts for caption in part["caption"]]
+        vectors = load_encoder(RUN_ENCODER["clip_model"]).encode_texts(captions) if rows is None else rows
+        index = faiss.IndexFlatIP(vectors.shape[1])
+        index.add(vectors)
+        faiss.write_index(index, str(folder / "image.index"))
+        if manifest is not None:
+            (folder / "manifest.json").write_text(json.dumps({"format_version": 1, "encoder": manifest}))
+        return folder
+
+    return write

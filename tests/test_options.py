@@ -16,9 +16,10 @@ from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.filter.config import FilterConfig
 from clip_retrieval.index.config import IndexConfig
-from clip_retrieval.inference.config import InferenceConfig, SourceConfig, WorkerConfig
+from clip_retrieval.inference.config import InferenceConfig, WorkerConfig
 from clip_retrieval.option_flags import config_options, given_options
 from clip_retrieval.options import build_config, flags_of, from_json, to_json
+from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.tools.config import BenchmarkConfig, ExtractConfig, RuntimeConfig, ZslConfig
 
 T = TypeVar("T")

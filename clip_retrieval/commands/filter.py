@@ -17,7 +17,7 @@ from clip_retrieval.options import build_config
 @json_option
 def filter_command(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Find what a text, a picture or an embedding (.npy) asks for, and export it to OUTPUT_FOLDER."""
-    from clip_retrieval.filter.report import print_result
+    from clip_retrieval.commands.reports.filter import print_result
     from clip_retrieval.filter.run import run_filter
 
     result = run_filter(build_config(FilterConfig, given_options(options), arguments))

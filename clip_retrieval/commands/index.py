@@ -17,13 +17,13 @@ from clip_retrieval.options import build_config
 @json_option
 def index(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Build nearest-neighbour indices of an embeddings folder, within the memory given."""
-    from clip_retrieval.index.library import load_faiss
+    from clip_retrieval.search.load_faiss import load_faiss
 
     load_faiss()
+    from clip_retrieval.commands.reports.index import print_indices, print_preview
     from clip_retrieval.index.build import build_indices
-    from clip_retrieval.index.kept import read_index_config
-    from clip_retrieval.index.preview import preview_indices, print_preview
-    from clip_retrieval.index.report import print_indices
+    from clip_retrieval.index.folder.build_options import read_index_config
+    from clip_retrieval.index.preview import preview_indices
 
     config = read_index_config(given_options(options), arguments)
     if config.dry_run:
@@ -39,11 +39,11 @@ def index(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
 @json_option
 def score(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Measure recall and time of an index that is there, and tune its search settings."""
-    from clip_retrieval.index.library import load_faiss
+    from clip_retrieval.search.load_faiss import load_faiss
 
     load_faiss()
-    from clip_retrieval.index.kept import read_score_config
-    from clip_retrieval.index.report import print_scores
+    from clip_retrieval.commands.reports.index import print_scores
+    from clip_retrieval.index.folder.build_options import read_score_config
     from clip_retrieval.index.score import run_score
 
     result = run_score(read_score_config(given_options(options), arguments))
@@ -78,7 +78,8 @@ def index_combiner(*, input_folder: str, output_folder: str, as_json: bool) -> N
 @json_option
 def info(*, index_folder: str, as_json: bool) -> None:
     """Say what the indices of a folder are: kind, rows, size, settings, recall, model."""
-    from clip_retrieval.index.info import describe_folder, print_info
+    from clip_retrieval.commands.reports.index import print_info
+    from clip_retrieval.index.info import describe_folder
 
     found = describe_folder(index_folder)
     print_json(found) if as_json else print_info(found)

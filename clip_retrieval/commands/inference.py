@@ -20,9 +20,9 @@ def inference(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> N
 
     A run that was stopped, or killed, goes on where it was when the same command is given again.
     """
-    from clip_retrieval.inference.dry_run import estimate_run
-    from clip_retrieval.inference.estimate_report import print_estimate
-    from clip_retrieval.inference.report import print_summary
+    from clip_retrieval.commands.reports.estimate import print_estimate
+    from clip_retrieval.commands.reports.inference import print_summary
+    from clip_retrieval.inference.dry_run.measure import estimate_run
     from clip_retrieval.inference.run import run_inference
 
     config = build_config(InferenceConfig, given_options(options), arguments)
@@ -39,9 +39,9 @@ def inference(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> N
 @json_option
 def inference_worker(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Make some partitions of a run that is shared out by hand, such as one to a machine."""
-    from clip_retrieval.inference.dry_run import estimate_tasks
-    from clip_retrieval.inference.estimate_report import print_estimate
-    from clip_retrieval.inference.report import print_summary
+    from clip_retrieval.commands.reports.estimate import print_estimate
+    from clip_retrieval.commands.reports.inference import print_summary
+    from clip_retrieval.inference.dry_run.measure import estimate_tasks
     from clip_retrieval.inference.run import run_tasks
 
     config = build_config(WorkerConfig, given_options(options), arguments)

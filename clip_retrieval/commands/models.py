@@ -18,8 +18,8 @@ from clip_retrieval.tools.config import ModelInfoConfig
 @json_option
 def convert(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Write a model in another format: onnx (runs without torch), open_clip, hf or gguf; checked before it is kept."""
+    from clip_retrieval.commands.reports.models import print_converted
     from clip_retrieval.encoder.export.convert import run_convert
-    from clip_retrieval.tools.model_report import print_converted
 
     result = run_convert(build_config(ConvertConfig, given_options(options), arguments))
     print_json(result.to_json()) if as_json else print_converted(result)
@@ -30,8 +30,8 @@ def convert(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> Non
 @json_option
 def quantize(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Write a converted model with fewer bits, and say what that does to its embeddings."""
+    from clip_retrieval.commands.reports.models import print_quantized
     from clip_retrieval.encoder.export.quantize import run_quantize
-    from clip_retrieval.tools.model_report import print_quantized
 
     result = run_quantize(build_config(QuantizeConfig, given_options(options), arguments))
     print_json(result.to_json()) if as_json else print_quantized(result)
@@ -46,7 +46,8 @@ def models() -> None:
 @json_option
 def models_list(*, as_json: bool) -> None:
     """List the names that --clip_model takes."""
-    from clip_retrieval.tools.model_list import list_models, print_models
+    from clip_retrieval.commands.reports.models import print_models
+    from clip_retrieval.tools.model_list import list_models
 
     result = list_models()
     print_json(result.to_json()) if as_json else print_models(result)
@@ -57,8 +58,8 @@ def models_list(*, as_json: bool) -> None:
 @json_option
 def models_info(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Open a model, and say what it is."""
+    from clip_retrieval.commands.reports.tools import print_model
     from clip_retrieval.tools.models import describe_model
-    from clip_retrieval.tools.report import print_model
 
     result = describe_model(build_config(ModelInfoConfig, given_options(options), arguments))
     print_json(result.to_json()) if as_json else print_model(result)

@@ -23,7 +23,8 @@ from clip_retrieval.tools.config import (
 @json_option
 def demo(*, folder: str, as_json: bool) -> None:
     """Embed, index and query the embedded gallery with the embedded model: everything, without network."""
-    from clip_retrieval.demo.run import print_demo, run_demo
+    from clip_retrieval.commands.reports.demo import print_demo
+    from clip_retrieval.demo.run import run_demo
 
     result = run_demo(folder)
     print_json(result.to_json()) if as_json else print_demo(result)
@@ -34,7 +35,7 @@ def demo(*, folder: str, as_json: bool) -> None:
 @json_option
 def similarity(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Compare each picture with each text: a table of cosines."""
-    from clip_retrieval.tools.report import print_similarities
+    from clip_retrieval.commands.reports.tools import print_similarities
     from clip_retrieval.tools.similarity import run_similarity
 
     result = run_similarity(build_config(SimilarityConfig, given_options(options), arguments))
@@ -46,7 +47,7 @@ def similarity(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> 
 @json_option
 def zsl(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Say which of the labels fits each picture (zero-shot labelling)."""
-    from clip_retrieval.tools.report import print_labels
+    from clip_retrieval.commands.reports.tools import print_labels
     from clip_retrieval.tools.zero_shot import run_zsl
 
     result = run_zsl(build_config(ZslConfig, given_options(options), arguments))
@@ -58,8 +59,8 @@ def zsl(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
 @json_option
 def extract(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Write the embeddings of pictures and texts into OUTPUT_FOLDER, as plain npy files."""
+    from clip_retrieval.commands.reports.tools import print_extracted
     from clip_retrieval.tools.extract import run_extract
-    from clip_retrieval.tools.report import print_extracted
 
     result = run_extract(build_config(ExtractConfig, given_options(options), arguments))
     print_json(result.to_json()) if as_json else print_extracted(result)
@@ -70,8 +71,9 @@ def extract(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> Non
 @json_option
 def benchmark(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Measure zero-shot accuracy and speed of models on a FOLDER with a folder of pictures for each class."""
+    from clip_retrieval.commands.reports.tools import print_benchmark
     from clip_retrieval.tools.benchmark import run_benchmark
-    from clip_retrieval.tools.benchmark_report import print_benchmark, write_result
+    from clip_retrieval.tools.benchmark_report import write_result
 
     config = build_config(BenchmarkConfig, given_options(options), arguments)
     result = run_benchmark(config)
@@ -85,8 +87,8 @@ def benchmark(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> N
 @json_option
 def parquet_to_arrow(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Write the metadata of PARQUET_FOLDER as one Arrow file, out of which rows are fetched fast."""
+    from clip_retrieval.commands.reports.tools import print_converted
     from clip_retrieval.tools.arrow import run_parquet_to_arrow
-    from clip_retrieval.tools.report import print_converted
 
     result = run_parquet_to_arrow(build_config(ParquetToArrowConfig, given_options(options), arguments))
     print_json(result.to_json()) if as_json else print_converted(result)

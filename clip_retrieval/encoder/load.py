@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import assert_never
-
 from clip_retrieval.encoder.base import USUAL_BATCH, Encoder, Workload
 from clip_retrieval.encoder.config import Chosen, EncoderConfig
 from clip_retrieval.encoder.devices import is_on_cpu
+from clip_retrieval.encoder.engines.open import open_engine
 from clip_retrieval.encoder.engines.sessions import is_installed
 from clip_retrieval.encoder.precision import cpu_precisions
-from clip_retrieval.encoder.uri import ModelName, parse_uri
+from clip_retrieval.encoder.uri import parse_uri
 
 
 def load_encoder(model: str | EncoderConfig, *, workload: Workload = "query") -> Encoder:
@@ -22,7 +21,7 @@ def load_encoder(model: str | EncoderConfig, *, workload: Workload = "query") ->
     config = EncoderConfig(clip_model=model) if isinstance(model, str) else model
     name = parse_uri(config.clip_model)
     if name.kind in ("checkpoint", "open_clip", "random"):
-        from clip_retrieval.encoder.converted import open_converted
+        from clip_retrieval.encoder.conversion_cache import open_converted
 
         converted = open_converted(name, config, workload)
         if converted is not None:
@@ -51,26 +50,3 @@ def best_batch_size(encoder: Encoder) -> int:
 
     assert isinstance(encoder, OpenClipEncoder)
     return find_batch_size(encoder.encode_images, encoder.memory, encoder.info.preprocess.size)
-
-
-def open_engine(name: ModelName, config: EncoderConfig, workload: Workload = "query") -> Encoder:
-    """Open a model on the engine that its kind says."""
-    match name.kind:
-        case "hash":
-            from clip_retrieval.encoder.engines.hashing import HashEncoder
-
-            return HashEncoder(name)
-        case "checkpoint":
-            from clip_retrieval.encoder.engines.checkpoint import open_checkpoint
-
-            return open_checkpoint(name, config)
-        case "onnx":
-            from clip_retrieval.encoder.engines.onnx import open_onnx
-
-            return open_onnx(name, config, workload)
-        case "open_clip" | "random":
-            from clip_retrieval.encoder.engines.openclip import open_openclip
-
-            return open_openclip(name, config)
-        case _:
-            assert_never(name.kind)

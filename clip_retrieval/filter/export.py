@@ -6,9 +6,8 @@ import base64
 import html
 import io
 import json
-import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import PurePosixPath
@@ -19,60 +18,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from clip_retrieval.blobs import PIPE, BlobRef, read_blob
 from clip_retrieval.encoder.images import decode_image
 from clip_retrieval.errors import ImageError, QueryError
-from clip_retrieval.filter.query import Query
-from clip_retrieval.inference.sources.pictures import is_in_table, read_picture
-from clip_retrieval.layout import CAPTION, IMAGE_PATH, SHARD, SHARD_OFFSET, SHARD_SIZE
-from clip_retrieval.safe_fetch import FetchLimits, fetch
+from clip_retrieval.layout import CAPTION, IMAGE_PATH, SHARD
+from clip_retrieval.query.embed import Query
+from clip_retrieval.query.hits import json_rows, rows_of
+from clip_retrieval.query.pictures import WEB, Picture, find_picture
 from clip_retrieval.storage import Folder
 
 IMAGES_FOLDER = "images"
-WEB = ("http://", "https://")
 SHEET, RESULTS, TABLE = "index.html", "results.json", "results.parquet"
 MARKER = ".clip-retrieval-results"
 OWN_PICTURE = re.compile(r"\d{5,}_.*", re.DOTALL)
 THUMBNAIL_SIDE = 224
 MOST_NAME_BYTES = 200  # file systems allow 255 for a whole name
-ROWS_AT_ONCE = 1000
 MOST_THUMBNAILS = 1000  # a page with more would take hundreds of megabytes
 SUFFIX_OF_FORMAT = {"JPEG": ".jpg", "TIFF": ".tif", "PPM": ".ppm"}
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A hit's picture: its bytes, or why they could not be read; neither where the hit has none."""
-
-    data: bytes | None
-    problem: str | None = None
-
-
-def find_picture(hit: dict[str, Any]) -> Picture:
-    """Read the picture of a hit: the file, or its place in a tar."""
-    path, shard = hit.get(IMAGE_PATH), hit.get(SHARD)
-    if path is None:
-        return Picture(None)
-    if str(path if shard is None else shard).startswith(PIPE):
-        return Picture(None, "it came through a pipe: command, which only you should run again")
-    if shard is not None and hit.get(SHARD_OFFSET) is not None:
-        blob = BlobRef(shard, int(hit[SHARD_OFFSET]), int(hit[SHARD_SIZE]))
-    else:
-        blob = BlobRef(path if shard is None else f"zip://{path}::{shard}")  # compressed members have no place
-    try:
-        data = read_elsewhere(blob.url) if shard is None else read_blob(blob)
-    except Exception as error:  # any store may fail in any way; the hit itself stands  # noqa: BLE001
-        return Picture(None, " ".join(str(error).split())[:200] or type(error).__name__)
-    if blob.size is not None and len(data) != blob.size:
-        return Picture(None, f"{shard} has changed since it was embedded")
-    return Picture(data)
-
-
-def read_elsewhere(path: str) -> bytes:
-    """Read a picture by its image_path: a row of a table, a url of a list, or a file."""
-    if path.startswith(WEB):
-        return fetch(path, FetchLimits(fetch_retries=0))
-    return read_picture(path) if is_in_table(path) else read_blob(BlobRef(path))
 
 
 def picture_name(rank: int, hit: dict[str, Any], data: bytes) -> str:
@@ -116,12 +77,6 @@ def export_hits(folder: Folder, table: pa.Table, *, copy_images: bool) -> Export
     return replace(exported, unreadable=unreadable)
 
 
-def rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """Yield the rows as Python values, of which memory holds those of a few."""
-    for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):
-        yield from batch.to_pylist()
-
-
 def write_picture(folder: Folder, rank: int, hit: dict[str, Any], data: bytes) -> str:
     name = f"{IMAGES_FOLDER}/{picture_name(rank, hit, data)}"
     with folder.staged(name) as staged:
@@ -156,36 +111,6 @@ def write_tables(folder: Folder, table: pa.Table, query: Query) -> None:
         for number, row in enumerate(json_rows(table)):
             file.write((",\n" if number else "\n") + json.dumps(row, ensure_ascii=False))
         file.write("\n]}\n")
-
-
-def json_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """Yield rows of plain json values; what json has no form for becomes text."""
-    others = [field.name for field in table.schema if not has_json_form(field.type)]
-    for row in rows_of(table):
-        yield row | {name: plain(row[name]) for name in others}
-
-
-def has_json_form(kind: pa.DataType) -> bool:
-    """Say whether every value of a column's type is a json value as it is."""
-    return bool(
-        pa.types.is_string(kind)
-        or pa.types.is_large_string(kind)
-        or pa.types.is_integer(kind)
-        or pa.types.is_boolean(kind)
-    )
-
-
-def plain(value: Any) -> Any:
-    """Return a value that json has a form for: NaN and infinity become null, dates and bytes text."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, list):
-        return [plain(item) for item in value]
-    if isinstance(value, dict):
-        return {str(name): plain(item) for name, item in value.items()}
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
 def write_sheet(folder: Folder, query: Query, hit_count: int, cards: Sequence[str]) -> None:

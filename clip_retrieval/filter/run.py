@@ -9,14 +9,15 @@ import pyarrow as pa
 
 from clip_retrieval.errors import QueryError
 from clip_retrieval.filter.config import FilterConfig
-from clip_retrieval.filter.export import claim_output, export_hits, json_rows, write_sheet, write_tables
-from clip_retrieval.filter.query import Query, choose_encoder, open_query
-from clip_retrieval.index.parameters import parse_settings
-from clip_retrieval.index.refine import open_stored, search_stored
-from clip_retrieval.index.search import SearchResult, open_index
+from clip_retrieval.filter.export import claim_output, export_hits, write_sheet, write_tables
+from clip_retrieval.filter.query import choose_encoder, open_query
 from clip_retrieval.layout import EmbeddingsFolder, IndexFolder, read_manifest
-from clip_retrieval.metadata import open_metadata
 from clip_retrieval.options import build_config
+from clip_retrieval.query.embed import Query
+from clip_retrieval.query.hits import join_metadata, json_rows
+from clip_retrieval.search.index import SearchResult, open_index
+from clip_retrieval.search.refine import open_stored, search_stored
+from clip_retrieval.search.settings import parse_settings
 from clip_retrieval.storage import Folder, check_writable
 
 if TYPE_CHECKING:
@@ -72,29 +73,6 @@ def run_filter(config: FilterConfig) -> FilterResult:
         found = SearchResult(found.ids[close], found.scores[close])
     check_writable(target)
     return export(config, query, join_metadata(source, found, index.row_count), target)
-
-
-def join_metadata(source: IndexFolder, found: SearchResult, index_rows: int) -> pa.Table:
-    """Return rank, id and similarity of the hits, and their metadata; columns of the same names are renamed."""
-    columns: dict[str, Any] = {
-        "rank": pa.array(range(1, len(found.ids) + 1), pa.int64()),
-        "id": pa.array(found.ids, pa.int64()),
-        "similarity": pa.array(found.scores, pa.float32()),
-    }
-    metadata = open_metadata(source)
-    if metadata is not None:
-        if metadata.row_count != index_rows:
-            raise QueryError(
-                f"{source.url} has an index of {index_rows:,} rows beside {metadata.row_count:,} rows of metadata; "
-                "build it again"
-            )
-        rows = metadata.rows(found.ids)
-        for name in rows.column_names:
-            own = name
-            while own in (*columns, "picture") or (own != name and own in rows.column_names):
-                own = f"metadata.{own}"
-            columns[own] = rows[name]
-    return pa.table(columns)
 
 
 def export(config: FilterConfig, query: Query, table: pa.Table, target: Folder) -> FilterResult:

@@ -9,10 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clip_retrieval.embeddings.local_copy import fetched
+from clip_retrieval.embeddings.vectors import Contents, Vectors
 from clip_retrieval.errors import ConfigError, IndexBuildError
-from clip_retrieval.index.ahead import TruthsAhead
-from clip_retrieval.index.changes import Change
-from clip_retrieval.index.checks import (
+from clip_retrieval.index.building.edit_rows import CannotChangeError
+from clip_retrieval.index.config import IndexConfig, parse_bytes
+from clip_retrieval.index.engines import Engine, chosen_engine
+from clip_retrieval.index.folder.build_options import OPTIONS, TARGET, keep_options, kept_options, read_index_config
+from clip_retrieval.index.folder.changed_rows import Change
+from clip_retrieval.index.folder.checks import (
     check_finished,
     check_folders,
     check_rows,
@@ -20,17 +25,12 @@ from clip_retrieval.index.checks import (
     find_vectors,
     read_encoder,
 )
-from clip_retrieval.index.config import IndexConfig, parse_bytes
-from clip_retrieval.index.cores import using_cores
-from clip_retrieval.index.engines import Bounds, Engine, chosen_engine
-from clip_retrieval.index.evaluate import evaluate_built
-from clip_retrieval.index.fetch import fetched
-from clip_retrieval.index.kept import OPTIONS, TARGET, keep_options, kept_options, read_index_config
-from clip_retrieval.index.metadata_files import place_metadata
-from clip_retrieval.index.publish import IndexRevision, Infos, describe_indices, make_manifest, publish
-from clip_retrieval.index.rows import CannotChangeError
+from clip_retrieval.index.folder.metadata_files import place_metadata
+from clip_retrieval.index.folder.publish import IndexRevision, Infos, describe_indices, make_manifest, publish
+from clip_retrieval.index.measuring.evaluate import evaluate_built
+from clip_retrieval.index.measuring.truth_ahead import TruthsAhead
+from clip_retrieval.index.planning.bounds import Bounds
 from clip_retrieval.index.update import Known, compare, has_current_metadata, update_index, warn_of_loss
-from clip_retrieval.index.vectors import Contents, Vectors
 from clip_retrieval.layout import (
     MANIFEST,
     MODALITIES,
@@ -40,6 +40,7 @@ from clip_retrieval.layout import (
     read_manifest,
 )
 from clip_retrieval.revision import finish_revision, only_one
+from clip_retrieval.search.cores import using_cores
 from clip_retrieval.storage import check_writable, leaving_nothing_empty
 
 logger = logging.getLogger(__name__)
@@ -177,14 +178,14 @@ def take_over_options(target: IndexFolder, config: IndexConfig) -> None:
 
 def make_bounds(config: IndexConfig, filled: Mapping[Modality, Vectors]) -> Bounds:
     return Bounds(
-        parse_bytes(config.max_index_memory_usage),
-        parse_bytes(config.current_memory_available),
-        config.nb_cores,
-        config.tuning.wanted_recall,
-        config.tuning.max_index_query_time_ms,
-        config.index_key,
-        tuple(filled.values()),
-        config.spark.distributed is not None,
+        max_index_bytes=parse_bytes(config.max_index_memory_usage),
+        available_bytes=parse_bytes(config.current_memory_available),
+        cores=config.nb_cores,
+        wanted_recall=config.tuning.wanted_recall,
+        max_query_ms=config.tuning.max_index_query_time_ms,
+        index_key=config.index_key,
+        asked=tuple(filled.values()),
+        is_in_parts=config.spark.distributed is not None,
     )
 
 

@@ -18,15 +18,15 @@ from rich.console import Console
 from rich.progress import track
 
 from clip_retrieval.errors import IndexBuildError, StorageError
+from clip_retrieval.index.building.parts import UNMERGED, can_be_merged, merge_into
 from clip_retrieval.index.config import CombineConfig
-from clip_retrieval.index.distributed.parts import UNMERGED, can_be_merged, merge_into
-from clip_retrieval.index.files import LISTS, POPULATED, open_file, write_file
-from clip_retrieval.index.joined import Joined, join_folders, write_beside
-from clip_retrieval.index.native_output import printing_to_stderr
-from clip_retrieval.index.parameters import format_settings, settings_of
-from clip_retrieval.index.publish import IndexRevision
+from clip_retrieval.index.folder.joined_manifests import Joined, join_folders, write_beside
+from clip_retrieval.index.folder.publish import IndexRevision
 from clip_retrieval.layout import IndexFolder, Modality
 from clip_retrieval.revision import finish_revision, only_one
+from clip_retrieval.search.files import LISTS, POPULATED, open_file, write_file
+from clip_retrieval.search.native_output import printing_to_stderr
+from clip_retrieval.search.settings import format_settings, settings_of
 from clip_retrieval.storage import Folder, leaving_nothing_empty
 
 logger = logging.getLogger(__name__)

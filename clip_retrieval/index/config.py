@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from clip_retrieval.errors import ConfigError
-from clip_retrieval.index.tuning import DEFAULT_QUERY_MS, Target
+from clip_retrieval.index.measuring.tuning import DEFAULT_QUERY_MS, Target
 from clip_retrieval.layout import Modality
 from clip_retrieval.options import group, option, option_of
 

@@ -6,20 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.build import make_bounds
-from clip_retrieval.index.checks import check_folders, check_rows, find_vectors
 from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.index.engines.faiss import describe_problem
-from clip_retrieval.index.obstacles import find_obstacle
-from clip_retrieval.index.plan import fits, list_plans, make_plan
-from clip_retrieval.index.shapes import Plan, Problem
+from clip_retrieval.index.folder.checks import check_folders, check_rows, find_vectors
+from clip_retrieval.index.folder.obstacles import find_obstacle
+from clip_retrieval.index.planning.plan import fits, list_plans, make_plan
+from clip_retrieval.index.planning.shapes import Plan, Problem
 from clip_retrieval.layout import EmbeddingsFolder, IndexFolder, Modality
-from clip_retrieval.sizes import in_bytes
 
 NOTE_OF_UPDATE = "an update changes the index in place where it can; this is what building it anew would make"
 
@@ -78,26 +73,3 @@ def preview_indices(config: IndexConfig) -> Preview:
     plans = {modality: list_plans(problem) for modality, problem in problems.items()}
     note = NOTE_OF_UPDATE if config.update and target.names("", ".index") else None
     return Preview(problems, plans, chosen, refusals, find_obstacle(target), note)
-
-
-def print_preview(preview: Preview) -> None:
-    """Print a table for each index, the kind that would be built marked with an arrow."""
-    console = Console(highlight=False, markup=False, emoji=False)
-    for modality, plans in preview.plans.items():
-        problem = preview.problems[modality]
-        title = f"the {modality} index of {problem.rows:,} x {problem.dim} vectors"
-        table = Table(title=Text(title), title_justify="left")
-        table.add_column("")
-        table.add_column("kind", overflow="fold")
-        for heading in ("size", "memory", "time", "recall@10", "ms/query"):
-            table.add_column(heading, justify="right")
-        for plan in plans:
-            mark = "->" if plan == preview.chosen[modality] else "" if fits(plan, problem) else "too large"
-            costs = [in_bytes(plan.index_bytes), in_bytes(plan.peak_bytes), f"{plan.seconds:,.0f} s"]
-            table.add_row(mark, plan.key, *costs, f"~{plan.recall:.3f}", f"~{plan.query_ms:,.2f}")
-        console.print(table)
-        if modality in preview.refusals:
-            console.print(preview.refusals[modality], soft_wrap=True)
-    for line in (preview.note, preview.obstacle):
-        if line:
-            console.print(line, soft_wrap=True)

@@ -7,19 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from clip_retrieval.embeddings.local_copy import fetched
+from clip_retrieval.embeddings.vectors import Vectors, open_vectors
 from clip_retrieval.errors import ConfigError, IndexBuildError, QueryError
 from clip_retrieval.index.config import ScoreConfig
-from clip_retrieval.index.cores import using_cores
-from clip_retrieval.index.evaluate import evaluate_index, find_truths
-from clip_retrieval.index.fetch import fetched
-from clip_retrieval.index.kept import TARGET, keep_options, kept_options, read_score_config
-from clip_retrieval.index.parameters import Settings, parse_settings
-from clip_retrieval.index.quality import Quality
-from clip_retrieval.index.search import Index, open_index
-from clip_retrieval.index.tuning import Target
-from clip_retrieval.index.vectors import Vectors, open_vectors
+from clip_retrieval.index.folder.build_options import TARGET, keep_options, kept_options, read_score_config
+from clip_retrieval.index.measuring.evaluate import evaluate_index, find_truths
+from clip_retrieval.index.measuring.quality import Quality
+from clip_retrieval.index.measuring.tuning import Target
 from clip_retrieval.layout import MODALITIES, EmbeddingsFolder, IndexFolder, Modality
 from clip_retrieval.revision import finish_revision, only_one
+from clip_retrieval.search.cores import using_cores
+from clip_retrieval.search.index import Index, open_index
+from clip_retrieval.search.settings import Settings, parse_settings
 from clip_retrieval.storage import Folder, check_writable, temporary_folder
 
 

@@ -12,14 +12,10 @@ from typing import Any
 import faiss
 import numpy as np
 
+from clip_retrieval.embeddings.vectors import Contents, Vectors
+from clip_retrieval.embeddings.zero_rows import find_filled
 from clip_retrieval.errors import IndexBuildError
-from clip_retrieval.index.changes import AGAIN, Change, check_encoder, find_change
-from clip_retrieval.index.config import IndexConfig
-from clip_retrieval.index.distributed.parts import add_rows
-from clip_retrieval.index.engines import Bounds
-from clip_retrieval.index.files import write_file
-from clip_retrieval.index.metadata_files import writes_arrow
-from clip_retrieval.index.rows import (
+from clip_retrieval.index.building.edit_rows import (
     CannotChangeError,
     can_fill,
     check_rows,
@@ -27,10 +23,14 @@ from clip_retrieval.index.rows import (
     put_rows,
     remove_rows,
 )
-from clip_retrieval.index.vectors import Contents, Vectors
-from clip_retrieval.index.zero_rows import find_filled
+from clip_retrieval.index.building.parts import add_rows
+from clip_retrieval.index.config import IndexConfig
+from clip_retrieval.index.folder.changed_rows import AGAIN, Change, check_encoder, find_change
+from clip_retrieval.index.folder.metadata_files import writes_arrow
+from clip_retrieval.index.planning.bounds import Bounds
 from clip_retrieval.layout import MODALITIES, EmbeddingsFolder, IndexFolder, Modality, read_manifest
 from clip_retrieval.metadata import METADATA_ARROW
+from clip_retrieval.search.files import write_file
 
 logger = logging.getLogger(__name__)
 

@@ -13,24 +13,24 @@ from clip_retrieval.encoder.devices import list_devices
 from clip_retrieval.encoder.uri import parse_uri
 from clip_retrieval.errors import ConfigError, SourceError
 from clip_retrieval.inference.config import InferenceConfig, WorkerConfig
-from clip_retrieval.inference.diagnosis import Diagnosis, Machine, Shares, diagnose, shares_of
 from clip_retrieval.inference.distributors.local import run_local
-from clip_retrieval.inference.live import Live
-from clip_retrieval.inference.retry import retry_failed
-from clip_retrieval.inference.revise import Revised
-from clip_retrieval.inference.run_manifest import check_folder, describe_options, is_revised
-from clip_retrieval.inference.sources import Source, open_source
-from clip_retrieval.inference.sources.files import FilesSource
-from clip_retrieval.inference.stats import Stats, add_up
-from clip_retrieval.inference.telemetry import watching
-from clip_retrieval.inference.update import as_it_was, check_input, update_folder
-from clip_retrieval.inference.wip import remove_wip
-from clip_retrieval.inference.worker import make_plan, needs_work
-from clip_retrieval.interrupts import ending_with
+from clip_retrieval.inference.manifest import check_folder, describe_options, is_revised
+from clip_retrieval.inference.revisions.retry import retry_failed
+from clip_retrieval.inference.revisions.revised import Revised
+from clip_retrieval.inference.revisions.update import as_it_was, check_input, update_folder
+from clip_retrieval.inference.telemetry.diagnosis import Diagnosis, Machine, Shares, diagnose, shares_of
+from clip_retrieval.inference.telemetry.live import Live
+from clip_retrieval.inference.telemetry.stats import Stats, add_up
+from clip_retrieval.inference.telemetry.watch import watching
+from clip_retrieval.inference.telemetry.wip import remove_wip
+from clip_retrieval.inference.worker.worker import make_plan, needs_work
 from clip_retrieval.layout import JOURNAL, EmbeddingsFolder, Partition, read_manifest
 from clip_retrieval.options import build_config
-from clip_retrieval.resources import count_cores
+from clip_retrieval.process.interrupts import ending_with
+from clip_retrieval.process.resources import count_cores
 from clip_retrieval.revision import finish_revision, only_one
+from clip_retrieval.sources import Source, open_source
+from clip_retrieval.sources.files import FilesSource
 from clip_retrieval.storage import Folder, check_writable
 
 logger = logging.getLogger(__name__)

@@ -4,48 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_retrieval.blobs import Blob
 from clip_retrieval.encoder.base import Pixels
-
-Part = Literal["image", "text", "metadata", "shard", "other"]
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where in a shard the picture's bytes are, so that they can be found again."""
-
-    shard: str
-    offset: int | None
-    size: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One input row as the source found it; parts that are not wanted or not there are None."""
-
-    key: str
-    image_path: str | None
-    image: Blob | None
-    text: Blob | None
-    metadata: Blob | None
-    origin: Origin | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Something of the input that was left out, and why; `reason` is one word, to count by."""
-
-    key: str
-    shard: str
-    part: Part
-    reason: str
-    detail: str
-    row_kept: bool = False
+from clip_retrieval.sources.types import Failure, Origin, Part
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from clip_retrieval.errors import StorageError
 from clip_retrieval.metadata.parquet import check_ids
 from clip_retrieval.metadata.schema import choose_columns
-from clip_retrieval.resources import count_cores
+from clip_retrieval.process.resources import count_cores
 from clip_retrieval.storage import Folder
 
 METADATA_ARROW = "metadata.arrow"

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from clip_retrieval.errors import StorageError
 from clip_retrieval.metadata.parquet import ParquetFiles
 from clip_retrieval.metadata.write import WrittenArrow, write_arrow
+from clip_retrieval.progress import show_progress
 from clip_retrieval.storage import Folder
 from clip_retrieval.tools.config import ParquetToArrowConfig
-from clip_retrieval.tools.progress import show_progress
 
 logger = logging.getLogger(__name__)
 

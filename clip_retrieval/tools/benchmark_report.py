@@ -8,13 +8,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path, PurePath
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from clip_retrieval.storage import Folder
 from clip_retrieval.tools.benchmark import BenchmarkResult, ClassScore, ModelScore
-from clip_retrieval.tools.report import print_remarks
 
 SHOWN_CLASSES = 40
 
@@ -61,21 +59,6 @@ def class_rows(result: BenchmarkResult) -> list[list[str]]:
 
 def share(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
-
-
-def print_benchmark(result: BenchmarkResult) -> None:
-    """Print the comparison, the classes, and what was left out."""
-    console = Console(highlight=False, markup=False, emoji=False)
-    by_model = [headings(result), *(cells(score) for score in result.models)]
-    names, *measures = [
-        list(line) for line in zip(*by_model, strict=True)
-    ]  # a column for each model: a screen is narrow
-    console.print(as_table(names, measures))
-    rows = class_rows(result)
-    console.print(as_table(class_headings(result), rows[:SHOWN_CLASSES]))
-    if len(rows) > SHOWN_CLASSES:
-        console.print(f"… and {len(rows) - SHOWN_CLASSES:,} classes more; --output and --json have all")
-    print_remarks(all_notes(result), result.failures)
 
 
 def all_notes(result: BenchmarkResult) -> list[str]:

@@ -13,8 +13,9 @@ from clip_retrieval.encoder.base import Embeddings, Encoder
 from clip_retrieval.encoder.config import PictureConfig
 from clip_retrieval.encoder.vocabulary import describe_unknown_words
 from clip_retrieval.errors import SourceError
-from clip_retrieval.tools.inputs import Failure, counted, in_batches, read_picture, shown
-from clip_retrieval.tools.progress import show_progress
+from clip_retrieval.progress import show_progress
+from clip_retrieval.tools.inputs import Failure, in_batches, read_picture, shown
+from clip_retrieval.words import counted
 
 READER_THREADS = 4  # Pillow decodes and resizes without Python's lock
 

@@ -15,6 +15,7 @@ from clip_retrieval.encoder.config import PictureConfig
 from clip_retrieval.encoder.pictures import read_pixels
 from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.errors import ImageError, SourceError
+from clip_retrieval.words import counted
 
 T = TypeVar("T")
 
@@ -114,10 +115,6 @@ def read_picture(path: Path, preprocess: Preprocess, pictures: PictureConfig) ->
 def shown(path: Path) -> str:
     """Return a path as text that can be printed; bytes in its name that are no UTF-8 are escaped."""
     return path.as_posix().encode("utf-8", "backslashreplace").decode()
-
-
-def counted(count: int, what: str) -> str:
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def in_batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -7,7 +7,6 @@ from typing import Any
 
 from clip_retrieval.encoder.catalogue import list_open_clip
 from clip_retrieval.encoder.uri import FORMS, OPENAI_NAMES
-from clip_retrieval.tools.report import open_console
 
 
 @dataclass(frozen=True)
@@ -31,14 +30,3 @@ class ModelList:
 def list_models() -> ModelList:
     """Return the names; asks no network."""
     return ModelList(tuple(OPENAI_NAMES), ("demo",), list_open_clip(), FORMS)
-
-
-def print_models(result: ModelList) -> None:
-    """Print the names, and the forms of those that are not listed."""
-    console = open_console()
-    console.print("OpenAI:   " + "  ".join(result.openai))
-    console.print("embedded: " + "  ".join(result.embedded))
-    console.print("open_clip, as open_clip:ARCH/TAG:")
-    for name, tags in result.open_clip.items():
-        console.print(f"  {name}  {', '.join(tags) or '(no published weights)'}")
-    console.print(f"a model is {result.forms}")

@@ -12,7 +12,7 @@ from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.errors import SourceError
 from clip_retrieval.tools.config import ZslConfig
 from clip_retrieval.tools.embed import embed_pictures, embed_texts, text_notes
-from clip_retrieval.tools.inputs import Failure, counted, list_pictures, read_lines
+from clip_retrieval.tools.inputs import Failure, list_pictures, read_lines
 from clip_retrieval.tools.scores import (
     Floats,
     average_prompts,
@@ -24,6 +24,7 @@ from clip_retrieval.tools.scores import (
     sigmoid,
     softmax,
 )
+from clip_retrieval.words import counted
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import torch
 from clip_retrieval.encoder.base import Embeddings, Pixels
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.engines.gpu import DeviceMemory, Streams, find_batch_size
+from clip_retrieval.encoder.engines.open import open_engine
 from clip_retrieval.encoder.engines.openclip import OpenClipEncoder
-from clip_retrieval.encoder.load import open_engine
 from clip_retrieval.encoder.uri import parse_uri
 from clip_retrieval.errors import EncoderError
 

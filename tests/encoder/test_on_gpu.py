@@ -8,7 +8,8 @@ import torch
 
 from clip_retrieval.encoder.config import EncoderConfig, Precision
 from clip_retrieval.encoder.devices import allocate_pixels
-from clip_retrieval.encoder.load import load_encoder, open_engine
+from clip_retrieval.encoder.engines.open import open_engine
+from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.encoder.uri import parse_uri
 
 pytestmark = [

@@ -16,11 +16,12 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from clip_retrieval.cli import cli
-from clip_retrieval.index import queries, truth
-from clip_retrieval.index.ahead import TruthsAhead
+from clip_retrieval.embeddings.rows import read_rows
+from clip_retrieval.embeddings.vectors import Vectors, open_vectors
 from clip_retrieval.index.engines.faiss import FaissEngine
-from clip_retrieval.index.evaluate import find_truths
-from clip_retrieval.index.vectors import Vectors, open_vectors
+from clip_retrieval.index.measuring import queries, truth
+from clip_retrieval.index.measuring.evaluate import find_truths
+from clip_retrieval.index.measuring.truth_ahead import TruthsAhead
 from clip_retrieval.layout import EmbeddingsFolder, Modality
 
 Rows = NDArray[np.float32]
@@ -112,7 +113,7 @@ def test_leaving_ends_it_while_queries_are_drawn(found: Found, monkeypatch: pyte
     assert not ran_out.is_set()
 
 
-@pytest.mark.parametrize("draw", [queries.read_rows, queries.find_usable])
+@pytest.mark.parametrize("draw", [read_rows, queries.find_usable])
 def test_rows_that_are_looked_up_are_no_longer_wanted(found: Found, draw: Callable[..., object]) -> None:
     stop = Event()
     draw(found["image"], np.arange(5), stop)

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 
 from clip_retrieval import clip_index
-from clip_retrieval.index import metadata_files
 from clip_retrieval.index.engines.local import LocalRunner
+from clip_retrieval.index.folder import metadata_files
 from clip_retrieval.layout import IndexFolder
 from clip_retrieval.metadata import METADATA_ARROW, open_metadata
 from clip_retrieval.metadata.arrow import ArrowMetadata

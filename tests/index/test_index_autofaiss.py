@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from clip_retrieval import clip_index
 from clip_retrieval.errors import IndexBuildError
-from clip_retrieval.index.search import open_index
 from clip_retrieval.layout import IndexFolder
+from clip_retrieval.search.index import open_index
 
 Rows = Callable[..., NDArray[np.float32]]
 WriteRun = Callable[..., Path]

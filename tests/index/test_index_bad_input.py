@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from clip_retrieval import clip_index
 from clip_retrieval.cli import cli
 from clip_retrieval.errors import ClipRetrievalError, ConfigError, IndexBuildError, StorageError
-from clip_retrieval.index.files import write_file
-from clip_retrieval.index.search import open_index
 from clip_retrieval.layout import IndexFolder
+from clip_retrieval.search.files import write_file
+from clip_retrieval.search.index import open_index
 
 Rows = Callable[..., NDArray[np.float32]]
 WriteRun = Callable[..., Path]

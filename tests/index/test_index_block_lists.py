@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clip_retrieval.index.block_lists import Packing, blocks_of, clear_tails, ids_of
-from clip_retrieval.index.distributed.parts import merge_into
+from clip_retrieval.index.building.block_lists import Packing, blocks_of, clear_tails, ids_of
+from clip_retrieval.index.building.parts import merge_into
 
 Rows = Callable[..., NDArray[np.float32]]
 

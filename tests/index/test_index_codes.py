@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from clip_retrieval.index.codes import (
+from clip_retrieval.index.building.bit_allocation import (
     GAUSSIAN_DISTORTIONS,
     PADDING,
     CodeLayout,

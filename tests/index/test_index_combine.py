@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from clip_retrieval import clip_index
 from clip_retrieval.cli import cli
 from clip_retrieval.errors import ClipRetrievalError
+from clip_retrieval.index.building.parts import add_rows
 from clip_retrieval.index.combine import combine_folder, run_combine
 from clip_retrieval.index.config import CombineConfig
-from clip_retrieval.index.distributed.parts import add_rows
-from clip_retrieval.index.parameters import Settings
-from clip_retrieval.index.search import Index, open_index
 from clip_retrieval.layout import IndexFolder
+from clip_retrieval.search.index import Index, open_index
+from clip_retrieval.search.settings import Settings
 
 COUNT, DIM, CUT = 1500, 16, 601
 WIDE = {"nprobe": 16, "k_factor_rf": 4}

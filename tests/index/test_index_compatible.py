@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 
 from clip_retrieval import clip_index
-from clip_retrieval.index.search import open_index
 from clip_retrieval.layout import IndexFolder
+from clip_retrieval.search.index import open_index
 
 Rows = Callable[..., NDArray[np.float32]]
 WriteRun = Callable[..., Path]

@@ -15,17 +15,17 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from clip_retrieval.cli import cli
+from clip_retrieval.clusters.spark_failures import explain
+from clip_retrieval.embeddings.vectors import open_vectors
 from clip_retrieval.errors import ConfigError, IndexBuildError
+from clip_retrieval.index.building.parts import can_be_merged, read_range
+from clip_retrieval.index.building.ranges import RowRange, codes_name, group_parts, part_name, split_rows
+from clip_retrieval.index.building.tasks import Job, add_part, merge_group, write_whole
 from clip_retrieval.index.config import SparkConfig
-from clip_retrieval.index.distributed.failures import explain
-from clip_retrieval.index.distributed.parts import can_be_merged, read_range
-from clip_retrieval.index.distributed.plan import RowRange, codes_name, group_parts, part_name, split_rows
-from clip_retrieval.index.distributed.tasks import Job, add_part, merge_group, write_whole
-from clip_retrieval.index.engines import Bounds
 from clip_retrieval.index.engines.faiss import FaissEngine, fingerprint
 from clip_retrieval.index.engines.local import LocalRunner
-from clip_retrieval.index.shapes import Plan
-from clip_retrieval.index.vectors import open_vectors
+from clip_retrieval.index.planning.bounds import Bounds
+from clip_retrieval.index.planning.shapes import Plan
 from clip_retrieval.storage import Folder
 
 Rows = Callable[..., NDArray[np.float32]]
@@ -184,7 +184,9 @@ def test_an_index_comes_out_of_parts_anywhere(
     assert vectors is not None
     place = Folder(f"memory://{tmp_path.name}" if on_store else str(tmp_path / "parts"))
     path = tmp_path / "image.index"
-    infos = FaissEngine(HereAndNow(), place, count)(vectors, Bounds(10**6, 10**9, 1), path)
+    infos = FaissEngine(HereAndNow(), place, count)(
+        vectors, Bounds(max_index_bytes=10**6, available_bytes=10**9, cores=1), path
+    )
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     assert [file.name for file in files] == [part["file"] for part in infos.get("parts", [{"file": "image.index"}])]
     assert [part["first_row"] for part in infos.get("parts", [])] == ([0, 100, 200] if count == 3 else [])
@@ -300,7 +302,7 @@ def test_a_build_here_that_is_stopped_goes_on_with_its_parts(
     rows = unit_rows(8000, 32)
     vectors = open_vectors(Folder(str(write_run(tmp_path / "emb", np.split(rows, [3000])))), "img_emb")
     assert vectors is not None
-    bounds, place = Bounds(255_000, 10**9, 1), Folder(str(tmp_path / "work"))
+    bounds, place = Bounds(max_index_bytes=255_000, available_bytes=10**9, cores=1), Folder(str(tmp_path / "work"))
     made: list[int] = []
 
     def stop_after(count: int) -> None:

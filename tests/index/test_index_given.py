@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.index.build import clip_index
-from clip_retrieval.index.given import make_given, train_given
-from clip_retrieval.index.plan import count_centroids, given_plan
-from clip_retrieval.index.shapes import Plan, Problem
+from clip_retrieval.index.building.named_kinds import make_given, train_given
+from clip_retrieval.index.planning.plan import count_centroids, given_plan
+from clip_retrieval.index.planning.shapes import Plan, Problem
 
 GIGABYTE = 10**9
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from clip_retrieval import clip_index
 from clip_retrieval.cli import cli
 from clip_retrieval.errors import ConfigError
-from clip_retrieval.index.kept import read_index_config, read_score_config
+from clip_retrieval.index.folder.build_options import read_index_config, read_score_config
 from clip_retrieval.index.score import score_index
 
 MakeRows = Callable[..., NDArray[np.float32]]

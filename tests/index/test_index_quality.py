@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from clip_retrieval.embeddings.vectors import Vectors, open_vectors
 from clip_retrieval.errors import IndexBuildError
-from clip_retrieval.index.bench import Bench, answer
-from clip_retrieval.index.evaluate import evaluate_index, find_truths
-from clip_retrieval.index.knobs import find_knobs, reconstruction_error
-from clip_retrieval.index.parameters import Settings, settings_of
-from clip_retrieval.index.quality import CurvePoint, Quality, QueryQuality, Times
-from clip_retrieval.index.queries import QuerySet
-from clip_retrieval.index.search import Index
-from clip_retrieval.index.truth import find_truth
-from clip_retrieval.index.tuning import Target
-from clip_retrieval.index.vectors import Vectors, open_vectors
+from clip_retrieval.index.measuring.bench import Bench, answer
+from clip_retrieval.index.measuring.evaluate import evaluate_index, find_truths
+from clip_retrieval.index.measuring.knobs import find_knobs, reconstruction_error
+from clip_retrieval.index.measuring.quality import CurvePoint, Quality, QueryQuality, Times
+from clip_retrieval.index.measuring.queries import QuerySet
+from clip_retrieval.index.measuring.truth import find_truth
+from clip_retrieval.index.measuring.tuning import Target
 from clip_retrieval.layout import EmbeddingsFolder, Modality
+from clip_retrieval.search.index import Index
+from clip_retrieval.search.settings import Settings, settings_of
 
 Rows = NDArray[np.float32]
 Found = dict[Modality, Vectors]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clip_retrieval.index.quick_lists import make_quick, quick_lists
-from clip_retrieval.index.zero_rows import find_filled
+from clip_retrieval.embeddings.zero_rows import find_filled
+from clip_retrieval.index.building.quick_lists import make_quick, quick_lists
 
 Rows = Callable[..., NDArray[np.float32]]
 DIM, LISTS = 128, 256

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clip_retrieval.index.distributed.parts import add_rows
-from clip_retrieval.index.rows import (
+from clip_retrieval.index.building.edit_rows import (
     CannotChangeError,
     can_fill,
     check_rows,
@@ -18,6 +17,7 @@ from clip_retrieval.index.rows import (
     put_rows,
     remove_rows,
 )
+from clip_retrieval.index.building.parts import add_rows
 
 DIM, KNOWN, ALL = 32, 600, 900
 LISTS = ["IVF4,Flat", "IVF4,SQ8", "IVF4,PQ16x4", "IVF4,PQ16x4fs", "IVF4,PQ16x4fsr", "IVF4,RaBitQ", "IVF4_HNSW8,SQ8"]

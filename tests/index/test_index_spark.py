@@ -33,7 +33,7 @@ PATIENCE_SECONDS = 600  # of a machine that is busy otherwise
 KEY = "IVF64,SQ8"
 EMPTY = [3, 2500]
 SMALL_TASKS = """
-from clip_retrieval.index.distributed import plan
+from clip_retrieval.index.building import ranges as plan
 plan.LEAST_ROWS = 250
 from clip_retrieval.cli import main
 main()
@@ -43,7 +43,7 @@ import sys
 from pyspark.sql import SparkSession
 from clip_retrieval import clip_index
 from clip_retrieval.errors import ClipRetrievalError, StorageError
-from clip_retrieval.index.distributed.cluster import open_cluster
+from clip_retrieval.clusters.spark import open_cluster
 
 def fail(task):
     raise StorageError("this disk is full; make room")

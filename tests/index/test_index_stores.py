@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from clip_retrieval.errors import IndexBuildError
-from clip_retrieval.index.stores import (
+from clip_retrieval.index.building.code_stores import (
     CodesInFile,
     code_bytes,
     encode,
@@ -69,7 +69,9 @@ def test_a_faiss_that_writes_arrays_otherwise_is_noticed(
 ) -> None:
     index = faiss.index_factory(16, "SQ8", faiss.METRIC_INNER_PRODUCT)
     index.train(unit_rows(300))
-    monkeypatch.setattr("clip_retrieval.index.stores.secrets.token_bytes", lambda count: bytes(count - 1) + b"!")
+    monkeypatch.setattr(
+        "clip_retrieval.index.building.code_stores.secrets.token_bytes", lambda count: bytes(count - 1) + b"!"
+    )
     monkeypatch.setattr(faiss, "write_index", lambda index, writer: None)  # noqa: ARG005 -- as faiss has it
     with pytest.raises(RuntimeError, match="does not write arrays in one piece"):
         write_with_store(index, [], 1, tmp_path / "made.index")

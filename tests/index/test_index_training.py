@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clip_retrieval.index.costs import with_cost
-from clip_retrieval.index.distributed.parts import add_rows
-from clip_retrieval.index.plan import list_plans
-from clip_retrieval.index.shapes import Kind, Plan, Problem, Store
-from clip_retrieval.index.training import METRIC, train_index
+from clip_retrieval.index.building.parts import add_rows
+from clip_retrieval.index.building.training import METRIC, train_index
+from clip_retrieval.index.planning.costs import with_cost
+from clip_retrieval.index.planning.plan import list_plans
+from clip_retrieval.index.planning.shapes import Kind, Plan, Problem, Store
 
 Rows = NDArray[np.float32]
 ROWS, DIM, K = 20_000, 64, 10

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clip_retrieval.index import queries as queries_module
-from clip_retrieval.index import truth as truth_module
-from clip_retrieval.index.queries import QuerySet, count_queries, draw_queries, read_rows
-from clip_retrieval.index.truth import Truth, find_truth
-from clip_retrieval.index.vectors import Vectors, open_vectors
+from clip_retrieval.embeddings.rows import read_rows
+from clip_retrieval.embeddings.vectors import Vectors, open_vectors
+from clip_retrieval.index.measuring import queries as queries_module
+from clip_retrieval.index.measuring import truth as truth_module
+from clip_retrieval.index.measuring.queries import QuerySet, count_queries, draw_queries
+from clip_retrieval.index.measuring.truth import Truth, find_truth
 from clip_retrieval.layout import EmbeddingsFolder
 
 Rows = Callable[..., NDArray[np.float32]]

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from clip_retrieval.errors import ConfigError
-from clip_retrieval.index.tuning import Knob, Measure, Target, Trial, frontier, tune
+from clip_retrieval.index.measuring.tuning import Knob, Measure, Target, Trial, frontier, tune
 
 DOUBLING = tuple(2.0**i for i in range(13))
 KNOBS = [Knob("nprobe", DOUBLING, 3), Knob("k_factor_rf", DOUBLING[:8], 0)]

@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 
 from clip_retrieval import clip_index
 from clip_retrieval.cli import cli
+from clip_retrieval.embeddings.vectors import open_vectors
 from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.build import BuiltIndices
-from clip_retrieval.index.checks import read_encoder
-from clip_retrieval.index.engines import Bounds
-from clip_retrieval.index.rows import CannotChangeError
-from clip_retrieval.index.search import open_index
+from clip_retrieval.index.building.edit_rows import CannotChangeError
+from clip_retrieval.index.folder.checks import read_encoder
+from clip_retrieval.index.planning.bounds import Bounds
 from clip_retrieval.index.update import compare, update_index, warn_of_loss
-from clip_retrieval.index.vectors import open_vectors
 from clip_retrieval.layout import EmbeddingsFolder, IndexFolder
+from clip_retrieval.search.index import open_index
 
 Rows = Callable[..., NDArray[np.float32]]
 WriteRun = Callable[..., Path]
@@ -311,7 +311,9 @@ def test_an_update_that_is_too_large_leaves_nothing_in_the_way(
     known = compare(target, read_encoder(source), {"image": vectors}, {"image": vectors.examine()})
     assert known is not None
     with pytest.raises(CannotChangeError, match="above max_index_memory_usage"):
-        update_index(known, "image", vectors, Bounds(1, 10**9, 1), tmp_path / "image.index")
+        update_index(
+            known, "image", vectors, Bounds(max_index_bytes=1, available_bytes=10**9, cores=1), tmp_path / "image.index"
+        )
     assert not (tmp_path / "image.index").exists()
 
 

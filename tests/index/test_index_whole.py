@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from clip_retrieval import clip_index
 from clip_retrieval.index.config import IndexConfig, SparkConfig, TuningConfig
 from clip_retrieval.index.preview import preview_indices
-from clip_retrieval.index.search import open_index
 from clip_retrieval.layout import IndexFolder
+from clip_retrieval.search.index import open_index
 
 Rows = NDArray[np.float32]
 COUNT, DIM, EMPTY = 6_000, 64, 7

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from clip_retrieval.inference.columns import ARROW_TYPES, MetadataWriter, kind_of, merge_kinds, own_columns
-from clip_retrieval.inference.types import Origin, Row
+from clip_retrieval.inference.output.columns import ARROW_TYPES, MetadataWriter, kind_of, merge_kinds, own_columns
+from clip_retrieval.inference.types import Row
+from clip_retrieval.sources.types import Origin
 
 KINDS = st.sampled_from(sorted(ARROW_TYPES))
 SCALARS = (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from clip_retrieval.inference.diagnosis import Machine, Shares, diagnose, shares_of
-from clip_retrieval.inference.stats import Stats, add_up
+from clip_retrieval.inference.telemetry.diagnosis import Machine, Shares, diagnose, shares_of
+from clip_retrieval.inference.telemetry.stats import Stats, add_up
 
 LONG = 100.0
 FEW, ALL = Machine(readers=2, cores=8), Machine(readers=8, cores=8)

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from clip_retrieval import clip_inference
 from clip_retrieval.cli import cli
 from clip_retrieval.errors import ConfigError, SourceError
-from clip_retrieval.inference.dry_run import estimate_inference
-from clip_retrieval.inference.estimate import Estimate
+from clip_retrieval.inference.dry_run.estimate import Estimate
+from clip_retrieval.inference.dry_run.measure import estimate_inference
 
 OPTIONS = {"clip_model": "hash:64?size=32", "num_prepro_workers": 1, "batch_size": 32}
 WritePictures = Callable[[Path, int], Path]

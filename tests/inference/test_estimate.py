@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from clip_retrieval.inference.estimate import Estimate, Measured, Task
+from clip_retrieval.inference.dry_run.estimate import Estimate, Measured, Task
 
 GIGABYTE = 10**9
 MEASURED = Measured(

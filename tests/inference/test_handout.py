@@ -6,7 +6,7 @@ import threading
 
 from clip_retrieval.inference.distributors.handout import Handout
 from clip_retrieval.inference.distributors.local import Estimates
-from clip_retrieval.inference.live import Live, News
+from clip_retrieval.inference.telemetry.live import Live, News
 
 
 def test_partitions_are_handed_out_in_order_and_once() -> None:

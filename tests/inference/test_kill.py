@@ -84,7 +84,7 @@ def children(parent: int, module: str) -> list[int]:
 
 
 def readers_of(process: subprocess.Popen[str]) -> list[int]:
-    return children(process.pid, "clip_retrieval.inference.reader_process")
+    return children(process.pid, "clip_retrieval.inference.readers.process")
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
@@ -175,7 +175,7 @@ def test_readers_killed_again_and_again_change_nothing(
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[int]:
-    return children(process.pid, "clip_retrieval.inference.worker_process")
+    return children(process.pid, "clip_retrieval.inference.distributors.worker_process")
 
 
 def test_the_partitions_of_a_killed_worker_are_made_by_the_other(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from clip_retrieval.inference.ledger import RECORDS_AT_ONCE, TABLES_PER_GROUP, LedgerWriter, read_ledger
+from clip_retrieval.inference.output.ledger import RECORDS_AT_ONCE, TABLES_PER_GROUP, LedgerWriter, read_ledger
 from clip_retrieval.storage import Folder
 
 PER_GROUP = RECORDS_AT_ONCE * TABLES_PER_GROUP

@@ -10,11 +10,12 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from clip_retrieval.inference.live import SECONDS_TO_SETTLE, Live, News, Teller, repeating
-from clip_retrieval.inference.progress import Figures, Lines, in_words, show_bar
-from clip_retrieval.inference.stats import Stats
-from clip_retrieval.inference.wip import followed, remove_wip
+from clip_retrieval.inference.telemetry.bar import Figures, Lines, show_bar
+from clip_retrieval.inference.telemetry.live import SECONDS_TO_SETTLE, Live, News, Teller, repeating
+from clip_retrieval.inference.telemetry.stats import Stats
+from clip_retrieval.inference.telemetry.wip import followed, remove_wip
 from clip_retrieval.layout import EmbeddingsFolder, Partition
+from clip_retrieval.words import in_words
 
 
 class Clock:
@@ -157,7 +158,7 @@ def test_repeating_ends_with_its_block() -> None:
 
 
 def test_a_partition_has_a_wip_file_only_while_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clip_retrieval.inference.wip.SECONDS_BETWEEN_WRITES", 0.001)
+    monkeypatch.setattr("clip_retrieval.inference.telemetry.wip.SECONDS_BETWEEN_WRITES", 0.001)
     folder, partition, live, stats = EmbeddingsFolder(str(tmp_path)), Partition(3, 20, 0, 1), Live(1), Stats()
     stats.sample_count = 7
     wip = tmp_path / "stats" / "wip_3.json"

@@ -13,9 +13,10 @@ import pytest
 from clip_retrieval import clip_inference
 from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.errors import SourceError
-from clip_retrieval.inference.loader import CHUNK_SIZE, Loader
-from clip_retrieval.inference.prepare import Wanted
-from clip_retrieval.inference.types import Batch, Failure, Sample
+from clip_retrieval.inference.readers.loader import CHUNK_SIZE, Loader
+from clip_retrieval.inference.readers.prepare import Wanted
+from clip_retrieval.inference.types import Batch
+from clip_retrieval.sources.types import Failure, Sample
 
 WANTED = Wanted(
     image=True, text=True, metadata=False, all_parts=False, preprocess=Preprocess(8, (0.5,) * 3, (0.5,) * 3)

@@ -13,9 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from clip_retrieval import clip_inference
 from clip_retrieval.errors import ConfigError
-from clip_retrieval.inference.live import Live, News
-from clip_retrieval.inference.metrics import serve_metrics
-from clip_retrieval.inference.stats import Stats
+from clip_retrieval.inference.telemetry.live import Live, News
+from clip_retrieval.inference.telemetry.prometheus import serve_metrics
+from clip_retrieval.inference.telemetry.stats import Stats
 
 
 @pytest.fixture

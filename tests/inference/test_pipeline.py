@@ -10,9 +10,10 @@ import pytest
 from clip_retrieval.encoder.base import Embeddings, Pixels
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.errors import EncoderError, StorageError
-from clip_retrieval.inference.pipeline import CAPTIONS_AT_ONCE, Busy, Pipeline
-from clip_retrieval.inference.stats import Stats
-from clip_retrieval.inference.types import Batch, Failure, Row
+from clip_retrieval.inference.telemetry.stats import Stats
+from clip_retrieval.inference.types import Batch, Row
+from clip_retrieval.inference.worker.pipeline import CAPTIONS_AT_ONCE, Busy, Pipeline
+from clip_retrieval.sources.types import Failure
 
 
 class SlowEncoder:

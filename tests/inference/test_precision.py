@@ -14,8 +14,8 @@ from clip_retrieval.encoder.base import Embeddings, Encoder, Pixels
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.engines.hashing import HashEncoder
 from clip_retrieval.encoder.uri import parse_uri
-from clip_retrieval.inference import precision
-from clip_retrieval.inference.precision import CHECKED_SAMPLES, candidates
+from clip_retrieval.inference.worker import number_format as precision
+from clip_retrieval.inference.worker.number_format import CHECKED_SAMPLES, candidates
 
 WritePictures = Callable[[Path, int], Path]
 

@@ -16,9 +16,10 @@ from clip_retrieval import clip_inference
 from clip_retrieval.blobs import BlobRef
 from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.errors import WorkerError
-from clip_retrieval.inference.loader import CHUNK_SIZE, Loader
-from clip_retrieval.inference.prepare import Wanted
-from clip_retrieval.inference.types import Failure, Origin, Row, Sample
+from clip_retrieval.inference.readers.loader import CHUNK_SIZE, Loader
+from clip_retrieval.inference.readers.prepare import Wanted
+from clip_retrieval.inference.types import Row
+from clip_retrieval.sources.types import Failure, Origin, Sample
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="samples that kill their reader need a shell and poll")
 
@@ -179,8 +180,8 @@ def test_readers_that_are_killed_between_samples_again_and_again_end_the_run(
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import os, struct, sys\n"
-        "if 'reader_process' in ' '.join(sys.orig_argv):\n"
-        "    import clip_retrieval.inference.shared_pixels as place\n"
+        "if 'readers.process' in ' '.join(sys.orig_argv):\n"
+        "    import clip_retrieval.inference.readers.shared_pixels as place\n"
         "    place.Note.begin = lambda note, number: os.kill(os.getpid(), 9)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)

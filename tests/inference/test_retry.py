@@ -15,12 +15,12 @@ import pytest
 from numpy.typing import NDArray
 
 from clip_retrieval import clip_index, clip_inference
-from clip_retrieval.connections import FetchError
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.inference.run import RunSummary
-from clip_retrieval.inference.sources import urls
-from clip_retrieval.inference.sources.webdataset import WebdatasetSource
-from clip_retrieval.inference.types import Failure, Sample
+from clip_retrieval.network.connections import FetchError
+from clip_retrieval.sources import urls
+from clip_retrieval.sources.types import Failure, Sample
+from clip_retrieval.sources.webdataset import WebdatasetSource
 
 MODEL = "hash:64?size=32"
 Members = list[tuple[str, bytes]]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from clip_retrieval.inference.config import SourceConfig
-from clip_retrieval.inference.sampling import MOST_SAMPLES, Sampling, spread, take_sample
-from clip_retrieval.inference.sources import open_source
-from clip_retrieval.inference.types import Failure, Sample
+from clip_retrieval.inference.dry_run.sampling import MOST_SAMPLES, Sampling, spread, take_sample
+from clip_retrieval.sources import open_source
+from clip_retrieval.sources.config import SourceConfig
+from clip_retrieval.sources.types import Failure, Sample
 
 WriteShards = Callable[[Path, int, int], Path]
 
@@ -52,7 +52,7 @@ def test_of_many_tars_a_few_are_counted(tmp_path: Path, write_shards: WriteShard
 def test_of_a_long_tar_the_beginning_is_counted_and_the_rest_is_estimated_by_its_bytes(
     tmp_path: Path, write_shards: WriteShards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clip_retrieval.inference.sampling.SECONDS_TO_COUNT", 0)
+    monkeypatch.setattr("clip_retrieval.inference.dry_run.sampling.SECONDS_TO_COUNT", 0)
     taken = look(write_shards(tmp_path, 5, 200))
 
     assert taken.certainty == "estimated"
@@ -62,7 +62,7 @@ def test_of_a_long_tar_the_beginning_is_counted_and_the_rest_is_estimated_by_its
 def test_what_cannot_be_counted_is_what_the_options_assume(
     tmp_path: Path, write_shards: WriteShards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clip_retrieval.inference.sampling.SECONDS_TO_COUNT", 0)
+    monkeypatch.setattr("clip_retrieval.inference.dry_run.sampling.SECONDS_TO_COUNT", 0)
     write_shards(tmp_path, 2, 40)
     taken = look(f"pipe:cat {tmp_path}/00{{0..1}}.tar", assumed=70)
 

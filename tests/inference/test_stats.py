@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from clip_retrieval import clip_inference
-from clip_retrieval.inference.live import Live, News
-from clip_retrieval.inference.stats import Stats, add_up
-from clip_retrieval.inference.types import Batch, Failure, Row
+from clip_retrieval.inference.telemetry.live import Live, News
+from clip_retrieval.inference.telemetry.stats import Stats, add_up
+from clip_retrieval.inference.types import Batch, Row
 from clip_retrieval.layout import EmbeddingsFolder
+from clip_retrieval.sources.types import Failure
 
 UPSTREAM = {
     "start_time", "end_time", "read_duration", "inference_duration", "write_duration", "total_duration", "sample_count",

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from clip_retrieval import clip_filter, clip_index, clip_inference
 from clip_retrieval.cli import cli
 from clip_retrieval.errors import ClipRetrievalError, ConfigError, IndexBuildError, SourceError, StorageError
-from clip_retrieval.inference import changes
 from clip_retrieval.inference.config import WorkerConfig
+from clip_retrieval.inference.revisions import changes
 from clip_retrieval.inference.run import RunSummary
 from clip_retrieval.layout import JOURNAL, EmbeddingsFolder, Partition, next_partition, partition_named
 from clip_retrieval.options import build_config

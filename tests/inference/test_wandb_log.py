@@ -14,7 +14,7 @@ import pytest
 
 from clip_retrieval import clip_inference
 from clip_retrieval.errors import ConfigError
-from clip_retrieval.inference.wandb_log import WandbThread
+from clip_retrieval.inference.telemetry.wandb_log import WandbThread
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_a_wandb_that_never_answers_is_left_behind(
         raise ConnectionError("gone")
 
     monkeypatch.setitem(sys.modules, "wandb", FakeWandb(fail_late))
-    monkeypatch.setattr("clip_retrieval.inference.wandb_log.SECONDS_TO_FINISH", 0.01)
+    monkeypatch.setattr("clip_retrieval.inference.telemetry.wandb_log.SECONDS_TO_FINISH", 0.01)
 
     with caplog.at_level(logging.WARNING):
         assert embed() == 10

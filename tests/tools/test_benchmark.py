@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from clip_retrieval.commands.reports.tools import print_benchmark
 from clip_retrieval.demo.run import GALLERY
 from clip_retrieval.errors import ConfigError, EncoderError
 from clip_retrieval.options import build_config
 from clip_retrieval.tools.benchmark import BenchmarkResult, run_benchmark
-from clip_retrieval.tools.benchmark_report import print_benchmark, write_result
+from clip_retrieval.tools.benchmark_report import write_result
 from clip_retrieval.tools.config import BenchmarkConfig
 
 MODEL, OTHER = "hash:16?size=32", "hash:8?size=32"

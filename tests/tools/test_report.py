@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clip_retrieval.tools.report import print_similarities
+from clip_retrieval.commands.reports.tools import print_similarities
 from clip_retrieval.tools.similarity import Similarities
 
 

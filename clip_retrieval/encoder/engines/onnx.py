@@ -30,7 +30,7 @@ from clip_retrieval.encoder.precision import cpu_precisions
 from clip_retrieval.encoder.tokenizer import BpeTokenizer
 from clip_retrieval.encoder.uri import ModelName
 from clip_retrieval.errors import EncoderError
-from clip_retrieval.resources import count_cores
+from clip_retrieval.process.resources import count_cores
 
 IMAGES_AT_ONCE = 64  # that are encoded together: more do not fit the caches
 TOKENS_AT_ONCE = 1024

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_retrieval.errors import EncoderError, first_line
-from clip_retrieval.resources import count_cores
+from clip_retrieval.process.resources import count_cores
 
 Runtime = Literal["onnxruntime", "openvino"]
 Results = Callable[[], list[NDArray[np.float32]]]  # waits for one result for each batch, in order

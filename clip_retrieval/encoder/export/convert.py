@@ -10,6 +10,7 @@ from typing import Any, assert_never
 
 from clip_retrieval.encoder.base import Encoder, EncoderInfo
 from clip_retrieval.encoder.config import EncoderConfig
+from clip_retrieval.encoder.engines.open import open_engine
 from clip_retrieval.encoder.export.compare import BATCHES, Agreement, compare_towers
 from clip_retrieval.encoder.export.config import ConvertConfig, Target, Towers
 from clip_retrieval.encoder.export.graph import Stored
@@ -21,7 +22,6 @@ from clip_retrieval.encoder.formats.hub import read_named
 from clip_retrieval.encoder.formats.huggingface_writer import write_huggingface
 from clip_retrieval.encoder.formats.onnx_folder import VOCABULARY, OnnxFolder, write_about
 from clip_retrieval.encoder.formats.openclip_folder import write_openclip
-from clip_retrieval.encoder.load import load_encoder, open_engine
 from clip_retrieval.encoder.tokenizer import clip_vocabulary
 from clip_retrieval.encoder.uri import DEMO_MODEL, ModelName, parse_uri
 from clip_retrieval.errors import EncoderError
@@ -175,7 +175,7 @@ def check(
 ) -> dict[str, Agreement]:
     """Compare what was made with what it was made from; raises EncoderError where it is another model."""
     uri = f"onnx:{made}?runtime=onnxruntime" if target == "onnx" else str(made)
-    other = load_encoder(EncoderConfig(clip_model=uri, device="cpu", precision="fp32"))
+    other = open_engine(parse_uri(uri), EncoderConfig(clip_model=uri, device="cpu", precision="fp32"))
     found = compare_towers(reference, other, sizes=sizes)
     for tower, agreement in found.items():
         is_same = agreement.least_cosine >= LEAST_COSINE and (is_rounded or agreement.largest_error <= LARGEST_ERROR)

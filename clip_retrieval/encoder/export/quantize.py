@@ -10,7 +10,7 @@ from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.export.compare import Agreement, compare_towers
 from clip_retrieval.encoder.export.config import OnnxType, QuantizeConfig
 from clip_retrieval.encoder.export.convert import size_of
-from clip_retrieval.encoder.export.quantise import quantise_folder
+from clip_retrieval.encoder.export.onnx_weights import quantise_folder
 from clip_retrieval.encoder.formats.gguf import quantise_gguf
 from clip_retrieval.encoder.formats.recognise import recognise
 from clip_retrieval.encoder.load import load_encoder

@@ -5,31 +5,17 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clip_retrieval.embeddings.vectors import Vectors
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.index.config import IndexConfig
-from clip_retrieval.index.vectors import Vectors
+from clip_retrieval.index.planning.bounds import Bounds
 from clip_retrieval.layout import IndexFolder
 from clip_retrieval.storage import Folder
 
 WORK_FOLDER = "_building"
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """What building may use, and what the index is wanted for."""
-
-    max_index_bytes: int
-    available_bytes: int
-    cores: int | None  # None: all
-    wanted_recall: float | None = None
-    max_query_ms: float = 10.0
-    index_key: str | None = None  # of faiss's index_factory; None: what the planner chooses
-    asked: tuple[Vectors, ...] = ()  # embeddings such as will be asked for; none: those that are indexed
-    is_in_parts: bool = False  # whether executors make parts of it
 
 
 Engine = Callable[[Vectors, Bounds, Path], dict[str, Any]]  # writes the index to the path, returns image.json's keys
@@ -52,7 +38,7 @@ def chosen_engine(config: IndexConfig, target: IndexFolder) -> Iterator[Engine]:
         if config.spark.distributed is None:
             engine = FaissEngine(LocalRunner(), place)
         else:
-            from clip_retrieval.index.distributed.cluster import open_cluster
+            from clip_retrieval.clusters.spark import open_cluster
 
             cluster = stack.enter_context(open_cluster(config.spark.spark_master))
             engine = FaissEngine(cluster, place, config.spark.nb_indices_to_keep)

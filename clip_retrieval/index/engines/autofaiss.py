@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from clip_retrieval.embeddings.vectors import Vectors
 from clip_retrieval.errors import IndexBuildError
-from clip_retrieval.index.cores import core_variables
-from clip_retrieval.index.engines import Bounds
-from clip_retrieval.index.vectors import Vectors
-from clip_retrieval.sizes import in_bytes
-from clip_retrieval.subprocesses import module_command, module_environment
+from clip_retrieval.index.planning.bounds import Bounds
+from clip_retrieval.process.subprocesses import module_command, module_environment
+from clip_retrieval.search.cores import core_variables
+from clip_retrieval.words import in_bytes
 
 logger = logging.getLogger(__name__)
 

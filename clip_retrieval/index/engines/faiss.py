@@ -10,63 +10,40 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import faiss
 import numpy as np
 
-from clip_retrieval import __version__
+from clip_retrieval.clusters.base import Runner, Shared
+from clip_retrieval.embeddings.vectors import Vectors
 from clip_retrieval.errors import IndexBuildError
-from clip_retrieval.index.codes import Floats
-from clip_retrieval.index.distributed.parts import can_be_merged
-from clip_retrieval.index.distributed.plan import MergedPart, RowRange, group_parts, part_name, split_rows
-from clip_retrieval.index.distributed.tasks import SHARE_IT, Job, Shared, add_part, merge_group, unwatched, write_whole
-from clip_retrieval.index.engines import Bounds
-from clip_retrieval.index.engines.local import RowBar
-from clip_retrieval.index.files import write_file
-from clip_retrieval.index.given import make_given, telling_why
-from clip_retrieval.index.plan import given_plan, make_plan
-from clip_retrieval.index.queries import draw_rows
-from clip_retrieval.index.shapes import Plan, Problem
-from clip_retrieval.index.training import train_index
-from clip_retrieval.index.vectors import Vectors
-from clip_retrieval.sizes import in_bytes
+from clip_retrieval.index.building.bit_allocation import Floats
+from clip_retrieval.index.building.named_kinds import make_given, telling_why
+from clip_retrieval.index.building.parts import can_be_merged
+from clip_retrieval.index.building.ranges import MergedPart, RowRange, group_parts, part_name, split_rows
+from clip_retrieval.index.building.tasks import SHARE_IT, Job, add_part, merge_group, write_whole
+from clip_retrieval.index.building.training import train_index
+from clip_retrieval.index.measuring.queries import draw_rows
+from clip_retrieval.index.planning.bounds import Bounds
+from clip_retrieval.index.planning.plan import given_plan, make_plan
+from clip_retrieval.index.planning.shapes import Plan, Problem
+from clip_retrieval.progress import RowBar, unwatched
+from clip_retrieval.search.files import write_file
 from clip_retrieval.storage import Folder
+from clip_retrieval.version import __version__
+from clip_retrieval.words import in_bytes
 
 logger = logging.getLogger(__name__)
 
 TRAINED = "trained.index"
 FORMAT_OF_PARTS = 2
 QUERY_ROWS = 8_192  # of each modality, along whose directions codes are made exact
-
-Task = TypeVar("Task")
-
-
-class Runner(Protocol):
-    """Where parts are made."""
-
-    @property
-    def cores_of_task(self) -> int | None:
-        """None: all that the build may use."""
-
-    @property
-    def rows_of_task(self) -> int | None:
-        """None: by the number of rows."""
-
-    @property
-    def is_here(self) -> bool:
-        """Whether tasks run on this machine, in this process."""
-
-    def share(self, value: bytes) -> Shared:
-        """Send a value to wherever tasks run."""
-
-    def run(self, title: str, function: Callable[[Task], None], tasks: Sequence[Task]) -> None:
-        """Run the function on every task; raises IndexBuildError when one has failed for good."""
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from dataclasses import replace
 from clip_retrieval.errors import WorkerError
 from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.inference.distributors.handout import Handout
-from clip_retrieval.inference.live import Live, News
-from clip_retrieval.inference.sources import Source
-from clip_retrieval.inference.worker import make_plan, needs_work, run_worker
+from clip_retrieval.inference.telemetry.live import Live, News
+from clip_retrieval.inference.worker.worker import make_plan, needs_work, run_worker
 from clip_retrieval.layout import EmbeddingsFolder
 from clip_retrieval.options import to_json
-from clip_retrieval.resources import CORES_VARIABLE, count_cores
-from clip_retrieval.subprocesses import describe_end, start_module
+from clip_retrieval.process.resources import CORES_VARIABLE, count_cores
+from clip_retrieval.process.subprocesses import describe_end, start_module
+from clip_retrieval.sources import Source
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ class Worker:
         self.partition_id: int | None = None
         cores = str(team.cores)
         threads = {CORES_VARIABLE: cores, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", cores)}
-        self.process = start_module("clip_retrieval.inference.worker_process", **threads)
+        self.process = start_module("clip_retrieval.inference.distributors.worker_process", **threads)
         self.thread = threading.Thread(target=self.run, daemon=True)
 
     def run(self) -> None:

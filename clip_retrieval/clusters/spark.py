@@ -1,0 +1,133 @@
+"""A Spark cluster that runs tasks: the one that the caller, spark-submit or Spark's own configuration names."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+from uuid import uuid4
+
+from pyspark.sql import SparkSession
+from rich.console import Console
+from rich.progress import Progress
+
+from clip_retrieval.clusters.base import Shared
+from clip_retrieval.clusters.spark_failures import explain
+from clip_retrieval.errors import ConfigError, IndexBuildError
+
+logger = logging.getLogger(__name__)
+
+APP_NAME = "clip-retrieval index"
+SECONDS_BETWEEN_LOOKS = 0.25
+SECONDS_BETWEEN_LINES = 10.0
+SECONDS_TO_WORRY = 60.0
+# Spark writes Java's tracebacks for every try that fails; what is final comes as one sentence.
+QUIET = {"spark.log.level": "FATAL", "spark.ui.showConsoleProgress": "false"}
+
+Task = TypeVar("Task")
+
+
+class Cluster:
+    """Runs tasks on executors, shows how far they are, and says in one sentence why they failed."""
+
+    rows_of_task: int | None = None
+    is_here = False
+
+    def __init__(self, session: SparkSession) -> None:
+        self.context = session.sparkContext
+        self.cores_of_task: int | None = int(self.context.getConf().get("spark.task.cpus") or 1)
+
+    def share(self, value: bytes) -> Shared:
+        """Send a value to every executor once; tasks are given what comes back, and read its `value`."""
+        shared: Shared = self.context.broadcast(value)
+        return shared
+
+    def run(self, title: str, function: Callable[[Task], None], tasks: Sequence[Task]) -> None:
+        """Run the function on every task, anywhere; raises IndexBuildError when one has failed for good."""
+        failures: list[Exception] = []
+        group = f"{title} {uuid4().hex[:8]}"
+
+        def submit() -> None:
+            try:
+                self.context.setJobGroup(group, title)
+                self.context.parallelize(tasks, len(tasks)).foreach(function)
+            except Exception as error:  # told of by the thread that waits  # noqa: BLE001
+                failures.append(error)
+
+        thread = threading.Thread(target=submit, name=group, daemon=True)
+        thread.start()
+        try:
+            self.watch(thread, title, group, len(tasks))
+        except BaseException:
+            self.context.cancelJobGroup(group)
+            raise
+        if failures:
+            raise IndexBuildError(f"{title} on {self.context.master} failed: {explain(failures[0])}") from failures[0]
+
+    def watch(self, thread: threading.Thread, title: str, group: str, count: int) -> None:
+        """Wait for the tasks, and show how many are done: by a bar on a terminal, now and then by a line elsewhere."""
+        console = Console(stderr=True)
+        started = said = time.monotonic()
+        with Progress(console=console, disable=not console.is_terminal) as progress:
+            bar = progress.add_task(title, total=count)
+            while thread.is_alive():
+                thread.join(SECONDS_BETWEEN_LOOKS)
+                done, active = self.count_tasks(group)
+                progress.update(bar, completed=done)
+                if time.monotonic() - said < SECONDS_BETWEEN_LINES:
+                    continue
+                said = time.monotonic()
+                if not (done or active) and said - started > SECONDS_TO_WORRY:
+                    logger.warning("no executor takes a task yet: has %s cores and memory free?", self.context.master)
+                elif not console.is_terminal:
+                    logger.info("%s: %d of %d tasks are done, %d under way", title, done, count, active)
+            progress.update(bar, completed=count)
+
+    def count_tasks(self, group: str) -> tuple[int, int]:
+        """Return how many tasks of a job are done, and how many are under way."""
+        tracker = self.context.statusTracker()
+        jobs = [tracker.getJobInfo(job) for job in tracker.getJobIdsForGroup(group)]
+        stages = [tracker.getStageInfo(stage) for job in jobs if job for stage in job.stageIds]
+        known = [stage for stage in stages if stage]
+        return sum(stage.numCompletedTasks for stage in known), sum(stage.numActiveTasks for stage in known)
+
+
+@contextmanager
+def open_cluster(master: str | None) -> Iterator[Cluster]:
+    """Give the running Spark session, or a new one, which ends with the block; raises ConfigError where none starts.
+
+    Without `master` it is what spark-submit, SPARK_CONF_DIR or the environment says, else this machine's cores.
+    """
+    if "SPARK_REMOTE" in os.environ:
+        raise ConfigError("SPARK_REMOTE names a Spark Connect server, which runs no tasks of Python; name a master")
+    running = SparkSession.getActiveSession()
+    session = running or start_session(master)
+    try:
+        yield Cluster(session)
+    finally:
+        if running is None:
+            session.stop()
+
+
+def start_session(master: str | None) -> SparkSession:
+    builder = SparkSession.builder.appName(APP_NAME)
+    for name, value in {**QUIET, **({"spark.master": master} if master else {})}.items():
+        builder = builder.config(name, value)
+    # executors run this very Python, unless another is named
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    heard = signal.getsignal(signal.SIGINT)
+    try:
+        return builder.getOrCreate()
+    except Exception as error:
+        place = f" at {master}" if master else ""
+        raise ConfigError(f"no Spark session starts{place}: {explain(error)}") from error
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGINT, heard)  # Spark takes it, and would not tell whoever else listens

@@ -1,0 +1,149 @@
+"""What was built, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from clip_retrieval.index.planning.plan import fits
+from clip_retrieval.layout import MODALITIES, Modality
+from clip_retrieval.words import in_bytes
+
+if TYPE_CHECKING:
+    from clip_retrieval.index.build import BuiltIndices
+    from clip_retrieval.index.preview import Preview
+    from clip_retrieval.index.score import IndexScores
+
+
+def print_indices(result: BuiltIndices) -> None:
+    """Print a row for each index."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    for line in change_lines(result):
+        console.print(line)
+    table = Table(title=Text(f"indices in {result.index_folder} ({result.seconds:.1f} s)"), title_justify="left")
+    table.add_column("index")
+    for heading in ("vectors", "dim", "size", "ms/query"):
+        table.add_column(heading, justify="right")
+    table.add_column("kind", overflow="fold")
+    for modality, info in result.infos.items():
+        table.add_row(
+            modality,
+            f"{info['nb vectors']:,}",
+            str(info["vectors dimension"]),
+            in_bytes(info["size in bytes"]),
+            f"{info['avg_search_speed_ms']:.2f}",
+            info["index_key"],
+        )
+    console.print(table)
+    print_quality(console, {modality: info["quality"] for modality, info in result.infos.items() if "quality" in info})
+
+
+def change_lines(result: BuiltIndices) -> Iterable[str]:
+    """Yield what an update took over."""
+    if result.is_as_before:
+        yield "nothing to update: the embeddings are those of the index"
+        return
+    for modality, change in result.changes.items():
+        yield f"{modality}: {change.added:,} rows added, {len(change.emptied):,} emptied, {len(change.filled):,} filled"
+
+
+def print_scores(result: IndexScores) -> None:
+    """Print how good each index is, and where its settings went."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    print_quality(console, {modality: quality.to_json() for modality, quality in result.qualities.items()})
+    if result.is_tuned:
+        names = " and ".join(f"{modality}.json" for modality in result.qualities)
+        console.print(f"the settings are in {names} of {result.index_folder}, and are what searches take now")
+
+
+def print_quality(console: Console, qualities: Mapping[Modality, Mapping[str, Any]]) -> None:
+    """Print a row for each index and kind of query, from what image.json has under `quality`."""
+    if not qualities:
+        return
+    table = Table(title="recall@k: how many of the k nearest rows are among the first k answers", title_justify="left")
+    table.add_column("index")
+    table.add_column("queries")
+    for heading in ("@1", "@10", "@100", "ms/query", "99 % below"):
+        table.add_column(heading, justify="right")
+    for modality, quality in qualities.items():
+        for row in quality_rows(modality, quality):
+            table.add_row(*row)
+    console.print(table)
+    for modality, quality in qualities.items():
+        if quality["index_param"]:
+            console.print(f"{modality}: searched with {quality['index_param']}")
+        if quality.get("shortfall"):
+            console.print(f"{modality}: {quality['shortfall']}")
+
+
+def quality_rows(modality: Modality, quality: Mapping[str, Any]) -> Iterable[list[str]]:
+    for asked in MODALITIES:
+        measured = quality[asked]
+        if measured is None:
+            yield [modality, f"no {asked} embeddings", *[""] * 5]
+            continue
+        recalls = [measured[f"recall@{k}"] for k in (1, 10, 100)]
+        shown = ["-" if recall is None else f"{recall:.3f}" for recall in recalls]
+        times = [f"{measured['ms']['mean']:.2f} ms", f"{measured['ms']['p99']:.2f} ms"]
+        yield [modality, f"{measured['queries']} {asked}", *shown, *times]
+
+
+def recall_at_ten(said: dict[str, Any], asked: Modality) -> str:
+    measured = (said.get("quality") or {}).get(asked) or {}
+    return str(measured.get("recall@10", "not measured"))
+
+
+def name_model(found: dict[str, Any]) -> str:
+    if found["made_by"] is None and found["encoder"] is None:
+        return "unknown: the folder has no manifest.json"
+    return str((found["encoder"] or {}).get("clip_model", "unknown: the embeddings had no manifest.json"))
+
+
+def print_info(found: dict[str, Any]) -> None:
+    """Print a column for each index."""
+    table = Table(title=Text(f"indices in {found['index_folder']}"), title_justify="left")
+    table.add_column("")
+    for modality in found["indices"]:
+        table.add_column(modality, overflow="fold")
+    for name in ("kind", "tree", "rows", "dimension", "size", "files", "metric", "settings", "memory_map"):
+        values = [in_bytes(index["bytes"]) if name == "size" else index[name] for index in found["indices"].values()]
+        table.add_row(name, *(f"{value:,}" if isinstance(value, int) else str(value) for value in values))
+    for asked in MODALITIES:
+        found_at = [recall_at_ten(index["said"], asked) for index in found["indices"].values()]
+        table.add_row(f"recall@10, {asked} queries", *found_at)
+    recalls = sorted({name for index in found["indices"].values() for name in index["said"] if "recall" in name})
+    for name in recalls:
+        table.add_row(name, *(str(index["said"].get(name, "")) for index in found["indices"].values()))
+    table.add_row("model", *([name_model(found)] * len(found["indices"])))
+    console = Console(highlight=False, markup=False, emoji=False)
+    console.print(table)
+    if found["options"]:
+        kept = " ".join(f"--{name} {value}" for name, value in found["options"].items() if value is not None)
+        console.print(f"built with {kept}", soft_wrap=True)  # to be copied
+
+
+def print_preview(preview: Preview) -> None:
+    """Print a table for each index, the kind that would be built marked with an arrow."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    for modality, plans in preview.plans.items():
+        problem = preview.problems[modality]
+        title = f"the {modality} index of {problem.rows:,} x {problem.dim} vectors"
+        table = Table(title=Text(title), title_justify="left")
+        table.add_column("")
+        table.add_column("kind", overflow="fold")
+        for heading in ("size", "memory", "time", "recall@10", "ms/query"):
+            table.add_column(heading, justify="right")
+        for plan in plans:
+            mark = "->" if plan == preview.chosen[modality] else "" if fits(plan, problem) else "too large"
+            costs = [in_bytes(plan.index_bytes), in_bytes(plan.peak_bytes), f"{plan.seconds:,.0f} s"]
+            table.add_row(mark, plan.key, *costs, f"~{plan.recall:.3f}", f"~{plan.query_ms:,.2f}")
+        console.print(table)
+        if modality in preview.refusals:
+            console.print(preview.refusals[modality], soft_wrap=True)
+    for line in (preview.note, preview.obstacle):
+        if line:
+            console.print(line, soft_wrap=True)

@@ -1,0 +1,59 @@
+"""The outcome of a run, for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from clip_retrieval.inference.revisions.revised import Revised
+    from clip_retrieval.inference.run import RunSummary
+
+
+SUMMED_REASONS = 12
+
+
+def print_summary(summary: RunSummary) -> None:
+    """Print rows, what was left out by reason, the rate, and where the time went."""
+    console, stats = Console(highlight=False, markup=False, emoji=False, soft_wrap=True), summary.stats
+    console.print(f"{stats.sample_count:,} rows in {summary.output_folder}")
+    if stats.image_count or stats.text_count:
+        console.print(
+            f"  {stats.image_count:,} pictures and {stats.text_count:,} captions embedded{truncation(summary)}"
+        )
+    if stats.deleted_count:
+        console.print(f"  {stats.deleted_count:,} of the rows are empty: their files are gone or changed")
+    if summary.revised is not None:
+        console.print(f"  {revised_line(summary.revised)}")
+    if summary.already_done:
+        console.print(f"  {summary.already_done} of {summary.partition_count} partitions were done before")
+    if summary.wall_seconds:
+        console.print(f"  {summary.wall_seconds:.1f} s, {summary.rate:.1f} samples/s: {summary.shares}")
+        console.print(f"  {summary.diagnosis.sentence}")
+    if stats.reasons:
+        console.print(reason_table(summary))
+        console.print("  each of these is named in failures/*.parquet; --retry_failed tries them again")
+    if stats.sample_count and not stats.text_count and stats.image_count + stats.deleted_count < stats.sample_count:
+        console.print("  most rows have no embedding; look into failures/")
+
+
+def revised_line(revised: Revised) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in revised.to_json().items() if count or name == "kept")
+
+
+def truncation(summary: RunSummary) -> str:
+    count = summary.stats.truncated_captions
+    return f" ({count:,} captions were cut to the model's context length)" if count else ""
+
+
+def reason_table(summary: RunSummary) -> Table:
+    """Return a table of what could not be used; the rest of each sample may still be a row."""
+    table = Table(title=f"not used ({summary.stats.skipped_count:,} samples left out)", title_justify="left")
+    for heading in ("part", "reason"):
+        table.add_column(heading)
+    table.add_column("count", justify="right")
+    for name, count in summary.stats.reasons.most_common(SUMMED_REASONS):
+        table.add_row(*name.split(":", 1), f"{count:,}")
+    return table

@@ -1,0 +1,141 @@
+"""The outcomes of the small commands, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from clip_retrieval.tools.benchmark_report import (
+    SHOWN_CLASSES,
+    all_notes,
+    as_table,
+    cells,
+    class_headings,
+    class_rows,
+    headings,
+)
+from clip_retrieval.words import counted, in_bytes
+
+if TYPE_CHECKING:
+    from clip_retrieval.tools.arrow import ConvertedMetadata
+    from clip_retrieval.tools.benchmark import BenchmarkResult
+    from clip_retrieval.tools.extract import Extracted
+    from clip_retrieval.tools.inputs import Failure
+    from clip_retrieval.tools.models import ModelFacts
+    from clip_retrieval.tools.similarity import Similarities
+    from clip_retrieval.tools.zero_shot import Labelled
+
+SHOWN_FAILURES = 10
+
+
+def printable(name: str) -> str:
+    """Return a name as a terminal may have it: control characters, which could move its cursor, are shown as boxes."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in name)
+
+
+def open_console() -> Console:
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def print_similarities(result: Similarities) -> None:
+    """Print a line for each picture, a column for each text."""
+    table = Table()
+    table.add_column("picture", overflow="fold")
+    for text in result.texts:
+        table.add_column(Text(printable(text)), justify="right", overflow="fold")
+    for name, row in zip(result.images, result.cosines, strict=True):
+        table.add_row(Text(printable(name)), *(f"{value:.4f}" for value in row))
+    console = Console(highlight=False, markup=False, emoji=False)
+    console.print(table)
+    print_remarks(result.notes, result.failures)
+
+
+def print_labels(result: Labelled) -> None:
+    """Print each picture's likeliest labels."""
+    table = Table(title=f"{result.scores} over {counted(len(result.labels), 'label')}", title_justify="left")
+    table.add_column("picture", overflow="fold")
+    table.add_column("label", overflow="fold")
+    for heading in ("probability", "cosine"):
+        table.add_column(heading, justify="right")
+    for row, name in enumerate(result.images):
+        for place, column in enumerate(result.best(row)):
+            values = (f"{result.probabilities[row, column]:.4f}", f"{result.cosines[row, column]:.4f}")
+            table.add_row(Text("" if place else printable(name)), Text(printable(result.labels[column])), *values)
+        table.add_section()
+    Console(highlight=False, markup=False, emoji=False).print(table)
+    print_remarks(result.notes, result.failures)
+
+
+def print_extracted(result: Extracted) -> None:
+    """Print how many rows there are, and where."""
+    counts = [
+        counted(count, what) for count, what in ((result.image_count, "picture"), (result.text_count, "text")) if count
+    ]
+    open_console().print(f"{' and '.join(counts)} embedded in {result.output_folder} ({result.dimension} dimensions)")
+    print_remarks(result.notes, result.failures)
+
+
+def print_converted(result: ConvertedMetadata) -> None:
+    """Print what was written, a line each."""
+    written = result.written
+    facts = {
+        "file": result.path,
+        "rows": f"{written.rows:,}",
+        "columns": ", ".join(written.columns),
+        "size": in_bytes(written.size),
+        "time": f"{result.seconds:.1f} s",
+    }
+    print_facts(facts)
+
+
+def print_model(result: ModelFacts) -> None:
+    """Print what is known, a line each."""
+    facts = {}
+    for name, value in result.to_json().items():
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+        if isinstance(value, dict):
+            shown = ", ".join(f"{key} {part}" for key, part in value.items())
+        facts[name.replace("_", " ")] = "not known" if shown is None else str(shown)
+    print_facts(facts)
+
+
+def print_facts(facts: Mapping[str, str]) -> None:
+    """Print a line for each fact; one that is too long for it, such as a path, goes on in the next line, whole."""
+    table = Table(show_header=False, box=None)
+    table.add_column()
+    table.add_column(overflow="fold")
+    for name, fact in facts.items():
+        table.add_row(name, Text(fact))
+    Console(highlight=False, markup=False, emoji=False).print(table)
+
+
+def print_remarks(notes: Sequence[str], failures: Sequence[Failure]) -> None:
+    """Print the notes, and name the pictures that were not used."""
+    console = open_console()
+    for note in notes:
+        console.print(f"note: {note}", style="yellow")
+    if failures:
+        console.print(f"{counted(len(failures), 'picture')} could not be used:", style="yellow")
+    for failure in failures[:SHOWN_FAILURES]:
+        console.print(f"  {failure.image}: {failure.reason}: {failure.detail}")
+    if len(failures) > SHOWN_FAILURES:
+        console.print(f"  … and {len(failures) - SHOWN_FAILURES:,} more; --json names all")
+
+
+def print_benchmark(result: BenchmarkResult) -> None:
+    """Print the comparison, the classes, and what was left out."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    by_model = [headings(result), *(cells(score) for score in result.models)]
+    names, *measures = [
+        list(line) for line in zip(*by_model, strict=True)
+    ]  # a column for each model: a screen is narrow
+    console.print(as_table(names, measures))
+    rows = class_rows(result)
+    console.print(as_table(class_headings(result), rows[:SHOWN_CLASSES]))
+    if len(rows) > SHOWN_CLASSES:
+        console.print(f"… and {len(rows) - SHOWN_CLASSES:,} classes more; --output and --json have all")
+    print_remarks(all_notes(result), result.failures)

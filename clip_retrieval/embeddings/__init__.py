@@ -1,0 +1,1 @@
+"""The npy files of an embeddings folder: read, written, fetched."""

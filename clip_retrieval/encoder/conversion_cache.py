@@ -1,0 +1,132 @@
+"""Models of torch as ONNX folders in a cache of this machine: made once, opened without torch ever after.
+
+Bulk work on a CPU makes them, since OpenVINO encodes several times faster than torch; queries take one that is there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from clip_retrieval.encoder.base import Encoder, Workload
+from clip_retrieval.encoder.config import Chosen, EncoderConfig
+from clip_retrieval.encoder.devices import is_on_cpu
+from clip_retrieval.encoder.engines.onnx import open_onnx
+from clip_retrieval.encoder.engines.sessions import is_installed
+from clip_retrieval.encoder.formats.onnx_folder import ABOUT
+from clip_retrieval.encoder.precision import cpu_precisions
+from clip_retrieval.encoder.uri import HUB_PREFIX, ModelName
+from clip_retrieval.errors import ClipRetrievalError
+
+logger = logging.getLogger(__name__)
+
+CACHE_VARIABLE = "CLIP_RETRIEVAL_CACHE"
+KEPT_BYTES = 20 * 2**30  # the models used last; others make room
+FORM = 1  # of what is in the cache: another one is made anew
+
+
+def open_converted(name: ModelName, config: EncoderConfig, workload: Workload) -> Encoder | None:
+    """Open a model of torch as its ONNX folder; None where torch shall run it."""
+    if not is_on_cpu(config) or config.precision == "fp16" or not is_installed("openvino"):
+        return None
+    if workload != "bulk":
+        folder = find(name, config, "fp32") if config.precision in ("auto", "fp32") else None
+        return None if folder is None else open_folder(folder, name, "fp32", workload)
+    precision = cpu_precisions()[0] if config.precision == "auto" else config.precision
+    folder = find(name, config, precision) or make(name, config, precision)
+    return None if folder is None else open_folder(folder, name, precision, workload)
+
+
+def open_folder(folder: Path, name: ModelName, precision: Chosen, workload: Workload) -> Encoder:
+    runtime = "openvino" if workload == "bulk" else "onnxruntime"
+    computed = "bf16" if precision == "int8" and "bf16" in cpu_precisions() else precision.replace("int8", "fp32")
+    config = EncoderConfig(clip_model=name.uri, precision=computed, device="cpu")  # type: ignore[arg-type]
+    encoder = open_onnx(ModelName(name.uri, "onnx", str(folder), runtime), config, workload)
+    encoder.info = dataclasses.replace(encoder.info, precision=precision)
+    return encoder
+
+
+def find(name: ModelName, config: EncoderConfig, precision: Chosen) -> Path | None:
+    """Return the folder of a model in the cache, and note that it was used."""
+    folder = place(name, config, precision)
+    if not (folder / ABOUT).exists():
+        return None
+    try:
+        os.utime(folder)
+    except OSError:
+        logger.debug("%s cannot be marked as used", folder)
+    return folder
+
+
+def make(name: ModelName, config: EncoderConfig, precision: Chosen) -> Path | None:
+    """Convert the model into the cache; None, with a line in the log, where that cannot be done.
+
+    Raises EncoderError where the model itself cannot be opened.
+    """
+    from clip_retrieval.encoder.export.convert import convert_into, open_torch
+    from clip_retrieval.encoder.export.onnx_weights import quantise_into
+
+    plain = find(name, config, "fp32")
+    logger.info("%s: preparing it for this CPU, once", name.uri)
+    origin = open_torch(name, config.clip_cache_path) if plain is None else None
+    target = place(name, config, precision)  # now that its files are here
+    try:
+        if origin is not None:
+            plain = place(name, config, "fp32")
+            convert_into(origin, plain)
+        if precision == "int8" and plain is not None:
+            quantise_into(plain, target, "int8")
+        make_room(target)
+    except (ClipRetrievalError, OSError, ValueError, RuntimeError) as error:
+        if not (target / ABOUT).exists():  # else another process was first
+            logger.warning("%s runs on torch, which takes longer: %s", name.uri, error)
+            return None
+    return target
+
+
+def place(name: ModelName, config: EncoderConfig, precision: Chosen) -> Path:
+    """Return where a model lies: its name, its files and the packages that read or make it say which one it is."""
+    versions = [importlib.metadata.version(package) for package in ("open_clip_torch", "torch")]
+    files = [file_facts(text) for text in (name.architecture, name.weights or "")]
+    facts = (FORM, name.kind, name.architecture, name.weights, name.options, config.clip_cache_path, versions, files)
+    digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+    label = "".join(letter if letter.isalnum() else "-" for letter in name.uri)[-60:].strip("-")
+    return cache_folder() / f"{label}-{digest}{'-int8' if precision == 'int8' else ''}"
+
+
+def file_facts(text: str) -> list[tuple[str, int, int]]:
+    """Return name, size and time of every file of a local model, or the revision of one of the hub."""
+    path = Path(text.removeprefix("local-dir:")).expanduser()
+    if text.startswith(HUB_PREFIX):
+        path = hub_folder(text) / "refs"
+    if not text or not path.exists():
+        return []
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    return [(str(file), (facts := file.stat()).st_size, facts.st_mtime_ns) for file in files]
+
+
+def hub_folder(text: str) -> Path:
+    repository = text.removeprefix(HUB_PREFIX).partition("@")[0]
+    home = os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME", "~/.cache/huggingface")) / "hub"
+    return Path(home).expanduser() / f"models--{repository.replace('/', '--')}"
+
+
+def cache_folder() -> Path:
+    """Return the folder of this machine's cache; CLIP_RETRIEVAL_CACHE names another."""
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get(CACHE_VARIABLE) or f"{home}/clip-retrieval").expanduser() / "models"
+
+
+def make_room(kept: Path) -> None:
+    """Remove the models that were not used for longest, until the rest is small enough."""
+    folders = sorted(kept.parent.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
+    total = 0
+    for folder in folders:
+        total += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        if total > KEPT_BYTES and folder != kept:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Training, filling and merging: vectors to an index file."""

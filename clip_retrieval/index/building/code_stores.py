@@ -1,0 +1,174 @@
+"""The array of codes that an index ends with goes from the embeddings into its file, and never is in memory as a whole.
+
+Such an array holds every row by place: it is all of an index that compares with every row, and the second index of a
+refinement, of which only the first one, with its lists, is in memory while rows are added. faiss writes an array as its
+length and its bytes; here both stand for a mark until they come to be written.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_retrieval.embeddings.half_precision import widen
+from clip_retrieval.errors import IndexBuildError
+from clip_retrieval.search.files import BYTES_AT_ONCE, write_file
+
+STREAMED = (faiss.IndexFlat, faiss.IndexScalarQuantizer, faiss.IndexPQ)
+MARK_BYTES = 64  # at least: what no other part of a file is by chance
+
+
+@dataclass(frozen=True)
+class CodesInFile:
+    """Codes of some rows as they are in a file on this machine already."""
+
+    path: str
+    start: int
+    size: int
+    row_count: int
+
+    def __len__(self) -> int:
+        return self.row_count
+
+    def copy_to(self, target: IO[bytes]) -> None:
+        """Append them to a file. Raises OSError where that fails, IndexBuildError where they are not all there."""
+        target.flush()
+        with Path(self.path).open("rb") as source:
+            copied = copy_in_kernel(source, self.start, self.size, target)
+            target.seek(0, os.SEEK_END)
+            source.seek(self.start + copied)
+            while copied < self.size and (piece := source.read(min(self.size - copied, BYTES_AT_ONCE))):
+                copied += target.write(piece)
+        if copied < self.size:
+            raise IndexBuildError(f"{self.path} changed while the index was built; build it again")
+
+
+def copy_in_kernel(source: IO[bytes], start: int, size: int, target: IO[bytes]) -> int:
+    """Append bytes of one file to another; return how many came: fewer where the file ends or that cannot be done here.
+
+    It takes half the time of writing what is mapped, as no page has to be brought into this process. Why it cannot be
+    done, which each kernel, file system and container says in its own way, does not matter: whoever copies the rest
+    meets what is really wrong.
+    """
+    copied = 0
+    with suppress(AttributeError, OSError):  # only Linux has it
+        while copied < size:
+            some = os.copy_file_range(source.fileno(), target.fileno(), size - copied, start + copied)
+            if not some:
+                break
+            copied += some
+    return copied
+
+
+Codes = NDArray[np.uint8] | CodesInFile
+
+
+def find_store(index: Any) -> Any | None:
+    """Return the part of an index that holds every row by place and is written last; None where it has no such part."""
+    tree = faiss.downcast_index(index)
+    store = faiss.downcast_index(tree.refine_index) if isinstance(tree, faiss.IndexRefine) else tree
+    return store if isinstance(innermost(store), STREAMED) else None
+
+
+def find_lists(index: Any) -> Any | None:
+    """Return the part of an index that is in memory while rows are added; None where the store is all there is."""
+    if find_store(index) is None:
+        return index
+    tree = faiss.downcast_index(index)
+    return faiss.downcast_index(tree.base_index) if isinstance(tree, faiss.IndexRefine) else None
+
+
+def innermost(store: Any) -> Any:
+    tree = faiss.downcast_index(store)
+    return innermost(tree.index) if isinstance(tree, faiss.IndexPreTransform) else tree
+
+
+def code_bytes(store: Any) -> int:
+    """Return the size of a row's code."""
+    return int(innermost(store).code_size)
+
+
+def holds_halves(store: Any) -> bool:
+    """Say whether codes are the rows in half precision."""
+    return isinstance(store, faiss.IndexScalarQuantizer) and store.sq.qtype == faiss.ScalarQuantizer.QT_fp16
+
+
+def encode(store: Any, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.uint8]]:
+    """Yield the codes [n, bytes] of rows [n, d] as they are stored."""
+    for rows in batches:
+        yield store.sa_encode(widen(rows))
+
+
+def write_codes(codes: Iterable[Codes], file: IO[bytes]) -> None:
+    for piece in codes:
+        if isinstance(piece, CodesInFile):
+            piece.copy_to(file)
+        else:
+            file.write(piece.data)
+
+
+def write_with_store(index: Any, codes: Iterable[Codes], row_count: int, path: Path) -> None:
+    """Write an index whose store is empty as if it held these codes of so many rows; it is of no use afterwards.
+
+    Raises OSError where writing fails.
+    """
+    store = find_store(index)
+    if store is None:
+        write_file(index, path)
+        return
+    inner = innermost(store)
+    rows_of_mark = -(-MARK_BYTES // inner.code_size)
+    mark = secrets.token_bytes(rows_of_mark * inner.code_size)
+    inner.codes.resize(len(mark))
+    faiss.rev_swig_ptr(inner.codes.data(), len(mark))[:] = np.frombuffer(mark, np.uint8)
+    for part in holders(index):
+        part.ntotal = row_count
+    with path.open("wb") as file:
+        swap = Swap(file, mark, rows_of_mark, codes, row_count)
+        faiss.write_index(index, faiss.PyCallbackIOWriter(swap.write, max(BYTES_AT_ONCE, len(mark))))
+        swap.finish()
+
+
+def holders(index: Any) -> Iterator[Any]:
+    """Yield what counts the rows of the store: it, what is around it, and what is in it."""
+    tree = faiss.downcast_index(index)
+    yield tree
+    if isinstance(tree, faiss.IndexRefine):
+        yield from holders(tree.refine_index)
+    elif isinstance(tree, faiss.IndexPreTransform):
+        yield from holders(tree.index)
+
+
+class Swap:
+    """Passes on what faiss writes, but writes codes where the mark comes, and their length before it."""
+
+    def __init__(self, file: IO[bytes], mark: bytes, rows_of_mark: int, codes: Iterable[Codes], row_count: int) -> None:
+        self.file, self.mark, self.codes = file, mark, codes
+        self.rows_of_mark, self.row_count = rows_of_mark, row_count
+        self.held = b""  # the piece before, which may be the length of the mark
+        self.is_done = False
+
+    def write(self, piece: bytes) -> int:
+        if piece == self.mark:
+            units = int.from_bytes(self.held, "little") // self.rows_of_mark  # of a row: bytes, or words of four
+            self.file.write((units * self.row_count).to_bytes(8, "little"))
+            write_codes(self.codes, self.file)
+            self.held, self.is_done = b"", True
+        else:
+            self.file.write(self.held)
+            self.held = bytes(piece)
+        return len(piece)
+
+    def finish(self) -> None:
+        self.file.write(self.held)
+        if not self.is_done:
+            raise RuntimeError(f"faiss {faiss.__version__} does not write arrays in one piece")

@@ -1,0 +1,97 @@
+"""An index of a kind that somebody named, as faiss itself makes and trains it; its k-means tell once what they lack."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import faiss
+
+from clip_retrieval.errors import ConfigError, first_line
+from clip_retrieval.index.building.bit_allocation import Floats
+from clip_retrieval.index.planning.plan import ROWS_PER_CENTROID, count_centroids
+from clip_retrieval.index.planning.shapes import Plan
+
+logger = logging.getLogger(__name__)
+
+EMPTY_PART = re.compile(r"[A-Za-z]0+(?![0-9])")
+INNER = ("index", "base_index", "refine_index", "quantizer", "storage")
+CLUSTERED = ("pq", "rq")
+METRIC = faiss.METRIC_INNER_PRODUCT
+
+
+def train_given(plan: Plan, sample: Floats) -> Any:
+    """Return the trained index; raises ConfigError where faiss cannot make or train it."""
+    index = make_given(plan)
+    say_training(plan, index, len(sample))
+    with telling_why(plan), without_warnings(index):
+        index.train(sample)
+    return index
+
+
+def make_given(plan: Plan) -> Any:
+    """Return the untrained index of a key; raises ConfigError where faiss does not know it."""
+    if EMPTY_PART.search(plan.given_key):  # which faiss takes, and dies of
+        raise ConfigError(
+            f"--index_key {plan.given_key}: a part of it has no lists, links or codes; write IVF1024, HNSW32"
+        )
+    with telling_why(plan):
+        index = faiss.index_factory(plan.dim, plan.given_key, METRIC)
+    if isinstance(faiss.downcast_index(index), faiss.IndexIDMap):
+        raise ConfigError(f"--index_key {plan.given_key}: ids are rows here already; leave IDMap out")
+    return index
+
+
+@contextmanager
+def telling_why(plan: Plan) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        why = re.split(r"\.cpp:\d+: ", first_line(error))[-1].rpartition("failed: ")[2]
+        raise ConfigError(f"faiss makes no index {plan.given_key} of {plan.dim} dimensions: {why}") from error
+
+
+def say_training(plan: Plan, index: Any, rows: int) -> None:
+    """Tell what is trained, which may take long, and where faiss would like more rows for it."""
+    if index.is_trained:
+        return
+    takes = "; OPQ takes minutes" if "OPQ" in plan.given_key else ""
+    logger.info("training %s on %s rows%s", plan.given_key, f"{rows:,}", takes)
+    count = count_centroids(plan.given_key)
+    if rows < ROWS_PER_CENTROID * count:
+        more = "; raise --current_memory_available for more" if rows == plan.sample_rows < plan.rows else ""
+        logger.warning(
+            "%s looks for %s centroids at once, for which faiss advises %s rows to train on, and has %s%s",
+            *(plan.given_key, f"{count:,}", f"{ROWS_PER_CENTROID * count:,}", f"{rows:,}", more),
+        )
+
+
+@contextmanager
+def without_warnings(index: Any) -> Iterator[None]:
+    """Keep faiss from warning of few rows for each of its k-means, of which OPQ begins thousands."""
+    lent = list(quieten(index))
+    try:
+        yield
+    finally:
+        for rotation in lent:
+            rotation.pq = None
+
+
+def quieten(index: Any) -> Iterator[Any]:
+    """Lower what every k-means of an index asks for; yields OPQ's rotations, which were lent a quantiser for that."""
+    index = faiss.downcast_index(index)
+    for name in INNER:
+        if getattr(index, name, None) is not None:
+            yield from quieten(getattr(index, name))
+    for holder in (index, *(getattr(index, name, None) for name in CLUSTERED)):
+        if hasattr(holder, "cp"):
+            holder.cp.min_points_per_centroid = 1
+    for i in range(index.chain.size() if isinstance(index, faiss.IndexPreTransform) else 0):
+        rotation = faiss.downcast_VectorTransform(index.chain.at(i))
+        if isinstance(rotation, faiss.OPQMatrix):
+            rotation.pq = faiss.ProductQuantizer(rotation.d_out, rotation.M, 8)  # as it would make for itself
+            rotation.pq.cp.min_points_per_centroid = 1
+            yield rotation

@@ -1,0 +1,150 @@
+"""What the executors do: make one part, put parts together. A task that is done already is not done again.
+
+Every file appears whole under its name, so a task may be tried anywhere, any number of times, even at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+
+from clip_retrieval.clusters.base import Shared
+from clip_retrieval.embeddings.vectors import Vectors
+from clip_retrieval.errors import IndexBuildError
+from clip_retrieval.index.building.code_stores import (
+    Codes,
+    CodesInFile,
+    code_bytes,
+    encode,
+    find_lists,
+    find_store,
+    holds_halves,
+    write_codes,
+    write_with_store,
+)
+from clip_retrieval.index.building.parts import fill_lists, find_halves, merge_into, open_bytes, read_range
+from clip_retrieval.index.building.ranges import MergedPart, RowRange, codes_name, part_name
+from clip_retrieval.progress import Watch, unwatched
+from clip_retrieval.search.files import has_ids, write_file
+from clip_retrieval.storage import Folder
+
+SHARE_IT = "put --temporary_indices_folder on a file system that all of them and this machine share, or on a store"
+BYTES_OF_CODES = 1 << 22  # that are copied at once
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all tasks of one index know; this machine and every executor see both folders under their names."""
+
+    vectors: Vectors
+    work: Folder
+    merged_folder: str  # below `work`
+    cores: int | None  # of each task; None: as many as there are
+    watch: Watch = unwatched
+
+    def merged_name(self, merged: MergedPart) -> str:
+        return f"{self.merged_folder}/{merged.name}"
+
+
+def write_whole(job: Job, trained: Shared, path: Path, rows: RowRange) -> None:
+    """Write an index that is made in one go; its rows are read once for the lists and once for the store."""
+    index = open_bytes(trained.value)
+    lists, store = find_lists(index), find_store(index)
+    share = 1.0 if store is None or lists is None else 0.5
+    if lists is not None:
+        fill_lists(index, job.watch(read_range(job.vectors, rows), share), rows.start)
+    write_with_store(index, () if store is None else codes_of(job, store, rows, share), rows.row_count, path)
+
+
+def add_part(job: Job, trained: Shared, rows: RowRange) -> None:
+    """Write the part that holds some rows; raises ClipRetrievalError where their files cannot be read.
+
+    Codes that are in the embeddings as they are come from there when parts are merged.
+    """
+    if job.work.exists(part_name(rows)):
+        return
+    if not job.vectors.folder.exists():
+        raise IndexBuildError(
+            f"an executor sees no folder {job.vectors.folder.url}; share it with all of them, or use a store"
+        )
+    use_cores(job.cores)
+    index = open_bytes(trained.value)
+    lists, store = find_lists(index), find_store(index)
+    own_codes = store is not None and halves_of(job, store, rows) is None
+    share = 0.5 if own_codes and lists is not None else 1.0
+    if own_codes:
+        with job.work.staged(codes_name(rows)) as staged, staged.open("wb") as file:
+            write_codes(codes_of(job, store, rows, share), file)
+    if lists is not None:
+        fill_lists(index, job.watch(read_range(job.vectors, rows), share), rows.start)
+    with job.work.staged(part_name(rows)) as staged:
+        write_file(index if lists is None else lists, staged)
+
+
+def merge_group(job: Job, trained: Shared, merged: MergedPart) -> None:
+    """Write one file of the finished index, of neighbouring parts: in memory are its lists, and those of one part."""
+    if job.work.exists(job.merged_name(merged)):
+        return
+    use_cores(job.cores)
+    index = open_bytes(trained.value)
+    lists, store = find_lists(index), find_store(index)
+    for rows in merged.parts:
+        part = read_part(job, store, rows)
+        if lists is not None:
+            merge_into(lists, part, 0 if has_ids(index) else rows.start - merged.rows.start)
+    codes = () if store is None else (codes for rows in merged.parts for codes in merged_codes(job, store, rows))
+    with job.work.staged(job.merged_name(merged)) as staged:
+        write_with_store(index, codes, merged.rows.row_count, staged)
+
+
+def codes_of(job: Job, store: Any, rows: RowRange, share: float) -> Iterable[Codes]:
+    """Return the codes of some rows, which are made as they are asked for."""
+    if (halves := halves_of(job, store, rows)) is not None:
+        return job.watch(halves, share)
+    return encode(store, job.watch(read_range(job.vectors, rows), share))
+
+
+def merged_codes(job: Job, store: Any, rows: RowRange) -> Iterable[Codes]:
+    """Return the codes of a part's rows: out of the embeddings, or what was written beside the part."""
+    return halves if (halves := halves_of(job, store, rows)) is not None else read_codes(job.work, rows)
+
+
+def halves_of(job: Job, store: Any, rows: RowRange) -> list[CodesInFile] | None:
+    """Return where the codes of a store are in the embeddings as they are, if they are."""
+    return find_halves(job.vectors, rows) if holds_halves(store) else None
+
+
+def use_cores(cores: int | None) -> None:
+    if cores is not None:
+        faiss.omp_set_num_threads(cores)
+
+
+def read_part(job: Job, store: Any | None, rows: RowRange) -> Any:
+    """Return the lists of a part, whose codes are all there."""
+    work, name = job.work, part_name(rows)
+    if not work.exists(name):
+        raise IndexBuildError(f"an executor does not see {work.path(name)}, which another one wrote; {SHARE_IT}")
+    try:
+        if store is not None and halves_of(job, store, rows) is None:
+            check_codes(work, rows, code_bytes(store) * rows.row_count)
+        return faiss.read_index(work.path(name)) if work.is_local else open_bytes(work.read_bytes(name))
+    except RuntimeError as error:  # cut off, as after a loss of power
+        work.remove(name)
+        raise IndexBuildError(f"{work.path(name)} was damaged and is removed; run the same command again") from error
+
+
+def check_codes(work: Folder, rows: RowRange, size: int) -> None:
+    name = codes_name(rows)
+    if work.sizes("", name) != {name: size}:
+        raise RuntimeError(f"{name} is not of {size} bytes")
+
+
+def read_codes(work: Folder, rows: RowRange) -> Iterator[Codes]:
+    with work.open(codes_name(rows)) as file:
+        while piece := file.read(BYTES_OF_CODES):
+            yield np.frombuffer(piece, np.uint8)

@@ -1,0 +1,1 @@
+"""What stands beside an index file, and whether it may be written."""

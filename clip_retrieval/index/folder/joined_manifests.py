@@ -1,0 +1,117 @@
+"""What stands beside indices that become one: their rows without an embedding, and their manifests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_retrieval.errors import IndexBuildError
+from clip_retrieval.index.folder.build_options import OPTIONS
+from clip_retrieval.layout import FORMAT_VERSION, MANIFEST, IndexFolder, Modality, read_manifest
+from clip_retrieval.search.index import read_empty_rows
+from clip_retrieval.search.settings import Settings, can_be_off, parse_settings
+from clip_retrieval.storage import Folder
+from clip_retrieval.version import __version__
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What the index folders of all parts say together."""
+
+    empty_rows: NDArray[np.int64]  # ids of the merged index
+    row_count: int | None  # None: not every part is in an index folder with a manifest
+    encoder: Any
+    settings: Settings  # the slowest of each part
+    key: str | None  # None: the parts' json files name several kinds, or none
+
+
+def join_folders(source: Folder, names: Sequence[str], starts: Sequence[int], modality: Modality) -> Joined:
+    """Read what the index folders of parts say, whose ids begin at `starts` in the merged index.
+
+    Raises IndexBuildError where they hold embeddings of different models.
+    """
+    firsts: dict[str | None, int] = {}
+    for name, start in zip(names, starts, strict=True):
+        firsts.setdefault(folder_of(name, modality), start)
+    folders = {IndexFolder(source.path(place)): start for place, start in firsts.items() if place is not None}
+    empty = [read_empty_rows(folder, modality) + start for folder, start in folders.items()]
+    manifests = {folder.url: read_manifest(folder) for folder in folders}
+    known = {url: manifest for url, manifest in manifests.items() if manifest is not None}
+    encoder = check_encoders(known)
+    counts = [manifest.get("indices", {}).get(modality, {}).get("rows") for manifest in known.values()]
+    is_known = bool(known) and len(known) == len(firsts) and None not in counts
+    infos = [read_info(folder, modality) for folder in folders]
+    keys = {info.get("index_key") for info in infos}
+    return Joined(
+        np.concatenate([np.empty(0, np.int64), *empty]),
+        sum(counts) if is_known else None,
+        encoder,
+        widest([parse_settings(info.get("index_param") or "") for info in infos]),
+        keys.pop() if len(keys) == 1 else None,
+    )
+
+
+def read_info(folder: IndexFolder, modality: Modality) -> dict[str, Any]:
+    """Return what the json file beside an index says; nothing where there is none."""
+    name = folder.info_name(modality)
+    return folder.read_json(name) if folder.exists(name) else {}
+
+
+def widest(of_parts: Sequence[Settings]) -> Settings:
+    """Return for each setting its slowest value, so that no part is searched less well than alone."""
+    values: dict[str, list[float]] = {}
+    for settings in of_parts:
+        for name, value in settings.items():
+            values.setdefault(name, []).append(value)
+    return Settings({name: 0 if can_be_off(name) and 0 in found else max(found) for name, found in values.items()})
+
+
+def folder_of(name: str, modality: Modality) -> str | None:
+    """Return the index folder that a file is of, below the folder it was found in; None where it is in none."""
+    path, wanted = PurePosixPath(name), IndexFolder.index_name(modality)
+    places = [at.parent for at in (path, path.parent) if at.name == wanted]
+    return str(places[0]) if places else None
+
+
+def check_encoders(manifests: dict[str, dict[str, Any]]) -> Any:
+    """Return what all manifests say of their encoder."""
+    encoders = {url: manifest.get("encoder") or {} for url, manifest in manifests.items()}
+    prints = {url: encoder.get("fingerprint") for url, encoder in encoders.items()}
+    first = next(iter(prints), "")
+    for url, found in prints.items():
+        if found != prints[first]:
+            raise IndexBuildError(f"{url} and {first} hold embeddings of different models, which do not compare")
+    return encoders[first] if first and encoders[first] else None
+
+
+def write_beside(target: IndexFolder, modality: Modality, joined: Joined, about: dict[str, Any]) -> None:
+    """Write what goes with a merged index; what an earlier one left in its place goes.
+
+    `about`: what image.json says of the index.
+    """
+    for name in (target.empty_rows_name(modality), target.checksums_name(modality)):
+        target.remove(name)
+    if len(joined.empty_rows):
+        with target.staged(target.empty_rows_name(modality)) as staged:
+            np.save(staged, joined.empty_rows)
+    manifest = read_manifest(target) or {}
+    others = {other: said for other, said in manifest.get("indices", {}).items() if other != modality}
+    if joined.row_count is None and not others:
+        target.remove(MANIFEST)
+        return
+    here = {"rows": joined.row_count, "dimension": about["vectors dimension"], "key": about["index_key"]}
+    target.write_json(
+        MANIFEST,
+        {
+            "format_version": FORMAT_VERSION,
+            "made_by": f"clip-retrieval {__version__}",
+            "encoder": manifest.get("encoder") if others else joined.encoder,
+            "indices": {**others, **({modality: here} if joined.row_count is not None else {})},
+            **({OPTIONS: manifest[OPTIONS]} if others and OPTIONS in manifest else {}),
+        },
+    )

@@ -1,0 +1,77 @@
+"""Finished indices get their names in the index folder, and a manifest that says what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_retrieval.embeddings.vectors import Contents, Vectors
+from clip_retrieval.index.config import IndexConfig
+from clip_retrieval.index.folder.build_options import OPTIONS, kept_options
+from clip_retrieval.layout import FORMAT_VERSION, MODALITIES, IndexFolder, Modality
+from clip_retrieval.revision import Revision
+from clip_retrieval.version import __version__
+
+Infos = Mapping[Modality, Mapping[str, Any]]  # what image.json and text.json say
+
+
+class IndexRevision(Revision, IndexFolder):
+    """An index folder as it is; what is published into it stands beside until `commit`."""
+
+
+def publish(
+    target: IndexFolder,
+    scratch: Path,
+    infos: Infos,
+    contents: Mapping[Modality, Contents],
+) -> None:
+    """Give the finished indices their names; what an earlier build left of other modalities goes."""
+    for modality in MODALITIES:
+        index, checksums = target.index_name(modality), target.checksums_name(modality)
+        target.remove(target.empty_rows_name(modality))
+        if modality not in infos:
+            for name in (index, target.info_name(modality), checksums):
+                target.remove(name)
+            continue
+        arrays: dict[str, NDArray[Any]] = {checksums: contents[modality].checksums}
+        if len(contents[modality].empty):
+            arrays[target.empty_rows_name(modality)] = contents[modality].empty
+        for name, array in arrays.items():
+            np.save(scratch / name, array)
+            target.publish(scratch / name, name)
+        if (scratch / index).exists():  # else it is what it was
+            target.publish(scratch / index, index)
+        target.write_json(target.info_name(modality), infos[modality])
+
+
+def describe_indices(
+    infos: Infos, filled: Mapping[Modality, Vectors], trained_rows: Mapping[Modality, int]
+) -> dict[Modality, dict[str, Any]]:
+    """Return what the manifest says of each index: what was built, and of which files."""
+    return {
+        modality: {
+            "rows": vectors.row_count,
+            "dimension": vectors.dim,
+            "key": infos[modality].get("index_key"),
+            "trained_rows": trained_rows[modality],
+            "files": [{"name": file.name, "rows": file.row_count} for file in vectors.files],
+        }
+        for modality, vectors in filled.items()
+    }
+
+
+def make_manifest(
+    encoder: Mapping[str, Any] | None, indices: Mapping[Modality, Mapping[str, Any]], config: IndexConfig
+) -> dict[str, Any]:
+    """Return the manifest: which encoder the embeddings are of, what was built, and with which options."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "made_by": f"clip-retrieval {__version__}",
+        "encoder": encoder,
+        "indices": indices,
+        OPTIONS: kept_options(config),
+    }

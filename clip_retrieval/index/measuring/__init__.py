@@ -1,0 +1,1 @@
+"""How much an index finds, how fast, and with which settings."""

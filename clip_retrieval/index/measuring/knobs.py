@@ -1,0 +1,57 @@
+"""What a faiss index can be told for each search, and what it remembers of a vector; neither changes the index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_retrieval.index.measuring.tuning import Knob
+from clip_retrieval.search.tree import nodes, reconstruct
+
+FIRST_NPROBE, FIRST_EF = 8, 32
+MOST_EF, MOST_FACTOR = 4096, 256
+
+
+def find_knobs(index: Any) -> list[Knob]:
+    """Return the settings of an index tree, by the names that autofaiss and clip-retrieval write into image.json."""
+    return [knob for node in nodes(index) for knob in knobs_of(node)]
+
+
+def knobs_of(node: Any) -> list[Knob]:
+    if isinstance(node, faiss.IndexRefine):
+        return [Knob("k_factor_rf", steps(1, MOST_FACTOR), 0)]
+    if isinstance(node, faiss.IndexHNSW):
+        return [ladder("efSearch", 16, MOST_EF, FIRST_EF)]
+    if isinstance(node, faiss.IndexIVF):
+        own = ladder("nprobe", 1, node.nlist, FIRST_NPROBE)
+        is_graph = isinstance(faiss.downcast_index(node.quantizer), faiss.IndexHNSW)
+        return [own, ladder("quantizer_efSearch", 16, min(MOST_EF, node.nlist), FIRST_EF)] if is_graph else [own]
+    return []
+
+
+def ladder(name: str, lowest: int, highest: int, start: int) -> Knob:
+    values = steps(lowest, max(lowest, highest))
+    return Knob(name, values, max(i for i, value in enumerate(values) if value <= max(start, lowest)))
+
+
+def steps(lowest: int, highest: int) -> list[int]:
+    """Return whole numbers from the lowest to the highest, two for each doubling: 1, 2, 3, 4, 6, 8, 12 and so on."""
+    powers = [2**i for i in range(highest.bit_length() + 1)]
+    values = sorted({*powers, *(3 * power for power in powers), highest})
+    return [value for value in values if lowest <= value <= highest]
+
+
+def reconstruction_error(index: Any, ids: Sequence[int], rows: NDArray[np.float32]) -> float | None:
+    """Return in percent how far off the index remembers rows [n, d], relative to their mean length, as autofaiss does.
+
+    None where this kind of index cannot tell.
+    """
+    remembered = reconstruct(index, ids, rows) if len(rows) else None
+    if remembered is None:
+        return None
+    distance = np.linalg.norm(remembered - rows, axis=1).mean()
+    return float(100 * distance / np.linalg.norm(rows, axis=1).mean())

@@ -1,0 +1,117 @@
+"""Queries to measure an index with: random embeddings of the run that it was built of, of pictures and of captions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from threading import Event
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_retrieval.embeddings.rows import pick, read_rows, until
+from clip_retrieval.embeddings.vectors import Vectors
+from clip_retrieval.layout import MODALITIES, Modality
+
+SEED = 20
+MOST_QUERIES, FEWEST_QUERIES = 256, 64
+TRUTH_PRODUCTS = 1e11  # multiplications that exact truth may take before there are fewer queries: a second or two
+TRIED_MORE, MOST_TRIED = 8, 64  # times the rows that are wanted, where some are empty
+
+
+@dataclass(frozen=True)
+class QuerySet:
+    """Queries of one modality, in random order."""
+
+    modality: Modality
+    rows: NDArray[np.float32]  # [q, d]
+    own_ids: NDArray[np.int64] | None  # [q]: which rows of the index they are; None where they are no rows of it
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def first(self, count: int) -> QuerySet:
+        return QuerySet(self.modality, self.rows[:count], None if self.own_ids is None else self.own_ids[:count])
+
+
+def count_queries(row_count: int, dim: int) -> int:
+    """Return how many queries of each modality are drawn: 256; past 380,000 rows of 512 fewer, past 1.5 million 64.
+
+    Exact truth multiplies every row with every query; a rotation, or the search for a row's list among thousands, is
+    several times as much, so that truth stays a small part of a build. 64 queries tell recall@10 to about 0.02.
+    """
+    affordable = int(TRUTH_PRODUCTS / (len(MODALITIES) * max(1, row_count) * dim))
+    return min(MOST_QUERIES, max(FEWEST_QUERIES, affordable))
+
+
+def draw_queries(
+    modality: Modality, found: Mapping[Modality, Vectors], stop: Event | None = None
+) -> dict[Modality, QuerySet]:
+    """Return queries for the index of `modality`, by theirs; a modality without embeddings of its dimension has none.
+
+    The same folder gives the same queries. A query of the index's own modality is one of its rows: it is to be left
+    out of truth and answers alike, which is the same as having held it out but for the training of quantisers.
+    Raises CancelledError soon after it is told to stop.
+    """
+    dim = found[modality].dim
+    count = count_queries(found[modality].row_count, dim)
+    drawn = {}
+    for other in MODALITIES:
+        if other in found and found[other].dim == dim:
+            ids, rows = draw_rows(found[other], count, stop)
+            if len(ids):
+                drawn[other] = QuerySet(other, rows, ids if other == modality else None)
+    return drawn
+
+
+def draw_rows(vectors: Vectors, count: int, stop: Event | None = None) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return up to `count` random rows that are neither zero nor broken, and their ids, in random order.
+
+    Where hardly any row is filled, fewer: those among 64 times the rows that are wanted, or else the first ones.
+    Memory holds the rows that are returned, and a block of those that are looked at. Raises CancelledError soon after
+    it is told to stop.
+    """
+    random = np.random.default_rng(SEED)
+    ids = random.choice(vectors.row_count, min(count, vectors.row_count), replace=False)
+    rows = read_rows(vectors, ids, stop)
+    if are_usable(rows).all():
+        return ids, rows
+    del rows  # they may be half of the memory
+    tried = count
+    while True:
+        ids = random.choice(vectors.row_count, min(tried, vectors.row_count), replace=False)
+        usable = ids[find_usable(vectors, ids, stop)][:count]
+        is_last = len(ids) == vectors.row_count
+        if len(usable) == count or is_last or (len(usable) and tried >= MOST_TRIED * count):
+            return usable, read_rows(vectors, usable, stop)
+        if tried >= MOST_TRIED * count:
+            return first_rows(vectors, count, stop)
+        tried *= TRIED_MORE
+
+
+def find_usable(vectors: Vectors, ids: NDArray[np.int64], stop: Event | None = None) -> NDArray[np.bool_]:
+    """Say of rows by id [n] which are neither zero nor broken."""
+    usable = np.empty(len(ids), np.bool_)
+    for places, rows in until(stop, pick(vectors, ids)):
+        usable[places] = are_usable(rows)
+    return usable
+
+
+def are_usable(rows: NDArray[np.float32]) -> NDArray[np.bool_]:
+    usable: NDArray[np.bool_] = np.isfinite(rows).all(axis=1) & rows.any(axis=1)
+    return usable
+
+
+def first_rows(
+    vectors: Vectors, count: int, stop: Event | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return up to `count` filled rows and their ids, the first ones that there are."""
+    ids, rows, first_id, missing = [], [], 0, count
+    for part in until(stop, vectors.parts()):
+        usable = np.flatnonzero(are_usable(part))[:missing]
+        ids.append(usable + first_id)
+        rows.append(part[usable])
+        first_id, missing = first_id + len(part), missing - len(usable)
+        if missing == 0:
+            break
+    return np.concatenate(ids), np.concatenate(rows)

@@ -1,0 +1,51 @@
+"""Exact neighbours, found in a thread while the indices that are measured with them are built."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+import faiss
+
+from clip_retrieval.embeddings.vectors import Vectors
+from clip_retrieval.index.measuring.evaluate import Truths, find_truths
+from clip_retrieval.index.measuring.truth import Effort, use_one_thread
+from clip_retrieval.layout import Modality
+
+
+class TruthsAhead:
+    """What searches should find, by modality of the index; leaving ends what still goes on.
+
+    Building seldom keeps all cores busy, as it waits for the disk or for one of its threads. Files of a store are read
+    only when their turn comes: each is held in memory as a whole.
+    """
+
+    def __init__(
+        self, found: Mapping[Modality, Vectors], modalities: Collection[Modality], cores: int | None = None
+    ) -> None:
+        self.found = found
+        self.cores = cores or faiss.omp_get_max_threads()
+        self.effort = Effort(max(1, self.cores // 2))
+        self.thread = ThreadPoolExecutor(1, initializer=use_one_thread)
+        early = [modality for modality in modalities if found[modality].is_here and self.cores > 1]
+        self.coming: dict[Modality, Future[Truths]] = {
+            modality: self.thread.submit(find_truths, modality, found, self.effort) for modality in early
+        }
+
+    def __enter__(self) -> TruthsAhead:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.effort.stop.set()
+        self.thread.shutdown(cancel_futures=True)
+
+    def of(self, modalities: Collection[Modality]) -> dict[Modality, Truths]:
+        """Return the truths of some indices, once all of them are there: times are measured in quiet."""
+        coming = {modality: self.coming.get(modality) for modality in modalities}
+        return {
+            modality: future.result() if future else find_truths(modality, self.found, Effort(self.cores))
+            for modality, future in coming.items()
+        }

@@ -1,0 +1,1 @@
+"""Which kind of index fits the bounds: pure functions."""

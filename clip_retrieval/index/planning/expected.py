@@ -1,0 +1,149 @@
+"""What a planned index finds, and how fast, before there is one. Pure.
+
+Curves and constants are those of CLIP-like vectors and of one core, as measured (benchmarks/RESULTS.md): 200,000 and a
+million rows of 512 dimensions, graphs from 20,000 on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from clip_retrieval.index.planning.shapes import LISTS_FOR_GRAPH, Plan, Problem, Store, count_lists
+
+RECALL_OF_MILLISECOND = 0.003  # that a faster search may find less
+MARGIN = 0.3  # of what a wanted recall lacks
+
+# Recall@10, mean of image and text queries.
+Curve = Sequence[tuple[float, float]]
+CODED_RECALL: Curve = ((0.0, 0.0), (0.25, 0.45), (0.6, 0.88), (1.4, 0.945), (3.5, 0.97), (8.0, 0.99))  # bits a dim
+STORED_RECALL: Curve = (
+    (0.0, 0.0), (0.25, 0.7), (0.5, 0.84), (1.0, 0.9), (2.0, 0.93), (3.0, 0.947), (4.0, 0.957), (6.7, 0.98),
+    (8.0, 0.985),
+)  # fmt: skip
+SCALAR_RECALL: dict[Store, float] = {"fp32": 1.0, "fp16": 0.999, "SQ8": 0.98, "SQ6": 0.93, "SQ4": 0.76}
+
+# Share of that which is left when so many lists are looked into (as its logarithm to base 2): queries of both
+# modalities, and those of the rows' own alone.
+LISTS_RECALL: Curve = (
+    (0.0, 0.5), (1.0, 0.7), (2.0, 0.84), (3.0, 0.925), (4.0, 0.968), (5.0, 0.988), (6.0, 0.997), (7.0, 0.9995),
+)  # fmt: skip
+OWN_LISTS_RECALL: Curve = (
+    (0.0, 0.56), (1.0, 0.72), (2.0, 0.84), (3.0, 0.913), (4.0, 0.953), (5.0, 0.978), (6.0, 0.991), (7.0, 0.9988),
+)  # fmt: skip
+REFINED_REACH = 0.75  # lists that are worth one, where 4-bit codes name too few of their rows
+FINER_REACH = 0.4  # power of how much shorter lists are than usual, that looking into one is worth less
+FINER_CODES = 0.045  # of the bits of a code, that are worth more with lists half as long
+
+# The same of a graph that is searched so deep (efSearch), of GRAPH_ROWS rows.
+GRAPH_RECALL: Curve = (
+    (2.0, 0.7), (3.0, 0.83), (4.0, 0.914), (5.0, 0.961), (6.0, 0.984), (7.0, 0.996), (8.0, 0.998), (9.0, 0.999),
+    (10.0, 0.9997),
+)  # fmt: skip
+OWN_GRAPH_RECALL: Curve = (
+    (2.0, 0.85), (3.0, 0.93), (4.0, 0.974), (5.0, 0.991), (6.0, 0.995), (7.0, 0.9993), (8.0, 0.9998),
+)  # fmt: skip
+GRAPH_ROWS = 200_000
+DEPTH_POWER = 0.55  # of the rows: how much deeper more of them have to be searched
+SLOWNESS_POWER = 0.3  # of the rows: how much longer a step takes among more of them
+
+DIMS_A_SECOND = 2e9  # of a core that does other work as well, when a query is compared with all rows
+CODE_MS = 0.55e-6  # to look up a code of 8 bits
+SCAN_MS = 0.15e-6  # to look up one of two codes of 4 bits, of 32 rows at once, by bytes
+WHOLE_MS: dict[Store, float] = {"fp32": 0.36e-6, "fp16": 0.28e-6}  # to compare a row of a list, by dimensions
+REFINED_MS = 0.001  # to compare the best rows of each list that is looked into
+QUERY_MS = 0.08  # of which 0.05 in Python
+CENTROID_MS = 0.08e-6  # to compare a centroid, by dimensions
+COMPARED_CENTROIDS = 2_048  # so long do very many take, which a graph holds
+TABLE_MS = 0.28e-3  # to make a table of what a query has in common with codes of 8 bits, by dimensions
+STEP_MS: dict[Store, float] = {"fp32": 0.004, "fp16": 0.0047}  # of GRAPH_ROWS x STEP_DIMS rows
+STEP_DIMS = 512
+START_MS, STEPS_TO_START = 0.065, 16
+LEAST_DEPTH, MOST_DEPTH = 16, 1_024
+MOST_LOOKED_INTO = 128  # lists
+HALVINGS = 4  # of the longest search that is possible: shorter ones are worth less
+
+
+def expect(plan: Plan, problem: Problem) -> tuple[float, float]:
+    """Return recall@10 and the milliseconds of a query, of one core.
+
+    As many lists are looked into, or as deep a graph, as is worth its time, within the time that there is; or as few
+    as find a wanted recall.
+    """
+    if plan.kind == "exact":
+        return ceiling(plan, problem), 1000 * plan.rows * plan.dim / DIMS_A_SECOND
+    least, most = (LEAST_DEPTH, MOST_DEPTH) if plan.kind == "graph" else (1, min(plan.lists, MOST_LOOKED_INTO))
+    start, step = time_graph(plan) if plan.kind == "graph" else time_lists(plan, problem)
+    longest = min(most, max(least, (problem.max_query_ms - start) / step))
+    efforts = {max(least, longest / 2**halvings) for halvings in range(HALVINGS + 1)}
+    most_found = ceiling(plan, problem)
+    found = [(most_found * share_found(plan, problem, effort), start + effort * step) for effort in efforts]
+    wanted = problem.wanted_recall
+    enough = [outcome for outcome in found if wanted is not None and outcome[0] >= to_expect(wanted)]
+    if enough:
+        return min(enough, key=lambda outcome: outcome[1])
+    return max(found, key=lambda outcome: outcome[0] - RECALL_OF_MILLISECOND * outcome[1])
+
+
+def to_expect(wanted: float) -> float:
+    """Return the recall that a plan has to promise, so that the index has the wanted one: plans are not exact."""
+    return wanted + MARGIN * (1 - wanted)
+
+
+def time_graph(plan: Plan) -> tuple[float, float]:
+    """Return the milliseconds of a search whatever its depth, and of each step of it."""
+    slowness = (plan.rows / GRAPH_ROWS) ** SLOWNESS_POWER
+    step = STEP_MS[plan.store or "fp32"] * slowness * plan.dim / STEP_DIMS
+    return START_MS + STEPS_TO_START * step, step
+
+
+def time_lists(plan: Plan, problem: Problem) -> tuple[float, float]:
+    """Return the milliseconds of a search however many lists it looks into, and of each of them."""
+    start = QUERY_MS + CENTROID_MS * plan.width * min(
+        plan.lists, COMPARED_CENTROIDS if plan.lists >= LISTS_FOR_GRAPH else plan.lists
+    )
+    rows = min(plan.rows, problem.filled_rows) / plan.lists
+    if plan.kind == "listed":
+        return start, rows * plan.dim * WHOLE_MS[plan.store or "fp32"]
+    if plan.store == "codes":
+        start += TABLE_MS * plan.stored_codes.width
+    if plan.kind == "refined":
+        return start, rows * plan.code_bytes * SCAN_MS + REFINED_MS
+    return start + TABLE_MS * plan.width, rows * plan.code_bytes * CODE_MS
+
+
+def share_found(plan: Plan, problem: Problem, effort: float) -> float:
+    """Return which share of what all rows hold is found in so many lists, or so deep in a graph."""
+    if plan.kind == "graph":
+        depth = effort / (plan.rows / GRAPH_ROWS) ** DEPTH_POWER
+        return interpolate(GRAPH_RECALL if problem.asks_across else OWN_GRAPH_RECALL, math.log2(depth))
+    if effort >= plan.lists:
+        return 1.0
+    reach = REFINED_REACH if plan.kind == "refined" else fineness(plan, problem) ** -FINER_REACH
+    return interpolate(LISTS_RECALL if problem.asks_across else OWN_LISTS_RECALL, math.log2(max(1.0, effort * reach)))
+
+
+def fineness(plan: Plan, problem: Problem) -> float:
+    """Return how many times as many lists there are as usual."""
+    return plan.lists / count_lists(problem.filled_rows)
+
+
+def ceiling(plan: Plan, problem: Problem) -> float:
+    """Return the recall of a search that looks at every row."""
+    if plan.store == "codes":
+        return interpolate(STORED_RECALL, 8 * plan.store_bytes / plan.dim)
+    if plan.store is not None:
+        return SCALAR_RECALL[plan.store]
+    bits = 8 * plan.code_bytes / plan.dim
+    return interpolate(CODED_RECALL, bits * (1 + FINER_CODES * math.log2(fineness(plan, problem))))
+
+
+def interpolate(curve: Curve, place: float) -> float:
+    """Return the height of a curve at a place: before its first and after its last point, of that point."""
+    if place <= curve[0][0]:
+        return curve[0][1]
+    for (low, least), (high, most) in pairwise(curve):
+        if place <= high:
+            return least + (most - least) * (place - low) / (high - low)
+    return curve[-1][1]

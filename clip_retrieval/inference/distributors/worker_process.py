@@ -1,0 +1,78 @@
+"""A worker as a process of its own: a task, then partitions, as json lines on stdin; what it does on stdout."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from typing import IO
+
+from clip_retrieval.errors import ClipRetrievalError, EncoderError, WorkerError
+from clip_retrieval.inference.config import InferenceConfig
+from clip_retrieval.inference.telemetry.live import News, Teller
+from clip_retrieval.inference.worker.worker import run_worker
+from clip_retrieval.options import from_json
+from clip_retrieval.process.interrupts import StoppedError, stopping_in_time
+from clip_retrieval.process.subprocesses import end_with_parent
+from clip_retrieval.sources import open_source
+
+OF_ONE_DEVICE = (EncoderError, WorkerError)  # what goes wrong here need not go wrong elsewhere
+
+
+class Messages:
+    """Sends news to the process that started this one."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.stream = stream
+
+    def tell(self, news: News) -> None:
+        self.send(news=dataclasses.asdict(news))
+
+    def send(self, **message: object) -> None:
+        self.stream.write(json.dumps(message) + "\n")
+        self.stream.flush()
+
+
+def given_partitions(commands: IO[str], messages: Messages) -> Iterator[int]:
+    """Yield one partition after the other as they are given; when the next is asked for, the last one is done."""
+    for line in commands:
+        yield json.loads(line)
+        messages.send(done=json.loads(line))
+
+
+def run(commands: IO[str], messages: Messages) -> None:
+    """Make partitions until no more are given."""
+    line = commands.readline()
+    if not line:
+        return  # the run is gone
+    task = json.loads(line)
+    config = from_json(InferenceConfig, task["config"])
+    source = open_source(config.source, config.output_folder)
+    report = Teller(messages.tell)
+    report.estimate_total = source.estimate_total
+    run_worker(config, given_partitions(commands, messages), task["device"], report, source)
+
+
+def main() -> None:
+    # Only messages may go to the pipe; what libraries print goes to stderr.
+    messages = Messages(os.fdopen(os.dup(1), "w"))
+    os.dup2(2, 1)
+    end_with_parent()
+    logging.basicConfig(level=logging.WARNING)
+    try:
+        with stopping_in_time():  # what is half done is removed
+            run(sys.stdin, messages)
+    except StoppedError as stop:
+        sys.exit(stop.exit_code)
+    except ClipRetrievalError as error:
+        messages.send(error=str(error), is_general=not isinstance(error, OF_ONE_DEVICE))
+        sys.exit(1)
+    except BrokenPipeError:
+        os._exit(1)  # the run is gone
+
+
+if __name__ == "__main__":
+    main()

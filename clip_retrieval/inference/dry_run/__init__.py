@@ -1,0 +1,1 @@
+"""What a run will need, estimated from a sample of its input."""

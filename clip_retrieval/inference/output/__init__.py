@@ -1,0 +1,1 @@
+"""What a partition writes: embeddings, metadata, failures, ledger."""

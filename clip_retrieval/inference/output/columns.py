@@ -1,0 +1,164 @@
+"""Rows to a parquet file of metadata, in flat memory: spooled first, typed when every value was seen.
+
+A json field may be a number in one row and a word in another. Its column's type is decided over all rows of the
+partition: the type that all values share, else text, with every value that was no text in its json form.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clip_retrieval.inference.types import Row
+from clip_retrieval.layout import CAPTION, IMAGE_PATH, SHARD, SHARD_COLUMNS, SHARD_OFFSET, SHARD_SIZE
+from clip_retrieval.words import clean
+
+ROWS_PER_GROUP = 10_000
+LARGEST_INT = 2**63 - 1
+EXACT_FLOAT_INT = 2**53
+
+
+class MetadataWriter:
+    """Collects rows in a spool file; `write_parquet` gives them their columns and types."""
+
+    def __init__(self, spool_path: Path, own_columns: Sequence[str]) -> None:
+        self.spool_path = spool_path
+        self.own_columns = list(own_columns)
+        self.spool: IO[str] = spool_path.open("w", encoding="utf-8")
+        self.kinds: dict[str, str] = {}  # json field -> kind of all its values so far
+
+    def append(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            record = {name: value for name, value in own_values(row).items() if name in self.own_columns}
+            for name, value in (row.metadata or {}).items():
+                column = self.column_of(name, value, record)
+                if column is not None:
+                    record[column] = value
+                    self.kinds[column] = merge_kinds(self.kinds.get(column, "null"), kind_of(value))
+            self.spool.write(json.dumps(record))
+            self.spool.write("\n")
+
+    def column_of(self, name: str, value: object, record: dict[str, Any]) -> str | None:
+        """Ours are never replaced: a json field of the same name is left out where it says the same, else renamed."""
+        if name in self.own_columns and record.get(name) == value:
+            return None
+        while name in self.own_columns or name in record:
+            name = f"json.{name}"
+        return name
+
+    def write_parquet(self, path: Path) -> None:
+        self.spool.close()
+        schema = pa.schema(
+            [pa.field(name, OWN_TYPES[name]) for name in self.own_columns]
+            + [pa.field(clean(name), ARROW_TYPES[kind]) for name, kind in self.kinds.items()]
+        )
+        with pq.ParquetWriter(path, schema, compression="snappy") as writer:
+            for records in self.spooled():
+                writer.write_table(self.table(records, schema))
+                records.clear()  # before the next ones are read
+        self.spool_path.unlink()
+
+    def spooled(self) -> Iterator[list[dict[str, Any]]]:
+        records: list[dict[str, Any]] = []
+        with self.spool_path.open(encoding="utf-8") as spool:
+            for line in spool:
+                records.append(json.loads(line))
+                if len(records) == ROWS_PER_GROUP:
+                    yield records
+                    records = []
+        if records:
+            yield records
+
+    def table(self, records: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+        kinds = {**dict.fromkeys(self.own_columns, "own"), **self.kinds}
+        arrays = [
+            pa.array([as_kind(record.get(name), kind) for record in records], type=field.type)
+            for (name, kind), field in zip(kinds.items(), schema, strict=True)
+        ]
+        return pa.Table.from_arrays(arrays, schema=schema)
+
+
+OWN_TYPES = {
+    IMAGE_PATH: pa.string(),
+    CAPTION: pa.string(),
+    SHARD: pa.string(),
+    SHARD_OFFSET: pa.int64(),
+    SHARD_SIZE: pa.int64(),
+}
+ARROW_TYPES = {
+    "null": pa.string(),
+    "bool": pa.bool_(),
+    "int": pa.int64(),
+    "float": pa.float64(),
+    "text": pa.string(),
+    "texts": pa.list_(pa.string()),
+    "ints": pa.list_(pa.int64()),
+    "floats": pa.list_(pa.float64()),
+    "long": pa.int64(),
+    "nulls": pa.list_(pa.string()),
+    "mixed": pa.string(),
+}
+KIND_OF_TYPE = {type(None): "null", bool: "bool", float: "float", str: "text"}
+KIND_OF_LIST = {"text": "texts", "int": "ints", "long": "ints", "float": "floats", "null": "nulls"}
+WIDER = {
+    frozenset(("int", "float")): "float",
+    frozenset(("int", "long")): "long",
+    frozenset(("ints", "floats")): "mixed",
+    **{frozenset(("nulls", kind)): kind for kind in ("texts", "ints", "floats")},
+}
+
+
+def own_values(row: Row) -> dict[str, Any]:
+    origin = row.origin
+    return {
+        IMAGE_PATH: row.image_path,
+        CAPTION: row.caption,
+        SHARD: origin.shard if origin else None,
+        SHARD_OFFSET: origin.offset if origin else None,
+        SHARD_SIZE: origin.size if origin else None,
+    }
+
+
+def own_columns(*, image: bool, text: bool, shards: bool) -> list[str]:
+    """Return our columns in the order of the contract."""
+    return [*([IMAGE_PATH] if image else []), *([CAPTION] if text else []), *(SHARD_COLUMNS if shards else ())]
+
+
+def kind_of(value: object) -> str:
+    """Return the narrowest kind for one value. `long` is a whole number that a float would round."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return "int" if abs(value) <= EXACT_FLOAT_INT else "long" if abs(value) <= LARGEST_INT else "mixed"
+    if isinstance(value, list):
+        inner = "null"
+        for item in value:
+            inner = merge_kinds(inner, kind_of(item))
+        return KIND_OF_LIST.get(inner, "mixed")
+    return KIND_OF_TYPE.get(type(value), "mixed")
+
+
+def merge_kinds(first: str, second: str) -> str:
+    """Return the narrowest kind that holds values of both without losing any."""
+    if first == second or second == "null":
+        return first
+    if first == "null":
+        return second
+    return WIDER.get(frozenset((first, second)), "mixed")
+
+
+def as_kind(value: Any, kind: str) -> Any:
+    if value is None:
+        return None
+    if kind == "mixed":
+        return clean(value) if isinstance(value, str) else json.dumps(value)
+    if kind in ("own", "text"):
+        return clean(value) if isinstance(value, str) else value
+    if kind == "texts":
+        return [None if item is None else clean(item) for item in value]
+    if kind == "float":
+        return float(value)
+    return value

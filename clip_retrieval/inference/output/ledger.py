@@ -1,0 +1,128 @@
+"""The ledger of a partition: which files each row was made of, so that a later run knows what is new or changed.
+
+For a folder of files it has every sample, those that were left out too. For other inputs it has the rows of which a
+part could not be used, so that `--retry_failed` finds them again. Names are bytes: those of files may be no UTF-8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clip_retrieval.inference.types import Row
+from clip_retrieval.metadata import open_parquet
+from clip_retrieval.sources.types import SAMPLE_PARTS, Failure, FileState, Inventory, Part
+from clip_retrieval.storage import Folder
+
+DIGEST_BYTES = 16
+RECORDS_AT_ONCE = 1000  # as Python objects, which take far more memory than a table
+TABLES_PER_GROUP = 10
+LEDGER_SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),  # of the partition; null where the sample was left out
+        ("deleted", pa.bool_()),
+        ("key", pa.binary()),
+        ("shard", pa.binary()),
+        ("offset", pa.int64()),
+        *(
+            (f"{part}_{name}", kind)
+            for part in SAMPLE_PARTS
+            for name, kind in (
+                ("file", pa.binary()),
+                ("size", pa.int64()),
+                ("stamp", pa.string()),
+                ("digest", pa.binary(DIGEST_BYTES)),
+            )
+        ),
+    ]
+)
+
+Record = dict[str, Any]  # one row of LEDGER_SCHEMA
+
+
+class LedgerWriter:
+    """Streams records into one parquet file."""
+
+    def __init__(self, path: Path, inventory: Inventory | None = None) -> None:
+        self.inventory = inventory
+        self.writer = pq.ParquetWriter(path, LEDGER_SCHEMA, compression="snappy")
+        self.pending: list[Record] = []
+        self.tables: list[pa.Table] = []  # of the next row group
+        self.left_out = ""
+
+    def add_rows(self, rows: Sequence[Row], first: int) -> None:
+        """Take down rows first.. of the partition: all of them, or those that lack something."""
+        for number, row in enumerate(rows, first):
+            if self.inventory is not None or row.failures:
+                self.add(self.record(row.key, number) | origin_of(row) | digests_of(row))
+
+    def add_left_out(self, failures: Sequence[Failure]) -> None:
+        """Take down the samples of a folder that became no row; each may have several failures, one after the other."""
+        for failure in failures:
+            if self.inventory is None or failure.row_kept or failure.part not in SAMPLE_PARTS:
+                continue
+            if failure.key != self.left_out:
+                self.add(self.record(failure.key, None))
+            self.left_out = failure.key
+
+    def record(self, key: str, row: int | None) -> Record:
+        files = {} if self.inventory is None else self.inventory.files_of(key)
+        return {"row": row, "deleted": False, "key": as_bytes(key)} | describe_files(files)
+
+    def add(self, record: Record) -> None:
+        self.pending.append(record)
+        if len(self.pending) == RECORDS_AT_ONCE:
+            self.pack()
+        if len(self.tables) == TABLES_PER_GROUP:
+            self.flush()
+
+    def pack(self) -> None:
+        columns = {name: [record.get(name) for record in self.pending] for name in LEDGER_SCHEMA.names}
+        self.tables.append(pa.table(columns, schema=LEDGER_SCHEMA))
+        self.pending = []
+
+    def flush(self) -> None:
+        self.writer.write_table(pa.concat_tables(self.tables).combine_chunks())
+        self.tables = []
+
+    def finish(self) -> None:
+        self.pack()
+        self.flush()
+        self.close()
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+def read_ledger(folder: Folder, name: str) -> Iterator[Record]:
+    """Yield the records of a partition's ledger, some thousand of them in memory at once."""
+    with open_parquet(folder, name) as file:
+        for group in range(file.metadata.num_row_groups):
+            yield from file.read_row_group(group).to_pylist()
+
+
+def describe_files(files: Mapping[Part, FileState]) -> Record:
+    record: Record = {}
+    for part, state in files.items():
+        record |= {f"{part}_file": as_bytes(state.path), f"{part}_size": state.size, f"{part}_stamp": state.stamp}
+    return record
+
+
+def origin_of(row: Row) -> Record:
+    return {} if row.origin is None else {"shard": as_bytes(row.origin.shard), "offset": row.origin.offset}
+
+
+def digests_of(row: Row) -> Record:
+    return {f"{part}_digest": digest for part, digest in row.digests.items()}
+
+
+def as_bytes(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
+
+
+def as_name(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")

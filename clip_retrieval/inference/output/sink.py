@@ -1,0 +1,113 @@
+"""Encoded batches to the files of one partition: streamed to a scratch folder, published when whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clip_retrieval.embeddings.npy_writer import NpyWriter
+from clip_retrieval.encoder.base import Embeddings
+from clip_retrieval.inference.output.columns import MetadataWriter
+from clip_retrieval.inference.output.ledger import LedgerWriter
+from clip_retrieval.inference.types import Row
+from clip_retrieval.layout import EmbeddingsFolder, Modality, Partition
+from clip_retrieval.sources.types import Failure, Inventory
+from clip_retrieval.words import clean
+
+FAILURE_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("shard", pa.string()),
+        ("part", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("row_kept", pa.bool_()),
+    ]
+)
+FAILURES_PER_GROUP = 10_000
+
+
+class Sink:
+    """Writes one partition. Rows are appended in input order, failures whenever they are known."""
+
+    def __init__(
+        self, scratch: Path, writers: dict[Modality, NpyWriter], metadata: MetadataWriter, ledger: LedgerWriter
+    ) -> None:
+        self.scratch = scratch
+        self.writers = writers
+        self.metadata = metadata
+        self.ledger = ledger
+        self.failures = pq.ParquetWriter(scratch / "failures", FAILURE_SCHEMA, compression="snappy")
+        self.pending_failures: list[Failure] = []
+        self.row_count = 0
+
+    def add_embeddings(self, modality: Modality, rows: Embeddings) -> None:
+        self.writers[modality].append(rows)
+
+    def add_rows(self, rows: Sequence[Row]) -> None:
+        self.metadata.append(rows)
+        self.ledger.add_rows(rows, self.row_count)
+        self.row_count += len(rows)
+
+    def add_failures(self, failures: Sequence[Failure]) -> None:
+        self.pending_failures += failures
+        self.ledger.add_left_out(failures)
+        if len(self.pending_failures) >= FAILURES_PER_GROUP:
+            self.flush_failures()
+
+    def flush_failures(self) -> None:
+        columns = {
+            name: [
+                clean(value) if isinstance(value := getattr(failure, name), str) else value
+                for failure in self.pending_failures
+            ]
+            for name in FAILURE_SCHEMA.names
+        }
+        self.failures.write_table(pa.table(columns, schema=FAILURE_SCHEMA))
+        self.pending_failures = []
+
+    def finish(self) -> None:
+        """Complete the files in the scratch folder."""
+        self.flush_failures()
+        self.failures.close()
+        self.ledger.finish()
+        self.metadata.write_parquet(self.scratch / "metadata")
+
+    def close(self) -> None:
+        """Let go of the scratch files, complete or not."""
+        self.failures.close()
+        self.ledger.close()
+        self.metadata.spool.close()
+
+
+@contextmanager
+def open_sink(
+    folder: EmbeddingsFolder,
+    partition: Partition,
+    dims: dict[Modality, int],
+    own_columns: Sequence[str],
+    inventory: Inventory | None = None,
+) -> Iterator[Sink]:
+    """Give a sink; when the block ends well, publish its files, metadata last."""
+    with folder.staging() as scratch:
+        with ExitStack() as stack:
+            writers = {
+                modality: stack.enter_context(NpyWriter(scratch / modality, dim, np.dtype(np.float16)))
+                for modality, dim in dims.items()
+            }
+            metadata = MetadataWriter(scratch / "spool", own_columns)
+            sink = Sink(scratch, writers, metadata, LedgerWriter(scratch / "ledger", inventory))
+            stack.callback(sink.close)
+            yield sink
+            sink.finish()
+        if sink.row_count:
+            for modality in dims:
+                folder.publish(scratch / modality, folder.embedding_name(modality, partition))
+        folder.publish(scratch / "failures", folder.failures_name(partition))
+        folder.publish(scratch / "ledger", folder.ledger_name(partition))
+        folder.publish(scratch / "metadata", folder.metadata_name(partition))

@@ -1,0 +1,1 @@
+"""Reader processes: samples to rows and pixels."""

@@ -1,0 +1,100 @@
+"""Which sample of a chunk ends its readers: it is tried once more alone, then without its picture, then left out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from clip_retrieval.inference.readers.link import ReaderLostError
+from clip_retrieval.inference.types import Row
+from clip_retrieval.sources.types import Failure, Sample
+
+MOST_UNEXPLAINED = 5
+
+
+class Case:
+    """One chunk, and the readers that were lost over it."""
+
+    def __init__(self, samples: Sequence[Sample], *, wants_images: bool) -> None:
+        self.samples = samples
+        self.wants_images = wants_images
+        self.losses: dict[int, list[ReaderLostError]] = {}  # place in the chunk -> readers lost there
+        self.suspect: int | None = None
+        self.unexplained_count = 0
+
+    def next_places(self) -> list[int]:
+        """Return the places of the samples to be prepared next: the suspect alone, else all that are not left out."""
+        if self.suspect is not None:
+            return [self.suspect]
+        return [place for place in range(len(self.samples)) if not self.is_left_out(place)]
+
+    def next_samples(self) -> list[Sample]:
+        return [
+            dataclasses.replace(self.samples[place], image=None) if self.lacks_picture(place) else self.samples[place]
+            for place in self.next_places()
+        ]
+
+    def note_loss(self, loss: ReaderLostError) -> bool:
+        """Take note of a lost reader; False where too many were lost between samples, so that none is to blame."""
+        if loss.place is None:
+            self.unexplained_count += 1
+            return self.unexplained_count < MOST_UNEXPLAINED
+        place = self.next_places()[loss.place]
+        self.losses.setdefault(place, []).append(loss)
+        # Once may be anything: memory was short, somebody killed it. Alone in a new reader, the sample shows itself.
+        self.suspect = place if len(self.losses[place]) == 1 else None
+        return True
+
+    def acquit(self) -> bool:
+        """Say that what was asked for last came back; True where that was the whole chunk."""
+        is_whole = self.suspect is None
+        self.suspect = None
+        return is_whole
+
+    def has_picture(self, place: int) -> bool:
+        return self.wants_images and self.samples[place].image is not None
+
+    def lacks_picture(self, place: int) -> bool:
+        return self.has_picture(place) and len(self.losses.get(place, ())) > 1
+
+    def is_left_out(self, place: int) -> bool:
+        return len(self.losses.get(place, ())) > (2 if self.has_picture(place) else 1)
+
+    def complete(self, rows: Sequence[Row]) -> list[Row]:
+        """Return the rows of all samples, those of the blamed ones with their failure."""
+        prepared = iter(rows)
+        return [
+            self.left_out(place) if self.is_left_out(place) else self.with_blame(next(prepared), place)
+            for place in range(len(self.samples))
+        ]
+
+    def left_out(self, place: int) -> Row:
+        sample, loss = self.samples[place], self.losses[place][-1]
+        shard = sample.origin.shard if sample.origin else ""
+        failure = Failure(sample.key, shard, "other", loss.reason, describe(loss))
+        return Row(
+            sample.key,
+            sample.image_path,
+            None,
+            None,
+            sample.origin,
+            has_image=False,
+            failures=[failure],
+            is_dropped=True,
+        )
+
+    def with_blame(self, row: Row, place: int) -> Row:
+        """Say in place of `no_image` why there is none; the rules for rows without a picture were kept already."""
+        if self.lacks_picture(place):
+            loss = self.losses[place][-1]
+            row.failures[:] = [
+                dataclasses.replace(failure, reason=loss.reason, detail=describe(loss))
+                if (failure.part, failure.reason) == ("image", "no_image")
+                else failure
+                for failure in row.failures
+            ]
+        return row
+
+
+def describe(loss: ReaderLostError) -> str:
+    return f"each reader process that prepared it {loss.how}"

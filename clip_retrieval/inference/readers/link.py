@@ -1,0 +1,122 @@
+"""A reader process and the pipes to it. No wait is endless: one that hangs is killed, one that dies is told of."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import select
+import subprocess
+from typing import IO, Any
+
+from clip_retrieval.inference.readers.process import LENGTH
+from clip_retrieval.inference.readers.shared_pixels import Note
+from clip_retrieval.process.subprocesses import describe_end, start_module
+
+SECONDS_TO_DIE = 5.0  # a process that waits for a stalled file system may not even obey SIGKILL
+SECONDS_TO_START = 120.0
+SECONDS_BETWEEN_LOOKS = 1.0
+
+
+class ReaderLostError(Exception):
+    """A reader died or hung: `reason` in one word, how it ended, and which sample it was at."""
+
+    def __init__(self, reason: str, how: str, place: int | None) -> None:
+        super().__init__(f"a reader process {how}")
+        self.reason, self.how, self.place = reason, how, place
+
+
+class ReaderLink:
+    """One reader process; `timeout_seconds` is how long one sample may take (0: for ever).
+
+    Without poll (Windows) nothing looks after a reader that hangs.
+    """
+
+    def __init__(self, note: Note, timeout_seconds: float) -> None:
+        self.note = note
+        self.timeout_seconds = timeout_seconds
+        self.task = "one sample"  # on which it spends its time
+        self.is_given_up = False
+        note.rest()
+        self.process = start_module("clip_retrieval.inference.readers.process", OMP_NUM_THREADS="1")
+        self.commands, self.answers = pipes_of(self.process)
+        if hasattr(select, "poll"):
+            os.set_blocking(self.commands.fileno(), False)
+
+    def greet(self, message: object) -> None:
+        """Hand over what it needs to begin; it may take its time to start."""
+        limit = self.timeout_seconds
+        self.task, self.timeout_seconds = "its start", max(limit, SECONDS_TO_START) if limit else 0.0
+        self.ask(message)
+        self.task, self.timeout_seconds = "one sample", limit
+
+    def ask(self, message: object) -> Any:
+        """Return the answer; raises ReaderLostError."""
+        try:
+            payload = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+            self.write(LENGTH.pack(len(payload)) + payload)
+            (length,) = LENGTH.unpack(self.read(LENGTH.size))
+            return pickle.loads(self.read(length))
+        except TimeoutError as error:
+            raise self.lost("timeout", f"spent more than {self.timeout_seconds:g} s on {self.task}") from error
+        except (EOFError, OSError) as error:
+            raise self.lost("killed_reader", None) from error
+
+    def lost(self, reason: str, how: str | None) -> ReaderLostError:
+        place = self.note.place
+        if how is None:  # its pipe is closed: it is about to end by itself
+            how = describe_end(self.process, SECONDS_TO_DIE)
+        self.close()
+        return ReaderLostError(reason, how, place)
+
+    def write(self, payload: bytes) -> None:
+        rest = memoryview(payload)
+        while rest:
+            self.wait(self.commands, "POLLOUT")
+            rest = rest[os.write(self.commands.fileno(), rest) :]
+
+    def read(self, size: int) -> bytes:
+        payload = bytearray()
+        while len(payload) < size:
+            self.wait(self.answers, "POLLIN")
+            got = os.read(self.answers.fileno(), size - len(payload))
+            if not got:
+                raise EOFError
+            payload += got
+        return bytes(payload)
+
+    def wait(self, pipe: IO[bytes], event: str) -> None:
+        """Wait until the pipe is ready; raises TimeoutError when the reader begins no sample for too long.
+
+        What counts is time that was waited here, not the clock: a run that is suspended has not hung.
+        """
+        if not hasattr(select, "poll"):
+            return
+        poll = select.poll()
+        poll.register(pipe, getattr(select, event))
+        limit = self.timeout_seconds or float("inf")
+        look = min(SECONDS_BETWEEN_LOOKS, limit / 4)
+        waited, begun_count = 0.0, self.note.begun_count
+        while not poll.poll(look * 1000):
+            waited += look
+            if self.note.begun_count != begun_count:
+                waited, begun_count = 0.0, self.note.begun_count
+            if waited >= limit or self.is_given_up:
+                raise TimeoutError
+
+    def give_up(self) -> None:
+        """Kill the process, which holds nothing that could be lost; whoever waits for it is told."""
+        self.is_given_up = True
+        self.process.kill()
+
+    def close(self) -> None:
+        """Kill the process and close the pipes."""
+        self.give_up()
+        describe_end(self.process, SECONDS_TO_DIE)
+        self.commands.close()
+        self.answers.close()
+
+
+def pipes_of(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    return process.stdin, process.stdout

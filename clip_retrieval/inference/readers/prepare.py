@@ -1,0 +1,199 @@
+"""A Sample to a Row and its pixels; runs in reader processes and needs no model.
+
+Whatever is wrong with a part becomes a Failure of that part, with one word of reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from clip_retrieval.blobs import Blob, LostError, read_blob
+from clip_retrieval.encoder.base import Pixels
+from clip_retrieval.encoder.config import PictureConfig
+from clip_retrieval.encoder.pictures import read_pixels
+from clip_retrieval.encoder.preprocess import Preprocess
+from clip_retrieval.errors import ImageError
+from clip_retrieval.inference.types import Row
+from clip_retrieval.sources.types import Failure, Part, Sample
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which parts a run asked for, and how pictures are made ready."""
+
+    image: bool
+    text: bool
+    metadata: bool
+    all_parts: bool
+    preprocess: Preprocess
+    pictures: PictureConfig = PictureConfig()
+    digests: bool = False  # of the bytes of each part, for the ledger
+
+
+DEEPEST_JSON = 64
+
+
+class PartError(Exception):
+    """One part of one sample cannot be used."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class PreparedChunk(NamedTuple):
+    """The rows of a chunk, and where the seconds that it took went: reading bytes, and all the rest."""
+
+    rows: list[Row]
+    read_seconds: float
+    decode_seconds: float
+
+
+class TimedReading:
+    """Reads parts, and counts the seconds of it."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self, blob: Blob) -> bytes:
+        start = time.perf_counter()
+        try:
+            return read_part(blob)
+        finally:
+            self.seconds += time.perf_counter() - start
+
+
+def prepare_chunk(samples: Iterable[Sample], wanted: Wanted, pixels: Pixels) -> PreparedChunk:
+    """Prepare the samples; the k-th row with a picture has its pixels at pixels[k]."""
+    rows, image_count = [], 0
+    reading, start = TimedReading(), time.perf_counter()
+    for sample in samples:
+        row = prepare_sample(sample, wanted, pixels[image_count : image_count + 1], reading)
+        image_count += row.has_image
+        rows.append(row)
+    return PreparedChunk(rows, reading.seconds, time.perf_counter() - start - reading.seconds)
+
+
+def prepare_sample(sample: Sample, wanted: Wanted, slot: Pixels, read_part: Callable[[Blob], bytes]) -> Row:
+    """Prepare one sample, its pixels into slot[0]; what is wrong with its parts is in the row's failures."""
+    row = Row(sample.key, sample.image_path, None, None, sample.origin, has_image=False)
+    if wanted.image:
+        with noting_failure(row, "image"):
+            if sample.image is None:
+                raise PartError("no_image", "the sample has no picture")
+            data = noted(row, "image", read_part(sample.image), wanted)
+            slot[0] = read_pixels(data, wanted.preprocess, wanted.pictures)
+            row.has_image = True
+    if wanted.text and sample.text is not None:
+        with noting_failure(row, "text"):
+            row.caption = decode_caption(noted(row, "text", read_part(sample.text), wanted))
+    if wanted.metadata and sample.metadata is not None:
+        with noting_failure(row, "metadata"):
+            row.metadata = parse_metadata(noted(row, "metadata", read_part(sample.metadata), wanted))
+    return without_row(row, wanted) if lacks_too_much(row, wanted) else row
+
+
+def noted(row: Row, part: Part, data: bytes, wanted: Wanted) -> bytes:
+    """Return the bytes of a part, once their digest is with the row if it is wanted."""
+    if wanted.digests:
+        row.digests[part] = digest_bytes(data)
+    return data
+
+
+def digest_bytes(data: bytes) -> bytes:
+    """Return the 16 bytes that the ledger knows a file's content by."""
+    return hashlib.sha256(data).digest()[:16]
+
+
+@contextmanager
+def noting_failure(row: Row, part: Part) -> Iterator[None]:
+    """Turn what is wrong with one part into a Failure of the row; the other parts go on."""
+    try:
+        yield
+    except (PartError, ImageError) as error:
+        row.failures.append(Failure(row.key, shard_of(row), part, error.reason, str(error), row_kept=True))
+
+
+def shard_of(row: Row) -> str:
+    return row.origin.shard if row.origin else ""
+
+
+def lacks_too_much(row: Row, wanted: Wanted) -> bool:
+    """Say whether the row goes: it has nothing to embed or, with all_parts, lacks a part that is wanted."""
+    lacks_text = wanted.text and row.caption is None
+    if not row.has_image and (lacks_text or not wanted.text):
+        return True
+    lacks = (wanted.image and not row.has_image) or lacks_text or (wanted.metadata and row.metadata is None)
+    return wanted.all_parts and lacks
+
+
+def without_row(row: Row, wanted: Wanted) -> Row:
+    """Mark a row as left out: it keeps no part, and its failures say that no row was kept."""
+    if not row.failures:
+        part: Part = "text" if wanted.text and row.caption is None else "metadata"
+        reason = {"text": "no_caption", "metadata": "no_metadata"}[part]
+        row.failures.append(Failure(row.key, shard_of(row), part, reason, f"the sample has no {part}"))
+    row.failures[:] = [Failure(f.key, f.shard, f.part, f.reason, f.detail, row_kept=False) for f in row.failures]
+    row.has_image, row.caption, row.metadata, row.is_dropped = False, None, None, True
+    return row
+
+
+def read_part(blob: Blob) -> bytes:
+    try:
+        return read_blob(blob)
+    except LostError as error:
+        raise PartError(error.reason, str(error)) from error
+    except (OSError, EOFError, ValueError) as error:
+        raise PartError("unreadable", " ".join(str(error).split())[:200]) from error
+
+
+def decode_caption(data: bytes) -> str:
+    """Return the caption: UTF-8, without byte order mark, NULs and white space around it."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise PartError("encoding", f"the caption is not UTF-8: {error.reason} at byte {error.start}") from error
+    text = text.replace("\0", "").strip()
+    if not text:
+        raise PartError("empty", "the caption has no text")
+    return text
+
+
+def parse_metadata(data: bytes) -> dict[str, object]:
+    """Return the json object, nested objects flattened with dots."""
+    try:
+        value = json.loads(data)
+    except RecursionError as error:
+        raise PartError("json", "nested too deeply") from error
+    except ValueError as error:
+        raise PartError("json", " ".join(str(error).split())[:200]) from error
+    if not isinstance(value, dict):
+        raise PartError("json", f"holds a {type(value).__name__} where an object is needed")
+    if is_deeper(value, DEEPEST_JSON):
+        raise PartError("json", f"nested deeper than {DEEPEST_JSON} levels")
+    flat: dict[str, object] = {}
+    flatten(value, "", flat)
+    return flat
+
+
+def is_deeper(value: object, levels: int) -> bool:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels < 0 or any(is_deeper(item, levels - 1) for item in items)
+
+
+def flatten(value: dict[str, object], prefix: str, flat: dict[str, object]) -> None:
+    """Join nested names with dots; where two fields end in one name, the later gets `json.` before it."""
+    for key, item in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(item, dict) and item:
+            flatten(item, f"{name}.", flat)
+            continue
+        while name in flat:
+            name = f"json.{name}"
+        flat[name] = item

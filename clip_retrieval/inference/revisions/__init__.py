@@ -1,0 +1,1 @@
+"""Folders that are changed later: --update and --retry_failed."""

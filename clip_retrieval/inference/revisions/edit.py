@@ -1,0 +1,157 @@
+"""One partition that is there, with some of its rows changed: emptied, renamed or filled. Rows never move.
+
+Files are copied with the change and published into a `Revision`; memory holds some thousand rows at once.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from clip_retrieval.inference.output.ledger import LedgerWriter, Record, read_ledger
+from clip_retrieval.inference.output.sink import FAILURE_SCHEMA, FAILURES_PER_GROUP
+from clip_retrieval.inference.revisions.revised import Revision
+from clip_retrieval.layout import IMAGE_PATH, MODALITIES, Modality, Partition
+from clip_retrieval.metadata import concat, open_parquet
+from clip_retrieval.sources.types import SAMPLE_PARTS, Failure
+from clip_retrieval.words import clean
+
+Vectors = dict[int, NDArray[np.float16]]  # row -> embedding [d]
+Name = tuple[str, str]  # shard and key, as failures have them
+COUNT_NAMES: dict[Modality, str] = {"image": "image_count", "text": "text_count"}
+
+
+@dataclass
+class Edit:
+    """What is to become of one partition."""
+
+    partition: Partition
+    deleted: set[int] = field(default_factory=set)  # rows that become empty
+    image_paths: dict[int, str] = field(default_factory=dict)  # row -> its new one
+    vectors: dict[Modality, Vectors] = field(default_factory=dict)
+    filled: dict[int, pa.Table] = field(default_factory=dict)  # row -> its metadata [1 row]
+    records: dict[int, Record | None] = field(default_factory=dict)  # place in the ledger -> new one, or none
+    renamed: dict[Name, str | None] = field(default_factory=dict)  # of failures -> key now; None: no failure any more
+    failures: list[Failure] = field(default_factory=list)  # new ones
+    without_other: bool = False  # leave out the failures of files that are no samples
+    shards: set[str] = field(default_factory=set)  # shards whose own failures are left out
+    skipped_count: int = 0  # how many more samples are left out
+
+    def apply(self, revision: Revision) -> None:
+        """Publish the files that change into the revision."""
+        stats = revision.read_json(revision.stats_name(self.partition))
+        for modality in MODALITIES:
+            stats[COUNT_NAMES[modality]] += self.write_embeddings(revision, modality)
+        if self.deleted or self.image_paths or self.filled:
+            self.write_metadata(revision)
+        if self.records:
+            self.write_ledger(revision)
+        if self.renamed or self.failures or self.without_other or self.shards:
+            stats["reasons"] = self.write_failures(revision)
+        stats["skipped_count"] += self.skipped_count
+        stats["deleted_count"] = stats.get("deleted_count", 0) + len(self.deleted)
+        revision.write_json(revision.stats_name(self.partition), stats)
+
+    def write_embeddings(self, revision: Revision, modality: Modality) -> int:
+        """Return how many more rows have an embedding then."""
+        vectors = self.vectors.get(modality, {})
+        name = revision.embedding_name(modality, self.partition)
+        if not (self.deleted or vectors) or not revision.exists(name):
+            return 0
+        with revision.staged(name) as staged:
+            with revision.open(name) as old, staged.open("wb") as new:
+                shutil.copyfileobj(old, new)
+            rows = np.load(staged, mmap_mode="r+")
+            emptied = sum(bool(rows[row].any()) for row in self.deleted)
+            rows[sorted(self.deleted)] = 0
+            vacant = [row for row in vectors if not rows[row].any()]  # what a row has, it keeps
+            for row in vacant:
+                rows[row] = vectors[row]
+            filled = sum(bool(rows[row].any()) for row in vacant)
+            del rows
+        return filled - emptied
+
+    def write_metadata(self, revision: Revision) -> None:
+        name = revision.metadata_name(self.partition)
+        with open_parquet(revision, name) as file, revision.staged(name) as staged:
+            schema = concat([file.schema_arrow.empty_table(), *self.filled.values()]).schema
+            schema = schema.remove_metadata()
+            with pq.ParquetWriter(staged, schema, compression="snappy") as writer:
+                first = 0
+                for group in range(file.metadata.num_row_groups):
+                    table = self.changed(concat([file.read_row_group(group), schema.empty_table()]), first)
+                    writer.write_table(table.cast(schema))
+                    first += len(table)
+
+    def changed(self, table: pa.Table, first: int) -> pa.Table:
+        """Return rows first.. of the partition with what is to be changed."""
+        here = range(first, first + len(table))
+        added = [row for row in self.filled if row in here]
+        if not added and not any(row in here for row in (*self.deleted, *self.image_paths)):
+            return table
+        places: list[int | None] = list(range(len(table)))
+        for number, row in enumerate(added):
+            places[row - first] = len(table) + number
+        for row in self.deleted.intersection(here):
+            places[row - first] = None  # null in every column
+        table = concat([table, *(self.filled[row] for row in added)]).take(pa.array(places, pa.int64()))
+        if self.image_paths and IMAGE_PATH in table.column_names:
+            old = enumerate(table[IMAGE_PATH].to_pylist(), first)
+            paths = [value if value is None else self.image_paths.get(row, value) for row, value in old]
+            column = pa.array(paths, pa.string())
+            table = table.set_column(table.column_names.index(IMAGE_PATH), IMAGE_PATH, column)
+        return table
+
+    def write_ledger(self, revision: Revision) -> None:
+        name = revision.ledger_name(self.partition)
+        with revision.staged(name) as staged:
+            writer = LedgerWriter(staged)
+            for place, record in enumerate(read_ledger(revision, name)):
+                changed = self.records.get(place, record)
+                if changed is not None:
+                    writer.add(changed)
+            writer.finish()
+
+    def write_failures(self, revision: Revision) -> Counter[str]:
+        """Return how often each reason is among them now."""
+        name, reasons = revision.failures_name(self.partition), Counter[str]()
+        failures = self.new_failures(failure for group in read_groups(revision, name) for failure in group)
+        with revision.staged(name) as staged, pq.ParquetWriter(staged, FAILURE_SCHEMA, compression="snappy") as writer:
+            while batch := list(islice(failures, FAILURES_PER_GROUP)):
+                reasons.update(f"{failure['part']}:{failure['reason']}" for failure in batch)
+                writer.write_table(pa.Table.from_pylist(batch, schema=FAILURE_SCHEMA))
+        return reasons
+
+    def new_failures(self, failures: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        yield from (new for old in failures if (new := self.new_failure(old)) is not None)
+        yield from map(describe_failure, self.failures)
+
+    def new_failure(self, old: dict[str, Any]) -> dict[str, Any] | None:
+        if old["part"] not in SAMPLE_PARTS:
+            is_gone = old["shard"] in self.shards if old["part"] == "shard" else self.without_other
+            return None if is_gone else old
+        name = old["shard"], old["key"]
+        if name not in self.renamed:
+            return old
+        key = self.renamed[name]
+        return None if key is None else old | {"key": clean(key)}
+
+
+def read_groups(revision: Revision, name: str) -> Iterator[list[dict[str, Any]]]:
+    with open_parquet(revision, name) as file:
+        for group in range(file.metadata.num_row_groups):
+            yield file.read_row_group(group).to_pylist()
+
+
+def describe_failure(failure: Failure) -> dict[str, Any]:
+    values: Mapping[str, Any] = {name: getattr(failure, name) for name in FAILURE_SCHEMA.names}
+    return {name: clean(value) if isinstance(value, str) else value for name, value in values.items()}

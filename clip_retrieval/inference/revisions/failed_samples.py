@@ -1,0 +1,159 @@
+"""Which samples of an embeddings folder failed: read from failures/, told apart by what ledger and metadata know."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from clip_retrieval.inference.output.ledger import Record, as_name, read_ledger
+from clip_retrieval.layout import IMAGE_PATH, SHARD, SHARD_OFFSET, EmbeddingsFolder, Partition
+from clip_retrieval.metadata import open_parquet
+from clip_retrieval.sources.types import SAMPLE_PARTS
+from clip_retrieval.words import clean
+
+# What the sample never had: no second try brings it.
+ABSENT = {"no_image", "no_caption", "no_metadata", "no_images"}
+
+
+Name = tuple[str, str]  # shard and key
+
+
+class Identity(NamedTuple):
+    """What tells a sample from every other of its input, as failures and metadata spell it."""
+
+    shard: str
+    key: str
+    offset: int | None
+
+    @property
+    def name(self) -> Name:
+        return self.shard, self.key
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a sample that is tried again belongs: a row that lacks something, or the end (`row` is None)."""
+
+    partition: Partition
+    name: Name
+    row: int | None = None
+    place: int | None = None  # of its record in the partition's ledger
+    record: Record | None = None
+    is_known: bool = True  # named in failures; else it is of a shard that could not be read
+
+
+@dataclass
+class Failed:
+    """The failed samples of a folder, and the shards that could not be read to their end."""
+
+    kept: dict[Identity, Target] = field(default_factory=dict)
+    left_out: dict[Name, int] = field(default_factory=dict)  # how many samples of that name
+    partition_of: dict[Name, Partition] = field(default_factory=dict)
+    records: dict[Name, tuple[int, Record]] = field(default_factory=dict)  # of those that were left out
+    gaps: dict[str, Partition] = field(default_factory=dict)  # shard -> partition
+    rows: set[tuple[str, int | None]] = field(default_factory=set)  # (shard, offset) of what is a row already
+    row_names: set[tuple[str, str | None]] = field(default_factory=set)  # (shard, key) of the same
+    failures: dict[tuple[Partition, Name], list[dict[str, Any]]] = field(default_factory=dict)
+    taken: set[Identity] = field(default_factory=set)
+
+    def __bool__(self) -> bool:
+        return bool(self.kept or self.left_out or self.gaps)
+
+    def count(self) -> int:
+        return len(self.kept) + sum(self.left_out.values())
+
+    def names(self) -> set[Name]:
+        return {one.name for one in self.kept} | set(self.left_out)
+
+    def shards(self) -> set[str]:
+        return {one.shard for one in self.kept} | {shard for shard, _ in self.left_out} | set(self.gaps)
+
+    def target(self, sample: Identity) -> Target | None:
+        """Return where a sample belongs; None where it is a row already, or did not fail."""
+        if sample in self.kept:
+            return self.kept[sample]
+        if (sample.shard, sample.offset) in self.rows or sample in self.taken:
+            return None
+        partition = self.partition_of.get(sample.name) if sample.name in self.left_out else self.gaps.get(sample.shard)
+        is_moved = sample.name in self.row_names and sample.name not in self.left_out  # in a shard made anew
+        if partition is None or is_moved:
+            return None
+        self.taken.add(sample)
+        place, record = self.records.get(sample.name, (None, None))
+        return Target(partition, sample.name, None, place, record, sample.name in self.left_out)
+
+
+def find_failed(folder: EmbeddingsFolder, partitions: Sequence[Partition]) -> Failed:
+    """Read failures, ledger and what of the metadata is needed."""
+    failed = Failed()
+    has_shards = any(SHARD in schema_names(folder, partition) for partition in partitions)
+    for partition in partitions:
+        names = add_failures(failed, folder, partition)
+        add_records(failed, folder, partition, names)
+    if not has_shards:
+        failed.gaps = {}  # which samples of a shard are rows already is not known
+    wanted = {shard for shard, _ in failed.left_out} | set(failed.gaps)
+    for partition in partitions:
+        for shard, key, offset in rows_of(folder, partition, wanted):
+            failed.rows.add((shard, offset))
+            failed.row_names.add((shard, key))
+    return failed
+
+
+def add_failures(failed: Failed, folder: EmbeddingsFolder, partition: Partition) -> set[Name]:
+    """Take in what a partition's failures name; return the names of samples that a second try may help."""
+    counts: dict[Name, Counter[str]] = {}  # name -> part -> samples that were left out
+    for failure in failures_of(folder, partition):
+        is_passing = failure["reason"] not in ABSENT
+        if failure["part"] == "shard" and is_passing:
+            failed.gaps[failure["shard"]] = partition
+        if failure["part"] in SAMPLE_PARTS:
+            name = failure["shard"], failure["key"]
+            failed.failures.setdefault((partition, name), []).append(failure)
+            if is_passing:
+                counts.setdefault(name, Counter())[failure["part"]] += not failure["row_kept"]
+    left_out = {name: max(by_part.values()) for name, by_part in counts.items() if any(by_part.values())}
+    failed.left_out |= left_out
+    failed.partition_of |= dict.fromkeys(left_out, partition)
+    return set(counts)
+
+
+def add_records(failed: Failed, folder: EmbeddingsFolder, partition: Partition, names: set[Name]) -> None:
+    if not names:
+        return
+    for place, record in enumerate(read_ledger(folder, folder.ledger_name(partition))):
+        shard = "" if record["shard"] is None else clean(as_name(record["shard"]))
+        one = Identity(shard, clean(as_name(record["key"])), record["offset"])
+        if record["deleted"] or one.name not in names:
+            continue
+        if record["row"] is None:
+            failed.records[one.name] = place, record
+        elif any(failure["row_kept"] for failure in failed.failures[partition, one.name]):
+            failed.kept[one] = Target(partition, one.name, record["row"], place, record)
+
+
+def failures_of(folder: EmbeddingsFolder, partition: Partition) -> Iterator[dict[str, Any]]:
+    with open_parquet(folder, folder.failures_name(partition)) as file:
+        for group in range(file.metadata.num_row_groups):
+            yield from file.read_row_group(group).to_pylist()
+
+
+def schema_names(folder: EmbeddingsFolder, partition: Partition) -> list[str]:
+    with open_parquet(folder, folder.metadata_name(partition)) as file:
+        return list(file.schema_arrow.names)
+
+
+def rows_of(
+    folder: EmbeddingsFolder, partition: Partition, shards: set[str]
+) -> Iterator[tuple[str, str | None, int | None]]:
+    """Yield shard, key and offset of the pictures that rows of these shards have."""
+    columns = [SHARD, IMAGE_PATH, SHARD_OFFSET]
+    with open_parquet(folder, folder.metadata_name(partition)) as file:
+        if not shards or not set(columns) <= set(file.schema_arrow.names):
+            return
+        for group in range(file.metadata.num_row_groups):
+            table = file.read_row_group(group, columns=columns)
+            rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
+            yield from (row for row in rows if row[0] in shards)

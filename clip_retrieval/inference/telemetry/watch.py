@@ -1,0 +1,33 @@
+"""Who watches a run: a bar or lines, Prometheus, wandb. The one place that imports what only some runs need."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from rich.console import Console
+
+from clip_retrieval.inference.config import InferenceConfig
+from clip_retrieval.inference.telemetry.bar import log_lines, show_bar
+from clip_retrieval.inference.telemetry.live import Live
+
+
+@contextmanager
+def watching(config: InferenceConfig, live: Live) -> Iterator[None]:
+    """Show the run to everybody that the options name; raises ConfigError where one of them cannot be had."""
+    telemetry = config.telemetry
+    with ExitStack() as stack:
+        if telemetry.metrics_port:
+            from clip_retrieval.inference.telemetry.prometheus import serve_metrics
+
+            stack.enter_context(serve_metrics(live, telemetry.metrics_port))
+        if telemetry.enable_wandb:
+            from clip_retrieval.inference.telemetry.wandb_log import log_to_wandb
+
+            stack.enter_context(log_to_wandb(live, config))
+        if sys.stderr.isatty():
+            stack.enter_context(show_bar(live, Console(stderr=True)))
+        else:
+            stack.enter_context(log_lines(live))
+        yield

@@ -1,0 +1,1 @@
+"""A stranger's url within limits, and many of them at once."""

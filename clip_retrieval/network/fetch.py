@@ -1,0 +1,201 @@
+"""Bytes behind a url that a stranger wrote down: public addresses only, within a time, a size and a number of tries.
+
+A name is looked up once for each connection, the address is checked, and the connection goes to that address: what
+the name leads to later does not matter. One deadline covers all of a request: look-up, TLS, redirects, head and body.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import http.client
+import io
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
+
+from clip_retrieval.errors import ConfigError, one_line
+from clip_retrieval.network.connections import Deadline, FetchError, connected
+from clip_retrieval.options import option
+from clip_retrieval.version import __version__
+
+USER_AGENT = f"clip-retrieval/{__version__}"
+REDIRECTS = (301, 302, 303, 307, 308)
+MOST_REDIRECTS = 5
+PASSING_STATUS = (408, 425, 429, 500, 502, 503, 504)
+NOT_WANTED = {"noai", "noimageai", "noindex", "noimageindex", "none"}
+LONGEST_PAUSE = 30.0  # seconds; who asks for more is not asked again
+READ_BYTES = 1 << 16
+UNQUOTED = "%/:=&?~#+!$,;'@()*[]|"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchLimits:
+    """How politely, how long and how much is fetched."""
+
+    fetch_timeout: float = option(10.0, help="urls: seconds for one request, with redirects and body.")
+    fetch_retries: int = option(2, help="urls: further tries after 429, 5xx, time-outs and cut connections.")
+    fetch_max_bytes: int = option(32 << 20, help="urls: largest download in bytes.")
+    allow_private_addresses: bool = option(False, help="urls: fetch from private and loopback addresses too.")
+    respect_robots_tag: bool = option(True, help="urls: leave out what X-Robots-Tag asks not to be used by machines.")
+
+    def __post_init__(self) -> None:
+        if not self.fetch_timeout > 0:
+            raise ConfigError(f"fetch_timeout must be more than 0, not {self.fetch_timeout}")
+        for name, least in (("fetch_retries", 0), ("fetch_max_bytes", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}")
+
+
+def fetch(url: str, limits: FetchLimits, pause: Callable[[float], None] = time.sleep) -> bytes:
+    """Return the bytes behind an http or https url; raises FetchError, after a few tries where that may help."""
+    for tries in range(limits.fetch_retries + 1):
+        try:
+            return fetch_once(url, limits, Deadline(limits.fetch_timeout))
+        except FetchError as error:
+            wait = 0.5 * 2**tries if error.pause is None else error.pause
+            if not error.is_passing or tries == limits.fetch_retries or wait > LONGEST_PAUSE:
+                raise
+        pause(wait)
+    raise AssertionError("the last try returns or raises")
+
+
+def fetch_once(url: str, limits: FetchLimits, deadline: Deadline) -> bytes:
+    """Follow redirects, each to a checked address; raises FetchError."""
+    for _ in range(MOST_REDIRECTS + 1):
+        target = parse_url(url)
+        with translated(url), connected(target, deadline, allow_private=limits.allow_private_addresses) as sock:
+            response = request(target, sock, deadline)
+            location = response.headers.get("Location")
+            if response.status not in REDIRECTS or location is None:
+                return read_response(response, limits)
+        url = urljoin(url, location)
+    raise FetchError("redirects", f"more than {MOST_REDIRECTS} redirects, the last to {url}")
+
+
+def parse_url(url: str) -> SplitResult:
+    """Return the parts of a url that may be asked; raises FetchError where it is none."""
+    try:
+        parts = urlsplit(url.strip())
+        host, port = parts.hostname, parts.port
+        ascii_host = (host or "").encode("ascii" if host and host.isascii() else "idna").decode()
+    except ValueError as error:
+        raise FetchError("bad_url", f"{url[:200]} is no url: {error}") from error
+    if parts.scheme not in ("http", "https") or not ascii_host:
+        raise FetchError("bad_url", f"{url[:200]} is no http or https url")
+    if parts.username is not None or parts.password is not None:
+        raise FetchError("bad_url", "a url with a name or password in it is not used")
+    place = f"[{ascii_host}]" if ":" in ascii_host else ascii_host
+    return parts._replace(netloc=place if port is None else f"{place}:{port}")
+
+
+@contextmanager
+def translated(url: str) -> Iterator[None]:
+    """Turn what goes wrong on the way into a FetchError with one word of reason."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise FetchError("timeout", f"no whole answer in time from {url[:200]}", is_passing=True) from error
+    except ssl.SSLError as error:
+        is_cut = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
+        raise FetchError("connection" if is_cut else "tls", one_line(error), is_passing=is_cut) from error
+    except http.client.InvalidURL as error:
+        raise FetchError("bad_url", one_line(error)) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise FetchError("connection", one_line(error), is_passing=True) from error
+    except (ValueError, UnicodeError) as error:
+        raise FetchError("bad_url", one_line(error)) from error
+
+
+class DeadlineReader(io.RawIOBase):
+    """Reads from a socket, each time with what is left of the deadline: a slow drip does not prolong it."""
+
+    def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
+        self.sock, self.deadline = sock, deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self.sock.settimeout(self.deadline.left())
+        return self.sock.recv_into(buffer)
+
+
+class DeadlineSocket:
+    """The part of a socket that http.client uses; whoever opened the socket closes it."""
+
+    def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
+        self.sock, self.deadline = sock, deadline
+
+    def sendall(self, data: bytes) -> None:
+        self.sock.settimeout(self.deadline.left())
+        self.sock.sendall(data)
+
+    def makefile(self, _mode: str, *_: object) -> io.BufferedReader:
+        return io.BufferedReader(DeadlineReader(self.sock, self.deadline))
+
+    def close(self) -> None:
+        return
+
+
+def request(target: SplitResult, sock: socket.socket, deadline: Deadline) -> http.client.HTTPResponse:
+    """Send one GET over the socket and return the answer's head."""
+    connection = http.client.HTTPConnection(target.netloc)
+    connection.default_port = 443 if target.scheme == "https" else 80
+    connection.port = target.port or connection.default_port
+    connection.sock = cast("socket.socket", DeadlineSocket(sock, deadline))
+    path = quote(target.path or "/", safe=UNQUOTED) + (f"?{quote(target.query, safe=UNQUOTED)}" * bool(target.query))
+    headers = {"User-Agent": USER_AGENT, "Accept": "image/*,*/*;q=0.8", "Accept-Encoding": "identity"}
+    connection.request("GET", path, headers=headers | {"Connection": "close"})
+    return connection.getresponse()
+
+
+def read_response(response: http.client.HTTPResponse, limits: FetchLimits) -> bytes:
+    """Return the body of an answer that may be used; raises FetchError."""
+    if response.status != http.client.OK:
+        raise FetchError(
+            f"http_{response.status}",
+            f"the server answered {response.status} {response.reason}"[:200],
+            is_passing=response.status in PASSING_STATUS,
+            pause=pause_of(response.headers.get("Retry-After")),
+        )
+    tags = response.headers.get_all("X-Robots-Tag") or []
+    if limits.respect_robots_tag and any(map(asks_to_be_left_out, tags)):
+        raise FetchError("robots_tag", f"X-Robots-Tag: {', '.join(tags)}"[:200])
+    return read_body(response, limits.fetch_max_bytes)
+
+
+def pause_of(value: str | None) -> float | None:
+    """Return the seconds of a Retry-After header, which may be a date."""
+    if value is None:
+        return None
+    if value.strip().isdigit():
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
+
+
+def asks_to_be_left_out(tag: str) -> bool:
+    """Say whether an X-Robots-Tag forbids the use; `name: …` is for the program of that name only."""
+    name, colon, rest = tag.partition(":")
+    if colon and "," not in name and name.strip().lower() not in (*NOT_WANTED, "unavailable_after"):
+        return name.strip().lower() == "clip-retrieval" and asks_to_be_left_out(rest)
+    return any(word.strip().lower() in NOT_WANTED for word in tag.split(","))
+
+
+def read_body(response: http.client.HTTPResponse, most: int) -> bytes:
+    body = bytearray()
+    while len(body) <= most and (response.length or 0) <= most:
+        part = response.read(READ_BYTES)
+        if not part:
+            if response.length:
+                raise FetchError("connection", "the connection ended inside the body", is_passing=True)
+            return bytes(body)
+        body += part
+    raise FetchError("too_many_bytes", f"more than {most:,} bytes (fetch_max_bytes)")

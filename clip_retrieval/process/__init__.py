@@ -1,0 +1,1 @@
+"""What this process is on its machine: its end, its children, its cores and memory."""

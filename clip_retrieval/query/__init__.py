@@ -1,0 +1,1 @@
+"""An opened index folder that answers questions: embed, search, join metadata, find pictures."""

@@ -1,0 +1,75 @@
+"""Hits as rows of a table: ids and scores joined with their metadata, and their json form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from clip_retrieval.errors import QueryError
+from clip_retrieval.layout import IndexFolder
+from clip_retrieval.metadata import open_metadata
+from clip_retrieval.search.index import SearchResult
+
+ROWS_AT_ONCE = 1000
+
+
+def rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """Yield the rows as Python values, of which memory holds those of a few."""
+    for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):
+        yield from batch.to_pylist()
+
+
+def json_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """Yield rows of plain json values; what json has no form for becomes text."""
+    others = [field.name for field in table.schema if not has_json_form(field.type)]
+    for row in rows_of(table):
+        yield row | {name: plain(row[name]) for name in others}
+
+
+def has_json_form(kind: pa.DataType) -> bool:
+    """Say whether every value of a column's type is a json value as it is."""
+    return bool(
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_integer(kind)
+        or pa.types.is_boolean(kind)
+    )
+
+
+def plain(value: Any) -> Any:
+    """Return a value that json has a form for: NaN and infinity become null, dates and bytes text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def join_metadata(source: IndexFolder, found: SearchResult, index_rows: int) -> pa.Table:
+    """Return rank, id and similarity of the hits, and their metadata; columns of the same names are renamed."""
+    columns: dict[str, Any] = {
+        "rank": pa.array(range(1, len(found.ids) + 1), pa.int64()),
+        "id": pa.array(found.ids, pa.int64()),
+        "similarity": pa.array(found.scores, pa.float32()),
+    }
+    metadata = open_metadata(source)
+    if metadata is not None:
+        if metadata.row_count != index_rows:
+            raise QueryError(
+                f"{source.url} has an index of {index_rows:,} rows beside {metadata.row_count:,} rows of metadata; "
+                "build it again"
+            )
+        rows = metadata.rows(found.ids)
+        for name in rows.column_names:
+            own = name
+            while own in (*columns, "picture") or (own != name and own in rows.column_names):
+                own = f"metadata.{own}"
+            columns[own] = rows[name]
+    return pa.table(columns)

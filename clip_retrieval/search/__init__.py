@@ -1,0 +1,1 @@
+"""An index opened for search."""

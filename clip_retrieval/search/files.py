@@ -1,0 +1,137 @@
+"""The faiss files of one index: a single file, or a folder with parts that are searched together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+
+from clip_retrieval.errors import QueryError, StorageError
+from clip_retrieval.layout import IndexFolder, Modality
+from clip_retrieval.search.native_output import printing_to_stderr
+from clip_retrieval.storage import Folder
+
+POPULATED, LISTS = "populated.index", "merged_index.ivfdata"  # of an index whose lists stay on disk
+BYTES_AT_ONCE = 1 << 17
+METRICS = (faiss.METRIC_INNER_PRODUCT, faiss.METRIC_L2)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One faiss index, and what is to be added to its ids."""
+
+    index: Any
+    first_row: int = 0
+
+
+def open_parts(folder: IndexFolder, modality: Modality, *, memory_map: bool = False) -> list[Part]:
+    """Open what belongs to one index; raises QueryError where there is none, StorageError that names a damaged file."""
+    name = folder.index_name(modality)
+    if not folder.exists(name):
+        raise QueryError(f"{folder.url} has no {name}{other_index(folder)}")
+    if not folder.fs.isdir(folder.path(name)):
+        return [Part(open_file(folder, name, memory_map=memory_map))]
+    names = folder.names(name, ".index")
+    if POPULATED in names:
+        names = [POPULATED]
+    if not names:
+        raise StorageError(f"{folder.path(name)} is a folder without an *.index file; build the index again")
+    described = read_places(folder, modality)
+    indices = [open_file(folder, f"{name}/{part}", memory_map=memory_map) for part in names]
+    check_alike(folder.path(name), names, indices)
+    firsts = first_rows(folder.path(name), names, indices, described)
+    return [Part(index, first) for index, first in zip(indices, firsts, strict=True)]
+
+
+def read_places(folder: IndexFolder, modality: Modality) -> dict[str, int]:
+    """Return where the rows of each part begin, as the index's json file says."""
+    name = folder.info_name(modality)
+    parts = folder.read_json(name).get("parts", []) if folder.exists(name) else []
+    try:
+        return {str(part["file"]): int(part["first_row"]) for part in parts}
+    except (TypeError, KeyError, ValueError) as error:
+        raise StorageError(f"{folder.path(name)} does not say where each part begins: {error!r}") from error
+
+
+def first_rows(path: str, names: list[str], indices: list[Any], described: Mapping[str, int]) -> Iterator[int]:
+    """Yield what is to be added to the ids of each part: nothing where they are the ids of the whole already."""
+    place = 0
+    for name, index in zip(names, indices, strict=True):
+        if has_ids(index):
+            yield 0
+        elif described and name not in described:
+            raise StorageError(f"{path}/{name} is not among the parts in the index's json file; build the index again")
+        else:
+            yield described.get(name, place)
+        place += int(index.ntotal)
+
+
+def has_ids(index: Any) -> bool:
+    """Say whether the rows carry ids of their own; elsewhere an id is a place."""
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexPreTransform):
+        return has_ids(index.index)
+    return isinstance(index, faiss.IndexIVF | faiss.IndexIDMap)
+
+
+def check_alike(path: str, names: list[str], indices: list[Any]) -> None:
+    for name, index in zip(names, indices, strict=True):
+        if (index.d, index.metric_type) != (indices[0].d, indices[0].metric_type):
+            raise StorageError(f"{path}/{name} has another dimension or metric than {names[0]}; build the index again")
+
+
+def open_file(folder: Folder, name: str, *, memory_map: bool = False) -> Any:
+    """Open one faiss file; raises StorageError where it is damaged, QueryError where its metric is none of ours."""
+    path = folder.path(name)
+    try:
+        with printing_to_stderr():
+            index = read_file(path, memory_map=memory_map) if folder.is_local else read_remote(folder, name)
+    except (RuntimeError, MemoryError) as error:
+        raise StorageError(f"{path} is no readable faiss index{explain(error)}; build it again") from error
+    if index.metric_type not in METRICS:
+        raise QueryError(f"{path} compares by another measure than inner product or L2; build it with one of those")
+    return index
+
+
+def read_file(path: str, *, memory_map: bool) -> Any:
+    """Read a file; its lists on disk, if any, lie beside it, wherever that is.
+
+    With `memory_map` rows stay in the file and are read as they are needed: tried for Flat, SQ, PQ, HNSW, every IVF
+    and refinement. The lists of fast scan are read all the same.
+    """
+    flags = faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_READ_ONLY
+    if not memory_map:
+        return faiss.read_index(path, flags)
+    if hasattr(faiss, "IO_FLAG_MMAP_IFC"):
+        return faiss.read_index(path, flags | faiss.IO_FLAG_MMAP_IFC)
+    return faiss.read_index(path, flags | faiss.IO_FLAG_MMAP)  # faiss before 1.11 maps lists only
+
+
+def write_file(index: Any, path: Path) -> None:
+    """Write a faiss file to this machine; raises OSError where that fails, as it does on a full disk.
+
+    By Python's file: faiss' own tells the system's error in its words, and only prints one of the last bytes.
+    """
+    with path.open("wb") as file:
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write, BYTES_AT_ONCE))
+
+
+def read_remote(folder: Folder, name: str) -> Any:
+    if folder.exists(str(name).replace(POPULATED, LISTS)) and name.endswith(POPULATED):
+        raise StorageError(f"{folder.path(name)} has its lists on disk, which needs a folder on this machine; copy it")
+    return faiss.deserialize_index(np.frombuffer(folder.read_bytes(name), dtype=np.uint8))
+
+
+def explain(error: BaseException) -> str:
+    return f" (its {LISTS} is missing or damaged)" if ".ivfdata" in str(error) else ""
+
+
+def other_index(folder: IndexFolder) -> str:
+    names = folder.names("", ".index")
+    if not names:
+        return "; `clip-retrieval index` makes one"
+    return f"; it has {' and '.join(names)} (choose with --modality)"

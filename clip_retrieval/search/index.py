@@ -1,0 +1,240 @@
+"""An index opened for search: ids and scores, without padding and without rows that have no embedding."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_retrieval.errors import ConfigError, QueryError, StorageError
+from clip_retrieval.layout import IndexFolder, Modality, read_manifest
+from clip_retrieval.revision import settle
+from clip_retrieval.search.cores import of_one_thread
+from clip_retrieval.search.files import Part, open_parts
+from clip_retrieval.search.settings import (
+    Settings,
+    parse_settings,
+    search_parameters,
+    set_up,
+    settings_of,
+    takes_selector,
+)
+from clip_retrieval.search.tree import nodes
+
+TUNED_HITS, FEW_HITS = 10, 16  # hits that settings are tuned for, and that need no more than those
+ROWS_PER_HIT = 4  # that are looked at, at least
+REFINED_PER_HIT = 16  # rows that are compared once more, at least, where there are more than few hits
+MOST_REFINED = 32_768  # rows that are compared once more, unless more hits are wanted
+LEAST_FACTOR = 1.25
+OPENING_TRIES = 10
+MOST_KEPT = 64  # settings whose parameters are kept
+HITS_AT_ONCE = 8_000_000  # of all queries of one call of faiss: 96 MB
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Hits in order of decreasing score."""
+
+    ids: NDArray[np.int64]  # [k]
+    scores: NDArray[np.float32]  # [k], inner products
+
+
+class Index:
+    """One opened index; searches share no state, so that they may run at once, each with settings of its own."""
+
+    def __init__(
+        self,
+        index: Any | Sequence[Part],
+        empty_rows: NDArray[np.int64],
+        settings: Settings | None = None,
+        row_count: int | None = None,  # where rows without an embedding are not even in the index
+    ) -> None:
+        self.parts: Sequence[Part] = index if isinstance(index, Sequence) else [Part(index)]
+        self.index = self.parts[0].index
+        self.dim = int(self.index.d)
+        self.row_count = row_count or count_rows(self.parts)
+        held = sum(int(part.index.ntotal) for part in self.parts)
+        if row_count is not None and held + len(empty_rows) <= row_count:
+            empty_rows = empty_rows[:0]  # they are in none of the lists
+        self.empty_rows = empty_rows  # those that a search could come upon
+        self.selectors = [make_selector(part, empty_rows) for part in self.parts]
+        self.kept: dict[tuple[int, Settings], Any] = {}  # parameters that nothing is written into
+        self.settings = settings or Settings()
+        for part in self.parts:
+            set_up(part.index, self.settings)
+        self.own_settings = settings_of(self.index)
+        self.known_settings = set(self.own_settings)
+        self.list_count = count_lists(self.index)
+
+    def search(self, query: NDArray[np.float32], k: int, settings: Settings | None = None) -> SearchResult:
+        """Return up to k hits for one query [dim]; fewer where the index has or finds fewer."""
+        return self.search_many(query[None], k, settings)[0]
+
+    def search_many(self, queries: NDArray[np.float32], k: int, settings: Settings | None = None) -> list[SearchResult]:
+        """Return up to k hits for each query [q, dim]; settings that are not given are those of the index.
+
+        Raises QueryError for another dimension, and for settings that the index does not have.
+        """
+        if queries.ndim != 2 or queries.shape[1] != self.dim:
+            raise QueryError(
+                f"the query has {queries.shape[-1]} dimensions, the index has {self.dim}: they are of different models"
+            )
+        chosen = self.settings_for(k) | self.checked(settings or Settings())
+        rows = np.ascontiguousarray(queries, dtype=np.float32)
+        step = max(1, HITS_AT_ONCE // max(1, min(k, self.row_count)))
+        found: list[SearchResult] = []
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            with of_one_thread() if len(some) == 1 else nullcontext():
+                of_parts = [self.search_part(i, some, k, chosen) for i in range(len(self.parts))]
+            found += of_parts[0] if len(of_parts) == 1 else [merge(hits, k) for hits in zip(*of_parts, strict=True)]
+        return found
+
+    def settings_for(self, k: int, settings: Settings | None = None) -> Settings:
+        """Return the index's settings, or others, which are tuned for ten hits, as k hits want them.
+
+        As many lists again for each ten times as many hits, and enough to choose among four times as many rows. As many
+        candidates to refine as ten hits have, or sixteen for each; for very many hits few of them.
+        """
+        tuned = self.settings | (settings or {})
+        usual = self.own_settings | tuned
+        changed: dict[str, float] = {}
+        if self.list_count and "nprobe" in self.known_settings:
+            share = min(1.0, ROWS_PER_HIT * k / max(1, self.row_count))
+            wider = usual["nprobe"] * (1 + math.log10(k / TUNED_HITS) if k > FEW_HITS else 1)
+            changed["nprobe"] = max(
+                usual["nprobe"], min(self.list_count, math.ceil(max(wider, share * self.list_count)))
+            )
+        factor = usual.get("k_factor_rf", 1)
+        if factor > 1:
+            wanted = max(factor, factor * TUNED_HITS / max(1, k), REFINED_PER_HIT if k > FEW_HITS else 0)
+            changed["k_factor_rf"] = max(LEAST_FACTOR, min(wanted, MOST_REFINED / max(1, k)))
+        return tuned | changed
+
+    def checked(self, settings: Settings) -> Settings:
+        unknown = [name for name in settings if name not in self.known_settings and name != "efSearch"]
+        if "efSearch" in settings and not {"efSearch", "quantizer_efSearch"} & self.known_settings:
+            unknown.append("efSearch")
+        if unknown:
+            known = ", ".join(sorted(self.known_settings)) or "none"
+            raise QueryError(f"this index has no search setting {unknown[0]}; it has {known}")
+        return settings
+
+    def parameters(self, i: int, settings: Settings) -> Any:
+        """Return faiss's parameters for a part: those of an earlier search with these settings, which took time.
+
+        New ones where rows are left out: there faiss writes into them.
+        """
+        selector = self.selectors[i]
+        if selector is not None:
+            return search_parameters(self.parts[i].index, settings, selector)
+        known = self.kept.get((i, settings))
+        if known is None:
+            if len(self.kept) >= MOST_KEPT:
+                self.kept.clear()
+            known = self.kept[i, settings] = search_parameters(self.parts[i].index, settings)
+        return known
+
+    def search_part(self, i: int, rows: NDArray[np.float32], k: int, settings: Settings) -> list[SearchResult]:
+        """Search one faiss index; where it cannot leave rows out by itself, ask for more until enough are left."""
+        part, selector = self.parts[i], self.selectors[i]
+        banned = self.empty_rows if selector is None else self.empty_rows[:0]
+        asked = k = min(k, part.index.ntotal)
+        while k > 0:
+            scores, ids = part.index.search(rows, asked, params=self.parameters(i, settings))
+            found = [clean(*hits, banned, part) for hits in zip(ids, scores, strict=True)]
+            is_short = any(len(hits.ids) < k and row[-1] >= 0 for hits, row in zip(found, ids, strict=True))
+            if not is_short or asked >= part.index.ntotal:
+                return [SearchResult(hits.ids[:k], hits.scores[:k]) for hits in found]
+            asked = min(4 * asked, part.index.ntotal)
+        return [SearchResult(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in rows]
+
+
+def count_rows(parts: Sequence[Part]) -> int:
+    """Return the rows of all parts, or one past the last that a part reaches."""
+    counts = [int(part.index.ntotal) for part in parts]
+    return max(sum(counts), *(part.first_row + count for part, count in zip(parts, counts, strict=True)))
+
+
+def count_lists(index: Any) -> int:
+    """Return the inverted lists of an index tree; 0 where it has none."""
+    return max((int(node.nlist) for node in nodes(index) if isinstance(node, faiss.IndexIVF)), default=0)
+
+
+def make_selector(part: Part, empty_rows: NDArray[np.int64]) -> Any:
+    """Return what leaves rows without an embedding out; None where there is none, or faiss cannot do it there."""
+    rows = empty_rows[empty_rows >= part.first_row] - part.first_row
+    return faiss.IDSelectorNot(faiss.IDSelectorBatch(rows)) if len(rows) and takes_selector(part.index) else None
+
+
+def clean(
+    ids: NDArray[np.int64], scores: NDArray[np.float32], empty_rows: NDArray[np.int64], part: Part
+) -> SearchResult:
+    """Return hits of one query as ids of the whole index and inner products of unit vectors."""
+    hits = drop_missing(ids, scores)
+    hits = SearchResult(hits.ids + part.first_row, hits.scores)
+    if len(empty_rows):
+        kept = ~np.isin(hits.ids, empty_rows)
+        hits = SearchResult(hits.ids[kept], hits.scores[kept])
+    # |a - b|^2 = 2 - 2ab
+    similar = 1 - hits.scores / 2 if part.index.metric_type == faiss.METRIC_L2 else hits.scores
+    return SearchResult(hits.ids, similar)
+
+
+def merge(found: Sequence[SearchResult], k: int) -> SearchResult:
+    """Return the best hits of several parts, each row once."""
+    ids, scores = (np.concatenate([getattr(hits, name) for hits in found]) for name in ("ids", "scores"))
+    order = np.argsort(-scores, kind="stable")
+    ids, scores = ids[order], scores[order]
+    first = np.sort(np.unique(ids, return_index=True)[1])[:k]
+    return SearchResult(ids[first], scores[first])
+
+
+def drop_missing(ids: NDArray[np.int64], scores: NDArray[np.float32]) -> SearchResult:
+    """Faiss pads short results with id -1; those are not rows."""
+    found = ids >= 0
+    return SearchResult(ids[found], scores[found])
+
+
+def open_index(folder: IndexFolder, modality: Modality, *, memory_map: bool = False) -> Index:
+    """Open one index; raises QueryError where the folder has none of that modality."""
+    for _ in range(OPENING_TRIES):
+        settle(folder)
+        manifest = read_manifest(folder) or {}
+        parts = open_parts(folder, modality, memory_map=memory_map)
+        settings = read_settings(folder, modality, parts[0].index)
+        empty_rows = read_empty_rows(folder, modality)
+        if (read_manifest(folder) or {}) == manifest:  # else a build has changed the files between two looks
+            described = (manifest.get("indices") or {}).get(modality) or {}
+            return Index(parts, empty_rows, settings, described.get("rows"))
+    raise StorageError(f"{folder.url} changes all the time; try again when it is built")
+
+
+def read_settings(folder: IndexFolder, modality: Modality, index: Any) -> Settings:
+    """Return what the index's json file says it is to be searched with; the index file's own where it says nothing."""
+    name = folder.info_name(modality)
+    text = folder.read_json(name).get("index_param") if folder.exists(name) else None
+    try:
+        settings = parse_settings(text or "")
+    except ConfigError as error:
+        raise StorageError(f"index_param in {folder.path(name)}: {error}") from error
+    known = settings_of(index)
+    return Settings({name: value for name, value in settings.items() if name in known or name == "efSearch"})
+
+
+def read_empty_rows(folder: IndexFolder, modality: Modality) -> NDArray[np.int64]:
+    name = folder.empty_rows_name(modality)
+    if not folder.exists(name):
+        return np.empty(0, dtype=np.int64)
+    try:
+        rows: NDArray[np.int64] = np.load(io.BytesIO(folder.read_bytes(name)), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise StorageError(f"{folder.path(name)} is no readable npy file; build the index again") from error
+    return rows

@@ -1,0 +1,39 @@
+"""Hits compared once more, by the embeddings as inference stored them: small indices find what large ones do."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_retrieval.embeddings.rows import read_rows
+from clip_retrieval.embeddings.vectors import Vectors, open_vectors
+from clip_retrieval.errors import QueryError
+from clip_retrieval.layout import EMBEDDING_FOLDERS, EmbeddingsFolder, Modality
+from clip_retrieval.search.index import Index, SearchResult
+from clip_retrieval.search.settings import Settings
+
+CANDIDATES_PER_HIT = 10
+MOST_MORE = 10_000  # candidates beside the hits that are wanted
+
+
+def open_stored(folder: EmbeddingsFolder, modality: Modality, index: Index) -> Vectors:
+    """Open the embeddings that an index was built of; raises QueryError where they cannot be those."""
+    vectors = open_vectors(folder, EMBEDDING_FOLDERS[modality])
+    if vectors is None:
+        raise QueryError(f"{folder.url} holds no {modality} embeddings; name the folder that the index was built of")
+    if (vectors.row_count, vectors.dim) != (index.row_count, index.dim):
+        raise QueryError(
+            f"{folder.url} has {vectors.row_count:,} x {vectors.dim} {modality} embeddings, the index is of "
+            f"{index.row_count:,} x {index.dim}; name the folder that it was built of, or update the index"
+        )
+    return vectors
+
+
+def search_stored(
+    index: Index, vectors: Vectors, query: NDArray[np.float32], k: int, settings: Settings | None = None
+) -> SearchResult:
+    """Return the best k of several times as many candidates, with exact scores; only their rows are read."""
+    found = index.search(query, min(CANDIDATES_PER_HIT * k, k + MOST_MORE), settings)
+    scores = read_rows(vectors, found.ids) @ query
+    best = np.argsort(-scores, kind="stable")[:k]
+    return SearchResult(found.ids[best], scores[best])

@@ -1,0 +1,52 @@
+"""The nodes of a faiss index: transforms, lists, stores, one in the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+
+def nodes(index: Any) -> Iterator[Any]:
+    """Yield the indices that an index is made of, from the outermost in; those that only hold codes are left out."""
+    node = faiss.downcast_index(index)
+    yield node
+    if isinstance(node, faiss.IndexRefine):
+        yield from nodes(node.base_index)
+    elif isinstance(node, faiss.IndexPreTransform | faiss.IndexIDMap):
+        yield from nodes(node.index)
+
+
+def reconstruct(index: Any, ids: Sequence[int], rows: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    """Return rows as the index has them, without giving it a map from ids to places, which would change it.
+
+    Lists without such a map encode and decode the rows anew, to the same codes. Fast-scan lists and refined ones are
+    not asked for that: faiss 1.13 crashes, or answers with noise.
+    """
+    try:
+        stored: NDArray[np.float32] = np.stack([index.reconstruct(int(row)) for row in ids])
+    except RuntimeError:
+        last = list(nodes(index))[-1]
+    else:
+        return stored
+    is_refined = any(isinstance(node, faiss.IndexRefine) for node in nodes(index))
+    if is_refined or not isinstance(last, faiss.IndexIVF) or isinstance(last, faiss.IndexIVFFastScan):
+        return None
+    encoded: NDArray[np.float32] = index.sa_decode(index.sa_encode(rows))
+    return encoded
+
+
+def describe_tree(index: Any) -> str:
+    """Return faiss's classes from the outside in, such as IndexRefine(IndexIVFPQFastScan, IndexScalarQuantizer)."""
+    index = faiss.downcast_index(index)
+    names = ("index", "base_index", "refine_index")
+    inner = [describe_tree(getattr(index, name)) for name in names if hasattr(index, name)]
+    return type(index).__name__ + (f"({', '.join(inner)})" if inner else "")
+
+
+def has_packed_lists(index: Any) -> bool:
+    """Say whether lists of fast scan are in it, which faiss cannot map."""
+    return "IndexIVF" in describe_tree(index) and "FastScan" in describe_tree(index)

@@ -1,0 +1,61 @@
+"""The options that say what is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from clip_retrieval.encoder.config import PictureConfig
+from clip_retrieval.errors import ConfigError
+from clip_retrieval.network.fetch import FetchLimits
+from clip_retrieval.options import group, option
+
+InputFormat = Literal["files", "webdataset", "parquet", "archive", "datasets", "urls"]
+COLUMN_OPTIONS: Mapping[str, tuple[InputFormat, ...]] = {
+    "image_column": ("parquet", "datasets"),
+    "caption_column": ("parquet", "datasets", "urls"),
+    "url_column": ("urls",),
+}
+SHARD_FORMATS = ("webdataset", "archive")  # their rows say where in a shard the picture's bytes are
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """What is read, and which parts of it are wanted."""
+
+    input_dataset: str = option(
+        help="Folder of pictures (files), or tars, tables, archives: a path, a {000..123} pattern, a glob, a list, "
+        "a folder of them, any fsspec url; tars also pipe:COMMAND."
+    )
+    input_format: InputFormat = option("files", help="What input_dataset is.")
+    enable_text: bool = option(True, help="Embed captions.")
+    enable_image: bool = option(True, help="Embed pictures.")
+    enable_metadata: bool = option(False, help="Keep the json beside each sample, or a table's columns, as columns.")
+    require_all: bool = option(False, help="Leave out samples that lack a wanted part, instead of keeping their row.")
+    wds_image_key: str | None = option(
+        None, help="Extension of pictures in tars, or several with ';' between; without it every image extension."
+    )
+    wds_caption_key: str = option("txt", help="Extension of captions in tars.")
+    cache_path: str | None = option(None, help="Folder in which tars read from elsewhere are kept.")
+    image_column: str | None = option(
+        None, help="parquet, datasets: column of pictures (bytes, or paths); without it one of a usual name."
+    )
+    caption_column: str | None = option(None, help="Column of captions in tables; without it one of a usual name.")
+    url_column: str | None = option(None, help="urls: column of urls; without it one of a usual name.")
+    fetch_concurrency: int = option(32, help="urls: requests at once.")
+    fetch_per_host: int = option(4, help="urls: requests at once to one host.")
+    fetch: FetchLimits = group(FetchLimits)
+    pictures: PictureConfig = group(PictureConfig)
+
+    def __post_init__(self) -> None:
+        if not (self.enable_text or self.enable_image):
+            raise ConfigError("enable_text and enable_image are both False: there is nothing to embed")
+        if not self.input_dataset:
+            raise ConfigError("input_dataset is empty; name a folder or tars")
+        for name, formats in COLUMN_OPTIONS.items():
+            if getattr(self, name) is not None and self.input_format not in formats:
+                raise ConfigError(f"{name} is for input_format {' or '.join(formats)}, not {self.input_format}")
+        for name in ("fetch_concurrency", "fetch_per_host"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")

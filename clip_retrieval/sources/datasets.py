@@ -1,0 +1,142 @@
+"""Folders that Hugging Face's `datasets` wrote with save_to_disk: arrow files, read with pyarrow alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from clip_retrieval.blobs import local_path, open_raw, store_errors
+from clip_retrieval.errors import SourceError, StorageError, first_line
+from clip_retrieval.sources.arrow_rows import check_names, kinds_of, rows_of, types_of
+from clip_retrieval.sources.config import SourceConfig
+from clip_retrieval.sources.parquet import reason_of
+from clip_retrieval.sources.tables import Kind, Part, TableSource, open_tables
+from clip_retrieval.sources.types import Failure
+from clip_retrieval.storage import Folder
+
+STATE, INFO, SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
+FILE_MAGIC = b"ARROW1"  # the format with a footer; `datasets` writes streams
+
+
+@dataclass(frozen=True)
+class ArrowTable:
+    """One arrow file; how many rows it has is known when it was read."""
+
+    url: str
+    kinds: Mapping[str, Kind]
+    types: Mapping[str, str]
+
+    def rows(
+        self, start: int, stop: int | None, columns: Sequence[str]
+    ) -> Iterator[tuple[int, Mapping[str, Any]] | Failure]:
+        """Yield the rows, and where the file is damaged or cut a Failure in place of the rest."""
+        number = 0
+        try:
+            with open_arrow(self.url) as batches:
+                for batch in batches:
+                    for row in rows_of(batch, columns):
+                        if start <= number and (stop is None or number < stop):
+                            yield number, row
+                        number += 1
+        except (pa.ArrowException, OSError, ValueError) as error:
+            lost = f"what comes after row {number - 1} cannot be read: {first_line(error)}"
+            yield Failure("", self.url, "shard", reason_of(error), lost)
+
+
+class Batches:
+    """The record batches of a file, one at a time, and their schema."""
+
+    def __init__(self, file: Any) -> None:
+        magic = file.read(len(FILE_MAGIC))
+        file.seek(0)
+        self.reader: Any = pa.ipc.open_file(file) if magic == FILE_MAGIC else pa.ipc.open_stream(file)
+        self.schema: pa.Schema = self.reader.schema
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        if hasattr(self.reader, "num_record_batches"):
+            for number in range(self.reader.num_record_batches):
+                yield self.reader.get_batch(number)
+        else:
+            yield from self.reader
+
+
+@contextmanager
+def open_arrow(url: str) -> Iterator[Batches]:
+    """Open an arrow file; where it is on this machine, it is mapped, and columns that are not read cost nothing."""
+    path = local_path(url)
+    if path is not None:
+        with pa.memory_map(str(path)) as mapped:
+            yield Batches(mapped)
+        return
+    with store_errors(url), open_raw(url) as file:
+        yield Batches(file)
+
+
+def open_datasets(config: SourceConfig) -> TableSource:
+    """List the arrow files of the folder, or of its splits; raises SourceError where it is no such folder."""
+    folder = Folder(config.input_dataset)
+    if not folder.exists():
+        raise SourceError(f"there is no folder {config.input_dataset}")
+    splits = read_about(folder, SPLITS).get("splits", [""])
+    parts, counts = [], []
+    for split in splits:
+        names = arrow_names(folder, split)
+        parts += [part_of(f"{folder.url}/{name}") for name in names]
+        counts.append(count_rows(folder, split))
+    if not parts:
+        raise SourceError(
+            f"{config.input_dataset} is no folder of datasets' save_to_disk: it has neither {STATE} nor {SPLITS}"
+        )
+    row_count = None if None in counts else sum(count for count in counts if count is not None)
+    return open_tables(config, parts, row_count or None, "datasets")
+
+
+def read_about(folder: Folder, name: str) -> dict[str, Any]:
+    """Return one of the json files of the folder; nothing where it is not there."""
+    if not folder.exists(name):
+        return {}
+    try:
+        return folder.read_json(name)
+    except StorageError as error:
+        raise SourceError(str(error)) from error
+
+
+def arrow_names(folder: Folder, split: str) -> list[str]:
+    """Return the arrow files of a split in the order of its rows."""
+    below = f"{split}/" if split else ""
+    state = read_about(folder, f"{below}{STATE}")
+    if state.get("_indices_data_files"):
+        raise SourceError(f"{folder.url}/{below} has rows chosen by an index; save it again with flatten_indices()")
+    files = state.get("_data_files")
+    if not isinstance(files, list):
+        return [f"{below}{name}" for name in folder.names(split, ".arrow")] if folder.exists(f"{below}{INFO}") else []
+    return [f"{below}{file['filename']}" for file in files]
+
+
+def count_rows(folder: Folder, split: str) -> int | None:
+    """Return the number of rows that the split's description names."""
+    about = read_about(folder, f"{split}/{INFO}" if split else INFO)
+    name = read_about(folder, f"{split}/{STATE}" if split else STATE).get("_split")
+    described = (about.get("splits") or {}).get(name)
+    return described.get("num_examples") if isinstance(described, dict) else None
+
+
+def part_of(url: str) -> Part:
+    name = url.rpartition("/")[2]
+    try:
+        with open_arrow(url) as batches:
+            check_names(url, batches.schema)
+            table = ArrowTable(url, kinds_of(batches.schema), types_of(batches.schema))
+    except FileNotFoundError:
+        return Part(name, None, damage=Failure("", url, "shard", "missing", "the file does not exist"))
+    except (pa.ArrowException, OSError) as error:
+        return Part(name, None, damage=Failure("", url, "shard", reason_of(error), first_line(error)))
+    return Part(name, table)
+
+
+def is_datasets_folder(folder: Folder) -> bool:
+    return any(folder.exists(name) for name in (STATE, SPLITS))

@@ -1,0 +1,115 @@
+"""A folder of pictures, with captions (.txt) and metadata (.json) beside them; any fsspec store."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
+
+from clip_retrieval.blobs import BlobRef
+from clip_retrieval.errors import SourceError
+from clip_retrieval.sources.config import SourceConfig
+from clip_retrieval.sources.hints import hint_of
+from clip_retrieval.sources.joining import switch_off_missing
+from clip_retrieval.sources.listing import Row, State, Tree
+from clip_retrieval.sources.packed import Mapped, Packed
+from clip_retrieval.sources.types import SAMPLE_PARTS, Failure, FileState, Part, Sample
+from clip_retrieval.storage import Folder
+from clip_retrieval.words import clean
+
+
+@dataclass(frozen=True)
+class FilesSource:
+    """Samples in the order of their paths; one unit is one sample. Memory hardly grows with their number."""
+
+    config: SourceConfig
+    folder: Folder
+    rows: Packed[Row]  # in the order of their units
+    ignored: Sequence[Failure]
+
+    @property
+    def units(self) -> Sequence[str]:
+        """The path of each picture, or of the caption where there is no picture."""
+        return Mapped(self.rows, unit_of)
+
+    @property
+    def samples_per_unit(self) -> int:
+        return 1
+
+    def read(self, start: int, stop: int) -> Iterator[Sample | Failure]:
+        if start == 0:
+            yield from self.ignored
+        yield from map(self.sample_of, self.rows.between(start, stop))
+
+    def read_only(self, names: Container[tuple[str, str]]) -> Iterator[Sample]:
+        yield from (self.sample_of(row) for row in self.rows if ("", clean(unit_of(row))) in names)
+
+    def estimate_total(self) -> int:
+        return len(self.rows)
+
+    def sample(self, path: str) -> Sample:
+        return self.sample_of(self.row(path))
+
+    def sample_of(self, row: Row) -> Sample:
+        image, text, metadata = row
+        return Sample(
+            key=unit_of(row),
+            image_path=None if image is None else self.url(image[0]),
+            image=self.blob(image) if self.config.enable_image else None,
+            text=self.blob(text) if self.config.enable_text else None,
+            metadata=self.blob(metadata) if self.config.enable_metadata else None,
+        )
+
+    def files_of(self, key: str) -> dict[Part, FileState]:
+        """Return the wanted files of the sample of a unit, as they were listed."""
+        wanted = self.config.enable_image, self.config.enable_text, self.config.enable_metadata
+        return {
+            part: FileState(*state)
+            for part, state, is_wanted in zip(SAMPLE_PARTS, self.row(key), wanted, strict=True)
+            if state is not None and is_wanted
+        }
+
+    def place_of(self, key: str) -> int | None:
+        """Return the number of a unit; None where there is none of this name."""
+        return self.rows.find(key, unit_of)
+
+    def row(self, key: str) -> Row:
+        place = self.place_of(key)
+        if place is None:
+            raise KeyError(key)
+        return self.rows[place]
+
+    def url(self, path: str) -> str:
+        return f"{self.folder.url.rstrip('/')}/{path}"
+
+    def blob(self, state: State | None) -> BlobRef | None:
+        return None if state is None else BlobRef(self.url(state[0]))
+
+
+def unit_of(row: Row) -> str:
+    state = row[0] or row[1] or row[2]
+    assert state is not None
+    return state[0]
+
+
+def open_files(config: SourceConfig, output_folder: str) -> FilesSource:
+    """List the folder, join files by path without suffix, and switch off the parts that it does not have."""
+    folder = Folder(config.input_dataset)
+    if not folder.exists():
+        raise SourceError(f"there is no folder {config.input_dataset}{hint_of([config.input_dataset])}")
+    if not folder.fs.isdir(folder.root):
+        raise SourceError(f"{folder.url} is a file, not a folder{hint_of([folder.root])}")
+    rows, ignored = Packed[Row](), Packed[Failure]()
+    has_images = has_texts = False
+    for item in Tree(folder, Folder(output_folder), config.enable_image).items():
+        if isinstance(item, Failure):
+            ignored.append(item)
+            continue
+        rows.append(item)
+        has_images = has_images or item[0] is not None
+        has_texts = has_texts or item[1] is not None
+    if not has_images and not has_texts:
+        raise SourceError(
+            f"{config.input_dataset} holds no sample: no file with an image suffix, no .txt caption"
+            f"{hint_of(failure.key for failure in ignored)}"
+        )
+    return FilesSource(switch_off_missing(config, has_images=has_images, has_texts=has_texts), folder, rows, ignored)

@@ -1,0 +1,110 @@
+"""Files to samples, for folders and archives: a picture, its caption and its json share a path up to the suffix."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from clip_retrieval.sources.config import SourceConfig
+from clip_retrieval.sources.suffixes import IMAGE_SUFFIXES, METADATA_SUFFIX, TEXT_SUFFIX, split_key
+from clip_retrieval.sources.types import Failure
+
+logger = logging.getLogger(__name__)
+
+SLOTS = {TEXT_SUFFIX: "text", METADATA_SUFFIX: "metadata"}
+
+
+class Joined(NamedTuple):
+    """The names of the files of one sample; `image` is None where the caption is the row."""
+
+    image: str | None
+    text: str | None
+    metadata: str | None
+
+    @property
+    def key(self) -> str:
+        return self.image or self.text or self.metadata or ""
+
+
+@dataclass(slots=True)
+class Beside:
+    """What shares its path up to the suffix with pictures, or with none."""
+
+    text: str | None = None
+    metadata: str | None = None
+    has_image: bool = False
+
+
+NOTHING = Beside(has_image=True)
+
+
+def join(names: Sequence[str], *, wants_images: bool) -> Iterator[Joined | Failure]:
+    """Yield the samples of some files, and what belongs to none, in the order of the names.
+
+    The row is each picture or, where there is none or it is not wanted, the caption; where there is neither, it is the
+    json, to be reported. Of two files that differ in the case of their suffix only, the first one counts.
+    """
+    beside = find_beside(names)
+    for name in names:
+        refusal = refusal_of(name)
+        if refusal is not None:
+            yield refusal
+            continue
+        key, suffix = split_key(name)
+        files = beside.get(key, NOTHING)
+        has_image_rows = files.has_image and (wants_images or files.text is None)
+        if suffix in IMAGE_SUFFIXES:
+            if has_image_rows:
+                yield Joined(name, files.text, files.metadata)
+        elif (first := getattr(files, SLOTS[suffix])) != name:
+            detail = f"{first} is the {SLOTS[suffix]} of this sample already"
+            yield Failure(name, "", "other", "duplicate", detail)
+        elif not has_image_rows and name == (files.text or files.metadata):
+            yield Joined(None, files.text, files.metadata)
+
+
+def find_beside(names: Sequence[str]) -> dict[str, Beside]:
+    """Return the captions and jsons by their path without suffix; pictures that have none take no memory."""
+    beside: dict[str, Beside] = {}
+    for name in names:
+        key, suffix = split_key(name)
+        if suffix in SLOTS:
+            files = beside.setdefault(key, Beside())
+            if getattr(files, SLOTS[suffix]) is None:
+                setattr(files, SLOTS[suffix], name)
+    for name in names if beside else ():
+        key, suffix = split_key(name)
+        if suffix in IMAGE_SUFFIXES and key in beside:
+            beside[key].has_image = True
+    return beside
+
+
+def refusal_of(path: str) -> Failure | None:
+    """Say why a file is no part of a sample; a link to a folder ends with a slash."""
+    if path.endswith("/"):
+        return Failure(path, "", "other", "linked_folder", "a link to a folder is not followed; name it as the input")
+    if is_hidden(path):
+        return Failure(path, "", "other", "hidden", "names that start with a dot are left out")
+    suffix = split_key(path)[1]
+    if suffix not in IMAGE_SUFFIXES and suffix not in SLOTS:
+        return Failure(path, "", "other", "not_an_image", "no image, .txt or .json suffix")
+    return None
+
+
+def is_hidden(path: str) -> bool:
+    may_be = path.startswith(".") or "/." in path
+    return may_be and any(part.startswith(".") and part != ".." for part in path.split("/"))
+
+
+def switch_off_missing(config: SourceConfig, *, has_images: bool, has_texts: bool) -> SourceConfig:
+    """Do without a part that no file of the input is, as clip-retrieval 2 does."""
+    if config.enable_text and not has_texts and has_images and config.enable_image:
+        logger.info("no .txt caption in %s: embedding pictures only", config.input_dataset)
+        return dataclasses.replace(config, enable_text=False)
+    if config.enable_image and not has_images and has_texts and config.enable_text:
+        logger.info("no picture in %s: embedding captions only", config.input_dataset)
+        return dataclasses.replace(config, enable_image=False)
+    return config

@@ -1,0 +1,155 @@
+"""Parquet: row groups, read a few pages at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice, pairwise
+from typing import IO, Any, cast
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clip_retrieval.blobs import local_path, may_pass, store_errors, with_retries
+from clip_retrieval.errors import SourceError, first_line
+from clip_retrieval.sources.arrow_rows import MOST_BYTES, check_names, kinds_of, rows_of, types_of
+from clip_retrieval.sources.config import SourceConfig
+from clip_retrieval.sources.patterns import list_inputs
+from clip_retrieval.sources.tables import Kind, Part, TableSource, open_tables
+from clip_retrieval.sources.types import Failure
+
+PARQUET_SUFFIXES = (".parquet", ".pq", ".parq")
+ROWS_PER_UNIT = 10_000
+MOST_ROWS = 4096  # of a batch
+PAGE_BUFFER = 1 << 20  # bytes of a column chunk in memory at once
+STORE_BUFFER = 4 << 20  # the same of a store, where each is a request
+
+
+@dataclass(frozen=True)
+class ParquetTable:
+    """One parquet file: its columns, and where its row groups begin."""
+
+    url: str
+    kinds: Mapping[str, Kind]
+    types: Mapping[str, str]
+    starts: Sequence[int]  # first row of each group, and the number of rows
+    bytes_per_row: int
+
+    def rows(
+        self, start: int, stop: int | None, columns: Sequence[str]
+    ) -> Iterator[tuple[int, Mapping[str, Any]] | Failure]:
+        """Yield the rows; a damaged row group is a Failure, and ends where the damage is."""
+        last = self.starts[-1] if stop is None else stop
+        try:
+            with open_parquet(self.url) as file:
+                for group, (first, end) in enumerate(pairwise(self.starts)):
+                    if first < last and start < end:
+                        yield from self.rows_of_group(file, group, range(max(first, start), min(end, last)), columns)
+        except (pa.ArrowException, OSError) as error:  # it could be opened when the rows were counted
+            yield self.lost(start, last, error)
+
+    def rows_of_group(
+        self, file: pq.ParquetFile, group: int, numbers: range, columns: Sequence[str]
+    ) -> Iterator[tuple[int, Mapping[str, Any]] | Failure]:
+        """Yield the rows with these numbers, and a Failure in place of those that are damaged."""
+        first, next_number = self.starts[group], numbers.start
+        size = max(1, min(MOST_ROWS, MOST_BYTES // max(1, self.bytes_per_row)))
+        for batch_size in (size, 1):  # damage costs a whole batch: then row by row, up to the damage
+            try:
+                rows = self.group_rows(file, group, batch_size, columns)
+                for number, row in islice(rows, next_number - first, numbers.stop - first):
+                    yield number, row
+                    next_number = number + 1
+            except (pa.ArrowException, OSError, ValueError) as error:
+                if batch_size == 1:
+                    yield self.lost(next_number, numbers.stop, error)
+            else:
+                return
+
+    def lost(self, start: int, stop: int, error: Exception) -> Failure:
+        detail = f"rows {start} to {stop - 1} cannot be read: {first_line(error)}"
+        return Failure("", self.url, "shard", reason_of(error), detail)
+
+    def group_rows(
+        self, file: pq.ParquetFile, group: int, size: int, columns: Sequence[str]
+    ) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        first = self.starts[group]
+        there = [name for name in columns if name in self.kinds]
+        with store_errors(self.url):
+            for batch in file.iter_batches(batch_size=size, row_groups=[group], columns=there, use_threads=False):
+                for row in rows_of(batch, columns):
+                    yield first, row
+                    first += 1
+
+
+def reason_of(error: Exception) -> str:
+    """Return the word for what a later run may not meet, or for damage."""
+    return "unreadable" if may_pass(error) else "corrupt"
+
+
+def open_file(url: str) -> IO[bytes]:
+    """Open a file of a store for many reads at known places: nothing is read ahead."""
+    fs, path = fsspec.core.url_to_fs(url)
+    return cast("IO[bytes]", with_retries(fs, lambda: fs.open(path, "rb", cache_type="none")))
+
+
+@contextmanager
+def open_parquet(url: str) -> Iterator[pq.ParquetFile]:
+    path, options = local_path(url), {"pre_buffer": False, "page_checksum_verification": True}
+    if path is not None:
+        with pq.ParquetFile(path, buffer_size=PAGE_BUFFER, **options) as file:
+            yield file
+        return
+    with (
+        store_errors(url),
+        open_file(url) as stored,
+        pq.ParquetFile(stored, buffer_size=STORE_BUFFER, **options) as file,
+    ):
+        yield file
+
+
+def open_parquet_source(config: SourceConfig) -> TableSource:
+    """Read the footers of the files; raises SourceError where none has rows and the wanted columns."""
+    parts, row_count = list_parts(config)
+    return open_tables(config, parts, row_count, "parquet")
+
+
+def list_parts(config: SourceConfig, kind: str = "parquet file") -> tuple[list[Part], int]:
+    parts, row_count = [], 0
+    for url in list_inputs(config.input_dataset, PARQUET_SUFFIXES, kind):
+        found, count = parts_of(url)
+        parts += found
+        row_count += count
+    return parts, row_count
+
+
+def parts_of(url: str) -> tuple[list[Part], int]:
+    """Return units of at most 10,000 rows that do not cross row groups, and the number of rows."""
+    name = url.rpartition("/")[2]
+    try:
+        with open_parquet(url) as file:
+            table = describe(url, file)
+    except FileNotFoundError as error:
+        raise SourceError(f"{url} does not exist") from error
+    except (pa.ArrowException, OSError) as error:
+        if may_pass(error):
+            raise SourceError(f"{url} cannot be read: {first_line(error)}") from error
+        return [Part(name, None, damage=Failure("", url, "shard", "not_parquet", first_line(error)))], 0
+    parts = [
+        Part(f"{name}:{start}-{min(start + ROWS_PER_UNIT, end)}", table, start, min(start + ROWS_PER_UNIT, end))
+        for first, end in pairwise(table.starts)
+        for start in range(first, end, ROWS_PER_UNIT)
+    ]
+    return parts, table.starts[-1]
+
+
+def describe(url: str, file: pq.ParquetFile) -> ParquetTable:
+    about, schema = file.metadata, file.schema_arrow
+    check_names(url, schema)
+    starts = [0]
+    for group in range(about.num_row_groups):
+        starts.append(starts[-1] + about.row_group(group).num_rows)
+    size = sum(about.row_group(group).total_byte_size for group in range(about.num_row_groups))
+    return ParquetTable(url, kinds_of(schema), types_of(schema), starts, size // max(1, starts[-1]))

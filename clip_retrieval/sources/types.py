@@ -1,0 +1,63 @@
+"""What a source yields: samples, failures, and the states of files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
+
+from clip_retrieval.blobs import Blob
+
+SAMPLE_PARTS: tuple[Part, ...] = ("image", "text", "metadata")
+
+Part = Literal["image", "text", "metadata", "shard", "other"]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where in a shard the picture's bytes are, so that they can be found again."""
+
+    shard: str
+    offset: int | None
+    size: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One input row as the source found it; parts that are not wanted or not there are None."""
+
+    key: str
+    image_path: str | None
+    image: Blob | None
+    text: Blob | None
+    metadata: Blob | None
+    origin: Origin | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Something of the input that was left out, and why; `reason` is one word, to count by."""
+
+    key: str
+    shard: str
+    part: Part
+    reason: str
+    detail: str
+    row_kept: bool = False
+
+
+class FileState(NamedTuple):
+    """A file of the input as its folder lists it; `stamp` changes whenever its store notes a change."""
+
+    path: str
+    size: int | None
+    stamp: str
+
+
+@runtime_checkable
+class Inventory(Protocol):
+    """A source whose samples are files that can change."""
+
+    def files_of(self, key: str) -> Mapping[Part, FileState]:
+        """Return the wanted files of the sample of a unit."""
+        ...

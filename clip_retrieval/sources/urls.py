@@ -1,0 +1,75 @@
+"""Tables of urls: the pictures are fetched while earlier ones are decoded, and come in the order of the rows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from clip_retrieval.blobs import Lost
+from clip_retrieval.network.connections import FetchError
+from clip_retrieval.network.fetch import fetch
+from clip_retrieval.network.fetch_many import InOrder
+from clip_retrieval.sources.config import SourceConfig
+from clip_retrieval.sources.csv_table import CSV_SUFFIXES, parts_of_csv
+from clip_retrieval.sources.parquet import PARQUET_SUFFIXES, parts_of
+from clip_retrieval.sources.patterns import list_inputs
+from clip_retrieval.sources.tables import Part, TableSource, open_tables
+from clip_retrieval.sources.types import Failure, Sample
+
+
+@dataclass(frozen=True)
+class UrlSource:
+    """The rows of a TableSource, with what their urls gave."""
+
+    tables: TableSource
+
+    @property
+    def config(self) -> SourceConfig:
+        return self.tables.config
+
+    @property
+    def units(self) -> Sequence[str]:
+        return self.tables.units
+
+    @property
+    def samples_per_unit(self) -> int | None:
+        return self.tables.samples_per_unit
+
+    def estimate_total(self) -> int | None:
+        return self.tables.estimate_total()
+
+    def read(self, start: int, stop: int) -> Iterator[Sample | Failure]:
+        return self.fetched(self.tables.read(start, stop))
+
+    def read_only(self, names: Container[tuple[str, str]]) -> Iterator[Sample | Failure]:
+        return self.fetched(self.tables.read_only(names))
+
+    def fetched(self, rows: Iterable[Sample | Failure]) -> Iterator[Sample | Failure]:
+        limits = self.config.fetch
+        fetcher: InOrder[Sample | Failure] = InOrder(
+            partial(fetch, limits=limits), self.config.fetch_concurrency, self.config.fetch_per_host
+        )
+        items = ((item, url_of(item)) for item in rows)
+        for item, result in fetcher.results(items):
+            if isinstance(item, Failure) or result is None:
+                yield item
+            else:
+                image = Lost(result.reason, str(result)) if isinstance(result, FetchError) else result
+                yield dataclasses.replace(item, image=image)
+
+
+def url_of(item: Sample | Failure) -> str | None:
+    return None if isinstance(item, Failure) else item.image_path
+
+
+def open_urls(config: SourceConfig) -> UrlSource:
+    """Count the rows of the files; raises SourceError where there are none, or no column of urls."""
+    parts: list[Part] = []
+    row_count = 0
+    for url in list_inputs(config.input_dataset, (*PARQUET_SUFFIXES, *CSV_SUFFIXES), "table"):
+        found, count = parts_of(url) if url.endswith(PARQUET_SUFFIXES) else parts_of_csv(url)
+        parts += found
+        row_count += count
+    return UrlSource(open_tables(config, parts, row_count, "urls"))

@@ -1,0 +1,53 @@
+"""Sizes in words, for people."""
+
+from __future__ import annotations
+
+import math
+import re
+
+MINUTE, HOUR = 60, 3600
+
+SURROGATES = re.compile("[\ud800-\udfff]")
+
+UNITS = ("kB", "MB", "GB")
+
+
+KILOBYTES_FROM, MEGABYTES_FROM = 10_000, 100_000_000  # bytes, from which on whole ones of those are near enough
+
+
+def bound_above(count: int) -> str:
+    """Return the least bound that is at least `count` bytes, in whole bytes, kB or MB by its size: such as 54kB."""
+    if count < KILOBYTES_FROM:
+        return f"{count}B"
+    if count < MEGABYTES_FROM:
+        return f"{math.ceil(count / 1000)}kB"
+    return f"{math.ceil(count / 1_000_000)}MB"
+
+
+def in_bytes(count: float) -> str:
+    """Return a size in the unit that suits it, in powers of 1000, such as 1.2 GB."""
+    if count < 999.5:  # what would be rounded to 1000 is one of the next unit
+        return f"{count:.0f} {'byte' if round(count) == 1 else 'bytes'}"
+    for unit in UNITS:
+        count /= 1000
+        if count < 999.5:
+            return f"{count:.0f} {unit}" if count >= 99.95 else f"{count:.1f} {unit}"
+    return f"{count / 1000:,.1f} TB"
+
+
+def clean(text: str) -> str:
+    """Return the text with what UTF-8 cannot hold (lone surrogates, raw bytes of file names) shown as U+FFFD."""
+    return SURROGATES.sub("\ufffd", text)
+
+
+def in_words(seconds: float) -> str:
+    """Return a duration in the unit that suits it, such as 45 s, 12 min or 3 h 20 min."""
+    if seconds < 2 * MINUTE:
+        return f"{seconds:.0f} s"
+    if seconds < 2 * HOUR:
+        return f"{seconds / MINUTE:.0f} min"
+    return f"{int(seconds // HOUR)} h {int(seconds % HOUR // MINUTE)} min"
+
+
+def counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"

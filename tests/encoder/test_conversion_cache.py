@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clip_retrieval.encoder import conversion_cache as converted
+from clip_retrieval.encoder.base import Encoder
+from clip_retrieval.encoder.config import EncoderConfig, Precision
+from clip_retrieval.encoder.engines.onnx import OnnxEncoder
+from clip_retrieval.encoder.engines.open import open_engine
+from clip_retrieval.encoder.load import load_encoder
+from clip_retrieval.encoder.precision import cpu_precisions
+from clip_retrieval.encoder.uri import DEMO_MODEL, parse_uri
+from clip_retrieval.errors import EncoderError
+
+pytest.importorskip("openvino")
+
+MODEL = f"open_clip:local-dir:{DEMO_MODEL}"  # a model of torch, and a small one
+TEXTS = ["a dog", "", "a slice of pizza on a plate", *(f"{'very ' * (i % 11)}red thing {i}" for i in range(70))]
+PIXELS = np.random.default_rng(0).integers(0, 256, (37, 64, 64, 3), dtype=np.uint8)
+
+
+def open_bulk(precision: Precision = "auto", model: str = MODEL) -> Encoder:
+    return load_encoder(EncoderConfig(clip_model=model, precision=precision, device="cpu"), workload="bulk")
+
+
+@pytest.fixture(scope="module")
+def reference() -> Encoder:
+    return open_engine(parse_uri(MODEL), EncoderConfig(clip_model=MODEL, device="cpu"))
+
+
+@pytest.mark.parametrize(("precision", "least"), [("fp32", 0.99999), ("bf16", 0.999), ("int8", 0.999), ("auto", 0.999)])
+def test_bulk_work_gives_what_torch_gives(reference: Encoder, precision: Precision, least: float) -> None:
+    encoder = open_bulk(precision)
+    assert isinstance(encoder, OnnxEncoder)
+    assert (encoder.info.fingerprint, encoder.info.uri) == (reference.info.fingerprint, MODEL)
+    assert encoder.info.precision == (cpu_precisions()[0] if precision == "auto" else precision)
+    assert (encoder.encode_images(PIXELS) * reference.encode_images(PIXELS)).sum(axis=1).min() > least
+    assert (encoder.encode_texts(TEXTS) * reference.encode_texts(TEXTS)).sum(axis=1).min() > least
+
+
+def test_a_query_takes_what_is_there_and_does_without_torch() -> None:
+    assert not isinstance(load_encoder(EncoderConfig(clip_model=MODEL, device="cpu")), OnnxEncoder)
+    open_bulk("fp32")
+    code = (
+        "import sys\nfrom clip_retrieval import load_encoder\n"
+        f"load_encoder({MODEL!r}).encode_texts(['a dog'])\nprint('torch' in sys.modules)"
+    )
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == "False"
+
+
+def test_what_was_converted_is_not_converted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    open_bulk("fp32")
+    monkeypatch.setattr(converted, "make", lambda *_: pytest.fail("it was there"))
+    assert isinstance(open_bulk("fp32"), OnnxEncoder)
+
+
+def test_another_file_under_the_same_name_is_another_model(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    model = "open_clip:RN50-quickgelu//" + str(tmp_path / "weights.pt")
+    name = parse_uri(f"open_clip:local-dir:{DEMO_MODEL}")
+    (tmp_path / "weights.pt").write_bytes(b"one")
+    places = {converted.place(parse_uri(model), EncoderConfig(), "fp32")}
+    torch.save({}, tmp_path / "weights.pt")
+    places |= {converted.place(parse_uri(model), EncoderConfig(), precision) for precision in ("fp32", "int8")}
+    places.add(converted.place(name, EncoderConfig(), "fp32"))
+    assert len(places) == 4
+
+
+def test_where_nothing_can_be_kept_torch_runs_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("CLIP_RETRIEVAL_CACHE", str(tmp_path / "file"))
+    encoder = open_bulk()
+    assert not isinstance(encoder, OnnxEncoder)
+    assert encoder.info.precision == "fp32"
+    assert "runs on torch" in caplog.text
+
+
+def test_a_model_that_is_not_there_is_said_once() -> None:
+    with pytest.raises(EncoderError, match="could not be fetched"):
+        open_bulk(model="open_clip:ViT-B-32/openai")
+
+
+def test_models_not_used_for_long_make_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for age, name in enumerate(("new", "middle", "old")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_bytes(bytes(1000))
+        os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
+    monkeypatch.setattr(converted, "KEPT_BYTES", 2000)
+    converted.make_room(tmp_path / "old")
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["middle", "new", "old"]
+    converted.make_room(tmp_path / "new")
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["middle", "new"]
