@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PACKAGE_ROOT = Path(__file__).parents[2]  # the folder that holds clip_retrieval/
 
 
 def module_command(module: str) -> list[str]:
@@ -19,10 +20,9 @@ def module_command(module: str) -> list[str]:
 
 def module_environment(**extra: str) -> dict[str, str]:
     """Return this process's environment, with its import path; the working folder is left out of that."""
-    package_root = str(Path(__file__).parent.parent)
     here = Path.cwd()
     rest = [entry for entry in sys.path if entry and Path(entry) != here]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys([package_root, *rest])), **extra}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys([str(PACKAGE_ROOT), *rest])), **extra}
 
 
 def start_module(module: str, **extra: str) -> subprocess.Popen[bytes]:

@@ -76,7 +76,7 @@ class ArchiveSource:
                 yield from (self.sample(archive, name, zipped) for name in names if name)
         except (OSError, zipfile.BadZipFile) as error:  # it was there when its members were listed
             detail = f"{len(names)} samples from {names[0]} on are lost: {first_line(error)}"
-            yield Failure("", archive.url, "shard", "unreadable", detail)
+            yield Failure.of_shard(archive.url, "unreadable", detail)
 
     def sample(self, archive: Archive, name: str, zipped: zipfile.ZipFile | None) -> Sample:
         joined, config = archive.samples[name], self.config
@@ -199,7 +199,7 @@ def open_archive(url: str, config: SourceConfig) -> Archive:
 def add_member(archive: Archive, name: str, member: Any) -> None:
     """Take in a member; normal names only: nothing is ever written under them."""
     if isinstance(member, Damage):
-        archive.ignored.append(Failure("", archive.url, "shard", member.reason, member.detail))
+        archive.ignored.append(Failure.of_shard(archive.url, member.reason, member.detail))
         return
     name = posixpath.normpath(name).lstrip("/")
     if name in archive.members:

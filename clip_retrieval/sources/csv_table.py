@@ -51,7 +51,7 @@ class CsvTable:
         except (csv.Error, OSError, EOFError, ValueError) as error:
             reason = "unreadable" if may_pass(error) else "corrupt"
             detail = f"what comes after row {number} cannot be read: {first_line(error)}"
-            yield Failure("", self.url, "shard", reason, detail)
+            yield Failure.of_shard(self.url, reason, detail)
 
     def cells(self) -> Iterator[list[str]]:
         """Yield the cells of each row below the column names; blank lines are no rows."""

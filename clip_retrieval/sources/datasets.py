@@ -44,7 +44,7 @@ class ArrowTable:
                         number += 1
         except (pa.ArrowException, OSError, ValueError) as error:
             lost = f"what comes after row {number - 1} cannot be read: {first_line(error)}"
-            yield Failure("", self.url, "shard", reason_of(error), lost)
+            yield Failure.of_shard(self.url, reason_of(error), lost)
 
 
 class Batches:
@@ -132,9 +132,9 @@ def part_of(url: str) -> Part:
             check_names(url, batches.schema)
             table = ArrowTable(url, kinds_of(batches.schema), types_of(batches.schema))
     except FileNotFoundError:
-        return Part(name, None, damage=Failure("", url, "shard", "missing", "the file does not exist"))
+        return Part(name, None, damage=Failure.of_shard(url, "missing", "the file does not exist"))
     except (pa.ArrowException, OSError) as error:
-        return Part(name, None, damage=Failure("", url, "shard", reason_of(error), first_line(error)))
+        return Part(name, None, damage=Failure.of_shard(url, reason_of(error), first_line(error)))
     return Part(name, table)
 
 

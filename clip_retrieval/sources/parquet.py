@@ -70,7 +70,7 @@ class ParquetTable:
 
     def lost(self, start: int, stop: int, error: Exception) -> Failure:
         detail = f"rows {start} to {stop - 1} cannot be read: {first_line(error)}"
-        return Failure("", self.url, "shard", reason_of(error), detail)
+        return Failure.of_shard(self.url, reason_of(error), detail)
 
     def group_rows(
         self, file: pq.ParquetFile, group: int, size: int, columns: Sequence[str]
@@ -136,7 +136,7 @@ def parts_of(url: str) -> tuple[list[Part], int]:
     except (pa.ArrowException, OSError) as error:
         if may_pass(error):
             raise SourceError(f"{url} cannot be read: {first_line(error)}") from error
-        return [Part(name, None, damage=Failure("", url, "shard", "not_parquet", first_line(error)))], 0
+        return [Part(name, None, damage=Failure.of_shard(url, "not_parquet", first_line(error)))], 0
     parts = [
         Part(f"{name}:{start}-{min(start + ROWS_PER_UNIT, end)}", table, start, min(start + ROWS_PER_UNIT, end))
         for first, end in pairwise(table.starts)

@@ -45,6 +45,11 @@ class Failure:
     detail: str
     row_kept: bool = False
 
+    @classmethod
+    def of_shard(cls, url: str, reason: str, detail: str) -> Failure:
+        """Return the failure of a whole tar, archive or table, or of the rest of one."""
+        return cls("", url, "shard", reason, detail)
+
 
 class FileState(NamedTuple):
     """A file of the input as its folder lists it; `stamp` changes whenever its store notes a change."""

@@ -79,12 +79,12 @@ class WebdatasetSource:
         try:
             place = url if self.config.cache_path is None else fetch_to_cache(url, self.config.cache_path)
         except (OSError, EOFError, ValueError) as error:
-            yield Failure("", url, "shard", "unreadable", " ".join(str(error).split()))
+            yield Failure.of_shard(url, "unreadable", " ".join(str(error).split()))
             return
         group: list[Member] = []
         for member in read_members(place, lambda name: suffixes.part_of(name) is not None):
             if isinstance(member, Damage):
-                yield Failure("", url, "shard", member.reason, member.detail)
+                yield Failure.of_shard(url, member.reason, member.detail)
                 continue
             if group and group_key(member.name) != group_key(group[0].name):
                 for item in self.samples(group, url, suffixes):
@@ -97,7 +97,7 @@ class WebdatasetSource:
             yield item
         self.shard_sizes.append(sample_count)
         if self.config.enable_image and sample_count and not image_count:
-            yield Failure("", url, "shard", "no_images", f"none of its {sample_count} samples has a picture")
+            yield Failure.of_shard(url, "no_images", f"none of its {sample_count} samples has a picture")
 
     def samples(self, group: list[Member], url: str, suffixes: Suffixes) -> Iterator[Sample | Failure]:
         """Yield the samples among adjacent members that share a name up to the first dot."""

@@ -68,7 +68,7 @@ def test_a_loader_serves_one_partition_after_the_other(make_samples: MakeSamples
 
 def test_failures_of_the_source_alone_make_a_batch_without_rows() -> None:
     loader = Loader(WANTED, 7, 0)
-    failures = [Failure("", f"{i}.tar", "shard", "empty", "has no bytes") for i in range(100)]
+    failures = [Failure.of_shard(f"{i}.tar", "empty", "has no bytes") for i in range(100)]
 
     batches = list(loader.batches(failures))
 
