@@ -20,6 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from clip_retrieval.blobs import store_errors
 from clip_retrieval.errors import StorageError, first_line
+from clip_retrieval.json_files import Shape, parse_json
 
 PARTIAL_FOLDER = "_partial"
 TEMPORARY = "clip-retrieval-"  # what names of temporary folders begin with
@@ -93,16 +94,16 @@ class Folder:
             return file.read()
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Return the json object in a file; a broken one is a StorageError that names it."""
+        """Return the JSON object in a file; a broken one is a StorageError that names it."""
+        return self.read_shaped_json(name, dict[str, Any])
+
+    def read_shaped_json(self, name: str, shape: type[Shape]) -> Shape:
+        """Return the JSON in a file as a type (json_files.py tells which); another shape is a StorageError."""
         try:
-            value = json.loads(self.read_bytes(name))
+            data = self.read_bytes(name)
         except FileNotFoundError as error:
-            raise StorageError(f"{self.path(name)} is missing; make the folder anew") from error
-        except ValueError as error:
-            raise StorageError(f"{self.path(name)} is no valid json: {error}") from error
-        if not isinstance(value, dict):
-            raise StorageError(f"{self.path(name)} holds no json object")
-        return value
+            raise StorageError(f"{self.path(name)} is missing; make the folder again") from error
+        return parse_json(data, shape, self.path(name))
 
     def write_json(self, name: str, value: object) -> None:
         with self.staged(name) as staged:

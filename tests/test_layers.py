@@ -16,8 +16,8 @@ import clip_retrieval
 PACKAGE = Path(clip_retrieval.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
-    {"errors", "words", "progress", "version", "option_values"},
-    {"options", "blobs", "clusters", "process"},
+    {"errors", "words", "progress", "version", "option_values", "git_lfs"},
+    {"options", "blobs", "clusters", "process", "json_files"},
     {"option_flags", "storage", "network"},
     {"layout", "encoder", "metadata"},
     {"revision", "embeddings", "sources"},
