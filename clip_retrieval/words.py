@@ -1,4 +1,4 @@
-"""Sizes in words, for people."""
+"""Sizes and names in words, for people."""
 
 from __future__ import annotations
 
@@ -47,6 +47,12 @@ def in_words(seconds: float) -> str:
     if seconds < 2 * HOUR:
         return f"{seconds / MINUTE:.0f} min"
     return f"{int(seconds // HOUR)} h {int(seconds % HOUR // MINUTE)} min"
+
+
+def is_hidden(path: str) -> bool:
+    """Say whether a name in the path starts with a dot: `.git/x.jpg`, `a/._x.jpg`, but not `./x.jpg` or `../x.jpg`."""
+    may_be = path.startswith(".") or "/." in path  # spares nearly every path the split
+    return may_be and any(part.startswith(".") and part not in (".", "..") for part in path.split("/"))
 
 
 def counted(count: int, what: str) -> str:

@@ -1,11 +1,11 @@
-"""Sizes in words."""
+"""Sizes and names in words."""
 
 from __future__ import annotations
 
 import pytest
 
 from clip_retrieval.index.config import parse_bytes
-from clip_retrieval.words import bound_above, in_bytes
+from clip_retrieval.words import bound_above, in_bytes, is_hidden
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,14 @@ def test_a_size_is_told_in_the_unit_that_suits_it(count: float, words: str) -> N
 def test_a_bound_is_no_less_than_what_it_is_for(count: int, bound: str) -> None:
     assert bound_above(count) == bound
     assert parse_bytes(bound) >= count
+
+
+@pytest.mark.parametrize(
+    ("path", "hidden"),
+    [
+        (".git", True), ("a/.git/b.jpg", True), ("a/._b.jpg", True), ("...", True), ("a.jpg", False),
+        ("./a.jpg", False), ("../a.jpg", False), ("a/./b.jpg", False), ("a/../b.jpg", False), ("a.b/c", False),
+    ],
+)  # fmt: skip
+def test_a_path_is_hidden_where_a_name_in_it_starts_with_a_dot(path: str, *, hidden: bool) -> None:
+    assert is_hidden(path) == hidden

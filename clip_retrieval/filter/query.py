@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from clip_retrieval.encoder.base import normalise
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.load import load_encoder
+from clip_retrieval.encoder.picture_suffixes import IMAGE_SUFFIXES
 from clip_retrieval.errors import QueryError
 from clip_retrieval.filter.config import FilterConfig
 from clip_retrieval.query.embed import (
@@ -21,8 +22,6 @@ from clip_retrieval.query.embed import (
     embed_image,
     explain_unknown_words,
 )
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".heic", ".heif", ".avif")
 
 
 def kind_of(text: str) -> QueryKind:
@@ -35,7 +34,7 @@ def kind_of(text: str) -> QueryKind:
         return "text"
     looks_like_path = "/" in text or " " not in text
     if not is_file:
-        if looks_like_path and suffix in (*IMAGE_SUFFIXES, ".npy"):
+        if looks_like_path and suffix in IMAGE_SUFFIXES | {".npy"}:
             raise QueryError(f"there is no file {text}")
         return "text"
     return "embedding" if suffix == ".npy" else "image"

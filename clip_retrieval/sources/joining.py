@@ -11,6 +11,7 @@ from typing import NamedTuple
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.suffixes import IMAGE_SUFFIXES, METADATA_SUFFIX, TEXT_SUFFIX, split_key
 from clip_retrieval.sources.types import Failure
+from clip_retrieval.words import is_hidden
 
 logger = logging.getLogger(__name__)
 
@@ -92,11 +93,6 @@ def refusal_of(path: str) -> Failure | None:
     if suffix not in IMAGE_SUFFIXES and suffix not in SLOTS:
         return Failure(path, "", "other", "not_an_image", "no image, .txt or .json suffix")
     return None
-
-
-def is_hidden(path: str) -> bool:
-    may_be = path.startswith(".") or "/." in path
-    return may_be and any(part.startswith(".") and part != ".." for part in path.split("/"))
 
 
 def switch_off_missing(config: SourceConfig, *, has_images: bool, has_texts: bool) -> SourceConfig:

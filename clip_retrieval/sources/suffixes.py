@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-IMAGE_SUFFIXES = frozenset(
-    (
-        ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm .jp2 .ico .tga "
-        ".heic .heif .avif"
-    ).split()
-)
+from clip_retrieval.encoder.picture_suffixes import IMAGE_SUFFIXES as IMAGE_SUFFIXES
+
 TEXT_SUFFIX = ".txt"
 METADATA_SUFFIX = ".json"
 

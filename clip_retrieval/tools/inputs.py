@@ -12,16 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_retrieval.encoder.config import PictureConfig
+from clip_retrieval.encoder.picture_suffixes import has_image_suffix, pictures_below
 from clip_retrieval.encoder.pictures import read_pixels
 from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.errors import ImageError, SourceError
-from clip_retrieval.words import counted
+from clip_retrieval.words import counted, is_hidden
 
 T = TypeVar("T")
-
-IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif")
-)
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class ClassFolder:
 def list_pictures(places: Sequence[str]) -> list[Path]:
     """Return the pictures in the order of `places`; those of a folder, and of all below it, sorted by path.
 
-    A file that is named is taken whatever its suffix.
+    A file that is named is taken whatever its name is.
     """
     found: list[Path] = []
     for place in places:
@@ -52,17 +49,15 @@ def list_pictures(places: Sequence[str]) -> list[Path]:
         if path.is_dir():
             inside = pictures_below(path)
             if not inside:
-                raise SourceError(f"{place} holds no picture; looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
+                raise SourceError(
+                    f"{place} holds no picture: no file with a suffix such as .jpg or .png that is not hidden"
+                )
             found += inside
         elif path.is_file():
             found.append(path)
         else:
             raise SourceError(f"there is no file or folder {place}")
     return found
-
-
-def pictures_below(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
 
 
 def read_lines(file: str) -> list[str]:
@@ -85,7 +80,7 @@ def list_classes(folder: str, max_per_class: int | None) -> tuple[list[ClassFold
     all_classes = [
         ClassFolder(shown(path.relative_to(root)), tuple(islice(pictures_below(path), max_per_class)))
         for path in sorted(root.iterdir())
-        if path.is_dir()
+        if path.is_dir() and not is_hidden(path.name)
     ]
     full = [found for found in all_classes if found.pictures]
     if len(full) < 2:
@@ -97,7 +92,7 @@ def list_classes(folder: str, max_per_class: int | None) -> tuple[list[ClassFold
 
 
 def left_out(root: Path, empty: Sequence[str]) -> list[str]:
-    loose = sum(path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES for path in root.iterdir())
+    loose = sum(path.is_file() and has_image_suffix(path) and not is_hidden(path.name) for path in root.iterdir())
     notes = [f"folders without pictures are no classes: {', '.join(empty)}"] if empty else []
     return notes + ([f"left out, for being outside of the class folders: {counted(loose, 'picture')}"] if loose else [])
 

@@ -81,7 +81,7 @@ def test_a_text_with_slashes_or_dots_is_still_a_text(text: str) -> None:
     assert kind_of(text) == "text"
 
 
-@pytest.mark.parametrize("name", ["dog.jpg", "pictures/dog.PNG", "query.npy", "/a b/dog.jpeg"])
+@pytest.mark.parametrize("name", ["dog.jpg", "pictures/dog.PNG", "x.jfif", "query.npy", "/a b/dog.jpeg"])
 def test_a_file_that_is_not_there_is_an_error_and_no_text(index: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(QueryError, match=f"there is no file {name}"):
         ask(name, tmp_path / "out", index)

@@ -24,7 +24,19 @@ PREPROCESS = Preprocess(8, (0.5,) * 3, (0.5,) * 3)
 
 
 def test_pictures_of_a_folder_are_sorted_and_those_of_all_below(tmp_path: Path) -> None:
-    names = ["b.JPG", "a/z.png", "a/y.Tiff", "c.webp", "d.gif", "e.bmp", "f.jpeg", "g.tif", "notes.txt", "h.heic"]
+    names = [
+        "b.JPG",
+        "a/z.png",
+        "a/y.Tiff",
+        "c.webp",
+        "d.gif",
+        "e.bmp",
+        "f.jpeg",
+        "g.tif",
+        "notes.txt",
+        "h.heic",
+        ".z.jpg",
+    ]
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -43,7 +55,7 @@ def test_files_keep_their_order_whatever_their_suffix(tmp_path: Path) -> None:
 def test_a_place_that_is_not_there_or_holds_nothing_is_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=f"^there is no file or folder {tmp_path}/none$"):
         list_pictures([f"{tmp_path}/none"])
-    with pytest.raises(SourceError, match=f"^{tmp_path} holds no picture; looked for .avif, .bmp, .gif"):
+    with pytest.raises(SourceError, match=f"^{tmp_path} holds no picture: no file with a suffix such as .jpg"):
         list_pictures([str(tmp_path)])
 
 
@@ -65,6 +77,9 @@ def test_classes_are_folders_and_what_is_left_out_is_told(tmp_path: Path, write_
     write_jpegs(tmp_path / "cat" / "deeper", 2)
     write_jpegs(tmp_path, 1)
     (tmp_path / "bird").mkdir()
+    write_jpegs(tmp_path / ".git", 1)
+    (tmp_path / "._000.jpg").touch()
+    (tmp_path / "dog" / "._000.jpg").touch()
     classes, notes = list_classes(str(tmp_path), 2)
     assert [(found.name, [path.name for path in found.pictures]) for found in classes] == [
         ("cat", ["000.jpg", "001.jpg"]),

@@ -12,6 +12,7 @@ from PIL import Image
 
 from clip_retrieval.encoder.base import Embeddings, Encoder, Pixels
 from clip_retrieval.encoder.images import decode_image
+from clip_retrieval.encoder.picture_suffixes import pictures_below
 from clip_retrieval.errors import EncoderError, ImageError
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,6 @@ TEXTS = (
     "the quick brown fox jumps over the lazy dog 123 times!",
     "cat",
 )
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 MOST_PICTURES = 256
 
 
@@ -85,9 +85,9 @@ def read_batches(encoder: Encoder, folder: Path) -> Iterator[Pixels]:
     """Yield a folder's pictures, at most 256 of them spread over it, as the encoder takes them."""
     if not folder.is_dir():
         raise EncoderError(f"there is no folder {folder}")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
+    paths = pictures_below(folder)
     if not paths:
-        raise EncoderError(f"{folder} holds no pictures ({', '.join(PICTURE_SUFFIXES)})")
+        raise EncoderError(f"{folder} holds no picture: no file with a suffix such as .jpg or .png that is not hidden")
     prepared, unusable = [], 0
     for path in paths[:: max(1, len(paths) // MOST_PICTURES)][:MOST_PICTURES]:
         try:
