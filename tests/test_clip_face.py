@@ -123,8 +123,8 @@ def test_tokens_of_clip_are_refused_by_a_model_with_another_tokenizer(model: cli
         """An encoder whose vocabulary is another one."""
 
         info = model.info
-        truncated_texts = 0
         encode_images, encode_texts = model.encoder.encode_images, model.encoder.encode_texts
+        embed_texts = model.encoder.embed_texts
         encode_tokens, start_images = model.encoder.encode_tokens, model.encoder.start_images
 
         class Tokenizer:

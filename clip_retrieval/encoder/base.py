@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,13 @@ USUAL_BATCH = 256  # pictures that are handed to a model at once
 
 BOTH_TOWERS = ("image", "text")
 USUAL_LOGIT_SCALE = 100.0  # where OpenAI's and most other trainings end
+
+
+class TextEmbeddings(NamedTuple):
+    """Embeddings of texts, and how many of the texts were cut to the model's context length."""
+
+    rows: Embeddings
+    truncated_count: int
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,6 @@ class Encoder(Protocol):
     """Turns prepared pictures and texts into unit embeddings."""
 
     info: EncoderInfo
-    truncated_texts: int  # texts cut to the context length so far
 
     def encode_images(self, pixels: Pixels) -> Embeddings: ...
 
@@ -54,11 +60,22 @@ class Encoder(Protocol):
 
     def encode_texts(self, texts: Sequence[str]) -> Embeddings: ...
 
+    def embed_texts(self, texts: Sequence[str]) -> TextEmbeddings:
+        """Encode texts, and count those that are too long for the model."""
+        ...
+
     def encode_tokens(self, tokens: Tokens) -> Embeddings: ...
 
 
+class EncodesTexts:
+    """`encode_texts`, for engines that have `embed_texts`."""
+
+    def encode_texts(self: Encoder, texts: Sequence[str]) -> Embeddings:
+        return self.embed_texts(texts).rows
+
+
 class StartsNothing:
-    """For engines that have encoded when they come back."""
+    """`start_images`, for engines whose `encode_images` cannot return before it is done."""
 
     def start_images(self: Encoder, pixels: Pixels) -> Callable[[], Embeddings]:
         rows = self.encode_images(pixels)
@@ -72,9 +89,14 @@ def check_tower(info: EncoderInfo, tower: str) -> None:
 
 
 def check_texts(texts: Sequence[str]) -> None:
-    is_list = isinstance(texts, Sequence) and not isinstance(texts, str)
-    if not is_list or not all(isinstance(text, str) for text in texts):
-        raise EncoderError('what takes a list of texts takes nothing else: ["a dog"], not "a dog"')
+    """Raise EncoderError for anything but a list of str."""
+    if isinstance(texts, str) or not isinstance(texts, Sequence):
+        raise EncoderError(f'expected a list of texts such as ["a dog"], got a {type(texts).__name__}')
+    wrong = next((text for text in texts if not isinstance(text, str)), None)
+    if wrong is not None:
+        raise EncoderError(
+            f'expected a list of texts such as ["a dog"], got a list with a {type(wrong).__name__} in it'
+        )
 
 
 def check_finite(rows: NDArray[np.float32]) -> None:

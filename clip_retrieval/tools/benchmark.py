@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_retrieval.encoder.base import Embeddings, Encoder
+from clip_retrieval.encoder.base import Encoder
 from clip_retrieval.encoder.facts import count_parameters
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.encoder.uri import parse_uri
 from clip_retrieval.tools.config import BenchmarkConfig
-from clip_retrieval.tools.embed import embed_pictures, embed_texts, text_notes
+from clip_retrieval.tools.embed import embed_pictures, embed_prompts, truncation_notes
 from clip_retrieval.tools.inputs import ClassFolder, Failure, list_classes
 from clip_retrieval.tools.models import bytes_on_disk
-from clip_retrieval.tools.scores import Floats, average_prompts, cosines, fill_templates, ranks_of_truth
+from clip_retrieval.tools.scores import Floats, cosines, ranks_of_truth
 
 TOP = 5
 
@@ -108,7 +108,7 @@ def score_model(
     encoder = load_encoder(config.runtime.of_model(uri), workload="bulk")
     warm_up(encoder)
     loaded = time.perf_counter()
-    labels, prompt_count = embed_classes(encoder, classes, config)
+    labels = embed_prompts(encoder, [found.name for found in classes], config.template, config.batch_size)
     labelled = time.perf_counter()
     paths = [path for found in classes for path in found.pictures]
     pictures = embed_pictures(encoder, paths, config.batch_size, config.pictures)
@@ -116,17 +116,17 @@ def score_model(
     truth = np.repeat(np.arange(len(classes)), [len(found.pictures) for found in classes])[list(pictures.positions)]
     score = ModelScore(
         model=uri,
-        accuracy=measure(cosines(pictures.rows, labels), truth, [found.name for found in classes]),
+        accuracy=measure(cosines(pictures.rows, labels.rows), truth, [found.name for found in classes]),
         speed=Speed(
             load_seconds=loaded - start,
             images_per_second=len(paths) / max(done - labelled, 1e-9),
-            texts_per_second=prompt_count / max(labelled - loaded, 1e-9),
+            texts_per_second=len(classes) * max(1, len(config.template)) / max(labelled - loaded, 1e-9),
         ),
         parameters=count_parameters(encoder),
         bytes_on_disk=bytes_on_disk(parse_uri(uri)),
         device=encoder.info.device,
         precision=encoder.info.precision,
-        notes=tuple(text_notes(encoder, ())),
+        notes=tuple(truncation_notes(labels.truncated_count)),
     )
     return score, pictures.failures
 
@@ -135,12 +135,6 @@ def warm_up(encoder: Encoder) -> None:
     side = encoder.info.preprocess.size
     encoder.encode_images(np.zeros((1, side, side, 3), np.uint8))
     encoder.encode_texts(["a"])
-
-
-def embed_classes(encoder: Encoder, classes: Sequence[ClassFolder], config: BenchmarkConfig) -> tuple[Embeddings, int]:
-    """Return a unit row for each class, and how many texts that took."""
-    prompts = [prompt for found in classes for prompt in fill_templates(found.name, config.template)]
-    return average_prompts(embed_texts(encoder, prompts, config.batch_size), len(classes)), len(prompts)
 
 
 def measure(cosine: Floats, truth: NDArray[np.integer[Any]], names: Sequence[str]) -> Accuracy:

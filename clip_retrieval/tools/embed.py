@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from clip_retrieval.encoder.base import Embeddings, Encoder
+from clip_retrieval.encoder.base import Embeddings, Encoder, TextEmbeddings
 from clip_retrieval.encoder.config import PictureConfig
 from clip_retrieval.encoder.vocabulary import describe_unknown_words
 from clip_retrieval.errors import SourceError
 from clip_retrieval.progress import show_progress
 from clip_retrieval.tools.inputs import Failure, in_batches, read_picture, shown
+from clip_retrieval.tools.scores import average_prompts, fill_templates
 from clip_retrieval.words import counted
 
 READER_THREADS = 4  # Pillow decodes and resizes without Python's lock
@@ -63,16 +64,24 @@ def embed_pictures(encoder: Encoder, paths: Sequence[Path], batch_size: int, pic
     )
 
 
-def stream_texts(encoder: Encoder, texts: Sequence[str], batch_size: int) -> Iterator[Embeddings]:
+def stream_texts(encoder: Encoder, texts: Sequence[str], batch_size: int) -> Iterator[TextEmbeddings]:
     with show_progress("texts", len(texts)) as advance:
         for batch in in_batches(texts, batch_size):
-            yield encoder.encode_texts(batch)
+            yield encoder.embed_texts(batch)
             advance(len(batch))
 
 
-def embed_texts(encoder: Encoder, texts: Sequence[str], batch_size: int) -> Embeddings:
-    rows: Embeddings = np.concatenate([no_rows(encoder), *stream_texts(encoder, texts, batch_size)])
-    return rows
+def embed_texts(encoder: Encoder, texts: Sequence[str], batch_size: int) -> TextEmbeddings:
+    batches = list(stream_texts(encoder, texts, batch_size))
+    rows = np.concatenate([no_rows(encoder), *(batch.rows for batch in batches)])
+    return TextEmbeddings(rows, sum(batch.truncated_count for batch in batches))
+
+
+def embed_prompts(encoder: Encoder, names: Sequence[str], templates: Sequence[str], batch_size: int) -> TextEmbeddings:
+    """Return a unit row for each name: the mean of the prompts that the templates make of it."""
+    prompts = [prompt for name in names for prompt in fill_templates(name, templates)]
+    found = embed_texts(encoder, prompts, batch_size)
+    return TextEmbeddings(average_prompts(found.rows, len(names)), found.truncated_count)
 
 
 def no_rows(encoder: Encoder) -> Embeddings:
@@ -86,8 +95,12 @@ def nothing_readable(failures: Sequence[Failure]) -> SourceError:
     return SourceError(f"none of the {len(failures):,} pictures can be used; the first is {first}")
 
 
-def text_notes(encoder: Encoder, texts: Sequence[str]) -> list[str]:
+def truncation_notes(count: int) -> list[str]:
+    """Return a note where texts were cut."""
+    return [f"cut to the model's context length: {counted(count, 'text')}"] if count else []
+
+
+def text_notes(encoder: Encoder, texts: Sequence[str], truncated_count: int) -> list[str]:
     """Return a note where texts were cut, and one where a small model does not know their words."""
-    count = encoder.truncated_texts
-    cut = f"cut to the model's context length: {counted(count, 'text')}" if count else None
-    return [note for note in (cut, describe_unknown_words(texts, encoder.info)) if note]
+    unknown = describe_unknown_words(texts, encoder.info)
+    return [*truncation_notes(truncated_count), *([unknown] if unknown else [])]

@@ -19,7 +19,7 @@ from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.errors import SourceError
 from clip_retrieval.storage import Folder, check_writable
 from clip_retrieval.tools.config import EmbedConfig, ExtractConfig
-from clip_retrieval.tools.embed import nothing_readable, stream_pictures, stream_texts, text_notes
+from clip_retrieval.tools.embed import nothing_readable, stream_pictures, stream_texts, truncation_notes
 from clip_retrieval.tools.inputs import Failure, in_batches, list_pictures, read_lines
 
 SUMMARY, FAILURES = "summary.json", "failures.json"
@@ -57,9 +57,9 @@ def run_extract(config: ExtractConfig) -> Extracted:
     check_writable(folder)
     encoder = load_encoder(config.embed.encoder, workload="bulk")
     with folder.staging() as staging:
-        text_count = write_texts(staging, encoder, texts, config.embed.batch_size)
+        truncated_count = write_texts(staging, encoder, texts, config.embed.batch_size)
         image_count, failures = write_pictures(staging, encoder, paths, config.embed)
-        if not image_count and not text_count:
+        if not image_count and not texts:
             raise nothing_readable(failures)
         result = Extracted(
             output_folder=folder.url,
@@ -67,9 +67,9 @@ def run_extract(config: ExtractConfig) -> Extracted:
             fingerprint=encoder.info.fingerprint,
             dimension=encoder.info.dimension,
             image_count=image_count,
-            text_count=text_count,
+            text_count=len(texts),
             failures=tuple(failures),
-            notes=tuple(text_notes(encoder, ())),
+            notes=tuple(truncation_notes(truncated_count)),
         )
         publish(folder, staging, result)
     folder.remove_leftovers()
@@ -81,14 +81,16 @@ def read_texts(config: ExtractConfig) -> list[str]:
 
 
 def write_texts(staging: Path, encoder: Encoder, texts: Sequence[str], batch_size: int) -> int:
-    """Write the rows of the texts, and return how many there are; no file where there is none."""
+    """Write the rows of the texts, and return how many were cut; no file where there is no text."""
     if not texts:
         return 0
+    truncated_count = 0
     with appending(staging / TEXT_ROWS, staging / TEXT_NAMES, encoder.info.dimension) as append:
         batches = in_batches(texts, batch_size)
-        for rows, batch in zip(stream_texts(encoder, texts, batch_size), batches, strict=True):
-            append(rows, ({"text": text} for text in batch))
-    return len(texts)
+        for found, batch in zip(stream_texts(encoder, texts, batch_size), batches, strict=True):
+            append(found.rows, ({"text": text} for text in batch))
+            truncated_count += found.truncated_count
+    return truncated_count
 
 
 def write_pictures(

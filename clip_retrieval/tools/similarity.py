@@ -44,7 +44,7 @@ def run_similarity(config: SimilarityConfig) -> Similarities:
         model=encoder.info.uri,
         images=pictures.names,
         texts=config.text,
-        cosines=cosines(pictures.rows, texts),
+        cosines=cosines(pictures.rows, texts.rows),
         failures=pictures.failures,
-        notes=tuple(text_notes(encoder, config.text)),
+        notes=tuple(text_notes(encoder, config.text, texts.truncated_count)),
     )

@@ -7,18 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from clip_retrieval.encoder.base import Embeddings, Encoder
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.errors import SourceError
 from clip_retrieval.tools.config import ZslConfig
-from clip_retrieval.tools.embed import embed_pictures, embed_texts, text_notes
+from clip_retrieval.tools.embed import embed_pictures, embed_prompts, text_notes
 from clip_retrieval.tools.inputs import Failure, list_pictures, read_lines
 from clip_retrieval.tools.scores import (
     Floats,
-    average_prompts,
     choose_scores,
     cosines,
-    fill_templates,
     logit_notes,
     logits,
     sigmoid,
@@ -73,10 +70,10 @@ def run_zsl(config: ZslConfig) -> Labelled:
     paths = list_pictures(config.image)
     labels, notes = read_labels(config)
     encoder = load_encoder(config.embed.encoder)
-    columns = embed_labels(encoder, labels, config.template, config.embed.batch_size)
+    columns = embed_prompts(encoder, labels, config.template, config.embed.batch_size)
     pictures = embed_pictures(encoder, paths, config.embed.batch_size, config.embed.pictures)
     kind = choose_scores(config.scores, encoder.info)
-    cosine = cosines(pictures.rows, columns)
+    cosine = cosines(pictures.rows, columns.rows)
     squash = softmax if kind == "softmax" else sigmoid
     if kind == "softmax" and len(labels) == 1:
         notes = [*notes, "with one label, softmax is always 1; give more labels"]
@@ -89,7 +86,7 @@ def run_zsl(config: ZslConfig) -> Labelled:
         cosines=cosine,
         top_k=config.top_k,
         failures=pictures.failures,
-        notes=(*notes, *logit_notes(kind, encoder.info), *text_notes(encoder, labels)),
+        notes=(*notes, *logit_notes(kind, encoder.info), *text_notes(encoder, labels, columns.truncated_count)),
     )
 
 
@@ -101,9 +98,3 @@ def read_labels(config: ZslConfig) -> tuple[list[str], list[str]]:
     labels = list(dict.fromkeys(given))
     again = len(given) - len(labels)
     return labels, [f"given again, and counted once: {counted(again, 'label')}"] if again else []
-
-
-def embed_labels(encoder: Encoder, labels: list[str], templates: tuple[str, ...], batch_size: int) -> Embeddings:
-    """Return a unit row for each label: the mean of its prompts."""
-    prompts = [prompt for label in labels for prompt in fill_templates(label, templates)]
-    return average_prompts(embed_texts(encoder, prompts, batch_size), len(labels))

@@ -36,8 +36,9 @@ def test_the_embedded_model_gives_what_torch_gives_of_its_weights() -> None:
     light, torch = demo(), load_encoder(f"open_clip:local-dir:{DEMO_MODEL}")
     pixels = np.random.default_rng(0).integers(0, 256, (37, 64, 64, 3), dtype=np.uint8)
     assert light.encode_images(pixels) == pytest.approx(torch.encode_images(pixels), abs=2e-6)
-    assert light.encode_texts(TEXTS) == pytest.approx(torch.encode_texts(TEXTS), abs=2e-6)
-    assert light.truncated_texts == torch.truncated_texts == 1
+    texts, wanted = light.embed_texts(TEXTS), torch.embed_texts(TEXTS)
+    assert texts.rows == pytest.approx(wanted.rows, abs=2e-6)
+    assert texts.truncated_count == wanted.truncated_count == 1
     assert light.info.fingerprint == torch.info.fingerprint
     assert light.info.logit_scale == pytest.approx(torch.info.logit_scale)
 
@@ -162,9 +163,11 @@ def test_missing_weights_are_one_sentence(demo_copy: Path) -> None:
     assert "\n" not in message
 
 
-def test_one_text_instead_of_a_list_is_refused() -> None:
-    with pytest.raises(EncoderError, match="takes a list of texts"):
+def test_anything_but_a_list_of_texts_is_refused() -> None:
+    with pytest.raises(EncoderError, match=r'^expected a list of texts such as \["a dog"\], got a str$'):
         demo().encode_texts("a dog")
+    with pytest.raises(EncoderError, match="got a list with a bytes in it"):
+        demo().encode_texts([b"a dog"])  # type: ignore[list-item]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

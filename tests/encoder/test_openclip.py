@@ -116,9 +116,9 @@ def test_half_precisions_are_close_to_fp32(
 def test_texts_that_are_cut_are_counted(tiny: str) -> None:
     encoder = load_encoder(f"random:{tiny}")
 
-    encoder.encode_texts(["dog " * 10, "dog " * 11, "dog " * 99, "dog"])
+    found = encoder.embed_texts(["dog " * 10, "dog " * 11, "dog " * 99, "dog"])
 
-    assert encoder.truncated_texts == 2
+    assert found.truncated_count == 2
 
 
 def test_a_checkpoint_file_is_loaded(tiny: str, encoder: Encoder, tmp_path: Path) -> None:

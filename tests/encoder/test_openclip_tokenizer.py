@@ -160,8 +160,7 @@ def test_local_tokenizers_give_the_same_ids_with_and_without_transformers(tmp_pa
     ids, truncated = HuggingfaceTokenizer(tmp_path / "onnx", spec).tokenize(TEXTS)
 
     assert (ids == wanted).all()
-    encoder.encode_texts(TEXTS)
-    assert encoder.truncated_texts == truncated > 0
+    assert encoder.embed_texts(TEXTS).truncated_count == truncated > 0
     assert truncated < len(TEXTS)
 
 
@@ -171,16 +170,15 @@ def test_cut_texts_are_counted_to_the_word(tmp_path: Path, text: dict[str, Any])
     write_tokenizer_files(tmp_path)
     encoder = load_encoder(write_model(tmp_path, **text))
     room = text.get("context_length", 64) - 2
-    encoder.encode_texts(["dog " * (room - 1), "dog " * room, "dog " * (room + 1), "dog " * 500, "", "dog"])
-    assert encoder.truncated_texts == 2
+    texts = ["dog " * (room - 1), "dog " * room, "dog " * (room + 1), "dog " * 500, "", "dog"]
+    assert encoder.embed_texts(texts).truncated_count == 2
 
 
 def test_a_tokenizer_that_pads_on_the_left_has_no_form_of_its_own(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     write_tokenizer_files(tmp_path, padding_side="left")
     encoder = load_encoder(write_model(tmp_path, **SIGLIP))
-    encoder.encode_texts(["dog " * 99, "dog"])
-    assert encoder.truncated_texts == 1
+    assert encoder.embed_texts(["dog " * 99, "dog"]).truncated_count == 1
     with pytest.raises(EncoderError, match="has no form outside of transformers"):
         write_tokenizer(encoder, tmp_path, is_cut=False)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clip_retrieval.encoder.base import Embeddings, Pixels
+from clip_retrieval.encoder.base import Embeddings, Pixels, TextEmbeddings
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.errors import EncoderError, StorageError
 from clip_retrieval.inference.telemetry.stats import Stats
@@ -22,7 +22,6 @@ class SlowEncoder:
     def __init__(self, *, waits: bool = False) -> None:
         self.info = load_encoder("hash:1").info
         self.waits = waits  # with its first batch for the second one
-        self.truncated_texts = 0
         self.batch_sizes: dict[str, list[int]] = {"image": [], "text": []}
         self.second = threading.Event()
         self.refuses_texts = False
@@ -45,10 +44,15 @@ class SlowEncoder:
         return wait
 
     def encode_texts(self, texts: Sequence[str]) -> Embeddings:
+        raise NotImplementedError
+
+    def embed_texts(self, texts: Sequence[str]) -> TextEmbeddings:
+        """Count texts of more than one character as cut."""
         if self.refuses_texts:
             raise EncoderError("no numbers")
         self.batch_sizes["text"].append(len(texts))
-        return np.array([[float(text)] for text in texts], dtype=np.float32)
+        rows = np.array([[float(text)] for text in texts], dtype=np.float32)
+        return TextEmbeddings(rows, sum(len(text) > 1 for text in texts))
 
     def encode_tokens(self, tokens: Any) -> Embeddings:
         raise NotImplementedError
@@ -113,6 +117,7 @@ def test_rows_come_out_in_order_and_what_lacks_a_part_is_zero(modalities: tuple[
         assert sink.column("image") == [n if i % 3 else 0 for i, n in enumerate(numbers)]
     if "text" in modalities:
         assert sink.column("text") == [n if i % 5 else 0 for i, n in enumerate(numbers)]
+        assert stats.truncated_captions == sum(n > 9 for i, n in enumerate(numbers) if i % 5)
     assert [row.key for row in sink.rows] == [str(i) for i in range(count)]
     assert len(sink.failures) == count // 3
     assert (stats.sample_count, advanced) == (count, count)

@@ -67,7 +67,7 @@ def test_threads_do_not_lose_each_others_counts() -> None:
     assert (stats.reader_read_duration, stats.reader_decode_duration) == (500.0, 1000.0)
 
 
-def test_waiting_counts_the_time_of_what_is_waited_for_and_passes_everything_on() -> None:
+def test_sourcing_counts_the_time_of_what_is_waited_for_and_passes_everything_on() -> None:
     stats = Stats()
 
     def slow() -> Iterator[str | None]:
@@ -75,13 +75,13 @@ def test_waiting_counts_the_time_of_what_is_waited_for_and_passes_everything_on(
         yield from ("a", None, "b")
 
     got = []
-    for item in stats.waiting(slow()):
+    for item in stats.sourcing(slow()):
         got.append(item)
         time.sleep(0.02)
 
     assert got == ["a", None, "b"]
-    assert 0.02 <= stats.read_duration < 0.04
-    assert stats.source_duration == 0
+    assert 0.02 <= stats.source_duration < 0.04
+    assert stats.read_duration == 0
 
 
 def test_sums_take_parts_that_an_older_release_wrote() -> None:

@@ -15,8 +15,10 @@ from clip_retrieval.encoder.base import (
     Embeddings,
     Encoder,
     EncoderInfo,
+    EncodesTexts,
     Pixels,
     StartsNothing,
+    TextEmbeddings,
     Tokens,
     check_texts,
     normalise,
@@ -92,13 +94,12 @@ def is_of_present_tower(name: str, checkpoint: Checkpoint) -> bool:
     return checkpoint.has_image if name.startswith("visual.") else checkpoint.has_text
 
 
-class MixerEncoder(StartsNothing):
+class MixerEncoder(EncodesTexts, StartsNothing):
     """A Mixer CLIP: texts keep their 77 ids and zero padding, since its text tower mixes over all of them."""
 
     def __init__(self, checkpoint: Checkpoint, uri: str) -> None:
         self.towers = MixerTowers(checkpoint)
         self.tokenizer = BpeTokenizer(int(checkpoint.model_config["context_length"]))
-        self.truncated_texts = 0
         self.info = EncoderInfo(
             uri=uri,
             dimension=int(checkpoint.model_config["embed_dim"]),
@@ -116,11 +117,10 @@ class MixerEncoder(StartsNothing):
         scaled = (pixels.astype(np.float32) / 255 - mean) / std
         return normalise(self.towers.encode_image(scaled.transpose(0, 3, 1, 2)))
 
-    def encode_texts(self, texts: Sequence[str]) -> Embeddings:
+    def embed_texts(self, texts: Sequence[str]) -> TextEmbeddings:
         check_texts(texts)
-        tokens, truncated = self.tokenizer.tokenize(texts)
-        self.truncated_texts += truncated
-        return self.encode_tokens(tokens)
+        tokens, truncated_count = self.tokenizer.tokenize(texts)
+        return TextEmbeddings(self.encode_tokens(tokens), truncated_count)
 
     def encode_tokens(self, tokens: Tokens) -> Embeddings:
         return normalise(self.towers.encode_text(tokens))

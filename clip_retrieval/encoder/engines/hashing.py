@@ -11,8 +11,10 @@ from clip_retrieval.encoder.base import (
     USUAL_LOGIT_SCALE,
     Embeddings,
     EncoderInfo,
+    EncodesTexts,
     Pixels,
     StartsNothing,
+    TextEmbeddings,
     Tokens,
     normalise,
 )
@@ -20,7 +22,7 @@ from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.encoder.uri import ModelName
 
 
-class HashEncoder(StartsNothing):
+class HashEncoder(EncodesTexts, StartsNothing):
     """hash:DIMENSION?size=32: a random projection of a tiny version of the picture, a hash of the text."""
 
     def __init__(self, name: ModelName) -> None:
@@ -35,7 +37,6 @@ class HashEncoder(StartsNothing):
             device="cpu",
             logit_scale=USUAL_LOGIT_SCALE,
         )
-        self.truncated_texts = 0
         self.seed = name.option("seed", 0)
         rng = np.random.default_rng(self.seed)
         self.projection = rng.standard_normal((8 * 8 * 3, dimension)).astype(np.float32)
@@ -45,13 +46,13 @@ class HashEncoder(StartsNothing):
         tiny = pixels[:, steps][:, :, steps].reshape(len(pixels), 8 * 8 * 3).astype(np.float32)
         return normalise((tiny - 127.5) @ self.projection)
 
-    def encode_texts(self, texts: Sequence[str]) -> Embeddings:
+    def embed_texts(self, texts: Sequence[str]) -> TextEmbeddings:
         rows = np.empty((len(texts), self.info.dimension), dtype=np.float32)
         for row, text in zip(rows, texts, strict=True):
             salted = f"{self.seed} {text}".encode("utf-8", "replace")
             seed = int.from_bytes(hashlib.sha256(salted).digest()[:8], "little")
             row[:] = np.random.default_rng(seed).standard_normal(self.info.dimension)
-        return normalise(rows)
+        return TextEmbeddings(normalise(rows), truncated_count=0)
 
     def encode_tokens(self, tokens: Tokens) -> Embeddings:
         return self.encode_texts([str(row.tolist()) for row in tokens])

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from clip_retrieval.encoder.base import (
     Embeddings,
     EncoderInfo,
+    EncodesTexts,
     Pixels,
+    TextEmbeddings,
     Tokens,
     Workload,
     check_texts,
@@ -87,12 +89,11 @@ class Tokenizer(Protocol):
         ...
 
 
-class OnnxEncoder:
+class OnnxEncoder(EncodesTexts):
     """visual.onnx and textual.onnx of one folder."""
 
     def __init__(self, folder: Path, about: OnnxFolder, info: EncoderInfo, way: Way) -> None:
         self.folder, self.about, self.info, self.way = folder, about, info, way
-        self.truncated_texts = 0
 
     @cached_property
     def image_session(self) -> Session:
@@ -145,13 +146,12 @@ class OnnxEncoder:
         rounds = -(-item_count // (at_once * self.way.streams))
         return min(item_count, rounds * self.way.streams)
 
-    def encode_texts(self, texts: Sequence[str]) -> Embeddings:
+    def embed_texts(self, texts: Sequence[str]) -> TextEmbeddings:
         check_tower(self.info, "text")
         check_texts(texts)
         self.open_text_side()
-        tokens, truncated = self.tokenizer.tokenize(texts)
-        self.truncated_texts += truncated
-        return self.encode_tokens(tokens)
+        tokens, truncated_count = self.tokenizer.tokenize(texts)
+        return TextEmbeddings(self.encode_tokens(tokens), truncated_count)
 
     def encode_tokens(self, tokens: Tokens) -> Embeddings:
         """Encode texts of like length together, without the padding that all of them share."""

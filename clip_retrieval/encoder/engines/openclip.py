@@ -15,7 +15,17 @@ import torch
 from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
-from clip_retrieval.encoder.base import Embeddings, EncoderInfo, Pixels, Tokens, check_finite, check_texts, check_tower
+from clip_retrieval.encoder.base import (
+    Embeddings,
+    EncoderInfo,
+    EncodesTexts,
+    Pixels,
+    TextEmbeddings,
+    Tokens,
+    check_finite,
+    check_texts,
+    check_tower,
+)
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.engines.causal_text import choose_text_encoder
 from clip_retrieval.encoder.engines.gpu import DeviceMemory, Streams
@@ -34,14 +44,13 @@ FINGERPRINT_VALUES = 4096  # of each tensor, evenly spread: enough to tell any t
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class OpenClipEncoder:
+class OpenClipEncoder(EncodesTexts):
     """An open_clip model and its tokenizer on one device."""
 
     def __init__(self, model: nn.Module, tokenizer: Any, info: EncoderInfo) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.info = info
-        self.truncated_texts = 0
         self.device = torch.device(info.device)
         self.dtype = DTYPES[info.precision]
         mean, std = (torch.tensor(v, device=self.device) for v in (info.preprocess.mean, info.preprocess.std))
@@ -82,14 +91,14 @@ class OpenClipEncoder:
         return (batch.permute(0, 3, 1, 2).float().div(255) - self.mean) / self.std
 
     @torch.inference_mode()
-    def encode_texts(self, texts: Sequence[str]) -> Embeddings:
+    def embed_texts(self, texts: Sequence[str]) -> TextEmbeddings:
         check_tower(self.info, "text")
         check_texts(texts)
         if not texts:
-            return np.zeros((0, self.info.dimension), dtype=np.float32)
+            return TextEmbeddings(np.zeros((0, self.info.dimension), dtype=np.float32), 0)
         tokens = self.tokenizer(list(texts))
-        self.truncated_texts += count_truncated(self.tokenizer, texts, tokens)
-        return to_rows(to_unit(self.text_encoder(tokens.to(self.device))))
+        rows = to_rows(to_unit(self.text_encoder(tokens.to(self.device))))
+        return TextEmbeddings(rows, count_truncated(self.tokenizer, texts, tokens))
 
     @torch.inference_mode()
     def encode_tokens(self, tokens: Tokens) -> Embeddings:

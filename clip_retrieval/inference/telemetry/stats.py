@@ -26,7 +26,7 @@ END = object()
 class Stats:
     """Counts and seconds of one partition, or of several added up. Stages overlap: their seconds are no parts of total.
 
-    `timing`, `waiting`, `sourcing` and `count_batch` may be called from any thread.
+    `timing`, `sourcing`, `count_batch` and `count_truncated` may be called from any thread.
     """
 
     reader_count: int = 1  # reader processes; 1 where samples are prepared by the worker itself
@@ -66,18 +66,11 @@ class Stats:
         with self.lock:
             setattr(self, name, getattr(self, name) + seconds)
 
-    def waiting(self, items: Iterable[T]) -> Iterator[T]:
-        """Pass the items on, and count the time that the encoder waits for each."""
-        return self.timed(items, "read_duration")
-
     def sourcing(self, items: Iterable[T]) -> Iterator[T]:
         """Pass the source's items on, and count the time that it takes for each."""
-        return self.timed(items, "source_duration")
-
-    def timed(self, items: Iterable[T], name: str) -> Iterator[T]:
         iterator = iter(items)
         while True:
-            with self.timing(name):
+            with self.timing("source_duration"):
                 item = next(iterator, END)
             if item is END:
                 return
@@ -93,6 +86,11 @@ class Stats:
             self.text_count += sum(row.caption is not None for row in batch.rows)
             self.reader_read_duration += batch.read_seconds
             self.reader_decode_duration += batch.decode_seconds
+
+    def count_truncated(self, count: int) -> None:
+        """Add captions that were longer than the model takes."""
+        with self.lock:
+            self.truncated_captions += count
 
     @property
     def rate(self) -> float:

@@ -37,7 +37,6 @@ class Runner:
             text=config.enable_text,
             shards=config.input_format in SHARD_FORMATS and config.enable_image,
         )
-        truncated_before = self.encoder.truncated_texts
         samples = stats.sourcing(self.source.read(partition.start, partition.stop))
         inventory = self.source if isinstance(self.source, Inventory) else None
         with (
@@ -47,7 +46,6 @@ class Runner:
             with Pipeline(self.encoder, sink, stats, report.advance) as pipeline:
                 for batch in self.loader.batches(samples):
                     pipeline.add(batch)
-            stats.truncated_captions = self.encoder.truncated_texts - truncated_before
             stats.finish()
             self.folder.write_json(self.folder.stats_name(partition), stats.to_json())
         return stats

@@ -164,8 +164,11 @@ class Pipeline:
         return self.encoder.start_images(pixels) if len(pixels) else self.nothing
 
     def start_texts(self, texts: Sequence[str]) -> Callable[[], Embeddings]:
-        rows = self.encoder.encode_texts(texts) if texts else self.nothing()
-        return lambda: rows
+        if not texts:
+            return self.nothing
+        found = self.encoder.embed_texts(texts)
+        self.stats.count_truncated(found.truncated_count)
+        return lambda: found.rows
 
     def nothing(self) -> Embeddings:
         return np.zeros((0, self.encoder.info.dimension), np.float32)
