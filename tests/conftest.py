@@ -18,7 +18,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from clip_retrieval.encoder.formats.checkpoint import Checkpoint
+from clip_retrieval.encoder.formats.openai_pt import MEAN, STD
 from clip_retrieval.encoder.load import load_encoder
+from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.storage import Folder
 
 # Before any test module imports open_clip: huggingface_hub looks at it once, and retries for a minute without it.
@@ -269,3 +272,42 @@ def write_index() -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint() -> Callable[..., Checkpoint]:
+    """Give a function from a seed to a small CLIP with OpenAI's vocabulary, every tensor of it random; no torch."""
+
+    def make(seed: int = 0, *, width: int = 64, side: int = 64) -> Checkpoint:
+        vision = {"image_size": side, "patch_size": 32, "width": width, "head_width": 32, "layers": 2}
+        text = {"context_length": 77, "vocab_size": 49408, "width": width, "heads": width // 32, "layers": 2}
+        config = {"embed_dim": 32, "quick_gelu": True, "vision_cfg": vision, "text_cfg": text}
+        shapes: dict[str, tuple[int, ...]] = {
+            "visual.class_embedding": (width,),
+            "visual.conv1.weight": (width, 3, 32, 32),
+            "visual.positional_embedding": ((side // 32) ** 2 + 1, width),
+            "visual.proj": (width, 32),
+            "token_embedding.weight": (49408, width),
+            "positional_embedding": (77, width),
+            "text_projection": (width, 32),
+        }
+        norms = ["visual.ln_pre", "visual.ln_post", "ln_final"]
+        for block in (f"{tower}transformer.resblocks.{i}." for tower in ("visual.", "") for i in range(2)):
+            parts = {"attn.in_proj_": 3 * width, "attn.out_proj.": width}
+            shapes |= {f"{block}{part}weight": (rows, width) for part, rows in parts.items()}
+            shapes |= {f"{block}{part}bias": (rows,) for part, rows in parts.items()}
+            shapes |= {f"{block}mlp.c_fc.weight": (4 * width, width), f"{block}mlp.c_fc.bias": (4 * width,)}
+            shapes |= {f"{block}mlp.c_proj.weight": (width, 4 * width), f"{block}mlp.c_proj.bias": (width,)}
+            norms += [f"{block}ln_1", f"{block}ln_2"]
+        shapes |= {f"{norm}.{part}": (width,) for norm in norms for part in ("weight", "bias")}
+        random = np.random.default_rng(seed)
+        tensors: dict[str, NDArray[Any]] = {"logit_scale": np.array(3.5, np.float32)}
+        for name, shape in shapes.items():
+            spread = 0.2 if len(shape) == 1 else shape[-1] ** -0.5
+            around = 1 if ".ln_" in f".{name}" and name.endswith("weight") else 0
+            tensors[name] = (around + spread * random.standard_normal(shape)).astype(np.float32)
+        kernel = "visual.conv1.weight"
+        tensors[kernel] = tensors[kernel].astype(np.float16).astype(np.float32)  # as GGUF has it
+        return Checkpoint("tiny", "clip", config, tensors, Preprocess(side, MEAN, STD))
+
+    return make

@@ -31,12 +31,20 @@ FORM = 1  # of what is in the cache: another one is made anew
 
 
 def open_converted(name: ModelName, config: EncoderConfig, workload: Workload) -> Encoder | None:
-    """Open a model of torch as its ONNX folder; None where torch shall run it."""
-    if not is_on_cpu(config) or config.precision == "fp16" or not is_installed("openvino"):
+    """Open a model of torch as its ONNX folder; None where torch shall run it.
+
+    Bulk work converts any model. A query converts a checkpoint that needs no torch for it, which takes less time than
+    torch takes to start; of the others it takes what is there.
+    """
+    if not is_on_cpu(config) or config.precision == "fp16":
         return None
     if workload != "bulk":
-        folder = find(name, config, "fp32") if config.precision in ("auto", "fp32") else None
+        if config.precision not in ("auto", "fp32"):
+            return None
+        folder = find(name, config, "fp32") or make_light(name, config)
         return None if folder is None else open_folder(folder, name, "fp32", workload)
+    if not is_installed("openvino"):
+        return None
     precision = cpu_precisions()[0] if config.precision == "auto" else config.precision
     folder = find(name, config, precision) or make(name, config, precision)
     return None if folder is None else open_folder(folder, name, precision, workload)
@@ -71,8 +79,9 @@ def make(name: ModelName, config: EncoderConfig, precision: Chosen) -> Path | No
     from clip_retrieval.encoder.export.convert import convert_into, open_torch
     from clip_retrieval.encoder.export.onnx_weights import quantise_into
 
-    plain = find(name, config, "fp32")
-    logger.info("%s: preparing it for this CPU, once", name.uri)
+    plain = find(name, config, "fp32") or make_light(name, config)
+    if plain is None or precision != "fp32":
+        logger.info("%s: preparing it for this CPU, once", name.uri)
     origin = open_torch(name, config.clip_cache_path) if plain is None else None
     target = place(name, config, precision)  # now that its files are here
     try:
@@ -85,6 +94,32 @@ def make(name: ModelName, config: EncoderConfig, precision: Chosen) -> Path | No
     except (ClipRetrievalError, OSError, ValueError, RuntimeError) as error:
         if not (target / ABOUT).exists():  # else another process was first
             logger.warning("%s runs on torch, which takes longer: %s", name.uri, error)
+            return None
+    return target
+
+
+def make_light(name: ModelName, config: EncoderConfig) -> Path | None:
+    """Build the graphs of a checkpoint without torch; None where that cannot be done, and torch has to say why.
+
+    Raises EncoderError where the checkpoint cannot be read.
+    """
+    if name.kind != "checkpoint":
+        return None
+    from clip_retrieval.encoder.export.light import write_light
+    from clip_retrieval.encoder.export.towers import is_buildable
+    from clip_retrieval.encoder.formats.hub import read_named
+
+    checkpoint = read_named(name.architecture, config.clip_cache_path)
+    if not is_buildable(checkpoint):
+        return None
+    logger.info("%s: preparing it for this CPU, once", name.uri)
+    target = place(name, config, "fp32")  # now that its files are here
+    try:
+        write_light(checkpoint, target, name.uri)
+        make_room(target)
+    except (ClipRetrievalError, OSError, ValueError, RuntimeError) as error:
+        if not (target / ABOUT).exists():  # else another process was first
+            logger.debug("%s is left to torch: %s", name.uri, error)
             return None
     return target
 

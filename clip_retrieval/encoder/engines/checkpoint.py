@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import open_clip
 import torch
-from numpy.typing import NDArray
 
 from clip_retrieval.encoder.base import (
     Embeddings,
@@ -29,7 +27,6 @@ from clip_retrieval.encoder.engines.openclip import (
     OpenClipEncoder,
     choose_device,
     choose_precision,
-    fingerprint,
 )
 from clip_retrieval.encoder.formats.checkpoint import Checkpoint
 from clip_retrieval.encoder.formats.hub import read_named
@@ -51,14 +48,13 @@ def open_checkpoint(name: ModelName, config: EncoderConfig) -> Encoder:
         uri=name.uri,
         dimension=int(checkpoint.model_config["embed_dim"]),
         preprocess=checkpoint.preprocess,
-        fingerprint=fingerprint(model),
+        fingerprint=checkpoint.fingerprint(),
         precision=precision,
         device=device,
         towers=checkpoint.towers,
         logit_scale=checkpoint.logit_scale,
     )
-    context = int(checkpoint.model_config["text_cfg"].get("context_length", 77)) if checkpoint.has_text else 77
-    tokenizer = open_clip.SimpleTokenizer(context_length=context)
+    tokenizer = open_clip.SimpleTokenizer(context_length=checkpoint.context_length)
     return OpenClipEncoder(model.to(device=device, dtype=DTYPES[precision]), tokenizer, info)
 
 
@@ -104,7 +100,7 @@ class MixerEncoder(EncodesTexts, StartsNothing):
             uri=uri,
             dimension=int(checkpoint.model_config["embed_dim"]),
             preprocess=checkpoint.preprocess,
-            fingerprint=digest(self.towers.tensors),
+            fingerprint=checkpoint.fingerprint(),
             precision="fp32",
             device="cpu",
             logit_scale=checkpoint.logit_scale,
@@ -124,13 +120,3 @@ class MixerEncoder(EncodesTexts, StartsNothing):
 
     def encode_tokens(self, tokens: Tokens) -> Embeddings:
         return normalise(self.towers.encode_text(tokens))
-
-
-def digest(tensors: Mapping[str, NDArray[np.float32]]) -> str:
-    """Return a digest of every tensor's name, shape and a spread of its values."""
-    found = hashlib.sha256()
-    for name, value in sorted(tensors.items()):
-        flat = value.ravel()
-        found.update(f"{name} {value.shape}".encode())
-        found.update(np.ascontiguousarray(flat[:: max(1, flat.size // 4096)]).tobytes())
-    return found.hexdigest()[:32]

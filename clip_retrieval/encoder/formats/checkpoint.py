@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
 from clip_retrieval.encoder.preprocess import Preprocess
 
 Family = Literal["clip", "mixer"]
+
+FINGERPRINT_VALUES = 4096  # of each tensor, evenly spread: enough to tell any two trainings apart
+NO_WEIGHTS = ("logit_scale", "num_batches_tracked")  # endings of names that no tower computes with
+UNTRAINED_LOGIT_SCALE = math.log(1 / 0.07)  # what open_clip's modules have where a file says nothing
 
 
 @dataclass(frozen=True)
@@ -41,3 +47,26 @@ class Checkpoint:
     def logit_scale(self) -> float | None:
         """The factor from cosine to logit: files hold its logarithm, or nothing."""
         return math.exp(float(self.tensors["logit_scale"])) if "logit_scale" in self.tensors else None
+
+    @property
+    def context_length(self) -> int:
+        """The tokens of a text; CLIP's usual number where there is no text tower."""
+        config = self.model_config if self.family == "mixer" else self.model_config.get("text_cfg", {})
+        return int(config.get("context_length", 77))
+
+    def fingerprint(self) -> str:
+        """Return the digest that `engines.openclip.fingerprint` gives for a module with these weights."""
+        is_quick = self.family == "clip" and self.model_config.get("quick_gelu")
+        digest = hashlib.sha256(b"quick_gelu" if is_quick else b"")
+        tensors: Mapping[str, Any] = self.tensors
+        if self.family == "clip" and "logit_scale" not in tensors:
+            tensors = {**dict.fromkeys(tensors), "logit_scale": np.array(UNTRAINED_LOGIT_SCALE)}
+        for name in sorted(tensors):
+            if name.endswith("num_batches_tracked"):  # a count of training steps, no weight
+                continue
+            array = self.tensors[name] if name in self.tensors else tensors[name]
+            digest.update(f"{name} {tuple(array.shape)}".encode())
+            flat = np.reshape(array, -1)
+            sample = flat[:: max(1, flat.size // FINGERPRINT_VALUES)]
+            digest.update(np.ascontiguousarray(sample, dtype=np.float32).tobytes())
+        return digest.hexdigest()[:32]
