@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import bz2
 import errno
-import gzip
 import hashlib
-import lzma
+import io
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeVar, cast
+from typing import IO, Any, NamedTuple, TypeVar
 from uuid import uuid4
 
 import fsspec
 
+from clip_retrieval import compression, git_lfs
 from clip_retrieval.errors import StorageError, first_line
 
 T = TypeVar("T")
 OWN_MODULES = sys.stdlib_module_names | {"clip_retrieval", "pyarrow"}
 PIPE = "pipe:"
-DECOMPRESSORS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
-COMPRESSED_SUFFIXES = (".gz", ".tgz", ".bz2", ".xz")
+LARGEST_BLOB = 1 << 29  # bytes of one picture, caption or json; /dev/zero and sparse files give any number
 SKIP_BYTES = 1 << 20
 STORE_RETRIES = 3
 FIRST_PAUSE = 0.2  # seconds; each further one is twice as long
@@ -45,6 +46,8 @@ class BlobRef(NamedTuple):
     url: str
     offset: int = 0
     size: int | None = None  # None: to the end of the file
+    crc: int | None = None  # CRC-32 that the bytes must have, where an archive keeps one
+    extents: tuple[tuple[int, int], ...] | None = None  # (place, size) of the data of a sparse file; the rest is zeros
 
 
 class Lost(NamedTuple):
@@ -70,16 +73,72 @@ class StoreError(OSError):
 
 
 def read_blob(blob: Blob) -> bytes:
-    """Return the bytes; raises OSError where they cannot be read."""
-    if isinstance(blob, bytes):
-        return blob
+    """Return the bytes; raises OSError where they cannot be read, are damaged, or are too many."""
     if isinstance(blob, Lost):
         raise LostError(blob)
-    if is_on_store(blob.url) and not blob.url.endswith(COMPRESSED_SUFFIXES):
-        return read_from_store(blob)
-    with open_url(blob.url) as file:
-        skip(file, blob.offset)
-        return file.read(-1 if blob.size is None else blob.size)
+    data = blob if isinstance(blob, bytes) else checked(blob, read_ref(blob))
+    if git_lfs.is_pointer(data):
+        raise LostError(Lost("git_lfs_pointer", git_lfs.ADVICE))
+    return data
+
+
+def read_ref(ref: BlobRef) -> bytes:
+    """Return the bytes that a reference names; fewer where the file ends before."""
+    if ref.size is not None and ref.size > LARGEST_BLOB:
+        raise LostError(too_large(ref.size))
+    is_member = ref.size is not None  # its place counts the plain bytes of the tar, whatever the tar is called
+    is_compressed = ref.url.endswith(compression.SUFFIXES)
+    if is_on_store(ref.url) and not is_compressed and not (is_member and is_packed(ref.url)):
+        return read_from_store(ref)
+    path = local_path(ref.url)
+    if path is not None:
+        check_regular(path)
+    with (open_url if is_compressed or is_member or path is None else open_raw)(ref.url) as file:
+        skip(file, ref.offset)
+        return read_sparse(file, ref.size or 0, ref.extents) if ref.extents is not None else read_most(file, ref.size)
+
+
+def check_regular(path: Path) -> None:
+    """Refuse what may block or never end, such as a named pipe or /dev/zero; raises LostError."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+        raise LostError(Lost("not_a_file", f"{path} is {kind}, not a file"))
+
+
+def read_most(file: IO[bytes], size: int | None) -> bytes:
+    data = file.read(LARGEST_BLOB + 1 if size is None else size)
+    if len(data) > LARGEST_BLOB:
+        raise LostError(too_large(None))
+    return data
+
+
+def read_sparse(file: IO[bytes], size: int, extents: tuple[tuple[int, int], ...]) -> bytes:
+    """Return the whole content of a sparse file, whose data lies together where `file` is."""
+    data = bytearray(size)
+    for place, count in extents:
+        data[place : place + count] = file.read(count)
+    return bytes(data)
+
+
+def too_large(size: int | None) -> Lost:
+    held = "" if size is None else f": {size:,}"
+    return Lost("too_large", f"more than {LARGEST_BLOB:,} bytes for one picture or text{held}")
+
+
+def checked(ref: BlobRef, data: bytes) -> bytes:
+    """Return the bytes; raises LostError where the archive's checksum shows that they are damaged."""
+    if ref.crc is not None and zlib.crc32(data) != ref.crc:
+        raise LostError(Lost("corrupt", "the bytes do not have the checksum (CRC-32) that the archive keeps of them"))
+    return data
+
+
+@cache
+def is_packed(url: str) -> bool:
+    """Say whether a tar on a store is compressed, though its name does not say so."""
+    if not url.endswith(".tar"):
+        return False
+    return compression.opener_of(read_from_store(BlobRef(url, 0, compression.MAGIC_BYTES))) is not None
 
 
 def is_on_store(url: str) -> bool:
@@ -170,19 +229,18 @@ def open_pipe(command: str) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def open_url(url: str) -> Iterator[IO[bytes]]:
-    """Open a url for reading, decompressed where it is gzip, bzip2 or xz."""
+    """Open a url for reading, decompressed where it is gzip, bzip2, xz or zstandard."""
     if url.startswith(PIPE):
         with open_pipe(url.removeprefix(PIPE)) as stream:
             yield stream
         return
-    with store_errors(url), open_raw(url) as file:
-        magic = file.read(2)
-        file.seek(0)
-        if magic in DECOMPRESSORS and url.endswith(COMPRESSED_SUFFIXES):
-            with DECOMPRESSORS[magic](file) as plain:
-                yield cast("IO[bytes]", plain)
-        else:
-            yield file
+    with store_errors(url), open_raw(url) as file, compression.decompressed(file) as plain:
+        yield plain
+
+
+def is_plain(url: str, file: IO[bytes]) -> bool:
+    """Say whether a file that `open_url` gave is on this machine and not compressed: then its parts can be referred to."""
+    return local_path(url) is not None and isinstance(getattr(file, "raw", None), io.FileIO)
 
 
 @contextmanager

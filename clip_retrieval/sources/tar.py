@@ -5,19 +5,16 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import IO, Any, Self
+from typing import IO
 
-from clip_retrieval.blobs import Blob, BlobRef, local_path, open_url
+from clip_retrieval import git_lfs
+from clip_retrieval.blobs import PIPE, is_plain, open_raw, open_url
+from clip_retrieval.errors import one_line
+from clip_retrieval.sources.tar_headers import Tar
+from clip_retrieval.sources.tar_members import CutError, Member, MemberReader, PlainReader, StreamReader
 
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One file of a tar: its name, its place in the (decompressed) tar, and its bytes or where they are."""
-
-    name: str
-    offset: int
-    size: int
-    blob: Blob | None  # None where nobody wants the bytes of such a member
+WITHOUT_FILE = (tarfile.DIRTYPE, b"D", b"V")  # folders, and GNU tar's lists of a folder's files and volume labels
+FIRST_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,27 +25,16 @@ class Damage:
     detail: str
 
 
-class HeaderWitness(tarfile.TarInfo):
-    """Remembers on the TarFile why its headers ended; tarfile itself takes damage for the end."""
-
-    @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
-        try:
-            return super().fromtarfile(tar)
-        except tarfile.HeaderError as error:
-            tar.last_header_error = error  # type: ignore[attr-defined]
-            raise
-
-
 def read_members(url: str, wanted: Callable[[str], bool]) -> Iterator[Member | Damage]:
     """Yield the files of the tar behind `url`; a Damage comes last, where there is any.
 
-    Members of a plain tar on this machine come as references, those of a stream with their bytes.
+    Members of a plain tar on this machine come as references, those of a stream with their bytes. What is wanted and
+    cannot be read, such as a link that leads out of the tar, comes as Lost.
     """
     damage: Damage | None = None
     try:
         with open_url(url) as file:
-            for item in walk(file, url, wanted):
+            for item in walk(file, wanted, PlainReader(file, url) if is_plain(url, file) else StreamReader()):
                 if isinstance(item, Damage):
                     damage = item
                 else:
@@ -56,66 +42,48 @@ def read_members(url: str, wanted: Callable[[str], bool]) -> Iterator[Member | D
     except FileNotFoundError as error:
         damage = Damage("missing", f"cannot be opened: {error}")
     except (OSError, EOFError, ValueError, ImportError) as error:
-        damage = Damage("unreadable", " ".join(str(error).split()) or type(error).__name__)
+        damage = Damage("unreadable", one_line(error))
     if damage is not None:
-        yield damage
+        yield named(damage, url)
 
 
-def walk(file: IO[bytes], url: str, wanted: Callable[[str], bool]) -> Iterator[Member | Damage]:
-    is_plain = local_path(url) is not None and type(file).__name__ == "BufferedReader"
-    length = measure(file) if is_plain else None
+def named(damage: Damage, url: str) -> Damage:
+    """Say of a file that is no tar what it is, where it is known."""
+    if damage.reason != "not_a_tar" or url.startswith(PIPE):
+        return damage
+    with open_raw(url) as file:
+        return Damage("git_lfs_pointer", git_lfs.ADVICE) if git_lfs.is_pointer(file.read(FIRST_BYTES)) else damage
+
+
+def walk(file: IO[bytes], wanted: Callable[[str], bool], reader: MemberReader) -> Iterator[Member | Damage]:
     last, count = "the first member", 0
     try:
-        with tarfile.open(fileobj=file, mode="r:" if is_plain else "r|", tarinfo=HeaderWitness) as tar:
+        with Tar.open(fileobj=file, mode="r:" if isinstance(reader, PlainReader) else "r|") as tar:
             for info in tar:
                 last, count = info.name, count + 1
-                if info.isfile():
-                    member = read_member(tar, info, url, wanted, length)
-                    if isinstance(member, Damage):
-                        yield member
-                        return
-                    yield member
+                if info.type not in WITHOUT_FILE:
+                    yield reader.read(tar, info, is_wanted=wanted(info.name))
                 tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header it saw
             yield from explain_end(tar, last, count)
+    except CutError:
+        yield Damage("truncated", f"cut inside {last}; that and everything after it is lost")
     except tarfile.ReadError as error:
         if count:
             yield Damage("truncated", f"ends inside or after {last}: {error}")
-        elif length == 0 or str(error) == "empty file":
+        elif str(error) == "empty file" or getattr(reader, "byte_count", None) == 0:
             yield Damage("empty", "has no bytes")
         else:
             yield Damage("not_a_tar", str(error))
 
 
-def measure(file: IO[bytes]) -> int:
-    length = file.seek(0, 2)
-    file.seek(0)
-    return length
-
-
-def read_member(
-    tar: tarfile.TarFile, info: tarfile.TarInfo, url: str, wanted: Callable[[str], bool], length: int | None
-) -> Member | Damage:
-    if not wanted(info.name):
-        return Member(info.name, info.offset_data, info.size, None)
-    if length is not None:
-        if info.offset_data + info.size > length:
-            return Damage("truncated", f"cut inside {info.name}; that and everything after it is lost")
-        return Member(info.name, info.offset_data, info.size, BlobRef(url, info.offset_data, info.size))
-    content = tar.extractfile(info)
-    data = content.read() if content else b""
-    if len(data) < info.size:
-        return Damage("truncated", f"cut inside {info.name}; that and everything after it is lost")
-    return Member(info.name, info.offset_data, info.size, data)
-
-
-def explain_end(tar: Any, last: str, count: int) -> Iterator[Damage]:
+def explain_end(tar: Tar, last: str, count: int) -> Iterator[Damage]:
     """Tell a proper end from damage that tarfile took for one."""
-    error = getattr(tar, "last_header_error", None)
-    kind = type(error).__name__  # tarfile does not export these classes
-    if kind == "EOFHeaderError":
-        if count == 0:
+    if tar.end in ("EmptyHeaderError", "TruncatedHeaderError"):
+        if not tar.has_end_mark:
+            yield Damage("truncated", f"ends after {last} without an end-of-archive mark")
+        elif not count:
             yield Damage("empty", "has no members")
-    elif kind in ("EmptyHeaderError", "TruncatedHeaderError"):
-        yield Damage("truncated", f"ends after {last} without an end-of-archive mark")
-    elif error is not None:
+    elif tar.has_end_mark:
+        yield Damage("corrupt", f"what follows zeros after {last} is no tar; it is left out")
+    elif tar.end:
         yield Damage("corrupt", f"the header after {last} is damaged; everything after it is lost")

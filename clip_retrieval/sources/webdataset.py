@@ -9,7 +9,8 @@ from clip_retrieval.blobs import fetch_to_cache
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.patterns import list_inputs
 from clip_retrieval.sources.suffixes import IMAGE_SUFFIXES, METADATA_SUFFIX, split_key
-from clip_retrieval.sources.tar import Damage, Member, read_members
+from clip_retrieval.sources.tar import Damage, read_members
+from clip_retrieval.sources.tar_members import Member
 from clip_retrieval.sources.types import Failure, Origin, Sample
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")

@@ -1,0 +1,50 @@
+"""Compressed files, told by their first bytes whatever their names say: gzip, bzip2, xz and zstandard."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import re
+from collections.abc import Callable
+from typing import IO, Any, cast
+
+SUFFIXES = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".tzst")
+MAGIC_BYTES = 10
+BZIP2 = re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)")  # a first block, or the end of an empty file
+
+
+class ZstdReader(io.RawIOBase):
+    """Decompresses zstandard with pyarrow, since Python has no zstandard before 3.14."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        import pyarrow as pa
+
+        self.stream: Any = pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.stream.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def opener_of(magic: bytes) -> Callable[[IO[bytes]], Any] | None:
+    """Return what opens a file with these first bytes for its plain bytes; None where it is not compressed."""
+    if magic.startswith(b"\x1f\x8b\x08"):
+        return gzip.open
+    if BZIP2.match(magic):
+        return bz2.open
+    if magic.startswith(b"\xfd7zXZ\x00"):
+        return lzma.open
+    return (lambda file: io.BufferedReader(ZstdReader(file))) if magic.startswith(b"\x28\xb5\x2f\xfd") else None
+
+
+def decompressed(file: IO[bytes]) -> IO[bytes]:
+    """Return a reader of the plain bytes of a file that can seek: the file itself where it is not compressed."""
+    opener = opener_of(file.read(MAGIC_BYTES))
+    file.seek(0)
+    return file if opener is None else cast("IO[bytes]", opener(file))

@@ -1,0 +1,135 @@
+"""One member of a tar: a reference to its bytes, the bytes themselves, or why it cannot be read."""
+
+from __future__ import annotations
+
+import tarfile
+from dataclasses import dataclass
+from typing import IO, Protocol
+
+from clip_retrieval.blobs import LARGEST_BLOB, Blob, BlobRef, Lost, too_large
+from clip_retrieval.sources.tar_headers import Tar
+from clip_retrieval.sources.tar_links import KEPT_BYTES, Entries, Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One file of a tar: its name, where its bytes are in the (decompressed) tar, and the bytes or a reference."""
+
+    name: str
+    offset: int | None = None  # None where the bytes are not in one piece, or cannot be had
+    size: int | None = None
+    blob: Blob | None = None  # None where nobody wants the bytes of such a member
+
+
+class CutError(Exception):
+    """The tar ends inside a member."""
+
+
+class MemberReader(Protocol):
+    """Makes members out of headers, in their order."""
+
+    def read(self, tar: Tar, info: tarfile.TarInfo, *, is_wanted: bool) -> Member:
+        """Return the member; raises CutError."""
+        ...
+
+
+class PlainReader:
+    """Members of a tar on this machine, as references; a link may lead to any other member."""
+
+    def __init__(self, file: IO[bytes], url: str) -> None:
+        self.file, self.url = file, url
+        self.byte_count = file.seek(0, 2)
+        file.seek(0)
+        self.entries: Entries | None = None  # read at the first link
+
+    def read(self, tar: Tar, info: tarfile.TarInfo, *, is_wanted: bool) -> Member:
+        del tar
+        if not is_wanted:
+            return Member(info.name)
+        if info.isfile():
+            if info.offset_data + stored_size(info) > self.byte_count:
+                raise CutError
+            return Member(info.name, place_of(info), info.size, self.blob_of(info))
+        return linked(info, self.all_entries()) if is_link(info) else special(info)
+
+    def blob_of(self, info: tarfile.TarInfo) -> Blob:
+        extents = None if info.sparse is None else tuple(info.sparse)
+        return misplaced(info) or BlobRef(self.url, info.offset_data, info.size, extents=extents)
+
+    def all_entries(self) -> Entries:
+        """Return all members by name, from a second pass over the headers."""
+        if self.entries is None:
+            self.entries = Entries(is_whole=True)
+            self.file.seek(0)
+            try:
+                with Tar.open(fileobj=self.file, mode="r:") as tar:
+                    for info in tar:
+                        self.entries.add(info, self.blob_of(info) if info.isfile() else None)
+                        tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header it saw
+            except (tarfile.ReadError, ValueError):
+                return self.entries  # the first pass tells of the damage when it comes there
+        return self.entries
+
+
+class StreamReader:
+    """Members of a stream, with their bytes; a link is read where its target passed not long before."""
+
+    def __init__(self) -> None:
+        self.entries = Entries()
+
+    def read(self, tar: Tar, info: tarfile.TarInfo, *, is_wanted: bool) -> Member:
+        if is_link(info) and is_wanted:
+            member = linked(info, self.entries)
+        elif info.isfile() and (is_wanted or info.size <= KEPT_BYTES // 4):
+            member = Member(info.name, place_of(info), info.size, content_of(tar, info))
+        else:
+            member = special(info) if is_wanted else Member(info.name)
+        self.entries.add(info, member.blob)
+        return member
+
+
+def linked(info: tarfile.TarInfo, entries: Entries) -> Member:
+    """Return a link as a member with the place and bytes of the file that it leads to."""
+    found = entries.follow(info)
+    return Member(info.name, found.offset, found.size, found.blob) if isinstance(found, Entry) else lost(info, found)
+
+
+def special(info: tarfile.TarInfo) -> Member:
+    return lost(info, Lost("not_a_file", "a named pipe, a device, or a kind of member that is not known here"))
+
+
+def lost(info: tarfile.TarInfo, why: Lost) -> Member:
+    return Member(info.name, blob=why)
+
+
+def is_link(info: tarfile.TarInfo) -> bool:
+    return info.issym() or info.islnk()
+
+
+def place_of(info: tarfile.TarInfo) -> int | None:
+    return info.offset_data if info.sparse is None else None
+
+
+def stored_size(info: tarfile.TarInfo) -> int:
+    """Return the bytes that a member has in the tar: of a sparse file only the pieces that hold data."""
+    return info.size if info.sparse is None else sum(count for _, count in info.sparse)
+
+
+def misplaced(info: tarfile.TarInfo) -> Lost | None:
+    """Say what is wrong with a sparse file whose pieces of data do not lie inside of it."""
+    for place, count in info.sparse or ():
+        if place < 0 or count < 0 or place + count > info.size:
+            return Lost("corrupt", "a sparse file whose pieces of data are not inside of it")
+    return None
+
+
+def content_of(tar: Tar, info: tarfile.TarInfo) -> Blob:
+    """Return the bytes of a member of a stream; the next header follows them. Raises CutError."""
+    refusal = misplaced(info) or (too_large(info.size) if info.size > LARGEST_BLOB else None)
+    if refusal is not None:
+        return refusal
+    content = tar.extractfile(info)
+    data = content.read() if content else b""
+    if len(data) < info.size:
+        raise CutError
+    return data
