@@ -22,8 +22,9 @@ from uuid import uuid4
 
 import fsspec
 
-from clip_retrieval import compression, git_lfs
+from clip_retrieval import compression
 from clip_retrieval.errors import StorageError, first_line
+from clip_retrieval.git_lfs import describe_pointer
 
 T = TypeVar("T")
 OWN_MODULES = sys.stdlib_module_names | {"clip_retrieval", "pyarrow"}
@@ -77,8 +78,9 @@ def read_blob(blob: Blob) -> bytes:
     if isinstance(blob, Lost):
         raise LostError(blob)
     data = blob if isinstance(blob, bytes) else checked(blob, read_ref(blob))
-    if git_lfs.is_pointer(data):
-        raise LostError(Lost("git_lfs_pointer", git_lfs.ADVICE))
+    pointer = describe_pointer(data)
+    if pointer is not None:
+        raise LostError(Lost("git_lfs_pointer", pointer))
     return data
 
 
@@ -239,7 +241,7 @@ def open_url(url: str) -> Iterator[IO[bytes]]:
 
 
 def is_plain(url: str, file: IO[bytes]) -> bool:
-    """Say whether a file that `open_url` gave is on this machine and not compressed: then its parts can be referred to."""
+    """Say whether a file that `open_url` gave is on this machine and not compressed, so that its parts have places."""
     return local_path(url) is not None and isinstance(getattr(file, "raw", None), io.FileIO)
 
 

@@ -21,6 +21,7 @@ from fsspec.implementations.local import LocalFileSystem
 from clip_retrieval.blobs import store_errors
 from clip_retrieval.errors import StorageError, first_line
 from clip_retrieval.json_files import Shape, parse_json
+from clip_retrieval.words import is_hidden
 
 PARTIAL_FOLDER = "_partial"
 TEMPORARY = "clip-retrieval-"  # what names of temporary folders begin with
@@ -71,14 +72,15 @@ class Folder:
             return bool(self.fs.isdir(self.path(name)))
 
     def names(self, subfolder: str, suffix: str) -> list[str]:
-        """Return the names of the files in a subfolder that end with `suffix`, sorted."""
+        """Return the names of the files in a subfolder that end with `suffix`, sorted, without hidden ones."""
         self.fs.invalidate_cache()
         try:
             with self.answering():
                 found = self.fs.ls(self.path(subfolder), detail=False)
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(Path(name).name for name in found if str(name).endswith(suffix))
+        names = (Path(name).name for name in found if str(name).endswith(suffix))
+        return sorted(name for name in names if not is_hidden(name))
 
     def sizes(self, subfolder: str, suffix: str) -> dict[str, int]:
         """Return the bytes of each file in a subfolder that ends with `suffix`, by name."""

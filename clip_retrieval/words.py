@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 
+MACOS_FOLDER = "__MACOSX"
 MINUTE, HOUR = 60, 3600
 
 SURROGATES = re.compile("[\ud800-\udfff]")
@@ -50,9 +51,13 @@ def in_words(seconds: float) -> str:
 
 
 def is_hidden(path: str) -> bool:
-    """Say whether a name in the path starts with a dot: `.git/x.jpg`, `a/._x.jpg`, but not `./x.jpg` or `../x.jpg`."""
-    may_be = path.startswith(".") or "/." in path  # spares nearly every path the split
-    return may_be and any(part.startswith(".") and part not in (".", "..") for part in path.split("/"))
+    """Say whether a name in the path starts with a dot or is __MACOSX: `.git/x.jpg`, `a/._x.jpg`, but not `./x.jpg`.
+
+    macOS writes a `._x.jpg` beside each `x.jpg` into tars, into the __MACOSX folder of zips, and onto foreign disks.
+    """
+    if not (path.startswith(".") or "/." in path or MACOS_FOLDER in path):
+        return False  # spares nearly every path the split
+    return any((part.startswith(".") and part not in (".", "..")) or part == MACOS_FOLDER for part in path.split("/"))
 
 
 def counted(count: int, what: str) -> str:

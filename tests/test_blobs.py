@@ -10,7 +10,7 @@ import fsspec
 import pytest
 
 from clip_retrieval import blobs, clip_inference
-from clip_retrieval.blobs import BlobRef, StoreError, may_pass, read_blob
+from clip_retrieval.blobs import BlobRef, LostError, StoreError, may_pass, read_blob
 
 
 class Flaky(fsspec.AbstractFileSystem):  # type: ignore[misc]
@@ -109,3 +109,33 @@ def test_file_names_that_are_not_utf8_are_read(tmp_path: Path, make_jpeg: Any, r
 
     assert summary.stats.image_count == 1
     assert read_table(tmp_path / "out", "metadata")["image_path"].tolist() == [f"{tmp_path}/in/caf\ufffd.jpg"]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir])
+def test_only_regular_files_are_read(tmp_path: Path, make: Any) -> None:
+    make(tmp_path / "x.jpg")
+
+    with pytest.raises(LostError) as caught:
+        read_blob(BlobRef(str(tmp_path / "x.jpg")))
+    assert caught.value.reason == "not_a_file"
+
+
+@pytest.mark.parametrize("size", [None, 11])
+def test_what_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int | None) -> None:
+    monkeypatch.setattr(blobs, "LARGEST_BLOB", 10)
+    (tmp_path / "x.jpg").write_bytes(bytes(11))
+
+    with pytest.raises(LostError) as caught:
+        read_blob(BlobRef(str(tmp_path / "x.jpg"), 0, size))
+    assert caught.value.reason == "too_large"
+    assert len(read_blob(BlobRef(str(tmp_path / "x.jpg"), 0, 10))) == 10
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+def test_a_git_lfs_pointer_is_no_picture(tmp_path: Path, is_read: bool) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    (tmp_path / "x.jpg").write_bytes(pointer)
+
+    with pytest.raises(LostError, match="git lfs pull") as caught:
+        read_blob(pointer if is_read else BlobRef(str(tmp_path / "x.jpg")))
+    assert caught.value.reason == "git_lfs_pointer"

@@ -82,3 +82,10 @@ def test_scratch_folders_come_and_go_beside_each_other(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(work, [60] * 8)) == [60] * 8
+
+
+def test_hidden_files_are_no_names_of_a_folder(tmp_path: Path) -> None:
+    for name in ("img_emb_0.npy", "._img_emb_0.npy"):
+        (tmp_path / name).write_bytes(b"")
+
+    assert Folder(str(tmp_path)).names("", ".npy") == ["img_emb_0.npy"]

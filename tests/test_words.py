@@ -32,6 +32,8 @@ def test_a_bound_is_no_less_than_what_it_is_for(count: int, bound: str) -> None:
 @pytest.mark.parametrize(
     ("path", "hidden"),
     [
+        ("__MACOSX/x.jpg", True),
+        ("my__MACOSX/x.jpg", False),
         (".git", True), ("a/.git/b.jpg", True), ("a/._b.jpg", True), ("...", True), ("a.jpg", False),
         ("./a.jpg", False), ("../a.jpg", False), ("a/./b.jpg", False), ("a/../b.jpg", False), ("a.b/c", False),
     ],

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import lzma
 import posixpath
 import zipfile
-import zlib
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, cast
 
-from clip_retrieval.blobs import Blob, BlobRef, Lost, fetch_to_cache, local_path, may_pass, open_raw, open_url
+from clip_retrieval.blobs import Blob, BlobRef, fetch_to_cache, is_plain, may_pass, open_raw, open_url
 from clip_retrieval.errors import SourceError, first_line
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.joining import Joined, join, switch_off_missing
@@ -20,12 +17,11 @@ from clip_retrieval.sources.patterns import list_inputs
 from clip_retrieval.sources.tar import Damage, read_members
 from clip_retrieval.sources.types import Failure, Origin, Sample
 from clip_retrieval.sources.webdataset import TAR_SUFFIXES
+from clip_retrieval.sources.zips import is_stored, is_zip, list_zip, place_of, read_member
 from clip_retrieval.words import clean
 
 ZIP_SUFFIX = ".zip"
-LARGEST_MEMBER = 1 << 29  # bytes
-LOCAL_HEADER = 30  # bytes before name and extra field
-ENCRYPTED = 0x1
+Held = zipfile.ZipInfo | Blob  # a member of a zip, or of a tar
 
 
 @dataclass(eq=False)
@@ -33,7 +29,7 @@ class Archive:
     """One archive: its members by name, and the samples that they make."""
 
     url: str
-    members: dict[str, Any]  # name -> ZipInfo, or the BlobRef of a tar's member
+    members: dict[str, Held]
     samples: dict[str, Joined] = field(default_factory=dict)  # by the name of their picture or caption
     ignored: list[Failure] = field(default_factory=list)
 
@@ -84,12 +80,17 @@ class ArchiveSource:
         image = blob_of(archive, joined.image if config.enable_image else None, zipped)
         return Sample(
             key=name,
-            image_path=name if is_image else None,
+            image_path=self.path_of(archive, name) if is_image else None,
             image=image,
             text=blob_of(archive, joined.text if config.enable_text else None, zipped),
             metadata=blob_of(archive, joined.metadata if config.enable_metadata else None, zipped),
             origin=origin_of(archive, name, zipped) if is_image else Origin(archive.url, None, None),
         )
+
+    def path_of(self, archive: Archive, name: str) -> str:
+        """Return the name by which a picture is found again: that of the file, where it is a link in a zip."""
+        member = archive.members[name]
+        return member.filename if isinstance(member, zipfile.ZipInfo) and plain_name(member.filename) != name else name
 
 
 @contextmanager
@@ -103,52 +104,19 @@ def opened(url: str, *, is_zip: bool) -> Iterator[zipfile.ZipFile | None]:
 
 def blob_of(archive: Archive, name: str | None, zipped: zipfile.ZipFile | None) -> Blob | None:
     """Return a member's bytes, or where they are; what cannot be had is Lost."""
-    if name is None:
-        return None
-    member = archive.members[name]
-    if zipped is None or not isinstance(member, zipfile.ZipInfo):
-        return cast("Blob", member)
-    try:
-        return refusal_of(member, name) or read_zipped(member, archive.url, zipped)
-    except NotImplementedError as error:
-        return Lost("compression", f"{name}: {first_line(error)}")
-    except OSError as error:
-        return Lost("unreadable", f"{name}: {first_line(error)}")
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError) as error:
-        return Lost("corrupt", f"{name}: {first_line(error)}")
-
-
-def refusal_of(member: zipfile.ZipInfo, name: str) -> Lost | None:
-    if member.flag_bits & ENCRYPTED:
-        return Lost("encrypted", f"{name} is encrypted; unpack the archive with its password first")
-    if member.file_size > LARGEST_MEMBER:
-        return Lost("too_large", f"{name} unpacks to {member.file_size:,} bytes, more than {LARGEST_MEMBER:,}")
-    return None
-
-
-def read_zipped(member: zipfile.ZipInfo, url: str, zipped: zipfile.ZipFile) -> Blob:
-    if member.compress_type == zipfile.ZIP_STORED and local_path(url) is not None:
-        return BlobRef(url, place_of(member, zipped), member.file_size)
-    return zipped.read(member)
-
-
-def place_of(member: zipfile.ZipInfo, zipped: zipfile.ZipFile) -> int:
-    """Return where a stored member's bytes begin: after the header before it, whose length only it knows."""
-    file = zipped.fp
-    assert file is not None
-    file.seek(member.header_offset)
-    header = file.read(LOCAL_HEADER)
-    if len(header) < LOCAL_HEADER or header[:4] != b"PK\x03\x04":
-        raise zipfile.BadZipFile("no member begins where the list of members says so")
-    return member.header_offset + LOCAL_HEADER + sum(int.from_bytes(header[i : i + 2], "little") for i in (26, 28))
+    member = None if name is None else archive.members[name]
+    if isinstance(member, zipfile.ZipInfo):
+        assert zipped is not None
+        return read_member(member, archive.url, zipped)
+    return member
 
 
 def origin_of(archive: Archive, name: str, zipped: zipfile.ZipFile | None) -> Origin:
-    """Return the place of a picture; a compressed one has none, and is found by its name."""
+    """Return the place of a picture; one that is compressed or sparse has none, and is found by its name."""
     member = archive.members[name]
-    if isinstance(member, BlobRef):
+    if isinstance(member, BlobRef) and member.extents is None:
         return Origin(archive.url, member.offset, member.size)
-    if zipped is None or member.compress_type != zipfile.ZIP_STORED or member.flag_bits & ENCRYPTED:
+    if zipped is None or not isinstance(member, zipfile.ZipInfo) or not is_stored(member):
         return Origin(archive.url, None, None)
     try:
         return Origin(archive.url, place_of(member, zipped), member.file_size)
@@ -179,13 +147,12 @@ def open_archive(url: str, config: SourceConfig) -> Archive:
     """List the members of a zip or tar; raises SourceError where it must be copied first, and may not be."""
     archive = Archive(url, {})
     try:
-        with open_raw(url) as file:
-            magic = file.read(4)
-        listed = list_zip(url) if magic[:2] == b"PK" else list_tar(place_of_tar(url, config))
+        listed: Iterable[tuple[str, Held | Damage | None]]
+        listed = list(list_zip(url)) if is_zip(url) else list_tar(place_of_tar(url, config))
     except FileNotFoundError as error:
-        listed = iter([("", Damage("missing", f"cannot be opened: {first_line(error)}"))])
+        listed = [("", Damage("missing", f"cannot be opened: {first_line(error)}"))]
     except (zipfile.BadZipFile, EOFError, ValueError, OSError) as error:
-        listed = iter([("", Damage("unreadable" if may_pass(error) else "corrupt", first_line(error)))])
+        listed = [("", Damage("unreadable" if may_pass(error) else "corrupt", first_line(error)))]
     for name, member in listed:
         add_member(archive, name, member)
     for item in join(list(archive.members), wants_images=config.enable_image):
@@ -196,12 +163,13 @@ def open_archive(url: str, config: SourceConfig) -> Archive:
     return archive
 
 
-def add_member(archive: Archive, name: str, member: Any) -> None:
-    """Take in a member; normal names only: nothing is ever written under them."""
-    if isinstance(member, Damage):
-        archive.ignored.append(Failure.of_shard(archive.url, member.reason, member.detail))
+def add_member(archive: Archive, name: str, member: Held | Damage | None) -> None:
+    """Take in a member under a plain name, such as a/b.jpg for ./a//b.jpg."""
+    if member is None or isinstance(member, Damage):
+        if member is not None:
+            archive.ignored.append(Failure.of_shard(archive.url, member.reason, member.detail))
         return
-    name = posixpath.normpath(name).lstrip("/")
+    name = plain_name(name)
     if name in archive.members:
         detail = "the archive has a member of this name already"
         archive.ignored.append(Failure(name, archive.url, "other", "duplicate", detail))
@@ -209,13 +177,11 @@ def add_member(archive: Archive, name: str, member: Any) -> None:
         archive.members[name] = member
 
 
-def list_zip(url: str) -> Iterator[tuple[str, Any]]:
-    with open_raw(url) as file, zipfile.ZipFile(file) as zipped:
-        members = [(info.filename, info) for info in zipped.infolist() if not info.is_dir()]
-    return iter(members)
+def plain_name(name: str) -> str:
+    return posixpath.normpath(name).lstrip("/")
 
 
-def list_tar(place: str) -> Iterator[tuple[str, Any]]:
+def list_tar(place: str) -> Iterator[tuple[str, Held | Damage | None]]:
     for item in read_members(place, lambda _: True):
         yield ("", item) if isinstance(item, Damage) else (item.name, item.blob)
 
@@ -224,14 +190,10 @@ def place_of_tar(url: str, config: SourceConfig) -> str:
     """Return a plain tar on this machine: members are read in the order of their names, not in the tar's."""
     if config.cache_path is not None:
         return fetch_to_cache(url, config.cache_path)
-    if local_path(url) is None or not is_plain(url):
-        raise SourceError(
-            f"{url} is compressed, or not on this machine: give --cache_path, a folder in which to unpack it once "
-            "(or --input_format webdataset, where captions stand next to their pictures)"
-        )
-    return url
-
-
-def is_plain(url: str) -> bool:
     with open_url(url) as file:
-        return type(file).__name__ == "BufferedReader"
+        if is_plain(url, file):
+            return url
+    raise SourceError(
+        f"{url} is compressed, or not on this machine: give --cache_path, a folder in which to unpack it once "
+        "(or --input_format webdataset, where captions stand next to their pictures)"
+    )

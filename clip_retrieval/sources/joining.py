@@ -15,6 +15,7 @@ from clip_retrieval.words import is_hidden
 
 logger = logging.getLogger(__name__)
 
+HIDDEN = "names that start with a dot, and what is in __MACOSX, are left out"
 SLOTS = {TEXT_SUFFIX: "text", METADATA_SUFFIX: "metadata"}
 
 
@@ -88,7 +89,7 @@ def refusal_of(path: str) -> Failure | None:
     if path.endswith("/"):
         return Failure(path, "", "other", "linked_folder", "a link to a folder is not followed; name it as the input")
     if is_hidden(path):
-        return Failure(path, "", "other", "hidden", "names that start with a dot are left out")
+        return Failure(path, "", "other", "hidden", HIDDEN)
     suffix = split_key(path)[1]
     if suffix not in IMAGE_SUFFIXES and suffix not in SLOTS:
         return Failure(path, "", "other", "not_an_image", "no image, .txt or .json suffix")

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+import glob
+import os
+import re
+from collections.abc import Iterator, Sequence
 
 from braceexpand import braceexpand
 
 from clip_retrieval.blobs import PIPE, local_path
 from clip_retrieval.errors import SourceError
 from clip_retrieval.storage import Folder
+from clip_retrieval.words import is_hidden
+
+MARKS = re.compile(r"[*?\[{]")
 
 
 def list_inputs(text: str, suffixes: Sequence[str], word: str) -> list[str]:
@@ -28,43 +34,72 @@ def list_inputs(text: str, suffixes: Sequence[str], word: str) -> list[str]:
 
 def listed_patterns(text: str, word: str) -> list[str]:
     """Return the items of a list literal, or the one pattern."""
-    if text.startswith(("[", "(")):
+    if text.startswith(("[", "(")) and not is_there(text):
         try:
             items = ast.literal_eval(text)
         except (ValueError, SyntaxError) as error:
+            if any(is_there(part) for part in parents_of(text)):
+                return [text]  # below a folder with such a name
             raise SourceError(f"{text} is no list of {word}s such as ['a', 'b']") from error
         return [str(item) for item in items]
     return [text]
 
 
 def expand(pattern: str, suffixes: Sequence[str]) -> list[str]:
-    """Return the files of a brace pattern, a glob, or a folder, in name order."""
+    """Return the files of a path, a folder, a brace pattern or a glob, in name order.
+
+    What exists as it is written is no pattern: folders may have names such as `photos [2024]` and `a{b,c}`.
+    """
     if pattern.startswith(PIPE):
         return list(braceexpand(pattern))
-    whole = local_path(pattern)
-    if whole is not None and whole.is_file():
-        return [pattern]
+    if not MARKS.search(pattern) or is_there(pattern):
+        return files_of(pattern, suffixes)
+    there = next((part for part in parents_of(pattern) if is_there(part)), "")
+    rest = pattern.removeprefix(there)
     try:
-        urls = list(braceexpand(pattern, escape=False))
+        urls = [there + name for name in braceexpand(rest, escape=False)]
     except ValueError as error:
         raise SourceError(f"{pattern} is no pattern: {error}") from error
     if len(urls) > 1:
         return urls
-    path = local_path(urls[0])
-    folder = Folder(urls[0])
-    if any(mark in urls[0] for mark in "*?["):
-        with folder.answering():
-            found = sorted(folder.fs.glob(folder.root))
-        return [str(name) if path is not None else str(folder.fs.unstrip_protocol(name)) for name in found]
-    if folder.fs.isdir(folder.root):
-        names = [name for suffix in suffixes for name in folder.names("", suffix)] or names_below(folder, suffixes)
-        return [f"{urls[0].rstrip('/')}/{name}" for name in names]
-    return urls
+    if not any(mark in urls[0].removeprefix(there) for mark in "*?["):
+        return files_of(urls[0], suffixes)
+    return matches_of(glob.escape(there) + urls[0].removeprefix(there), with_hidden=is_hidden(rest))
+
+
+def is_there(url: str) -> bool:
+    """Say whether a path exists as it is written; a list is too long for a path."""
+    path = local_path(url)
+    return Folder(url).exists() if path is None else os.path.exists(path)  # noqa: PTH110 -- Path.exists raises there
+
+
+def parents_of(pattern: str) -> Iterator[str]:
+    """Yield the folders of a local path, each with a slash at its end, the longest first."""
+    while local_path(pattern) is not None and "/" in pattern.rstrip("/"):
+        pattern = pattern.rstrip("/").rpartition("/")[0] + "/"
+        yield pattern
+
+
+def matches_of(pattern: str, *, with_hidden: bool) -> list[str]:
+    folder = Folder(pattern)
+    with folder.answering():
+        found = sorted(map(str, folder.fs.glob(folder.root)))
+    names = [name for name in found if with_hidden or not is_hidden(name.rpartition("/")[2])]
+    return names if folder.is_local else [str(folder.fs.unstrip_protocol(name)) for name in names]
+
+
+def files_of(url: str, suffixes: Sequence[str]) -> list[str]:
+    """Return a file, or the files of a folder that have one of the suffixes."""
+    folder = Folder(url)
+    if not folder.fs.isdir(folder.root):
+        return [url]
+    names = [name for suffix in suffixes for name in folder.names("", suffix)] or names_below(folder, suffixes)
+    return [f"{url.rstrip('/')}/{name}" for name in names]
 
 
 def names_below(folder: Folder, suffixes: Sequence[str]) -> list[str]:
-    """Return the files in folders of a folder, such as train/0.parquet, but for those in hidden ones."""
+    """Return the files in folders of a folder, such as train/0.parquet, without hidden ones."""
     with folder.answering():
         found = folder.fs.find(folder.root)
     names = [path.removeprefix(folder.root.rstrip("/") + "/") for path in sorted(found)]
-    return [name for name in names if name.endswith(tuple(suffixes)) and not f"/{name}".count("/.")]
+    return [name for name in names if name.endswith(tuple(suffixes)) and not is_hidden(name)]

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO
 
-from clip_retrieval import git_lfs
 from clip_retrieval.blobs import PIPE, is_plain, open_raw, open_url
 from clip_retrieval.errors import one_line
+from clip_retrieval.git_lfs import describe_pointer
 from clip_retrieval.sources.tar_headers import Tar
 from clip_retrieval.sources.tar_members import CutError, Member, MemberReader, PlainReader, StreamReader
 
@@ -52,7 +52,8 @@ def named(damage: Damage, url: str) -> Damage:
     if damage.reason != "not_a_tar" or url.startswith(PIPE):
         return damage
     with open_raw(url) as file:
-        return Damage("git_lfs_pointer", git_lfs.ADVICE) if git_lfs.is_pointer(file.read(FIRST_BYTES)) else damage
+        pointer = describe_pointer(file.read(FIRST_BYTES))
+    return damage if pointer is None else Damage("git_lfs_pointer", pointer)
 
 
 def walk(file: IO[bytes], wanted: Callable[[str], bool], reader: MemberReader) -> Iterator[Member | Damage]:
@@ -84,6 +85,6 @@ def explain_end(tar: Tar, last: str, count: int) -> Iterator[Damage]:
         elif not count:
             yield Damage("empty", "has no members")
     elif tar.has_end_mark:
-        yield Damage("corrupt", f"what follows zeros after {last} is no tar; it is left out")
+        yield Damage("corrupt", f"zeros come after {last}, and then bytes that are no tar; they are left out")
     elif tar.end:
         yield Damage("corrupt", f"the header after {last} is damaged; everything after it is lost")

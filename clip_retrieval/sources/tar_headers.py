@@ -16,13 +16,16 @@ class Header(tarfile.TarInfo):
         try:
             while True:
                 try:
-                    return super().fromtarfile(tar)
+                    header = super().fromtarfile(tar)
                 except tarfile.HeaderError as error:
                     tar.end = type(error).__name__  # tarfile does not export these classes
                     # A zero block right after a long name or pax header is damage: the next member is not theirs.
                     if tar.end != "EOFHeaderError" or tar.depth > 1:
                         raise
                     tar.has_end_mark = True
+                else:
+                    tar.has_end_mark = False
+                    return header
         finally:
             tar.depth -= 1
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import tarfile
 from dataclasses import dataclass
-from typing import IO, Protocol
+from typing import IO, Protocol, cast
 
 from clip_retrieval.blobs import LARGEST_BLOB, Blob, BlobRef, Lost, too_large
+from clip_retrieval.sources.links import KEPT_BYTES, Entries, Entry, Kind
 from clip_retrieval.sources.tar_headers import Tar
-from clip_retrieval.sources.tar_links import KEPT_BYTES, Entries, Entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,7 @@ class PlainReader:
         return linked(info, self.all_entries()) if is_link(info) else special(info)
 
     def blob_of(self, info: tarfile.TarInfo) -> Blob:
-        extents = None if info.sparse is None else tuple(info.sparse)
-        return misplaced(info) or BlobRef(self.url, info.offset_data, info.size, extents=extents)
+        return misplaced(info) or BlobRef(self.url, info.offset_data, info.size, extents=extents_of(info))
 
     def all_entries(self) -> Entries:
         """Return all members by name, from a second pass over the headers."""
@@ -64,7 +63,7 @@ class PlainReader:
             try:
                 with Tar.open(fileobj=self.file, mode="r:") as tar:
                     for info in tar:
-                        self.entries.add(info, self.blob_of(info) if info.isfile() else None)
+                        self.entries.add(entry_of(info, self.blob_of(info) if info.isfile() else None))
                         tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header it saw
             except (tarfile.ReadError, ValueError):
                 return self.entries  # the first pass tells of the damage when it comes there
@@ -84,14 +83,29 @@ class StreamReader:
             member = Member(info.name, place_of(info), info.size, content_of(tar, info))
         else:
             member = special(info) if is_wanted else Member(info.name)
-        self.entries.add(info, member.blob)
+        self.entries.add(entry_of(info, member.blob))
         return member
 
 
 def linked(info: tarfile.TarInfo, entries: Entries) -> Member:
     """Return a link as a member with the place and bytes of the file that it leads to."""
-    found = entries.follow(info)
+    found = entries.follow(entry_of(info, None))
     return Member(info.name, found.offset, found.size, found.blob) if isinstance(found, Entry) else lost(info, found)
+
+
+def entry_of(info: tarfile.TarInfo, blob: Blob | None) -> Entry:
+    kind: Kind = "file" if info.isfile() else "folder" if info.isdir() else "other"
+    if is_link(info):
+        kind, blob = "symbolic" if info.issym() else "hard", None
+    return Entry(
+        name=info.name,
+        kind=kind,
+        target=info.linkname,
+        header=info.offset,
+        offset=place_of(info),
+        size=info.size,
+        blob=blob,
+    )
 
 
 def special(info: tarfile.TarInfo) -> Member:
@@ -110,14 +124,21 @@ def place_of(info: tarfile.TarInfo) -> int | None:
     return info.offset_data if info.sparse is None else None
 
 
+def extents_of(info: tarfile.TarInfo) -> tuple[tuple[int, int], ...] | None:
+    """Return place and size of the pieces of data of a sparse file, None for any other; tarfile has read them."""
+    pieces = cast("list[tuple[int, int]] | None", info.sparse)
+    return None if pieces is None else tuple((place, count) for place, count in pieces)
+
+
 def stored_size(info: tarfile.TarInfo) -> int:
     """Return the bytes that a member has in the tar: of a sparse file only the pieces that hold data."""
-    return info.size if info.sparse is None else sum(count for _, count in info.sparse)
+    extents = extents_of(info)
+    return info.size if extents is None else sum(count for _, count in extents)
 
 
 def misplaced(info: tarfile.TarInfo) -> Lost | None:
     """Say what is wrong with a sparse file whose pieces of data do not lie inside of it."""
-    for place, count in info.sparse or ():
+    for place, count in extents_of(info) or ():
         if place < 0 or count < 0 or place + count > info.size:
             return Lost("corrupt", "a sparse file whose pieces of data are not inside of it")
     return None

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from clip_retrieval.blobs import fetch_to_cache
+from clip_retrieval.errors import one_line
 from clip_retrieval.sources.config import SourceConfig
+from clip_retrieval.sources.joining import HIDDEN
 from clip_retrieval.sources.patterns import list_inputs
 from clip_retrieval.sources.suffixes import IMAGE_SUFFIXES, METADATA_SUFFIX, split_key
 from clip_retrieval.sources.tar import Damage, read_members
 from clip_retrieval.sources.tar_members import Member
 from clip_retrieval.sources.types import Failure, Origin, Sample
+from clip_retrieval.words import is_hidden
 
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
 
 
 @dataclass(slots=True)
@@ -28,29 +31,44 @@ class Parts:
         return [*self.images, *(member for member in (self.text, self.metadata) if member is not None)]
 
 
-def as_suffix(key: str) -> str:
-    return "." + key.lower().strip().lstrip(".")
-
-
 class Suffixes:
-    """Which members are pictures, captions and metadata."""
+    """Which members are pictures, captions and metadata, and which sample each one belongs to."""
 
     def __init__(self, config: SourceConfig) -> None:
         keys = config.wds_image_key
-        self.image = (
-            IMAGE_SUFFIXES if keys is None else frozenset(f".{key.lower().lstrip('.')}" for key in keys.split(";"))
-        )
-        self.text = f".{config.wds_caption_key.lower().lstrip('.')}"
+        self.image = IMAGE_SUFFIXES if keys is None else frozenset(map(as_suffix, keys.split(";")))
+        self.text = as_suffix(config.wds_caption_key)
+
+    def are_wanted(self, name: str) -> bool:
+        return not is_hidden(name) and self.part_of(name) is not None
 
     def part_of(self, name: str) -> str | None:
         """Return image, text, metadata, or None for a member that is none of them."""
-        base = "." + name.rpartition("/")[2].lower().partition(".")[2]  # everything after the first dot
-        last = split_key(name)[1]
-        if last in self.image or base in self.image:
+        whole, last = whole_suffix(name), split_key(name)[1]
+        if last in self.image or whole in self.image:
             return "image"
-        if self.text in (last, base):
+        if self.text in (last, whole):
             return "text"
         return "metadata" if last == METADATA_SUFFIX else None
+
+    def key_of(self, name: str) -> str:
+        """Return the path up to the last dot or, where an option names all that follows the first one, up to that.
+
+        So the options input.jpg and outputs.txt make one sample of 1.input.jpg and 1.outputs.txt, as webdataset does;
+        without them a.v1.jpg and a.v2.jpg are two.
+        """
+        whole = whole_suffix(name)
+        is_named = whole.count(".") > 1 and (whole in self.image or whole == self.text)
+        return group_key(name) if is_named else split_key(name)[0]
+
+
+def as_suffix(key: str) -> str:
+    return f".{key.strip().lower().lstrip('.')}"
+
+
+def whole_suffix(name: str) -> str:
+    """Return all that follows the first dot of the base name, with the dot and in lower case."""
+    return "." + name.rpartition("/")[2].lower().partition(".")[2]
 
 
 @dataclass(frozen=True)
@@ -80,39 +98,31 @@ class WebdatasetSource:
         try:
             place = url if self.config.cache_path is None else fetch_to_cache(url, self.config.cache_path)
         except (OSError, EOFError, ValueError) as error:
-            yield Failure.of_shard(url, "unreadable", " ".join(str(error).split()))
+            yield Failure.of_shard(url, "unreadable", one_line(error))
             return
-        group: list[Member] = []
-        for member in read_members(place, lambda name: suffixes.part_of(name) is not None):
-            if isinstance(member, Damage):
-                yield Failure.of_shard(url, member.reason, member.detail)
-                continue
-            if group and group_key(member.name) != group_key(group[0].name):
-                for item in self.samples(group, url, suffixes):
-                    sample_count, image_count = tally(item, sample_count, image_count)
-                    yield item
-                group = []
-            group.append(member)
-        for item in self.samples(group, url, suffixes):
-            sample_count, image_count = tally(item, sample_count, image_count)
-            yield item
+        for group in grouped(read_members(place, suffixes.are_wanted), url):
+            for item in [group] if isinstance(group, Failure) else self.samples(group, url, suffixes):
+                if isinstance(item, Sample):
+                    sample_count += 1
+                    image_count += item.image is not None
+                yield item
         self.shard_sizes.append(sample_count)
         if self.config.enable_image and sample_count and not image_count:
             yield Failure.of_shard(url, "no_images", f"none of its {sample_count} samples has a picture")
 
     def samples(self, group: list[Member], url: str, suffixes: Suffixes) -> Iterator[Sample | Failure]:
-        """Yield the samples among adjacent members that share a name up to the first dot."""
+        """Yield the samples of adjacent members that share a name up to the first dot."""
         by_stem: dict[str, Parts] = {}
         seen: set[str] = set()
         for member in group:
             if member.name in seen:
                 yield duplicate(member, url, "the member before it has the same name")
-            elif not sort_into(by_stem, member, suffixes.part_of(member.name)):
+            elif not sort_into(by_stem, member, suffixes):
                 yield duplicate(member, url, "the sample has such a part already")
             seen.add(member.name)
-        if group and not by_stem:
+        if not by_stem:
             yield Failure(group[0].name, url, "other", "not_an_image", "no picture, caption or json among its members")
-        key = group_key(group[0].name) if group else ""
+        key = group_key(group[0].name)
         if key in by_stem and by_stem[key].images:  # then a.seg.png beside a.jpg is no sample of its own
             others = [member for stem, parts in by_stem.items() if stem != key for member in parts.members()]
             yield from (duplicate(member, url, f"the picture of its sample is {key}.*") for member in others)
@@ -136,10 +146,22 @@ def duplicate(member: Member, url: str, detail: str) -> Failure:
     return Failure(member.name, url, "other", "duplicate", detail)
 
 
-def tally(item: Sample | Failure, sample_count: int, image_count: int) -> tuple[int, int]:
-    if isinstance(item, Failure):
-        return sample_count, image_count
-    return sample_count + 1, image_count + (item.image is not None)
+def grouped(members: Iterable[Member | Damage], url: str) -> Iterator[list[Member] | Failure]:
+    """Yield adjacent members that share a name up to the first dot, and what is left out; hidden ones are."""
+    group: list[Member] = []
+    for member in members:
+        if isinstance(member, Damage):
+            yield Failure.of_shard(url, member.reason, member.detail)
+            continue
+        if is_hidden(member.name):
+            yield Failure(member.name, url, "other", "hidden", HIDDEN)
+            continue
+        if group and group_key(member.name) != group_key(group[0].name):
+            yield group
+            group = []
+        group.append(member)
+    if group:
+        yield group
 
 
 def group_key(name: str) -> str:
@@ -148,11 +170,12 @@ def group_key(name: str) -> str:
     return folder + slash + base.partition(".")[0]
 
 
-def sort_into(by_stem: dict[str, Parts], member: Member, part: str | None) -> bool:
+def sort_into(by_stem: dict[str, Parts], member: Member, suffixes: Suffixes) -> bool:
     """Put a member to its sample; False where the sample has such a part already."""
+    part = suffixes.part_of(member.name)
     if part is None:
         return True
-    parts = by_stem.setdefault(split_key(member.name)[0], Parts())
+    parts = by_stem.setdefault(suffixes.key_of(member.name), Parts())
     if part == "image":
         parts.images.append(member)
         return True

@@ -202,7 +202,7 @@ def test_a_member_with_damage_costs_its_part_alone(tmp_path: Path, make_jpeg: Ma
 def test_a_member_that_unpacks_to_too_much_is_not_unpacked(
     tmp_path: Path, make_jpeg: MakeJpeg, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clip_retrieval.sources.archive.LARGEST_MEMBER", 10_000)
+    monkeypatch.setattr("clip_retrieval.sources.zips.LARGEST_BLOB", 10_000)
     bomb = bytes(20_000)
     source = write_zip(tmp_path / "x.zip", [("a.jpg", make_jpeg(0)), ("b.jpg", bomb)], zipfile.ZIP_DEFLATED)
 

@@ -1,0 +1,126 @@
+"""The members of one zip: where each one's bytes are, what they must sum up to, and what cannot be read."""
+
+from __future__ import annotations
+
+import lzma
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+
+from clip_retrieval.blobs import LARGEST_BLOB, Blob, BlobRef, Lost, local_path, open_raw
+from clip_retrieval.errors import first_line
+from clip_retrieval.sources.links import Entries, Entry
+
+LOCAL_HEADER = 30  # bytes before name and extra field
+LOCAL_MAGIC = b"PK\x03\x04"
+LONGEST_FIELDS = 2 * 0xFFFF  # bytes of name and extra field
+CRC_FOLLOWS = 0x8  # flag: the checksum is behind the data, with or without this before it
+DESCRIPTOR_MAGIC = b"PK\x07\x08"
+ENCRYPTED = 0x1
+DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, OSError)
+LONGEST_TARGET = 4096  # bytes of the path that a link holds
+
+
+def list_zip(url: str) -> Iterator[tuple[str, zipfile.ZipInfo | Lost]]:
+    """Yield the names of a zip's files, and the member that each one is: of a symbolic link, the one it leads to."""
+    with open_raw(url) as file, zipfile.ZipFile(file) as zipped:
+        infos = [info for info in zipped.infolist() if not info.is_dir()]
+        links = {info.filename: target_of(info, zipped) for info in infos if is_link(info)}
+        entries = Entries(is_whole=True)
+        for info in infos if links else ():
+            if info.filename in links:
+                entries.add(Entry(name=info.filename, kind="symbolic", target=links[info.filename]))
+            else:
+                entries.add(Entry(name=info.filename, kind="file", blob=b""))
+        for info in infos:
+            member: zipfile.ZipInfo | Lost = info
+            if info.filename in links:
+                found = entries.follow(Entry(name=info.filename, kind="symbolic", target=links[info.filename]))
+                member = found if isinstance(found, Lost) else zipped.getinfo(found.name)
+            yield info.filename, member
+
+
+def is_link(info: zipfile.ZipInfo) -> bool:
+    return stat.S_ISLNK(info.external_attr >> 16) and info.file_size <= LONGEST_TARGET
+
+
+def target_of(info: zipfile.ZipInfo, zipped: zipfile.ZipFile) -> str:
+    try:
+        return zipped.read(info).decode("utf-8", "surrogateescape")
+    except DAMAGE:
+        return ""  # it leads to a folder then, and is told of
+
+
+def read_member(info: zipfile.ZipInfo, url: str, zipped: zipfile.ZipFile) -> Blob:
+    """Return a member's bytes, or where they are in a zip on this machine; what cannot be had is Lost."""
+    name = info.filename
+    if info.flag_bits & ENCRYPTED:
+        return Lost("encrypted", f"{name} is encrypted; unpack the archive with its password first")
+    if info.file_size > LARGEST_BLOB:
+        return Lost("too_large", f"{name} unpacks to {info.file_size:,} bytes, more than {LARGEST_BLOB:,}")
+    try:
+        if is_stored(info) and local_path(url) is not None:
+            return BlobRef(url, place_of(info, zipped), info.file_size, crc=info.CRC)
+        return zipped.read(info)
+    except DAMAGE as error:
+        known = ((NotImplementedError, "compression"), (OSError, "unreadable"))
+        reason = next((word for kind, word in known if isinstance(error, kind)), "corrupt")
+        return Lost(reason, f"{name}: {first_line(error)}")
+
+
+def is_stored(info: zipfile.ZipInfo) -> bool:
+    return info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & ENCRYPTED
+
+
+def place_of(info: zipfile.ZipInfo, zipped: zipfile.ZipFile) -> int:
+    """Return where a stored member's bytes begin: after the header before it, whose length only it knows."""
+    file = zipped.fp
+    assert file is not None
+    file.seek(info.header_offset)
+    header = file.read(LOCAL_HEADER)
+    if len(header) < LOCAL_HEADER or not header.startswith(LOCAL_MAGIC):
+        raise zipfile.BadZipFile("no member begins where the list of members says so")
+    return info.header_offset + LOCAL_HEADER + length_of_fields(header)
+
+
+def length_of_fields(header: bytes) -> int:
+    """Return the bytes of name and extra field after a member's header."""
+    return sum(int.from_bytes(header[i : i + 2], "little") for i in (26, 28))
+
+
+def stored_crc(url: str, offset: int, size: int) -> int | None:
+    """Return the checksum of a stored member whose bytes are there; None where no zip's member is."""
+    start = max(0, offset - LOCAL_HEADER - LONGEST_FIELDS)
+    with open_raw(url) as file:
+        file.seek(start)
+        before = file.read(offset - start)
+        place = before.rfind(LOCAL_MAGIC)
+        while place >= 0 and place + LOCAL_HEADER + length_of_fields(before[place:]) != len(before):
+            place = before.rfind(LOCAL_MAGIC, 0, place)
+        if place < 0:
+            return None
+        if not before[place + 6] & CRC_FOLLOWS:
+            return int.from_bytes(before[place + 14 : place + 18], "little")
+        file.seek(offset + size)
+        after = file.read(8)
+        return int.from_bytes(after.removeprefix(DESCRIPTOR_MAGIC)[:4], "little")
+
+
+def is_zip(url: str) -> bool:
+    """Say whether a file is a zip, or a program that unpacks itself: a zip with something before it.
+
+    A tar may end in a zip, as its last member, and is none.
+    """
+    with open_raw(url) as file:
+        first = file.read(tarfile.BLOCKSIZE)
+        return first.startswith(b"PK") or (not begins_a_tar(first) and zipfile.is_zipfile(file))
+
+
+def begins_a_tar(block: bytes) -> bool:
+    try:
+        tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True

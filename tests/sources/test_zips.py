@@ -1,0 +1,134 @@
+"""Members of zips: checked against their checksums, found behind links and behind the program of a self-extractor."""
+
+from __future__ import annotations
+
+import io
+import stat
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from clip_retrieval.blobs import BlobRef, LostError, read_blob
+from clip_retrieval.query.pictures import find_picture
+from clip_retrieval.sources import open_source
+from clip_retrieval.sources.config import SourceConfig
+from clip_retrieval.sources.types import Sample
+from clip_retrieval.sources.zips import stored_crc
+
+STORED, DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
+PICTURE = b"picture " * 20
+
+
+class Unseekable(io.BytesIO):
+    """A file that zipfile writes to as to a pipe: then the checksum comes after the data."""
+
+    def seekable(self) -> bool:
+        return False
+
+    def tell(self) -> int:
+        raise OSError("no place")
+
+
+def write_zip(path: Path, members: Iterable[tuple[str, bytes]], compression: int = STORED) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as zipped:
+        for name, data in members:
+            zipped.writestr(name, data)
+    return path
+
+
+def read_samples(path: Path) -> list[Sample]:
+    source = open_source(SourceConfig(input_dataset=str(path), input_format="archive"), "/nowhere")
+    return [item for item in source.read(0, len(source.units)) if isinstance(item, Sample)]
+
+
+def image_of(sample: Sample) -> bytes:
+    assert sample.image is not None
+    return read_blob(sample.image)
+
+
+def hit_of(sample: Sample) -> dict[str, object]:
+    origin = sample.origin
+    assert origin is not None
+    return {
+        "image_path": sample.image_path,
+        "shard": origin.shard,
+        "shard_offset": origin.offset,
+        "shard_size": origin.size,
+    }
+
+
+def test_a_damaged_stored_picture_is_neither_read_nor_exported(tmp_path: Path) -> None:
+    source = write_zip(tmp_path / "x.zip", [("a.jpg", PICTURE), ("b.jpg", PICTURE)])
+    first, second = read_samples(source)
+    source.write_bytes(source.read_bytes().replace(b"picture", b"pictUre", 1))
+
+    with pytest.raises(LostError) as caught:
+        image_of(read_samples(source)[0])
+    assert caught.value.reason == "corrupt"
+    assert find_picture(hit_of(first)).data is None
+    assert "checksum" in (find_picture(hit_of(first)).problem or "")
+    assert find_picture(hit_of(second)).data == image_of(second) == PICTURE
+
+
+def test_the_checksum_of_a_stored_member_is_found_by_its_place(tmp_path: Path) -> None:
+    members = [("a.jpg", PICTURE), ("PK\x03\x04.jpg", PICTURE[1:])]
+    piped = Unseekable()
+    with zipfile.ZipFile(piped, "w") as zipped:
+        for name, data in members:
+            zipped.writestr(name, data)
+    (tmp_path / "piped.zip").write_bytes(piped.getvalue())
+    for path in (write_zip(tmp_path / "x.zip", members), tmp_path / "piped.zip"):
+        for sample in read_samples(path):
+            assert isinstance(sample.image, BlobRef)
+            assert stored_crc(str(path), sample.image.offset, sample.image.size or 0) == sample.image.crc
+            assert stored_crc(str(path), sample.image.offset + 1, 5) is None
+
+
+@pytest.mark.parametrize("compression", [STORED, DEFLATED])
+def test_a_zip_behind_a_program_is_a_zip(tmp_path: Path, compression: int) -> None:
+    plain = write_zip(tmp_path / "x.zip", [("a.jpg", PICTURE)], compression)
+    (tmp_path / "x.exe").write_bytes(b"MZ" + bytes(1000) + plain.read_bytes())
+
+    (sample,) = read_samples(tmp_path / "x.exe")
+
+    assert image_of(sample) == PICTURE
+    assert find_picture(hit_of(sample)).data == PICTURE
+
+
+def test_a_tar_whose_last_member_is_a_zip_is_a_tar(tmp_path: Path) -> None:
+    inner = write_zip(tmp_path / "inner.zip", [("b.jpg", b"inner")]).read_bytes()
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name, data in (("a.jpg", PICTURE), ("inner.zip", inner)):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+    assert [sample.key for sample in read_samples(tmp_path / "x.tar")] == ["a.jpg"]
+
+
+@pytest.mark.parametrize("compression", [STORED, DEFLATED])
+def test_symbolic_links_in_a_zip_are_read_where_they_lead(tmp_path: Path, compression: int) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", compression) as zipped:
+        zipped.writestr("d/a.jpg", PICTURE)
+        for name, target in (("b.jpg", "d/a.jpg"), ("out.jpg", "/etc/hostname")):
+            info = zipfile.ZipInfo(name)
+            info.external_attr = (stat.S_IFLNK | 0o777) << 16
+            zipped.writestr(info, target)
+
+    samples = {sample.key: sample for sample in read_samples(tmp_path / "x.zip")}
+
+    assert image_of(samples["b.jpg"]) == PICTURE
+    assert find_picture(hit_of(samples["b.jpg"])).data == PICTURE
+    with pytest.raises(LostError, match="outside of the archive"):
+        image_of(samples["out.jpg"])
+
+
+def test_a_hit_in_a_tar_without_a_place_says_why(
+    tmp_path: Path, write_tar: Callable[[Path, list[tuple[str, bytes]]], Path]
+) -> None:
+    tar = write_tar(tmp_path / "x.tar", [("a.jpg", PICTURE)])
+
+    assert "sparse" in (find_picture({"image_path": "a", "shard": str(tar), "shard_offset": None}).problem or "")
