@@ -11,6 +11,7 @@ from clip_retrieval.options import option
 Chosen = Literal["fp32", "bf16", "fp16", "int8"]
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 Decode = Literal["fast", "exact"]
+Transparency = Literal["auto", "white", "drop"]
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit for "this is an attack"
 
@@ -46,6 +47,11 @@ class PictureConfig:
         help="fast: decode large JPEGs at a half, a quarter or an eighth, and resize only what the model sees; "
         "embeddings stay nearly the same (cosine above 0.99). exact: the very pixels of the model's own transform.",
     )
+    transparency: Transparency = option(
+        "auto",
+        help="white: lay transparent pictures on white. drop: throw their alpha away, as the models' own transforms "
+        "do. auto: drop with --decode exact, else white.",
+    )
     exif_orientation: bool = option(
         False,
         help="Turn pictures upright as their EXIF says; without it they are taken as they are stored, which is what "
@@ -58,6 +64,9 @@ class PictureConfig:
     def __post_init__(self) -> None:
         if self.max_pixels < 1:
             raise ConfigError(f"max_pixels must be at least 1, not {self.max_pixels}")
+        if self.transparency == "auto":  # settled here, so that manifests say what was done
+            object.__setattr__(self, "transparency", "drop" if self.decode == "exact" else "white")
 
 
-AS_BEFORE = PictureConfig(decode="exact")  # what folders hold whose manifest does not speak of pictures
+REFERENCE = PictureConfig(decode="exact")  # the models' own transforms, and clip-retrieval 2
+AS_BEFORE = PictureConfig(decode="exact", transparency="white")  # folders whose manifest does not mention pictures

@@ -1,4 +1,4 @@
-"""Bytes to an RGB picture, whatever the format and mode; what cannot be used gets one word of reason."""
+"""Bytes to a decoded picture, whatever its format and mode; one that cannot be used gets one word of reason."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from clip_retrieval.encoder.config import MAX_PIXELS
+from clip_retrieval.encoder.bit_depth import fit_transparent_color, narrow
+from clip_retrieval.encoder.config import MAX_PIXELS, Transparency
 from clip_retrieval.encoder.plugins import plugin_format
+from clip_retrieval.encoder.png_text import without_large_text
 from clip_retrieval.errors import ImageError
 
-# Only what IMAGE_SUFFIXES promises: others may start programs (PostScript) or read other files.
+# The formats of IMAGE_SUFFIXES and no others: some start programs (PostScript) or read other files.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "ICO", "TGA")
+UNUSUAL_ALPHA = {"PA": "RGBA", "RGBa": "RGBA", "La": "LA"}  # mode to one that Pillow resizes and converts
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -26,11 +26,10 @@ ImageFile.LOAD_TRUNCATED_IMAGES = False
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Return the picture in RGB; raises ImageError: empty, decode, truncated, too_large or needs_plugin.
 
-    The first frame of an animation. 16-bit and float pictures are scaled to 8 bits, transparency is laid on
-    white, palettes become RGB here, before any resizing. EXIF orientation is ignored, as the models'
-    reference transforms do.
+    The first frame of an animation. 16-bit and float pictures are scaled to 8 bits, transparency is laid on white.
+    EXIF orientation is ignored, as in the models' reference transforms.
     """
-    return load_rgb(open_image(data, max_pixels), max_pixels)
+    return to_rgb(load_image(open_image(data, max_pixels), max_pixels))
 
 
 def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -40,7 +39,7 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     plugin = plugin_format(data)
     with refusing_bombs(max_pixels):
         try:
-            image = Image.open(io.BytesIO(data), formats=(plugin,) if plugin else FORMATS)
+            image = Image.open(io.BytesIO(without_large_text(data)), formats=(plugin,) if plugin else FORMATS)
         except UnidentifiedImageError as error:
             raise ImageError("decode", "no picture format recognised") from error
         except Image.DecompressionBombError:
@@ -52,23 +51,22 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return image
 
 
-def load_rgb(image: Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode what `open_image` gave, and return it in RGB."""
+def load_image(image: Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode what `open_image` gave, and return it in a mode of 8 bits that becomes RGB by `convert`."""
     with refusing_bombs(max_pixels):
         try:
-            image.load()
-            return to_rgb(image)
+            return to_8_bit_mode(image)
         except Image.DecompressionBombError:
             raise
-        except Exception as error:  # as above
+        except Exception as error:  # as in open_image
             reason = "truncated" if "truncated" in str(error) else "decode"
             raise ImageError(reason, one_line(error)) from error
 
 
 @contextmanager
 def refusing_bombs(max_pixels: int) -> Iterator[None]:
-    """Have Pillow refuse more pixels, also those of pictures inside of pictures, which only it sees."""
-    Image.MAX_IMAGE_PIXELS = -(-max_pixels // 2)  # it raises past twice this; its warning before that is not ours
+    """Make Pillow refuse more pixels, also in pictures inside of pictures (icons), whose size only Pillow sees."""
+    Image.MAX_IMAGE_PIXELS = -(-max_pixels // 2)  # Pillow raises past twice this
     try:
         yield
     except Image.DecompressionBombError as error:
@@ -79,35 +77,40 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Return any Pillow image in mode RGB, with its tonal range kept."""
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
+def to_rgb(image: Image.Image, transparency: Transparency = "white") -> Image.Image:
+    """Return any Pillow image in mode RGB, its transparent parts laid on white or its alpha thrown away."""
+    picture = to_8_bit_mode(image)
+    if has_alpha(picture) and transparency == "white":
+        return lay_on_white(picture)
+    picture = without_transparent_color(picture)
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def to_8_bit_mode(image: Image.Image) -> Image.Image:
+    """Return a picture in a mode of 8 bits that becomes RGB by `convert`; the tonal range of deeper ones is kept."""
+    fit_transparent_color(image)
+    image.load()
     if image.mode.startswith("I") or image.mode == "F":
-        image = Image.fromarray(to_8_bits(np.asarray(image)))
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        picture = image.convert("RGBA")
-        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, picture).convert("RGB")
-    return image.convert("RGB")
+        return narrow(image)
+    if image.mode in UNUSUAL_ALPHA:
+        return image.convert(UNUSUAL_ALPHA[image.mode])
+    return image
 
 
-def to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Scale 16-bit, 32-bit and float samples to uint8.
+def has_alpha(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA") or "transparency" in image.info
 
-    Integers are read as 16-bit where any exceeds 255, floats as 0..1 where none exceeds 1; other ranges are
-    stretched from their lowest to their highest value.
-    """
-    wide = np.nan_to_num(values.astype(np.float64))
-    low, high = float(wide.min()), float(wide.max())
-    is_float = values.dtype.kind == "f"
-    if low >= 0 and is_float and high <= 1:
-        scaled = wide * 255
-    elif low >= 0 and high <= 255 and values.dtype != np.uint16:
-        scaled = wide
-    elif low >= 0 and high <= 65535 and not is_float:
-        scaled = wide / 257
-    else:
-        scaled = (wide - low) * (255 / max(high - low, 1e-12))
-    rounded: NDArray[np.uint8] = np.rint(scaled).clip(0, 255).astype(np.uint8)
-    return rounded
+
+def lay_on_white(image: Image.Image) -> Image.Image:
+    picture = image.convert("RGBA")
+    white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, picture).convert("RGB")
+
+
+def without_transparent_color(image: Image.Image) -> Image.Image:
+    """Return the picture without the note that one of its colors is transparent, which `convert("RGB")` warns of."""
+    if "transparency" not in image.info:
+        return image
+    opaque = image.copy()
+    del opaque.info["transparency"]
+    return opaque

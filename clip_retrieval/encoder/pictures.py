@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clip_retrieval.encoder.config import PictureConfig
-from clip_retrieval.encoder.images import load_rgb, open_image
+from clip_retrieval.encoder.images import has_alpha, lay_on_white, load_image, open_image, without_transparent_color
 from clip_retrieval.encoder.orientation import UPRIGHT, fit_as_stored, read_orientation, turn_size, turn_upright
 from clip_retrieval.encoder.preprocess import LEAST_AVERAGED, Preprocess
 
@@ -15,25 +15,35 @@ from clip_retrieval.encoder.preprocess import LEAST_AVERAGED, Preprocess
 def read_pixels(data: bytes, preprocess: Preprocess, pictures: PictureConfig) -> NDArray[np.uint8]:
     """Return uint8 pixels [size, size, 3]; raises ImageError with the reasons of `decode_image`.
 
-    `exact` gives those of the model's reference transform. `fast` gives nearly the same ones: it decodes a JPEG at a
-    fraction of its size, averages other large pictures, and resizes only what the model sees.
+    `exact` gives those of the model's reference transform, which resizes a picture in its own mode (a palette without
+    interpolation) and converts it to RGB at the end. `fast` gives nearly the same ones: it decodes a JPEG at a fraction
+    of its size, averages other large pictures, resizes only the part that the model sees, and palettes as RGB.
     """
     image = open_image(data, pictures.max_pixels)
     if pictures.decode == "fast":
         return read_fast(image, preprocess, pictures)
-    rgb = load_rgb(image, pictures.max_pixels)
-    return preprocess(turn_upright(rgb, orientation_of(image, pictures)))
+    picture = flatten(load_image(image, pictures.max_pixels), pictures)
+    return preprocess(turn_upright(picture, orientation_of(image, pictures)))
+
+
+def flatten(image: Image.Image, pictures: PictureConfig) -> Image.Image:
+    """Return the picture as it is to be resized: alpha stays where it is dropped after resizing, which weighs by it."""
+    if pictures.transparency == "white" and has_alpha(image):
+        return lay_on_white(image)
+    image = without_transparent_color(image)
+    keeps_mode = pictures.decode == "exact" or image.mode in ("RGB", "RGBA", "LA")
+    return image if keeps_mode else image.convert("RGB")
 
 
 def read_fast(image: Image.Image, preprocess: Preprocess, pictures: PictureConfig) -> NDArray[np.uint8]:
-    """Turn the few pixels that are left in the end, not those of the file."""
+    """Return nearly the pixels of the reference transform; turns the few that are left in the end."""
     size = image.size
     drafted = image.draft(None, preprocess.least_size(*size))  # None but for JPEG
-    rgb = load_rgb(image, pictures.max_pixels)
-    extent = drafted[1][2:] if drafted else rgb.size
+    picture = flatten(load_image(image, pictures.max_pixels), pictures)
+    extent = drafted[1][2:] if drafted else picture.size
     orientation = orientation_of(image, pictures)
     fit = fit_as_stored(preprocess.fit(*turn_size(size, orientation)), preprocess.size, orientation)
-    return np.asarray(turn_upright(preprocess.resize_part(rgb, fit, extent, LEAST_AVERAGED), orientation))
+    return np.asarray(turn_upright(preprocess.resize_part(picture, fit, extent, LEAST_AVERAGED), orientation))
 
 
 def orientation_of(image: Image.Image, pictures: PictureConfig) -> int:

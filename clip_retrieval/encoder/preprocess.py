@@ -50,12 +50,16 @@ class Preprocess:
     fill: int = 0
 
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
-        """Return the picture, an RGB image of any size, as uint8 pixels [size, size, 3]."""
+        """Return a picture of any size as uint8 pixels [size, size, 3].
+
+        It is resized in its own mode, of 8 bits, and becomes RGB at the end, as in the models' reference transforms:
+        transparent pixels weigh less then, and alpha is thrown away. A palette is resized without interpolation.
+        """
         fit = self.fit(*image.size)
         if fit.width * fit.height > LARGEST_RESIZED:
             return np.array(self.resize_part(image, fit, image.size))
         resized = image.resize((fit.width, fit.height), self.resampling())
-        return np.array(self.on_canvas(resized, fit.left, fit.top))
+        return np.array(self.on_canvas(as_rgb(resized), fit.left, fit.top))
 
     def fit(self, width: int, height: int) -> Fit:
         """Return where a picture of this size goes, with the rounding of open_clip's transform."""
@@ -86,7 +90,7 @@ class Preprocess:
         right, bottom = min(fit.width, fit.left + self.size), min(fit.height, fit.top + self.size)
         box = (left * x, top * y, min(right * x, extent[0]), min(bottom * y, extent[1]))
         part = image.resize((right - left, bottom - top), self.resampling(), box, reducing_gap)
-        return self.on_canvas(part, min(0, fit.left), min(0, fit.top))
+        return self.on_canvas(as_rgb(part), min(0, fit.left), min(0, fit.top))
 
     def on_canvas(self, image: Image.Image, left: int, top: int) -> Image.Image:
         """Cut the square out of the image; where the image is smaller, fill up the rest."""
@@ -102,6 +106,10 @@ class Preprocess:
         from PIL import Image
 
         return Image.Resampling[self.interpolation.upper()]
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def triple(values: Iterable[float | str]) -> tuple[float, float, float]:

@@ -21,8 +21,8 @@ from clip_retrieval.version import __version__
 
 REVISED = "revised"  # in the manifest of a folder whose partitions are no longer those of a plan
 
-# What folders hold whose manifest is older than the option.
-PRESUMED = {"pictures": to_json(AS_BEFORE)}
+# Values of options that the manifests of older folders do not mention.
+PRESUMED = {"pictures": to_json(AS_BEFORE), "transparency": AS_BEFORE.transparency}
 
 # Options that change how a run goes, but not what it writes.
 FREE_OPTIONS = {

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_retrieval.encoder.base import Encoder
-from clip_retrieval.encoder.config import AS_BEFORE, PictureConfig
+from clip_retrieval.encoder.config import AS_BEFORE, REFERENCE, PictureConfig
 from clip_retrieval.encoder.pictures import read_pixels
 from clip_retrieval.encoder.vocabulary import find_unknown_words
 from clip_retrieval.errors import ImageError, QueryError
-from clip_retrieval.options import from_json
+from clip_retrieval.options import from_json, to_json
 
 QueryKind = Literal["text", "image", "embedding"]
 
@@ -54,9 +54,13 @@ def check_model(encoder: Encoder, expected: dict[str, Any] | None) -> None:
 
 
 def choose_pictures(expected: dict[str, Any] | None) -> PictureConfig:
-    """Return how the pictures of the index were read: a query's is read the same way."""
-    described = (expected or {}).get("pictures")
-    return from_json(PictureConfig, described) if described else AS_BEFORE
+    """Return how the pictures of the index were read: a query's is read the same way.
+
+    An index without a manifest is one of clip-retrieval 2, which used the models' own transforms.
+    """
+    if not expected:
+        return REFERENCE
+    return from_json(PictureConfig, to_json(AS_BEFORE) | expected.get("pictures", {}))
 
 
 def same_json(value: object) -> object:

@@ -7,6 +7,7 @@ from itertools import product
 from typing import Any, get_args
 
 import numpy as np
+import open_clip
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -106,7 +107,7 @@ def test_a_large_jpeg_is_decoded_at_an_eighth_when_fast(monkeypatch: pytest.Monk
         sizes.append(image.size)
         return image.convert("RGB")
 
-    monkeypatch.setattr(pictures, "load_rgb", spy)
+    monkeypatch.setattr(pictures, "load_image", spy)
 
     read_pixels(encoded(picture(1201, 800)), preprocess(), FAST)
 
@@ -120,6 +121,64 @@ def test_of_a_camera_file_with_two_pictures_the_first_is_taken(how: PictureConfi
     pixels = read_pixels(data, preprocess(), how)
 
     assert distance(pixels, preprocess()(picture(600, 400))) < 3
+
+
+def transparent(mode: str, width: int = 90, height: int = 60) -> Image.Image:
+    """Return a picture in a mode that resizing treats in its own way, with hidden colors where there is alpha."""
+    image = picture(width, height).convert("RGBA")
+    image.putalpha(Image.radial_gradient("L").resize(image.size).point(lambda value: 255 if value < 90 else 0))
+    return image.convert("RGB").quantize(16) if mode == "P" else image.convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "CMYK", "1", "L"])
+@pytest.mark.parametrize("resize", ["shortest", "squash"])
+@pytest.mark.parametrize("size", [(90, 60), (32, 32), (20, 31)])
+def test_exact_pixels_of_every_mode_are_those_of_open_clips_transform(
+    mode: str, resize: ResizeMode, size: tuple[int, int]
+) -> None:
+    image = transparent(mode, *size)
+    transform: Any = open_clip.image_transform(32, is_train=False, resize_mode=resize, mean=(0,) * 3, std=(1,) * 3)
+    expected = (transform(image).numpy() * 255).round().astype(np.uint8).transpose(1, 2, 0)
+
+    pixels = read_pixels(encoded(image, "TIFF"), preprocess(resize), EXACT)
+
+    np.testing.assert_array_equal(pixels, expected)
+
+
+def test_the_transparent_color_of_a_palette_does_not_matter_when_it_is_dropped() -> None:
+    image = transparent("P")
+
+    np.testing.assert_array_equal(
+        read_pixels(encoded(image, "PNG", transparency=3), preprocess(), EXACT),
+        read_pixels(encoded(image, "PNG"), preprocess(), EXACT),
+    )
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_fast_pixels_without_alpha_are_near_the_exact_ones(mode: str) -> None:
+    data = encoded(transparent(mode, 500, 400), "PNG")
+
+    fast = read_pixels(data, preprocess(), PictureConfig(decode="fast", transparency="drop"))
+
+    assert distance(fast, read_pixels(data, preprocess(), EXACT)) < 1.5
+
+
+@pytest.mark.parametrize("decode", get_args(Decode))
+def test_white_shows_where_a_picture_is_transparent_and_what_was_hidden_does_not(decode: Decode) -> None:
+    image = Image.new("RGBA", (64, 64), (9, 200, 9, 0))
+
+    on_white = read_pixels(encoded(image, "PNG"), preprocess(), PictureConfig(decode=decode, transparency="white"))
+    dropped = read_pixels(encoded(image, "PNG"), preprocess(), PictureConfig(decode=decode, transparency="drop"))
+
+    assert np.unique(on_white).tolist() == [255]
+    assert np.unique(dropped).tolist() == [0], "resizing weighs colors by their alpha"
+
+
+def test_exact_drops_alpha_and_fast_does_not_unless_it_is_said() -> None:
+    assert PictureConfig(decode="exact").transparency == "drop"
+    assert PictureConfig(decode="fast").transparency == "white"
+    assert PictureConfig(decode="exact", transparency="white").transparency == "white"
+    assert PictureConfig(decode="fast", transparency="drop").transparency == "drop"
 
 
 def test_fast_pixels_are_the_same_each_time() -> None:
@@ -206,7 +265,7 @@ def test_a_picture_of_too_many_pixels_is_refused(how: PictureConfig, kind: str) 
 
 
 def test_a_picture_is_refused_before_its_pixels_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "load_rgb", None)
+    monkeypatch.setattr(pictures, "load_image", None)
 
     assert outcome(encoded(picture(50, 40)), PictureConfig(max_pixels=1999)) == "too_large"
 

@@ -1,4 +1,4 @@
-"""decode, exif_orientation and max_pixels: what they change in a run, and that its folder and index remember them."""
+"""decode, transparency, exif_orientation, max_pixels: what they change, and that folder and index remember them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import pandas as pd
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from clip_retrieval import clip_filter, clip_index, clip_inference
+from clip_retrieval import clip_filter, clip_index, clip_inference, load_encoder
 from clip_retrieval.encoder.config import MAX_PIXELS
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.inference.run import RunSummary
@@ -96,7 +97,7 @@ def test_a_query_picture_is_read_as_those_of_the_index(
 
 
 def test_an_index_of_before_these_options_is_asked_as_it_was(turned: Path, tmp_path: Path) -> None:
-    run(turned, tmp_path / "embeddings", decode="exact")
+    run(turned, tmp_path / "embeddings", decode="exact", transparency="white")
     clip_index(tmp_path / "embeddings", tmp_path / "index")
     change_manifest(tmp_path / "index", forget_pictures)
 
@@ -109,7 +110,7 @@ def test_other_picture_options_are_refused_with_both_values(turned: Path, tmp_pa
     output = tmp_path / "embeddings"
     run(turned, output)
 
-    with pytest.raises(ConfigError, match=r"other options \(decode fast -> exact\); use a new folder"):
+    with pytest.raises(ConfigError, match=r"\(decode fast -> exact; transparency white -> drop\); use a new folder"):
         run(turned, output, decode="exact")
     with pytest.raises(ConfigError, match=r"\(exif_orientation False -> True; max_pixels \d+ -> 9\)"):
         run(turned, output, exif_orientation=True, max_pixels=9)
@@ -117,12 +118,69 @@ def test_other_picture_options_are_refused_with_both_values(turned: Path, tmp_pa
 
 def test_a_folder_of_before_these_options_goes_on_as_it_was(turned: Path, tmp_path: Path) -> None:
     output = tmp_path / "embeddings"
-    run(turned, output, decode="exact")
+    run(turned, output, decode="exact", transparency="white")
     change_manifest(output, forget_pictures)
 
-    assert run(turned, output, decode="exact").already_done == 1
+    assert run(turned, output, decode="exact", transparency="white").already_done == 1
     with pytest.raises(ConfigError, match=r"\(decode exact -> fast\)"):
         run(turned, output)
+
+
+def forget_transparency(manifest: dict[str, Any]) -> None:
+    manifest["encoder"]["pictures"].pop("transparency")
+    if "source" in manifest.get("options", {}):
+        manifest["options"]["source"]["pictures"].pop("transparency")
+
+
+@pytest.fixture
+def cutouts(tmp_path: Path) -> Path:
+    """Give a folder of pictures whose alpha hides half of them."""
+    for seed in range(5):
+        image = picture(seed).convert("RGBA")
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+        write_picture(tmp_path / "cutouts" / f"{seed}.png", image)
+    return tmp_path / "cutouts"
+
+
+@pytest.mark.parametrize("decode", ["fast", "exact"])
+def test_a_folder_of_before_the_switch_was_laid_on_white(cutouts: Path, tmp_path: Path, decode: str) -> None:
+    output = tmp_path / "embeddings"
+    run(cutouts, output, decode=decode, transparency="white")
+    clip_index(output, tmp_path / "index")
+    for folder in (output, tmp_path / "index"):
+        change_manifest(folder, forget_transparency)
+
+    hits = clip_filter(str(cutouts / "3.png"), tmp_path / "hits", tmp_path / "index")
+
+    assert hits["similarity"][0] > 0.999
+    assert run(cutouts, output, decode=decode, transparency="white").already_done == 1
+    with pytest.raises(ConfigError, match=r"\(transparency white -> drop\)"):
+        run(cutouts, output, decode=decode, transparency="drop")
+
+
+def test_an_index_of_clip_retrieval_2_is_asked_with_the_models_own_transform(cutouts: Path, tmp_path: Path) -> None:
+    run(cutouts, tmp_path / "embeddings", decode="exact")
+    clip_index(tmp_path / "embeddings", tmp_path / "index")
+    (tmp_path / "index" / "manifest.json").unlink()
+
+    hits = clip_filter(str(cutouts / "3.png"), tmp_path / "hits", tmp_path / "index", clip_model=MODEL)
+
+    assert hits["similarity"][0] > 0.999
+
+
+@pytest.mark.parametrize(("transparency", "same"), [("drop", True), ("white", False), ("auto", True)])
+def test_embeddings_are_those_of_the_models_own_transform_where_alpha_is_dropped(
+    cutouts: Path, tmp_path: Path, read_embeddings: ReadEmbeddings, transparency: str, same: bool
+) -> None:
+    encoder = load_encoder(MODEL)
+    transform = open_clip.image_transform(32, is_train=False, mean=(0,) * 3, std=(1,) * 3)
+    pixels = [(transform(Image.open(cutouts / f"{seed}.png")).numpy() * 255).round() for seed in range(5)]
+    expected = encoder.encode_images(np.stack(pixels).astype(np.uint8).transpose(0, 2, 3, 1))
+
+    run(cutouts, tmp_path / "embeddings", decode="exact", transparency=transparency)
+
+    cosines = (read_embeddings(tmp_path / "embeddings", "img_emb").astype(np.float32) * expected).sum(axis=1)
+    assert (cosines > 0.999).all() == same
 
 
 def test_a_picture_of_too_many_pixels_is_named(turned: Path, tmp_path: Path, read_table: Read) -> None:
