@@ -22,7 +22,7 @@ from PIL import Image
 from clip_retrieval.encoder.base import Embeddings, Encoder, EncoderInfo, Tokens, check_texts
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.facts import context_length, takes_clip_tokens
-from clip_retrieval.encoder.images import decode_image, to_rgb
+from clip_retrieval.encoder.images import decode_as_stored, to_8_bit_mode, without_transparent_color
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.encoder.tokenizer import VOCABULARY_SIZE, BpeTokenizer
@@ -191,11 +191,11 @@ def is_many(images: Any) -> bool:
 
 
 def open_image(image: Any) -> Image.Image:
-    """Return a path, a PIL picture or uint8 pixels [h, w, 3] as an RGB picture."""
+    """Return a path, a PIL picture or uint8 pixels [h, w, 3] as a picture of 8 bits a sample, in its own mode."""
     if isinstance(image, str | PathLike):
         return read_image(Path(image))
     if isinstance(image, Image.Image):
-        return to_rgb(image)
+        return without_transparent_color(to_8_bit_mode(image))
     pixels = np.asarray(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise EncoderError(
@@ -207,7 +207,7 @@ def open_image(image: Any) -> Image.Image:
 
 def read_image(path: Path) -> Image.Image:
     try:
-        return decode_image(path.read_bytes())
+        return decode_as_stored(path.read_bytes())
     except ImageError as error:
         raise ImageError(error.reason, f"{path} cannot be used as a picture: {error}") from error
     except OSError as error:

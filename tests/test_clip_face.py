@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
 from PIL import Image
 
@@ -75,9 +76,18 @@ def test_lists_and_stacks_give_rows_in_their_order_across_batches(model: clip.Cl
     assert model.encode_image([]).shape == (0, 16)
 
 
-def test_a_transparent_picture_is_laid_on_white(model: clip.Clip) -> None:
-    clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
-    np.testing.assert_array_equal(model.preprocess(clear), np.full((32, 32, 3), 255))
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "CMYK", "1"])
+def test_pictures_of_every_mode_become_the_pixels_of_the_reference(
+    model: clip.Clip, tmp_path: Path, paths: list[Path], mode: str
+) -> None:
+    picture = Image.open(paths[0]).convert("RGBA")
+    picture.putalpha(Image.linear_gradient("L").resize(picture.size))
+    picture = picture.convert("RGB").quantize(9) if mode == "P" else picture.convert(mode)
+    picture.save(tmp_path / "picture.tiff")
+    transform: Any = open_clip.image_transform(32, is_train=False, mean=(0,) * 3, std=(1,) * 3)
+    expected = (transform(picture).numpy() * 255).round().astype(np.uint8).transpose(1, 2, 0)
+    np.testing.assert_array_equal(model.preprocess(picture), expected)
+    np.testing.assert_array_equal(model.preprocess(tmp_path / "picture.tiff"), expected)
 
 
 @pytest.mark.parametrize(

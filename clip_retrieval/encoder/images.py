@@ -32,6 +32,11 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return to_rgb(load_image(open_image(data, max_pixels), max_pixels))
 
 
+def decode_as_stored(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Return the picture in a mode of 8 bits, as the models' own transforms take it: alpha is theirs to drop."""
+    return without_transparent_color(load_image(open_image(data, max_pixels), max_pixels))
+
+
 def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Return the picture with its header read and its pixels not: neither decoded nor given memory."""
     if not data:
