@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -21,7 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 from clip_retrieval.blobs import store_errors
 from clip_retrieval.errors import StorageError, first_line
 from clip_retrieval.json_files import Shape, parse_json
-from clip_retrieval.words import is_hidden
+from clip_retrieval.words import is_hidden, json_text
 
 PARTIAL_FOLDER = "_partial"
 TEMPORARY = "clip-retrieval-"  # what names of temporary folders begin with
@@ -109,7 +108,7 @@ class Folder:
 
     def write_json(self, name: str, value: object) -> None:
         with self.staged(name) as staged:
-            staged.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            staged.write_text(json_text(value) + "\n", encoding="utf-8")
 
     @contextmanager
     def staged(self, name: str) -> Iterator[Path]:

@@ -1,7 +1,8 @@
-"""Sizes and names in words, for people."""
+"""Sizes, durations and foreign text in words that a terminal can show."""
 
 from __future__ import annotations
 
+import json
 import math
 import re
 
@@ -9,6 +10,10 @@ MACOS_FOLDER = "__MACOSX"
 MINUTE, HOUR = 60, 3600
 
 SURROGATES = re.compile("[\ud800-\udfff]")
+RAW_BYTES = range(0xDC80, 0xDD00)  # how Python holds the bytes of a file name that is no UTF-8
+# Control characters but tab and line feed, C1 among them, line separators, what turns the direction of text, and what
+# UTF-8 cannot hold. Joiners stay: emoji are made with them.
+UNPRINTED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 UNITS = ("kB", "MB", "GB")
 
@@ -39,6 +44,29 @@ def in_bytes(count: float) -> str:
 def clean(text: str) -> str:
     """Return the text with what UTF-8 cannot hold (lone surrogates, raw bytes of file names) shown as U+FFFD."""
     return SURROGATES.sub("\ufffd", text)
+
+
+def printable(text: str) -> str:
+    r"""Return the text as a terminal may have it: what moves its cursor or turns text around is shown as `\x1b`."""
+    return UNPRINTED.sub(lambda found: escape(ord(found[0])), text)
+
+
+def json_text(value: object) -> str:
+    """Return json in which escapes of json stand for what neither a terminal nor UTF-8 may be given."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    return UNPRINTED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def escape(code: int) -> str:
+    if code in RAW_BYTES:
+        return f"\\x{code - 0xDC00:02x}"
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def shorten(text: str, most: int) -> str:
+    """Return the text on one line, printable, and cut to `most` characters."""
+    line = " ".join(printable(text).split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def in_words(seconds: float) -> str:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from clip_retrieval.errors import StorageError
 from clip_retrieval.metadata import METADATA_ARROW, count_rows, open_metadata
 from clip_retrieval.metadata import write as write_module
-from clip_retrieval.metadata.arrow import ArrowMetadata
+from clip_retrieval.metadata.arrow import SOURCES, ArrowMetadata
 from clip_retrieval.metadata.parquet import ParquetFiles, ParquetMetadata
 from clip_retrieval.metadata.write import write_arrow, write_metadata_arrow
 from clip_retrieval.storage import Folder
@@ -190,6 +191,78 @@ def test_half_a_metadata_arrow_is_passed_over(tmp_path: Path, size: int, caplog:
     path.write_bytes(path.read_bytes()[:size])
     assert rows_of(folder) == [1, 2, 3, 4]
     assert "is no whole Arrow file" in caplog.text
+
+
+def nested_table(count: int) -> pa.Table:
+    """Return a table with offsets of every kind that files of ours have, and nulls among them."""
+    texts = [f"caption {row} é" if row % 7 else None for row in range(count)]
+    columns: dict[str, Any] = {"text": texts, "bytes": [bytes([row % 256]) * 3 for row in range(count)]}
+    columns["list"] = [[str(item) for item in range(row % 4)] for row in range(count)]
+    columns["struct"] = [{"name": "q" * (row % 9), "many": [row]} for row in range(count)]
+    return pa.table(columns)
+
+
+def spoil_offsets(path: Path, column: str, row: int, value: int) -> None:
+    """Overwrite the offset at which a row of a mapped column begins, in the file itself."""
+    data = path.read_bytes()
+    values = pa.ipc.open_file(pa.py_buffer(data)).get_batch(0).column(column)
+    if column == "struct":
+        values = values.field("many")
+    offsets = values.buffers()[1].to_pybytes()
+    width = 4 if pa.types.is_list(values.type) else 8
+    assert data.count(offsets[: width * 20]) == 1
+    start = data.index(offsets[: width * 20]) + width * row
+    path.write_bytes(data[:start] + value.to_bytes(width, "little", signed=True) + data[start + width :])
+
+
+@pytest.mark.parametrize("value", [-1, 1 << 30, 0])
+@pytest.mark.parametrize("column", ["text", "bytes", "list", "struct"])
+def test_damaged_offsets_in_metadata_arrow_are_seen_and_the_parquet_files_read(
+    tmp_path: Path, column: str, value: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = nested_table(100)
+    folder = write(tmp_path, [expected], group_size=50)
+    write_metadata_arrow(folder, folder)
+    spoil_offsets(tmp_path / METADATA_ARROW, column, 30, value)
+    metadata = open_metadata(folder)
+    assert isinstance(metadata, ArrowMetadata)
+    assert metadata.rows(np.array([5, 1])).to_pylist() == expected.take([5, 1]).to_pylist()
+    assert not caplog.records
+    ids = np.array([29, 30, 29, 2])
+    for _ in range(2):
+        assert metadata.rows(ids).to_pylist() == expected.take(ids).to_pylist()
+    assert "is damaged" in caplog.text
+    assert len(caplog.records) == 1
+
+
+def test_a_text_that_is_no_utf8_is_damage_too(tmp_path: Path) -> None:
+    folder = write(tmp_path, [nested_table(100)])
+    write_metadata_arrow(folder, folder)
+    path = tmp_path / METADATA_ARROW
+    path.write_bytes(path.read_bytes().replace(b"caption 40", b"caption \xff0"))
+    metadata = open_metadata(folder)
+    assert metadata is not None
+    assert metadata.rows(np.array([40]), ["text"]).to_pylist() == [{"text": "caption 40 é"}]
+
+
+def test_a_damaged_metadata_arrow_without_parquet_files_is_one_sentence(tmp_path: Path) -> None:
+    folder = write(tmp_path, [nested_table(100)])
+    write_metadata_arrow(folder, folder)
+    folder.remove("metadata")
+    spoil_offsets(tmp_path / METADATA_ARROW, "text", 30, 1 << 40)
+    metadata = open_metadata(folder)
+    assert metadata is not None
+    with pytest.raises(StorageError, match=r"metadata\.arrow is damaged .*; make it anew"):
+        metadata.rows(np.array([30]))
+
+
+@pytest.mark.parametrize("said", [b"\xff", b"3", b"[]", b'{"metadata_0.parquet": null}'])
+def test_a_metadata_arrow_whose_list_of_sources_is_damaged_is_passed_over(tmp_path: Path, said: bytes) -> None:
+    folder = make_folder(tmp_path)
+    table = pa.table({"a": [7]}).replace_schema_metadata({SOURCES: said})
+    with pa.ipc.new_file(str(tmp_path / METADATA_ARROW), table.schema) as writer:
+        writer.write_table(table)
+    assert rows_of(folder) == [1, 2, 3, 4]
 
 
 def test_half_a_metadata_arrow_alone_is_an_error(tmp_path: Path) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
+
+from clip_retrieval.words import json_text
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the outcome as json.")
 
 
 def print_json(value: object) -> None:
-    """Print a value that json knows."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """Print a value as json, with nothing in it that a terminal obeys."""
+    click.echo(json_text(value))
 
 
 class CommandWithCommands(click.Group):

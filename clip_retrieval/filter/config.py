@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from clip_retrieval.errors import ConfigError
-from clip_retrieval.layout import Modality
-from clip_retrieval.options import option
+from clip_retrieval.options import group, option
+from clip_retrieval.query.config import SearcherConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,17 +21,7 @@ class FilterConfig:
     indice_folder: str = option(help="Folder that index wrote.", aliases=("index_folder",))
     num_results: int = option(100, help="Hits at most.")
     threshold: float | None = option(None, help="Leave out hits that are less similar than this (-1 to 1).")
-    modality: Modality = option("image", help="Search pictures or captions.")
-    clip_model: str | None = option(None, help="The model of the index; only for folders that do not name theirs.")
-    device: str = option("cpu", help="Where the query is embedded.")
-    clip_cache_path: str | None = option(None, help="Folder that model downloads are kept in.")
-    index_param: str | None = option(
-        None, help="Search settings such as nprobe=64,efSearch=128; None: those of the index."
-    )
-    memory_map: bool = option(True, help="Leave the index on disk and read what the query needs, where faiss can.")
-    refine_from: str | None = option(
-        None, help="The embeddings folder of the index: compare ten times as many candidates by the stored embeddings."
-    )
+    searcher: SearcherConfig = group(SearcherConfig)
     copy_images: bool = option(True, help="Copy the pictures of the hits, out of their tars where they are in some.")
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import html
 import io
 import json
@@ -19,12 +20,13 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from clip_retrieval.encoder.images import decode_image
-from clip_retrieval.errors import ImageError, QueryError
+from clip_retrieval.errors import ImageError, QueryError, StorageError
 from clip_retrieval.layout import CAPTION, IMAGE_PATH, SHARD
 from clip_retrieval.query.embed import Query
 from clip_retrieval.query.hits import json_rows, rows_of
 from clip_retrieval.query.pictures import WEB, Picture, find_picture
 from clip_retrieval.storage import Folder
+from clip_retrieval.words import UNPRINTED
 
 IMAGES_FOLDER = "images"
 SHEET, RESULTS, TABLE = "index.html", "results.json", "results.parquet"
@@ -33,17 +35,29 @@ OWN_PICTURE = re.compile(r"\d{5,}_.*", re.DOTALL)
 THUMBNAIL_SIDE = 224
 MOST_NAME_BYTES = 200  # file systems allow 255 for a whole name
 MOST_THUMBNAILS = 1000  # a page with more would take hundreds of megabytes
+PLAIN_SUFFIX = re.compile(r"\.\w{1,10}", re.ASCII)
+REFUSED = re.compile(r'[/\\:*?"<>|\t\n]')  # by Windows, in names of files
+NAME_ERRORS = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 SUFFIX_OF_FORMAT = {"JPEG": ".jpg", "TIFF": ".tif", "PPM": ".ppm"}
 
 
 def picture_name(rank: int, hit: dict[str, Any], data: bytes) -> str:
-    """Return a name that no other hit has: the rank first, then the picture's own name."""
+    """Return a file name that every system takes and no other hit has: the rank, then the picture's own name.
+
+    The rank keeps apart what is called alike, and is what makes `..` and Windows' CON plain names.
+    """
     path = str(hit[IMAGE_PATH])
     own = PurePosixPath(path.partition("?")[0] if path.startswith(WEB) else path)
-    suffix = own.suffix if hit.get(SHARD) is None else ""
+    suffix = own.suffix if hit.get(SHARD) is None and PLAIN_SUFFIX.fullmatch(own.suffix) else ""
+    stem = portable(own.name.removesuffix(suffix))
     suffix = suffix or suffix_of(data)
-    stem = own.name.removesuffix(suffix).encode("utf-8", "replace")[: MOST_NAME_BYTES - len(suffix)]
-    return f"{rank:05d}_{stem.decode('utf-8', 'ignore')}{suffix}"
+    short = stem.encode("utf-8", "replace")[: MOST_NAME_BYTES - len(suffix)].decode("utf-8", "ignore")
+    return f"{rank:05d}_{short}{suffix}"
+
+
+def portable(name: str) -> str:
+    """Return a name with _ for each character that a file system refuses or a terminal obeys."""
+    return REFUSED.sub("_", UNPRINTED.sub("_", name)).rstrip(". ")
 
 
 def suffix_of(data: bytes) -> str:
@@ -78,7 +92,17 @@ def export_hits(folder: Folder, table: pa.Table, *, copy_images: bool) -> Export
 
 
 def write_picture(folder: Folder, rank: int, hit: dict[str, Any], data: bytes) -> str:
-    name = f"{IMAGES_FOLDER}/{picture_name(rank, hit, data)}"
+    """Write a hit's picture, and return its name; by its rank alone where the store refuses its own name."""
+    name = picture_name(rank, hit, data)
+    try:
+        return write_bytes(folder, f"{IMAGES_FOLDER}/{name}", data)
+    except StorageError as error:
+        if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in NAME_ERRORS:
+            raise
+        return write_bytes(folder, f"{IMAGES_FOLDER}/{rank:05d}_{suffix_of(data)}", data)
+
+
+def write_bytes(folder: Folder, name: str, data: bytes) -> str:
     with folder.staged(name) as staged:
         staged.write_bytes(data)
     return name

@@ -1,4 +1,4 @@
-"""The whole of `filter`: embed the query, search, join the metadata, export."""
+"""The whole of `filter`: a query of the command line, asked of an index folder, and its hits as files."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from clip_retrieval.errors import QueryError
 from clip_retrieval.filter.config import FilterConfig
 from clip_retrieval.filter.export import claim_output, export_hits, write_sheet, write_tables
-from clip_retrieval.filter.query import choose_encoder, open_query
-from clip_retrieval.layout import EmbeddingsFolder, IndexFolder, read_manifest
+from clip_retrieval.filter.query import open_query
+from clip_retrieval.layout import IndexFolder
+from clip_retrieval.metadata import text_array
 from clip_retrieval.options import build_config
 from clip_retrieval.query.embed import Query
-from clip_retrieval.query.hits import join_metadata, json_rows
-from clip_retrieval.search.index import SearchResult, open_index
-from clip_retrieval.search.refine import open_stored, search_stored
-from clip_retrieval.search.settings import parse_settings
+from clip_retrieval.query.hits import json_rows
+from clip_retrieval.query.searcher import open_searcher
+from clip_retrieval.revision import only_one
 from clip_retrieval.storage import Folder, check_writable
 
 if TYPE_CHECKING:
@@ -55,30 +54,20 @@ def clip_filter(*arguments: object, **options: object) -> pd.DataFrame:
 
 def run_filter(config: FilterConfig) -> FilterResult:
     """Answer one query and write its results."""
-    source, target = IndexFolder(config.indice_folder), Folder(config.output_folder)
-    if not source.exists():
-        raise QueryError(f"there is no index folder {config.indice_folder}")
-    index = open_index(source, config.modality, memory_map=config.memory_map)
-    settings = None if config.index_param is None else index.checked(parse_settings(config.index_param))
-    manifest = read_manifest(source)
-    expected = manifest.get("encoder") if manifest else None
-    query = open_query(config.query, choose_encoder(expected, config), expected)
-    if config.refine_from is None:
-        found = index.search(query.embedding, config.num_results, settings)
-    else:
-        stored = open_stored(EmbeddingsFolder(config.refine_from), config.modality, index)
-        found = search_stored(index, stored, query.embedding, config.num_results, settings)
-    if config.threshold is not None:
-        close = found.scores >= config.threshold
-        found = SearchResult(found.ids[close], found.scores[close])
+    searcher = open_searcher(IndexFolder(config.indice_folder), config.searcher, workload="once")
+    query = open_query(config.query, searcher)
+    table = searcher.join(searcher.search(query, config.num_results, config.threshold))
+    target = Folder(config.output_folder)
     check_writable(target)
-    return export(config, query, join_metadata(source, found, index.row_count), target)
+    with only_one(target):
+        return export(query, table, target, copy_images=config.copy_images)
 
 
-def export(config: FilterConfig, query: Query, table: pa.Table, target: Folder) -> FilterResult:
+def export(query: Query, table: pa.Table, target: Folder, *, copy_images: bool) -> FilterResult:
+    """Write the hits into a folder that no other query writes into meanwhile."""
     claim_output(target)
-    exported = export_hits(target, table, copy_images=config.copy_images)
-    table = table.add_column(3, "picture", pa.array(exported.names, pa.string()))
+    exported = export_hits(target, table, copy_images=copy_images)
+    table = table.add_column(3, "picture", text_array(exported.names))
     write_tables(target, table, query)
     write_sheet(target, query, len(table), exported.cards)
     target.remove_leftovers()

@@ -11,11 +11,21 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from clip_retrieval.errors import StorageError
+from clip_retrieval.metadata.arrays import number_array, text_array
 from clip_retrieval.metadata.arrow import METADATA_ARROW, ArrowMetadata, read_sources
 from clip_retrieval.metadata.parquet import ParquetFiles, ParquetMetadata, concat, open_parquet
 from clip_retrieval.storage import Folder
 
-__all__ = ["METADATA_ARROW", "Metadata", "concat", "count_rows", "open_metadata", "open_parquet"]
+__all__ = [
+    "METADATA_ARROW",
+    "Metadata",
+    "concat",
+    "count_rows",
+    "number_array",
+    "open_metadata",
+    "open_parquet",
+    "text_array",
+]
 
 logger = logging.getLogger(__name__)
 

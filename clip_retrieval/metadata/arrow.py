@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from clip_retrieval.errors import StorageError
-from clip_retrieval.metadata.parquet import check_ids
+from clip_retrieval.errors import StorageError, one_line
+from clip_retrieval.metadata.arrays import DamageError, check_values, number_array
+from clip_retrieval.metadata.parquet import ParquetFiles, ParquetMetadata, check_ids
 from clip_retrieval.metadata.schema import choose_columns
 from clip_retrieval.process.resources import count_cores
 from clip_retrieval.storage import Folder
+
+logger = logging.getLogger(__name__)
 
 METADATA_ARROW = "metadata.arrow"
 SOURCES = b"clip_retrieval.sources"  # in the schema: name and bytes of each parquet file that the rows are from
@@ -24,7 +29,12 @@ ROWS_AT_ONCE = 1 << 15  # of an answer: they are fetched in the order of the fil
 
 
 class ArrowMetadata:
-    """Random access to the rows of Arrow files, one after the other; pages come into memory as rows are asked for."""
+    """Random access to the rows of Arrow files, one after the other; pages come into memory as rows are asked for.
+
+    Arrow trusts the offsets in a file, and reads anywhere in memory where they are damaged. So those of the rows that
+    are asked for are checked first, which takes microseconds; checking whole batches would read all of them. From the
+    first damage on, rows come from the parquet files that metadata.arrow was made of.
+    """
 
     def __init__(self, folder: Folder, names: Sequence[str]) -> None:
         tables = [open_table(folder, name) for name in names]
@@ -33,18 +43,41 @@ class ArrowMetadata:
                 raise StorageError(
                     f"{folder.path(name)} has other columns than {names[0]}; make both with one `parquet_to_arrow`"
                 )
+        self.folder, self.names = folder, names
         self.schema = tables[0].schema
         self.batches = [batch for table in tables for batch in table.to_batches() if len(batch)]
         self.starts = np.cumsum([0, *map(len, self.batches)])
+        self.instead: ParquetMetadata | None = None
+        self.replacing = Lock()
 
     @property
     def row_count(self) -> int:
         return int(self.starts[-1])
 
     def rows(self, ids: NDArray[np.int64], columns: Sequence[str] | None = None) -> pa.Table:
-        """Return the rows with these ids, in their order; see Metadata."""
+        """Return the rows with these ids, in their order; see Metadata. Raises StorageError where they are damaged."""
         check_ids(ids, self.row_count)
-        schema = choose_columns(self.schema, columns)
+        if self.instead is None:
+            try:
+                return self.read_rows(ids, choose_columns(self.schema, columns))
+            except (pa.ArrowInvalid, DamageError) as error:
+                self.replace(error)
+        assert self.instead is not None
+        return self.instead.rows(ids, columns)
+
+    def replace(self, error: Exception) -> None:
+        """Read the parquet files from now on; raises StorageError where there are none."""
+        with self.replacing:
+            if self.instead is not None:
+                return  # another thread met the damage too
+            files = ParquetFiles(self.folder)
+            sentence = f"{' or '.join(map(self.folder.path, self.names))} is damaged ({one_line(error)})"
+            if not files.footers:
+                raise StorageError(f"{sentence}; make it anew") from error
+            logger.warning("%s; the parquet files beside it are read, which is slower", sentence)
+            self.instead = ParquetMetadata(files)
+
+    def read_rows(self, ids: NDArray[np.int64], schema: pa.Schema) -> pa.Table:
         if not schema.names:
             return schema.empty_table()
         places = [self.schema.get_field_index(name) for name in schema.names]
@@ -71,13 +104,20 @@ class ArrowMetadata:
         parts = [take_columns(self.batches[owner], places, part) for owner, part in zip(touched, rows, strict=True)]
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
-        indices = pa.array(back)
+        indices = number_array(back)
         return [pc.take(pa.concat_arrays(column), indices, boundscheck=False) for column in zip(*parts, strict=True)]
 
 
 def take_columns(batch: pa.RecordBatch, places: Sequence[int], rows: NDArray[np.int64]) -> list[pa.Array]:
-    indices = pa.array(rows)
-    return [pc.take(batch.column(place), indices, boundscheck=False) for place in places]
+    indices = number_array(rows)
+    taken = []
+    for place in places:
+        column = batch.column(place)
+        check_values(column, rows)
+        values = pc.take(column, indices, boundscheck=False)
+        values.validate(full=True)
+        taken.append(values)
+    return taken
 
 
 def open_table(folder: Folder, name: str) -> pa.Table:
@@ -85,12 +125,22 @@ def open_table(folder: Folder, name: str) -> pa.Table:
     path = folder.path(name)
     try:
         source = pa.memory_map(path) if folder.is_local else pa.BufferReader(folder.read_bytes(name))
-        return pa.ipc.open_file(source).read_all()
+        table = pa.ipc.open_file(source).read_all()
+        table.validate()
+        return table
     except (pa.ArrowException, OSError, ValueError) as error:
         raise StorageError(f"{path} is no whole Arrow file: {error}") from error
 
 
 def read_sources(schema: pa.Schema) -> dict[str, int] | None:
-    """Return names and bytes of the parquet files that an Arrow file was made of; None where it does not say."""
+    """Return names and bytes of the parquet files that an Arrow file was made of; None where it does not say.
+
+    What is no such list, in a damaged file, names no file.
+    """
     said = (schema.metadata or {}).get(SOURCES)
-    return None if said is None else {str(name): int(size) for name, size in json.loads(said).items()}
+    if said is None:
+        return None
+    try:
+        return {str(name): int(size) for name, size in json.loads(said).items()}
+    except (ValueError, TypeError, AttributeError):
+        return {}

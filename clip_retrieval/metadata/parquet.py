@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clip_retrieval.errors import StorageError
+from clip_retrieval.metadata.arrays import number_array
 from clip_retrieval.metadata.schema import as_text, choose_columns, common_schema, conform
 from clip_retrieval.storage import Folder
 
@@ -76,7 +77,7 @@ class ParquetMetadata:
             here = np.flatnonzero(owners == owner)
             parts.append(self.rows_of(self.files.footers[owner], ids[here] - self.starts[owner], schema))
             positions.append(here)
-        return pa.concat_tables(parts).take(pa.array(np.argsort(np.concatenate(positions))))
+        return pa.concat_tables(parts).take(number_array(np.argsort(np.concatenate(positions))))
 
     def rows_of(self, footer: Footer, rows: NDArray[np.int64], schema: pa.Schema) -> pa.Table:
         sizes = [footer.about.row_group(group).num_rows for group in range(footer.about.num_row_groups)]
@@ -84,10 +85,14 @@ class ParquetMetadata:
         groups = np.searchsorted(starts, rows, side="right") - 1
         needed = np.unique(groups)
         with reading(self.files.folder, footer.name) as file:
+            if not file.metadata.equals(footer.about):
+                raise StorageError(
+                    f"{self.files.folder.path(footer.name)} was replaced since it was opened; open it anew"
+                )
             table = file.read_row_groups(needed.tolist(), columns=columns_there(footer, schema))
         skipped = np.zeros(len(sizes), dtype=np.int64)  # rows of the groups before each one that are not in the table
         skipped[needed] = starts[needed] - np.cumsum([0, *[sizes[group] for group in needed[:-1]]])
-        return conform(table, schema).take(pa.array(rows - skipped[groups]))
+        return conform(table, schema).take(number_array(rows - skipped[groups]))
 
 
 def check_ids(ids: NDArray[np.int64], row_count: int) -> None:

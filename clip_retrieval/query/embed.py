@@ -1,38 +1,77 @@
-"""What was asked for, as a unit embedding: a text, a picture or a vector, each by its own function."""
+"""A text, a picture or a vector as a unit embedding, each by its own function: nothing guesses what a string is."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_retrieval.encoder.base import Encoder
-from clip_retrieval.encoder.config import AS_BEFORE, REFERENCE, PictureConfig
+from clip_retrieval.encoder.base import Encoder, normalise
+from clip_retrieval.encoder.config import AS_BEFORE, REFERENCE, EncoderConfig, PictureConfig
 from clip_retrieval.encoder.pictures import read_pixels
 from clip_retrieval.encoder.vocabulary import find_unknown_words
 from clip_retrieval.errors import ImageError, QueryError
 from clip_retrieval.options import from_json, to_json
+from clip_retrieval.query.config import SearcherConfig
 
 QueryKind = Literal["text", "image", "embedding"]
 
 
 @dataclass(frozen=True)
 class Query:
-    """A query as given, what kind it is, and a warning where the model cannot know its words."""
+    """A query by the name that people know it by, its embedding, and a warning about its words."""
 
-    text: str
+    text: str  # the text itself, or the name of the picture or vector
     kind: QueryKind
     embedding: NDArray[np.float32]  # [d], unit length
     warning: str | None = None
 
 
+def embed_text(encoder: Encoder, text: str) -> Query:
+    """Embed a text; raises QueryError where the model is known to know none of its words."""
+    return Query(text, "text", encoder.encode_texts([text])[0], explain_unknown_words(text, encoder))
+
+
+def read_query_picture(encoder: Encoder, data: bytes, name: str, pictures: PictureConfig) -> NDArray[np.uint8]:
+    """Return the pixels [size, size, 3] that the model wants of a picture's bytes; raises QueryError."""
+    try:
+        return read_pixels(data, encoder.info.preprocess, pictures)
+    except ImageError as error:
+        raise QueryError(f"{name} cannot be used as a picture: {error}") from error
+
+
+def embed_vector(values: NDArray[Any], name: str) -> Query:
+    """Return the query of a vector [d] or [1, d] of any length; raises QueryError where it has no direction."""
+    if values.dtype.kind not in "fiu":
+        raise QueryError(f"{name} holds {values.dtype}, not numbers")
+    rows = np.atleast_2d(values.astype(np.float32))
+    if rows.ndim != 2 or len(rows) != 1:
+        raise QueryError(f"{name} has the shape {list(rows.shape)}; a query is one vector: [d] or [1, d]")
+    if not np.isfinite(rows).all() or not rows.any():
+        raise QueryError(f"{name} is no direction: it is zero, or not finite")
+    return Query(name, "embedding", normalise(rows)[0])
+
+
+def choose_encoder(expected: dict[str, Any] | None, config: SearcherConfig) -> EncoderConfig:
+    """Return the model that --clip_model names, else that of the manifest; `check_model` compares their weights.
+
+    The precision is left to this machine: fp16 of a GPU and fp32 of a CPU give embeddings that compare well.
+    Raises QueryError where neither names a model.
+    """
+    model = config.clip_model or (expected["clip_model"] if expected else None)
+    if model is None:
+        raise QueryError(
+            "the index folder does not say of which model it is (clip-retrieval 2 made it?); say it with --clip_model"
+        )
+    return EncoderConfig(clip_model=model, device=config.device, clip_cache_path=config.clip_cache_path)
+
+
 def check_model(encoder: Encoder, expected: dict[str, Any] | None) -> None:
-    """Refuse a model that is not the one of the index: weights count, names do not."""
+    """Refuse a model with other weights than that of the index, whatever both are called."""
     if not expected:
         return
     info, named = encoder.info, expected["clip_model"]
@@ -54,7 +93,7 @@ def check_model(encoder: Encoder, expected: dict[str, Any] | None) -> None:
 
 
 def choose_pictures(expected: dict[str, Any] | None) -> PictureConfig:
-    """Return how the pictures of the index were read: a query's is read the same way.
+    """Return how the pictures of the index were read: the picture of a query is read the same way.
 
     An index without a manifest is one of clip-retrieval 2, which used the models' own transforms.
     """
@@ -68,17 +107,11 @@ def same_json(value: object) -> object:
     return json.loads(json.dumps(value))
 
 
-def embed_image(encoder: Encoder, path: Path, pictures: PictureConfig) -> NDArray[np.float32]:
-    try:
-        pixels = read_pixels(path.read_bytes(), encoder.info.preprocess, pictures)
-    except (ImageError, OSError) as error:
-        raise QueryError(f"{path} cannot be used as a picture: {error}") from error
-    row: NDArray[np.float32] = encoder.encode_images(pixels[None])[0]
-    return row
-
-
 def explain_unknown_words(text: str, encoder: Encoder) -> str | None:
-    """Say so where the model's vocabulary is known and has no, or not every, word of the query."""
+    """Name the words that a model of few words does not know; None where it knows all, or its words are not listed.
+
+    Raises QueryError where it knows none of them.
+    """
     unknown, knows_any = find_unknown_words(text, encoder.info)
     if not knows_any:
         raise QueryError(

@@ -6,24 +6,23 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from clip_retrieval.errors import QueryError
-from clip_retrieval.layout import IndexFolder
-from clip_retrieval.metadata import open_metadata
+from clip_retrieval.metadata import Metadata, number_array
 from clip_retrieval.search.index import SearchResult
 
 ROWS_AT_ONCE = 1000
 
 
 def rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """Yield the rows as Python values, of which memory holds those of a few."""
+    """Yield the rows as Python values; memory holds ROWS_AT_ONCE of them."""
     for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):
         yield from batch.to_pylist()
 
 
 def json_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """Yield rows of plain json values; what json has no form for becomes text."""
+    """Yield rows as json values; NaN and infinity become null, values without a json form text."""
     others = [field.name for field in table.schema if not has_json_form(field.type)]
     for row in rows_of(table):
         yield row | {name: plain(row[name]) for name in others}
@@ -40,7 +39,7 @@ def has_json_form(kind: pa.DataType) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """Return a value that json has a form for: NaN and infinity become null, dates and bytes text."""
+    """Return a value as json has it: NaN and infinity become null, dates and bytes text."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, list):
@@ -52,20 +51,14 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
-def join_metadata(source: IndexFolder, found: SearchResult, index_rows: int) -> pa.Table:
-    """Return rank, id and similarity of the hits, and their metadata; columns of the same names are renamed."""
+def join_metadata(metadata: Metadata | None, found: SearchResult) -> pa.Table:
+    """Return rank, id and similarity of the hits, and their metadata; a column named as one of ours is renamed."""
     columns: dict[str, Any] = {
-        "rank": pa.array(range(1, len(found.ids) + 1), pa.int64()),
-        "id": pa.array(found.ids, pa.int64()),
-        "similarity": pa.array(found.scores, pa.float32()),
+        "rank": number_array(np.arange(1, len(found.ids) + 1)),
+        "id": number_array(found.ids),
+        "similarity": number_array(found.scores),
     }
-    metadata = open_metadata(source)
     if metadata is not None:
-        if metadata.row_count != index_rows:
-            raise QueryError(
-                f"{source.url} has an index of {index_rows:,} rows beside {metadata.row_count:,} rows of metadata; "
-                "build it again"
-            )
         rows = metadata.rows(found.ids)
         for name in rows.column_names:
             own = name

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from clip_retrieval.blobs import PIPE, BlobRef, local_path, read_blob
+from clip_retrieval.errors import one_line
 from clip_retrieval.layout import IMAGE_PATH, SHARD, SHARD_OFFSET, SHARD_SIZE
 from clip_retrieval.network.fetch import FetchLimits, fetch
 from clip_retrieval.sources.table_pictures import is_in_table, read_picture
 from clip_retrieval.sources.zips import is_zip, stored_crc
+from clip_retrieval.words import clean
 
 WEB = ("http://", "https://")
+REPLACED = "\ufffd"  # what metadata has for a byte of a name that is no UTF-8
 
 
 @dataclass(frozen=True)
@@ -29,30 +33,54 @@ def find_picture(hit: dict[str, Any]) -> Picture:
         return Picture(None)
     if str(path if shard is None else shard).startswith(PIPE):
         return Picture(None, "it came through a pipe: command, which only you should run again")
-    if shard is not None and hit.get(SHARD_OFFSET) is not None:
-        blob = BlobRef(shard, int(hit[SHARD_OFFSET]), int(hit[SHARD_SIZE]))
-    else:
-        blob = BlobRef(path if shard is None else f"zip://{path}::{shard}")  # compressed members have no place
     try:
-        if shard is not None and blob.size is None and not is_zip(shard):
-            return Picture(None, "it is not in one piece in its tar (a sparse file): unpack the tar to get it")
-        data = read_elsewhere(blob.url) if shard is None else read_blob(with_checksum(blob))
+        return Picture(read_elsewhere(str(path)) if shard is None else read_from_shard(hit))
     except Exception as error:  # any store may fail in any way; the hit itself stands  # noqa: BLE001
-        return Picture(None, " ".join(str(error).split())[:200] or type(error).__name__)
-    if blob.size is not None and len(data) != blob.size:
-        return Picture(None, f"{shard} has changed since it was embedded")
-    return Picture(data)
+        return Picture(None, one_line(error))
 
 
-def with_checksum(blob: BlobRef) -> BlobRef:
-    """Add the checksum that a zip keeps of a member whose place is known."""
-    if blob.size is None or local_path(blob.url) is None:
-        return blob
-    return blob._replace(crc=stored_crc(blob.url, blob.offset, blob.size))
+def read_from_shard(hit: dict[str, Any]) -> bytes:
+    """Read a picture out of its tar or zip: where its bytes have a place there, else by its name in the zip."""
+    shard = find_file(str(hit[SHARD]))
+    if hit.get(SHARD_OFFSET) is not None:
+        offset, size = int(hit[SHARD_OFFSET]), int(hit[SHARD_SIZE])
+        checksum = None if local_path(shard) is None else stored_crc(shard, offset, size)
+        data = read_blob(BlobRef(shard, offset, size, checksum))
+        if len(data) != size:
+            raise OSError(f"{hit[SHARD]} has changed since it was embedded")
+        return data
+    if not is_zip(shard):
+        raise OSError("it is not in one piece in its tar (a sparse file): unpack the tar to get it")
+    return read_blob(BlobRef(f"zip://{hit[IMAGE_PATH]}::{shard}"))  # compressed members have no place
 
 
 def read_elsewhere(path: str) -> bytes:
     """Read a picture by its image_path: a row of a table, a url of a list, or a file."""
     if path.startswith(WEB):
         return fetch(path, FetchLimits(fetch_retries=0))
-    return read_picture(path) if is_in_table(path) else read_blob(BlobRef(path))
+    return read_picture(path) if is_in_table(path) else read_blob(BlobRef(find_file(path)))
+
+
+def find_file(url: str) -> str:
+    """Return the name on disk of a file whose name in the metadata stands for one that is no UTF-8.
+
+    Raises OSError where several files have that name in the metadata: any of them may be meant.
+    """
+    path = local_path(url)
+    if REPLACED not in url or path is None or path.exists():
+        return url
+    found = [Path(path.anchor)]
+    for part in path.relative_to(path.anchor).parts:
+        found = [match for folder in found for match in matches(folder, part)]
+    if len(found) > 1:
+        raise OSError(
+            f"{len(found)} files are called {url} in the metadata, which has U+FFFD for bytes that are no UTF-8"
+        )
+    return str(found[0]) if found else url
+
+
+def matches(folder: Path, name: str) -> list[Path]:
+    """Return what lies in a folder under this name in the metadata."""
+    if REPLACED not in name:
+        return [folder / name] if (folder / name).exists() else []
+    return [path for path in folder.iterdir() if clean(path.name) == name]

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,11 @@ from PIL import Image
 
 from clip_retrieval import clip_filter, clip_index, clip_inference
 from clip_retrieval.cli import cli
-from clip_retrieval.errors import QueryError
+from clip_retrieval.errors import QueryError, StorageError
 from clip_retrieval.filter import export
+from clip_retrieval.query import hits as query_hits
+from clip_retrieval.revision import only_one
+from clip_retrieval.storage import Folder
 
 MODEL = "hash:16?size=32"
 WriteIndex = Callable[..., Path]
@@ -227,6 +231,114 @@ def test_a_picture_with_a_long_name_is_exported(tmp_path: Path) -> None:
     assert (tmp_path / "out" / hits.picture[0]).read_bytes() == png(0)
 
 
+NAMES = {
+    "a/b\x00c.png": "00001_b_c.png",
+    "\x1b[31mred\u202egnp.exe": "00001__[31mred_gnp.exe",
+    "line\nbreak\ttab.png": "00001_line_break_tab.png",
+    "..": "00001_.png",
+    "/etc/..": "00001_.png",
+    "CON": "00001_CON.png",
+    "nul.jpg": "00001_nul.jpg",
+    "C:\\photos\\dog?.jpg": "00001_C__photos_dog_.jpg",
+    "a. .png": "00001_a.png",
+    "dog." + "x" * 300: f"00001_dog.{'x' * 192}.png",
+    "é" * 300 + ".jpg": f"00001_{'é' * 98}.jpg",
+    "\U0001f469\u200d\U0001f680.png": "00001_\U0001f469\u200d\U0001f680.png",
+    "https://x/dog.jpg?size=1": "00001_dog.jpg",
+    "": "00001_.png",
+}
+
+
+@pytest.mark.parametrize("path", NAMES, ids=ascii)
+def test_a_picture_gets_a_name_that_every_system_takes(path: str) -> None:
+    assert export.picture_name(1, {"image_path": path, "shard": None}, png(0)) == NAMES[path]
+
+
+def test_pictures_of_names_that_no_file_system_takes_are_exported_from_a_tar(
+    tmp_path: Path, write_tar: WriteTar
+) -> None:
+    long = "m" * 120  # long names keep a NUL
+    names = sorted(
+        [f"{long}\x00b.png", "a\x01b.png", "a_b.png", f"{'n' * 250}.png", "CON.png", "x\udce9.png", "a\nb.png"]
+    )
+    tar = write_tar(tmp_path / "in" / "shard.tar", [(name, png(i)) for i, name in enumerate(names)])
+    index = embed(str(tar), tmp_path, input_format="archive")
+    hits = ask("cat", tmp_path / "out", index)
+    assert len(hits) == len(names)
+    assert copies(hits, tmp_path / "out") == [png(row) for row in hits.id]
+    assert all(name.isprintable() and name.endswith(".png") for name in hits.picture)
+
+
+def test_a_store_that_refuses_a_name_gets_the_rank_alone(
+    tmp_path: Path, write_index: WriteIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Encrypted home folders allow 143 bytes for a name; here more than the 255 of other systems are tried."""
+    monkeypatch.setattr(export, "MOST_NAME_BYTES", 1000)
+    (tmp_path / "in").mkdir()
+    shard = {"shard": ["tar"], "shard_offset": [0], "shard_size": [1]}
+    metadata = pd.DataFrame({"image_path": ["n" * 300], "caption": ["a"]} | shard)
+    metadata["shard"], metadata["shard_size"] = str(tmp_path / "in" / "x"), len(png(0))
+    (tmp_path / "in" / "x").write_bytes(png(0))
+    hits = ask("cat", tmp_path / "out", write_index(tmp_path / "ix", metadata))
+    assert hits.picture.tolist() == ["images/00001_.png"]
+
+
+@pytest.mark.parametrize("input_format", ["files", "archive"])
+def test_a_picture_whose_path_is_no_utf8_is_exported(tmp_path: Path, write_tar: WriteTar, input_format: str) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (folder / os.fsdecode(b"p\xff.png")).write_bytes(png(0))
+    (folder / "plain.png").write_bytes(png(1))
+    source = str(tmp_path / "x.tar")
+    if input_format == "archive":
+        write_tar(folder / os.fsdecode(b"\xfe.tar"), [("a.png", png(0)), ("b.png", png(1))])
+        source = str(folder / os.fsdecode(b"\xfe.tar"))
+    index = embed(source if input_format == "archive" else str(folder), tmp_path, input_format=input_format)
+    hits = ask("cat", tmp_path / "out", index)
+    assert sorted(copies(hits, tmp_path / "out")) == sorted([png(0), png(1)])
+
+
+def test_two_files_of_one_name_in_the_metadata_are_not_guessed_at(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for i, name in enumerate((b"p\xff.png", b"p\xfe.png")):
+        (tmp_path / "in" / os.fsdecode(name)).write_bytes(png(i))
+    hits = ask("cat", tmp_path / "out", embed(str(tmp_path / "in"), tmp_path))
+    assert hits.picture.tolist() == [None, None]
+    assert "2 files are called" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_a_second_query_into_a_folder_is_refused_while_the_first_runs(tmp_path: Path, write_index: WriteIndex) -> None:
+    index, out = write_index(tmp_path / "ix", pd.DataFrame({"caption": ["cat", "dog"]})), tmp_path / "out"
+    ask("cat", out, index)
+    before = (out / "results.json").read_bytes()
+    with only_one(Folder(str(out))), pytest.raises(StorageError, match=r"another process changes .*out just now"):
+        ask("dog", out, index)
+    assert (out / "results.json").read_bytes() == before
+    ask("dog", out, index)
+    assert (out / "results.json").read_bytes() != before
+
+
+def test_queries_that_begin_at_once_never_mix_their_hits(tmp_path: Path, write_index: WriteIndex) -> None:
+    words = ["cat", "dog", "sun", "sea"]
+    index = write_index(tmp_path / "ix", pd.DataFrame({"caption": words}))
+
+    def try_to_ask(word: str) -> bool:
+        try:
+            ask(word, tmp_path / "out", index, num_results=1)
+        except StorageError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        answered = list(pool.map(try_to_ask, words))
+    about = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert any(answered)
+    assert (
+        about["query"] == about["results"][0]["caption"] == pd.read_parquet(tmp_path / "out/results.parquet").caption[0]
+    )
+    assert f"<b>1</b> <span>1.000</span> {about['query']}" in (tmp_path / "out" / "index.html").read_text()
+
+
 def test_pictures_of_an_earlier_query_go(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for i in range(4):
@@ -295,7 +407,7 @@ def test_many_hits_are_in_the_tables_in_full_and_on_the_sheet_in_part(
     tmp_path: Path, write_index: WriteIndex, monkeypatch: pytest.MonkeyPatch, copy_images: bool
 ) -> None:
     monkeypatch.setattr(export, "MOST_THUMBNAILS", 3)
-    monkeypatch.setattr(export, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(query_hits, "ROWS_AT_ONCE", 2)
     paths = [tmp_path / f"{i}.png" for i in range(7)]
     for i, path in enumerate(paths):
         path.write_bytes(png(i))

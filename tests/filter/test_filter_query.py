@@ -17,7 +17,9 @@ from PIL import Image
 from clip_retrieval import clip_filter, clip_index, clip_inference, load_encoder
 from clip_retrieval.encoder.uri import DEMO_MODEL
 from clip_retrieval.errors import ClipRetrievalError, QueryError
+from clip_retrieval.filter.config import FilterConfig
 from clip_retrieval.filter.query import kind_of
+from clip_retrieval.filter.run import run_filter
 
 MODEL = "hash:16?size=32"
 WriteIndex = Callable[..., Path]
@@ -75,7 +77,8 @@ def test_a_threshold_leaves_out_what_is_less_similar(index: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "text", ["cat/dog", "a/b", "a photo.jpg of a dog", "version 2.0", "dog.", "/", ".", "..", "what? *", "x" * 5000]
+    "text",
+    ["cat/dog", "a/b", "a photo.jpg of a dog", "version 2.0", "dog.", "...", "what? *", "x" * 5000, "http", "a: //b"],
 )
 def test_a_text_with_slashes_or_dots_is_still_a_text(text: str) -> None:
     assert kind_of(text) == "text"
@@ -86,6 +89,50 @@ def test_a_file_that_is_not_there_is_an_error_and_no_text(index: Path, tmp_path:
     with pytest.raises(QueryError, match=f"there is no file {name}"):
         ask(name, tmp_path / "out", index)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["/", ".", "..", "photos/", "./photos", "{here}/photos"])
+def test_a_path_of_a_folder_is_no_text(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(QueryError, match="is a folder; a query is a text, or the path of a picture"):
+        ask(name.format(here=tmp_path), tmp_path / "out", index)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_device_is_no_query(index: Path, tmp_path: Path) -> None:
+    with pytest.raises(QueryError, match="/dev/null is no regular file"):
+        ask("/dev/null", tmp_path / "out", index)
+
+
+def test_a_word_that_a_folder_is_called_is_asked_with_a_note(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dog").mkdir()
+    monkeypatch.chdir(tmp_path)
+    config = FilterConfig(query="dog", output_folder="dog", indice_folder=str(index))
+    first, again = run_filter(config), run_filter(config)
+    assert first.query.warning == "dog is the name of a folder here, and was asked as a word"
+    assert again.query.warning is None  # it holds the hits of a query
+    assert first.table["caption"][0].as_py() == "dog"
+
+
+@pytest.mark.parametrize("url", ["https://example.com/dog", "s3://bucket/dog.jpg", "HTTP://x"])
+def test_a_url_is_neither_fetched_nor_a_text(index: Path, tmp_path: Path, url: str) -> None:
+    with pytest.raises(QueryError, match="is a url, which filter does not fetch"):
+        ask(url, tmp_path / "out", index)
+
+
+def test_a_text_file_says_to_give_its_text(index: Path, tmp_path: Path) -> None:
+    (tmp_path / "query.txt").write_text("a dog")
+    with pytest.raises(QueryError, match=r"query\.txt cannot be used as a picture: it is a text file; give the text"):
+        ask(tmp_path / "query.txt", tmp_path / "out", index)
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that opens and cannot be read")
+def test_a_query_file_that_cannot_be_read_is_named(index: Path, tmp_path: Path) -> None:
+    with pytest.raises(QueryError, match="/proc/self/mem cannot be used as a picture: Input/output error"):
+        ask("/proc/self/mem", tmp_path / "out", index)
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\xff\xd8\xff\xe0 cut short"])

@@ -1,0 +1,124 @@
+"""An index folder opened once and asked often: encoder, index, stored embeddings and metadata together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any
+
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from clip_retrieval.embeddings.vectors import Vectors
+from clip_retrieval.encoder.base import Encoder, Workload
+from clip_retrieval.encoder.load import load_encoder
+from clip_retrieval.errors import QueryError, StorageError
+from clip_retrieval.layout import EmbeddingsFolder, IndexFolder, read_manifest
+from clip_retrieval.metadata import Metadata, open_metadata
+from clip_retrieval.query.config import SearcherConfig
+from clip_retrieval.query.embed import (
+    Query,
+    check_model,
+    choose_encoder,
+    choose_pictures,
+    embed_text,
+    embed_vector,
+    read_query_picture,
+)
+from clip_retrieval.query.hits import join_metadata
+from clip_retrieval.search.index import Index, SearchResult, open_index
+from clip_retrieval.search.refine import open_stored, search_stored
+from clip_retrieval.search.settings import Settings, parse_settings
+
+OPENING_TRIES = 10
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Searcher:
+    """An opened index folder; every method may be called from many threads at once.
+
+    The model is loaded by the first text or picture; a vector needs none. Searching and joining share nothing that
+    changes; encoders do (counters, buffers of the runtime), so one thread at a time encodes.
+    """
+
+    config: SearcherConfig
+    expected: dict[str, Any] | None  # the encoder in the index's manifest
+    index: Index
+    metadata: Metadata | None
+    stored: Vectors | None  # the embeddings that candidates are compared by again
+    settings: Settings | None
+    workload: Workload
+    encoding: Lock = field(default_factory=Lock)
+    loaded: list[Encoder] = field(default_factory=list)  # none or one; changed under the lock only
+
+    def embed_text(self, text: str) -> Query:
+        """Embed a text, which is never taken for a path. Raises QueryError and EncoderError."""
+        with self.encoding:
+            return embed_text(self.load(), text)
+
+    def embed_picture(self, data: bytes, name: str) -> Query:
+        """Embed the bytes of a picture; `name` is what people know it by. Raises QueryError and EncoderError."""
+        with self.encoding:
+            encoder = self.load()
+        pixels = read_query_picture(encoder, data, name, choose_pictures(self.expected))
+        with self.encoding:
+            return Query(name, "image", encoder.encode_images(pixels[None])[0])
+
+    def embed_vector(self, values: NDArray[Any], name: str) -> Query:
+        """Return the query of a vector [d] or [1, d]; no model is loaded. Raises QueryError."""
+        return embed_vector(values, name)
+
+    def load(self) -> Encoder:
+        """Return the model, loaded and compared with that of the index once; the caller holds the lock."""
+        if not self.loaded:
+            encoder = load_encoder(choose_encoder(self.expected, self.config), workload=self.workload)
+            check_model(encoder, self.expected)
+            self.loaded.append(encoder)
+        return self.loaded[0]
+
+    def search(self, query: Query, k: int, threshold: float | None = None) -> SearchResult:
+        """Return up to k hits, those as similar as `threshold` only. Raises QueryError for another dimension."""
+        if self.stored is None:
+            found = self.index.search(query.embedding, k, self.settings)
+        else:
+            found = search_stored(self.index, self.stored, query.embedding, k, self.settings)
+        if threshold is None:
+            return found
+        close = found.scores >= threshold
+        return SearchResult(found.ids[close], found.scores[close])
+
+    def join(self, found: SearchResult) -> pa.Table:
+        """Return rank, id and similarity of the hits, and their metadata."""
+        return join_metadata(self.metadata, found)
+
+
+def open_searcher(folder: IndexFolder, config: SearcherConfig, *, workload: Workload = "query") -> Searcher:
+    """Open an index folder; raises QueryError and StorageError where it cannot answer.
+
+    A build may replace the folder's files meanwhile: all that is opened is of one build.
+    """
+    if not folder.exists():
+        raise QueryError(f"there is no index folder {folder.url}")
+    for _ in range(OPENING_TRIES):
+        manifest = read_manifest(folder)
+        index = open_index(folder, config.modality, memory_map=config.memory_map)
+        metadata = open_metadata(folder)
+        if read_manifest(folder) == manifest:
+            break
+    else:
+        raise StorageError(f"{folder.url} changes all the time; try again when it is built")
+    if metadata is not None and metadata.row_count != index.row_count:
+        raise QueryError(
+            f"{folder.url} has an index of {index.row_count:,} rows beside {metadata.row_count:,} rows of metadata; "
+            "build it again"
+        )
+    refine_from = config.refine_from
+    return Searcher(
+        config=config,
+        expected=manifest.get("encoder") if manifest else None,
+        index=index,
+        metadata=metadata,
+        stored=open_stored(EmbeddingsFolder(refine_from), config.modality, index) if refine_from else None,
+        settings=None if config.index_param is None else index.checked(parse_settings(config.index_param)),
+        workload=workload,
+    )
