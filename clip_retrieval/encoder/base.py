@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
@@ -66,9 +67,20 @@ class Encoder(Protocol):
 
     def encode_tokens(self, tokens: Tokens) -> Embeddings: ...
 
+    is_raw: bool  # whether rows have the length that the model gives them, instead of 1
+
 
 class EncodesTexts:
-    """`encode_texts`, for engines that have `embed_texts`."""
+    """`encode_texts`, for engines that have `embed_texts`; and the length of the rows of all engines."""
+
+    is_raw = False
+
+    def finish(self, rows: NDArray[np.float32]) -> Embeddings:
+        """Return rows of unit length, or those of a raw encoder as the model gives them; NaN is an EncoderError."""
+        if not self.is_raw:
+            return normalise(rows)
+        check_finite(rows)
+        return rows
 
     def encode_texts(self: Encoder, texts: Sequence[str]) -> Embeddings:
         return self.embed_texts(texts).rows
@@ -80,6 +92,13 @@ class StartsNothing:
     def start_images(self: Encoder, pixels: Pixels) -> Callable[[], Embeddings]:
         rows = self.encode_images(pixels)
         return lambda: rows
+
+
+def raw_copy(encoder: Encoder) -> Encoder:
+    """Return an encoder with the same weights, whose rows have the length that the model gives them."""
+    copied = copy.copy(encoder)
+    copied.is_raw = True
+    return copied
 
 
 def check_tower(info: EncoderInfo, tower: str) -> None:

@@ -61,6 +61,12 @@ class Preprocess:
         resized = image.resize((fit.width, fit.height), self.resampling())
         return np.array(self.on_canvas(as_rgb(resized), fit.left, fit.top))
 
+    def scale(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return what a model of torch takes, float32 [n, 3, s, s], for pixels [n, s, s, 3]."""
+        mean, std = (np.array(values, dtype=np.float32) for values in (self.mean, self.std))
+        scaled = (pixels.astype(np.float32) / np.float32(255) - mean) / std
+        return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
     def fit(self, width: int, height: int) -> Fit:
         """Return where a picture of this size goes, with the rounding of open_clip's transform."""
         match self.resize_mode:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
+from numpy.typing import NDArray
 
 from clip_retrieval.encoder.base import (
     Embeddings,
@@ -19,7 +20,6 @@ from clip_retrieval.encoder.base import (
     TextEmbeddings,
     Tokens,
     check_texts,
-    normalise,
 )
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.engines.openclip import (
@@ -107,11 +107,11 @@ class MixerEncoder(EncodesTexts, StartsNothing):
         )
 
     def encode_images(self, pixels: Pixels) -> Embeddings:
-        mean, std = (
-            np.array(values, dtype=np.float32) for values in (self.info.preprocess.mean, self.info.preprocess.std)
-        )
-        scaled = (pixels.astype(np.float32) / 255 - mean) / std
-        return normalise(self.towers.encode_image(scaled.transpose(0, 3, 1, 2)))
+        return self.encode_scaled(self.info.preprocess.scale(pixels))
+
+    def encode_scaled(self, images: NDArray[np.float32]) -> Embeddings:
+        """Encode pictures that are scaled by mean and standard deviation already, [n, 3, s, s]."""
+        return self.finish(self.towers.encode_image(images))
 
     def embed_texts(self, texts: Sequence[str]) -> TextEmbeddings:
         check_texts(texts)
@@ -119,4 +119,4 @@ class MixerEncoder(EncodesTexts, StartsNothing):
         return TextEmbeddings(self.encode_tokens(tokens), truncated_count)
 
     def encode_tokens(self, tokens: Tokens) -> Embeddings:
-        return normalise(self.towers.encode_text(tokens))
+        return self.finish(self.towers.encode_text(tokens))

@@ -23,7 +23,6 @@ from clip_retrieval.encoder.base import (
     Workload,
     check_texts,
     check_tower,
-    normalise,
 )
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.engines.sessions import Results, Runtime, Session, Way, is_installed, open_session
@@ -139,7 +138,7 @@ class OnnxEncoder(EncodesTexts):
             return lambda: np.zeros((0, self.info.dimension), dtype=np.float32)
         count = self.count_parts(len(pixels), IMAGES_AT_ONCE)
         results = self.image_session.start(np.array_split(np.ascontiguousarray(pixels), count))
-        return lambda: normalise(np.concatenate(results()))
+        return lambda: self.finish(np.concatenate(results()))
 
     def count_parts(self, item_count: int, at_once: int) -> int:
         """Return into how many parts a batch is cut: small enough for the caches, as many for each stream."""
@@ -161,7 +160,7 @@ class OnnxEncoder(EncodesTexts):
         results = self.text_session.start([np.ascontiguousarray(tokens[group, :length]) for group, length in groups])
         for (group, _), part in zip(groups, results(), strict=True):
             rows[group] = part
-        return normalise(rows)
+        return self.finish(rows)
 
     def group_by_length(self, tokens: Tokens) -> Iterator[tuple[NDArray[Any], int]]:
         """Yield row numbers and the length that they need; the longest first, so that no stream ends on one."""

@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 import open_clip
 import torch
+from numpy.typing import NDArray
 from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
@@ -83,12 +84,23 @@ class OpenClipEncoder(EncodesTexts):
     def features(self, pixels: Pixels) -> Tensor:
         """Return unit embeddings, on the device."""
         check_tower(self.info, "image")
-        return to_unit(cast("Any", self.model).encode_image(self.scale(pixels).to(self.dtype)))
+        return self.to_length(cast("Any", self.model).encode_image(self.scale(pixels).to(self.dtype)))
 
     def scale(self, pixels: Pixels) -> Tensor:
         """Return what the image tower takes: float32 [n, 3, s, s], by mean and standard deviation."""
         batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device, non_blocking=True)
         return (batch.permute(0, 3, 1, 2).float().div(255) - self.mean) / self.std
+
+    @torch.inference_mode()
+    def encode_scaled(self, images: NDArray[np.float32]) -> Embeddings:
+        """Encode pictures that are scaled by mean and standard deviation already, [n, 3, s, s]."""
+        check_tower(self.info, "image")
+        batch = torch.from_numpy(images).to(device=self.device, dtype=self.dtype)
+        return to_rows(self.to_length(cast("Any", self.model).encode_image(batch)))
+
+    def to_length(self, features: Tensor) -> Tensor:
+        """Return float32 rows of unit length, or those of a raw encoder as they are."""
+        return features.float() if self.is_raw else to_unit(features)
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> TextEmbeddings:
@@ -97,13 +109,15 @@ class OpenClipEncoder(EncodesTexts):
         if not texts:
             return TextEmbeddings(np.zeros((0, self.info.dimension), dtype=np.float32), 0)
         tokens = self.tokenizer(list(texts))
-        rows = to_rows(to_unit(self.text_encoder(tokens.to(self.device))))
+        rows = to_rows(self.to_length(self.text_encoder(tokens.to(self.device))))
         return TextEmbeddings(rows, count_truncated(self.tokenizer, texts, tokens))
 
     @torch.inference_mode()
     def encode_tokens(self, tokens: Tokens) -> Embeddings:
         check_tower(self.info, "text")
-        return to_rows(to_unit(self.text_encoder(torch.from_numpy(np.asarray(tokens, dtype=np.int64)).to(self.device))))
+        return to_rows(
+            self.to_length(self.text_encoder(torch.from_numpy(np.asarray(tokens, dtype=np.int64)).to(self.device)))
+        )
 
 
 def to_unit(features: Tensor) -> Tensor:

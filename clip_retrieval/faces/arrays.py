@@ -1,0 +1,97 @@
+"""NumPy arrays with the methods of a tensor that programs written for OpenAI's `clip` call; no torch needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_retrieval.encoder.tensors import is_torch_loaded, to_tensor
+
+
+class TopK(NamedTuple):
+    """The largest values, the largest first, and their places."""
+
+    values: Array
+    indices: Array
+
+
+class Array(np.ndarray[Any, Any]):
+    """An array that is also taken by torch's functions, such as torch.cat, as a tensor on the CPU.
+
+    `to` gives a tensor: always where torch is loaded, and else for any device but the CPU.
+    """
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        function: Callable[..., Any],
+        _types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        return function(*map(as_tensors, args), **{name: as_tensors(value) for name, value in (kwargs or {}).items()})
+
+    def to(self, *where: Any, **options: Any) -> Any:
+        if not is_torch_loaded() and where == ("cpu",) and not options:
+            return self
+        return to_tensor(self).to(*where, **options)
+
+    def cuda(self, device: Any = "cuda") -> Any:
+        return self.to(device)
+
+    def cpu(self) -> Array:
+        return self
+
+    def detach(self) -> Array:
+        return self
+
+    def float(self) -> Array:
+        return wrap(self.astype(np.float32, copy=False))
+
+    def numpy(self) -> NDArray[Any]:
+        return self.view(np.ndarray)
+
+    def unsqueeze(self, dim: int) -> Array:
+        return wrap(np.expand_dims(self, dim))
+
+    def t(self) -> Array:
+        return wrap(self.T)
+
+    def exp(self) -> Array:
+        return wrap(np.exp(self))
+
+    def norm(self, *, dim: int | None = None, keepdim: bool = False) -> Array:
+        return wrap(np.linalg.norm(self, axis=dim, keepdims=keepdim))
+
+    def softmax(self, dim: int) -> Array:
+        return wrap(softmax(self, axis=dim))
+
+    def topk(self, k: int, dim: int = -1) -> TopK:
+        order = np.flip(np.argsort(self, axis=dim, kind="stable"), axis=dim)
+        places = np.take(order, np.arange(k), axis=dim)
+        return TopK(wrap(np.take_along_axis(self, places, axis=dim)), wrap(places))
+
+
+def wrap(array: Any) -> Array:
+    return np.asarray(array).view(Array)
+
+
+def as_tensors(value: Any) -> Any:
+    """Return what is given to one of torch's functions, with every Array in it as a tensor."""
+    if isinstance(value, Array):
+        return to_tensor(value)
+    if isinstance(value, list | tuple):
+        return type(value)(map(as_tensors, value))
+    return value
+
+
+def softmax(x: Any, axis: int = -1) -> NDArray[Any]:
+    """Return probabilities that sum to 1 along an axis, finite for values of any size."""
+    values = np.asarray(x)
+    wide = values.astype(np.float64)
+    powers = np.exp(wide - wide.max(axis=axis, keepdims=True))
+    shares: NDArray[Any] = powers / powers.sum(axis=axis, keepdims=True)
+    return shares.astype(values.dtype if values.dtype.kind == "f" else np.float32)
