@@ -11,7 +11,8 @@ from clip_retrieval.filter.config import FilterConfig
 from clip_retrieval.filter.run import FilterResult, run_filter
 from clip_retrieval.index.build import BuiltIndices, build_indices
 from clip_retrieval.index.config import IndexConfig
-from clip_retrieval.inference.run import RunSummary, clip_inference
+from clip_retrieval.inference.run import clip_inference
+from clip_retrieval.inference.summary import RunSummary
 
 GALLERY = Path(__file__).parent / "gallery"
 QUERIES = ("slice of pizza", "red heart", "dog")

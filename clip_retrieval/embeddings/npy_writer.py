@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ HEADER_BYTES = 128  # numpy pads its header to a multiple of 64; these shapes al
 class NpyWriter:
     """Appends rows [n, d] of one dtype, and writes the row count into the header at the end."""
 
-    def __init__(self, path: Path, dim: int, dtype: np.dtype[np.float16]) -> None:
+    def __init__(self, path: Path, dim: int, dtype: np.dtype[np.floating[Any]]) -> None:
         self.path, self.dim, self.dtype = path, dim, dtype
         self.row_count = 0
         self.file = path.open("wb")

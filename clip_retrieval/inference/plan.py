@@ -1,8 +1,93 @@
-"""How a run is cut into partitions: a pure function of sizes, saved in the manifest."""
+"""The plan of a run: how its input is cut into partitions, and which of them are still to be made.
+
+The cut is a pure function of options and input, so every worker comes to the same one.
+"""
 
 from __future__ import annotations
 
-from clip_retrieval.layout import Partition
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from clip_retrieval.blobs import local_path
+from clip_retrieval.encoder.devices import list_devices
+from clip_retrieval.encoder.uri import parse_uri
+from clip_retrieval.errors import ConfigError
+from clip_retrieval.inference.config import InferenceConfig
+from clip_retrieval.inference.manifest import describe_options
+from clip_retrieval.inference.resume import as_it_was, check_folder, check_input, is_revised
+from clip_retrieval.layout import EmbeddingsFolder, Partition, read_manifest
+from clip_retrieval.sources import Source, open_source
+from clip_retrieval.sources.files import FilesSource
+from clip_retrieval.storage import Folder
+
+PARTITIONS_FOR_EACH_DEVICE = 4  # so that the faster ones do more of them, and none waits long for the last
+
+# Reasons that a later run may not meet: a tar that was not there, a store that did not answer, a plug-in.
+PASSING_REASONS = (
+    "shard:missing", "shard:unreadable", "image:unreadable", "image:needs_plugin", "text:unreadable",
+    "metadata:unreadable",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What each worker of a run makes for itself out of the options: input, output, and how the input is cut."""
+
+    config: InferenceConfig
+    source: Source
+    folder: EmbeddingsFolder
+    partitions: Sequence[Partition]
+
+    def estimate_samples(self, chosen: Iterable[Partition]) -> int | None:
+        """Return how many samples these partitions hold, by their share of the input; None while that is unknown."""
+        total, share = self.source.estimate_total(), self.share_of(chosen)
+        return None if total is None else round(total * share)
+
+    def share_of(self, chosen: Iterable[Partition]) -> float:
+        return sum(partition.stop - partition.start for partition in chosen) / max(1, len(self.source.units))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedRun(Plan):
+    """What a run is to do: made once, then taken by the run, by the dry run and by every distributor."""
+
+    devices: Sequence[str]  # of this machine; a distributor that has other machines need not use them
+    chosen: Sequence[Partition]  # what was asked for; of a folder that was updated, the partitions that it has
+    missing: Sequence[Partition]  # those of `chosen` that are not whole
+
+
+def open_plan(config: InferenceConfig) -> Plan:
+    """Return the plan as a worker needs it that is told its partitions; reads the input, writes nothing."""
+    source = open_source(config.source, config.output_folder)
+    folder = EmbeddingsFolder(config.output_folder)
+    return Plan(config=config, source=source, folder=folder, partitions=make_partitions(config, source))
+
+
+def plan_run(
+    config: InferenceConfig, folder: EmbeddingsFolder, source: Source, tasks: Sequence[int] | None = None
+) -> PlannedRun:
+    """Plan all partitions, or those of `tasks`; writes nothing.
+
+    Raises ConfigError where the folder has embeddings of another input or of other options.
+    """
+    devices = list_devices(config.encoder)
+    config = settle_partition_count(config, folder, source, len(devices))
+    check_input(folder, source)
+    has_plan = not is_revised(folder)
+    planned = source if has_plan or not isinstance(source, FilesSource) else as_it_was(source, config, folder)
+    partitions = make_partitions(config, planned)
+    check_folder(folder, describe_options(config, planned, partitions))
+    chosen = partitions if tasks is None else [partitions[i] for i in tasks]
+    return PlannedRun(
+        config=config,
+        source=source,
+        folder=folder,
+        partitions=partitions,
+        devices=devices,
+        chosen=chosen if has_plan else folder.partitions(),
+        missing=[partition for partition in chosen if needs_work(folder, partition)] if has_plan else [],
+    )
 
 
 def plan_partitions(unit_count: int, partition_count: int) -> list[Partition]:
@@ -14,3 +99,43 @@ def plan_partitions(unit_count: int, partition_count: int) -> list[Partition]:
 def count_partitions(unit_count: int, samples_per_unit: int, samples_per_partition: int) -> int:
     """Return how many partitions hold about `samples_per_partition` samples each, at least one."""
     return max(1, -(-unit_count * samples_per_unit // samples_per_partition))
+
+
+def make_partitions(config: InferenceConfig, source: Source) -> list[Partition]:
+    """Return the partitions of a run: a function of the options and the input alone."""
+    per_unit = source.samples_per_unit or config.wds_number_file_per_input_file
+    count = config.output_partition_count or count_partitions(len(source.units), per_unit, config.write_batch_size)
+    return plan_partitions(len(source.units), count)
+
+
+def needs_work(folder: EmbeddingsFolder, partition: Partition) -> bool:
+    """Say whether a partition is to be made: it is not there, or what it lacks may be there by now."""
+    if not folder.is_done(partition):
+        return True
+    stats = folder.read_json(folder.stats_name(partition))
+    return not stats["sample_count"] or any(reason in stats["reasons"] for reason in PASSING_REASONS)
+
+
+def settle_partition_count(
+    config: InferenceConfig, folder: EmbeddingsFolder, source: Source, device_count: int
+) -> InferenceConfig:
+    """Keep the partitions of a run that was begun; a new one on several devices gets some for each of them."""
+    if config.output_partition_count is not None:
+        return config
+    manifest = read_manifest(folder) if folder.partitions() else None
+    if manifest is not None:
+        return dataclasses.replace(config, output_partition_count=manifest["partition_count"])
+    if device_count == 1:
+        return config
+    wanted = min(len(source.units), PARTITIONS_FOR_EACH_DEVICE * device_count)
+    return dataclasses.replace(config, output_partition_count=max(1, wanted, len(make_partitions(config, source))))
+
+
+def open_output(config: InferenceConfig) -> EmbeddingsFolder:
+    """Return the folder of a run; raises ConfigError where it is its input, or where the model's name is none."""
+    parse_uri(config.encoder.clip_model)
+    folder = EmbeddingsFolder(config.output_folder)
+    path = local_path(config.source.input_dataset)
+    if path is not None and Folder(str(path)).root == folder.root and path.is_dir():  # a list is too long for is_dir
+        raise ConfigError(f"{folder.url} is the input; give the embeddings a folder of their own")
+    return folder

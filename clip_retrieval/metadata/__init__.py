@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from clip_retrieval.errors import StorageError
 from clip_retrieval.metadata.arrays import number_array, text_array
 from clip_retrieval.metadata.arrow import METADATA_ARROW, ArrowMetadata, read_sources
-from clip_retrieval.metadata.parquet import ParquetFiles, ParquetMetadata, concat, open_parquet
+from clip_retrieval.metadata.parquet import ParquetFiles, ParquetMetadata, concat, open_parquet, read_records
 from clip_retrieval.storage import Folder
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "number_array",
     "open_metadata",
     "open_parquet",
+    "read_records",
     "text_array",
 ]
 

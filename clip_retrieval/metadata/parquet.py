@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -112,6 +113,13 @@ def open_parquet(folder: Folder, name: str) -> pq.ParquetFile:
         )
     except (pa.ArrowException, OSError) as error:
         raise StorageError(f"{folder.path(name)} is no readable parquet file: {error}") from error
+
+
+def read_records(folder: Folder, name: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a parquet file, one row group in memory at once."""
+    with reading(folder, name) as file:
+        for group in range(file.metadata.num_row_groups):
+            yield from file.read_row_group(group).to_pylist()
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from clip_retrieval.embeddings.npy_writer import NpyWriter
 from clip_retrieval.encoder.base import Embeddings, Encoder
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.errors import SourceError
@@ -26,7 +27,6 @@ SUMMARY, FAILURES = "summary.json", "failures.json"
 IMAGE_ROWS, IMAGE_NAMES = "image_embeddings.npy", "images.jsonl"
 TEXT_ROWS, TEXT_NAMES = "text_embeddings.npy", "texts.jsonl"
 OWN_FILES = (SUMMARY, FAILURES, IMAGE_ROWS, IMAGE_NAMES, TEXT_ROWS, TEXT_NAMES)
-HEADER_BYTES = 128  # what numpy pads the header of such an array to
 
 Append = Callable[[Embeddings, Iterable[dict[str, str]]], None]
 
@@ -111,21 +111,13 @@ def write_pictures(
 @contextmanager
 def appending(rows_path: Path, names_path: Path, dimension: int) -> Iterator[Append]:
     """Give a function that appends rows, and a json line for each; memory stays flat."""
-    count = 0
-    with rows_path.open("wb") as rows_file, names_path.open("wb") as names_file:
-        rows_file.write(b"\0" * HEADER_BYTES)
+    with NpyWriter(rows_path, dimension, np.dtype("<f4")) as writer, names_path.open("wb") as names_file:
 
         def append(rows: Embeddings, names: Iterable[dict[str, str]]) -> None:
-            nonlocal count
-            count += len(rows)
-            rows_file.write(np.ascontiguousarray(rows, dtype="<f4").tobytes())
+            writer.append(rows)
             names_file.writelines(json_line(name) for name in names)
 
         yield append
-        rows_file.seek(0)
-        header = {"descr": "<f4", "fortran_order": False, "shape": (count, dimension)}
-        np.lib.format.write_array_header_1_0(rows_file, header)  # type: ignore[no-untyped-call]
-        assert rows_file.tell() == HEADER_BYTES
 
 
 def json_line(value: dict[str, str]) -> bytes:

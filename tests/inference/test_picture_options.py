@@ -19,7 +19,7 @@ from PIL import Image
 from clip_retrieval import clip_filter, clip_index, clip_inference, load_encoder
 from clip_retrieval.encoder.config import MAX_PIXELS
 from clip_retrieval.errors import ConfigError
-from clip_retrieval.inference.run import RunSummary
+from clip_retrieval.inference.summary import RunSummary
 
 MODEL = "hash:16?size=32"
 ReadEmbeddings = Callable[[Path, str], NDArray[np.float16]]

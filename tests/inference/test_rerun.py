@@ -13,7 +13,8 @@ import pytest
 from clip_retrieval import clip_inference
 from clip_retrieval.errors import ClipRetrievalError, ConfigError, StorageError
 from clip_retrieval.inference.config import WorkerConfig
-from clip_retrieval.inference.run import RunSummary, run_tasks
+from clip_retrieval.inference.run import run_tasks
+from clip_retrieval.inference.summary import RunSummary
 from clip_retrieval.options import build_config
 from clip_retrieval.storage import HOST
 

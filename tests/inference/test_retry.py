@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from clip_retrieval import clip_index, clip_inference
 from clip_retrieval.errors import ConfigError
-from clip_retrieval.inference.run import RunSummary
+from clip_retrieval.inference.summary import RunSummary
 from clip_retrieval.network.connections import FetchError
 from clip_retrieval.sources import urls
 from clip_retrieval.sources.types import Failure, Sample

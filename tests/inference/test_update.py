@@ -23,7 +23,7 @@ from clip_retrieval.cli import cli
 from clip_retrieval.errors import ClipRetrievalError, ConfigError, IndexBuildError, SourceError, StorageError
 from clip_retrieval.inference.config import WorkerConfig
 from clip_retrieval.inference.revisions import changes
-from clip_retrieval.inference.run import RunSummary
+from clip_retrieval.inference.summary import RunSummary
 from clip_retrieval.layout import JOURNAL, EmbeddingsFolder, Partition, next_partition, partition_named
 from clip_retrieval.options import build_config
 from clip_retrieval.revision import only_one

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from clip_retrieval import clip_filter, clip_index, clip_inference
 from clip_retrieval.errors import SourceError
-from clip_retrieval.inference.run import RunSummary
+from clip_retrieval.inference.summary import RunSummary
 from clip_retrieval.sources import open_source
 from clip_retrieval.sources.archive import ArchiveSource
 from clip_retrieval.sources.config import SourceConfig

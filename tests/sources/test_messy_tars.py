@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from clip_retrieval import clip_inference
 from clip_retrieval.errors import SourceError
-from clip_retrieval.inference.run import RunSummary
+from clip_retrieval.inference.summary import RunSummary
 
 MODEL = "hash:16?size=32"
 Members = list[tuple[str, bytes]]

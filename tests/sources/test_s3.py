@@ -17,7 +17,7 @@ import pytest
 
 from clip_retrieval import clip_inference
 from clip_retrieval.errors import StorageError
-from clip_retrieval.inference.run import RunSummary
+from clip_retrieval.inference.summary import RunSummary
 
 s3fs = pytest.importorskip("s3fs")
 moto_server = pytest.importorskip("moto.server")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from clip_retrieval import clip_inference
 from clip_retrieval.errors import ClipRetrievalError, ConfigError, SourceError, StorageError
-from clip_retrieval.inference.run import RunSummary
+from clip_retrieval.inference.summary import RunSummary
 from clip_retrieval.sources.tar import Damage, Member, read_members
 
 MODEL = "hash:16?size=32"

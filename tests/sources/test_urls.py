@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from clip_retrieval import clip_filter, clip_index, clip_inference
 from clip_retrieval.errors import ConfigError, SourceError
-from clip_retrieval.inference.run import RunSummary
+from clip_retrieval.inference.summary import RunSummary
 from clip_retrieval.network.fetch_many import InOrder
 
 MODEL = "hash:64?size=32"

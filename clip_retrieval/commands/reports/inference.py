@@ -9,7 +9,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from clip_retrieval.inference.revisions.revised import Revised
-    from clip_retrieval.inference.run import RunSummary
+    from clip_retrieval.inference.summary import RunSummary
 
 
 SUMMED_REASONS = 12

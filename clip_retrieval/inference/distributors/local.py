@@ -1,4 +1,4 @@
-"""Workers on this machine: in this process for one device, a process each for several."""
+"""Several workers on this machine: a process for each device."""
 
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from clip_retrieval.errors import WorkerError
-from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.inference.distributors.handout import Handout
+from clip_retrieval.inference.plan import PlannedRun, needs_work
 from clip_retrieval.inference.telemetry.live import Live, News
-from clip_retrieval.inference.worker.worker import make_plan, needs_work, run_worker
-from clip_retrieval.layout import EmbeddingsFolder
 from clip_retrieval.options import to_json
 from clip_retrieval.process.resources import CORES_VARIABLE, count_cores
 from clip_retrieval.process.subprocesses import describe_end, start_module
-from clip_retrieval.sources import Source
 
 logger = logging.getLogger(__name__)
 
@@ -27,25 +24,15 @@ SECONDS_TO_END = 1.0  # in which a worker may remove what it has half done
 SECONDS_TO_LEAVE = 10.0  # for one that has nothing left to do
 
 
-def run_local(
-    config: InferenceConfig, source: Source, partition_ids: Sequence[int], devices: Sequence[str], live: Live
-) -> None:
-    """Make the partitions on these devices; raises what a worker raised, as one sentence.
+def make_on_devices(run: PlannedRun, live: Live) -> None:
+    """Make the missing partitions by a process for each device; raises WorkerError on those that could not be made.
 
-    With several devices a worker that dies is told of at once, and the others make its partitions.
+    A worker that dies is reported at once, and the others make its partitions.
     """
-    plan = make_plan(config, source)
-    share = sum(plan[i].stop - plan[i].start for i in partition_ids) / max(1, len(source.units))
-    used = devices[: max(1, len(partition_ids))]
-    if len(used) == 1:
-        report = live.teller()
-        report.estimate_total = lambda: None if (total := source.estimate_total()) is None else round(total * share)
-        run_worker(config, partition_ids, used[0], report, source)
-        return
-    team = Team(config, partition_ids, used, Estimates(live, share))
+    devices = run.devices[: len(run.missing)]
+    team = Team(run, devices, Estimates(live, run.share_of(run.missing)))
     team.run()
-    folder = EmbeddingsFolder(config.output_folder)
-    left = [i for i in team.handout.left() if needs_work(folder, plan[i])]
+    left = [i for i in team.handout.left() if needs_work(run.folder, run.partitions[i])]
     if left:
         raise WorkerError(team.explain(left))
 
@@ -68,11 +55,9 @@ class Estimates:
 class Team:
     """A worker for each device, and what they have to do."""
 
-    def __init__(
-        self, config: InferenceConfig, partition_ids: Sequence[int], devices: Sequence[str], estimates: Estimates
-    ) -> None:
-        self.config, self.estimates = config, estimates
-        self.handout = Handout(partition_ids)
+    def __init__(self, run: PlannedRun, devices: Sequence[str], estimates: Estimates) -> None:
+        self.config, self.estimates = run.config, estimates
+        self.handout = Handout([partition.id for partition in run.missing])
         self.sentences: list[str] = []  # why workers ended before their time
         self.general: str | None = None  # what every worker would meet
         self.is_over = False  # nothing that a worker does counts any more
@@ -150,7 +135,7 @@ class Worker:
         except OSError:
             self.listen()  # its pipe is closed: it may have said why
         except Exception as error:  # a thread's error would be lost otherwise  # noqa: BLE001
-            self.team.lose(self, f"the worker on {self.device} is not understood: {error!r}", is_general=True)
+            self.team.lose(self, f"unexpected message from the worker on {self.device}: {error!r}", is_general=True)
 
     def send(self, message: object) -> None:
         assert self.process.stdin is not None

@@ -12,12 +12,12 @@ from typing import IO
 
 from clip_retrieval.errors import ClipRetrievalError, EncoderError, WorkerError
 from clip_retrieval.inference.config import InferenceConfig
+from clip_retrieval.inference.plan import open_plan
 from clip_retrieval.inference.telemetry.live import News, Teller
 from clip_retrieval.inference.worker.worker import run_worker
 from clip_retrieval.options import from_json
 from clip_retrieval.process.interrupts import StoppedError, stopping_in_time
 from clip_retrieval.process.subprocesses import end_with_parent
-from clip_retrieval.sources import open_source
 
 OF_ONE_DEVICE = (EncoderError, WorkerError)  # what goes wrong here need not go wrong elsewhere
 
@@ -50,10 +50,10 @@ def run(commands: IO[str], messages: Messages) -> None:
         return  # the run is gone
     task = json.loads(line)
     config = from_json(InferenceConfig, task["config"])
-    source = open_source(config.source, config.output_folder)
+    plan = open_plan(config)
     report = Teller(messages.tell)
-    report.estimate_total = source.estimate_total
-    run_worker(config, given_partitions(commands, messages), task["device"], report, source)
+    report.estimate_total = plan.source.estimate_total
+    run_worker(plan, given_partitions(commands, messages), task["device"], report)
 
 
 def main() -> None:

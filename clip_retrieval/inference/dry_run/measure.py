@@ -14,18 +14,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_retrieval.encoder.devices import list_devices
-from clip_retrieval.encoder.uri import parse_uri
 from clip_retrieval.errors import ConfigError, SourceError
 from clip_retrieval.inference.config import InferenceConfig, WorkerConfig
 from clip_retrieval.inference.dry_run.estimate import Estimate, Measured, Task
 from clip_retrieval.inference.dry_run.sampling import SampledSource, Sampling, take_sample
-from clip_retrieval.inference.manifest import is_revised, settled_precision
-from clip_retrieval.inference.run import check_apart, choose_partitions, settle_partition_count
+from clip_retrieval.inference.plan import open_output, plan_run
+from clip_retrieval.inference.resume import settled_precision
 from clip_retrieval.inference.telemetry.live import Teller
 from clip_retrieval.inference.telemetry.stats import Stats
-from clip_retrieval.inference.worker.partition import Runner
-from clip_retrieval.inference.worker.worker import Parts, count_readers, needs_work, open_parts
+from clip_retrieval.inference.worker.equipment import Equipment, count_readers, open_equipment
+from clip_retrieval.inference.worker.partition import make_partition
 from clip_retrieval.layout import EMBEDDING_FOLDERS, EmbeddingsFolder, Partition
 from clip_retrieval.options import build_config
 from clip_retrieval.process.resources import children, count_cores, memory_limit, memory_now, memory_peak
@@ -60,31 +58,26 @@ def estimate_tasks(config: WorkerConfig) -> Estimate:
 
 def estimate_run(config: InferenceConfig, tasks: Sequence[int] | None = None) -> Estimate:
     """Estimate all partitions, or those of `tasks`, that are not done yet."""
-    parse_uri(config.encoder.clip_model)
-    folder = EmbeddingsFolder(config.output_folder)
-    check_apart(config, folder)
+    folder = open_output(config)
     if config.update or config.retry_failed:
         raise ConfigError("dry_run estimates whole runs; what update and retry_failed find is not known before")
     source = open_source(dataclasses.replace(config.source, cache_path=None), config.output_folder)
-    devices = list_devices(config.encoder)
-    config = settle_partition_count(config, folder, source, len(devices))
-    chosen = choose_partitions(config, folder, source, tasks)
-    missing = [partition for partition in chosen if not is_revised(folder) and needs_work(folder, partition)]
+    run = plan_run(config, folder, source, tasks)
     sampling = take_sample(source, config.wds_number_file_per_input_file)
     task = Task(
         samples=sampling.total,
         certainty=sampling.certainty,
-        partition_count=len(chosen),
-        missing_share=sum(partition.stop - partition.start for partition in missing) / max(1, len(source.units)),
-        missing_count=len(missing),
-        devices=devices[: max(1, len(missing))],
-        readers=count_readers(config),
+        partition_count=len(run.chosen),
+        missing_share=run.share_of(run.missing),
+        missing_count=len(run.missing),
+        devices=run.devices[: max(1, len(run.missing))],
+        readers=count_readers(run.config),
         cores=count_cores(),
         memory_limit=memory_limit(),
         disk_free=free_bytes(folder),
         output_folder=config.output_folder,
     )
-    return Estimate(task=task, measured=measure(config, sampling, devices[0], settled_precision(folder)))
+    return Estimate(task=task, measured=measure(run.config, sampling, run.devices[0], settled_precision(folder)))
 
 
 def free_bytes(folder: EmbeddingsFolder) -> int | None:
@@ -98,15 +91,15 @@ def free_bytes(folder: EmbeddingsFolder) -> int | None:
 def measure(config: InferenceConfig, sampling: Sampling, device: str, settled: str | None) -> Measured:
     """Take the sample through the pipeline: half, to get going; whole; and in full batches, as far as time allows."""
     sampled, base, start = sampling.source, memory_now(), time.perf_counter()
-    with open_parts(config, device, sampled, settled) as parts:
+    with open_equipment(config, device, sampled, settled) as equipment:
         load_seconds, loaded = time.perf_counter() - start, memory_now()
-        half = embed(sampled, len(sampled.items) // 2, parts)
-        whole = embed(sampled, len(sampled.items), parts)
+        half = embed(sampled, len(sampled.items) // 2, equipment)
+        whole = embed(sampled, len(sampled.items), equipment)
         if not whole.samples:
             reasons = ", ".join(f"{count} {reason}" for reason, count in whole.stats.reasons.most_common())
             raise SourceError(f"no sample of {config.source.input_dataset} was found ({reasons or 'it holds none'})")
-        full = full_batches(sampled, whole, parts.loader.batch_size)
-        timed = whole if full is None else embed(full, len(full.items), parts)
+        full = full_batches(sampled, whole, equipment.loader.batch_size)
+        timed = whole if full is None else embed(full, len(full.items), equipment)
         peak = memory_peak()
         reader = max((memory_peak(pid) or 0 for pid in children("inference.readers.process")), default=0)
     per_row = slope(half, whole)
@@ -141,11 +134,11 @@ def full_batches(sampled: SampledSource, whole: Pass, batch_size: int) -> Sample
     return type(sampled)(sampled.source, items)
 
 
-def embed(sampled: SampledSource, count: int, parts: Parts) -> Pass:
+def embed(sampled: SampledSource, count: int, equipment: Equipment) -> Pass:
     """Make a partition of the first `count` items in a scratch folder, and weigh it."""
     with tempfile.TemporaryDirectory(prefix="clip-retrieval-dry-run-") as scratch:
-        runner = Runner(sampled, parts.loader, parts.encoder, EmbeddingsFolder(scratch))
-        stats = runner.run(Partition(0, 1, 0, count), Teller(lambda _news: None))
+        unheard = Teller(lambda _news: None)
+        stats = make_partition(equipment, sampled, EmbeddingsFolder(scratch), Partition(0, 1, 0, count), unheard)
         sizes: Counter[bool] = Counter()
         for path in Path(scratch).rglob("*"):
             if path.is_file():

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clip_retrieval.inference.types import Row
-from clip_retrieval.metadata import open_parquet
+from clip_retrieval.metadata import read_records
 from clip_retrieval.sources.types import SAMPLE_PARTS, Failure, FileState, Inventory, Part
 from clip_retrieval.storage import Folder
 
@@ -100,9 +100,7 @@ class LedgerWriter:
 
 def read_ledger(folder: Folder, name: str) -> Iterator[Record]:
     """Yield the records of a partition's ledger, some thousand of them in memory at once."""
-    with open_parquet(folder, name) as file:
-        for group in range(file.metadata.num_row_groups):
-            yield from file.read_row_group(group).to_pylist()
+    yield from read_records(folder, name)
 
 
 def describe_files(files: Mapping[Part, FileState]) -> Record:

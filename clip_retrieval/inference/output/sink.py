@@ -7,29 +7,15 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from clip_retrieval.embeddings.npy_writer import NpyWriter
 from clip_retrieval.encoder.base import Embeddings
 from clip_retrieval.inference.output.columns import MetadataWriter
+from clip_retrieval.inference.output.failures import FailureWriter, describe_failure
 from clip_retrieval.inference.output.ledger import LedgerWriter
 from clip_retrieval.inference.types import Row
 from clip_retrieval.layout import EmbeddingsFolder, Modality, Partition
 from clip_retrieval.sources.types import Failure, Inventory
-from clip_retrieval.words import clean
-
-FAILURE_SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("shard", pa.string()),
-        ("part", pa.string()),
-        ("reason", pa.string()),
-        ("detail", pa.string()),
-        ("row_kept", pa.bool_()),
-    ]
-)
-FAILURES_PER_GROUP = 10_000
 
 
 class Sink:
@@ -42,8 +28,7 @@ class Sink:
         self.writers = writers
         self.metadata = metadata
         self.ledger = ledger
-        self.failures = pq.ParquetWriter(scratch / "failures", FAILURE_SCHEMA, compression="snappy")
-        self.pending_failures: list[Failure] = []
+        self.failures = FailureWriter(scratch / "failures")
         self.row_count = 0
 
     def add_embeddings(self, modality: Modality, rows: Embeddings) -> None:
@@ -55,26 +40,12 @@ class Sink:
         self.row_count += len(rows)
 
     def add_failures(self, failures: Sequence[Failure]) -> None:
-        self.pending_failures += failures
+        self.failures.add(map(describe_failure, failures))
         self.ledger.add_left_out(failures)
-        if len(self.pending_failures) >= FAILURES_PER_GROUP:
-            self.flush_failures()
-
-    def flush_failures(self) -> None:
-        columns = {
-            name: [
-                clean(value) if isinstance(value := getattr(failure, name), str) else value
-                for failure in self.pending_failures
-            ]
-            for name in FAILURE_SCHEMA.names
-        }
-        self.failures.write_table(pa.table(columns, schema=FAILURE_SCHEMA))
-        self.pending_failures = []
 
     def finish(self) -> None:
         """Complete the files in the scratch folder."""
-        self.flush_failures()
-        self.failures.close()
+        self.failures.finish()
         self.ledger.finish()
         self.metadata.write_parquet(self.scratch / "metadata")
 

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from clip_retrieval.inference.output.failures import FailureRow, describe_failure, read_failures, write_failures
 from clip_retrieval.inference.output.ledger import LedgerWriter, Record, read_ledger
-from clip_retrieval.inference.output.sink import FAILURE_SCHEMA, FAILURES_PER_GROUP
 from clip_retrieval.inference.revisions.revised import Revision
 from clip_retrieval.layout import IMAGE_PATH, MODALITIES, Modality, Partition
 from clip_retrieval.metadata import concat, open_parquet
@@ -123,19 +121,15 @@ class Edit:
 
     def write_failures(self, revision: Revision) -> Counter[str]:
         """Return how often each reason is among them now."""
-        name, reasons = revision.failures_name(self.partition), Counter[str]()
-        failures = self.new_failures(failure for group in read_groups(revision, name) for failure in group)
-        with revision.staged(name) as staged, pq.ParquetWriter(staged, FAILURE_SCHEMA, compression="snappy") as writer:
-            while batch := list(islice(failures, FAILURES_PER_GROUP)):
-                reasons.update(f"{failure['part']}:{failure['reason']}" for failure in batch)
-                writer.write_table(pa.Table.from_pylist(batch, schema=FAILURE_SCHEMA))
-        return reasons
+        failures = self.new_failures(read_failures(revision, self.partition))
+        with revision.staged(revision.failures_name(self.partition)) as staged:
+            return write_failures(staged, failures)
 
-    def new_failures(self, failures: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    def new_failures(self, failures: Iterable[FailureRow]) -> Iterator[FailureRow]:
         yield from (new for old in failures if (new := self.new_failure(old)) is not None)
         yield from map(describe_failure, self.failures)
 
-    def new_failure(self, old: dict[str, Any]) -> dict[str, Any] | None:
+    def new_failure(self, old: FailureRow) -> FailureRow | None:
         if old["part"] not in SAMPLE_PARTS:
             is_gone = old["shard"] in self.shards if old["part"] == "shard" else self.without_other
             return None if is_gone else old
@@ -144,14 +138,3 @@ class Edit:
             return old
         key = self.renamed[name]
         return None if key is None else old | {"key": clean(key)}
-
-
-def read_groups(revision: Revision, name: str) -> Iterator[list[dict[str, Any]]]:
-    with open_parquet(revision, name) as file:
-        for group in range(file.metadata.num_row_groups):
-            yield file.read_row_group(group).to_pylist()
-
-
-def describe_failure(failure: Failure) -> dict[str, Any]:
-    values: Mapping[str, Any] = {name: getattr(failure, name) for name in FAILURE_SCHEMA.names}
-    return {name: clean(value) if isinstance(value, str) else value for name, value in values.items()}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from clip_retrieval.inference.output.failures import FailureRow, read_failures
 from clip_retrieval.inference.output.ledger import Record, as_name, read_ledger
 from clip_retrieval.layout import IMAGE_PATH, SHARD, SHARD_OFFSET, EmbeddingsFolder, Partition
 from clip_retrieval.metadata import open_parquet
@@ -55,7 +56,7 @@ class Failed:
     gaps: dict[str, Partition] = field(default_factory=dict)  # shard -> partition
     rows: set[tuple[str, int | None]] = field(default_factory=set)  # (shard, offset) of what is a row already
     row_names: set[tuple[str, str | None]] = field(default_factory=set)  # (shard, key) of the same
-    failures: dict[tuple[Partition, Name], list[dict[str, Any]]] = field(default_factory=dict)
+    failures: dict[tuple[Partition, Name], list[FailureRow]] = field(default_factory=dict)
     taken: set[Identity] = field(default_factory=set)
 
     def __bool__(self) -> bool:
@@ -105,7 +106,7 @@ def find_failed(folder: EmbeddingsFolder, partitions: Sequence[Partition]) -> Fa
 def add_failures(failed: Failed, folder: EmbeddingsFolder, partition: Partition) -> set[Name]:
     """Take in what a partition's failures name; return the names of samples that a second try may help."""
     counts: dict[Name, Counter[str]] = {}  # name -> part -> samples that were left out
-    for failure in failures_of(folder, partition):
+    for failure in read_failures(folder, partition):
         is_passing = failure["reason"] not in ABSENT
         if failure["part"] == "shard" and is_passing:
             failed.gaps[failure["shard"]] = partition
@@ -132,12 +133,6 @@ def add_records(failed: Failed, folder: EmbeddingsFolder, partition: Partition, 
             failed.records[one.name] = place, record
         elif any(failure["row_kept"] for failure in failed.failures[partition, one.name]):
             failed.kept[one] = Target(partition, one.name, record["row"], place, record)
-
-
-def failures_of(folder: EmbeddingsFolder, partition: Partition) -> Iterator[dict[str, Any]]:
-    with open_parquet(folder, folder.failures_name(partition)) as file:
-        for group in range(file.metadata.num_row_groups):
-            yield from file.read_row_group(group).to_pylist()
 
 
 def schema_names(folder: EmbeddingsFolder, partition: Partition) -> list[str]:

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from clip_retrieval.inference.output.failures import describe_failure, read_failures, write_failures
 from clip_retrieval.inference.output.ledger import LedgerWriter, Record, as_bytes, read_ledger
-from clip_retrieval.inference.output.sink import FAILURE_SCHEMA
-from clip_retrieval.inference.revisions.edit import Edit, describe_failure
-from clip_retrieval.inference.revisions.failed_samples import Failed, Target, failures_of
+from clip_retrieval.inference.revisions.edit import Edit
+from clip_retrieval.inference.revisions.failed_samples import Failed, Target
 from clip_retrieval.inference.revisions.revised import Revision
 from clip_retrieval.inference.telemetry.stats import Stats
 from clip_retrieval.layout import MODALITIES, EmbeddingsFolder, Modality, Partition, next_partition
@@ -65,7 +65,7 @@ def read_outcomes(
         outcome = outcomes[int(record["key"])]
         outcome.row = record["row"]
         outcome.record = record | {"key": as_bytes(outcome.key)}
-    for values in failures_of(made, partition):
+    for values in read_failures(made, partition):
         outcome = outcomes[int(values["key"])]
         shard, key = outcome.target.name
         outcome.failures.append(Failure(**(values | {"key": key, "shard": shard})))
@@ -194,9 +194,8 @@ def append(revision: Revision, partition: Partition, made: EmbeddingsFolder, new
             if is_recorded(outcome) and outcome.record is not None:
                 writer.add(outcome.record | {"row": row})
         writer.finish()
-    failures = [describe_failure(failure) for outcome in new for failure in outcome.failures]
-    stats.reasons.update(f"{failure['part']}:{failure['reason']}" for failure in failures)
     with revision.staged(revision.failures_name(partition)) as staged:
-        pq.write_table(pa.Table.from_pylist(failures, schema=FAILURE_SCHEMA), staged, compression="snappy")
+        failures = (describe_failure(failure) for outcome in new for failure in outcome.failures)
+        stats.reasons = write_failures(staged, failures)
     stats.finish()
     revision.write_json(revision.stats_name(partition), stats.to_json())

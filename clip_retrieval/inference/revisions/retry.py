@@ -13,13 +13,16 @@ from pathlib import Path
 
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.inference.config import InferenceConfig
-from clip_retrieval.inference.manifest import REVISED, check_same_run, describe_options
+from clip_retrieval.inference.manifest import REVISED, describe_options
+from clip_retrieval.inference.resume import as_it_was, check_ledgers, check_same_run
 from clip_retrieval.inference.revisions.failed_samples import Failed, Identity, Target, find_failed
 from clip_retrieval.inference.revisions.refill import read_outcomes, refill
 from clip_retrieval.inference.revisions.revised import Revised, Revision
-from clip_retrieval.inference.revisions.update import as_it_was, check_ledgers
+from clip_retrieval.inference.telemetry.live import Live
 from clip_retrieval.inference.telemetry.stats import add_up
-from clip_retrieval.inference.worker.remake import open_workshop
+from clip_retrieval.inference.telemetry.watch import watching
+from clip_retrieval.inference.worker.equipment import reopen_equipment
+from clip_retrieval.inference.worker.partition import make_partition
 from clip_retrieval.layout import MANIFEST, EmbeddingsFolder, Partition, read_manifest
 from clip_retrieval.sources import Selective, Source
 from clip_retrieval.sources.config import SourceConfig
@@ -105,11 +108,17 @@ def retry_failed(config: InferenceConfig, folder: EmbeddingsFolder, source: Sour
     row_count = stats.sample_count - stats.deleted_count
     if not failed:
         return Revised(kept=row_count)
-    with folder.staging() as scratch, open_workshop(config, source, folder, 1) as workshop:
-        picked = PickedSamples(source, failed)
+    live = Live(1)
+    with (
+        folder.staging() as scratch,
+        reopen_equipment(config, source, folder) as equipment,
+        watching(config, live),
+    ):
+        picked, report = PickedSamples(source, failed), live.teller()
+        report.estimate_total = picked.estimate_total
         made = EmbeddingsFolder(str(scratch / "made"))
         Path(made.root).mkdir()
-        workshop.run(picked, made, SCRATCH_PARTITION)
+        make_partition(equipment, picked, made, SCRATCH_PARTITION, report)
         outcomes = read_outcomes(made, SCRATCH_PARTITION, picked.targets, picked.keys)
         revision = Revision(folder.url)
         result = refill(revision, made, outcomes, failed, picked.damage)

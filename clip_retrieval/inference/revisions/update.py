@@ -6,23 +6,27 @@ samples are appended as a partition, a revision each: an update that is stopped 
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from clip_retrieval.errors import ConfigError, SourceError
 from clip_retrieval.inference.config import InferenceConfig
-from clip_retrieval.inference.manifest import REVISED, check_same_run, compare, describe_input, describe_options
-from clip_retrieval.inference.output.ledger import Record, as_name, read_ledger
+from clip_retrieval.inference.manifest import REVISED, describe_input, describe_options
+from clip_retrieval.inference.output.failures import describe_failure, read_failures
+from clip_retrieval.inference.output.ledger import as_name
+from clip_retrieval.inference.resume import as_it_was, check_ledgers, check_same_run, records_of
 from clip_retrieval.inference.revisions.changes import Change, Changes, find_changes
-from clip_retrieval.inference.revisions.edit import Edit, describe_failure, read_groups
+from clip_retrieval.inference.revisions.edit import Edit
 from clip_retrieval.inference.revisions.revised import Revised, Revision
+from clip_retrieval.inference.telemetry.live import Live
 from clip_retrieval.inference.telemetry.stats import Stats
-from clip_retrieval.inference.worker.remake import open_workshop
+from clip_retrieval.inference.telemetry.watch import watching
+from clip_retrieval.inference.worker.equipment import Equipment, reopen_equipment
+from clip_retrieval.inference.worker.partition import make_partition
 from clip_retrieval.layout import MANIFEST, EmbeddingsFolder, Partition, next_partition, read_manifest
-from clip_retrieval.options import to_json
 from clip_retrieval.sources import Source
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.files import FilesSource
@@ -77,15 +81,14 @@ def update_folder(config: InferenceConfig, folder: EmbeddingsFolder, source: Sou
         for start in range(0, len(changes.new), config.write_batch_size)
     ]
     described = manifest | {"partition_count": len(partitions) + len(chunks), "input": describe_input(source)}
-    made: list[Stats] = []
-    with open_workshop(config, source, folder, len(chunks)) as workshop:
+    with ExitStack() as stack:  # a model that does not fit is refused before anything changes
+        equipment = stack.enter_context(reopen_equipment(config, source, folder)) if chunks else None
         change_partitions(folder, changes, source, described)
-        last = partitions[-1]
-        for chunk in chunks:
-            last = next_partition(last, len(chunk))
-            revision = Revision(folder.url)
-            made.append(workshop.run(PickedFiles(source, chunk), revision, last))
-            revision.commit()
+        made: list[Stats] = []
+        if equipment is not None:
+            live = Live(len(chunks))
+            stack.enter_context(watching(config, live))
+            made = append_partitions(equipment, folder, [PickedFiles(source, chunk) for chunk in chunks], live)
     return Revised(
         kept=changes.count_kept(),
         renamed=changes.count_renamed(),
@@ -96,59 +99,18 @@ def update_folder(config: InferenceConfig, folder: EmbeddingsFolder, source: Sou
     )
 
 
-def as_it_was(source: FilesSource, config: InferenceConfig, folder: EmbeddingsFolder) -> FilesSource:
-    """Return the source with the parts that the folder was made with, though the input may have lost them all.
-
-    Raises ConfigError where the input has a part by now that it had not.
-    """
-    then = (read_manifest(folder) or {}).get("options", {}).get("source", {})
-    for name, word, is_on in (
-        ("enable_image", "pictures", source.config.enable_image),
-        ("enable_text", "captions", source.config.enable_text),
-    ):
-        if is_on and then.get(name) is False:
-            raise ConfigError(
-                f"{source.folder.url} holds {word} now, and {folder.url} was made without; add --{name} False to go on "
-                "without them, or use a new folder"
-            )
-    parts = dataclasses.replace(
-        source.config,
-        enable_image=config.source.enable_image and then.get("enable_image", True),
-        enable_text=config.source.enable_text and then.get("enable_text", True),
-    )
-    return dataclasses.replace(source, config=parts)
-
-
-def check_input(folder: EmbeddingsFolder, source: Source) -> None:
-    """Raise ConfigError, with numbers, where a folder of files is no longer the one that was embedded."""
-    manifest = read_manifest(folder) or {}
-    partitions = folder.partitions() if manifest else []
-    if len(partitions) < manifest.get("partition_count", 0) and manifest.get(REVISED):
-        raise ConfigError(f"an update of {folder.url} was stopped; run the same command with --update to finish it")
-    if not partitions or manifest.get("input") == describe_input(source) or not isinstance(source, FilesSource):
-        return
-    if len(partitions) < manifest["partition_count"] or not folder.names("ledger", ".parquet"):
-        return
-    others = dict.fromkeys(compare(manifest["options"].get("source"), to_json(source.config)))
-    if others:  # another input is no change of this one
-        raise ConfigError(
-            f"{folder.url} holds a run with other options ({'; '.join(others)}); use a new folder, or the old options"
-        )
-    changes = count_changes(records_of(folder, partitions), source)
-    raise ConfigError(
-        f"the input has changed since {folder.url} was made: {changes}; run the same command with --update to embed "
-        "the difference, or use a new folder"
-    )
-
-
-def count_changes(records: Iterable[tuple[Partition, int, Record]], source: FilesSource) -> str:
-    is_known, gone = bytearray(len(source.units)), 0
-    for *_, record in records:
-        place = None if record["deleted"] else source.place_of(as_name(record["key"]))
-        if place is not None:
-            is_known[place] = True
-        gone += place is None and not record["deleted"]
-    return f"{is_known.count(0)} new, {gone} gone"
+def append_partitions(
+    equipment: Equipment, folder: EmbeddingsFolder, sources: Sequence[PickedFiles], live: Live
+) -> list[Stats]:
+    """Make a partition of each source behind the folder's last one, a revision each."""
+    report, last, made = live.teller(), folder.partitions()[-1], []
+    for source in sources:
+        report.estimate_total = source.estimate_total
+        last = next_partition(last, len(source.units))
+        revision = Revision(folder.url)
+        made.append(make_partition(equipment, source, revision, last, report))
+        revision.commit()
+    return made
 
 
 def check_listable(folder: Folder) -> None:
@@ -163,21 +125,6 @@ def check_listable(folder: Folder) -> None:
     if folder.is_local:
         for _ in os.walk(folder.root, onerror=refuse):
             continue
-
-
-def check_ledgers(folder: EmbeddingsFolder, partitions: Sequence[Partition]) -> None:
-    there = set(folder.names("ledger", ".parquet"))
-    for name in map(folder.ledger_name, partitions):
-        if name.rpartition("/")[2] not in there:
-            raise ConfigError(
-                f"{folder.path(name)} is missing: what the rows were made of is not known; use a new folder"
-            )
-
-
-def records_of(folder: EmbeddingsFolder, partitions: Sequence[Partition]) -> Iterator[tuple[Partition, int, Record]]:
-    for partition in partitions:
-        for place, record in enumerate(read_ledger(folder, folder.ledger_name(partition))):
-            yield partition, place, record
 
 
 def change_partitions(
@@ -216,12 +163,7 @@ def add_change(edit: Edit, change: Change, source: FilesSource) -> None:
 
 def refresh_ignored(edit: Edit, revision: Revision, source: FilesSource) -> None:
     """Let the first partition name the files that are no samples now, where these are others than before."""
-    then = [
-        failure
-        for group in read_groups(revision, revision.failures_name(edit.partition))
-        for failure in group
-        if failure["part"] == "other"
-    ]
+    then = [failure for failure in read_failures(revision, edit.partition) if failure["part"] == "other"]
     if then != [describe_failure(failure) for failure in source.ignored]:
         edit.without_other, edit.failures = True, [*source.ignored]
 

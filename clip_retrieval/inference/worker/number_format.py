@@ -14,27 +14,15 @@ from clip_retrieval.encoder.base import Embeddings, Encoder, Pixels
 from clip_retrieval.encoder.config import Chosen, EncoderConfig
 from clip_retrieval.encoder.load import list_precisions, load_encoder
 from clip_retrieval.errors import EncoderError
+from clip_retrieval.inference.manifest import Check
 from clip_retrieval.inference.readers.loader import Loader
 from clip_retrieval.sources import Source
 from clip_retrieval.sources.types import Sample
 
 logger = logging.getLogger(__name__)
 
-LEAST_COSINE = 0.999
 CHECKED_SAMPLES = 8
 SEARCHED_SAMPLES = 256  # for that many that can be used
-
-
-@dataclass(frozen=True)
-class Check:
-    """How near a format comes to fp32: the least cosine of each modality, over these samples."""
-
-    samples: int
-    least_cosine: dict[str, float]
-
-    @property
-    def is_exact_enough(self) -> bool:
-        return bool(self.least_cosine) and min(self.least_cosine.values()) >= LEAST_COSINE
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,78 @@
+"""failures/*.parquet: what of the input could not be used, and why. Its schema, its writer and its reader."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clip_retrieval.layout import EmbeddingsFolder, Partition
+from clip_retrieval.metadata import read_records
+from clip_retrieval.sources.types import Failure
+from clip_retrieval.words import clean
+
+FAILURE_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("shard", pa.string()),
+        ("part", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("row_kept", pa.bool_()),
+    ]
+)
+FAILURES_PER_GROUP = 10_000
+
+FailureRow = dict[str, Any]  # one row of FAILURE_SCHEMA
+
+
+class FailureWriter:
+    """Writes the failures of a partition; memory holds those of one row group."""
+
+    def __init__(self, path: Path) -> None:
+        self.writer = pq.ParquetWriter(path, FAILURE_SCHEMA, compression="snappy")
+        self.pending: list[FailureRow] = []
+        self.reasons: Counter[str] = Counter()  # part:reason -> how often
+
+    def add(self, rows: Iterable[FailureRow]) -> None:
+        for row in rows:
+            self.reasons[f"{row['part']}:{row['reason']}"] += 1
+            self.pending.append(row)
+            if len(self.pending) == FAILURES_PER_GROUP:
+                self.flush()
+
+    def flush(self) -> None:
+        self.writer.write_table(pa.Table.from_pylist(self.pending, schema=FAILURE_SCHEMA))
+        self.pending = []
+
+    def finish(self) -> None:
+        self.flush()
+        self.close()
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+def write_failures(path: Path, rows: Iterable[FailureRow]) -> Counter[str]:
+    """Write a whole file, and return how often it has each reason."""
+    writer = FailureWriter(path)
+    try:
+        writer.add(rows)
+        writer.flush()
+    finally:
+        writer.close()
+    return writer.reasons
+
+
+def read_failures(folder: EmbeddingsFolder, partition: Partition) -> Iterator[FailureRow]:
+    yield from read_records(folder, folder.failures_name(partition))
+
+
+def describe_failure(failure: Failure) -> FailureRow:
+    """Return the failure as a row, with names that are valid UTF-8."""
+    values = {name: getattr(failure, name) for name in FAILURE_SCHEMA.names}
+    return {name: clean(value) if isinstance(value, str) else value for name, value in values.items()}

@@ -1,0 +1,181 @@
+"""Whether a run may go on in a folder that has embeddings: with the same options, input and model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from clip_retrieval.blobs import local_path
+from clip_retrieval.encoder.base import Encoder
+from clip_retrieval.encoder.config import AS_BEFORE
+from clip_retrieval.errors import ConfigError
+from clip_retrieval.inference.config import InferenceConfig
+from clip_retrieval.inference.manifest import REVISED, describe_encoder, describe_input
+from clip_retrieval.inference.output.ledger import Record, as_name, read_ledger
+from clip_retrieval.layout import MANIFEST, EmbeddingsFolder, Partition, read_manifest
+from clip_retrieval.options import to_json
+from clip_retrieval.sources import Source
+from clip_retrieval.sources.files import FilesSource
+
+# Values of options that the manifests of older folders do not mention.
+PRESUMED = {"pictures": to_json(AS_BEFORE), "transparency": AS_BEFORE.transparency}
+# Options that change how a run goes, but not what it writes.
+FREE_OPTIONS = {
+    "output_folder", "num_prepro_workers", "reader_timeout", "device", "clip_cache_path", "cache_path", "max_skipped",
+    "write_batch_size", "wds_number_file_per_input_file", "output_partition_count", "dry_run", "telemetry",
+    "batch_size", "precision_check", "update", "retry_failed",
+    "fetch_concurrency", "fetch_per_host", "fetch_timeout", "fetch_retries",
+}  # fmt: skip
+
+
+def settled_precision(folder: EmbeddingsFolder) -> str | None:
+    """Return the number format that a run was begun in; None where nothing is done yet."""
+    manifest = read_manifest(folder) if folder.names("metadata", ".parquet") else None
+    return None if manifest is None else manifest.get("encoder", {}).get("precision")
+
+
+def check_folder(folder: EmbeddingsFolder, described: dict[str, Any]) -> bool:
+    """Say whether the folder holds this run already; raises ConfigError where it holds another one."""
+    existing = read_manifest(folder)
+    if existing is None:
+        if folder.names("metadata", ".parquet"):
+            raise ConfigError(
+                f"{folder.url} holds embeddings without a {MANIFEST} (made by clip-retrieval 2?); use a new folder"
+            )
+        return False
+    if not folder.names("metadata", ".parquet"):
+        return False  # nothing is done yet: the options may still change
+    then, now = existing.get("input"), described["input"]
+    if isinstance(then, dict) and then != now:
+        is_folder = described["options"]["source"]["input_format"] == "files"
+        raise ConfigError(
+            f"the input has changed since {folder.url} was begun: {then.get('units')} samples or tars then, "
+            f"{now['units']} now, with these names; {'run with --update, or ' if is_folder else ''}use a new folder"
+        )
+    check_same_run(folder, existing, described)
+    return True
+
+
+def is_revised(folder: EmbeddingsFolder) -> bool:
+    """Say whether update or retry_failed changed the folder: what its rows are is then in its ledger, not in a plan."""
+    return bool((read_manifest(folder) or {}).get(REVISED))
+
+
+def check_same_run(folder: EmbeddingsFolder, existing: dict[str, Any], described: dict[str, Any]) -> None:
+    """Raise ConfigError where the folder's options or encoder are others; a revised folder's plan is its own."""
+    if existing.get(REVISED):
+        described = {name: value for name, value in described.items() if name != "partition_count"}
+    differences = dict.fromkeys(compare({name: existing.get(name) for name in described}, described))
+    if differences:
+        raise ConfigError(
+            f"{folder.url} holds a run with other options ({'; '.join(differences)}); "
+            "use a new folder, or the old options"
+        )
+
+
+def claim_folder(folder: EmbeddingsFolder, manifest: dict[str, Any]) -> None:
+    """Write the manifest, or compare it with the one that is there."""
+    if not check_folder(folder, manifest):
+        folder.write_json(MANIFEST, manifest)
+
+
+def compare(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    """Yield `name: old -> new` for what differs and counts."""
+    if name in FREE_OPTIONS or name == "made_by":
+        return
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*new, *(key for key in old if key not in new)]:
+            yield from compare(old.get(key, PRESUMED.get(key)), new.get(key), key)
+    elif as_plain(old) != as_plain(new) and not (name == "input_dataset" and is_same_place(old, new)):
+        yield f"{name} {old} -> {new}"
+
+
+def is_same_place(old: str, new: str) -> bool:
+    """Say whether two spellings, such as photos and ./photos/, are one local path."""
+    first, second = local_path(old), local_path(new)
+    return first is not None and second is not None and first.resolve() == second.resolve()
+
+
+def as_plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def as_it_was(source: FilesSource, config: InferenceConfig, folder: EmbeddingsFolder) -> FilesSource:
+    """Return the source with the parts that the folder was made with, though the input may have lost them all.
+
+    Raises ConfigError where the input has a part by now that it had not.
+    """
+    then = (read_manifest(folder) or {}).get("options", {}).get("source", {})
+    for name, word, is_on in (
+        ("enable_image", "pictures", source.config.enable_image),
+        ("enable_text", "captions", source.config.enable_text),
+    ):
+        if is_on and then.get(name) is False:
+            raise ConfigError(
+                f"{source.folder.url} holds {word} now, and {folder.url} was made without; add --{name} False to go on "
+                "without them, or use a new folder"
+            )
+    parts = dataclasses.replace(
+        source.config,
+        enable_image=config.source.enable_image and then.get("enable_image", True),
+        enable_text=config.source.enable_text and then.get("enable_text", True),
+    )
+    return dataclasses.replace(source, config=parts)
+
+
+def check_input(folder: EmbeddingsFolder, source: Source) -> None:
+    """Raise ConfigError, with numbers, where a folder of files is no longer the one that was embedded."""
+    manifest = read_manifest(folder) or {}
+    partitions = folder.partitions() if manifest else []
+    if len(partitions) < manifest.get("partition_count", 0) and manifest.get(REVISED):
+        raise ConfigError(f"an update of {folder.url} was stopped; run the same command with --update to finish it")
+    if not partitions or manifest.get("input") == describe_input(source) or not isinstance(source, FilesSource):
+        return
+    if len(partitions) < manifest["partition_count"] or not folder.names("ledger", ".parquet"):
+        return
+    others = dict.fromkeys(compare(manifest["options"].get("source"), to_json(source.config)))
+    if others:  # another input is no change of this one
+        raise ConfigError(
+            f"{folder.url} holds a run with other options ({'; '.join(others)}); use a new folder, or the old options"
+        )
+    changes = count_changes(records_of(folder, partitions), source)
+    raise ConfigError(
+        f"the input has changed since {folder.url} was made: {changes}; run the same command with --update to embed "
+        "the difference, or use a new folder"
+    )
+
+
+def count_changes(records: Iterable[tuple[Partition, int, Record]], source: FilesSource) -> str:
+    is_known, gone = bytearray(len(source.units)), 0
+    for *_, record in records:
+        place = None if record["deleted"] else source.place_of(as_name(record["key"]))
+        if place is not None:
+            is_known[place] = True
+        gone += place is None and not record["deleted"]
+    return f"{is_known.count(0)} new, {gone} gone"
+
+
+def check_ledgers(folder: EmbeddingsFolder, partitions: Sequence[Partition]) -> None:
+    there = set(folder.names("ledger", ".parquet"))
+    for name in map(folder.ledger_name, partitions):
+        if name.rpartition("/")[2] not in there:
+            raise ConfigError(
+                f"{folder.path(name)} is missing: what the rows were made of is not known; use a new folder"
+            )
+
+
+def records_of(folder: EmbeddingsFolder, partitions: Sequence[Partition]) -> Iterator[tuple[Partition, int, Record]]:
+    for partition in partitions:
+        for place, record in enumerate(read_ledger(folder, folder.ledger_name(partition))):
+            yield partition, place, record
+
+
+def check_encoder(folder: EmbeddingsFolder, encoder: Encoder) -> None:
+    """Raise ConfigError where the folder's embeddings are of another model."""
+    then, now = (read_manifest(folder) or {}).get("encoder", {}), describe_encoder(encoder.info)
+    differences = list(compare({name: then.get(name) for name in now}, now))
+    if differences:
+        raise ConfigError(
+            f"{folder.url} holds the embeddings of another model ({'; '.join(differences)}); use a new folder"
+        )
