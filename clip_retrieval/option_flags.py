@@ -26,7 +26,7 @@ def config_options(config: type[Any]) -> Callable[[Command], Command]:
     shown = required or [positional_names(config)[0].upper()]
 
     def decorate(command: Command) -> Command:
-        for flag in reversed([flag for flag in flags_of(config) if not flag.is_internal]):
+        for flag in reversed(list(flags_of(config))):
             for decorator in click_options(flag):
                 command = decorator(command)
         for name in dropped_flags(config):

@@ -10,7 +10,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar, Unpack
 
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.option_values import convert, describe_type, literal, without_none
@@ -27,7 +27,17 @@ class Dropped:
     harmless: tuple[object, ...] = (None, False)
 
 
-@dataclass(frozen=True)
+class Facts(TypedDict, total=False):
+    """What may be said of an option beside its type, default and help."""
+
+    aliases: Sequence[str]  # more spellings
+    repeatable: bool  # a tuple with an item each time that it is given: its items may contain commas
+    least: float  # smallest value; `check_least` refuses less
+    may_change: bool  # between the runs into one embeddings folder: it does not change what is written
+    kept: bool  # by an index, for its updates
+
+
+@dataclass(frozen=True, kw_only=True)
 class Flag:
     """One option: where it lives in the config, and how it is written and read."""
 
@@ -36,29 +46,21 @@ class Flag:
     type: Any
     default: object
     help: str
-    aliases: tuple[str, ...]
-    is_internal: bool
-    is_repeatable: bool = False
+    aliases: tuple[str, ...] = ()
+    facts: Facts
+
+    @property
+    def is_repeatable(self) -> bool:
+        return self.facts.get("repeatable", False)
 
     @property
     def is_required(self) -> bool:
         return self.default is dataclasses.MISSING
 
 
-def option(
-    default: Any = dataclasses.MISSING,
-    *,
-    help: str,  # noqa: A002 -- click's word
-    aliases: Sequence[str] = (),
-    internal: bool = False,
-    repeatable: bool = False,
-) -> Any:
-    """Declare a config field that is also a flag; `internal` ones are no flags.
-
-    A `repeatable` one is a tuple, with an item each time that it is given: its items may contain commas.
-    """
-    about = {"help": help, "aliases": tuple(aliases), "internal": internal, "repeatable": repeatable}
-    return dataclasses.field(default=default, metadata=about)
+def option(default: Any = dataclasses.MISSING, *, help: str, **facts: Unpack[Facts]) -> Any:  # noqa: A002 -- click's word
+    """Declare a config field that is also a flag."""
+    return dataclasses.field(default=default, metadata={"help": help, "facts": facts})
 
 
 def option_of(config: type[Any], name: str) -> Any:
@@ -92,11 +94,19 @@ def flags_of(config: type[Any], path: Path = ()) -> Iterator[Flag]:
                 path=here,
                 type=hints[field.name],
                 default=field.default,
-                help=about.get("help", ""),
-                aliases=about.get("aliases", ()),
-                is_internal=about.get("internal", False),
-                is_repeatable=about.get("repeatable", False),
+                help=about["help"],
+                aliases=tuple(about["facts"].get("aliases", ())),
+                facts=about["facts"],
             )
+
+
+def check_least(config: object) -> None:
+    """Raise ConfigError where an option of the config is smaller than its `least`; for `__post_init__`."""
+    for field in dataclasses.fields(typing.cast("Any", config)):
+        least = field.metadata.get("facts", {}).get("least")
+        value = getattr(config, field.name)
+        if least is not None and value is not None and not value >= least:  # nan is not, either
+            raise ConfigError(f"{field.name} must be at least {least}, not {value}")
 
 
 def build_config(config: type[T], values: Mapping[str, object], arguments: Sequence[object] = ()) -> T:
@@ -110,7 +120,7 @@ def read_given(config: type[Any], values: Mapping[str, object], arguments: Seque
     Positional arguments fill the config's POSITIONAL names, else its fields in order; a repeatable last one takes
     all that are left. Unknown names, dropped flags and missing required values are ConfigErrors that name them.
     """
-    flags = [flag for flag in flags_of(config) if not flag.is_internal]
+    flags = list(flags_of(config))
     by_name = {name: flag for flag in flags for name in (flag.name, *flag.aliases)}
     order = [name for name in positional_names(config) if by_name[name].path not in named_paths(by_name, values)]
     if order and by_name[order[-1]].is_repeatable and len(arguments) > len(order):
@@ -136,7 +146,7 @@ def read_given(config: type[Any], values: Mapping[str, object], arguments: Seque
 
 def positional_names(config: type[Any]) -> tuple[str, ...]:
     """Return what positional arguments fill, in order."""
-    return getattr(config, "POSITIONAL", None) or tuple(flag.name for flag in flags_of(config) if not flag.is_internal)
+    return getattr(config, "POSITIONAL", None) or tuple(flag.name for flag in flags_of(config))
 
 
 def named_paths(by_name: Mapping[str, Flag], values: Mapping[str, object]) -> set[Path]:

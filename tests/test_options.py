@@ -15,7 +15,7 @@ from clip_retrieval.cli import CONTEXT
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.filter.config import FilterConfig
-from clip_retrieval.index.config import IndexConfig
+from clip_retrieval.index.config import IndexConfig, ScoreConfig
 from clip_retrieval.inference.config import InferenceConfig, WorkerConfig
 from clip_retrieval.option_flags import config_options, given_options
 from clip_retrieval.options import build_config, flags_of, from_json, to_json
@@ -391,3 +391,45 @@ def test_an_option_of_another_config_has_its_default_help_and_name() -> None:
     theirs = {flag.name: flag for flag in flags_of(EncoderConfig)}
     for flag in flags_of(RuntimeConfig):
         assert (flag.default, flag.help) == (theirs[flag.name].default, theirs[flag.name].help)
+
+
+REQUIRED: dict[type[Any], dict[str, object]] = {
+    InferenceConfig: {"input_dataset": "in", "output_folder": "out"},
+    IndexConfig: {"embeddings_folder": "in", "index_folder": "out"},
+    ScoreConfig: {"embeddings_folder": "in", "index_folder": "out"},
+    FilterConfig: {"query": "a dog", "output_folder": "out", "indice_folder": "in"},
+    ZslConfig: {"image": "in", "label": "a dog"},
+    BenchmarkConfig: {"folder": "in"},
+}
+BOUNDED = [
+    (config, flag.name, flag.facts["least"])
+    for config in REQUIRED
+    for flag in flags_of(config)
+    if "least" in flag.facts
+]
+
+
+@pytest.mark.parametrize(("config", "name", "least"), BOUNDED, ids=lambda value: getattr(value, "__name__", str(value)))
+def test_a_value_below_the_least_of_its_option_is_refused(config: type[Any], name: str, least: int) -> None:
+    message = f"{name} must be at least {least}, not {least - 1}"
+    with pytest.raises(ConfigError, match=message):
+        build_config(config, {**REQUIRED[config], name: least - 1})
+
+
+def test_every_command_with_a_number_of_rows_cores_or_requests_has_a_least_one() -> None:
+    assert {config for config, *_ in BOUNDED} == set(REQUIRED)
+    assert len(BOUNDED) > 20
+
+
+def test_nan_is_below_every_least_value() -> None:
+    with pytest.raises(ConfigError, match="reader_timeout must be at least 0, not nan"):
+        build_config(InferenceConfig, {**REQUIRED[InferenceConfig], "reader_timeout": float("nan")})
+
+
+def test_options_that_shape_what_is_written_may_not_change_between_runs() -> None:
+    fixed = {flag.name for flag in flags_of(InferenceConfig) if not flag.facts.get("may_change")}
+    assert {
+        "input_dataset", "input_format", "clip_model", "precision", "enable_text", "enable_image", "enable_metadata",
+        "require_all", "wds_image_key", "wds_caption_key", "decode", "exif_orientation", "max_pixels", "fetch_max_bytes",
+    } <= fixed  # fmt: skip
+    assert not fixed & {"output_folder", "device", "num_prepro_workers", "batch_size", "cache_path", "fetch_retries"}

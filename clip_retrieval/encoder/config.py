@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from clip_retrieval.errors import ConfigError
-from clip_retrieval.options import option
+from clip_retrieval.options import check_least, option
 
 Chosen = Literal["fp32", "bf16", "fp16", "int8"]
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
@@ -30,8 +30,10 @@ class EncoderConfig:
         help="Number format of the model. auto: the fastest that the device has units for (fp16 on a GPU; bf16 or int8 "
         "on a CPU) and that stays within cosine 0.999 of fp32 on the first samples, else fp32.",
     )
-    device: str = option("auto", help="auto (every GPU, else the CPU), cpu, cuda, or a list such as cuda:0,cuda:1.")
-    clip_cache_path: str | None = option(None, help="Folder that model downloads are kept in.")
+    device: str = option(
+        "auto", help="auto (every GPU, else the CPU), cpu, cuda, or a list such as cuda:0,cuda:1.", may_change=True
+    )
+    clip_cache_path: str | None = option(None, help="Folder that model downloads are kept in.", may_change=True)
 
     def __post_init__(self) -> None:
         if not self.clip_model:
@@ -58,12 +60,13 @@ class PictureConfig:
         "the models' own transforms do.",
     )
     max_pixels: int = option(
-        MAX_PIXELS, help="Refuse pictures of more pixels than this (too_large), before memory is taken for them."
+        MAX_PIXELS,
+        help="Refuse pictures of more pixels than this (too_large), before memory is taken for them.",
+        least=1,
     )
 
     def __post_init__(self) -> None:
-        if self.max_pixels < 1:
-            raise ConfigError(f"max_pixels must be at least 1, not {self.max_pixels}")
+        check_least(self)
         if self.transparency == "auto":  # settled here, so that manifests say what was done
             object.__setattr__(self, "transparency", "drop" if self.decode == "exact" else "white")
 

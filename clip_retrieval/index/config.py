@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.index.measuring.tuning import DEFAULT_QUERY_MS, Target
 from clip_retrieval.layout import Modality
-from clip_retrieval.options import group, option, option_of
+from clip_retrieval.options import check_least, group, option, option_of
 
 EngineName = Literal["auto", "autofaiss", "faiss"]
 UNITS = "KMGT"
@@ -23,7 +23,9 @@ class SparkConfig:
     distributed: Literal["pyspark"] | None = option(
         None, help="pyspark: a Spark cluster adds the vectors (pip install 'clip-retrieval[spark]')."
     )
-    nb_indices_to_keep: int = option(1, help="How many files a distributed index is kept in, searched together.")
+    nb_indices_to_keep: int = option(
+        1, help="How many files a distributed index is kept in, searched together.", least=1
+    )
     temporary_indices_folder: str | None = option(
         None,
         aliases=("temporary_folder",),
@@ -34,8 +36,7 @@ class SparkConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.nb_indices_to_keep < 1:
-            raise ConfigError(f"nb_indices_to_keep must be at least 1, not {self.nb_indices_to_keep}")
+        check_least(self)
         if self.distributed is None and self.nb_indices_to_keep > 1:
             raise ConfigError(
                 "nb_indices_to_keep is for --distributed pyspark; an index that is built here is one file"
@@ -52,8 +53,9 @@ class TuningConfig:
         None,
         help="Take the fastest settings with this recall@10, mean of image and text queries, such as 0.95; None: the "
         "best recall in the time.",
+        kept=True,
     )
-    max_index_query_time_ms: float = option(DEFAULT_QUERY_MS, help="Milliseconds that a query may take.")
+    max_index_query_time_ms: float = option(DEFAULT_QUERY_MS, help="Milliseconds that a query may take.", kept=True)
 
     def __post_init__(self) -> None:
         self.target()
@@ -74,18 +76,24 @@ class IndexConfig:
 
     embeddings_folder: str = option(help="Folder that inference wrote.", aliases=("input_folder",))
     index_folder: str = option(help="Where the index goes.", aliases=("output_folder",))
-    max_index_memory_usage: str = option("4G", help="Largest size of each index, in memory and as a file: 500MB, 4G.")
-    current_memory_available: str = option("16G", help="Memory that building may take.")
-    copy_metadata: bool = option(True, help="Copy the metadata beside the index.")
-    write_arrow: bool | None = option(
-        None, help="Write metadata.arrow, out of which rows are fetched fast; None: where the metadata is copied."
+    max_index_memory_usage: str = option(
+        "4G", help="Largest size of each index, in memory and as a file: 500MB, 4G.", kept=True
     )
-    image_subfolder: str = option("img_emb", help="Sub-folder of the image embeddings.")
-    text_subfolder: str = option("text_emb", help="Sub-folder of the text embeddings.")
-    nb_cores: int | None = option(None, help="Cores to use; None: all.")
-    engine: EngineName = option("auto", help="What builds: auto and faiss are our own engine on faiss.")
+    current_memory_available: str = option("16G", help="Memory that building may take.", kept=True)
+    copy_metadata: bool = option(True, help="Copy the metadata beside the index.", kept=True)
+    write_arrow: bool | None = option(
+        None,
+        help="Write metadata.arrow, out of which rows are fetched fast; None: where the metadata is copied.",
+        kept=True,
+    )
+    image_subfolder: str = option("img_emb", help="Sub-folder of the image embeddings.", kept=True)
+    text_subfolder: str = option("text_emb", help="Sub-folder of the text embeddings.", kept=True)
+    nb_cores: int | None = option(None, help="Cores to use; None: all.", least=1)
+    engine: EngineName = option("auto", help="What builds: auto and faiss are our own engine on faiss.", kept=True)
     index_key: str | None = option(
-        None, help="Build this kind, a key of faiss's index_factory such as HNSW32 or IVF1024,SQ8; None: what is best."
+        None,
+        help="Build this kind, a key of faiss's index_factory such as HNSW32 or IVF1024,SQ8; None: what is best.",
+        kept=True,
     )
     dry_run: bool = option(False, help="Say what would be built, and what it will cost; nothing is written.")
     update: bool = option(
@@ -103,8 +111,7 @@ class IndexConfig:
                 f"max_index_memory_usage {self.max_index_memory_usage} is more than current_memory_available "
                 f"{self.current_memory_available}; autofaiss holds the whole index in memory, our own engine need not"
             )
-        if self.nb_cores is not None and self.nb_cores < 1:
-            raise ConfigError(f"nb_cores must be at least 1, not {self.nb_cores}")
+        check_least(self)
         if self.dry_run and (self.index_key is not None or self.engine == "autofaiss"):
             raise ConfigError("dry_run says what our planner would build; leave index_key and --engine autofaiss out")
 
@@ -126,6 +133,7 @@ class ScoreConfig:
     nb_cores: int | None = option_of(IndexConfig, "nb_cores")
 
     def __post_init__(self) -> None:
+        check_least(self)
         if self.tune and self.index_param is not None:
             raise ConfigError("tune chooses the settings that index_param gives; leave one of them out")
         if not self.tune and self.tuning != TuningConfig():

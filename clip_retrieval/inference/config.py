@@ -8,13 +8,8 @@ from typing import ClassVar
 
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.errors import ConfigError
-from clip_retrieval.options import Dropped, group, option
+from clip_retrieval.options import Dropped, check_least, group, option
 from clip_retrieval.sources.config import SourceConfig
-
-LEAST = {
-    "batch_size": 1, "write_batch_size": 1, "wds_number_file_per_input_file": 1, "output_partition_count": 1,
-    "num_prepro_workers": 0, "reader_timeout": 0,
-}  # fmt: skip
 
 LARGEST_PORT = 65535
 
@@ -47,9 +42,13 @@ DROPPED: Mapping[str, Dropped] = {
 class TelemetryConfig:
     """Who is shown a run while it goes; nothing of it changes what is written."""
 
-    metrics_port: int = option(0, help="Port of 127.0.0.1 at which Prometheus finds /metrics; 0: none.")
-    enable_wandb: bool = option(False, help="Log rate and shares to Weights & Biases; needs clip-retrieval[wandb].")
-    wandb_project: str = option("clip_retrieval", help="Project of enable_wandb.")
+    metrics_port: int = option(
+        0, help="Port of 127.0.0.1 at which Prometheus finds /metrics; 0: none.", may_change=True
+    )
+    enable_wandb: bool = option(
+        False, help="Log rate and shares to Weights & Biases; needs clip-retrieval[wandb].", may_change=True
+    )
+    wandb_project: str = option("clip_retrieval", help="Project of enable_wandb.", may_change=True)
 
     def __post_init__(self) -> None:
         if not 0 <= self.metrics_port <= LARGEST_PORT:
@@ -68,41 +67,57 @@ class InferenceConfig:
     )  # fmt: skip
 
     source: SourceConfig = group(SourceConfig)
-    output_folder: str = option(help="Where embeddings go: a local folder or any fsspec url.")
+    output_folder: str = option(help="Where embeddings go: a local folder or any fsspec url.", may_change=True)
     encoder: EncoderConfig = group(EncoderConfig)
     batch_size: int | None = option(
-        None, help="Pictures in a batch. None: 256; on a GPU as many as make it faster, which is tried out."
+        None,
+        help="Pictures in a batch. None: 256; on a GPU as many as make it faster, which is tried out.",
+        least=1,
+        may_change=True,
     )
     num_prepro_workers: int | None = option(
         None,
         help="Processes that decode and resize, for each device. None: one for each core that the device's worker may "
         "use (CLIP_RETRIEVAL_CORES, or all, shared out among the devices); 0: none.",
+        least=0,
+        may_change=True,
     )
     reader_timeout: float = option(
         120.0,
         help="Seconds that one sample may take before its reader counts as hung, and is replaced; 0: any time. Nothing "
         "is watched with --num_prepro_workers 0.",
+        least=0,
+        may_change=True,
     )
-    write_batch_size: int = option(10**6, help="Samples in a partition, roughly: partitions = samples / this.")
-    wds_number_file_per_input_file: int = option(10000, help="Samples that a tar is assumed to hold when planning.")
-    output_partition_count: int | None = option(None, help="Partitions, given instead of planned.")
+    write_batch_size: int = option(
+        10**6, help="Samples in a partition, roughly: partitions = samples / this.", least=1, may_change=True
+    )
+    wds_number_file_per_input_file: int = option(
+        10000, help="Samples that a tar is assumed to hold when planning.", least=1, may_change=True
+    )
+    output_partition_count: int | None = option(
+        None, help="Partitions, given instead of planned.", least=1, may_change=True
+    )
     max_skipped: float = option(
-        1.0, help="Share of the samples that may be left out before the run counts as failed (0 to 1)."
+        1.0, help="Share of the samples that may be left out before the run counts as failed (0 to 1).", may_change=True
     )
     update: bool = option(
-        False, help="Embed only the new and changed files of a folder, and remove those that are gone; ids stay."
+        False,
+        help="Embed only the new and changed files of a folder, and remove those that are gone; ids stay.",
+        may_change=True,
     )
-    retry_failed: bool = option(False, help="Embed again only what failures/ names; what succeeds now is filled in.")
+    retry_failed: bool = option(
+        False, help="Embed again only what failures/ names; what succeeds now is filled in.", may_change=True
+    )
     dry_run: bool = option(
-        False, help="Write nothing: estimate samples, time, memory and disk from a sample of the input."
+        False,
+        help="Write nothing: estimate samples, time, memory and disk from a sample of the input.",
+        may_change=True,
     )
     telemetry: TelemetryConfig = group(TelemetryConfig)
 
     def __post_init__(self) -> None:
-        for name, least in LEAST.items():
-            value = getattr(self, name)
-            if value is not None and not value >= least:
-                raise ConfigError(f"{name} must be at least {least}, not {value}")
+        check_least(self)
         if not 0 <= self.max_skipped <= 1:
             raise ConfigError(f"max_skipped is a share between 0 and 1, not {self.max_skipped}")
         if not self.output_folder:

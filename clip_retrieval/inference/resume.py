@@ -14,18 +14,16 @@ from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.inference.manifest import REVISED, describe_encoder, describe_input
 from clip_retrieval.inference.output.ledger import Record, as_name, read_ledger
 from clip_retrieval.layout import MANIFEST, EmbeddingsFolder, Partition, read_manifest
-from clip_retrieval.options import to_json
+from clip_retrieval.options import flags_of, to_json
 from clip_retrieval.sources import Source
 from clip_retrieval.sources.files import FilesSource
 
 # Values of options that the manifests of older folders do not mention.
 PRESUMED = {"pictures": to_json(AS_BEFORE), "transparency": AS_BEFORE.transparency}
-# Options that change how a run goes, but not what it writes.
-FREE_OPTIONS = {
-    "output_folder", "num_prepro_workers", "reader_timeout", "device", "clip_cache_path", "cache_path", "max_skipped",
-    "write_batch_size", "wds_number_file_per_input_file", "output_partition_count", "dry_run", "telemetry",
-    "batch_size", "precision_check", "update", "retry_failed",
-    "fetch_concurrency", "fetch_per_host", "fetch_timeout", "fetch_retries",
+
+# Keys of the manifest that may differ: options that do not change what is written, and records of how a run went.
+MAY_DIFFER = {flag.name for flag in flags_of(InferenceConfig) if flag.facts.get("may_change")} | {
+    "made_by", "precision_check",
 }  # fmt: skip
 
 
@@ -82,7 +80,7 @@ def claim_folder(folder: EmbeddingsFolder, manifest: dict[str, Any]) -> None:
 
 def compare(old: Any, new: Any, name: str = "") -> Iterator[str]:
     """Yield `name: old -> new` for what differs and counts."""
-    if name in FREE_OPTIONS or name == "made_by":
+    if name in MAY_DIFFER:
         return
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*new, *(key for key in old if key not in new)]:

@@ -20,7 +20,7 @@ from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from clip_retrieval.errors import ConfigError, one_line
 from clip_retrieval.network.connections import Deadline, FetchError, connected
-from clip_retrieval.options import option
+from clip_retrieval.options import check_least, option
 from clip_retrieval.version import __version__
 
 USER_AGENT = f"clip-retrieval/{__version__}"
@@ -37,18 +37,18 @@ UNQUOTED = "%/:=&?~#+!$,;'@()*[]|"
 class FetchLimits:
     """How politely, how long and how much is fetched."""
 
-    fetch_timeout: float = option(10.0, help="urls: seconds for one request, with redirects and body.")
-    fetch_retries: int = option(2, help="urls: further tries after 429, 5xx, time-outs and cut connections.")
-    fetch_max_bytes: int = option(32 << 20, help="urls: largest download in bytes.")
+    fetch_timeout: float = option(10.0, help="urls: seconds for one request, with redirects and body.", may_change=True)
+    fetch_retries: int = option(
+        2, help="urls: further tries after 429, 5xx, time-outs and cut connections.", least=0, may_change=True
+    )
+    fetch_max_bytes: int = option(32 << 20, help="urls: largest download in bytes.", least=1)
     allow_private_addresses: bool = option(False, help="urls: fetch from private and loopback addresses too.")
     respect_robots_tag: bool = option(True, help="urls: leave out what X-Robots-Tag asks not to be used by machines.")
 
     def __post_init__(self) -> None:
         if not self.fetch_timeout > 0:
             raise ConfigError(f"fetch_timeout must be more than 0, not {self.fetch_timeout}")
-        for name, least in (("fetch_retries", 0), ("fetch_max_bytes", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        check_least(self)
 
 
 def fetch(url: str, limits: FetchLimits, pause: Callable[[float], None] = time.sleep) -> bytes:

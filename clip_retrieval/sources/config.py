@@ -9,7 +9,7 @@ from typing import Literal
 from clip_retrieval.encoder.config import PictureConfig
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.network.fetch import FetchLimits
-from clip_retrieval.options import group, option
+from clip_retrieval.options import check_least, group, option
 
 InputFormat = Literal["files", "webdataset", "parquet", "archive", "datasets", "urls"]
 COLUMN_OPTIONS: Mapping[str, tuple[InputFormat, ...]] = {
@@ -37,14 +37,14 @@ class SourceConfig:
         None, help="Extension of pictures in tars, or several with ';' between; without it every image extension."
     )
     wds_caption_key: str = option("txt", help="Extension of captions in tars.")
-    cache_path: str | None = option(None, help="Folder in which tars read from elsewhere are kept.")
+    cache_path: str | None = option(None, help="Folder in which tars read from elsewhere are kept.", may_change=True)
     image_column: str | None = option(
         None, help="parquet, datasets: column of pictures (bytes, or paths); without it one of a usual name."
     )
     caption_column: str | None = option(None, help="Column of captions in tables; without it one of a usual name.")
     url_column: str | None = option(None, help="urls: column of urls; without it one of a usual name.")
-    fetch_concurrency: int = option(32, help="urls: requests at once.")
-    fetch_per_host: int = option(4, help="urls: requests at once to one host.")
+    fetch_concurrency: int = option(32, help="urls: requests at once.", least=1, may_change=True)
+    fetch_per_host: int = option(4, help="urls: requests at once to one host.", least=1, may_change=True)
     fetch: FetchLimits = group(FetchLimits)
     pictures: PictureConfig = group(PictureConfig)
 
@@ -56,6 +56,4 @@ class SourceConfig:
         for name, formats in COLUMN_OPTIONS.items():
             if getattr(self, name) is not None and self.input_format not in formats:
                 raise ConfigError(f"{name} is for input_format {' or '.join(formats)}, not {self.input_format}")
-        for name in ("fetch_concurrency", "fetch_per_host"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        check_least(self)

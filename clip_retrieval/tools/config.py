@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from clip_retrieval.encoder.config import EncoderConfig, PictureConfig, Precision
 from clip_retrieval.encoder.uri import parse_uri
 from clip_retrieval.errors import ConfigError
-from clip_retrieval.options import group, option, option_of
+from clip_retrieval.options import check_least, group, option, option_of
 
 ScoreKind = Literal["auto", "softmax", "sigmoid"]
 
@@ -24,11 +24,11 @@ class EmbedConfig:
     """The model, and how many pictures or texts it gets at a time."""
 
     encoder: EncoderConfig = group(EncoderConfig, aliases={"clip_model": MODEL_ALIASES})
-    batch_size: int = option(32, help="Pictures, or texts, that are embedded at a time.")
+    batch_size: int = option(32, help="Pictures, or texts, that are embedded at a time.", least=1)
     pictures: PictureConfig = group(PictureConfig)
 
     def __post_init__(self) -> None:
-        check_at_least_one("batch_size", self.batch_size)
+        check_least(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class ZslConfig:
         "auto",
         help="softmax: the labels share 1; sigmoid: each by itself. auto: sigmoid where the model has a logit bias.",
     )
-    top_k: int = option(5, help="Labels that are named for each picture.")
+    top_k: int = option(5, help="Labels that are named for each picture.", least=1)
     embed: EmbedConfig = group(EmbedConfig)
 
     def __post_init__(self) -> None:
@@ -71,7 +71,7 @@ class ZslConfig:
         if not self.label and self.labels_file is None:
             raise ConfigError("there is no label to choose: give --label for each, or --labels_file")
         check_templates(self.template)
-        check_at_least_one("top_k", self.top_k)
+        check_least(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,14 +121,12 @@ class BenchmarkConfig:
     batch_size: int = option_of(EmbedConfig, "batch_size")
     pictures: PictureConfig = group(PictureConfig)
     template: tuple[str, ...] = option_of(ZslConfig, "template")
-    max_per_class: int | None = option(None, help="Take only the first pictures of each class, by name.")
+    max_per_class: int | None = option(None, help="Take only the first pictures of each class, by name.", least=1)
     output: str | None = option(None, help="File for the result: .md, .csv or .json.")
 
     def __post_init__(self) -> None:
-        check_at_least_one("batch_size", self.batch_size)
+        check_least(self)
         check_templates(self.template)
-        if self.max_per_class is not None:
-            check_at_least_one("max_per_class", self.max_per_class)
         if self.output is not None and PurePath(self.output).suffix.lower() not in TABLE_SUFFIXES:
             raise ConfigError(f"output must end in one of {', '.join(TABLE_SUFFIXES)}, not {self.output}")
         for uri in self.clip_model:  # a typing error in the last name shall not show after an hour
@@ -156,11 +154,6 @@ class ParquetToArrowConfig:
     def __post_init__(self) -> None:
         if not self.columns_to_return:
             raise ConfigError("columns_to_return names no column; name some: url,caption")
-
-
-def check_at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        raise ConfigError(f"{name} must be at least 1, not {value}")
 
 
 def check_templates(templates: tuple[str, ...]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clip_retrieval.errors import ConfigError
-from clip_retrieval.index.config import IndexConfig, ScoreConfig
+from clip_retrieval.index.config import IndexConfig, ScoreConfig, TuningConfig
 from clip_retrieval.layout import MANIFEST, IndexFolder, read_manifest
 from clip_retrieval.options import Path, assemble, flags_of, parse_value, read_given
 from clip_retrieval.revision import settle
@@ -15,12 +15,9 @@ from clip_retrieval.revision import settle
 logger = logging.getLogger(__name__)
 
 OPTIONS = "options"  # the manifest's key
-TARGET = ("wanted_recall", "max_index_query_time_ms")
+TARGET = tuple(flag.name for flag in flags_of(TuningConfig))
 KIND = ("engine", "index_key")  # one choice: whoever gives one of them has not left the other to the index
-KEPT = (
-    *("max_index_memory_usage", "current_memory_available", *TARGET, *KIND),
-    *("copy_metadata", "write_arrow", "image_subfolder", "text_subfolder"),
-)
+KEPT = tuple(flag.name for flag in flags_of(IndexConfig) if flag.facts.get("kept"))
 
 
 def read_index_config(values: Mapping[str, object], arguments: Sequence[object] = ()) -> IndexConfig:
