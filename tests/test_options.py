@@ -430,6 +430,7 @@ def test_options_that_shape_what_is_written_may_not_change_between_runs() -> Non
     fixed = {flag.name for flag in flags_of(InferenceConfig) if not flag.facts.get("may_change")}
     assert {
         "input_dataset", "input_format", "clip_model", "precision", "enable_text", "enable_image", "enable_metadata",
-        "require_all", "wds_image_key", "wds_caption_key", "decode", "exif_orientation", "max_pixels", "fetch_max_bytes",
+        "require_all", "wds_image_key", "wds_caption_key", "decode", "exif_orientation", "max_pixels",
+        "fetch_max_bytes",
     } <= fixed  # fmt: skip
     assert not fixed & {"output_folder", "device", "num_prepro_workers", "batch_size", "cache_path", "fetch_retries"}

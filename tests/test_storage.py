@@ -11,7 +11,7 @@ from PIL import Image
 from clip_retrieval import clip_index, clip_inference
 from clip_retrieval.errors import IndexBuildError, StorageError
 from clip_retrieval.inference.config import WorkerConfig
-from clip_retrieval.inference.run import run_tasks
+from clip_retrieval.inference.run import run_inference
 from clip_retrieval.options import build_config
 from clip_retrieval.storage import Folder, is_alive
 
@@ -40,7 +40,8 @@ def test_this_process_is_alive_and_a_number_too_large_is_not() -> None:
 
 def test_an_unfinished_run_is_not_indexed(pictures: Path, tmp_path: Path) -> None:
     options = {"tasks": [0], "input_dataset": str(pictures), "output_folder": str(tmp_path / "out")}
-    run_tasks(build_config(WorkerConfig, {**options, "output_partition_count": 3, "clip_model": MODEL}))
+    config = build_config(WorkerConfig, {**options, "output_partition_count": 3, "clip_model": MODEL})
+    run_inference(config.run, config.tasks)
     with pytest.raises(IndexBuildError, match="1 of 3 partitions"):
         clip_index(str(tmp_path / "out"), str(tmp_path / "index"))
 

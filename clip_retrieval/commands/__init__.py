@@ -2,18 +2,76 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import click
 
+from clip_retrieval.option_flags import config_options, given_options
+from clip_retrieval.options import build_config
 from clip_retrieval.words import json_text
+
+T = TypeVar("T")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the outcome as json.")
 
 
-def print_json(value: object) -> None:
-    """Print a value as json, with nothing in it that a terminal obeys."""
-    click.echo(json_text(value))
+class Result(Protocol):
+    """What the function behind a command returns."""
+
+    def to_json(self) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command shows: its result as json or, by a function that prints it, for people."""
+
+    result: Result | Mapping[str, Any]
+    report: Callable[[Any], None]
+    exit_code: int = 0
+
+    def show(self, *, as_json: bool) -> None:
+        if as_json:
+            value = self.result if isinstance(self.result, Mapping) else self.result.to_json()
+            click.echo(json_text(value))  # with nothing in it that a terminal obeys
+        else:
+            self.report(self.result)
+        if self.exit_code:
+            click.get_current_context().exit(self.exit_code)
+
+
+def with_json(command: Callable[..., Outcome]) -> Callable[..., None]:
+    """Give a command --json, and show its outcome."""
+
+    @json_option
+    @functools.wraps(command)
+    def shown(*, as_json: bool, **values: Any) -> None:
+        command(**values).show(as_json=as_json)
+
+    return shown
+
+
+def with_config(
+    config: type[T], read: Callable[[Mapping[str, object], Sequence[object]], T] | None = None
+) -> Callable[[Callable[[T], Outcome]], Callable[..., None]]:
+    """Return a decorator that gives a command the flags of a config and --json, and calls it with the config.
+
+    `read` makes the config of keyword values and positional arguments; without it `build_config` does.
+    """
+    make = functools.partial(build_config, config) if read is None else read
+
+    def decorate(command: Callable[[T], Outcome]) -> Callable[..., None]:
+        @config_options(config)
+        @with_json
+        @functools.wraps(command)
+        def called(*, arguments: tuple[str, ...], **options: Any) -> Outcome:
+            return command(make(given_options(options), arguments))
+
+        return called
+
+    return decorate
 
 
 class CommandWithCommands(click.Group):

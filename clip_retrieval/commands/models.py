@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
-from clip_retrieval.commands import json_option, print_json
+from clip_retrieval.commands import Outcome, with_config, with_json
 from clip_retrieval.encoder.export.config import ConvertConfig, QuantizeConfig
-from clip_retrieval.option_flags import config_options, given_options
-from clip_retrieval.options import build_config
 from clip_retrieval.tools.config import ModelInfoConfig
 
 
 @click.command()
-@config_options(ConvertConfig)
-@json_option
-def convert(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
+@with_config(ConvertConfig)
+def convert(config: ConvertConfig) -> Outcome:
     """Write a model in another format: onnx (runs without torch), open_clip, hf or gguf; checked before it is kept."""
     from clip_retrieval.commands.reports.models import print_converted
     from clip_retrieval.encoder.export.convert import run_convert
 
-    result = run_convert(build_config(ConvertConfig, given_options(options), arguments))
-    print_json(result.to_json()) if as_json else print_converted(result)
+    return Outcome(run_convert(config), print_converted)
 
 
 @click.command()
-@config_options(QuantizeConfig)
-@json_option
-def quantize(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
+@with_config(QuantizeConfig)
+def quantize(config: QuantizeConfig) -> Outcome:
     """Write a converted model with fewer bits, and say what that does to its embeddings."""
     from clip_retrieval.commands.reports.models import print_quantized
     from clip_retrieval.encoder.export.quantize import run_quantize
 
-    result = run_quantize(build_config(QuantizeConfig, given_options(options), arguments))
-    print_json(result.to_json()) if as_json else print_quantized(result)
+    return Outcome(run_quantize(config), print_quantized)
 
 
 @click.group()
@@ -43,23 +35,20 @@ def models() -> None:
 
 
 @models.command("list")
-@json_option
-def models_list(*, as_json: bool) -> None:
+@with_json
+def models_list() -> Outcome:
     """List the names that --clip_model takes."""
     from clip_retrieval.commands.reports.models import print_models
     from clip_retrieval.tools.model_list import list_models
 
-    result = list_models()
-    print_json(result.to_json()) if as_json else print_models(result)
+    return Outcome(list_models(), print_models)
 
 
 @models.command("info")
-@config_options(ModelInfoConfig)
-@json_option
-def models_info(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
+@with_config(ModelInfoConfig)
+def models_info(config: ModelInfoConfig) -> Outcome:
     """Open a model, and say what it is."""
     from clip_retrieval.commands.reports.tools import print_model
     from clip_retrieval.tools.models import describe_model
 
-    result = describe_model(build_config(ModelInfoConfig, given_options(options), arguments))
-    print_json(result.to_json()) if as_json else print_model(result)
+    return Outcome(describe_model(config), print_model)

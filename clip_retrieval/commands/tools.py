@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
-from clip_retrieval.commands import json_option, print_json
-from clip_retrieval.option_flags import config_options, given_options
-from clip_retrieval.options import build_config
+from clip_retrieval.commands import Outcome, with_config, with_json
 from clip_retrieval.tools.config import (
     BenchmarkConfig,
     ExtractConfig,
@@ -20,75 +16,64 @@ from clip_retrieval.tools.config import (
 
 @click.command()
 @click.argument("folder", default="demo-run")
-@json_option
-def demo(*, folder: str, as_json: bool) -> None:
+@with_json
+def demo(folder: str) -> Outcome:
     """Embed, index and query the embedded gallery with the embedded model: everything, without network."""
     from clip_retrieval.commands.reports.demo import print_demo
     from clip_retrieval.demo.run import run_demo
 
-    result = run_demo(folder)
-    print_json(result.to_json()) if as_json else print_demo(result)
+    return Outcome(run_demo(folder), print_demo)
 
 
 @click.command()
-@config_options(SimilarityConfig)
-@json_option
-def similarity(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
+@with_config(SimilarityConfig)
+def similarity(config: SimilarityConfig) -> Outcome:
     """Compare each picture with each text: a table of cosines."""
     from clip_retrieval.commands.reports.tools import print_similarities
     from clip_retrieval.tools.similarity import run_similarity
 
-    result = run_similarity(build_config(SimilarityConfig, given_options(options), arguments))
-    print_json(result.to_json()) if as_json else print_similarities(result)
+    return Outcome(run_similarity(config), print_similarities)
 
 
 @click.command()
-@config_options(ZslConfig)
-@json_option
-def zsl(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
+@with_config(ZslConfig)
+def zsl(config: ZslConfig) -> Outcome:
     """Say which of the labels fits each picture (zero-shot labelling)."""
     from clip_retrieval.commands.reports.tools import print_labels
     from clip_retrieval.tools.zero_shot import run_zsl
 
-    result = run_zsl(build_config(ZslConfig, given_options(options), arguments))
-    print_json(result.to_json()) if as_json else print_labels(result)
+    return Outcome(run_zsl(config), print_labels)
 
 
 @click.command()
-@config_options(ExtractConfig)
-@json_option
-def extract(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
+@with_config(ExtractConfig)
+def extract(config: ExtractConfig) -> Outcome:
     """Write the embeddings of pictures and texts into OUTPUT_FOLDER, as plain npy files."""
     from clip_retrieval.commands.reports.tools import print_extracted
     from clip_retrieval.tools.extract import run_extract
 
-    result = run_extract(build_config(ExtractConfig, given_options(options), arguments))
-    print_json(result.to_json()) if as_json else print_extracted(result)
+    return Outcome(run_extract(config), print_extracted)
 
 
 @click.command()
-@config_options(BenchmarkConfig)
-@json_option
-def benchmark(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
+@with_config(BenchmarkConfig)
+def benchmark(config: BenchmarkConfig) -> Outcome:
     """Measure zero-shot accuracy and speed of models on a FOLDER with a folder of pictures for each class."""
     from clip_retrieval.commands.reports.tools import print_benchmark
     from clip_retrieval.tools.benchmark import run_benchmark
     from clip_retrieval.tools.benchmark_report import write_result
 
-    config = build_config(BenchmarkConfig, given_options(options), arguments)
     result = run_benchmark(config)
     if config.output is not None:
         write_result(result, config.output)
-    print_json(result.to_json()) if as_json else print_benchmark(result)
+    return Outcome(result, print_benchmark)
 
 
 @click.command("parquet_to_arrow")
-@config_options(ParquetToArrowConfig)
-@json_option
-def parquet_to_arrow(*, arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:
+@with_config(ParquetToArrowConfig)
+def parquet_to_arrow(config: ParquetToArrowConfig) -> Outcome:
     """Write the metadata of PARQUET_FOLDER as one Arrow file, out of which rows are fetched fast."""
     from clip_retrieval.commands.reports.tools import print_converted
     from clip_retrieval.tools.arrow import run_parquet_to_arrow
 
-    result = run_parquet_to_arrow(build_config(ParquetToArrowConfig, given_options(options), arguments))
-    print_json(result.to_json()) if as_json else print_converted(result)
+    return Outcome(run_parquet_to_arrow(config), print_converted)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 
 from clip_retrieval.errors import ConfigError
-from clip_retrieval.inference.config import InferenceConfig, WorkerConfig
+from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.inference.distributors import open_distributor
 from clip_retrieval.inference.plan import open_output, plan_run
 from clip_retrieval.inference.revisions.retry import retry_failed
@@ -84,8 +84,3 @@ def tidy_up(folder: EmbeddingsFolder, chosen: Sequence[Partition]) -> str:
     done = sum(folder.metadata_name(partition).rpartition("/")[2] in there for partition in chosen)
     smaller = "" if len(chosen) > 1 else " (a new run with a smaller --write_batch_size keeps more)"
     return f"stopped: {done} of {len(chosen)} partitions are done; give the same command again to go on{smaller}"
-
-
-def run_tasks(config: WorkerConfig) -> RunSummary:
-    """Make the partitions of one task of a run that is shared out by hand."""
-    return run_inference(config.run, config.tasks)

@@ -13,7 +13,7 @@ import pytest
 from clip_retrieval import clip_inference
 from clip_retrieval.errors import ClipRetrievalError, ConfigError, StorageError
 from clip_retrieval.inference.config import WorkerConfig
-from clip_retrieval.inference.run import run_tasks
+from clip_retrieval.inference.run import run_inference
 from clip_retrieval.inference.summary import RunSummary
 from clip_retrieval.options import build_config
 from clip_retrieval.storage import HOST
@@ -43,7 +43,8 @@ def embed(shards: Path, output: Path, **changes: object) -> RunSummary:
 
 
 def run_task(shards: Path, output: Path, tasks: object, **changes: object) -> RunSummary:
-    return run_tasks(build_config(WorkerConfig, options(shards, output, tasks=tasks, **changes)))
+    config = build_config(WorkerConfig, options(shards, output, tasks=tasks, **changes))
+    return run_inference(config.run, config.tasks)
 
 
 def times(output: Path) -> dict[str, int]:

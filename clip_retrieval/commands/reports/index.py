@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +16,7 @@ from clip_retrieval.words import in_bytes
 
 if TYPE_CHECKING:
     from clip_retrieval.index.build import BuiltIndices
+    from clip_retrieval.index.combine import CombinedIndex
     from clip_retrieval.index.preview import Preview
     from clip_retrieval.index.score import IndexScores
 
@@ -49,6 +51,11 @@ def change_lines(result: BuiltIndices) -> Iterable[str]:
         return
     for modality, change in result.changes.items():
         yield f"{modality}: {change.added:,} rows added, {len(change.emptied):,} emptied, {len(change.filled):,} filled"
+
+
+def print_combined(result: CombinedIndex) -> None:
+    """Print a line on the index that the parts became."""
+    click.echo(result.sentence())
 
 
 def print_scores(result: IndexScores) -> None:

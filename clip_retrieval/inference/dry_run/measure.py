@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clip_retrieval.errors import ConfigError, SourceError
-from clip_retrieval.inference.config import InferenceConfig, WorkerConfig
+from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.inference.dry_run.estimate import Estimate, Measured, Task
 from clip_retrieval.inference.dry_run.sampling import SampledSource, Sampling, take_sample
 from clip_retrieval.inference.plan import open_output, plan_run
@@ -49,11 +49,6 @@ class Pass:
 def estimate_inference(*arguments: object, **options: object) -> Estimate:
     """Estimate a run; takes what `clip_inference` takes, and raises what it raises before it starts."""
     return estimate_run(build_config(InferenceConfig, options, arguments))
-
-
-def estimate_tasks(config: WorkerConfig) -> Estimate:
-    """Estimate the partitions of one task of a run that is shared out by hand."""
-    return estimate_run(config.run, config.tasks)
 
 
 def estimate_run(config: InferenceConfig, tasks: Sequence[int] | None = None) -> Estimate:
