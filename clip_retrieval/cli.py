@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,10 +15,18 @@ from clip_retrieval.commands.index import index, index_combiner
 from clip_retrieval.commands.inference import inference, inference_worker
 from clip_retrieval.commands.models import convert, models, quantize
 from clip_retrieval.commands.tools import benchmark, demo, extract, parquet_to_arrow, similarity, zsl
-from clip_retrieval.errors import ClipRetrievalError
+from clip_retrieval.errors import ClipRetrievalError, describe_os_error
 from clip_retrieval.option_flags import with_underscores
 from clip_retrieval.process.interrupts import STOPPED_CODES, StoppedError, stopping_in_time
+from clip_retrieval.process.standard_streams import (
+    flush_streams,
+    open_missing_streams,
+    say_error,
+    tell_unprinted,
+)
 from clip_retrieval.version import __version__
+
+logger = logging.getLogger(__name__)
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "token_normalize_func": with_underscores}
 
@@ -31,8 +40,11 @@ class Cli(click.Group):
                 return super().invoke(ctx)
         except ClipRetrievalError as error:
             raise click.ClickException(str(error)) from error
+        except OSError as error:
+            logger.debug("%s", error, exc_info=True)
+            raise click.ClickException(describe_os_error(error)) from error
         except KeyboardInterrupt as stop:
-            click.echo(str(stop) or "stopped", err=True)
+            say_error(str(stop) or "stopped")
             ctx.exit(stop.exit_code if isinstance(stop, StoppedError) else StoppedError().exit_code)
 
 
@@ -61,15 +73,27 @@ for command in (
 
 def main() -> None:
     """Run the command line."""
+    open_missing_streams()
+    code = flush_streams(run_command())
+    if code in STOPPED_CODES or has_only_memory_to_free():
+        os._exit(code)  # all is tidy, and threads that are still in native code are not waited for
+    sys.exit(code)
+
+
+def run_command() -> int:
+    """Run the command; return its exit code."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        say_error("Error: the working folder was removed; change into a folder that is there")
+        return 1
     try:
         cli()
     except SystemExit as end:
-        code = 0 if end.code is None else end.code
-        if not isinstance(code, int) or not (code in STOPPED_CODES or has_only_memory_to_free()):
-            raise
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)  # all is tidy, and threads that are still in native code are not waited for
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except OSError as error:  # a text of click's, such as --help, could not be written
+        tell_unprinted(error)
+    return 1
 
 
 def has_only_memory_to_free() -> bool:

@@ -13,6 +13,15 @@ ClipRetrievalError
 
 from __future__ import annotations
 
+import errno
+
+OS_ADVICE = {
+    errno.EMFILE: "a process may have too few files open here; raise the limit with ulimit -n",
+    errno.EFBIG: "the largest size of a file is limited here; see ulimit -f",
+    errno.ENOSPC: "make room there",
+    errno.EACCES: "make it accessible to this user, or name another path",
+}
+
 
 class ClipRetrievalError(Exception):
     """Base of all errors that are shown as one sentence, without a traceback."""
@@ -62,3 +71,11 @@ def first_line(error: BaseException) -> str:
 
 def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def describe_os_error(error: OSError) -> str:
+    """Return a sentence on what the operating system refused: the file, why, and what to do."""
+    reason = error.strerror or one_line(error)
+    subject = f"{error.filename}: " if error.filename else ""
+    advice = OS_ADVICE.get(error.errno or 0)
+    return f"{subject}{reason}" + (f"; {advice}" if advice else "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
@@ -29,15 +29,20 @@ SECONDS_BETWEEN_LINES = 10.0
 
 Advance = Callable[[int], None]
 
+TITLE = TextColumn("{task.description}")
+COUNTING = (TITLE, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+
+
+def open_progress(*columns: ProgressColumn) -> Progress:
+    """Return bars on stderr that are gone at the end; without a terminal there they show nothing."""
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
 
 @contextmanager
 def show_progress(what: str, total: int) -> Iterator[Advance]:
     """Give a function that is told how many more are done."""
-    if not sys.stderr.isatty():
-        yield lambda _count: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with open_progress(*COUNTING) as progress:
         task = progress.add_task(what, total=total)
         yield lambda count: progress.advance(task, count)
 
@@ -46,12 +51,9 @@ class RowBar:
     """Counts rows as they pass: by a bar on a terminal, now and then by a line elsewhere."""
 
     def __init__(self, title: str, total: int) -> None:
-        console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self.title, self.total, self.said = title, total, time.monotonic()
         self.done = 0.0
-        self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self.is_terminal = console.is_terminal
+        self.progress = open_progress(*COUNTING)
         self.bar: TaskID = self.progress.add_task(title, total=total)
 
     def __enter__(self) -> RowBar:
@@ -67,7 +69,7 @@ class RowBar:
             yield rows
             self.done += share * len(rows)
             self.progress.update(self.bar, completed=self.done)
-            if not self.is_terminal and time.monotonic() - self.said > SECONDS_BETWEEN_LINES:
+            if not self.progress.console.is_terminal and time.monotonic() - self.said > SECONDS_BETWEEN_LINES:
                 self.said = time.monotonic()
                 logger.info("%s: %s of %s", self.title, f"{round(self.done):,}", f"{self.total:,}")
 
@@ -84,6 +86,5 @@ def unwatched(batches: Iterable[Batch], share: float) -> Iterable[Batch]:  # noq
 
 
 def make_bar() -> Progress:
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    return Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
+    """Return a bar for bytes that are fetched."""
+    return open_progress(TITLE, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -12,6 +13,7 @@ import click
 from clip_retrieval.option_flags import config_options, given_options
 from clip_retrieval.options import build_config
 from clip_retrieval.words import json_text
+from clip_retrieval.process.standard_streams import tell_unprinted
 
 T = TypeVar("T")
 
@@ -33,13 +35,22 @@ class Outcome:
     exit_code: int = 0
 
     def show(self, *, as_json: bool) -> None:
+        """Print the result, and end the command with its exit code; 1 where it cannot be printed."""
+        try:
+            self.print(as_json=as_json)
+            sys.stdout.flush()
+        except OSError as error:
+            tell_unprinted(error)
+            click.get_current_context().exit(1)
+        if self.exit_code:
+            click.get_current_context().exit(self.exit_code)
+
+    def print(self, *, as_json: bool) -> None:
         if as_json:
             value = self.result if isinstance(self.result, Mapping) else self.result.to_json()
             click.echo(json_text(value))  # with nothing in it that a terminal obeys
         else:
             self.report(self.result)
-        if self.exit_code:
-            click.get_current_context().exit(self.exit_code)
 
 
 def with_json(command: Callable[..., Outcome]) -> Callable[..., None]:

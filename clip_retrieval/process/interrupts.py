@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from clip_retrieval.process.standard_streams import say_error
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STOPPED_CODES = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # what a shell expects
 SECONDS_OF_GRACE = 2.0
@@ -110,8 +112,7 @@ class Backstop:
         if not self.is_over.wait(SECONDS_OF_GRACE):
             stop = StoppedError(number)
             sentence = last_words[-1]() if last_words else str(stop)
-            sys.stderr.write(f"{SHOW_CURSOR if sys.stderr.isatty() else ''}{sentence}\n")
-            sys.stderr.flush()
+            say_error(f"{SHOW_CURSOR if sys.stderr is not None and sys.stderr.isatty() else ''}{sentence}")
             os._exit(stop.exit_code)
 
     def close(self) -> None:

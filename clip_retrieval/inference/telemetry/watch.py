@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -26,8 +25,6 @@ def watching(config: InferenceConfig, live: Live) -> Iterator[None]:
             from clip_retrieval.inference.telemetry.wandb_log import log_to_wandb
 
             stack.enter_context(log_to_wandb(live, config))
-        if sys.stderr.isatty():
-            stack.enter_context(show_bar(live, Console(stderr=True)))
-        else:
-            stack.enter_context(log_lines(live))
+        console = Console(stderr=True)
+        stack.enter_context(show_bar(live, console) if console.is_terminal else log_lines(live))
         yield

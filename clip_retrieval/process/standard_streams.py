@@ -1,0 +1,57 @@
+"""Standard streams that a caller closed or filled up: nothing that a command writes may depend on them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from clip_retrieval.errors import describe_os_error
+
+
+def open_missing_streams() -> None:
+    """Open the null device in place of closed standard streams.
+
+    Danger otherwise: the next file that is opened gets the free number, and what a library prints lands in it.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    if sys.stdout is None:  # closed, or a program without a console (pythonw)
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 -- for the life of the process
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 -- for the life of the process
+
+
+def say_error(sentence: str) -> None:
+    """Write a sentence to stderr; to nowhere where that cannot be written."""
+    with suppress(OSError, AttributeError):  # full, broken, or None
+        sys.stderr.write(f"{sentence}\n")
+        sys.stderr.flush()
+
+
+def flush_streams(code: int) -> int:
+    """Write out what stdout still holds; return the exit code, 1 where that fails and the command had not failed."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        tell_unprinted(error)
+        return code or 1
+    return code
+
+
+def tell_unprinted(error: OSError) -> None:
+    """Say that the outcome cannot be printed; nothing where its reader has left, such as `head`.
+
+    What stdout still holds goes to the null device, or Python would try again when it ends.
+    """
+    with suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+    if error.errno != errno.EPIPE:
+        say_error(f"Error: the outcome cannot be printed: {describe_os_error(error)}")
