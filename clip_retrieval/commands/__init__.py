@@ -12,8 +12,8 @@ import click
 
 from clip_retrieval.option_flags import config_options, given_options
 from clip_retrieval.options import build_config
-from clip_retrieval.words import json_text
 from clip_retrieval.process.standard_streams import tell_unprinted
+from clip_retrieval.words import json_text
 
 T = TypeVar("T")
 
