@@ -30,6 +30,7 @@ T = TypeVar("T")
 OWN_MODULES = sys.stdlib_module_names | {"clip_retrieval", "pyarrow"}
 PIPE = "pipe:"
 LARGEST_BLOB = 1 << 29  # bytes of one picture, caption or json; /dev/zero and sparse files give any number
+POINTER_BYTES = 64  # of a file, enough to know a Git LFS pointer by
 SKIP_BYTES = 1 << 20
 STORE_RETRIES = 3
 FIRST_PAUSE = 0.2  # seconds; each further one is twice as long
@@ -256,6 +257,12 @@ def open_raw(url: str) -> Iterator[IO[bytes]]:
     fs, name = fsspec.core.url_to_fs(url)  # kept until the end: an archive's file closes with its file system
     with with_retries(fs, lambda: fs.open(name, "rb")) as file:
         yield file
+
+
+def pointer_at(url: str) -> str | None:
+    """Return what to do where a Git LFS pointer lies in place of a file; None where there is none."""
+    with open_raw(url) as file:
+        return describe_pointer(file.read(POINTER_BYTES))
 
 
 def fetch_to_cache(url: str, cache_path: str) -> str:

@@ -13,6 +13,8 @@ Modality = Literal["image", "text"]
 MODALITIES: tuple[Modality, ...] = ("image", "text")
 EMBEDDING_FOLDERS: dict[Modality, str] = {"image": "img_emb", "text": "text_emb"}
 
+TABLE_FOLDERS = ("metadata", "failures", "ledger")  # of parquet files, in a folder of embeddings
+
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 REVISION_FOLDER = "_revision"  # files that are to replace others, all together

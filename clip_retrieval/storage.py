@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
+import posixpath
 import shutil
-import socket
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,13 +18,10 @@ from fsspec.implementations.local import LocalFileSystem
 from clip_retrieval.blobs import store_errors
 from clip_retrieval.errors import StorageError, first_line
 from clip_retrieval.json_files import Shape, parse_json
+from clip_retrieval.scratch import HOST, is_left, is_old, list_folder, make_scratch, make_temporary
 from clip_retrieval.words import is_hidden, json_text
 
 PARTIAL_FOLDER = "_partial"
-TEMPORARY = "clip-retrieval-"  # what names of temporary folders begin with
-SCRATCH_TRIES = 100
-SECONDS_OF_NO_USE = 7 * 24 * 3600
-HOST = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
 
 
 class Folder:
@@ -45,6 +40,13 @@ class Folder:
     @property
     def is_local(self) -> bool:
         return isinstance(self.fs, LocalFileSystem)
+
+    @property
+    def place(self) -> str:
+        """The folder by one spelling: symbolic links, `.` and `..` resolved, with the protocol of its store."""
+        if self.is_local:
+            return os.path.realpath(self.root)
+        return str(self.fs.unstrip_protocol(posixpath.normpath(self.root)))
 
     def path(self, name: str) -> str:
         return f"{self.root}/{name}"
@@ -190,58 +192,6 @@ def temporary_folder() -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def make_temporary() -> Path:
-    """Make a folder among the temporary files, and remove those of processes that are gone."""
-    for left in Path(tempfile.gettempdir()).glob(f"{TEMPORARY}{HOST}.*"):
-        if is_left(left.name.removeprefix(TEMPORARY)):
-            shutil.rmtree(left, ignore_errors=True)  # another user's stays
-    return Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{HOST}.{os.getpid()}."))
-
-
-def is_left(name: str, *, own: bool = False) -> bool:
-    """Say whether a scratch folder, by its name, is of a process of this machine that is gone, or of this one."""
-    host, _, rest = name.partition(".")
-    pid = rest.partition(".")[0]
-    return host == HOST and pid.isdigit() and (not is_alive(int(pid)) or (own and int(pid) == os.getpid()))
-
-
-def make_scratch(folder: Path) -> None:
-    """Make a scratch folder; again where another process removes their empty parent at the same moment."""
-    for _ in range(SCRATCH_TRIES):
-        try:
-            folder.mkdir(parents=True)
-        except (FileNotFoundError, FileExistsError):  # the parent was gone, or was there and then gone
-            continue
-        return
-    folder.mkdir(parents=True)
-
-
-def list_folder(folder: Path) -> list[Path]:
-    """Return what is in a folder; nothing where it is not there, or another process removes it just now."""
-    try:
-        return list(folder.iterdir())
-    except FileNotFoundError:
-        return []
-
-
-def is_old(path: Path) -> bool:
-    try:
-        return time.time() - path.stat().st_mtime > SECONDS_OF_NO_USE
-    except FileNotFoundError:
-        return False  # removed just now by the process that made it
-
-
-def is_alive(pid: int) -> bool:
-    """Say whether a process of this machine runs; one that has ended and waits for its parent does not."""
-    try:
-        os.kill(pid, 0)
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True  # another user's, or a system without /proc
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import clip_retrieval
 PACKAGE = Path(clip_retrieval.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
-    {"errors", "words", "progress", "version", "option_values", "git_lfs", "compression"},
+    {"errors", "words", "progress", "version", "option_values", "git_lfs", "compression", "scratch"},
     {"options", "blobs", "clusters", "process", "json_files"},
     {"option_flags", "storage", "network"},
     {"layout", "encoder", "metadata"},

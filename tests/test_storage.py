@@ -13,7 +13,8 @@ from clip_retrieval.errors import IndexBuildError, StorageError
 from clip_retrieval.inference.config import WorkerConfig
 from clip_retrieval.inference.run import run_inference
 from clip_retrieval.options import build_config
-from clip_retrieval.storage import Folder, is_alive
+from clip_retrieval.scratch import is_alive
+from clip_retrieval.storage import Folder
 
 MODEL = "hash:16?size=32"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,9 @@ import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
-from clip_retrieval.blobs import with_retries
+from clip_retrieval.blobs import POINTER_BYTES, with_retries
 from clip_retrieval.errors import IndexBuildError
+from clip_retrieval.git_lfs import describe_pointer
 from clip_retrieval.storage import Folder
 
 HEADER_BYTES = 4096  # of which NumPy writes 128 for rows of numbers
@@ -95,4 +97,6 @@ def begins_as_array(folder: Folder, name: str) -> bool:
 
 
 def unreadable(folder: Folder, name: str, why: object) -> IndexBuildError:
+    with suppress(OSError), folder.open(name) as file:
+        why = describe_pointer(file.read(POINTER_BYTES)) or why
     return IndexBuildError(f"{folder.path(name)} is no readable npy file: {why}")

@@ -101,7 +101,7 @@ def check_local(source: Folder, target: Folder) -> None:
         raise IndexBuildError(f"there is no folder {source.url}")
     if not (source.is_local and target.is_local):
         raise StorageError("indices are merged in folders on this machine; copy them first")
-    if source.root == target.root:
+    if source.place == target.place:
         raise IndexBuildError(f"{source.url} is where the parts are; give the merged index a folder of its own")
 
 

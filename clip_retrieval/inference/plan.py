@@ -6,6 +6,7 @@ The cut is a pure function of options and input, so every worker comes to the sa
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -136,6 +137,6 @@ def open_output(config: InferenceConfig) -> EmbeddingsFolder:
     parse_uri(config.encoder.clip_model)
     folder = EmbeddingsFolder(config.output_folder)
     path = local_path(config.source.input_dataset)
-    if path is not None and Folder(str(path)).root == folder.root and path.is_dir():  # a list is too long for is_dir
+    if path is not None and os.path.isdir(path) and Folder(str(path)).place == folder.place:  # noqa: PTH112 -- or a list
         raise ConfigError(f"{folder.url} is the input; give the embeddings a folder of their own")
     return folder

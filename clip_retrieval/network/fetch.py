@@ -12,6 +12,7 @@ import io
 import socket
 import ssl
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ PASSING_STATUS = (408, 425, 429, 500, 502, 503, 504)
 NOT_WANTED = {"noai", "noimageai", "noindex", "noimageindex", "none"}
 LONGEST_PAUSE = 30.0  # seconds; who asks for more is not asked again
 READ_BYTES = 1 << 16
+GZIP_OR_ZLIB = 47  # the form of compression that zlib is to find out
 UNQUOTED = "%/:=&?~#+!$,;'@()*[]|"
 
 
@@ -166,7 +168,8 @@ def read_response(response: http.client.HTTPResponse, limits: FetchLimits) -> by
     tags = response.headers.get_all("X-Robots-Tag") or []
     if limits.respect_robots_tag and any(map(asks_to_be_left_out, tags)):
         raise FetchError("robots_tag", f"X-Robots-Tag: {', '.join(tags)}"[:200])
-    return read_body(response, limits.fetch_max_bytes)
+    encoding = (response.headers.get("Content-Encoding") or "identity").strip().lower()
+    return decoded(read_body(response, limits.fetch_max_bytes), encoding, limits.fetch_max_bytes)
 
 
 def pause_of(value: str | None) -> float | None:
@@ -199,3 +202,22 @@ def read_body(response: http.client.HTTPResponse, most: int) -> bytes:
             return bytes(body)
         body += part
     raise FetchError("too_many_bytes", f"more than {most:,} bytes (fetch_max_bytes)")
+
+
+def decoded(body: bytes, encoding: str, most: int) -> bytes:
+    """Return a body without the compression that some servers send though none was asked for; raises FetchError."""
+    is_zlib = encoding in ("gzip", "x-gzip", "deflate")
+    if encoding == "identity" or (is_zlib and not body.startswith((b"\x1f\x8b", b"\x78"))):
+        return body  # a picture after all
+    if not is_zlib:
+        raise FetchError("content_encoding", f"the server sent Content-Encoding: {encoding}"[:200])
+    decompressor = zlib.decompressobj(GZIP_OR_ZLIB)
+    try:
+        data = decompressor.decompress(body, most + 1)
+    except zlib.error as error:
+        raise FetchError("content_encoding", f"no valid {encoding}: {one_line(error)}") from error
+    if len(data) > most:
+        raise FetchError("too_many_bytes", f"more than {most:,} bytes once it is unpacked (fetch_max_bytes)")
+    if not decompressor.eof:
+        raise FetchError("content_encoding", f"the {encoding} ends too early")
+    return data

@@ -55,11 +55,11 @@ def open_source(config: SourceConfig, output_folder: str) -> Source:
         case "webdataset":
             from clip_retrieval.sources.webdataset import open_webdataset
 
-            return open_webdataset(config)
+            return open_webdataset(config, output_folder)
         case "parquet":
             from clip_retrieval.sources.parquet import open_parquet_source
 
-            return open_parquet_source(config)
+            return open_parquet_source(config, output_folder)
         case "datasets":
             from clip_retrieval.sources.datasets import open_datasets
 
@@ -67,10 +67,10 @@ def open_source(config: SourceConfig, output_folder: str) -> Source:
         case "urls":
             from clip_retrieval.sources.urls import open_urls
 
-            return open_urls(config)
+            return open_urls(config, output_folder)
         case "archive":
             from clip_retrieval.sources.archive import open_archives
 
-            return open_archives(config)
+            return open_archives(config, output_folder)
         case _:
             assert_never(config.input_format)

@@ -124,9 +124,9 @@ def origin_of(archive: Archive, name: str, zipped: zipfile.ZipFile | None) -> Or
         return Origin(archive.url, None, None)
 
 
-def open_archives(config: SourceConfig) -> ArchiveSource:
+def open_archives(config: SourceConfig, output_folder: str) -> ArchiveSource:
     """List the members of every archive, join them by name, and switch off the parts that none has."""
-    urls = list_inputs(config.input_dataset, (ZIP_SUFFIX, *TAR_SUFFIXES), "archive")
+    urls = list_inputs(config.input_dataset, (ZIP_SUFFIX, *TAR_SUFFIXES), "archive", output_folder)
     archives = [open_archive(url, config) for url in urls]
     joined = [sample for archive in archives for sample in archive.samples.values()]
     has_images = any(sample.image for sample in joined)

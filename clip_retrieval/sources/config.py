@@ -12,10 +12,11 @@ from clip_retrieval.network.fetch import FetchLimits
 from clip_retrieval.options import check_least, group, option
 
 InputFormat = Literal["files", "webdataset", "parquet", "archive", "datasets", "urls"]
-COLUMN_OPTIONS: Mapping[str, tuple[InputFormat, ...]] = {
+TABLE_OPTIONS: Mapping[str, tuple[InputFormat, ...]] = {
     "image_column": ("parquet", "datasets"),
     "caption_column": ("parquet", "datasets", "urls"),
     "url_column": ("urls",),
+    "paths_below": ("parquet", "datasets"),
 }
 SHARD_FORMATS = ("webdataset", "archive")  # their rows say where in a shard the picture's bytes are
 
@@ -42,6 +43,11 @@ class SourceConfig:
         None, help="parquet, datasets: column of pictures (bytes, or paths); without it one of a usual name."
     )
     caption_column: str | None = option(None, help="Column of captions in tables; without it one of a usual name.")
+    paths_below: str | None = option(
+        None,
+        help="parquet, datasets: read only pictures whose paths, links followed, lead below this folder; for tables "
+        "that strangers wrote.",
+    )
     url_column: str | None = option(None, help="urls: column of urls; without it one of a usual name.")
     fetch_concurrency: int = option(32, help="urls: requests at once.", least=1, may_change=True)
     fetch_per_host: int = option(4, help="urls: requests at once to one host.", least=1, may_change=True)
@@ -53,7 +59,7 @@ class SourceConfig:
             raise ConfigError("enable_text and enable_image are both False: there is nothing to embed")
         if not self.input_dataset:
             raise ConfigError("input_dataset is empty; name a folder or tars")
-        for name, formats in COLUMN_OPTIONS.items():
+        for name, formats in TABLE_OPTIONS.items():
             if getattr(self, name) is not None and self.input_format not in formats:
                 raise ConfigError(f"{name} is for input_format {' or '.join(formats)}, not {self.input_format}")
         check_least(self)

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from clip_retrieval.blobs import may_pass, open_url
+from clip_retrieval.blobs import may_pass
 from clip_retrieval.errors import SourceError, first_line
-from clip_retrieval.sources.tables import Kind, Part
+from clip_retrieval.git_lfs import describe_pointer
+from clip_retrieval.sources.csv_rows import LONGEST_CELL, read_rows
+from clip_retrieval.sources.tables import Kind
+from clip_retrieval.sources.text_files import open_text
 from clip_retrieval.sources.types import Failure
 
 CSV_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".txt", ".txt.gz")
-ROWS_PER_UNIT = 10_000
-LONGEST_CELL = 1 << 24  # characters; a quote that is never closed would take the whole file for one cell
 DELIMITERS = "\t,;|"
-UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-
-csv.field_size_limit(LONGEST_CELL)
 
 
 @dataclass(frozen=True)
@@ -39,10 +35,13 @@ class CsvTable:
         names = list(self.kinds)
         number = -1
         try:
-            for number, cells in enumerate(self.cells()):
+            for number, (cells, open_line) in enumerate(self.cells()):
                 if stop is not None and number >= stop:
                     return
                 if number >= start:
+                    if open_line is not None:
+                        detail = f"a quote in line {open_line} has no end; the line is read as it stands"
+                        yield Failure(str(number), self.url, "other", "open_quote", detail, row_kept=True)
                     if len(cells) > len(names):
                         extra = f"{len(cells)} cells under {len(names)} column names; the last ones are left out"
                         yield Failure(str(number), self.url, "other", "extra_cells", extra, row_kept=True)
@@ -53,42 +52,37 @@ class CsvTable:
             detail = f"what comes after row {number} cannot be read: {first_line(error)}"
             yield Failure.of_shard(self.url, reason, detail)
 
-    def cells(self) -> Iterator[list[str]]:
-        """Yield the cells of each row below the column names; blank lines are no rows."""
+    def cells(self) -> Iterator[tuple[list[str], int | None]]:
+        """Yield the cells of each row below the column names, and its line where a quote in it has no end.
+
+        Blank lines are no rows.
+        """
         with open_text(self.url) as text:
             if self.delimiter is None:
-                yield from ([line.strip()] for line in text if line.strip())
+                yield from (([line.strip()], None) for line in text if line.strip())
                 return
-            lines = csv.reader(text, delimiter=self.delimiter)
-            next(lines, None)
-            yield from (cells for cells in lines if any(cells))
-
-
-@contextmanager
-def open_text(url: str) -> Iterator[io.TextIOWrapper]:
-    """Open a text; bytes that are not UTF-8 stay what they are, as surrogates."""
-    with open_url(url) as file:
-        is_wide = file.read(2) in UTF_16_MARKS
-        file.seek(0)
-        encoding = "utf-16" if is_wide else "utf-8-sig"
-        with io.TextIOWrapper(file, encoding, errors="replace" if is_wide else "surrogateescape", newline="") as text:
-            yield text
+            rows = read_rows(text, self.delimiter, len(self.kinds))
+            next(rows, None)
+            yield from (row for row in rows if any(row[0]))
 
 
 def open_csv(url: str) -> CsvTable:
     """Read the line of column names; raises SourceError where it cannot be one."""
-    if url.endswith((".txt", ".txt.gz")):
-        return CsvTable(url, {"url": "text"}, {"url": "text"}, None)
     try:
         with open_text(url) as text:
             line = text.readline(LONGEST_CELL)
             delimiter = max(DELIMITERS, key=lambda mark: count_outside_quotes(line, mark))
             text.seek(0)
-            names = next(csv.reader(text, delimiter=delimiter), [])
+            names, _ = next(read_rows(text, delimiter), ([], None))
     except FileNotFoundError as error:
         raise SourceError(f"{url} does not exist") from error
     except (csv.Error, OSError, EOFError, ValueError) as error:
         raise SourceError(f"{url} cannot be read: {first_line(error)}") from error
+    pointer = describe_pointer(line)
+    if pointer is not None:
+        raise SourceError(f"{url} is {pointer}")
+    if url.endswith((".txt", ".txt.gz")):
+        return CsvTable(url, {"url": "text"}, {"url": "text"}, None)
     if any("://" in name for name in names):
         raise SourceError(
             f"the first line of {url} holds a url already; put column names such as url,caption before it"
@@ -101,15 +95,3 @@ def open_csv(url: str) -> CsvTable:
 
 def count_outside_quotes(line: str, mark: str) -> int:
     return sum(part.count(mark) for part in line.split('"')[::2])
-
-
-def parts_of_csv(url: str) -> tuple[list[Part], int]:
-    """Return units of at most 10,000 rows, and the number of rows."""
-    table, name = open_csv(url), url.rpartition("/")[2]
-    count = sum(not isinstance(item, Failure) for item in table.rows(0, None, []))
-    starts = range(0, max(count, 1), ROWS_PER_UNIT)
-    # The last unit has no end: it meets, and tells of, the damage that ended the counting.
-    return [
-        Part(f"{name}:{start}", table, start, start + ROWS_PER_UNIT if start + ROWS_PER_UNIT < count else None)
-        for start in starts
-    ], count

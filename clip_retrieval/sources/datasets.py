@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from clip_retrieval.blobs import local_path, open_raw, store_errors
+from clip_retrieval.blobs import local_path, may_pass, open_raw, pointer_at, store_errors
 from clip_retrieval.errors import SourceError, StorageError, first_line
 from clip_retrieval.sources.arrow_rows import check_names, kinds_of, rows_of, types_of
 from clip_retrieval.sources.config import SourceConfig
@@ -85,6 +85,9 @@ def open_datasets(config: SourceConfig) -> TableSource:
     parts, counts = [], []
     for split in splits:
         names = arrow_names(folder, split)
+        if split and not names and not folder.exists(f"{split}/{STATE}"):
+            parts.append(missing_split(folder, split))
+            continue
         parts += [part_of(f"{folder.url}/{name}") for name in names]
         counts.append(count_rows(folder, split))
     if not parts:
@@ -134,9 +137,12 @@ def part_of(url: str) -> Part:
     except FileNotFoundError:
         return Part(name, None, damage=Failure.of_shard(url, "missing", "the file does not exist"))
     except (pa.ArrowException, OSError) as error:
-        return Part(name, None, damage=Failure.of_shard(url, reason_of(error), first_line(error)))
+        pointer = None if may_pass(error) else pointer_at(url)
+        reason, detail = ("git_lfs_pointer", pointer) if pointer else (reason_of(error), first_line(error))
+        return Part(name, None, damage=Failure.of_shard(url, reason, detail))
     return Part(name, table)
 
 
-def is_datasets_folder(folder: Folder) -> bool:
-    return any(folder.exists(name) for name in (STATE, SPLITS))
+def missing_split(folder: Folder, split: str) -> Part:
+    detail = f"{SPLITS} names the split {split}, which is not in the folder, or has no arrow files"
+    return Part(split, None, damage=Failure.of_shard(f"{folder.url}/{split}", "missing", detail))

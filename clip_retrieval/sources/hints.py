@@ -8,8 +8,8 @@ FORMAT_OF_SUFFIX = {
     **dict.fromkeys((".parquet", ".pq", ".parq"), "parquet"),
     ".zip": "archive",
     ".arrow": "datasets",
-    **dict.fromkeys((".csv", ".tsv", ".csv.gz", ".tsv.gz"), "urls"),
-    **dict.fromkeys((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"), "webdataset"),
+    **dict.fromkeys((".csv", ".tsv", ".csv.gz", ".tsv.gz", ".jsonl", ".ndjson"), "urls"),
+    **dict.fromkeys((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst"), "webdataset"),
 }
 WORDS = {
     "parquet": "a parquet table (or, where it holds urls, --input_format urls)",

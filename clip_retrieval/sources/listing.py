@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from heapq import merge
 from typing import Any, NamedTuple
 
@@ -77,8 +78,14 @@ class Tree:
                 image, text, metadata = (None if path is None else listing.state_of(path) for path in item)
                 yield image, text, metadata
 
+    @cached_property
+    def own(self) -> str | None:
+        """The output folder as a path below the input, with a slash at its end; None where it is elsewhere or above."""
+        place, output = self.folder.place.rstrip("/") + "/", self.output.place.rstrip("/") + "/"
+        return output.removeprefix(place) if output.startswith(place) and output != place else None
+
     def is_own(self, path: str) -> bool:
-        return f"{self.prefix}{path}".startswith(self.output.root.rstrip("/") + "/")
+        return self.own is not None and path.startswith(self.own)
 
     def list_local(self, subfolder: str) -> Listing:
         files, subfolders, left_out = list[str](), list[str](), list[Failure]()

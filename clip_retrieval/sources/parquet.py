@@ -12,7 +12,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clip_retrieval.blobs import local_path, may_pass, store_errors, with_retries
+from clip_retrieval.blobs import local_path, may_pass, pointer_at, store_errors, with_retries
 from clip_retrieval.errors import SourceError, first_line
 from clip_retrieval.sources.arrow_rows import MOST_BYTES, check_names, kinds_of, rows_of, types_of
 from clip_retrieval.sources.config import SourceConfig
@@ -110,19 +110,14 @@ def open_parquet(url: str) -> Iterator[pq.ParquetFile]:
         yield file
 
 
-def open_parquet_source(config: SourceConfig) -> TableSource:
+def open_parquet_source(config: SourceConfig, output_folder: str) -> TableSource:
     """Read the footers of the files; raises SourceError where none has rows and the wanted columns."""
-    parts, row_count = list_parts(config)
-    return open_tables(config, parts, row_count, "parquet")
-
-
-def list_parts(config: SourceConfig, kind: str = "parquet file") -> tuple[list[Part], int]:
-    parts, row_count = [], 0
-    for url in list_inputs(config.input_dataset, PARQUET_SUFFIXES, kind):
+    parts, row_count = list[Part](), 0
+    for url in list_inputs(config.input_dataset, PARQUET_SUFFIXES, "parquet file", output_folder):
         found, count = parts_of(url)
         parts += found
         row_count += count
-    return parts, row_count
+    return open_tables(config, parts, row_count, "parquet")
 
 
 def parts_of(url: str) -> tuple[list[Part], int]:
@@ -136,7 +131,9 @@ def parts_of(url: str) -> tuple[list[Part], int]:
     except (pa.ArrowException, OSError) as error:
         if may_pass(error):
             raise SourceError(f"{url} cannot be read: {first_line(error)}") from error
-        return [Part(name, None, damage=Failure.of_shard(url, "not_parquet", first_line(error)))], 0
+        pointer = pointer_at(url)
+        reason, detail = ("git_lfs_pointer", pointer) if pointer else ("not_parquet", first_line(error))
+        return [Part(name, None, damage=Failure.of_shard(url, reason, detail))], 0
     parts = [
         Part(f"{name}:{start}-{min(start + ROWS_PER_UNIT, end)}", table, start, min(start + ROWS_PER_UNIT, end))
         for first, end in pairwise(table.starts)

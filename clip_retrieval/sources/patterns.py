@@ -12,18 +12,21 @@ from braceexpand import braceexpand
 
 from clip_retrieval.blobs import PIPE, local_path
 from clip_retrieval.errors import SourceError
+from clip_retrieval.layout import TABLE_FOLDERS
 from clip_retrieval.storage import Folder
 from clip_retrieval.words import is_hidden
 
 MARKS = re.compile(r"[*?\[{]")
 
 
-def list_inputs(text: str, suffixes: Sequence[str], word: str) -> list[str]:
+def list_inputs(text: str, suffixes: Sequence[str], word: str, output_folder: str = "") -> list[str]:
     """Return the urls that `text` names, of folders the files with one of the suffixes, in name order.
 
-    Raises SourceError where there are none; `word` is what they are called there.
+    The tables of `output_folder` are not among them. Raises SourceError where there are none; `word` is what they are
+    called there.
     """
-    urls = [url for pattern in listed_patterns(text, word) for url in expand(pattern, suffixes)]
+    named = [url for pattern in listed_patterns(text, word) for url in expand(pattern, suffixes)]
+    urls = without_own(named, output_folder) if output_folder else named
     if not urls:
         raise SourceError(f"{text} holds no {word}")
     local = [path for path in map(local_path, urls) if path is not None]
@@ -65,6 +68,15 @@ def expand(pattern: str, suffixes: Sequence[str]) -> list[str]:
     if not any(mark in urls[0].removeprefix(there) for mark in "*?["):
         return files_of(urls[0], suffixes)
     return matches_of(glob.escape(there) + urls[0].removeprefix(there), with_hidden=is_hidden(rest))
+
+
+def without_own(urls: Sequence[str], output_folder: str) -> list[str]:
+    """Return the urls but for the tables that a run wrote: a glob, or the folder above, finds them too."""
+    place = Folder(output_folder).place
+    own = {f"{place}/{name}" for name in TABLE_FOLDERS}
+    folders = {url.rpartition("/")[0] for url in urls if "/" in url and not url.startswith(PIPE)}
+    written = {folder for folder in folders if Folder(folder or "/").place in own}
+    return [url for url in urls if url.rpartition("/")[0] not in written]
 
 
 def is_there(url: str) -> bool:

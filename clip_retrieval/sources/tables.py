@@ -17,6 +17,7 @@ from clip_retrieval.blobs import Blob, BlobRef, Lost
 from clip_retrieval.errors import SourceError
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.types import Failure, Origin, Sample
+from clip_retrieval.storage import Folder
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +122,11 @@ class TableSource:
         if self.config.enable_image and roles.image is not None:
             value = row[roles.image]
             image, path = (None, value) if self.has_urls else picture_of(value, table.url, f"{roles.image}/{number}")
+            if isinstance(image, BlobRef) and not may_be_read(image.url, self.config.paths_below):
+                image, path = (
+                    Lost("forbidden_path", f"{path} is not below {self.config.paths_below} (paths_below)"),
+                    None,
+                )
         return Sample(
             key=str(number),
             image_path=path,
@@ -241,15 +247,20 @@ def picture_of(value: Any, url: str, place: str) -> tuple[Blob | None, str | Non
     return picture_at(value, url) if isinstance(value, str) else (value, name)
 
 
-def picture_at(path: str, table_url: str) -> tuple[Blob, str]:
+def picture_at(path: str, table_url: str) -> tuple[Blob, str | None]:
     """Return where a path of a table leads: below the table's folder, unless it is whole; never a command or a url."""
     scheme, mark, _ = path.partition("://")
     if "::" in path or (mark and scheme not in STORES):
-        return Lost("forbidden_path", f"{path[:200]} is no path of a store; for urls use --input_format urls"), path
+        return Lost("forbidden_path", f"{path[:200]} is no path of a store; for urls use --input_format urls"), None
     if mark or path.startswith("/"):
         return BlobRef(path), path
     whole = f"{table_url.rpartition('/')[0] or '.'}/{path}" if "/" in table_url else f"./{path}"
     return BlobRef(whole), whole.removeprefix("./")
+
+
+def may_be_read(url: str, folder: str | None) -> bool:
+    """Say whether a path is below a folder once links and `..` are resolved; without a folder any may be."""
+    return folder is None or Folder(url).place.startswith(Folder(folder).place.rstrip("/") + "/")
 
 
 def caption_of(value: Any) -> Blob | None:

@@ -7,14 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO
 
-from clip_retrieval.blobs import PIPE, is_plain, open_raw, open_url
+from clip_retrieval.blobs import PIPE, is_plain, open_url, pointer_at
 from clip_retrieval.errors import one_line
-from clip_retrieval.git_lfs import describe_pointer
 from clip_retrieval.sources.tar_headers import Tar
 from clip_retrieval.sources.tar_members import CutError, Member, MemberReader, PlainReader, StreamReader
 
 WITHOUT_FILE = (tarfile.DIRTYPE, b"D", b"V")  # folders, and GNU tar's lists of a folder's files and volume labels
-FIRST_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +47,7 @@ def read_members(url: str, wanted: Callable[[str], bool]) -> Iterator[Member | D
 
 def named(damage: Damage, url: str) -> Damage:
     """Say of a file that is no tar what it is, where it is known."""
-    if damage.reason != "not_a_tar" or url.startswith(PIPE):
-        return damage
-    with open_raw(url) as file:
-        pointer = describe_pointer(file.read(FIRST_BYTES))
+    pointer = None if damage.reason != "not_a_tar" or url.startswith(PIPE) else pointer_at(url)
     return damage if pointer is None else Damage("git_lfs_pointer", pointer)
 
 

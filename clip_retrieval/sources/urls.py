@@ -12,10 +12,11 @@ from clip_retrieval.network.connections import FetchError
 from clip_retrieval.network.fetch import fetch
 from clip_retrieval.network.fetch_many import InOrder
 from clip_retrieval.sources.config import SourceConfig
-from clip_retrieval.sources.csv_table import CSV_SUFFIXES, parts_of_csv
-from clip_retrieval.sources.parquet import PARQUET_SUFFIXES, parts_of
+from clip_retrieval.sources.csv_table import CSV_SUFFIXES, open_csv
+from clip_retrieval.sources.json_lines import JSON_SUFFIXES, open_json_lines
+from clip_retrieval.sources.parquet import PARQUET_SUFFIXES, ROWS_PER_UNIT, parts_of
 from clip_retrieval.sources.patterns import list_inputs
-from clip_retrieval.sources.tables import Part, TableSource, open_tables
+from clip_retrieval.sources.tables import Part, Table, TableSource, open_tables
 from clip_retrieval.sources.types import Failure, Sample
 
 
@@ -64,12 +65,28 @@ def url_of(item: Sample | Failure) -> str | None:
     return None if isinstance(item, Failure) else item.image_path
 
 
-def open_urls(config: SourceConfig) -> UrlSource:
+def open_urls(config: SourceConfig, output_folder: str) -> UrlSource:
     """Count the rows of the files; raises SourceError where there are none, or no column of urls."""
     parts: list[Part] = []
     row_count = 0
-    for url in list_inputs(config.input_dataset, (*PARQUET_SUFFIXES, *CSV_SUFFIXES), "table"):
-        found, count = parts_of(url) if url.endswith(PARQUET_SUFFIXES) else parts_of_csv(url)
+    suffixes = (*PARQUET_SUFFIXES, *CSV_SUFFIXES, *JSON_SUFFIXES)
+    for url in list_inputs(config.input_dataset, suffixes, "table", output_folder):
+        if url.endswith(PARQUET_SUFFIXES):
+            found, count = parts_of(url)
+        else:
+            found, count = parts_of_rows(open_json_lines(url) if url.endswith(JSON_SUFFIXES) else open_csv(url))
         parts += found
         row_count += count
     return UrlSource(open_tables(config, parts, row_count, "urls"))
+
+
+def parts_of_rows(table: Table) -> tuple[list[Part], int]:
+    """Return units of at most 10,000 rows of a table of text, and the number of rows."""
+    name = table.url.rpartition("/")[2]
+    count = sum(not isinstance(item, Failure) for item in table.rows(0, None, []))
+    starts = range(0, max(count, 1), ROWS_PER_UNIT)
+    # The last unit has no end: it meets, and tells of, the damage that ended the counting.
+    return [
+        Part(f"{name}:{start}", table, start, start + ROWS_PER_UNIT if start + ROWS_PER_UNIT < count else None)
+        for start in starts
+    ], count

@@ -185,6 +185,6 @@ def sort_into(by_stem: dict[str, Parts], member: Member, suffixes: Suffixes) -> 
     return True
 
 
-def open_webdataset(config: SourceConfig) -> WebdatasetSource:
+def open_webdataset(config: SourceConfig, output_folder: str) -> WebdatasetSource:
     """List the tars; raises SourceError where the pattern gives none."""
-    return WebdatasetSource(config, list_inputs(config.input_dataset, TAR_SUFFIXES, "tar"))
+    return WebdatasetSource(config, list_inputs(config.input_dataset, TAR_SUFFIXES, "tar", output_folder))

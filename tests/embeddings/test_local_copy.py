@@ -29,7 +29,8 @@ from clip_retrieval.embeddings.npy_files import HEADER_BYTES
 from clip_retrieval.embeddings.vectors import Vectors, open_vectors
 from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.score import score_index
-from clip_retrieval.storage import HOST, TEMPORARY, Folder, temporary_folder
+from clip_retrieval.scratch import HOST, TEMPORARY
+from clip_retrieval.storage import Folder, temporary_folder
 
 Rows = NDArray[np.float32]
 MakeRows = Callable[..., Rows]

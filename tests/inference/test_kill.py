@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from clip_retrieval.storage import PARTIAL_FOLDER, list_folder
+from clip_retrieval.scratch import list_folder
+from clip_retrieval.storage import PARTIAL_FOLDER
 
 PARTITIONS = 10
 SECONDS = 60  # no process of a test may run longer

@@ -16,7 +16,7 @@ from clip_retrieval.inference.config import WorkerConfig
 from clip_retrieval.inference.run import run_inference
 from clip_retrieval.inference.summary import RunSummary
 from clip_retrieval.options import build_config
-from clip_retrieval.storage import HOST
+from clip_retrieval.scratch import HOST
 
 Snapshot = Callable[[Path], dict[str, bytes]]
 
@@ -238,9 +238,14 @@ def test_a_tar_that_was_missing_is_read_when_it_is_there(shards: Path, tmp_path:
     assert second.stats.sample_count > first.stats.sample_count
 
 
-def test_the_input_folder_is_refused_as_output(tmp_path: Path) -> None:
+@pytest.mark.parametrize("output", ["in/", ".", "link", "in/../in", "in/sub/.."])
+def test_the_input_folder_is_refused_as_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str) -> None:
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("in")
+    monkeypatch.chdir(tmp_path / "in" if output == "." else tmp_path)
+
     with pytest.raises(ConfigError, match="is the input"):
-        clip_inference(str(tmp_path), f"{tmp_path}/", clip_model="hash:16?size=32")
+        clip_inference(tmp_path / "in", output, clip_model="hash:16?size=32")
 
 
 def test_other_spellings_of_a_path_are_the_same_input(shards: Path, tmp_path: Path) -> None:

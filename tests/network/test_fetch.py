@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import datetime
 import email.utils
+import gzip
 import ipaddress
 import socket
 import ssl
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -383,3 +385,35 @@ def test_robots_tags(site: Site, tag: str, is_refused: bool) -> None:
 def test_limits_that_mean_nothing_are_refused(name: str, value: int) -> None:
     with pytest.raises(ConfigError, match=name):
         FetchLimits(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        ("gzip", gzip.compress(b"picture")),
+        ("X-GZIP", gzip.compress(b"picture")),
+        ("deflate", zlib.compress(b"picture")),
+        ("gzip", b"picture"),
+        ("identity", b"picture"),
+    ],
+)
+def test_compression_that_was_not_asked_for_is_undone(site: Site, encoding: str, body: bytes) -> None:
+    site.answers["/a"] = answer(body, Content_Encoding=encoding)
+
+    assert fetch(site.url("/a"), LIMITS) == b"picture"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "reason"),
+    [
+        ("br", b"\x0b\x03\x80picture\x03", "content_encoding"),
+        ("gzip, gzip", gzip.compress(gzip.compress(b"picture")), "content_encoding"),
+        ("gzip", gzip.compress(b"picture")[:-9], "content_encoding"),
+        ("gzip", gzip.compress(bytes(100_000)), "too_many_bytes"),
+    ],
+)
+def test_compression_that_cannot_be_undone_is_named(site: Site, encoding: str, body: bytes, reason: str) -> None:
+    site.answers["/a"] = answer(body, Content_Encoding=encoding)
+
+    limits = FetchLimits(allow_private_addresses=True, fetch_retries=0, fetch_max_bytes=1000)
+    assert problem(site.url("/a"), limits).reason == reason

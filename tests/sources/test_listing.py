@@ -280,3 +280,29 @@ def test_no_room_for_them_is_a_sentence(tmp_path: Path, monkeypatch: pytest.Monk
 
     with pytest.raises(StorageError, match="cannot write to the folder for temporary files: No such file"):
         packed.append(BLOCK)
+
+
+def test_an_output_below_the_input_is_left_out_however_both_are_spelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("photos/a.jpg", "photos/out/b.jpg", "run/c.jpg", "outer/d.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "link").symlink_to("photos")
+    monkeypatch.chdir(tmp_path / "run")
+
+    for url in ("../photos", "../link", str(tmp_path / "photos"), f"file://{tmp_path}/run/../photos/"):
+        for output in ("../photos/out", "../link/./out", str(tmp_path / "link" / "out")):
+            assert keys(url, output) == ["a.jpg"]
+
+
+@pytest.mark.parametrize("output", [".", "..", "../run", "/"])
+def test_an_output_beside_or_above_the_input_hides_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
+) -> None:
+    for name in ("photos/a.jpg", "run/c.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    monkeypatch.chdir(tmp_path / "run")
+
+    assert keys("../photos", output) == ["a.jpg"]

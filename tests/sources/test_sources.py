@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from clip_retrieval import clip_inference
 from clip_retrieval.errors import ClipRetrievalError, ConfigError, SourceError, StorageError
 from clip_retrieval.inference.summary import RunSummary
-from clip_retrieval.sources.tar import Damage, Member, read_members
+from clip_retrieval.sources.tar import Damage, read_members
+from clip_retrieval.sources.tar_members import Member
 
 MODEL = "hash:16?size=32"
 Read = Callable[[Path, str], pd.DataFrame]

@@ -490,3 +490,63 @@ def test_files_says_which_format_something_else_wants(tmp_path: Path, name: str,
 
     for source in (tmp_path / "in", tmp_path / "in" / name):
         assert f"--input_format {form}" in refusal(source, tmp_path / "out", "files")
+
+
+def test_a_split_that_is_named_and_missing_is_told_of(tmp_path: Path, pictures: list[bytes], read_table: Read) -> None:
+    batch = pa.RecordBatch.from_pydict({"image": pictures})
+    write_datasets(tmp_path / "saved" / "train", [batch])
+    (tmp_path / "saved" / "dataset_dict.json").write_text('{"splits": ["test", "train"]}')
+
+    summary = embed(tmp_path / "saved", tmp_path / "output", "datasets")
+
+    assert summary.stats.image_count == len(pictures)
+    (row,) = read_table(tmp_path / "output", "failures").to_dict("records")
+    assert (row["shard"], row["reason"]) == (str(tmp_path / "saved" / "test"), "missing")
+    assert "names the split test" in row["detail"]
+
+
+def test_paths_of_a_table_stay_below_the_folder_that_is_named(
+    tmp_path: Path, make_jpeg: MakeJpeg, read_table: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("in/a.jpg", "out.jpg", "inside/b.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(make_jpeg(1))
+    (tmp_path / "in" / "link.jpg").symlink_to("../out.jpg")
+    names = [
+        "a.jpg",
+        "link.jpg",
+        "../out.jpg",
+        str(tmp_path / "out.jpg"),
+        "../in/a.jpg",
+        "../inside/b.jpg",
+        "memory://x",
+    ]
+    source = write_rows(tmp_path / "in" / "t.parquet", {"path": names, "text": list("abcdefg")})
+    monkeypatch.chdir(tmp_path)
+
+    summary = embed(source, tmp_path / "output", "parquet", paths_below="in")
+
+    assert summary.stats.image_count == 2
+    assert summary.stats.reasons == {"image:forbidden_path": 5}
+    paths = read_table(tmp_path / "output", "metadata")["image_path"]  # filter reads what stands there
+    assert paths.dropna().tolist() == [str(tmp_path / "in" / "a.jpg"), str(tmp_path / "in" / ".." / "in" / "a.jpg")]
+
+
+def test_a_device_in_a_table_is_no_picture(tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "t.parquet", {"path": ["/dev/zero"], "text": ["a"]})
+
+    assert embed(source, tmp_path / "output", "parquet").stats.reasons == {"image:not_a_file": 1}
+
+
+@pytest.mark.parametrize("spelling", ["", "/**/*.parquet"])
+def test_the_tables_that_a_run_wrote_are_no_input_of_the_next(
+    tmp_path: Path, pictures: list[bytes], spelling: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rows(tmp_path / "in" / "train" / "t.parquet", {"image": pictures})
+    (tmp_path / "link").symlink_to("in")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        summary = embed(f"in{spelling}", "link/made", "parquet")
+
+    assert summary.stats.image_count == len(pictures)
+    assert summary.already_done == summary.partition_count

@@ -234,7 +234,7 @@ def write_sparse(path: Path, form: str) -> Path:
             header[148:156] = b" " * 8
             header[148:156] = b"%06o\0 " % sum(header)
             assert tar.fileobj is not None
-            tar.fileobj.write(header + data)
+            tar.fileobj.write(bytes(header) + data)
             tar.offset += len(header) + len(data)
         else:
             add(tar, "x", tarfile.XHDTYPE, data=pax_records(records or []))
@@ -282,8 +282,8 @@ def test_a_compressed_tar_is_known_by_its_content(tmp_path: Path, write_tar: Wri
         with pa.OSFile(str(tmp_path / name), "wb") as file, pa.CompressedOutputStream(file, "zstd") as packed:
             packed.write(data)
     else:
-        compress = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}[packer]
-        (tmp_path / name).write_bytes(compress(data))
+        module: Any = {"gz": gzip, "bz2": bz2, "xz": lzma}[packer]
+        (tmp_path / name).write_bytes(module.compress(data))
 
     assert list(contents(str(tmp_path / name))) == [("a.jpg", b"picture")]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import csv
+import gzip
+import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -198,19 +200,39 @@ def test_odd_rows_of_a_csv_are_told(tmp_path: Path, gallery: Gallery, read_table
     assert read_table(tmp_path / "output", "metadata")["caption"].fillna("-").tolist() == ["-", "b", "two\nlines", "-"]
 
 
-def test_a_cut_csv_keeps_what_came_before(
-    tmp_path: Path, gallery: Gallery, read_table: Read, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("clip_retrieval.sources.csv_table.LONGEST_CELL", 1000)
-    before = csv.field_size_limit(1000)
-    (tmp_path / "t.csv").write_text(f'url,caption\n{gallery.url(0)},a\n{gallery.url(1)},"never closed' + "x" * 2000)
-    try:
-        summary = embed(tmp_path / "t.csv", tmp_path / "output")
-    finally:
-        csv.field_size_limit(before)
+def test_a_cut_csv_keeps_what_came_before(tmp_path: Path, gallery: Gallery, read_table: Read) -> None:
+    text = "url,caption\n" + "".join(f"{gallery.url(number)},{number}{os.urandom(300).hex()}\n" for number in range(2))
+    packed = gzip.compress(text.encode())
+    (tmp_path / "t.csv.gz").write_bytes(packed[: len(packed) - 100])
 
-    assert summary.stats.image_count == 1
+    summary = embed(tmp_path / "t.csv.gz", tmp_path / "output")
+
+    assert summary.stats.image_count >= 1
     assert read_table(tmp_path / "output", "failures")[["part", "reason"]].values.tolist() == [["shard", "corrupt"]]
+
+
+def test_json_lines_are_a_table(tmp_path: Path, gallery: Gallery, read_table: Read) -> None:
+    rows: list[object] = [{"url": gallery.url(n), "caption": str(n), "tags": ["a"], "size": {"w": n}} for n in range(3)]
+    lines = [json.dumps(row) for row in [*rows, 5]]
+    (tmp_path / "t.jsonl").write_text("\n".join([*lines[:2], "", "{broken", *lines[2:]]))
+
+    summary = embed(tmp_path / "t.jsonl", tmp_path / "output", enable_metadata=True)
+
+    assert summary.stats.image_count == 3
+    table = read_table(tmp_path / "output", "metadata")
+    assert table[["caption", "size.w"]].values.tolist() == [["0", 0], ["1", 1], ["2", 2]]
+    assert read_table(tmp_path / "output", "failures")[["key", "reason"]].values.tolist() == [
+        ["2", "json"],
+        ["4", "json"],
+    ]
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.txt", "t.jsonl", "t.parquet"])
+def test_a_git_lfs_pointer_is_no_table(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+
+    with pytest.raises(SourceError, match="git lfs pull"):
+        embed(tmp_path / name, tmp_path / "output")
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def check_folders(source: EmbeddingsFolder, target: IndexFolder) -> None:
         raise IndexBuildError(
             f"a change of {source.url} was stopped half-way; run its `clip-retrieval inference` again"
         )
-    if source.root == target.root:
+    if source.place == target.place:
         raise IndexBuildError(f"{source.url} is the embeddings folder; give the index a folder of its own")
     held = [name for name in EMBEDDING_FOLDERS.values() if target.names(name, ".npy")]
     if held:  # its metadata would make way for those of the source
