@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from clip_retrieval.encoder.images import decode_image
+from clip_retrieval.encoder.picture_warnings import counting_warnings
 from clip_retrieval.errors import ImageError, QueryError, StorageError
 from clip_retrieval.layout import CAPTION, IMAGE_PATH, SHARD
 from clip_retrieval.query.embed import Query
@@ -159,7 +160,8 @@ def thumbnail(picture: Picture) -> str:
     if picture.data is None:
         return f'<div class="missing">{html.escape(picture.problem or "no picture")}</div>'
     try:
-        image = decode_image(picture.data)
+        with counting_warnings():
+            image = decode_image(picture.data)
     except ImageError as error:
         return f'<div class="missing">{html.escape(str(error))}</div>'
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -37,6 +37,7 @@ class Batch:
     dropped_count: int  # samples that are no rows
     read_seconds: float = 0.0  # reader-seconds spent on the chunks that begin in it: reading bytes
     decode_seconds: float = 0.0  # decoding, resizing
+    warnings: Mapping[str, int] = field(default_factory=dict)  # of the decoders, by reason
 
     @property
     def image_rows(self) -> NDArray[np.int64]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from clip_retrieval.encoder.base import Encoder, normalise
 from clip_retrieval.encoder.config import AS_BEFORE, REFERENCE, EncoderConfig, PictureConfig
+from clip_retrieval.encoder.picture_warnings import counting_warnings
 from clip_retrieval.encoder.pictures import read_pixels
 from clip_retrieval.encoder.vocabulary import find_unknown_words
 from clip_retrieval.errors import ImageError, QueryError
@@ -39,7 +40,8 @@ def embed_text(encoder: Encoder, text: str) -> Query:
 def read_query_picture(encoder: Encoder, data: bytes, name: str, pictures: PictureConfig) -> NDArray[np.uint8]:
     """Return the pixels [size, size, 3] that the model wants of a picture's bytes; raises QueryError."""
     try:
-        return read_pixels(data, encoder.info.preprocess, pictures)
+        with counting_warnings():  # they would be shown otherwise
+            return read_pixels(data, encoder.info.preprocess, pictures)
     except ImageError as error:
         raise QueryError(f"{name} cannot be used as a picture: {error}") from error
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,12 +13,15 @@ import numpy as np
 
 from clip_retrieval.encoder.base import Embeddings, Encoder, TextEmbeddings
 from clip_retrieval.encoder.config import PictureConfig
+from clip_retrieval.encoder.picture_warnings import counting_warnings, in_one_line
 from clip_retrieval.encoder.vocabulary import describe_unknown_words
 from clip_retrieval.errors import SourceError
 from clip_retrieval.progress import show_progress
 from clip_retrieval.tools.inputs import Failure, in_batches, read_picture, shown
 from clip_retrieval.tools.scores import average_prompts, fill_templates
 from clip_retrieval.words import counted
+
+logger = logging.getLogger(__name__)
 
 READER_THREADS = 4  # Pillow decodes and resizes without Python's lock
 
@@ -35,10 +40,12 @@ def stream_pictures(
     encoder: Encoder, paths: Sequence[Path], batch_size: int, pictures: PictureConfig
 ) -> Iterator[Pictures]:
     """Yield the pictures' rows in order; one that cannot be read is a failure of its batch."""
-    preprocess = encoder.info.preprocess
+    preprocess, warnings = encoder.info.preprocess, Counter[str]()
     with ThreadPoolExecutor(READER_THREADS) as readers, show_progress("pictures", len(paths)) as advance:
         for batch in in_batches(range(len(paths)), batch_size):
-            read = list(readers.map(lambda at: read_picture(paths[at], preprocess, pictures), batch))
+            with counting_warnings() as found:
+                read = list(readers.map(lambda at: read_picture(paths[at], preprocess, pictures), batch))
+            warnings.update(found)
             pixels = [picture for picture in read if not isinstance(picture, Failure)]
             kept = tuple(at for at, picture in zip(batch, read, strict=True) if not isinstance(picture, Failure))
             yield Pictures(
@@ -48,6 +55,8 @@ def stream_pictures(
                 failures=tuple(picture for picture in read if isinstance(picture, Failure)),
             )
             advance(len(batch))
+    if warnings:
+        logger.warning("warnings of the picture decoders: %s", in_one_line(warnings))
 
 
 def embed_pictures(encoder: Encoder, paths: Sequence[Path], batch_size: int, pictures: PictureConfig) -> Pictures:

@@ -354,3 +354,28 @@ def test_json_fields_that_end_in_one_name_lose_no_value(
 
     kept = read_table(output, "metadata").iloc[0].tolist()
     assert [value for value in values if value not in kept] == []
+
+
+@pytest.mark.parametrize("readers", [0, 2])
+def test_warnings_of_decoders_are_counted_in_the_summary_and_shown_for_no_picture(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], readers: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    folder = tmp_path / "input"
+    folder.mkdir()
+    for number in range(20):
+        file = io.BytesIO()
+        picture(seed=number).save(file, "JPEG", exif=exif)
+        whole = file.getvalue()
+        place = whole.index(b"Exif\0\0") + 6
+        (folder / f"{number}.jpg").write_bytes(whole[:place] + b"II*\0\x08\0\0\0\x09\0" + whole[place + 10 :])
+
+    summary = clip_inference(
+        folder, tmp_path / "output", clip_model=MODEL, num_prepro_workers=readers, exif_orientation=True
+    )
+
+    assert summary.stats.image_count == 20
+    assert sum(summary.stats.warnings.values()) >= 20
+    assert all("corrupt EXIF data" in reason for reason in summary.stats.warnings)
+    assert "EXIF" not in capfd.readouterr().err

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from clip_retrieval.encoder.picture_warnings import in_one_line
+
 if TYPE_CHECKING:
     from clip_retrieval.inference.revisions.revised import Revised
     from clip_retrieval.inference.summary import RunSummary
@@ -32,11 +34,18 @@ def print_summary(summary: RunSummary) -> None:
     if summary.wall_seconds:
         console.print(f"  {summary.wall_seconds:.1f} s, {summary.rate:.1f} samples/s: {summary.shares}")
         console.print(f"  {summary.diagnosis.sentence}")
-    if stats.reasons:
-        console.print(reason_table(summary))
-        console.print("  each of these is named in failures/*.parquet; --retry_failed tries them again")
+    print_reasons(console, summary)
     if stats.sample_count and not stats.text_count and stats.image_count + stats.deleted_count < stats.sample_count:
         console.print("  most rows have no embedding; look into failures/")
+
+
+def print_reasons(console: Console, summary: RunSummary) -> None:
+    """Print what the decoders warned of, and what could not be used."""
+    if summary.stats.warnings:
+        console.print(f"  warnings of the picture decoders: {in_one_line(summary.stats.warnings)}")
+    if summary.stats.reasons:
+        console.print(reason_table(summary))
+        console.print("  each of these is named in failures/*.parquet; --retry_failed tries them again")
 
 
 def revised_line(revised: Revised) -> str:

@@ -13,6 +13,7 @@ from PIL import Image
 from clip_retrieval.encoder.base import Embeddings, Encoder, Pixels
 from clip_retrieval.encoder.images import decode_image
 from clip_retrieval.encoder.picture_suffixes import pictures_below
+from clip_retrieval.encoder.picture_warnings import counting_warnings
 from clip_retrieval.errors import EncoderError, ImageError
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,8 @@ def read_batches(encoder: Encoder, folder: Path) -> Iterator[Pixels]:
     prepared, unusable = [], 0
     for path in paths[:: max(1, len(paths) // MOST_PICTURES)][:MOST_PICTURES]:
         try:
-            prepared.append(encoder.info.preprocess(decode_image(path.read_bytes())))
+            with counting_warnings():
+                prepared.append(encoder.info.preprocess(decode_image(path.read_bytes())))
         except (ImageError, OSError):
             unusable += 1
     if unusable:

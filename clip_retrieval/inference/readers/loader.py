@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import count, cycle
 
@@ -36,6 +37,7 @@ class Pending:
         self.failures: list[Failure] = []
         self.image_count = self.dropped_count = 0
         self.read_seconds = self.decode_seconds = 0.0
+        self.warnings: Counter[str] = Counter()
 
     def add(self, row: Row) -> None:
         self.failures += row.failures
@@ -88,6 +90,7 @@ class Loader:
             pending.failures += prepared.chunk.failures
             pending.read_seconds += prepared.result.read_seconds
             pending.decode_seconds += prepared.result.decode_seconds
+            pending.warnings.update(prepared.result.warnings)
             source = iter(self.pixels.slots[prepared.chunk.slot])
             for row in prepared.result.rows:
                 if row.has_image:
@@ -106,8 +109,8 @@ class Loader:
 
     def batch(self, pending: Pending, pixels: Pixels) -> Batch:
         taken = pixels[: pending.image_count] if self.wanted.image else None
-        seconds = pending.read_seconds, pending.decode_seconds
-        return Batch(pending.rows, taken, pending.failures, pending.dropped_count, *seconds)
+        measured = pending.read_seconds, pending.decode_seconds, pending.warnings
+        return Batch(pending.rows, taken, pending.failures, pending.dropped_count, *measured)
 
     def in_order(self, items: Iterable[Sample | Failure]) -> Iterator[Prepared]:
         """Start reading, and yield chunks by number, however the readers finish."""

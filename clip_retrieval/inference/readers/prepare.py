@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import NamedTuple
 from clip_retrieval.blobs import Blob, LostError, read_blob
 from clip_retrieval.encoder.base import Pixels
 from clip_retrieval.encoder.config import PictureConfig
+from clip_retrieval.encoder.picture_warnings import counting_warnings
 from clip_retrieval.encoder.pictures import read_pixels
 from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.errors import ImageError
@@ -48,11 +50,12 @@ class PartError(Exception):
 
 
 class PreparedChunk(NamedTuple):
-    """The rows of a chunk, and where the seconds that it took went: reading bytes, and all the rest."""
+    """The rows of a chunk, the seconds spent on reading bytes and on all the rest, and what the decoders warned of."""
 
     rows: list[Row]
     read_seconds: float
     decode_seconds: float
+    warnings: Counter[str]
 
 
 class TimedReading:
@@ -73,11 +76,12 @@ def prepare_chunk(samples: Iterable[Sample], wanted: Wanted, pixels: Pixels) -> 
     """Prepare the samples; the k-th row with a picture has its pixels at pixels[k]."""
     rows, image_count = [], 0
     reading, start = TimedReading(), time.perf_counter()
-    for sample in samples:
-        row = prepare_sample(sample, wanted, pixels[image_count : image_count + 1], reading)
-        image_count += row.has_image
-        rows.append(row)
-    return PreparedChunk(rows, reading.seconds, time.perf_counter() - start - reading.seconds)
+    with counting_warnings() as warnings:
+        for sample in samples:
+            row = prepare_sample(sample, wanted, pixels[image_count : image_count + 1], reading)
+            image_count += row.has_image
+            rows.append(row)
+    return PreparedChunk(rows, reading.seconds, time.perf_counter() - start - reading.seconds, warnings)
 
 
 def prepare_sample(sample: Sample, wanted: Wanted, slot: Pixels, read_part: Callable[[Blob], bytes]) -> Row:

@@ -37,6 +37,7 @@ class Stats:
     text_count: int = 0
     truncated_captions: int = 0
     reasons: Counter[str] = field(default_factory=Counter)  # part:reason -> how often
+    warnings: Counter[str] = field(default_factory=Counter)  # of the picture decoders, by reason; nothing is lost
     start_time: float = field(default_factory=time.time)  # seconds since 1970
     end_time: float = 0.0
     read_duration: float = 0.0  # seconds that the encoder waited for samples
@@ -86,6 +87,7 @@ class Stats:
             self.text_count += sum(row.caption is not None for row in batch.rows)
             self.reader_read_duration += batch.read_seconds
             self.reader_decode_duration += batch.decode_seconds
+            self.warnings.update(batch.warnings)
 
     def count_truncated(self, count: int) -> None:
         """Add captions that were longer than the model takes."""
@@ -113,7 +115,8 @@ class Stats:
         """Return upstream's fields, with what their names say, and ours."""
         with self.lock:
             figures = {name: getattr(self, name) for name in ("start_time", "end_time", *DURATIONS, *COUNTS)}
-            return {**figures, "reader_count": self.reader_count, "rate": self.rate, "reasons": dict(self.reasons)}
+            counts = {"reasons": dict(self.reasons), "warnings": dict(self.warnings)}
+            return {**figures, "reader_count": self.reader_count, "rate": self.rate, **counts}
 
 
 def add_up(parts: Iterable[Mapping[str, Any]]) -> Stats:
@@ -122,6 +125,7 @@ def add_up(parts: Iterable[Mapping[str, Any]]) -> Stats:
     starts, ends = [], []
     for part in parts:
         total.reasons.update(part["reasons"])
+        total.warnings.update(part.get("warnings", {}))
         starts.append(part["start_time"])
         ends.append(part["end_time"])
         total.reader_count = max(total.reader_count, part.get("reader_count", 1))
