@@ -45,7 +45,7 @@ class Folder:
     def place(self) -> str:
         """The folder by one spelling: symbolic links, `.` and `..` resolved, with the protocol of its store."""
         if self.is_local:
-            return os.path.realpath(self.root)
+            return str(os.path.realpath(self.root))
         return str(self.fs.unstrip_protocol(posixpath.normpath(self.root)))
 
     def path(self, name: str) -> str:

@@ -21,6 +21,8 @@ from clip_retrieval.sources.files import FilesSource
 # Values of options that the manifests of older folders do not mention.
 PRESUMED = {"pictures": to_json(AS_BEFORE), "transparency": AS_BEFORE.transparency}
 
+PARTS = {"enable_image": "pictures", "enable_text": "captions"}  # switched off where the input has none
+
 # Keys of the manifest that may differ: options that do not change what is written, and records of how a run went.
 MAY_DIFFER = {flag.name for flag in flags_of(InferenceConfig) if flag.facts.get("may_change")} | {
     "made_by", "precision_check",
@@ -62,6 +64,9 @@ def is_revised(folder: EmbeddingsFolder) -> bool:
 
 def check_same_run(folder: EmbeddingsFolder, existing: dict[str, Any], described: dict[str, Any]) -> None:
     """Raise ConfigError where the folder's options or encoder are others; a revised folder's plan is its own."""
+    then, now = (manifest.get("options", {}).get("source", {}) for manifest in (existing, described))
+    check_new_parts(folder, then, now)
+    check_lost_parts(folder, then, now)
     if existing.get(REVISED):
         described = {name: value for name, value in described.items() if name != "partition_count"}
     differences = dict.fromkeys(compare({name: existing.get(name) for name in described}, described))
@@ -70,6 +75,26 @@ def check_same_run(folder: EmbeddingsFolder, existing: dict[str, Any], described
             f"{folder.url} holds a run with other options ({'; '.join(differences)}); "
             "use a new folder, or the old options"
         )
+
+
+def check_new_parts(folder: EmbeddingsFolder, then: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise ConfigError where captions or pictures are wanted and there, and the folder was made without."""
+    for name, word in PARTS.items():
+        if now.get(name) and then.get(name) is False:
+            raise ConfigError(
+                f"{now['input_dataset']} holds {word} now, and {folder.url} was made without; add --{name} False to go "
+                "on without them, or use a new folder"
+            )
+
+
+def check_lost_parts(folder: EmbeddingsFolder, then: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise ConfigError where the folder was made with captions or pictures, and none are there or wanted now."""
+    for name, word in PARTS.items():
+        if then.get(name) and now.get(name) is False:
+            raise ConfigError(
+                f"{folder.url} was made with {word}, and {now['input_dataset']} holds none now, or they are not "
+                f"wanted; put them back, leave out --{name} False, or use a new folder"
+            )
 
 
 def claim_folder(folder: EmbeddingsFolder, manifest: dict[str, Any]) -> None:
@@ -105,15 +130,7 @@ def as_it_was(source: FilesSource, config: InferenceConfig, folder: EmbeddingsFo
     Raises ConfigError where the input has a part by now that it had not.
     """
     then = (read_manifest(folder) or {}).get("options", {}).get("source", {})
-    for name, word, is_on in (
-        ("enable_image", "pictures", source.config.enable_image),
-        ("enable_text", "captions", source.config.enable_text),
-    ):
-        if is_on and then.get(name) is False:
-            raise ConfigError(
-                f"{source.folder.url} holds {word} now, and {folder.url} was made without; add --{name} False to go on "
-                "without them, or use a new folder"
-            )
+    check_new_parts(folder, then, to_json(source.config))
     parts = dataclasses.replace(
         source.config,
         enable_image=config.source.enable_image and then.get("enable_image", True),
@@ -132,6 +149,7 @@ def check_input(folder: EmbeddingsFolder, source: Source) -> None:
         return
     if len(partitions) < manifest["partition_count"] or not folder.names("ledger", ".parquet"):
         return
+    check_new_parts(folder, manifest["options"].get("source") or {}, to_json(source.config))
     others = dict.fromkeys(compare(manifest["options"].get("source"), to_json(source.config)))
     if others:  # another input is no change of this one
         raise ConfigError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
-from clip_retrieval.blobs import BlobRef
+from clip_retrieval.blobs import LARGEST_BLOB, Blob, BlobRef, too_large
 from clip_retrieval.errors import SourceError
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.hints import hint_of
@@ -81,8 +81,11 @@ class FilesSource:
     def url(self, path: str) -> str:
         return f"{self.folder.url.rstrip('/')}/{path}"
 
-    def blob(self, state: State | None) -> BlobRef | None:
-        return None if state is None else BlobRef(self.url(state[0]))
+    def blob(self, state: State | None) -> Blob | None:
+        if state is None:
+            return None
+        path, size, _ = state
+        return BlobRef(self.url(path)) if size is None or size <= LARGEST_BLOB else too_large(size)
 
 
 def unit_of(row: Row) -> str:

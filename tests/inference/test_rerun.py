@@ -96,7 +96,7 @@ def test_what_killed_runs_left_behind_is_removed(shards: Path, done: Path) -> No
         ({"clip_model": "hash:8?size=32"}, "clip_model hash:16?size=32 -> hash:8?size=32"),
         ({"output_partition_count": 2}, "partition_count 3 -> 2"),
         ({"enable_metadata": True}, "enable_metadata False -> True"),
-        ({"enable_text": False}, "enable_text True -> False"),
+        ({"enable_text": False}, "leave out --enable_text False"),
         ({"require_all": True}, "require_all False -> True"),
         ({"wds_caption_key": "caption"}, "wds_caption_key txt -> caption"),
         ({"precision": "fp16"}, "precision auto -> fp16"),
@@ -113,6 +113,23 @@ def test_other_options_are_refused_with_both_values(
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
     assert times(done) == before
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "txt"])
+def test_a_part_that_was_added_beside_the_others_is_named(
+    tmp_path: Path, write_pictures: Callable[[Path, int], Path], suffix: str
+) -> None:
+    photos = write_pictures(tmp_path / "photos", 1)
+    added = (photos / f"00000.{suffix}").rename(tmp_path / "away")
+    wanted = {"clip_model": "hash:16?size=32", "num_prepro_workers": 0}
+    clip_inference(photos, tmp_path / "out", **wanted)
+    added.rename(photos / f"00000.{suffix}")
+
+    word, name = {"jpg": ("pictures", "enable_image"), "txt": ("captions", "enable_text")}[suffix]
+    with pytest.raises(ConfigError, match=f"photos holds {word} now, and .*add --{name} False"):
+        clip_inference(photos, tmp_path / "out", **wanted)
+    if suffix == "txt":
+        assert clip_inference(photos, tmp_path / "out", **wanted, enable_text=False).already_done == 1
 
 
 def test_other_options_may_be_taken_while_nothing_is_finished(shards: Path, done: Path) -> None:
