@@ -25,10 +25,18 @@ from clip_retrieval.process.standard_streams import (
     tell_unprinted,
 )
 from clip_retrieval.version import __version__
+from clip_retrieval.words import printable
 
 logger = logging.getLogger(__name__)
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "token_normalize_func": with_underscores}
+
+
+class PrintableFormatter(logging.Formatter):
+    """Lines of a log, which name files, without what a terminal would obey."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 class Cli(click.Group):
@@ -39,10 +47,13 @@ class Cli(click.Group):
             with stopping_in_time():
                 return super().invoke(ctx)
         except ClipRetrievalError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(printable(str(error))) from error
         except OSError as error:
             logger.debug("%s", error, exc_info=True)
-            raise click.ClickException(describe_os_error(error)) from error
+            raise click.ClickException(printable(describe_os_error(error))) from error
+        except click.ClickException as error:  # it may repeat a file's name that was taken for an option
+            vars(error).update(message=printable(error.message))
+            raise
         except KeyboardInterrupt as stop:
             say_error(str(stop) or "stopped")
             ctx.exit(stop.exit_code if isinstance(stop, StoppedError) else StoppedError().exit_code)
@@ -57,9 +68,9 @@ def cli(*, verbose: bool) -> None:
     Every option can be written --like_this or --like-this, --with value or --with=value; booleans take
     True or False. The required ones may also be given by position.
     """
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.WARNING, format="%(message)s", stream=sys.stderr, force=True
-    )
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, stream=sys.stderr, force=True)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(PrintableFormatter("%(message)s"))
     logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
     logging.getLogger("clip_retrieval").setLevel(logging.DEBUG if verbose else logging.INFO)
 

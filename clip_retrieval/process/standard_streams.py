@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from clip_retrieval.errors import describe_os_error
+from clip_retrieval.words import printable
 
 
 def open_missing_streams() -> None:
@@ -30,7 +31,7 @@ def open_missing_streams() -> None:
 def say_error(sentence: str) -> None:
     """Write a sentence to stderr; to nowhere where that cannot be written."""
     with suppress(OSError, AttributeError):  # full, broken, or None
-        sys.stderr.write(f"{sentence}\n")
+        sys.stderr.write(f"{printable(sentence)}\n")
         sys.stderr.flush()
 
 

@@ -8,9 +8,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path, PurePath
 
-from rich.table import Table
-from rich.text import Text
-
 from clip_retrieval.storage import Folder
 from clip_retrieval.tools.benchmark import BenchmarkResult, ClassScore, ModelScore
 
@@ -63,15 +60,6 @@ def share(value: float | None) -> str:
 
 def all_notes(result: BenchmarkResult) -> list[str]:
     return [*result.notes, *(f"{score.model}: {note}" for score in result.models for note in score.notes)]
-
-
-def as_table(names: list[str], rows: list[list[str]]) -> Table:
-    table = Table()
-    for place, name in enumerate(names):
-        table.add_column(Text(name), justify="right" if place else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    return table
 
 
 def write_result(result: BenchmarkResult, output: str) -> None:

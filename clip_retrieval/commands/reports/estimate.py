@@ -4,26 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
-from clip_retrieval.words import in_bytes, in_words
+from clip_retrieval.commands.reports.console import make_table, open_console
+from clip_retrieval.words import counted, in_bytes, in_words
 
 if TYPE_CHECKING:
     from clip_retrieval.inference.dry_run.estimate import Estimate
 
-WORTH_A_WORD = 10  # times the rate of the run; a source that is faster is none of its costs
+SLOW_SOURCE = 10  # times the rate of the run: a source below it is named, a faster one costs nothing
 
 
 def print_estimate(estimate: Estimate) -> None:
     """Print samples, time, memory and disk, what limits them, and what does not fit."""
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-    table = Table(
-        title=f"estimated from {estimate.measured.samples} samples; nothing was written", title_justify="left"
-    )
-    table.add_column("what")
-    table.add_column("estimate", justify="right")
-    table.add_column("from")
+    console = open_console()
+    title = f"estimated from {estimate.measured.samples} samples; nothing was written"
+    table = make_table(["what", "estimate", "from"], title=title, numbers=("estimate",))
     for row in rows_of(estimate):
         table.add_row(*row)
     console.print(table)
@@ -36,11 +30,11 @@ def print_estimate(estimate: Estimate) -> None:
 def rows_of(estimate: Estimate) -> list[tuple[str, str, str]]:
     task, measured, rates = estimate.task, estimate.measured, estimate.rates
     about = "" if task.certainty == "exact" else "about "
-    readers = f"{task.readers} readers" if task.readers else "no readers"
+    readers = counted(task.readers, "reader") if task.readers else "no readers"
     device = measured.encode_seconds and f"{1 / measured.encode_seconds:,.1f}/s on {', '.join(task.devices)}"
     core = 1 / max(measured.read_seconds + measured.decode_seconds, 1e-9)
     speeds = f"encode {device}; read and decode {core:,.1f}/s for a core; {readers}, {task.cores} cores"
-    if rates.source < WORTH_A_WORD * estimate.samples_per_second:
+    if rates.source < SLOW_SOURCE * estimate.samples_per_second:
         speeds = f"list and stream {rates.source:,.1f}/s; {speeds}"
     disk = f"{in_bytes(measured.embedding_bytes)} of embeddings, {in_bytes(measured.other_bytes)} of the rest for a row"
     return [

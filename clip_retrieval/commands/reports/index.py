@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import click
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from clip_retrieval.commands.reports.console import make_table, open_console
 from clip_retrieval.index.planning.plan import fits
 from clip_retrieval.layout import MODALITIES, Modality
 from clip_retrieval.words import in_bytes
@@ -23,14 +21,12 @@ if TYPE_CHECKING:
 
 def print_indices(result: BuiltIndices) -> None:
     """Print a row for each index."""
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = open_console(wraps=True)
     for line in change_lines(result):
         console.print(line)
-    table = Table(title=Text(f"indices in {result.index_folder} ({result.seconds:.1f} s)"), title_justify="left")
-    table.add_column("index")
-    for heading in ("vectors", "dim", "size", "ms/query"):
-        table.add_column(heading, justify="right")
-    table.add_column("kind", overflow="fold")
+    numbers = ("vectors", "dim", "size", "ms/query")
+    title = f"indices in {result.index_folder} ({result.seconds:.1f} s)"
+    table = make_table(["index", *numbers, "kind"], title=title, numbers=numbers)
     for modality, info in result.infos.items():
         table.add_row(
             modality,
@@ -55,12 +51,12 @@ def change_lines(result: BuiltIndices) -> Iterable[str]:
 
 def print_combined(result: CombinedIndex) -> None:
     """Print a line on the index that the parts became."""
-    click.echo(result.sentence())
+    open_console().print(result.sentence())
 
 
 def print_scores(result: IndexScores) -> None:
     """Print how good each index is, and where its settings went."""
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = open_console(wraps=True)
     print_quality(console, {modality: quality.to_json() for modality, quality in result.qualities.items()})
     if result.is_tuned:
         names = " and ".join(f"{modality}.json" for modality in result.qualities)
@@ -71,11 +67,9 @@ def print_quality(console: Console, qualities: Mapping[Modality, Mapping[str, An
     """Print a row for each index and kind of query, from what image.json has under `quality`."""
     if not qualities:
         return
-    table = Table(title="recall@k: how many of the k nearest rows are among the first k answers", title_justify="left")
-    table.add_column("index")
-    table.add_column("queries")
-    for heading in ("@1", "@10", "@100", "ms/query", "99 % below"):
-        table.add_column(heading, justify="right")
+    numbers = ("@1", "@10", "@100", "ms/query", "99 % below")
+    title = "recall@k: how many of the k nearest rows are among the first k answers"
+    table = make_table(["index", "queries", *numbers], title=title, numbers=numbers)
     for modality, quality in qualities.items():
         for row in quality_rows(modality, quality):
             table.add_row(*row)
@@ -112,10 +106,7 @@ def name_model(found: dict[str, Any]) -> str:
 
 def print_info(found: dict[str, Any]) -> None:
     """Print a column for each index."""
-    table = Table(title=Text(f"indices in {found['index_folder']}"), title_justify="left")
-    table.add_column("")
-    for modality in found["indices"]:
-        table.add_column(modality, overflow="fold")
+    table = make_table(["", *found["indices"]], title=f"indices in {found['index_folder']}")
     for name in ("kind", "tree", "rows", "dimension", "size", "files", "metric", "settings", "memory_map"):
         values = [in_bytes(index["bytes"]) if name == "size" else index[name] for index in found["indices"].values()]
         table.add_row(name, *(f"{value:,}" if isinstance(value, int) else str(value) for value in values))
@@ -126,7 +117,7 @@ def print_info(found: dict[str, Any]) -> None:
     for name in recalls:
         table.add_row(name, *(str(index["said"].get(name, "")) for index in found["indices"].values()))
     table.add_row("model", *([name_model(found)] * len(found["indices"])))
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = open_console(wraps=True)
     console.print(table)
     if found["options"]:
         kept = " ".join(f"--{name} {value}" for name, value in found["options"].items() if value is not None)
@@ -135,15 +126,12 @@ def print_info(found: dict[str, Any]) -> None:
 
 def print_preview(preview: Preview) -> None:
     """Print a table for each index, the kind that would be built marked with an arrow."""
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = open_console(wraps=True)
     for modality, plans in preview.plans.items():
         problem = preview.problems[modality]
         title = f"the {modality} index of {problem.rows:,} x {problem.dim} vectors"
-        table = Table(title=Text(title), title_justify="left")
-        table.add_column("")
-        table.add_column("kind", overflow="fold")
-        for heading in ("size", "memory", "time", "recall@10", "ms/query"):
-            table.add_column(heading, justify="right")
+        numbers = ("size", "memory", "time", "recall@10", "ms/query")
+        table = make_table(["", "kind", *numbers], title=title, numbers=numbers)
         for plan in plans:
             mark = "->" if plan == preview.chosen[modality] else "" if fits(plan, problem) else "too large"
             costs = [in_bytes(plan.index_bytes), in_bytes(plan.peak_bytes), f"{plan.seconds:,.0f} s"]

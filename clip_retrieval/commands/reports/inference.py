@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from clip_retrieval.commands.reports.console import make_table, open_console
 from clip_retrieval.encoder.picture_warnings import in_one_line
+from clip_retrieval.words import counted
 
 if TYPE_CHECKING:
     from clip_retrieval.inference.revisions.revised import Revised
@@ -19,7 +21,7 @@ SUMMED_REASONS = 12
 
 def print_summary(summary: RunSummary) -> None:
     """Print rows, what was left out by reason, the rate, and where the time went."""
-    console, stats = Console(highlight=False, markup=False, emoji=False, soft_wrap=True), summary.stats
+    console, stats = open_console(), summary.stats
     console.print(f"{stats.sample_count:,} rows in {summary.output_folder}")
     if stats.image_count or stats.text_count:
         console.print(
@@ -59,10 +61,8 @@ def truncation(summary: RunSummary) -> str:
 
 def reason_table(summary: RunSummary) -> Table:
     """Return a table of what could not be used; the rest of each sample may still be a row."""
-    table = Table(title=f"not used ({summary.stats.skipped_count:,} samples left out)", title_justify="left")
-    for heading in ("part", "reason"):
-        table.add_column(heading)
-    table.add_column("count", justify="right")
+    title = f"not used ({counted(summary.stats.skipped_count, 'sample')} left out)"
+    table = make_table(["part", "reason", "count"], title=title, numbers=("count",))
     for name, count in summary.stats.reasons.most_common(SUMMED_REASONS):
         table.add_row(*name.split(":", 1), f"{count:,}")
     return table

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
-from clip_retrieval.commands.reports.tools import open_console
+from clip_retrieval.commands.reports.console import make_table, open_console, print_table
 from clip_retrieval.encoder.base import BOTH_TOWERS
 
 if TYPE_CHECKING:
@@ -20,25 +19,23 @@ MIB = 2**20
 
 
 def print_converted(result: Converted) -> None:
-    console = Console()
-    console.print(
-        f"{result.source} as {result.format} in {result.out}: {result.size_bytes / MIB:,.1f} MiB", soft_wrap=True
-    )
-    console.print(make_table(result.agreement))
+    console = open_console()
+    console.print(f"{result.source} as {result.format} in {result.out}: {result.size_bytes / MIB:,.1f} MiB")
+    print_table(agreement_table(result.agreement))
     if len(result.towers) == len(BOTH_TOWERS):
         name = result.out if result.format != "onnx" else f"onnx:{result.out}"
-        console.print(f"use it: clip-retrieval similarity PICTURE --text TEXT --clip_model {name}", soft_wrap=True)
+        console.print(f"use it: clip-retrieval similarity PICTURE --text TEXT --clip_model {name}")
 
 
 def print_quantized(result: Quantized) -> None:
-    console = Console()
     before, after = result.source_bytes / MIB, result.size_bytes / MIB
-    console.print(f"{result.type} in {result.out}: {before:,.1f} MiB -> {after:,.1f} MiB", soft_wrap=True)
-    console.print(make_table(result.agreement))
+    open_console().print(f"{result.type} in {result.out}: {before:,.1f} MiB -> {after:,.1f} MiB")
+    print_table(agreement_table(result.agreement))
 
 
-def make_table(agreement: dict[str, Agreement]) -> Table:
-    table = Table("encoder", "compared", "least cosine", "mean cosine", title="embeddings beside the original's")
+def agreement_table(agreement: dict[str, Agreement]) -> Table:
+    headings = ["encoder", "compared", "least cosine", "mean cosine"]
+    table = make_table(headings, title="embeddings beside the original's")
     for tower, found in agreement.items():
         table.add_row(tower, f"{found.count}", f"{found.least_cosine:.6f}", f"{found.mean_cosine:.6f}")
     return table

@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from clip_retrieval.commands.reports.console import Cell, make_table, open_console, print_table
 from clip_retrieval.tools.benchmark_report import (
     SHOWN_CLASSES,
     all_notes,
-    as_table,
     cells,
     class_headings,
     class_rows,
     headings,
 )
-from clip_retrieval.words import counted, in_bytes
+from clip_retrieval.words import counted, in_bytes, shorten
 
 if TYPE_CHECKING:
     from clip_retrieval.tools.arrow import ConvertedMetadata
@@ -30,43 +28,31 @@ if TYPE_CHECKING:
     from clip_retrieval.tools.zero_shot import Labelled
 
 SHOWN_FAILURES = 10
-
-
-def printable(name: str) -> str:
-    """Return a name as a terminal may have it: control characters, which could move its cursor, are shown as boxes."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in name)
-
-
-def open_console() -> Console:
-    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+MOST_NAME, MOST_DETAIL = 100, 200  # characters of a failure in the list; --json has all
 
 
 def print_similarities(result: Similarities) -> None:
     """Print a line for each picture, a column for each text."""
-    table = Table()
-    table.add_column("picture", overflow="fold")
+    table = make_table(["picture"])
     for text in result.texts:
-        table.add_column(Text(printable(text)), justify="right", overflow="fold")
+        table.add_column(Cell(text), justify="right")
     for name, row in zip(result.images, result.cosines, strict=True):
-        table.add_row(Text(printable(name)), *(f"{value:.4f}" for value in row))
-    console = Console(highlight=False, markup=False, emoji=False)
-    console.print(table)
+        table.add_row(Cell(name, keeps_end=True), *(f"{value:.4f}" for value in row))
+    print_table(table)
     print_remarks(result.notes, result.failures)
 
 
 def print_labels(result: Labelled) -> None:
     """Print each picture's likeliest labels."""
-    table = Table(title=f"{result.scores} over {counted(len(result.labels), 'label')}", title_justify="left")
-    table.add_column("picture", overflow="fold")
-    table.add_column("label", overflow="fold")
-    for heading in ("probability", "cosine"):
-        table.add_column(heading, justify="right")
+    numbers = ("probability", "cosine")
+    title = f"{result.scores} over {counted(len(result.labels), 'label')}"
+    table = make_table(["picture", "label", *numbers], title=title, numbers=numbers)
     for row, name in enumerate(result.images):
         for place, column in enumerate(result.best(row)):
             values = (f"{result.probabilities[row, column]:.4f}", f"{result.cosines[row, column]:.4f}")
-            table.add_row(Text("" if place else printable(name)), Text(printable(result.labels[column])), *values)
+            table.add_row(Cell("" if place else name, keeps_end=True), Cell(result.labels[column]), *values)
         table.add_section()
-    Console(highlight=False, markup=False, emoji=False).print(table)
+    print_table(table)
     print_remarks(result.notes, result.failures)
 
 
@@ -109,8 +95,8 @@ def print_facts(facts: Mapping[str, str]) -> None:
     table.add_column()
     table.add_column(overflow="fold")
     for name, fact in facts.items():
-        table.add_row(name, Text(fact))
-    Console(highlight=False, markup=False, emoji=False).print(table)
+        table.add_row(name, fact)
+    print_table(table)
 
 
 def print_remarks(notes: Sequence[str], failures: Sequence[Failure]) -> None:
@@ -121,21 +107,32 @@ def print_remarks(notes: Sequence[str], failures: Sequence[Failure]) -> None:
     if failures:
         console.print(f"{counted(len(failures), 'picture')} could not be used:", style="yellow")
     for failure in failures[:SHOWN_FAILURES]:
-        console.print(f"  {failure.image}: {failure.reason}: {failure.detail}")
+        console.print(
+            f"  {shorten(failure.image, MOST_NAME)}: {failure.reason}: {shorten(failure.detail, MOST_DETAIL)}"
+        )
     if len(failures) > SHOWN_FAILURES:
         console.print(f"  … and {len(failures) - SHOWN_FAILURES:,} more; --json names all")
 
 
+def as_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Return a table of a name and numbers in each row."""
+    table = Table()
+    for place, name in enumerate(names):
+        table.add_column(Cell(name), justify="right" if place else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Cell, row))
+    return table
+
+
 def print_benchmark(result: BenchmarkResult) -> None:
     """Print the comparison, the classes, and what was left out."""
-    console = Console(highlight=False, markup=False, emoji=False)
     by_model = [headings(result), *(cells(score) for score in result.models)]
     names, *measures = [
         list(line) for line in zip(*by_model, strict=True)
     ]  # a column for each model: a screen is narrow
-    console.print(as_table(names, measures))
+    print_table(as_table(names, measures))
     rows = class_rows(result)
-    console.print(as_table(class_headings(result), rows[:SHOWN_CLASSES]))
+    print_table(as_table(class_headings(result), rows[:SHOWN_CLASSES]))
     if len(rows) > SHOWN_CLASSES:
-        console.print(f"… and {len(rows) - SHOWN_CLASSES:,} classes more; --output and --json have all")
+        open_console().print(f"… and {len(rows) - SHOWN_CLASSES:,} classes more; --output and --json have all")
     print_remarks(all_notes(result), result.failures)

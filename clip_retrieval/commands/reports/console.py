@@ -1,0 +1,70 @@
+"""How reports reach a terminal: one kind of console, tables and cells, none of which a foreign text can steer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from clip_retrieval.words import printable
+
+MOST_LINES = 2  # of a cell that holds a foreign text
+ELLIPSIS = "…"
+
+
+class SafeConsole(Console):
+    """Prints texts as they are, without what a terminal obeys: rich asks it for each str, of cells and titles too."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return the text with its control characters as escapes."""
+        return super().render_str(printable(text), **options)
+
+
+def open_console(*, wraps: bool = False) -> Console:
+    """Open the console of a report; lines are left whole, to be copied, unless it wraps them. Tables need that."""
+    return SafeConsole(highlight=False, markup=False, emoji=False, soft_wrap=not wraps)
+
+
+def print_table(table: Table) -> None:
+    open_console(wraps=True).print(table)
+
+
+def make_table(headings: Sequence[str], *, title: str | None = None, numbers: Collection[str] = ()) -> Table:
+    """Return a table whose columns of texts fold where they are too long, and whose `numbers` are on the right."""
+    table = Table(title=title, title_justify="left")
+    for heading in headings:
+        if heading in numbers:
+            table.add_column(heading, justify="right")
+        else:
+            table.add_column(heading, overflow="fold")
+    return table
+
+
+class Cell:
+    """A foreign text in a table: its start, or with `keeps_end` its end, in two lines at most."""
+
+    def __init__(self, text: str, *, keeps_end: bool = False) -> None:
+        self.text = " ".join(printable(text).split())
+        self.keeps_end = keeps_end
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text("\n").join(self.lines(console, options.max_width))
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement.get(console, options, Text(self.text[: MOST_LINES * options.max_width], overflow="fold"))
+
+    def lines(self, console: Console, width: int) -> list[Text]:
+        """Return the lines that are shown, the place of what is left out marked with an ellipsis."""
+        most = MOST_LINES * width  # no more characters than that fit, so no more are wrapped
+        some = self.text[-most - 1 :] if self.keeps_end else self.text[: most + 1]
+        while True:
+            is_cut = len(some) < len(self.text)
+            shown = (ELLIPSIS + some if self.keeps_end else some + ELLIPSIS) if is_cut else some
+            lines = list(Text(shown, overflow="fold").wrap(console, width))
+            if len(lines) <= MOST_LINES:
+                return lines
+            some = some[1:] if self.keeps_end else some[:-1]
