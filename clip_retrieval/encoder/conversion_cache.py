@@ -20,7 +20,7 @@ from clip_retrieval.encoder.engines.onnx import open_onnx
 from clip_retrieval.encoder.engines.sessions import is_installed
 from clip_retrieval.encoder.formats.onnx_folder import ABOUT
 from clip_retrieval.encoder.precision import cpu_precisions
-from clip_retrieval.encoder.uri import HUB_PREFIX, ModelName
+from clip_retrieval.encoder.uri import GGUF_HUB_PREFIX, HUB_PREFIX, ModelName
 from clip_retrieval.errors import ClipRetrievalError
 
 logger = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ def place(name: ModelName, config: EncoderConfig, precision: Chosen) -> Path:
 def file_facts(text: str) -> list[tuple[str, int, int]]:
     """Return name, size and time of every file of a local model, or the revision of one of the hub."""
     path = Path(text.removeprefix("local-dir:")).expanduser()
-    if text.startswith(HUB_PREFIX):
+    if text.startswith((HUB_PREFIX, GGUF_HUB_PREFIX)):
         path = hub_folder(text) / "refs"
     if not text or not path.exists():
         return []
@@ -146,7 +146,8 @@ def file_facts(text: str) -> list[tuple[str, int, int]]:
 
 
 def hub_folder(text: str) -> Path:
-    repository = text.removeprefix(HUB_PREFIX).partition("@")[0]
+    name = text.removeprefix(HUB_PREFIX).removeprefix(GGUF_HUB_PREFIX).partition("@")[0]
+    repository = "/".join(name.split("/")[:2])
     home = os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME", "~/.cache/huggingface")) / "hub"
     return Path(home).expanduser() / f"models--{repository.replace('/', '--')}"
 

@@ -25,8 +25,9 @@ OPENAI_NAMES = {
 }
 FORMS = (
     f"an OpenAI name ({', '.join(OPENAI_NAMES)}), open_clip:ARCH/TAG, open_clip:ARCH//path/to/checkpoint, "
-    "open_clip:hf-hub:ORG/NAME, a file or folder of weights (OpenAI .pt, transformers CLIP, Mixer CLIP, GGUF, "
-    "open_clip, ONNX), hf_clip:ORG/NAME, demo, onnx:FOLDER?runtime=onnxruntime, random:ARCH?seed=0, hash:DIMENSION"
+    "open_clip:hf-hub:ORG/NAME, a file or folder of weights (OpenAI .pt, transformers CLIP, Mixer CLIP, GGUF, Clippie "
+    ".weights, open_clip, ONNX), hf_clip:ORG/NAME, gguf:ORG/NAME, demo, onnx:FOLDER?runtime=onnxruntime, "
+    "random:ARCH?seed=0, hash:DIMENSION"
 )
 LATER = {
     "nm": "DeepSparse is no longer maintained; take an open_clip model",
@@ -36,6 +37,8 @@ LATER = {
 GENERATED_OPTIONS = {"random": {"seed": 0}, "hash": {"seed": 0, "size": 1}}  # and the least value of each
 
 HUB_PREFIX = "hf-hub:"
+GGUF_HUB_PREFIX = "hf-hub-gguf:"
+GGUF_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(/[\w./-]+\.gguf)?(@\w[\w./-]*)?", re.ASCII)
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\w[\w./-]*)?", re.ASCII)  # ORG/NAME, perhaps @REVISION
 
 RUNTIMES = ("onnxruntime", "openvino")
@@ -108,6 +111,13 @@ def parse_transformers(uri: str, rest: str) -> ModelName:
     return parse_path(uri, rest)
 
 
+def parse_gguf(uri: str, rest: str) -> ModelName:
+    """Take a path that is there; else what looks like ORG/NAME or ORG/NAME/FILE.gguf is on a hub."""
+    if GGUF_HUB_NAME.fullmatch(rest) and not Path(rest).exists():
+        return ModelName(uri, "checkpoint", GGUF_HUB_PREFIX + rest)
+    return parse_path(uri, rest)
+
+
 def parse_onnx(uri: str, rest: str) -> ModelName:
     """Take a folder, and after ?runtime= what shall run it."""
     folder, _, query = rest.partition("?")
@@ -154,7 +164,7 @@ PARSERS: dict[str, Callable[[str, str], ModelName]] = {
     "openai_clip": parse_path,
     "hf_clip": parse_transformers,
     "mixer": parse_path,
-    "gguf": parse_path,
+    "gguf": parse_gguf,
     "open_clip": parse_open_clip,
     "onnx": parse_onnx,
     "random": parse_generated,

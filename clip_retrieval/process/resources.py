@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from clip_retrieval.errors import ConfigError
@@ -31,6 +32,22 @@ def count_cores() -> int:
         return int(given)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([cores, *map(math.ceil, cpu_quotas())]))
+
+
+@contextmanager
+def use_cores(count: int) -> Iterator[None]:
+    """Have what is opened inside, in this process and those that it starts, use so many cores."""
+    if count < 1:
+        raise ConfigError(f"the number of threads must be at least 1, not {count}")
+    before = os.environ.get(CORES_VARIABLE)
+    os.environ[CORES_VARIABLE] = str(count)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[CORES_VARIABLE]
+        else:
+            os.environ[CORES_VARIABLE] = before
 
 
 def memory_limit() -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from clip_retrieval.encoder.tokenizer import clip_vocabulary
 from clip_retrieval.encoder.uri import parse_uri
 from clip_retrieval.faces.arrays import Array, wrap
 
+ROOT = Path(__file__).parents[2]
 TEXTS = ["a dog", "a cat", "fire"]
 
 
@@ -142,3 +144,13 @@ def test_an_array_does_what_a_tensor_does() -> None:
         np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-5)
     assert isinstance(array.to("cpu"), torch.Tensor)
     assert isinstance(array[0] * tensor, torch.Tensor)
+
+
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=[str(i) for i in range(len(BLOCKS))])
+def test_the_examples_of_the_docs_run(block: str, picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(picture.parent)
+    picture.rename("dog.jpg")
+    exec(compile(block, "docs/python.md", "exec"), {})

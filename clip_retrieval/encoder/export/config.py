@@ -8,7 +8,7 @@ from typing import Literal
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.options import option
 
-Target = Literal["onnx", "open_clip", "hf", "gguf"]
+Target = Literal["onnx", "open_clip", "hf", "gguf", "clippie"]
 Towers = Literal["both", "text", "image"]
 OnnxType = Literal["int8", "int4"]
 QuantisedType = Literal["int8", "int4", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0"]
@@ -21,9 +21,10 @@ class ConvertConfig:
     POSITIONAL = ("source", "out", "to")
 
     source: str = option(help="Model to convert: any name that --clip_model takes, a file or a folder.")
-    out: str = option(help="Folder to make, or for gguf the file.")
+    out: str = option(help="Folder to make, or for gguf and clippie the file.")
     to: Target = option(
-        help="Format to write: onnx runs without torch, open_clip and hf are folders, gguf is clip.cpp's."
+        help="Format to write: onnx runs without torch, open_clip and hf are folders, gguf is clip.cpp's, "
+        "clippie its .weights."
     )
     text_only: bool = option(False, help="Write the text encoder only.")
     image_only: bool = option(False, help="Write the image encoder only.")

@@ -17,6 +17,7 @@ from clip_retrieval.encoder.export.graph import Stored
 from clip_retrieval.encoder.export.tokenizers import write_tokenizer
 from clip_retrieval.encoder.export.towers import is_buildable, write_towers
 from clip_retrieval.encoder.formats.checkpoint import Checkpoint
+from clip_retrieval.encoder.formats.clippie import write_clippie
 from clip_retrieval.encoder.formats.gguf import write_gguf
 from clip_retrieval.encoder.formats.hub import read_named
 from clip_retrieval.encoder.formats.huggingface_writer import write_huggingface
@@ -124,6 +125,8 @@ def write_target(config: ConvertConfig, origin: Origin, staged: Path) -> None:
             write_vocabulary(staged, origin.encoder.info)
         case "hf":
             write_huggingface(checkpoint, staged, dtype=config.dtype or "f32", towers=config.towers)
+        case "clippie":
+            write_clippie(checkpoint, staged)
         case "gguf":
             write_gguf(checkpoint, staged, clip_vocabulary(), dtype=config.dtype or "f16", towers=config.towers)
         case _:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_retrieval.encoder.formats.checkpoint import Checkpoint
+from clip_retrieval.encoder.formats.ggml import read_ggml_file
 from clip_retrieval.encoder.formats.gguf_blocks import CODES, GgufTensor, Quantised, pack_later
 from clip_retrieval.encoder.formats.gguf_file import GgufFile, Value, open_gguf, quantise_matrices, write_gguf_file
 from clip_retrieval.encoder.formats.openai_pt import MEAN, STD
@@ -113,6 +114,15 @@ def read_gguf(path: Path) -> Checkpoint:
         return convert(file)
     except (TypeError, ValueError, LookupError, ArithmeticError) as error:
         raise EncoderError(f"{path} is broken: its keys make no model ({error})") from error
+
+
+def read_ggml(path: Path) -> Checkpoint:
+    """Read a file of clip.cpp's from before GGUF, such as ggml-model-f16.bin."""
+    file = read_ggml_file(path)
+    try:
+        return convert(file)
+    except (TypeError, ValueError, LookupError, ArithmeticError) as error:
+        raise EncoderError(f"{path} is broken: its sizes make no model ({error})") from error
 
 
 def convert(file: GgufFile) -> Checkpoint:

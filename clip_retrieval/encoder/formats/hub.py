@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from clip_retrieval.encoder.formats.checkpoint import Checkpoint
 from clip_retrieval.encoder.formats.huggingface import check_model_type, read_huggingface
 from clip_retrieval.encoder.formats.recognise import WEIGHT_FILES, read_checkpoint
-from clip_retrieval.encoder.uri import HUB_PREFIX
+from clip_retrieval.encoder.uri import GGUF_HUB_PREFIX, HUB_PREFIX
 from clip_retrieval.errors import EncoderError, first_line
+
+logger = logging.getLogger(__name__)
 
 DESCRIPTIONS = (
     "config.json",
@@ -28,6 +31,8 @@ WEIGHTS = (
 
 def read_named(place: str, cache: str | None) -> Checkpoint:
     """Read what a checkpoint's name says: hf-hub:ORG/NAME[@REVISION], or a path."""
+    if place.startswith(GGUF_HUB_PREFIX):
+        return read_checkpoint(fetch_gguf(place.removeprefix(GGUF_HUB_PREFIX), cache))
     if place.startswith(HUB_PREFIX):
         return read_huggingface(fetch_model(place.removeprefix(HUB_PREFIX), cache))
     return read_checkpoint(Path(place))
@@ -47,6 +52,30 @@ def fetch_model(name: str, cache: str | None) -> Path:
     raise EncoderError(
         f"the weights of {name} (model.safetensors or pytorch_model.bin) are neither in {folder} nor on the hub"
     )
+
+
+def fetch_gguf(name: str, cache: str | None) -> Path:
+    """Return the file of ORG/NAME[/FILE][@REVISION] in the hub's cache; the smallest GGUF file if none is named."""
+    place, _, revision = name.partition("@")
+    repository, file = "/".join(place.split("/")[:2]), "/".join(place.split("/")[2:])
+    folder = fetch(repository, revision or None, cache, [file or smallest_gguf(repository, revision or None)])
+    found = [folder / file] if file else sorted(folder.rglob("*.gguf"), key=lambda path: path.stat().st_size)
+    if not found or not found[0].exists():
+        raise EncoderError(f"{repository} holds no {file or 'GGUF file'}, neither here nor on the hub")
+    return found[0]
+
+
+def smallest_gguf(repository: str, revision: str | None) -> str:
+    """Return the name of the smallest GGUF file on the hub; what fits those that are here where it cannot be asked."""
+    from huggingface_hub import HfApi  # noqa: PLC0415 -- as below
+
+    try:
+        files = HfApi().model_info(repository, revision=revision, files_metadata=True).siblings or []
+    except Exception as error:  # noqa: BLE001 -- the hub raises all kinds; `fetch` says what is wrong
+        logger.debug("%s: its files are not known: %s", repository, first_line(error))
+        return "*.gguf"
+    sizes = [(file.size or 0, file.rfilename) for file in files if file.rfilename.endswith(".gguf")]
+    return min(sizes)[1] if sizes else "*.gguf"
 
 
 def fetch(repository: str, revision: str | None, cache: str | None, patterns: Sequence[str]) -> Path:

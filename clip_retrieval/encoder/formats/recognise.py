@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Literal, assert_never
+from typing import Literal
 
 from clip_retrieval.encoder.formats.checkpoint import Checkpoint
+from clip_retrieval.encoder.formats.clippie import find_pickle, read_clippie
+from clip_retrieval.encoder.formats.ggml import MAGIC as GGML
+from clip_retrieval.encoder.formats.gguf import read_ggml, read_gguf
 from clip_retrieval.encoder.formats.huggingface import read_huggingface, read_json
 from clip_retrieval.encoder.formats.mixer import read_mixer
 from clip_retrieval.encoder.formats.openai_pt import NOT_WEIGHTS, TorchArchive, read_openai, read_weights
 from clip_retrieval.encoder.formats.safetensors import looks_like_safetensors
-from clip_retrieval.encoder.uri import HUB_PREFIX
+from clip_retrieval.encoder.uri import GGUF_HUB_PREFIX, HUB_PREFIX
 from clip_retrieval.errors import EncoderError
 
-Format = Literal["open_clip", "huggingface", "openai", "mixer", "state_dict", "gguf", "onnx"]
+Format = Literal["open_clip", "huggingface", "openai", "mixer", "state_dict", "gguf", "ggml", "clippie", "onnx"]
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -22,6 +25,8 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+MAGICS: dict[bytes, Format] = {b"GGUF": "gguf", GGML: "ggml"}
+HUB_FORMATS: dict[str, Format] = {HUB_PREFIX: "huggingface", GGUF_HUB_PREFIX: "gguf"}
 ONNX_FILES = ("visual.onnx", "textual.onnx")
 
 
@@ -30,15 +35,23 @@ def recognise(path: Path) -> Format:
 
     A name on a hub (hf-hub:ORG/NAME) is transformers', by what hf_clip: means; it is not looked into.
     """
-    if str(path).startswith(HUB_PREFIX):
-        return "huggingface"
+    for prefix, kind in HUB_FORMATS.items():
+        if str(path).startswith(prefix):
+            return kind
     if path.is_dir():
         return recognise_folder(path)
     if not path.exists():
         raise EncoderError(f"there is no file or folder {path}")
-    start = read_start(path)
-    if start.startswith(b"GGUF"):
-        return "gguf"
+    return recognise_file(path, read_start(path))
+
+
+def recognise_file(path: Path, start: bytes) -> Format:
+    """Return what a file holds, by its first bytes; Clippie's files begin with any, and are known by their end."""
+    for magic, kind in MAGICS.items():
+        if start.startswith(magic):
+            return kind
+    if find_pickle(path) is not None:
+        return "clippie"
     if start.startswith(b"version https://git-lfs"):
         raise EncoderError(f"{path} is only a Git LFS pointer to the weights; fetch them with git lfs pull")
     if path.suffix == ".onnx":  # protobuf has no magic number
@@ -46,7 +59,8 @@ def recognise(path: Path) -> Format:
     if start.startswith((b"PK", b"\x80")) or looks_like_safetensors(path):
         return recognise_names(path, read_weights(path))
     raise EncoderError(
-        f"{path} is no model that is known here: looked for GGUF, a torch archive (zip), safetensors and .onnx"
+        f"{path} is no model that is known here: looked for GGUF, a torch archive (zip), safetensors, "
+        "Clippie's .weights and .onnx"
     )
 
 
@@ -99,22 +113,21 @@ def is_script(path: Path) -> bool:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a model whose file says all that is to be known; raises EncoderError for the others."""
     kind = recognise(path)
-    match kind:
-        case "openai":
-            return read_openai(path)
-        case "huggingface":
-            return read_huggingface(path if path.is_dir() else path.parent)
-        case "mixer":
-            return read_mixer(path)
-        case "gguf":
-            from clip_retrieval.encoder.formats.gguf import read_gguf  # noqa: PLC0415 -- only where a file is GGUF
+    if kind in READERS:
+        return READERS[kind](path)
+    raise EncoderError(f"{path} {INCOMPLETE[kind].format(path=path)}")
 
-            return read_gguf(path)
-        case "state_dict":
-            raise EncoderError(f"{path} does not say its architecture and activation; use open_clip:ARCH/{path}")
-        case "open_clip":
-            raise EncoderError(f"{path} is an open_clip folder; use open_clip:local-dir:{path}")
-        case "onnx":
-            raise EncoderError(f"{path} is an ONNX model, which holds a graph and no checkpoint; use onnx:{path}")
-        case _:
-            assert_never(kind)
+
+READERS: dict[Format, Callable[[Path], Checkpoint]] = {
+    "openai": read_openai,
+    "huggingface": lambda path: read_huggingface(path if path.is_dir() else path.parent),
+    "mixer": read_mixer,
+    "gguf": read_gguf,
+    "ggml": read_ggml,
+    "clippie": read_clippie,
+}
+INCOMPLETE: dict[Format, str] = {
+    "state_dict": "does not say its architecture and activation; use open_clip:ARCH/{path}",
+    "open_clip": "is an open_clip folder; use open_clip:local-dir:{path}",
+    "onnx": "is an ONNX model, which holds a graph and no checkpoint; use onnx:{path}",
+}
