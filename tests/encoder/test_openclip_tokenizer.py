@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import open_clip
 import pytest
+import tokenizers
 import torch
 from safetensors.torch import save_file
 
@@ -20,9 +21,6 @@ from clip_retrieval.encoder.huggingface_tokenizer import HuggingfaceTokenizer
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.errors import EncoderError
 
-needs_no_transformers = pytest.mark.skipif(
-    importlib.util.find_spec("transformers") is not None, reason="transformers is installed"
-)
 SCRAPS = [
     *(
         "a dog",
@@ -76,9 +74,14 @@ CLIPA = {
 LOWER = {"context_length": 16, "tokenizer_kwargs": {"clean": "lower"}}
 
 
+@pytest.fixture
+def no_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make transformers a package that cannot be found or imported."""
+    monkeypatch.setitem(sys.modules, "transformers", None)
+
+
 def write_tokenizer_files(folder: Path, **changes: Any) -> None:
     """Write a tokenizer of few words with BERT's special tokens, as transformers saves one."""
-    tokenizers = pytest.importorskip("tokenizers")
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     vocabulary = {word: i for i, word in enumerate(special + WORDS)}
     made = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
@@ -116,31 +119,29 @@ def test_the_context_is_that_of_the_architecture(architecture: str, context: int
     assert tokens.shape == (1, context)
 
 
-@needs_no_transformers
 @pytest.mark.parametrize(
     "architecture", ["ViT-B-16-SigLIP", "ViT-H-14-CLIPA", "nllb-clip-base", "xlm-roberta-base-ViT-B-32"]
 )
 @pytest.mark.parametrize("uri", ["random:{}", "open_clip:{}"])
+@pytest.mark.usefixtures("no_transformers")
 def test_texts_that_need_transformers_say_so_before_anything_is_fetched(architecture: str, uri: str) -> None:
     with pytest.raises(EncoderError, match=r"need the package transformers; pip install 'clip-retrieval\[hf\]'"):
         load_encoder(uri.format(architecture))
 
 
-@needs_no_transformers
+@pytest.mark.usefixtures("no_transformers")
 def test_a_folder_that_needs_transformers_says_so(tmp_path: Path) -> None:
     with pytest.raises(EncoderError, match="need the package transformers"):
         load_encoder(write_model(tmp_path, **SIGLIP))
 
 
 def test_a_tokenizer_that_cannot_be_fetched_is_one_sentence(tmp_path: Path) -> None:
-    pytest.importorskip("transformers")
     with pytest.raises(EncoderError, match="is not on this machine and could not be fetched") as caught:
         load_tokenizer("ViT-B-16-SigLIP", str(tmp_path))
     assert "\n" not in str(caught.value)
 
 
 def test_a_folder_without_its_tokenizer_is_one_sentence(tmp_path: Path) -> None:
-    pytest.importorskip("transformers")
     with pytest.raises(EncoderError, match=r"put its tokenizer\.json and tokenizer_config\.json there") as caught:
         load_encoder(write_model(tmp_path, **SIGLIP))
     assert "\n" not in str(caught.value)
@@ -148,7 +149,6 @@ def test_a_folder_without_its_tokenizer_is_one_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", [SIGLIP, CLIPA, LOWER])
 def test_local_tokenizers_give_the_same_ids_with_and_without_transformers(tmp_path: Path, text: dict[str, Any]) -> None:
-    pytest.importorskip("transformers")
     write_tokenizer_files(tmp_path)
     encoder = load_encoder(write_model(tmp_path, **text))
     assert isinstance(encoder, OpenClipEncoder)
@@ -166,7 +166,6 @@ def test_local_tokenizers_give_the_same_ids_with_and_without_transformers(tmp_pa
 
 @pytest.mark.parametrize("text", [SIGLIP, CLIPA, LOWER])
 def test_cut_texts_are_counted_to_the_word(tmp_path: Path, text: dict[str, Any]) -> None:
-    pytest.importorskip("transformers")
     write_tokenizer_files(tmp_path)
     encoder = load_encoder(write_model(tmp_path, **text))
     room = text.get("context_length", 64) - 2
@@ -175,7 +174,6 @@ def test_cut_texts_are_counted_to_the_word(tmp_path: Path, text: dict[str, Any])
 
 
 def test_a_tokenizer_that_pads_on_the_left_has_no_form_of_its_own(tmp_path: Path) -> None:
-    pytest.importorskip("transformers")
     write_tokenizer_files(tmp_path, padding_side="left")
     encoder = load_encoder(write_model(tmp_path, **SIGLIP))
     assert encoder.embed_texts(["dog " * 99, "dog"]).truncated_count == 1

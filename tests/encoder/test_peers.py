@@ -1,16 +1,18 @@
-"""Against mossblaser-clippie 0.0.4, and by way of ONNX against clip_cpp 0.5.0, where they are installed."""
+"""The embeddings of mossblaser-clippie, and by way of ONNX those of clip_cpp."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import clippie
 import numpy as np
 import open_clip
 import pytest
 import torch
+from clippie import tokeniser
+from clippie.scripts.convert_weights_file import extract_weights
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -38,40 +40,6 @@ TEXTS = [  # clean ones: Clippie repairs nothing that wrong decodings left
     " ".join(["very"] * 70) + " long",
 ]
 PREPROCESS = Preprocess(SIZE, MEAN, STD)
-# clip.cpp by ctypes, in a process of its own: it reads memory that it never wrote, and is wrong where that is not zero.
-RUN_CLIP_CPP = """
-import ctypes, importlib.util, pathlib, sys
-import numpy as np
-
-folder = pathlib.Path(importlib.util.find_spec("clip_cpp").origin).parent
-ctypes.CDLL(str(folder / "libggml.so"), mode=ctypes.RTLD_GLOBAL)
-library = ctypes.CDLL(str(folder / "libclip.so"))
-
-class Tokens(ctypes.Structure):
-    _fields_ = [("data", ctypes.c_void_p), ("size", ctypes.c_size_t)]
-
-class Picture(ctypes.Structure):
-    _fields_ = [("width", ctypes.c_int), ("height", ctypes.c_int), *Tokens._fields_]
-
-model, work = sys.argv[1], pathlib.Path(sys.argv[2])
-library.clip_model_load.restype = ctypes.c_void_p
-context = ctypes.c_void_p(library.clip_model_load(model.encode(), 0))
-rows = np.load(work / "given.npy")
-found = np.zeros((len(rows), int(sys.argv[4])), np.float32)
-for row, out in zip(rows, found):
-    if sys.argv[3] == "image":
-        function, given = library.clip_image_encode, Picture(row.shape[1], row.shape[0], row.ctypes.data, row.size)
-    else:
-        function, given = library.clip_text_encode, Tokens(row.ctypes.data, int(row.argmax()) + 1)
-    function.restype = ctypes.c_bool
-    assert function(context, 2, ctypes.byref(given), ctypes.c_void_p(out.ctypes.data), ctypes.c_bool(False))
-np.save(work / "found.npy", found)
-"""
-
-
-@pytest.fixture(scope="module")
-def clippie() -> Any:
-    return pytest.importorskip("clippie")
 
 
 def make_model(width: int, layers: int, head_width: int) -> tuple[open_clip.CLIP, Checkpoint]:
@@ -109,16 +77,15 @@ def relative_error(found: NDArray[Any], wanted: NDArray[Any]) -> float:
     return float(np.abs(found - wanted).max() / np.abs(wanted).max())
 
 
-def test_texts_have_the_ids_of_clippie(clippie: Any) -> None:  # noqa: ARG001 -- skips where there is none
-    tokeniser = pytest.importorskip("clippie.tokeniser")
+def test_texts_have_the_ids_of_clippie() -> None:
     ours = BpeTokenizer()
     assert [ours.encode(text) for text in TEXTS] == [list(tokeniser.encode(text)) for text in TEXTS]
 
 
 @pytest.mark.parametrize("engine", ["torch", "onnx"])
-def test_embeddings_are_those_of_clippie(tmp_path: Path, clippie: Any, engine: str) -> None:
+def test_embeddings_are_those_of_clippie(tmp_path: Path, engine: str) -> None:
     model, checkpoint = make_model(width=128, layers=3, head_width=64)  # the only width of heads that Clippie knows
-    weights = pytest.importorskip("clippie.scripts.convert_weights_file").extract_weights(model)
+    weights = extract_weights(model)
     write_openclip(checkpoint, tmp_path / "model", dtype="f32", towers="both")
     name = EncoderConfig(clip_model=str(tmp_path / "model"), device="cpu", precision="fp32")
     ours = load_encoder(name) if engine == "torch" else open_onnx(tmp_path / "model", tmp_path / "onnx")
@@ -128,22 +95,16 @@ def test_embeddings_are_those_of_clippie(tmp_path: Path, clippie: Any, engine: s
     assert relative_error(ours.encode_texts(TEXTS), normalise(clippie.encode_text(TEXTS, weights.text_encoder))) <= 1e-5
 
 
-def run_clip_cpp(model: Path, tower: str, given: NDArray[Any], work: Path) -> NDArray[np.float32]:
-    np.save(work / "given.npy", np.ascontiguousarray(given))
-    subprocess.run([sys.executable, "-c", RUN_CLIP_CPP, str(model), str(work), tower, "64"], check=True)
-    found: NDArray[np.float32] = np.load(work / "found.npy")
-    return normalise(found)
-
-
-def test_the_onnx_conversion_of_a_gguf_file_has_the_embeddings_of_clip_cpp(tmp_path: Path) -> None:
-    pytest.importorskip("clip_cpp")
+def test_the_onnx_conversion_of_a_gguf_file_has_the_embeddings_of_clip_cpp(
+    tmp_path: Path, run_clip_cpp: Callable[..., NDArray[np.float32]]
+) -> None:
     _, checkpoint = make_model(width=64, layers=12, head_width=32)  # clip.cpp has room for no fewer layers
     source = tmp_path / "model.gguf"
     write_gguf(checkpoint, source, clip_vocabulary(), dtype="f32")
     ours = open_onnx(source, tmp_path / "onnx")
     pixels, tokens = make_pixels(6), BpeTokenizer()(TEXTS)
     floats = (pixels / 255 - np.array(MEAN)) / np.array(STD)
-    images = run_clip_cpp(source, "image", floats.astype(np.float32), tmp_path)
-    texts = run_clip_cpp(source, "text", tokens, tmp_path)
+    images = normalise(run_clip_cpp(source, "image", floats.astype(np.float32), 64))
+    texts = normalise(run_clip_cpp(source, "text", tokens, 64))
     assert (ours.encode_images(pixels) * images).sum(axis=1).min() >= 0.99999
     assert (ours.encode_tokens(tokens) * texts).sum(axis=1).min() >= 0.99999

@@ -77,14 +77,14 @@ def test_a_siglip_is_traced_with_its_bias_and_pooling(tmp_path: Path, write_mode
     """SigLIP's shape: attention pooling, a text tower that sees both ways and pools at its last token."""
     source = write_model(
         vision={
-            "timm_model_name": "vit_tiny_patch16_224",
+            "timm_model_name": "test_vit",
             "timm_model_pretrained": False,
             "timm_pool": "map",
-            "image_size": 224,
+            "image_size": 160,
             "timm_proj": "none",
         },
         text={"no_causal_mask": True, "pool_type": "last", "proj_bias": True, "layers": 1, "context_length": 16},
-        embed_dim=192,
+        embed_dim=64,
         custom_text=True,
         init_logit_bias=-10,
     )

@@ -1,12 +1,11 @@
-"""Block types: bytes derived by hand from their definition, and those of gguf-py where it is installed."""
+"""Block types: bytes derived by hand from their definition, and those of gguf-py."""
 
 from __future__ import annotations
 
 import struct
-import sys
-from types import ModuleType
-from typing import Any, get_args
+from typing import get_args
 
+import gguf
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -142,17 +141,8 @@ def make_rows() -> dict[str, NDArray[np.float32]]:
     return {name: array.astype(np.float32) for name, array in rows.items()}
 
 
-@pytest.fixture
-def gguf(monkeypatch: pytest.MonkeyPatch) -> Any:
-    if "tqdm" not in sys.modules:  # gguf-py imports it for progress bars alone
-        stand_in = ModuleType("tqdm")
-        stand_in.__dict__["tqdm"] = None
-        monkeypatch.setitem(sys.modules, "tqdm", stand_in)
-    return pytest.importorskip("gguf")
-
-
 @pytest.mark.parametrize("block_type", QUANTISED)
-def test_bytes_and_weights_are_those_of_gguf_py(gguf: Any, block_type: Quantised) -> None:
+def test_bytes_and_weights_are_those_of_gguf_py(block_type: Quantised) -> None:
     kind = gguf.GGMLQuantizationType[block_type.upper()]
     for name, rows in make_rows().items():
         with np.errstate(all="ignore"):

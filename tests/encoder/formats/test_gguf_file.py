@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gguf.gguf_reader import GGUFReader
 from numpy.typing import NDArray
 
 from clip_retrieval.encoder.formats.gguf_blocks import GgufTensor, quantise
@@ -97,7 +98,7 @@ def test_a_file_may_be_rewritten_in_place(path: Path) -> None:
 
 
 def test_gguf_py_reads_our_files(path: Path) -> None:
-    reader = pytest.importorskip("gguf.gguf_reader").GGUFReader(path)
+    reader = GGUFReader(path)
     assert [tensor.name for tensor in reader.tensors] == ["one", "two"]
     np.testing.assert_array_equal(np.asarray(reader.tensors[0].data), ROWS[:, :3])
     assert [field for field in reader.fields if not field.startswith("GGUF.")] == list(KEYS)

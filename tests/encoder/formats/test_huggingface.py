@@ -11,6 +11,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+import transformers
 from numpy.typing import NDArray
 from open_clip.model import _build_text_tower, _build_vision_tower
 from safetensors.torch import save_file
@@ -87,7 +88,6 @@ def randomise(tensors: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("variant", range(len(VARIANTS)))
 def test_a_folder_gives_the_embeddings_of_transformers(tmp_path: Path, variant: int) -> None:
-    transformers = pytest.importorskip("transformers")
     text, vision = VARIANTS[variant]
     config = transformers.CLIPConfig(text_config=TEXT | text, vision_config=VISION | vision, projection_dim=24)
     model = transformers.CLIPModel(config).eval()
@@ -104,7 +104,6 @@ def test_a_folder_gives_the_embeddings_of_transformers(tmp_path: Path, variant: 
 
 
 def test_a_text_model_and_a_vision_model_give_the_embeddings_of_transformers(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
     config = transformers.CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=24)
     text = transformers.CLIPTextModelWithProjection(config.text_config).eval()
     vision = transformers.CLIPVisionModelWithProjection(config.vision_config).eval()

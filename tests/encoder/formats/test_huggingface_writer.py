@@ -13,6 +13,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+import transformers
 from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
@@ -315,7 +316,6 @@ def seeded_texts(count: int) -> list[str]:
 
 @pytest.mark.parametrize("variant", range(len(VARIANTS)))
 def test_transformers_gets_the_embeddings_of_open_clip(tmp_path: Path, variant: int) -> None:
-    transformers = pytest.importorskip("transformers")
     config = CONFIG | VARIANTS[variant]
     original = random_model(config)
     write_huggingface(to_checkpoint(original, config), tmp_path / "out")
@@ -334,7 +334,6 @@ def test_transformers_gets_the_embeddings_of_open_clip(tmp_path: Path, variant: 
 
 @pytest.mark.parametrize("variant", [0, 5, 6, 8])
 def test_transformers_gets_the_embeddings_of_a_lone_tower(tmp_path: Path, variant: int) -> None:
-    transformers = pytest.importorskip("transformers")
     config = CONFIG | VARIANTS[variant]
     original = random_model(config)
     checkpoint = to_checkpoint(original, config)
@@ -353,7 +352,6 @@ def test_transformers_gets_the_embeddings_of_a_lone_tower(tmp_path: Path, varian
 
 
 def test_the_tokenizer_of_transformers_gives_the_same_ids(tmp_path: Path, checkpoint: Checkpoint) -> None:
-    transformers = pytest.importorskip("transformers")
     write_huggingface(checkpoint, tmp_path / "out", towers="text")
     ours = open_clip.SimpleTokenizer(context_length=20)
     for name in ("CLIPTokenizer", "AutoTokenizer"):
@@ -367,7 +365,6 @@ def test_the_tokenizer_of_transformers_gives_the_same_ids(tmp_path: Path, checkp
 
 
 def test_the_processor_of_transformers_makes_the_same_pixels(tmp_path: Path, checkpoint: Checkpoint) -> None:
-    transformers = pytest.importorskip("transformers")
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)  # nothing to resize: torchvision does not do it bit for bit as Pillow
     write_huggingface(checkpoint, tmp_path / "out", towers="image")
@@ -378,7 +375,6 @@ def test_the_processor_of_transformers_makes_the_same_pixels(tmp_path: Path, che
 
 
 def test_transformers_takes_f16_as_what_it_is(tmp_path: Path, checkpoint: Checkpoint) -> None:
-    transformers = pytest.importorskip("transformers")
     write_huggingface(checkpoint, tmp_path / "half", dtype="f16")
     write_huggingface(checkpoint, tmp_path / "whole")
     assert transformers.CLIPModel.from_pretrained(tmp_path / "half").dtype == torch.float16
