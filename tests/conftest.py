@@ -311,3 +311,26 @@ def make_checkpoint() -> Callable[..., Checkpoint]:
         return Checkpoint("tiny", "clip", config, tensors, Preprocess(side, MEAN, STD))
 
     return make
+
+
+Hits = tuple[NDArray[np.float32], NDArray[np.int64]]  # scores and ids [q, k], as faiss gives them
+
+
+def check_same_hits(found: Hits, wanted: Hits, tolerance: float = 1e-6) -> None:
+    """Assert that hits are the same ones, as far as rounding lets anyone tell.
+
+    Sums in another order (other block sizes, threads, BLAS kernels) move a score by the tolerance. Two rows that are
+    nearer than that may change places, and at the end of the hits one may stand for the other.
+    """
+    np.testing.assert_allclose(found[0], wanted[0], atol=tolerance, rtol=0)
+    for scores, ids, other_scores, other_ids in zip(*found, *wanted, strict=True):
+        known = dict(zip(other_ids.tolist(), other_scores.tolist(), strict=True))
+        for row, score in zip(ids.tolist(), scores.tolist(), strict=True):
+            assert abs(score - known.get(row, other_scores[-1])) <= 2 * tolerance, f"row {row} is no hit"
+        assert len(set(ids[ids >= 0].tolist())) == (ids >= 0).sum()
+
+
+@pytest.fixture(scope="session")
+def same_hits() -> Callable[..., None]:
+    """Give what compares hits as far as rounding lets anyone tell."""
+    return check_same_hits
