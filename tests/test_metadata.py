@@ -20,7 +20,8 @@ from clip_retrieval.errors import StorageError
 from clip_retrieval.metadata import METADATA_ARROW, count_rows, open_metadata
 from clip_retrieval.metadata import write as write_module
 from clip_retrieval.metadata.arrow import SOURCES, ArrowMetadata
-from clip_retrieval.metadata.parquet import ParquetFiles, ParquetMetadata
+from clip_retrieval.metadata.parquet import Footer, ParquetFiles, ParquetMetadata, columns_there
+from clip_retrieval.metadata.schema import Columns
 from clip_retrieval.metadata.write import write_arrow, write_metadata_arrow
 from clip_retrieval.storage import Folder
 
@@ -349,3 +350,27 @@ def test_a_column_that_no_file_has_is_refused(tmp_path: Path) -> None:
     folder = write(tmp_path, [pa.table({"a": [1]})])
     with pytest.raises(StorageError, match="has a column url; there are: a"):
         write_arrow(ParquetFiles(folder), tmp_path / "out.arrow", ["a", "url"])
+
+
+class CountedNames:
+    """A schema that counts how often its names are asked for; pyarrow makes a new list of them each time."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.held, self.times = names, 0
+
+    @property
+    def names(self) -> list[str]:
+        self.times += 1
+        return self.held
+
+
+def test_the_names_of_very_many_columns_are_asked_for_once(tmp_path: Path) -> None:
+    table = pa.table({f"key{i}": [i] for i in range(300)})
+    pq.write_table(table, tmp_path / "wide.parquet")
+    about = pq.read_metadata(tmp_path / "wide.parquet")
+    counted = CountedNames(table.schema.names)
+    assert columns_there(Footer("wide.parquet", counted, about), table.schema) == table.schema.names
+    assert counted.times == 1
+    columns = Columns(about)
+    assert [next(columns.chunks(name)).statistics.max for name in ("key7", "key299")] == [7, 299]
+    assert list(columns.chunks("other")) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -103,7 +104,8 @@ def check_ids(ids: NDArray[np.int64], row_count: int) -> None:
 
 
 def columns_there(footer: Footer, schema: pa.Schema) -> list[str]:
-    return [name for name in schema.names if name in footer.schema.names]
+    present = set(footer.schema.names)
+    return [name for name in schema.names if name in present]
 
 
 def open_parquet(folder: Folder, name: str) -> pq.ParquetFile:
@@ -138,8 +140,7 @@ def read_footer(folder: Folder, name: str) -> Footer:
     """Return a file's footer; raises StorageError where it cannot be read, or has two columns of one name."""
     with reading(folder, name) as file:
         footer = Footer(name, file.schema_arrow, file.metadata)
-    names = footer.schema.names
-    twice = next((column for column in names if names.count(column) > 1), None)
+    twice = next((column for column, count in Counter(footer.schema.names).items() if count > 1), None)
     if twice is not None:
         raise StorageError(f"{folder.path(name)} has two columns called {twice}; write it with one of them")
     return footer
@@ -161,6 +162,8 @@ def concat(tables: Sequence[pa.Table]) -> pa.Table:
 
 
 def table_as_text(table: pa.Table, names: set[str]) -> pa.Table:
-    for name in names & set(table.column_names):
-        table = table.set_column(table.column_names.index(name), name, as_text(table[name], pa.string()))
-    return table
+    columns = [
+        as_text(column, pa.string()) if name in names else column
+        for name, column in zip(table.column_names, table.columns, strict=True)
+    ]
+    return pa.Table.from_arrays(columns, names=table.column_names)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import pyarrow as pa
@@ -29,7 +29,7 @@ def common_schema(files: Sequence[tuple[pa.Schema, pq.FileMetaData]]) -> pa.Sche
     for schema in dict.fromkeys(schema.remove_metadata() for schema, _ in files):
         for field in schema:
             types.setdefault(field.name, {})[stored_type(field.type)] = None
-    footers = [about for _, about in files]
+    footers = [Columns(about) for _, about in files]
     return pa.schema(
         [(name, common_type(list(found), partial(find_range, name, footers))) for name, found in types.items()]
     )
@@ -86,13 +86,29 @@ def widest(types: Sequence[pa.DataType]) -> pa.DataType:
     return pa.unify_schemas(schemas, promote_options="permissive").field("x").type
 
 
-def find_range(name: str, files: Iterable[pq.FileMetaData]) -> tuple[int, int] | None:
+class Columns:
+    """The columns of a file by name; each name is looked up for itself, of which there may be ten thousands."""
+
+    def __init__(self, about: pq.FileMetaData) -> None:
+        self.about = about
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        return {self.about.schema.column(i).path: i for i in range(self.about.num_columns)}
+
+    def chunks(self, name: str) -> Iterator[Any]:
+        """Yield what the footer says of a column, by row group."""
+        place = self.places.get(name)
+        if place is not None:
+            yield from (self.about.row_group(group).column(place) for group in range(self.about.num_row_groups))
+
+
+def find_range(name: str, files: Iterable[Columns]) -> tuple[int, int] | None:
     """Return smallest and largest whole number of a column, as its footers say; None where one does not."""
     smallest = largest = 0
-    for about in files:
-        for group in range(about.num_row_groups):
-            column = column_of(about.row_group(group), name)
-            if column is None or column.physical_type in FLOATS:
+    for columns in files:
+        for column in columns.chunks(name):
+            if column.physical_type in FLOATS:
                 continue
             found = column.statistics
             if found is not None and found.has_min_max:
@@ -102,23 +118,19 @@ def find_range(name: str, files: Iterable[pq.FileMetaData]) -> tuple[int, int] |
     return smallest, largest
 
 
-def column_of(group: Any, name: str) -> Any:
-    chunks = (group.column(i) for i in range(group.num_columns))
-    return next((chunk for chunk in chunks if chunk.path_in_schema == name), None)
-
-
 def choose_columns(schema: pa.Schema, columns: Sequence[str] | None) -> pa.Schema:
     """Return the schema of those columns that there are, in the order in which they are asked for."""
     if columns is None:
         return schema.remove_metadata()
-    return pa.schema([schema.field(name) for name in dict.fromkeys(columns) if name in schema.names])
+    known = {field.name: field for field in schema}
+    return pa.schema([known[name] for name in dict.fromkeys(columns) if name in known])
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """Return the table with these columns: null where it lacks them, as text where the schema says so."""
-    present = set(table.column_names)
+    present = dict(zip(table.column_names, table.columns, strict=True))
     columns = [
-        conform_column(table[field.name], field.type) if field.name in present else pa.nulls(len(table), field.type)
+        conform_column(present[field.name], field.type) if field.name in present else pa.nulls(len(table), field.type)
         for field in schema
     ]
     return pa.Table.from_arrays(columns, schema=schema)
