@@ -29,7 +29,8 @@ from clip_retrieval.words import printable
 
 logger = logging.getLogger(__name__)
 
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "token_normalize_func": with_underscores}
+HELP = ("-h", "--help")
+CONTEXT = {"help_option_names": HELP, "max_content_width": 110, "token_normalize_func": with_underscores}
 
 
 class PrintableFormatter(logging.Formatter):
@@ -41,6 +42,9 @@ class PrintableFormatter(logging.Formatter):
 
 class Cli(click.Group):
     """Turns errors that a user can cause into one sentence and exit code 1; bugs keep their traceback."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, without_separator(args))
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -57,6 +61,15 @@ class Cli(click.Group):
         except KeyboardInterrupt as stop:
             say_error(str(stop) or "stopped")
             ctx.exit(stop.exit_code if isinstance(stop, StoppedError) else StoppedError().exit_code)
+
+
+def without_separator(args: list[str]) -> list[str]:
+    """Return `inference -- --help`, which python-fire took, as `inference --help`."""
+    if "--" not in args:
+        return args
+    at = args.index("--")
+    before, after = args[:at], args[at + 1 :]
+    return [*before, *after] if after and set(after) <= set(HELP) else args
 
 
 @click.group(cls=Cli, context_settings=CONTEXT)

@@ -6,6 +6,7 @@ A field declared with `option(...)` is the only place where a flag's name, type,
 from __future__ import annotations
 
 import dataclasses
+import logging
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,16 +16,22 @@ from typing import Any, TypedDict, TypeVar, Unpack
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.option_values import convert, describe_type, literal, without_none
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 Path = tuple[str, ...]  # attribute names from a config to a field
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """A flag of clip-retrieval 2 that is refused by name, but for values that ask for nothing."""
+    """A flag of clip-retrieval 2 that is refused by name, but for values that ask for nothing.
+
+    A flag that changes no result is only warned of.
+    """
 
     reason: str
     harmless: tuple[object, ...] = (None, False)
+    is_refused: bool = True
 
 
 class Facts(TypedDict, total=False):
@@ -173,8 +180,11 @@ def dropped_flags(config: type[Any]) -> Mapping[str, Dropped]:
 
 
 def refuse_dropped(name: str, value: object, dropped: Dropped) -> None:
-    if literal(value) not in dropped.harmless:
+    if literal(value) in dropped.harmless:
+        return
+    if dropped.is_refused:
         raise ConfigError(f"--{name} is not supported: {dropped.reason}")
+    logger.warning("--%s changes nothing: %s", name, dropped.reason)
 
 
 def parse_value(flag: Flag, value: object) -> object:

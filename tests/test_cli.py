@@ -18,7 +18,10 @@ from clip_retrieval.errors import ConfigError, EncoderError, IndexBuildError, Qu
 MODEL = "hash:16?size=32"
 LIGHT = ("--clip_model", MODEL, "--num_prepro_workers", "0", "--device", "cpu")
 Cli = Callable[..., Result]
-COMMANDS = ("inference", "inference.worker", "index", "filter", "demo", "similarity", "zsl", "extract", "benchmark")
+COMMANDS = (
+    *("inference", "inference.worker", "index", "index score", "index_combiner", "filter", "demo", "similarity", "zsl"),
+    *("extract", "benchmark"),
+)
 
 # Every flag of clip-retrieval 2.45, with a value that means something else than its default.
 INFERENCE_FLAGS = {
@@ -55,7 +58,7 @@ UPSTREAM = [
     for name, value in flags.items()
 ]
 REFUSED = {
-    "use_mclip", "mclip_model", "use_jit", "distribution_strategy",
+    "use_mclip", "mclip_model", "distribution_strategy",
     *(name for name in INFERENCE_FLAGS if name.startswith("slurm_")),
 }  # fmt: skip
 
@@ -89,9 +92,13 @@ def test_every_flag_of_clip_retrieval_2_is_known_or_refused_by_name(
 
 
 def test_an_unknown_flag_is_a_usage_error_with_exit_code_2(run: Cli) -> None:
-    result = run("inference", "in", "out", "--subset_size", "3")
+    result = run("inference", "in", "out", "--subset_sizes", "3")
     assert result.exit_code == 2
-    assert "--subset_size" in result.output
+    assert "--subset_sizes" in result.output
+
+
+def test_the_size_of_a_subset_is_refused_with_what_to_do_instead(run: Cli) -> None:
+    assert_one_sentence(run("inference", "in", "out", "--subset_size", "3"), "name fewer shards")
 
 
 def test_an_unknown_command_is_a_usage_error_with_exit_code_2(run: Cli) -> None:
@@ -104,9 +111,10 @@ def test_options_may_follow_the_folders(run: Cli, tmp_path: Path, command: str) 
     assert_one_sentence(result, f"there is no folder {tmp_path / 'no'}")
 
 
+@pytest.mark.parametrize("separator", [(), ("--",)])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself(run: Cli, command: str) -> None:
-    result = run(command, "--help")
+def test_every_command_explains_itself(run: Cli, command: str, separator: tuple[str, ...]) -> None:
+    result = run(*command.split(), *separator, "--help")
     assert result.exit_code == 0
     assert "--json" in result.output
 

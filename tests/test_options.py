@@ -216,8 +216,6 @@ def test_an_alias_and_its_name_together_are_refused() -> None:
         ["--use_mclip", "True"],
         ["--use-mclip=True"],
         ["--mclip_model", "xlm"],
-        ["--use_jit"],
-        ["--use_jit=True"],
         ["--distribution_strategy", "pyspark"],
         ["--distribution_strategy=slurm"],
         ["--slurm_job_name", "a"],
@@ -230,6 +228,12 @@ def test_a_dropped_flag_is_refused_by_name_with_the_reason(words: list[str]) -> 
     name = words[0].partition("=")[0].lstrip("-").replace("-", "_")
     with pytest.raises(ConfigError, match=f"--{name} is not supported: .{{20}}"):
         inference(*words)
+
+
+@pytest.mark.parametrize("words", [["--use_jit"], ["--use_jit=True"]])
+def test_a_dropped_flag_that_changes_no_result_is_warned_of(words: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    assert inference(*words) == inference()
+    assert "--use_jit changes nothing: torch has deprecated torch.jit" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,11 @@ DROPPED: Mapping[str, Dropped] = {
     "mclip_model": Dropped(
         NO_MCLIP.reason, harmless=(None, "sentence-transformers/clip-ViT-B-32-multilingual-v1")
     ),
-    "use_jit": Dropped("torch has deprecated torch.jit; leave the flag out"),
+    "use_jit": Dropped("torch has deprecated torch.jit, and models run compiled without it", is_refused=False),
+    "subset_size": Dropped(
+        "2.45 has no such flag either; name fewer shards, such as '{00000..00003}.tar', or try a part of "
+        "the input with --dry_run True"
+    ),
     "distribution_strategy": Dropped(
         "only sequential is built in; elsewhere run `clip-retrieval inference.worker --tasks …` once per task",
         harmless=(None, "sequential"),
