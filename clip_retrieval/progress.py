@@ -1,4 +1,4 @@
-"""How far a command is: a bar on a terminal, nothing elsewhere."""
+"""How far a command is: a bar on a terminal, elsewhere a line now and then."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
+from threading import Lock
 from typing import Protocol, TypeVar
 
 from rich.console import Console
@@ -15,7 +16,6 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
-    TaskID,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -27,10 +27,11 @@ Batch = TypeVar("Batch", bound=Sized)  # of rows
 
 SECONDS_BETWEEN_LINES = 10.0
 
-Advance = Callable[[int], None]
+Advance = Callable[[float], None]  # is told how many more are done
 
 TITLE = TextColumn("{task.description}")
-COUNTING = (TITLE, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+COUNTED = (MofNCompleteColumn(),)
+FETCHED = (DownloadColumn(), TransferSpeedColumn())
 
 
 def open_progress(*columns: ProgressColumn) -> Progress:
@@ -40,51 +41,55 @@ def open_progress(*columns: ProgressColumn) -> Progress:
 
 
 @contextmanager
-def show_progress(what: str, total: int) -> Iterator[Advance]:
-    """Give a function that is told how many more are done."""
-    with open_progress(*COUNTING) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda count: progress.advance(task, count)
+def show_progress(title: str, total: int, *, is_bytes: bool = False) -> Iterator[Advance]:
+    """Give a function that is told how many more are done, by any thread."""
+    counts = FETCHED if is_bytes else COUNTED
+    with open_progress(TITLE, BarColumn(), *counts, TimeRemainingColumn()) as bar:
+        task = bar.add_task(title, total=total)
+        lines = Lines(title, total)
+
+        def advance(count: float) -> None:
+            bar.advance(task, count)
+            if not bar.console.is_terminal:
+                lines.advance(count)
+
+        yield advance
 
 
-class RowBar:
-    """Counts rows as they pass: by a bar on a terminal, now and then by a line elsewhere."""
+class Lines:
+    """Writes a line of progress at most every ten seconds."""
 
     def __init__(self, title: str, total: int) -> None:
-        self.title, self.total, self.said = title, total, time.monotonic()
-        self.done = 0.0
-        self.progress = open_progress(*COUNTING)
-        self.bar: TaskID = self.progress.add_task(title, total=total)
+        self.title, self.total, self.done = title, total, 0.0
+        self.said = time.monotonic()
+        self.lock = Lock()
 
-    def __enter__(self) -> RowBar:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def __call__(self, batches: Iterable[Batch], share: float) -> Iterable[Batch]:
-        """Pass batches of rows on; `share` of each row is done then."""
-        for rows in batches:
-            yield rows
-            self.done += share * len(rows)
-            self.progress.update(self.bar, completed=self.done)
-            if not self.progress.console.is_terminal and time.monotonic() - self.said > SECONDS_BETWEEN_LINES:
-                self.said = time.monotonic()
-                logger.info("%s: %s of %s", self.title, f"{round(self.done):,}", f"{self.total:,}")
+    def advance(self, count: float) -> None:
+        with self.lock:
+            self.done += count
+            if time.monotonic() - self.said < SECONDS_BETWEEN_LINES:
+                return
+            self.said = time.monotonic()
+            logger.info("%s: %s of %s", self.title, f"{round(self.done):,}", f"{self.total:,}")
 
 
 class Watch(Protocol):
-    """What rows pass on their way into the index, of which a pass does some share."""
+    """What batches of rows pass on their way into an index, of which a pass does some share."""
 
     def __call__(self, batches: Iterable[Batch], share: float) -> Iterable[Batch]: ...
 
 
+def watch_rows(advance: Advance) -> Watch:
+    """Return a watch that passes batches on and counts their rows; `share` of each row is done then."""
+
+    def watch(batches: Iterable[Batch], share: float) -> Iterator[Batch]:
+        for rows in batches:
+            yield rows
+            advance(share * len(rows))
+
+    return watch
+
+
 def unwatched(batches: Iterable[Batch], share: float) -> Iterable[Batch]:  # noqa: ARG001 -- as Watch has it
-    """Pass rows on."""
+    """Pass batches on."""
     return batches
-
-
-def make_bar() -> Progress:
-    """Return a bar for bytes that are fetched."""
-    return open_progress(TITLE, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())

@@ -14,18 +14,16 @@ from typing import TypeVar
 from uuid import uuid4
 
 from pyspark.sql import SparkSession
-from rich.console import Console
-from rich.progress import Progress
 
 from clip_retrieval.clusters.base import Shared
-from clip_retrieval.clusters.spark_failures import explain
+from clip_retrieval.clusters.spark_failures import explain_failure
 from clip_retrieval.errors import ConfigError, IndexBuildError
+from clip_retrieval.progress import show_progress
 
 logger = logging.getLogger(__name__)
 
 APP_NAME = "clip-retrieval index"
 SECONDS_BETWEEN_LOOKS = 0.25
-SECONDS_BETWEEN_LINES = 10.0
 SECONDS_TO_WORRY = 60.0
 # Spark writes Java's tracebacks for every try that fails; what is final comes as one sentence.
 QUIET = {"spark.log.level": "FATAL", "spark.ui.showConsoleProgress": "false"}
@@ -33,7 +31,7 @@ QUIET = {"spark.log.level": "FATAL", "spark.ui.showConsoleProgress": "false"}
 Task = TypeVar("Task")
 
 
-class Cluster:
+class SparkCluster:
     """Runs tasks on executors, shows how far they are, and says in one sentence why they failed."""
 
     rows_of_task: int | None = None
@@ -68,26 +66,22 @@ class Cluster:
             self.context.cancelJobGroup(group)
             raise
         if failures:
-            raise IndexBuildError(f"{title} on {self.context.master} failed: {explain(failures[0])}") from failures[0]
+            raise IndexBuildError(
+                f"{title} on {self.context.master} failed: {explain_failure(failures[0])}"
+            ) from failures[0]
 
     def watch(self, thread: threading.Thread, title: str, group: str, count: int) -> None:
-        """Wait for the tasks, and show how many are done: by a bar on a terminal, now and then by a line elsewhere."""
-        console = Console(stderr=True)
-        started = said = time.monotonic()
-        with Progress(console=console, disable=not console.is_terminal) as progress:
-            bar = progress.add_task(title, total=count)
+        """Wait for the tasks, and show how many are done; warn once a minute while no executor takes one."""
+        warned, before = time.monotonic(), 0
+        with show_progress(f"{title}, tasks", count) as advance:
             while thread.is_alive():
                 thread.join(SECONDS_BETWEEN_LOOKS)
                 done, active = self.count_tasks(group)
-                progress.update(bar, completed=done)
-                if time.monotonic() - said < SECONDS_BETWEEN_LINES:
-                    continue
-                said = time.monotonic()
-                if not (done or active) and said - started > SECONDS_TO_WORRY:
+                advance(done - before)
+                before = done
+                if not (done or active) and time.monotonic() - warned > SECONDS_TO_WORRY:
+                    warned = time.monotonic()
                     logger.warning("no executor takes a task yet: has %s cores and memory free?", self.context.master)
-                elif not console.is_terminal:
-                    logger.info("%s: %d of %d tasks are done, %d under way", title, done, count, active)
-            progress.update(bar, completed=count)
 
     def count_tasks(self, group: str) -> tuple[int, int]:
         """Return how many tasks of a job are done, and how many are under way."""
@@ -99,7 +93,7 @@ class Cluster:
 
 
 @contextmanager
-def open_cluster(master: str | None) -> Iterator[Cluster]:
+def open_cluster(master: str | None) -> Iterator[SparkCluster]:
     """Give the running Spark session, or a new one, which ends with the block; raises ConfigError where none starts.
 
     Without `master` it is what spark-submit, SPARK_CONF_DIR or the environment says, else this machine's cores.
@@ -109,7 +103,7 @@ def open_cluster(master: str | None) -> Iterator[Cluster]:
     running = SparkSession.getActiveSession()
     session = running or start_session(master)
     try:
-        yield Cluster(session)
+        yield SparkCluster(session)
     finally:
         if running is None:
             session.stop()
@@ -127,7 +121,7 @@ def start_session(master: str | None) -> SparkSession:
         return builder.getOrCreate()
     except Exception as error:
         place = f" at {master}" if master else ""
-        raise ConfigError(f"no Spark session starts{place}: {explain(error)}") from error
+        raise ConfigError(f"no Spark session starts{place}: {explain_failure(error)}") from error
     finally:
         if in_main_thread:
             signal.signal(signal.SIGINT, heard)  # Spark takes it, and would not tell whoever else listens

@@ -27,7 +27,7 @@ ADVICE = (
 )
 
 
-def explain(error: BaseException) -> str:
+def explain_failure(error: BaseException) -> str:
     """Return what was raised in a task, where one raised, and what to do about it where that is known."""
     java = getattr(error, "java_exception", None)
     text = str(error) if java is None else str(java.toString())

@@ -17,7 +17,7 @@ from clip_retrieval.blobs import with_retries
 from clip_retrieval.embeddings.vectors import VectorFile, Vectors, read_header
 from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.layout import Modality
-from clip_retrieval.progress import make_bar
+from clip_retrieval.progress import Advance, show_progress
 from clip_retrieval.storage import Folder
 from clip_retrieval.words import in_bytes
 
@@ -63,11 +63,11 @@ def fetch_all(remote: Found, scratch: Path) -> dict[Modality, Vectors]:
     for copy in copies.values():
         Path(copy.root).mkdir()
     stop = Event()
-    with make_bar() as bar, ThreadPoolExecutor(STREAMS) as pool:
-        total = bar.add_task("fetching", total=sum(vectors.byte_count for vectors in remote.values()))
-        watch = Watch(stop, lambda count: bar.advance(total, count))
+    total = sum(vectors.byte_count for vectors in remote.values())
+    with show_progress("fetching", total, is_bytes=True) as advance, ThreadPoolExecutor(STREAMS) as pool:
+        watch = BlockWatch(stop, advance)
         coming = [
-            pool.submit(fetch, vectors, file, copies[modality], watch)
+            pool.submit(fetch_file, vectors, file, copies[modality], watch)
             for modality, vectors in remote.items()
             for file in vectors.files
         ]
@@ -80,10 +80,10 @@ def fetch_all(remote: Found, scratch: Path) -> dict[Modality, Vectors]:
     return {modality: replace(vectors, copy=copies[modality]) for modality, vectors in remote.items()}
 
 
-class Watch(Callback):  # type: ignore[misc]
+class BlockWatch(Callback):  # type: ignore[misc]
     """Hears of every block that came; raises CancelledError where no more are wanted."""
 
-    def __init__(self, stop: Event, tell: Callable[[int], None]) -> None:
+    def __init__(self, stop: Event, tell: Advance) -> None:
         super().__init__()
         self.stop, self.tell = stop, tell
 
@@ -93,7 +93,7 @@ class Watch(Callback):  # type: ignore[misc]
         self.tell(inc)
 
 
-def fetch(vectors: Vectors, file: VectorFile, copy: Folder, watch: Watch) -> None:
+def fetch_file(vectors: Vectors, file: VectorFile, copy: Folder, watch: BlockWatch) -> None:
     source, target = vectors.path(file), copy.path(file.name)
     fs = vectors.folder.fs
     try:

@@ -38,7 +38,7 @@ BYTES_OF_CODES = 1 << 22  # that are copied at once
 
 
 @dataclass(frozen=True)
-class Job:
+class IndexJob:
     """What all tasks of one index know; this machine and every executor see both folders under their names."""
 
     vectors: Vectors
@@ -51,7 +51,7 @@ class Job:
         return f"{self.merged_folder}/{merged.name}"
 
 
-def write_whole(job: Job, trained: Shared, path: Path, rows: RowRange) -> None:
+def write_whole(job: IndexJob, trained: Shared, path: Path, rows: RowRange) -> None:
     """Write an index that is made in one go; its rows are read once for the lists and once for the store."""
     index = open_bytes(trained.value)
     lists, store = find_lists(index), find_store(index)
@@ -61,7 +61,7 @@ def write_whole(job: Job, trained: Shared, path: Path, rows: RowRange) -> None:
     write_with_store(index, () if store is None else codes_of(job, store, rows, share), rows.row_count, path)
 
 
-def add_part(job: Job, trained: Shared, rows: RowRange) -> None:
+def add_part(job: IndexJob, trained: Shared, rows: RowRange) -> None:
     """Write the part that holds some rows; raises ClipRetrievalError where their files cannot be read.
 
     Codes that are in the embeddings as they are come from there when parts are merged.
@@ -86,7 +86,7 @@ def add_part(job: Job, trained: Shared, rows: RowRange) -> None:
         write_file(index if lists is None else lists, staged)
 
 
-def merge_group(job: Job, trained: Shared, merged: MergedPart) -> None:
+def merge_group(job: IndexJob, trained: Shared, merged: MergedPart) -> None:
     """Write one file of the finished index, of neighbouring parts: in memory are its lists, and those of one part."""
     if job.work.exists(job.merged_name(merged)):
         return
@@ -102,19 +102,19 @@ def merge_group(job: Job, trained: Shared, merged: MergedPart) -> None:
         write_with_store(index, codes, merged.rows.row_count, staged)
 
 
-def codes_of(job: Job, store: Any, rows: RowRange, share: float) -> Iterable[Codes]:
+def codes_of(job: IndexJob, store: Any, rows: RowRange, share: float) -> Iterable[Codes]:
     """Return the codes of some rows, which are made as they are asked for."""
     if (halves := halves_of(job, store, rows)) is not None:
         return job.watch(halves, share)
     return encode(store, job.watch(read_range(job.vectors, rows), share))
 
 
-def merged_codes(job: Job, store: Any, rows: RowRange) -> Iterable[Codes]:
+def merged_codes(job: IndexJob, store: Any, rows: RowRange) -> Iterable[Codes]:
     """Return the codes of a part's rows: out of the embeddings, or what was written beside the part."""
     return halves if (halves := halves_of(job, store, rows)) is not None else read_codes(job.work, rows)
 
 
-def halves_of(job: Job, store: Any, rows: RowRange) -> list[CodesInFile] | None:
+def halves_of(job: IndexJob, store: Any, rows: RowRange) -> list[CodesInFile] | None:
     """Return where the codes of a store are in the embeddings as they are, if they are."""
     return find_halves(job.vectors, rows) if holds_halves(store) else None
 
@@ -124,7 +124,7 @@ def use_cores(cores: int | None) -> None:
         faiss.omp_set_num_threads(cores)
 
 
-def read_part(job: Job, store: Any | None, rows: RowRange) -> Any:
+def read_part(job: IndexJob, store: Any | None, rows: RowRange) -> Any:
     """Return the lists of a part, whose codes are all there."""
     work, name = job.work, part_name(rows)
     if not work.exists(name):

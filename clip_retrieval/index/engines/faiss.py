@@ -12,7 +12,7 @@ import logging
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,13 @@ from clip_retrieval.index.building.bit_allocation import Floats
 from clip_retrieval.index.building.named_kinds import make_given, telling_why
 from clip_retrieval.index.building.parts import can_be_merged
 from clip_retrieval.index.building.ranges import MergedPart, RowRange, group_parts, part_name, split_rows
-from clip_retrieval.index.building.tasks import SHARE_IT, Job, add_part, merge_group, write_whole
+from clip_retrieval.index.building.tasks import SHARE_IT, IndexJob, add_part, merge_group, write_whole
 from clip_retrieval.index.building.training import train_index
 from clip_retrieval.index.measuring.queries import draw_rows
 from clip_retrieval.index.planning.bounds import Bounds
 from clip_retrieval.index.planning.plan import given_plan, make_plan
 from clip_retrieval.index.planning.shapes import Plan, Problem
-from clip_retrieval.progress import RowBar, unwatched
+from clip_retrieval.progress import show_progress, unwatched, watch_rows
 from clip_retrieval.search.files import write_file
 from clip_retrieval.storage import Folder
 from clip_retrieval.version import __version__
@@ -61,21 +61,22 @@ class FaissEngine:
         ranges = split(vectors, plan, self)
         groups = group_parts(ranges, self.index_count)
         work = Folder(f"{self.place.url}/{path.stem}-{fingerprint(vectors, plan)}")
-        bar = RowBar("adding vectors", vectors.row_count) if self.runner.is_here else nullcontext(unwatched)
-        with telling_why(plan) if plan.kind == "given" else nullcontext(), bar as watch:
-            job = Job(vectors, work, f"merged_{len(groups)}", self.runner.cores_of_task or bounds.cores, watch)
+        progress = show_progress("adding vectors", vectors.row_count) if self.runner.is_here else nullcontext(None)
+        with telling_why(plan) if plan.kind == "given" else nullcontext(), progress as advance:
+            watch = unwatched if advance is None else watch_rows(advance)
+            job = IndexJob(vectors, work, f"merged_{len(groups)}", self.runner.cores_of_task or bounds.cores, watch)
             if self.runner.is_here and len(ranges) == 1:
                 trained = self.runner.share(bytes(faiss.serialize_index(train(plan, vectors, bounds))))
                 self.runner.run("adding vectors", partial(write_whole, job, trained, path), ranges)
-                return describe(plan, path, [])
+                return describe_built(plan, path, [])
             trained = self.runner.share(take_trained(work, plan, vectors, bounds))
             self.add(job, trained, ranges)
         self.runner.run("merging parts", partial(merge_group, job, trained), groups)
-        parts = fetch(job, groups, path)
+        parts = fetch_merged(job, groups, path)
         self.finished.append(work)
-        return describe(plan, path, parts)
+        return describe_built(plan, path, parts)
 
-    def add(self, job: Job, trained: Shared, ranges: Sequence[RowRange]) -> None:
+    def add(self, job: IndexJob, trained: Shared, ranges: Sequence[RowRange]) -> None:
         there = set(job.work.names("", ".index"))
         missing = [rows for rows in ranges if part_name(rows) not in there]
         if missing:
@@ -94,17 +95,12 @@ def plan_index(vectors: Vectors, bounds: Bounds, file_count: int = 1) -> Plan:
 
 def describe_problem(vectors: Vectors, bounds: Bounds, file_count: int = 1) -> Problem:
     return Problem(
-        vectors.row_count,
-        vectors.dim,
-        bounds.max_index_bytes,
-        bounds.available_bytes,
-        bounds.cores or faiss.omp_get_max_threads(),
-        bounds.wanted_recall,
-        bounds.max_query_ms,
-        file_count,
-        vectors.empty_count,
-        bounds.is_in_parts,
-        len(bounds.asked) > 1,
+        rows=vectors.row_count,
+        dim=vectors.dim,
+        bounds=replace(bounds, cores=bounds.cores or faiss.omp_get_max_threads()),
+        files=file_count,
+        empty_rows=vectors.empty_count,
+        asks_across=len(bounds.asked) > 1,
     )
 
 
@@ -169,7 +165,7 @@ def take_trained(work: Folder, plan: Plan, vectors: Vectors, bounds: Bounds) -> 
     return work.read_bytes(TRAINED)
 
 
-def fetch(job: Job, groups: Sequence[MergedPart], path: Path) -> list[dict[str, Any]]:
+def fetch_merged(job: IndexJob, groups: Sequence[MergedPart], path: Path) -> list[dict[str, Any]]:
     """Move the finished files to this machine: to the path, or into a folder of that name; return what they hold."""
     if len(groups) == 1:
         fetch_file(job, groups[0], path)
@@ -180,7 +176,7 @@ def fetch(job: Job, groups: Sequence[MergedPart], path: Path) -> list[dict[str, 
     return [{"file": group.name, "first_row": group.rows.start, "rows": group.rows.row_count} for group in groups]
 
 
-def fetch_file(job: Job, group: MergedPart, path: Path) -> None:
+def fetch_file(job: IndexJob, group: MergedPart, path: Path) -> None:
     name = job.merged_name(group)
     if job.work.is_local:
         shutil.move(job.work.path(name), path)
@@ -188,7 +184,7 @@ def fetch_file(job: Job, group: MergedPart, path: Path) -> None:
         job.work.fs.get_file(job.work.path(name), str(path))
 
 
-def describe(plan: Plan, path: Path, parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def describe_built(plan: Plan, path: Path, parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return what image.json says of the index before it is measured."""
     size = sum(file.stat().st_size for file in ([path] if path.is_file() else path.iterdir()))
     return {

@@ -53,8 +53,8 @@ def with_cost(plan: Plan, problem: Problem) -> Plan:
 
 def count_sample(lists: int, problem: Problem) -> int:
     """Return the rows that are trained on: enough for the lists, and within a quarter of the memory."""
-    left = problem.available_bytes - program_bytes(problem) - beside_sample(LEAST_SAMPLE, problem.dim)
-    affordable = int(min(left, problem.available_bytes / 4) / (4 * problem.dim * SAMPLE_COPIES))
+    left = problem.bounds.available_bytes - program_bytes(problem) - beside_sample(LEAST_SAMPLE, problem.dim)
+    affordable = int(min(left, problem.bounds.available_bytes / 4) / (4 * problem.dim * SAMPLE_COPIES))
     return min(problem.rows, max(min(wanted_sample(lists), affordable), 2 * lists))
 
 

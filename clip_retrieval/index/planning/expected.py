@@ -75,11 +75,11 @@ def expect(plan: Plan, problem: Problem) -> tuple[float, float]:
         return ceiling(plan, problem), 1000 * plan.rows * plan.dim / DIMS_A_SECOND
     least, most = (LEAST_DEPTH, MOST_DEPTH) if plan.kind == "graph" else (1, min(plan.lists, MOST_LOOKED_INTO))
     start, step = time_graph(plan) if plan.kind == "graph" else time_lists(plan, problem)
-    longest = min(most, max(least, (problem.max_query_ms - start) / step))
+    longest = min(most, max(least, (problem.bounds.max_query_ms - start) / step))
     efforts = {max(least, longest / 2**halvings) for halvings in range(HALVINGS + 1)}
     most_found = ceiling(plan, problem)
     found = [(most_found * share_found(plan, problem, effort), start + effort * step) for effort in efforts]
-    wanted = problem.wanted_recall
+    wanted = problem.bounds.wanted_recall
     enough = [outcome for outcome in found if wanted is not None and outcome[0] >= to_expect(wanted)]
     if enough:
         return min(enough, key=lambda outcome: outcome[1])

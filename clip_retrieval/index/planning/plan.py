@@ -41,7 +41,7 @@ def make_plan(problem: Problem) -> Plan:
         raise IndexBuildError(explain_misfit(problem, plans))
     quick = [plan for plan in fitting if not is_slow(plan, problem)]
     if not quick:
-        return make_plan(replace(problem, max_query_ms=min(plan.query_ms for plan in fitting)))
+        return make_plan(problem.within(max_query_ms=min(plan.query_ms for plan in fitting)))
     enough = find_enough(quick, problem)
     if enough:
         least = min(plan.index_bytes for plan in enough)
@@ -52,7 +52,7 @@ def make_plan(problem: Problem) -> Plan:
 def given_plan(problem: Problem, key: str) -> Plan:
     """Return the plan of a key that somebody wants; what it costs is not known before it is built."""
     usual = count_sample(count_lists(problem.filled_rows), problem)
-    affordable = int(problem.available_bytes / 4 / (4 * problem.dim * SAMPLE_COPIES))
+    affordable = int(problem.bounds.available_bytes / 4 / (4 * problem.dim * SAMPLE_COPIES))
     needed = min(ROWS_PER_CENTROID * count_centroids(key), affordable)
     return Plan("given", problem.rows, problem.dim, given_key=key, sample_rows=min(problem.rows, max(usual, needed)))
 
@@ -65,12 +65,12 @@ def count_centroids(key: str) -> int:
 
 
 def fits(plan: Plan, problem: Problem) -> bool:
-    return plan.index_bytes <= problem.max_index_bytes and plan.peak_bytes <= problem.available_bytes
+    return plan.index_bytes <= problem.bounds.max_index_bytes and plan.peak_bytes <= problem.bounds.available_bytes
 
 
 def is_slow(plan: Plan, problem: Problem) -> bool:
     """Say whether a query takes longer than it may; among few rows there is nothing faster than all of them."""
-    return plan.query_ms > 1.001 * problem.max_query_ms and plan.rows > ROWS_FOR_LISTS
+    return plan.query_ms > 1.001 * problem.bounds.max_query_ms and plan.rows > ROWS_FOR_LISTS
 
 
 def worth(plan: Plan) -> float:
@@ -114,7 +114,7 @@ def can_be_graph(problem: Problem) -> bool:
     return (
         problem.rows <= ROWS_OF_PART
         and problem.files == 1
-        and not problem.is_in_parts
+        and not problem.bounds.is_in_parts
         and problem.empty_rows <= MOST_EMPTY * problem.rows
     )
 
@@ -139,7 +139,7 @@ def choose(problem: Problem, candidates: Iterable[Plan]) -> Iterator[Plan]:
 
 def find_enough(plans: Iterable[Plan], problem: Problem) -> list[Plan]:
     """Return the plans that are expected to find a wanted recall."""
-    wanted = problem.wanted_recall
+    wanted = problem.bounds.wanted_recall
     return [plan for plan in plans if wanted is not None and plan.recall >= to_expect(wanted)]
 
 
@@ -149,12 +149,12 @@ def best_in_time(plans: Iterable[Plan], problem: Problem) -> Plan:
 
 def explain_misfit(problem: Problem, plans: list[Plan]) -> str:
     """Say what the least demanding index would take."""
-    small = min(plans, key=lambda plan: max(plan.index_bytes / max(1, problem.max_index_bytes),
-                                            plan.peak_bytes / max(1, problem.available_bytes)))  # fmt: skip
+    small = min(plans, key=lambda plan: max(plan.index_bytes / max(1, problem.bounds.max_index_bytes),
+                                            plan.peak_bytes / max(1, problem.bounds.available_bytes)))  # fmt: skip
     least, memory = bound_above(small.index_bytes), bound_above(small.peak_bytes)
     return (
         f"no index of {problem.rows:,} x {problem.dim} vectors fits into max_index_memory_usage "
-        f"{in_bytes(problem.max_index_bytes)} and current_memory_available "
-        f"{in_bytes(problem.available_bytes)}; the nearest that can be built is {small.key}, with "
+        f"{in_bytes(problem.bounds.max_index_bytes)} and current_memory_available "
+        f"{in_bytes(problem.bounds.available_bytes)}; the nearest that can be built is {small.key}, with "
         f"--max_index_memory_usage {least} --current_memory_available {memory}"
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+from clip_retrieval.index.planning.bounds import Bounds
 
 Kind = Literal["exact", "graph", "refined", "listed", "coded", "given"]
 Store = Literal["fp32", "fp16", "SQ8", "SQ6", "SQ4", "codes"]
@@ -17,25 +19,28 @@ ROWS_OF_LISTS = 256  # from where on there are several
 LISTS_PER_ROOT = 1.2  # lists for each square root of the rows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Problem:
     """What is to be indexed, and within which bounds."""
 
     rows: int
     dim: int
-    max_index_bytes: int
-    available_bytes: int
-    cores: int = 1
-    wanted_recall: float | None = None
-    max_query_ms: float = 10.0
+    bounds: Bounds
     files: int = 1  # that the index is kept in, each with centroids and codebooks of its own
-    empty_rows: int = 0  # that are zero, in no list and nobody's neighbours
-    is_in_parts: bool = False  # built by several, whatever its rows
+    empty_rows: int = 0  # that are zero, in no list and nobody's neighbors
     asks_across: bool = True  # whether queries of the other modality count as well: captions, for pictures
+
+    @property
+    def cores(self) -> int:
+        return self.bounds.cores or 1
 
     @property
     def filled_rows(self) -> int:
         return max(1, self.rows - self.empty_rows)
+
+    def within(self, **bounds: Any) -> Problem:
+        """Return the problem with some of its bounds changed."""
+        return replace(self, bounds=replace(self.bounds, **bounds))
 
 
 @dataclass(frozen=True)

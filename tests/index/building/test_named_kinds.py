@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.index.build import clip_index
 from clip_retrieval.index.building.named_kinds import make_given, train_given
+from clip_retrieval.index.planning.bounds import Bounds
 from clip_retrieval.index.planning.plan import count_centroids, given_plan
 from clip_retrieval.index.planning.shapes import Plan, Problem
 
@@ -39,7 +40,8 @@ def test_the_largest_k_means_of_a_key_is_known(key: str, count: int) -> None:
 
 def test_the_sample_is_what_the_lists_need_as_far_as_rows_and_memory_go() -> None:
     def sample(rows: int, available: int) -> int:
-        return given_plan(Problem(rows, 512, GIGABYTE, available), "IVF65536,SQ8").sample_rows
+        bounds = Bounds(max_index_bytes=GIGABYTE, available_bytes=available, cores=1)
+        return given_plan(Problem(rows=rows, dim=512, bounds=bounds), "IVF65536,SQ8").sample_rows
 
     assert sample(10**8, 64 * GIGABYTE) == 39 * 65_536
     assert sample(10**6, 64 * GIGABYTE) == 10**6

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from clip_retrieval.index.building.parts import add_rows
 from clip_retrieval.index.building.training import METRIC, train_index
+from clip_retrieval.index.planning.bounds import Bounds
 from clip_retrieval.index.planning.costs import with_cost
 from clip_retrieval.index.planning.plan import list_plans
 from clip_retrieval.index.planning.shapes import Kind, Plan, Problem, Store
@@ -52,7 +53,7 @@ def asked() -> Rows:
 
 
 def plan_of(kind: Kind, store: Store | None = None, code_bytes: int = 8, bits: int = 8) -> Plan:
-    problem = Problem(ROWS, DIM, AMPLE, AMPLE)
+    problem = Problem(rows=ROWS, dim=DIM, bounds=Bounds(max_index_bytes=AMPLE, available_bytes=AMPLE, cores=1))
     plan = next(plan for plan in list_plans(problem) if (plan.kind, plan.store) == (kind, store))
     return plan if kind != "coded" else with_cost(replace(plan, code_bytes=code_bytes, bits=bits), problem)
 

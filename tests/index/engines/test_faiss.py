@@ -15,12 +15,12 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from clip_retrieval.cli import cli
-from clip_retrieval.clusters.spark_failures import explain
+from clip_retrieval.clusters.spark_failures import explain_failure
 from clip_retrieval.embeddings.vectors import open_vectors
 from clip_retrieval.errors import ConfigError, IndexBuildError
 from clip_retrieval.index.building.parts import can_be_merged, read_range
 from clip_retrieval.index.building.ranges import RowRange, codes_name, group_parts, part_name, split_rows
-from clip_retrieval.index.building.tasks import Job, add_part, merge_group, write_whole
+from clip_retrieval.index.building.tasks import IndexJob, add_part, merge_group, write_whole
 from clip_retrieval.index.config import SparkConfig
 from clip_retrieval.index.engines.faiss import FaissEngine, fingerprint
 from clip_retrieval.index.engines.local import LocalRunner
@@ -82,13 +82,13 @@ def test_rows_are_read_over_the_borders_of_files(tmp_path: Path, unit_rows: Rows
         assert np.array_equal(np.concatenate(list(read_range(vectors, RowRange(start, stop)))), rows[start:stop])
 
 
-def make_job(folder: Path, write_run: WriteRun, rows: NDArray[np.float32]) -> Job:
+def make_job(folder: Path, write_run: WriteRun, rows: NDArray[np.float32]) -> IndexJob:
     vectors = open_vectors(Folder(str(write_run(folder / "emb", np.split(rows, [len(rows) // 2])))), "img_emb")
     assert vectors is not None
-    return Job(vectors, Folder(str(folder / "work")), "merged_1", 1)
+    return IndexJob(vectors, Folder(str(folder / "work")), "merged_1", 1)
 
 
-def merge(job: Job, empty: bytes, *borders: int) -> Any:
+def merge(job: IndexJob, empty: bytes, *borders: int) -> Any:
     """Return an index of the rows between these borders, that was made in parts."""
     parts = [RowRange(start, stop) for start, stop in pairwise(borders)]
     for part in parts:
@@ -137,7 +137,7 @@ def test_lists_of_a_later_file_hold_numbers_of_rows_and_places_count_from_its_fi
 
 
 @pytest.mark.parametrize("lost", [True, False])
-def test_a_part_whose_codes_are_not_whole_is_made_again(job: Job, unit_rows: Rows, lost: bool) -> None:
+def test_a_part_whose_codes_are_not_whole_is_made_again(job: IndexJob, unit_rows: Rows, lost: bool) -> None:
     empty = trained(unit_rows(300), "IVF4,SQ4,Refine(SQ8)")
     add_part(job, Sent(empty), RowRange(0, 100))
     codes = Path(job.work.path(codes_name(RowRange(0, 100))))
@@ -195,11 +195,11 @@ def test_an_index_comes_out_of_parts_anywhere(
 
 
 @pytest.fixture
-def job(tmp_path: Path, unit_rows: Rows, write_run: WriteRun) -> Job:
+def job(tmp_path: Path, unit_rows: Rows, write_run: WriteRun) -> IndexJob:
     return make_job(tmp_path, write_run, unit_rows(300))
 
 
-def test_a_task_that_is_done_is_not_done_again(job: Job, unit_rows: Rows) -> None:
+def test_a_task_that_is_done_is_not_done_again(job: IndexJob, unit_rows: Rows) -> None:
     rows = RowRange(100, 200)
     empty = trained(unit_rows(300), "IVF4,SQ8")
     add_part(job, Sent(empty), rows)
@@ -211,19 +211,19 @@ def test_a_task_that_is_done_is_not_done_again(job: Job, unit_rows: Rows) -> Non
     assert faiss.read_index(job.work.path("merged_1/00.index")).ntotal == 100
 
 
-def test_a_task_that_sees_no_folder_says_so(job: Job, tmp_path: Path) -> None:
+def test_a_task_that_sees_no_folder_says_so(job: IndexJob, tmp_path: Path) -> None:
     (tmp_path / "emb").rename(tmp_path / "elsewhere")
     with pytest.raises(IndexBuildError, match=r"an executor sees no folder .*emb; share it"):
         add_part(job, Sent(b""), RowRange(0, 10))
 
 
-def test_a_merge_that_does_not_see_a_part_says_so(job: Job, unit_rows: Rows) -> None:
+def test_a_merge_that_does_not_see_a_part_says_so(job: IndexJob, unit_rows: Rows) -> None:
     [merged] = group_parts([RowRange(0, 10)], 1)
     with pytest.raises(IndexBuildError, match=r"does not see .*part_.*temporary_indices_folder"):
         merge_group(job, Sent(trained(unit_rows(300), "IVF4,SQ8")), merged)
 
 
-def test_embeddings_that_change_meanwhile_are_an_error(job: Job, tmp_path: Path, unit_rows: Rows) -> None:
+def test_embeddings_that_change_meanwhile_are_an_error(job: IndexJob, tmp_path: Path, unit_rows: Rows) -> None:
     np.save(tmp_path / "emb" / "img_emb" / job.vectors.files[0].name, unit_rows(20))
     with pytest.raises(IndexBuildError, match="changed while the index was built"):
         list(read_range(job.vectors, RowRange(0, 10)))
@@ -257,7 +257,7 @@ RAISED = """org.apache.spark.api.python.PythonException: Traceback (most recent 
     ],
 )
 def test_a_failed_task_is_one_sentence(why: str, sentence: str) -> None:
-    said = explain(RuntimeError(JAVA.format(why=why)))
+    said = explain_failure(RuntimeError(JAVA.format(why=why)))
     assert sentence in said
     assert "\n" not in said
     assert "at org." not in said
@@ -282,7 +282,7 @@ def test_without_pyspark_the_command_says_what_to_install(monkeypatch: pytest.Mo
     assert done.output == "Error: --distributed pyspark needs pyspark: pip install 'clip-retrieval[spark]'\n"
 
 
-def test_parts_depend_on_the_kind_and_who_trains_it_not_on_cores(job: Job) -> None:
+def test_parts_depend_on_the_kind_and_who_trains_it_not_on_cores(job: IndexJob) -> None:
     plan = Plan("exact", 300, 16, "SQ8", sample_rows=300)
     given = Plan("given", 300, 16, given_key="SQ8", sample_rows=300)
     more = [replace(plan, seconds=9.0, peak_bytes=7), replace(plan, sample_rows=200), replace(plan, store="SQ6"), given]
@@ -310,7 +310,7 @@ def test_a_build_here_that_is_stopped_goes_on_with_its_parts(
     made: list[int] = []
 
     def stop_after(count: int) -> None:
-        def add(job: Job, trained: Any, part: RowRange) -> None:
+        def add(job: IndexJob, trained: Any, part: RowRange) -> None:
             if len(made) == count:
                 raise KeyboardInterrupt
             made.append(part.start)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import faiss
 import numpy as np
@@ -16,6 +17,7 @@ from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.building.parts import add_rows
 from clip_retrieval.index.building.training import train_index
 from clip_retrieval.index.config import parse_bytes
+from clip_retrieval.index.planning.bounds import Bounds
 from clip_retrieval.index.planning.costs import held_bytes, row_bytes, with_cost
 from clip_retrieval.index.planning.expected import to_expect
 from clip_retrieval.index.planning.plan import ROWS_FOR_LISTS, SMALLEST, is_slow, lengths, list_plans, make_plan, worth
@@ -31,14 +33,21 @@ def powers(low: float, high: float) -> st.SearchStrategy[int]:
     return st.floats(low, high).map(lambda power: int(10**power))
 
 
+def problem_of(rows: int, dim: int, index_bytes: int, memory: int, **options: Any) -> Problem:
+    """Return a problem, with the fields of its bounds among the options."""
+    of_bounds = {name: options.pop(name) for name in [*options] if name in ("cores", "wanted_recall", "max_query_ms")}
+    bounds = Bounds(max_index_bytes=index_bytes, available_bytes=memory, **{"cores": 1, **of_bounds})
+    return Problem(rows=rows, dim=dim, bounds=bounds, **options)
+
+
 dims = st.one_of(st.integers(1, 2048), st.sampled_from([1, 2, 3, 33, 512, 513, 768, 2048]))
 row_counts = st.one_of(powers(0, 9.69), st.sampled_from([0, 1, ROWS_FOR_LISTS, ROWS_FOR_LISTS + 1, 5 * 10**9]))
 problems = st.builds(
-    Problem,
+    problem_of,
     rows=row_counts,
     dim=dims,
-    max_index_bytes=powers(3, 13.5),
-    available_bytes=powers(8.5, 13.5),
+    index_bytes=powers(3, 13.5),
+    memory=powers(8.5, 13.5),
     cores=st.integers(1, 128),
     wanted_recall=st.one_of(st.none(), st.floats(0.1, 1)),
     files=st.sampled_from([1, 1, 2, 40]),
@@ -62,12 +71,12 @@ def test_a_plan_is_within_its_bounds_or_refused_with_bounds_that_do(problem: Pro
         named = NAMED_BOUNDS.search(str(error))
         assert named is not None
         index, available = parse_bytes(named[1]), parse_bytes(named[2])
-        assert index > problem.max_index_bytes or available > problem.available_bytes
-        problem = replace(problem, max_index_bytes=index, available_bytes=available)
+        assert index > problem.bounds.max_index_bytes or available > problem.bounds.available_bytes
+        problem = problem.within(max_index_bytes=index, available_bytes=available)
         plan = make_plan(problem)
 
-    assert plan.index_bytes <= problem.max_index_bytes
-    assert plan.peak_bytes <= problem.available_bytes
+    assert plan.index_bytes <= problem.bounds.max_index_bytes
+    assert plan.peak_bytes <= problem.bounds.available_bytes
     assert plan.index_bytes > 0
     assert plan.peak_bytes > held_bytes(plan, problem)
     assert plan.seconds > 0
@@ -80,14 +89,13 @@ def test_a_plan_is_within_its_bounds_or_refused_with_bounds_that_do(problem: Pro
 @settings(max_examples=100, deadline=None)
 @given(problem=problems, more=powers(3, 13.5), more_memory=powers(3, 13.5))
 def test_more_memory_is_never_worth_less(problem: Problem, more: int, more_memory: int) -> None:
-    problem = replace(problem, wanted_recall=None)
+    problem = problem.within(wanted_recall=None)
     less = plan_if_any(problem)
     assume(less is not None)
     assert less is not None
-    larger = replace(
-        problem,
-        max_index_bytes=problem.max_index_bytes + more,
-        available_bytes=problem.available_bytes + more_memory,
+    larger = problem.within(
+        max_index_bytes=problem.bounds.max_index_bytes + more,
+        available_bytes=problem.bounds.available_bytes + more_memory,
     )
 
     plan = make_plan(larger)
@@ -99,10 +107,10 @@ def test_more_memory_is_never_worth_less(problem: Problem, more: int, more_memor
 @settings(max_examples=100, deadline=None)
 @given(problem=problems, wanted=st.floats(0.3, 0.99))
 def test_a_wanted_recall_takes_the_smallest_that_has_it(problem: Problem, wanted: float) -> None:
-    best = plan_if_any(replace(problem, wanted_recall=None))
+    best = plan_if_any(problem.within(wanted_recall=None))
     assume(best is not None)
     assert best is not None
-    wanting = replace(problem, wanted_recall=wanted)
+    wanting = problem.within(wanted_recall=wanted)
     plan = make_plan(wanting)
 
     wanted = to_expect(wanted)
@@ -112,7 +120,9 @@ def test_a_wanted_recall_takes_the_smallest_that_has_it(problem: Problem, wanted
         return
     assert plan.recall >= wanted
     for other in [*list_plans(wanting), *shorter_codes(plan, wanting)]:
-        fits = other.index_bytes <= problem.max_index_bytes and other.peak_bytes <= problem.available_bytes
+        fits = (
+            other.index_bytes <= problem.bounds.max_index_bytes and other.peak_bytes <= problem.bounds.available_bytes
+        )
         if fits and other.recall >= wanted and not is_slow(other, wanting):
             assert plan.index_bytes <= SMALLEST * other.index_bytes
 
@@ -127,13 +137,13 @@ def shorter_codes(plan: Plan, problem: Problem) -> list[Plan]:
     ("rows", "wanted", "limit"), [(10**6, 0.99, 0.3), (10**8, 0.99, 1), (200_000, 0.99, 10), (50_000, None, 0.06)]
 )
 def test_no_wish_is_worth_comparing_with_every_row_for_seconds(rows: int, wanted: float | None, limit: float) -> None:
-    problem = Problem(rows, 512, AMPLE, AMPLE, wanted_recall=wanted, max_query_ms=limit)
+    problem = problem_of(rows, 512, AMPLE, AMPLE, wanted_recall=wanted, max_query_ms=limit)
     plan = make_plan(problem)
     assert (plan.kind, plan.store) == ("refined", "fp16")
 
 
-ROOMY = Problem(200_000, 512, 2 * 10**9, AMPLE)
-IN_A_HURRY = replace(ROOMY, max_query_ms=0.2, asks_across=False)
+ROOMY = problem_of(200_000, 512, 2 * 10**9, AMPLE)
+IN_A_HURRY = replace(ROOMY.within(max_query_ms=0.2), asks_across=False)
 
 
 def test_a_graph_is_for_queries_like_the_rows_that_have_little_time() -> None:
@@ -146,10 +156,10 @@ def test_a_graph_is_for_queries_like_the_rows_that_have_little_time() -> None:
         ROOMY,
         replace(ROOMY, asks_across=False),
         replace(IN_A_HURRY, asks_across=True),
-        replace(IN_A_HURRY, max_query_ms=0.08),
-        replace(IN_A_HURRY, max_index_bytes=250_000_000),
-        replace(IN_A_HURRY, rows=10**8, max_index_bytes=AMPLE),
-        replace(IN_A_HURRY, is_in_parts=True),
+        IN_A_HURRY.within(max_query_ms=0.08),
+        IN_A_HURRY.within(max_index_bytes=250_000_000),
+        replace(IN_A_HURRY.within(max_index_bytes=AMPLE), rows=10**8),
+        IN_A_HURRY.within(is_in_parts=True),
         replace(IN_A_HURRY, files=2),
         replace(IN_A_HURRY, empty_rows=20_000),
     ],
@@ -170,7 +180,7 @@ def test_else_lists_are_refined(problem: Problem) -> None:
 
 
 def test_whole_rows_are_in_lists_where_codes_beside_them_have_no_room() -> None:
-    kinds = {limit: make_plan(replace(ROOMY, max_index_bytes=limit * 10**6)) for limit in (200, 206, 210, 220)}
+    kinds = {limit: make_plan(ROOMY.within(max_index_bytes=limit * 10**6)) for limit in (200, 206, 210, 220)}
 
     assert {limit: (plan.kind, plan.store) for limit, plan in kinds.items()} == {
         200: ("refined", "codes"),
@@ -181,19 +191,19 @@ def test_whole_rows_are_in_lists_where_codes_beside_them_have_no_room() -> None:
 
 
 def test_lists_of_exact_rows_are_for_who_wants_nearly_all() -> None:
-    assert make_plan(replace(ROOMY, wanted_recall=0.999)).key == "IVF512,Flat"
+    assert make_plan(ROOMY.within(wanted_recall=0.999)).key == "IVF512,Flat"
 
 
 @pytest.mark.parametrize(("limit", "kind"), [(0.1, "refined"), (0.3, "refined"), (0.6, "refined"), (3, "coded")])
 def test_codes_of_lists_take_more_time_than_refined_ones(limit: float, kind: str) -> None:
-    plan = make_plan(Problem(200_000, 512, 50_000_000, AMPLE, max_query_ms=limit))
+    plan = make_plan(problem_of(200_000, 512, 50_000_000, AMPLE, max_query_ms=limit))
 
     assert plan.kind == kind
     assert plan.recall > 0.88
 
 
 def test_long_codes_are_in_more_lists_than_short_ones() -> None:
-    long, short = (make_plan(Problem(200_000, 512, limit, AMPLE)) for limit in (50_000_000, 15_000_000))
+    long, short = (make_plan(problem_of(200_000, 512, limit, AMPLE)) for limit in (50_000_000, 15_000_000))
 
     assert (long.kind, short.kind) == ("coded", "coded")
     assert (long.lists, short.lists) == (1024, 512)
@@ -202,40 +212,40 @@ def test_long_codes_are_in_more_lists_than_short_ones() -> None:
 @settings(max_examples=50, deadline=None)
 @given(rows=powers(4, 9.69), limit=st.floats(0.1, 20), more=st.floats(0, 10))
 def test_more_time_is_never_worth_less(rows: int, limit: float, more: float) -> None:
-    short = Problem(rows, 64, AMPLE, AMPLE, max_query_ms=limit)
-    less, plan = make_plan(short), make_plan(replace(short, max_query_ms=limit + more))
+    short = problem_of(rows, 64, AMPLE, AMPLE, max_query_ms=limit)
+    less, plan = make_plan(short), make_plan(short.within(max_query_ms=limit + more))
 
     assert is_slow(less, short) or worth(plan) >= worth(less) - 0.002  # efforts are tried in steps
 
 
 def test_lists_are_for_rows_that_are_filled() -> None:
-    assert make_plan(Problem(100_000, 512, AMPLE, AMPLE, empty_rows=99_990)).lists == 1
-    assert make_plan(Problem(100_000, 512, AMPLE, AMPLE, empty_rows=90_000)).lists == 128
+    assert make_plan(problem_of(100_000, 512, AMPLE, AMPLE, empty_rows=99_990)).lists == 1
+    assert make_plan(problem_of(100_000, 512, AMPLE, AMPLE, empty_rows=90_000)).lists == 128
 
 
 @given(rows=st.integers(0, ROWS_FOR_LISTS), dim=dims)
 def test_few_rows_are_all_compared(rows: int, dim: int) -> None:
-    plan = make_plan(Problem(rows, dim, AMPLE, AMPLE))
+    plan = make_plan(problem_of(rows, dim, AMPLE, AMPLE))
 
     assert (plan.kind, plan.key, plan.recall) == ("exact", "Flat", 1)
 
 
 def test_rows_are_coded_where_nothing_else_fits() -> None:
-    plan = make_plan(Problem(20_000, 64, 500_000, AMPLE))
+    plan = make_plan(problem_of(20_000, 64, 500_000, AMPLE))
 
     assert plan.kind == "coded"
     assert 450_000 < plan.index_bytes <= 500_000
 
 
 def test_codes_of_lists_are_no_longer_than_memory_allows_to_build() -> None:
-    problem = Problem(100_000_000, 512, 60 * 10**9, 4 * 10**9)
+    problem = problem_of(100_000_000, 512, 60 * 10**9, 4 * 10**9)
     [coded] = [plan for plan in list_plans(problem) if plan.kind == "coded"]
 
     assert 3 * 10**9 < coded.peak_bytes <= 4 * 10**9
 
 
 def test_rows_held_by_place_take_no_memory_to_build() -> None:
-    plan = make_plan(Problem(100_000_000, 512, 110 * 10**9, 8 * 10**9))
+    plan = make_plan(problem_of(100_000_000, 512, 110 * 10**9, 8 * 10**9))
 
     assert (plan.kind, plan.store) == ("refined", "fp16")
     assert plan.peak_bytes < 8 * 10**9 < 100 * 10**9 < plan.index_bytes
@@ -243,13 +253,13 @@ def test_rows_held_by_place_take_no_memory_to_build() -> None:
 
 def test_without_any_memory_it_is_refused_too() -> None:
     with pytest.raises(IndexBuildError, match=r"into max_index_memory_usage 0 bytes and current_memory_available 0 "):
-        make_plan(Problem(10_000, 64, 0, 0))
+        make_plan(problem_of(10_000, 64, 0, 0))
 
 
 @pytest.mark.parametrize("dim", [16, 32, 512])
 @pytest.mark.parametrize("rows", [30, 300, 5000, 5001, 20_000, 300_000, 2_000_000, 60_000_000])
 def test_the_bounds_of_a_refusal_give_just_the_kind_it_names(rows: int, dim: int) -> None:
-    problem = Problem(rows, dim, 100, AMPLE)
+    problem = problem_of(rows, dim, 100, AMPLE)
     with pytest.raises(IndexBuildError) as refused:
         make_plan(problem)
     named = re.search(r"built is (\S+), with", str(refused.value))
@@ -257,7 +267,7 @@ def test_the_bounds_of_a_refusal_give_just_the_kind_it_names(rows: int, dim: int
     assert named
     assert bounds
     index, available = parse_bytes(bounds[1]), parse_bytes(bounds[2])
-    plan = make_plan(replace(problem, max_index_bytes=index, available_bytes=available))
+    plan = make_plan(problem.within(max_index_bytes=index, available_bytes=available))
     assert plan.key == named[1]
     assert plan.index_bytes > index / 1.1
 
@@ -265,7 +275,7 @@ def test_the_bounds_of_a_refusal_give_just_the_kind_it_names(rows: int, dim: int
 @pytest.mark.parametrize("dim", [2, 3, 7, 33, 64, 100, 512])
 def test_keys_are_shapes_that_faiss_can_read(dim: int) -> None:
     for limit in (1, 20_000 * (8 + dim // 3), AMPLE):
-        for plan in list_plans(Problem(20_000, dim, limit, AMPLE)):
+        for plan in list_plans(problem_of(20_000, dim, limit, AMPLE)):
             index = faiss.index_factory(dim, plan.key, faiss.METRIC_INNER_PRODUCT)
             assert index.d == dim
             if plan.lists:
@@ -310,7 +320,7 @@ def file_bytes(index: faiss.Index) -> int:
     ("count", "dim", "code_bytes"), [(6_000, 64, (8, 16, 21, 64)), (20_000, 32, (4, 9, 32)), (9_000, 33, (8, 33))]
 )
 def test_files_are_as_large_as_planned_or_a_little_smaller(count: int, dim: int, code_bytes: tuple[int, ...]) -> None:
-    problem, rows = Problem(count, dim, AMPLE, AMPLE), make_rows(count, dim)
+    problem, rows = problem_of(count, dim, AMPLE, AMPLE), make_rows(count, dim)
     plans = list_plans(problem)
     recoded, coded = plans[-2:]
     shorter = [replace(coded, code_bytes=length) for length in code_bytes]
@@ -325,7 +335,7 @@ def test_files_are_as_large_as_planned_or_a_little_smaller(count: int, dim: int,
 
 def test_files_with_a_graph_of_lists_are_as_large_as_planned() -> None:
     count = LISTS_FOR_GRAPH + 1
-    problem, rows = Problem(count, 16, AMPLE, AMPLE), make_rows(count, 16)
+    problem, rows = problem_of(count, 16, AMPLE, AMPLE), make_rows(count, 16)
     shape = Plan("coded", count, 16, None, LISTS_FOR_GRAPH, 16, 8, sample_rows=count)
     plan = with_cost(shape, problem)
 
@@ -344,7 +354,7 @@ def test_rows_of_any_shape_give_an_index_within_its_bytes(shape: str, dim: int) 
     count = ROWS_FOR_LISTS + 1
     rows = make_rows(count, dim, shape)
     for limit in (1, AMPLE):
-        for plan in list_plans(Problem(count, dim, limit, AMPLE)):
+        for plan in list_plans(problem_of(count, dim, limit, AMPLE)):
             if plan.kind in ("exact", "graph") or plan.store == "SQ8" or (plan.store == "fp16" and limit != AMPLE):
                 continue
             index = build(plan, rows)
@@ -369,6 +379,6 @@ def test_rows_of_any_shape_give_an_index_within_its_bytes(shape: str, dim: int) 
 )
 def test_memory_to_build_is_more_than_was_measured_but_not_by_much(rows: int, dim: int, limit: int, held: int) -> None:
     """`held`: MB of anonymous memory on two cores, beside some 60 to 180 MB of mapped libraries."""
-    peak = make_plan(Problem(rows, dim, limit, AMPLE, cores=2)).peak_bytes / 1e6
+    peak = make_plan(problem_of(rows, dim, limit, AMPLE, cores=2)).peak_bytes / 1e6
 
     assert held + 100 < peak < 2 * (held + 180)
