@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from clip_retrieval.errors import StorageError
+from clip_retrieval.json_files import check_shape
 from clip_retrieval.storage import Folder
 
 Modality = Literal["image", "text"]
@@ -99,6 +101,63 @@ class EmbeddingsFolder(Folder):
         return [partition_named(match[1]) for match in found if match]
 
 
+class FileAbout(TypedDict):
+    """An npy file that an index was built of."""
+
+    name: str
+    rows: int
+
+
+class FileSum(TypedDict):
+    """A file of an index as it was written."""
+
+    bytes: int
+    xxh3_64: str
+
+
+class IndexAbout(TypedDict, total=False):
+    """What the manifest says of an index; other programs leave out any of it."""
+
+    rows: int | None
+    dimension: int
+    key: str | None
+    trained_rows: int
+    files: list[FileAbout]
+    sums: dict[str, FileSum]  # by the name of the file below the index folder
+
+
+class Manifest(TypedDict, total=False):
+    """The manifest of an embeddings folder or an index folder, as far as anyone relies on its shape."""
+
+    format_version: int
+    encoder: dict[str, Any] | None
+    partition_count: int | None
+    indices: dict[Modality, IndexAbout]
+    options: dict[str, Any] | None
+
+
+class PartAbout(TypedDict):
+    """A file of an index that is kept in several."""
+
+    file: str
+    first_row: int
+
+
+# What image.json and text.json say of an index, as far as anyone relies on its shape.
+IndexInfo = TypedDict(
+    "IndexInfo",
+    {
+        "index_key": str | None,
+        "index_param": str | None,
+        "size in bytes": int | None,
+        "parts": list[PartAbout],
+        "plan": dict[str, Any] | None,
+        "quality": dict[str, Any] | None,
+    },
+    total=False,
+)
+
+
 class IndexFolder(Folder):
     """What index writes and filter reads."""
 
@@ -109,6 +168,15 @@ class IndexFolder(Folder):
     @staticmethod
     def info_name(modality: Modality) -> str:
         return f"{modality}.json"
+
+    def read_info(self, modality: Modality) -> dict[str, Any]:
+        """Return what the json file beside an index says; nothing where there is none."""
+        name = self.info_name(modality)
+        if not self.exists(name):
+            return {}
+        info = self.read_json(name)
+        check_shape(info, IndexInfo, self.path(name))
+        return info
 
     @staticmethod
     def empty_rows_name(modality: Modality) -> str:
@@ -126,9 +194,16 @@ def read_manifest(folder: Folder) -> dict[str, Any] | None:
     if not folder.exists(MANIFEST):
         return None
     manifest = folder.read_json(MANIFEST)
+    check_shape(manifest, Manifest, folder.path(MANIFEST))
     if manifest.get("format_version", 0) > FORMAT_VERSION:
         raise StorageError(
             f"{folder.path(MANIFEST)} was written by a newer clip-retrieval (format "
             f"{manifest['format_version']}, this one reads up to {FORMAT_VERSION}); update clip-retrieval"
         )
     return manifest
+
+
+def about_index(manifest: Mapping[str, Any] | None, modality: Modality) -> dict[str, Any]:
+    """Return what a manifest says of an index; nothing where it has no word of it."""
+    about: dict[str, Any] = ((manifest or {}).get("indices") or {}).get(modality) or {}
+    return about

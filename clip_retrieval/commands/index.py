@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from clip_retrieval.commands import CommandWithCommands, Outcome, with_config, with_json
-from clip_retrieval.index.config import CombineConfig, IndexConfig, ScoreConfig
+from clip_retrieval.index.config import CombineConfig, CombinerConfig, IndexConfig, ScoreConfig
 from clip_retrieval.index.folder.build_options import read_index_config, read_score_config
 
 
@@ -50,23 +50,22 @@ def combine(config: CombineConfig) -> Outcome:
 
 
 @click.command("index_combiner")
-@click.argument("input_folder")
-@click.argument("output_folder")
-@with_json
-def index_combiner(input_folder: str, output_folder: str) -> Outcome:
+@with_config(CombinerConfig)
+def index_combiner(config: CombinerConfig) -> Outcome:
     """Merge *.index files into OUTPUT_FOLDER/merged_index.ivfdata and populated.index, as clip-retrieval 2 does."""
     from clip_retrieval.commands.reports.index import print_combined
     from clip_retrieval.index.combine import combine_folder
 
-    return Outcome(combine_folder(input_folder, output_folder), print_combined)
+    return Outcome(combine_folder(config.input_folder, config.output_folder), print_combined)
 
 
 @index.command("info")
 @click.argument("index_folder")
+@click.option("--check", is_flag=True, help="Compare every byte of the index files with their checksums.")
 @with_json
-def info(index_folder: str) -> Outcome:
+def info(index_folder: str, *, check: bool) -> Outcome:
     """Say what the indices of a folder are: kind, rows, size, settings, recall, model."""
     from clip_retrieval.commands.reports.index import print_info
     from clip_retrieval.index.info import describe_folder
 
-    return Outcome(describe_folder(index_folder), print_info)
+    return Outcome(describe_folder(index_folder, check=check), print_info)

@@ -37,10 +37,14 @@ from clip_retrieval.layout import (
     EmbeddingsFolder,
     IndexFolder,
     Modality,
+    about_index,
     read_manifest,
 )
 from clip_retrieval.revision import finish_revision, only_one
+from clip_retrieval.search.checksums import FileSums, sum_files
 from clip_retrieval.search.cores import using_cores
+from clip_retrieval.search.settings import parse_settings
+from clip_retrieval.search.stored_settings import store_settings
 from clip_retrieval.storage import check_writable, leaving_nothing_empty
 
 logger = logging.getLogger(__name__)
@@ -135,7 +139,7 @@ def build_found(
     )
     if known and known.is_current(filled, bounds) and has_current_metadata(config, source, target):
         take_over_options(target, config)
-        infos = {modality: target.read_json(target.info_name(modality)) for modality in filled}
+        infos = {modality: target.read_info(modality) for modality in filled}
         return Outcome(infos, known.changes, is_as_before=True)
     revision = IndexRevision(target.url)
     with chosen_engine(config, target) as engine:  # which keeps its parts to the end: anything may fail till then
@@ -145,23 +149,32 @@ def build_found(
                 infos = {modality: build.make(modality, vectors) for modality, vectors in filled.items()}
                 for modality, figures in measure_built(IndexFolder(str(scratch)), truths, contents, config).items():
                     infos[modality] |= figures
+                    store_settings(scratch / target.index_name(modality), parse_settings(figures["index_param"]))
                     warn_of_surprise(modality, infos[modality])
                     if known and modality in known.indices:
-                        before = target.read_json(target.info_name(modality))
+                        before = target.read_info(modality)
                         warn_of_loss(modality, before, figures, is_new=modality in build.built_anew)
+            sums = {modality: sum_built(target, modality, scratch) for modality in infos}
             publish(revision, scratch, infos, contents)
         place_metadata(config, source, revision)
-        described = describe_indices(infos, filled, build.trained_rows)
+        described = describe_indices(infos, filled, build.trained_rows, sums)
         revision.write_json(MANIFEST, make_manifest(encoder, described, config))
         revision.commit()
     return Outcome(infos, known.changes if known else {})
 
 
+def sum_built(target: IndexFolder, modality: Modality, scratch: Path) -> FileSums:
+    """Return the checksums of an index: of what was built, else those that the manifest has."""
+    name = target.index_name(modality)
+    if (scratch / name).exists():
+        return sum_files(IndexFolder(str(scratch)), name)
+    return about_index(read_manifest(target), modality).get("sums") or {}
+
+
 def wants_other_kind(config: IndexConfig, target: IndexFolder) -> bool:
     """Say whether an update asks for another kind than one that is there, which cannot be turned into it."""
     for modality in MODALITIES:
-        name = target.info_name(modality)
-        kind = target.read_json(name).get("index_key") if target.exists(name) else None
+        kind = target.read_info(modality).get("index_key")
         if config.index_key is not None and kind not in (None, config.index_key):
             logger.warning("building anew: the %s index is %s, and --index_key is %s", modality, kind, config.index_key)
             return True
@@ -219,7 +232,7 @@ class Build:
         if known is not None:
             self.trained_rows[modality] = known.indices[modality]["trained_rows"]
             if known.stays(modality, self.bounds):
-                return self.target.read_json(self.target.info_name(modality))
+                return self.target.read_info(modality)
             try:
                 path = self.scratch / self.target.index_name(modality)
                 return update_index(known, modality, vectors, self.bounds, path)

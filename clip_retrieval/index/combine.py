@@ -15,18 +15,20 @@ from typing import Any
 import faiss
 import numpy as np
 from rich.console import Console
-from rich.progress import track
 
 from clip_retrieval.errors import IndexBuildError, StorageError
 from clip_retrieval.index.building.parts import UNMERGED, can_be_merged, merge_into
 from clip_retrieval.index.config import CombineConfig
-from clip_retrieval.index.folder.joined_manifests import Joined, join_folders, write_beside
+from clip_retrieval.index.folder.joined_manifests import join_folders, widest, write_beside
 from clip_retrieval.index.folder.publish import IndexRevision
 from clip_retrieval.layout import IndexFolder, Modality
+from clip_retrieval.progress import show_progress
 from clip_retrieval.revision import finish_revision, only_one
+from clip_retrieval.search.checksums import sum_files
 from clip_retrieval.search.files import LISTS, POPULATED, open_file, write_file
 from clip_retrieval.search.native_output import printing_to_stderr
-from clip_retrieval.search.settings import format_settings, settings_of
+from clip_retrieval.search.settings import Settings, format_settings, settings_of
+from clip_retrieval.search.stored_settings import set_settings, store_settings
 from clip_retrieval.storage import Folder, leaving_nothing_empty
 
 logger = logging.getLogger(__name__)
@@ -62,6 +64,7 @@ def run_combine(config: CombineConfig) -> CombinedIndex:
     name = target.index_name(config.modality)
     starts = find_starts(source, names)
     joined = join_folders(source, names, starts, config.modality)
+    settings = joined.settings or find_settings(source, names)
     with leaving_nothing_empty(target), only_one(target):
         finish_revision(target)
         revision = IndexRevision(target.url)
@@ -72,11 +75,14 @@ def run_combine(config: CombineConfig) -> CombinedIndex:
                 rows = merge_on_disk(source, names, starts, staged)
             else:
                 rows = merge_in_memory(source, names, starts, staged)
-            size = sum(path.stat().st_size for path in [staged, *staged.glob("*")] if path.is_file())
-            info = describe(staged, joined, rows, size) | {"index_path": target.path(name)}
+            store_settings(staged, settings)
+            sums = sum_files(Folder(str(scratch)), name)
+            size = sum(file["bytes"] for file in sums.values())
+            info = describe_merged(staged, joined.key, rows, size)
+            info |= {"index_param": format_settings(settings), "index_path": target.path(name)}
             revision.publish(staged, name)
         revision.write_json(target.info_name(config.modality), info)
-        write_beside(revision, config.modality, joined, info)
+        write_beside(revision, config.modality, joined, info, sums)
         revision.commit()
     return CombinedIndex(target.path(name), names, rows, time.perf_counter() - start)
 
@@ -91,6 +97,7 @@ def combine_folder(input_folder: str, output_folder: str) -> CombinedIndex:
         raise IndexBuildError(f"there is no *.index file in {source.url}")
     with leaving_nothing_empty(target), target.staging() as scratch:
         rows = merge_on_disk(source, names, find_starts(source, names), scratch)
+        store_settings(scratch / POPULATED, find_settings(source, names))
         for name in (LISTS, POPULATED):
             target.publish(scratch / name, name)
     return CombinedIndex(target.path(POPULATED), names, rows, time.perf_counter() - start)
@@ -132,9 +139,11 @@ def merge_in_memory(source: Folder, names: Sequence[str], starts: Sequence[int],
             "the parts into a folder image.index, where they are searched together"
         )
     parts = list(zip(names[1:], starts[1:], strict=True))
-    for name, start in track(parts, description="merging", transient=True, console=Console(stderr=True)):
-        part = faiss.read_index(source.path(name))  # kept by this name: what faiss casts owns nothing
-        merge_into(whole, part, start)
+    with show_progress("merging", len(parts)) as advance:
+        for name, start in parts:
+            part = faiss.read_index(source.path(name))  # kept by this name: what faiss casts owns nothing
+            merge_into(whole, part, start)
+            advance(1)
     write_file(whole, path)
     return int(whole.ntotal)
 
@@ -196,7 +205,9 @@ def find_starts(source: Folder, names: Sequence[str]) -> list[int]:
     for name in names:
         path = source.path(name)
         open_file(source, name, memory_map=True)  # says what is wrong with it, if anything
-        print_of = hashlib.sha256(faiss.serialize_index(make_shell(path)).tobytes()).hexdigest()
+        shell = make_shell(path)
+        set_settings(shell, dict.fromkeys(settings_of(shell), 1))  # which each part may have been tuned to
+        print_of = hashlib.sha256(faiss.serialize_index(shell).tobytes()).hexdigest()
         first = first or print_of
         if print_of != first:
             raise IndexBuildError(
@@ -211,6 +222,14 @@ def find_starts(source: Folder, names: Sequence[str]) -> list[int]:
     if any(low for low, _, _ in spans):
         raise IndexBuildError(f"ids overlap in {source.url}: each part must begin at 0, or go on where another ends")
     return [0, *accumulate(high + 1 for _, high, _ in spans)][:-1]
+
+
+def find_settings(source: Folder, names: Sequence[str]) -> Settings:
+    """Return the slowest settings in the files of parts, whose json files say nothing."""
+    found = widest([settings_of(open_file(source, name, memory_map=True)) for name in names])
+    if found.get("nprobe", 1) <= 1 and found.get("k_factor_rf", 1) <= 1 and "nprobe" in found:
+        logger.warning("nothing says how well the parts are to be searched: `index score --tune True` finds it out")
+    return found
 
 
 def id_span(index: Any, path: str) -> tuple[int, int, bool]:
@@ -232,7 +251,7 @@ def id_span(index: Any, path: str) -> tuple[int, int, bool]:
 
 
 def make_shell(path: str) -> Any:
-    """Return the index without its rows, and with settings that do not count."""
+    """Return the index without its rows."""
     index = faiss.read_index(path, faiss.IO_FLAG_MMAP)
     empty_out(index)
     return index
@@ -248,27 +267,21 @@ def empty_out(index: Any) -> None:
     for name in ("index", "base_index", "refine_index"):
         if hasattr(index, name):
             empty_out(getattr(index, name))
-    if isinstance(index, faiss.IndexRefine):
-        index.k_factor = 1
     if isinstance(index, faiss.IndexIVF):
         lists = faiss.ArrayInvertedLists(index.nlist, index.code_size)
         index.replace_invlists(lists, True)  # noqa: FBT003 -- faiss takes no keyword
         lists.this.disown()
-        index.nprobe = 1
     if isinstance(index, faiss.IndexFlatCodes):
         index.reset()
     index.ntotal = 0
 
 
-def describe(path: Path, joined: Joined, rows: int, size: int) -> dict[str, Any]:
-    """Return what the index's json file says."""
+def describe_merged(path: Path, key: str | None, rows: int, size: int) -> dict[str, Any]:
+    """Return what the index's json file says but for its settings; `key` is that of the parts, if they have one."""
     file = path / POPULATED if path.is_dir() else path
     index = faiss.read_index(str(file), faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_MMAP)
-    if not joined.settings:
-        logger.warning("nothing says how well the parts are to be searched: `index score --tune True` finds it out")
     return {
-        "index_key": joined.key or type(faiss.downcast_index(index)).__name__,
-        "index_param": format_settings(joined.settings or settings_of(index)),
+        "index_key": key or type(faiss.downcast_index(index)).__name__,
         "size in bytes": size,
         "nb vectors": rows,
         "vectors dimension": int(index.d),

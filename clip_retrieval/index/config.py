@@ -152,6 +152,16 @@ class CombineConfig:
     on_disk: bool = option(False, help="Keep the inverted lists on disk: less memory, to merge and to search.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class CombinerConfig:
+    """The flags of clip-retrieval 2's index_combiner."""
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("input_folder", "output_folder")
+
+    input_folder: str = option(help="Folder with *.index files.")
+    output_folder: str = option(help="Folder that merged_index.ivfdata and populated.index go to.")
+
+
 def parse_bytes(text: str) -> int:
     """Return the bytes that a size means: 500MB and 4G count in powers of 1000, 500MiB and 4Gi in powers of 1024."""
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)

@@ -8,15 +8,19 @@ import faiss
 
 from clip_retrieval.errors import QueryError
 from clip_retrieval.index.folder.build_options import OPTIONS
-from clip_retrieval.layout import MODALITIES, IndexFolder, Modality, read_manifest
+from clip_retrieval.layout import MODALITIES, IndexFolder, Modality, about_index, read_manifest
+from clip_retrieval.search.checksums import find_damage
 from clip_retrieval.search.files import open_parts
 from clip_retrieval.search.index import read_settings
 from clip_retrieval.search.settings import format_settings, settings_of
-from clip_retrieval.search.tree import describe_tree, has_packed_lists
+from clip_retrieval.search.tree import describe_tree, keeps_lists_in_memory
 
 
-def describe_folder(url: str) -> dict[str, Any]:
-    """Return what there is to say of each index; raises ClipRetrievalError where there is none, or one is damaged."""
+def describe_folder(url: str, *, check: bool = False) -> dict[str, Any]:
+    """Return what there is to say of each index; raises ClipRetrievalError where there is none, or one is damaged.
+
+    With `check`, every byte of their files is compared with the checksums in the manifest.
+    """
     folder = IndexFolder(url)
     if not folder.exists():
         raise QueryError(f"there is no index folder {folder.url}")
@@ -24,19 +28,26 @@ def describe_folder(url: str) -> dict[str, Any]:
     if not there:
         raise QueryError(f"{folder.url} has neither image.index nor text.index; name a folder that `index` wrote")
     manifest = read_manifest(folder) or {}
+    sums = {modality: about_index(manifest, modality).get("sums") or {} for modality in there}
+    for modality in there if check else ():
+        damage = find_damage(folder, sums[modality])
+        if damage is not None:
+            raise damage
     return {
         "index_folder": folder.url,
         "encoder": manifest.get("encoder"),
         "made_by": manifest.get("made_by"),
         "options": manifest.get(OPTIONS),
-        "indices": {modality: describe_index(folder, modality) for modality in there},
+        "indices": {
+            modality: describe_index(folder, modality) | ({"checked": len(sums[modality])} if check else {})
+            for modality in there
+        },
     }
 
 
 def describe_index(folder: IndexFolder, modality: Modality) -> dict[str, Any]:
     parts = open_parts(folder, modality, memory_map=True)
-    index, info = parts[0].index, folder.info_name(modality)
-    said = folder.read_json(info) if folder.exists(info) else {}
+    index, said = parts[0].index, folder.read_info(modality)
     return {
         "kind": said.get("index_key") or describe_tree(index),
         "tree": describe_tree(index),
@@ -46,7 +57,7 @@ def describe_index(folder: IndexFolder, modality: Modality) -> dict[str, Any]:
         "bytes": count_bytes(folder, folder.index_name(modality)),
         "metric": "inner product" if index.metric_type == faiss.METRIC_INNER_PRODUCT else "L2",
         "settings": format_settings(settings_of(index) | read_settings(folder, modality, index)),
-        "memory_map": "all but the lists" if has_packed_lists(index) else "all",
+        "memory_map": "all but the lists" if keeps_lists_in_memory(index) else "all",
         "said": said,
     }
 

@@ -5,21 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from clip_retrieval.embeddings.local_copy import fetched
 from clip_retrieval.embeddings.vectors import Vectors, open_vectors
 from clip_retrieval.errors import ConfigError, IndexBuildError, QueryError
 from clip_retrieval.index.config import ScoreConfig
-from clip_retrieval.index.folder.build_options import TARGET, keep_options, kept_options, read_score_config
+from clip_retrieval.index.folder.build_options import TARGET, kept_options, read_score_config, with_options
+from clip_retrieval.index.folder.publish import IndexRevision
 from clip_retrieval.index.measuring.evaluate import evaluate_index, find_truths
 from clip_retrieval.index.measuring.quality import Quality
 from clip_retrieval.index.measuring.tuning import Target
-from clip_retrieval.layout import MODALITIES, EmbeddingsFolder, IndexFolder, Modality
+from clip_retrieval.layout import MANIFEST, MODALITIES, EmbeddingsFolder, IndexFolder, Modality, read_manifest
 from clip_retrieval.revision import finish_revision, only_one
+from clip_retrieval.search.checksums import FileSums, list_files, sum_files
 from clip_retrieval.search.cores import using_cores
+from clip_retrieval.search.files import LISTS
 from clip_retrieval.search.index import Index, open_index
 from clip_retrieval.search.settings import Settings, parse_settings
+from clip_retrieval.search.stored_settings import store_settings
 from clip_retrieval.storage import Folder, check_writable, temporary_folder
 
 
@@ -78,9 +83,15 @@ def tune_all(
     with only_one(folder):
         finish_revision(folder)
         qualities = {modality: score_one(config, folder, modality, found) for modality in modalities}
+        revision, sums = IndexRevision(folder.url), dict[Modality, FileSums]()
         for modality, quality in qualities.items():
-            write_settings(folder, modality, quality)
-        keep_options(folder, kept_options(config, TARGET))
+            name = folder.info_name(modality)
+            revision.write_json(name, {**folder.read_info(modality), **quality.info()})
+            sums[modality] = write_settings(folder, modality, quality, revision)
+        manifest = read_manifest(folder)
+        if manifest is not None:
+            revision.write_json(MANIFEST, with_sums(with_options(manifest, kept_options(config, TARGET)), sums))
+        revision.commit()
     return qualities
 
 
@@ -141,8 +152,31 @@ def check_match(index: Index, path: str, modality: Modality, found: Mapping[Moda
         )
 
 
-def write_settings(folder: IndexFolder, modality: Modality, quality: Quality) -> None:
-    """Write settings and figures into the json file, whose other keys stay."""
-    name = folder.info_name(modality)
-    info = folder.read_json(name) if folder.exists(name) else {}
-    folder.write_json(name, {**info, **quality.info()})
+def write_settings(folder: IndexFolder, modality: Modality, quality: Quality, revision: IndexRevision) -> FileSums:
+    """Publish copies of the faiss files with their new settings, and return the checksums of all files.
+
+    Copies, since another process may have mapped the files. Lists on disk hold no settings: they stay.
+    """
+    name, sums = folder.index_name(modality), FileSums()
+    with revision.staging() as scratch:
+        for file in list_files(folder, name):
+            if file.endswith(LISTS):
+                sums |= sum_files(folder, file)
+                continue
+            staged = scratch / Path(file).name
+            with folder.answering():
+                folder.fs.get_file(folder.path(file), str(staged))
+            store_settings(staged, Settings(quality.settings))
+            sums[file] = sum_files(Folder(str(scratch)), staged.name)[staged.name]
+            revision.publish(staged, file)
+    return sums
+
+
+def with_sums(manifest: Mapping[str, Any], sums: Mapping[Modality, FileSums]) -> dict[str, Any]:
+    """Return the manifest with new checksums of the indices that it knows."""
+    indices: Mapping[Modality, Any] = manifest.get("indices") or {}
+    changed = {
+        modality: {**about, "sums": sums[modality]} if modality in sums else about
+        for modality, about in indices.items()
+    }
+    return {**manifest, "indices": changed}

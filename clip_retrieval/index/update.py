@@ -30,6 +30,7 @@ from clip_retrieval.index.folder.metadata_files import writes_arrow
 from clip_retrieval.index.planning.bounds import Bounds
 from clip_retrieval.layout import MODALITIES, EmbeddingsFolder, IndexFolder, Modality, read_manifest
 from clip_retrieval.metadata import METADATA_ARROW
+from clip_retrieval.search.checksums import find_damage
 from clip_retrieval.search.files import write_file
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ def compare(
         return None
     check_encoder(target, manifest.get("encoder"), encoder)
     indices = manifest.get("indices", {})
-    sizes = {modality: check_whole(target, modality) for modality in indices}
+    sizes = {modality: check_whole(target, modality, indices[modality].get("sums") or {}) for modality in indices}
     for modality in indices.keys() - contents.keys():
         raise IndexBuildError(f"{target.url} has an index of {modality} embeddings, which are gone; {AGAIN}")
     for modality in filled.keys() - indices.keys():
@@ -92,18 +93,21 @@ def compare(
     )
 
 
-def check_whole(target: IndexFolder, modality: Modality) -> int:
-    """Return the bytes of an index; raises IndexBuildError where they are not as many as its json file says."""
+def check_whole(target: IndexFolder, modality: Modality, sums: Mapping[str, Any]) -> int:
+    """Return the bytes of an index; raises ClipRetrievalError where they are not those that were written."""
     info, name = target.info_name(modality), target.index_name(modality)
     if not target.exists(info):
         raise IndexBuildError(f"{target.path(info)} is missing; {AGAIN}")
-    said = target.read_json(info).get("size in bytes")
+    said = target.read_info(modality).get("size in bytes")
     size = int(target.fs.du(target.path(name))) if target.exists(name) else 0
     if said is not None and said != size:
         raise IndexBuildError(
             f"{target.path(name)} has {size:,} bytes, and had {said:,} when it was built: it is damaged, or another "
             f"one; {AGAIN}"
         )
+    damage = find_damage(target, sums)
+    if damage is not None:
+        raise damage
     return size
 
 
@@ -133,7 +137,7 @@ def update_index(known: Known, modality: Modality, vectors: Vectors, bounds: Bou
     if size > bounds.max_index_bytes:
         path.unlink()  # a folder of several files may come in its place
         raise CannotChangeError(f"it would be {size:,} bytes, above max_index_memory_usage")
-    return target.read_json(target.info_name(modality)) | {
+    return target.read_info(modality) | {
         "nb vectors": index.ntotal,
         "size in bytes": size,
         "compression ratio": round(4 * index.ntotal * vectors.dim / size, 3),

@@ -13,28 +13,30 @@ import numpy as np
 from clip_retrieval.errors import QueryError, StorageError
 from clip_retrieval.layout import IndexFolder, Modality
 from clip_retrieval.search.native_output import printing_to_stderr
+from clip_retrieval.search.tree import list_nodes
 from clip_retrieval.storage import Folder
 
-POPULATED, LISTS = "populated.index", "merged_index.ivfdata"  # of an index whose lists stay on disk
+POPULATED, LISTS = "populated.index", "merged_index.ivfdata"  # names of an index whose lists stay on disk
+LISTS_FIRST = (b"Iw", b"Iv", b"IxPT")  # begins of files: lists, or a transform, below which there mostly are lists
 BYTES_AT_ONCE = 1 << 17
 METRICS = (faiss.METRIC_INNER_PRODUCT, faiss.METRIC_L2)
 
 
 @dataclass(frozen=True)
-class Part:
-    """One faiss index, and what is to be added to its ids."""
+class OpenPart:
+    """One opened faiss index, and what is to be added to its ids."""
 
     index: Any
     first_row: int = 0
 
 
-def open_parts(folder: IndexFolder, modality: Modality, *, memory_map: bool = False) -> list[Part]:
+def open_parts(folder: IndexFolder, modality: Modality, *, memory_map: bool = False) -> list[OpenPart]:
     """Open what belongs to one index; raises QueryError where there is none, StorageError that names a damaged file."""
     name = folder.index_name(modality)
     if not folder.exists(name):
         raise QueryError(f"{folder.url} has no {name}{other_index(folder)}")
     if not folder.fs.isdir(folder.path(name)):
-        return [Part(open_file(folder, name, memory_map=memory_map))]
+        return [OpenPart(open_file(folder, name, memory_map=memory_map))]
     names = folder.names(name, ".index")
     if POPULATED in names:
         names = [POPULATED]
@@ -44,17 +46,12 @@ def open_parts(folder: IndexFolder, modality: Modality, *, memory_map: bool = Fa
     indices = [open_file(folder, f"{name}/{part}", memory_map=memory_map) for part in names]
     check_alike(folder.path(name), names, indices)
     firsts = first_rows(folder.path(name), names, indices, described)
-    return [Part(index, first) for index, first in zip(indices, firsts, strict=True)]
+    return [OpenPart(index, first) for index, first in zip(indices, firsts, strict=True)]
 
 
 def read_places(folder: IndexFolder, modality: Modality) -> dict[str, int]:
     """Return where the rows of each part begin, as the index's json file says."""
-    name = folder.info_name(modality)
-    parts = folder.read_json(name).get("parts", []) if folder.exists(name) else []
-    try:
-        return {str(part["file"]): int(part["first_row"]) for part in parts}
-    except (TypeError, KeyError, ValueError) as error:
-        raise StorageError(f"{folder.path(name)} does not say where each part begins: {error!r}") from error
+    return {part["file"]: part["first_row"] for part in folder.read_info(modality).get("parts", [])}
 
 
 def first_rows(path: str, names: list[str], indices: list[Any], described: Mapping[str, int]) -> Iterator[int]:
@@ -87,28 +84,55 @@ def check_alike(path: str, names: list[str], indices: list[Any]) -> None:
 def open_file(folder: Folder, name: str, *, memory_map: bool = False) -> Any:
     """Open one faiss file; raises StorageError where it is damaged, QueryError where its metric is none of ours."""
     path = folder.path(name)
+    with folder.open(name) as file:  # faiss would not say why it cannot open it
+        begin = file.read(4)
     try:
         with printing_to_stderr():
-            index = read_file(path, memory_map=memory_map) if folder.is_local else read_remote(folder, name)
+            if folder.is_local:
+                index = map_file(path, begin) if memory_map else read_file(path)
+            else:
+                index = read_remote(folder, name)
     except (RuntimeError, MemoryError) as error:
-        raise StorageError(f"{path} is no readable faiss index{explain(error)}; build it again") from error
+        raise StorageError(f"{path} is no readable faiss index{explain_lists(error)}; build it again") from error
     if index.metric_type not in METRICS:
         raise QueryError(f"{path} compares by another measure than inner product or L2; build it with one of those")
     return index
 
 
-def read_file(path: str, *, memory_map: bool) -> Any:
-    """Read a file; its lists on disk, if any, lie beside it, wherever that is.
+def read_file(path: str, mapping: int = 0) -> Any:
+    """Read a file with a mapping flag of faiss; its lists on disk, if any, lie beside it, wherever that is."""
+    index = faiss.read_index(path, faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_READ_ONLY | mapping)
+    for lists in mapped_lists(index):
+        lists.prefetch_nthread = 0  # 32 threads for each query took three times as long as the query
+    return index
 
-    With `memory_map` rows stay in the file and are read as they are needed: tried for Flat, SQ, PQ, HNSW, every IVF
-    and refinement. The lists of fast scan are read all the same.
+
+def map_file(path: str, begin: bytes) -> Any:
+    """Open a file whose rows stay in it and are read as they are needed; lists of fast scan are read all the same.
+
+    faiss has two ways. IO_FLAG_MMAP maps inverted lists and nothing else; lists that are in a file of their own it
+    leaves out, and a search ends the process. IO_FLAG_MMAP_IFC maps arrays (Flat, SQ, PQ, HNSW, the second index of a
+    refinement), but copies inverted lists into memory, and refuses lists in a file of their own.
     """
-    flags = faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_READ_ONLY
-    if not memory_map:
-        return faiss.read_index(path, flags)
-    if hasattr(faiss, "IO_FLAG_MMAP_IFC"):
-        return faiss.read_index(path, flags | faiss.IO_FLAG_MMAP_IFC)
-    return faiss.read_index(path, flags | faiss.IO_FLAG_MMAP)  # faiss before 1.11 maps lists only
+    if begin.startswith(LISTS_FIRST):
+        index = read_file(path, faiss.IO_FLAG_MMAP)
+        if any(lists.ptr is None for lists in mapped_lists(index)):
+            return read_file(path)  # which maps their file
+        if faiss.try_extract_index_ivf(index) is not None:
+            return index
+    try:
+        return read_file(path, faiss.IO_FLAG_MMAP_IFC)
+    except RuntimeError:
+        return read_file(path)  # lists in a file of their own below a refinement or an id map
+
+
+def mapped_lists(index: Any) -> Iterator[Any]:
+    """Yield the inverted lists of an index that are in a file, not in memory."""
+    for node in list_nodes(index):
+        if isinstance(node, faiss.IndexIVF):
+            lists = faiss.downcast_InvertedLists(node.invlists)
+            if isinstance(lists, faiss.OnDiskInvertedLists):
+                yield lists
 
 
 def write_file(index: Any, path: Path) -> None:
@@ -126,7 +150,7 @@ def read_remote(folder: Folder, name: str) -> Any:
     return faiss.deserialize_index(np.frombuffer(folder.read_bytes(name), dtype=np.uint8))
 
 
-def explain(error: BaseException) -> str:
+def explain_lists(error: BaseException) -> str:
     return f" (its {LISTS} is missing or damaged)" if ".ivfdata" in str(error) else ""
 
 

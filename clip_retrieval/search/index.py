@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_retrieval.errors import ConfigError, QueryError, StorageError
-from clip_retrieval.layout import IndexFolder, Modality, read_manifest
+from clip_retrieval.layout import IndexFolder, Modality, about_index, read_manifest
 from clip_retrieval.revision import settle
+from clip_retrieval.search.checksums import CHECKED_BYTES, find_damage
 from clip_retrieval.search.cores import of_one_thread
-from clip_retrieval.search.files import Part, open_parts
+from clip_retrieval.search.files import OpenPart, open_parts
 from clip_retrieval.search.settings import (
     Settings,
     parse_settings,
@@ -26,7 +27,7 @@ from clip_retrieval.search.settings import (
     settings_of,
     takes_selector,
 )
-from clip_retrieval.search.tree import nodes
+from clip_retrieval.search.tree import list_nodes
 
 TUNED_HITS, FEW_HITS = 10, 16  # hits that settings are tuned for, and that need no more than those
 ROWS_PER_HIT = 4  # that are looked at, at least
@@ -51,12 +52,12 @@ class Index:
 
     def __init__(
         self,
-        index: Any | Sequence[Part],
+        index: Any | Sequence[OpenPart],
         empty_rows: NDArray[np.int64],
         settings: Settings | None = None,
         row_count: int | None = None,  # where rows without an embedding are not even in the index
     ) -> None:
-        self.parts: Sequence[Part] = index if isinstance(index, Sequence) else [Part(index)]
+        self.parts: Sequence[OpenPart] = index if isinstance(index, Sequence) else [OpenPart(index)]
         self.index = self.parts[0].index
         self.dim = int(self.index.d)
         self.row_count = row_count or count_rows(self.parts)
@@ -157,7 +158,7 @@ class Index:
         return [SearchResult(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in rows]
 
 
-def count_rows(parts: Sequence[Part]) -> int:
+def count_rows(parts: Sequence[OpenPart]) -> int:
     """Return the rows of all parts, or one past the last that a part reaches."""
     counts = [int(part.index.ntotal) for part in parts]
     return max(sum(counts), *(part.first_row + count for part, count in zip(parts, counts, strict=True)))
@@ -165,17 +166,17 @@ def count_rows(parts: Sequence[Part]) -> int:
 
 def count_lists(index: Any) -> int:
     """Return the inverted lists of an index tree; 0 where it has none."""
-    return max((int(node.nlist) for node in nodes(index) if isinstance(node, faiss.IndexIVF)), default=0)
+    return max((int(node.nlist) for node in list_nodes(index) if isinstance(node, faiss.IndexIVF)), default=0)
 
 
-def make_selector(part: Part, empty_rows: NDArray[np.int64]) -> Any:
+def make_selector(part: OpenPart, empty_rows: NDArray[np.int64]) -> Any:
     """Return what leaves rows without an embedding out; None where there is none, or faiss cannot do it there."""
     rows = empty_rows[empty_rows >= part.first_row] - part.first_row
     return faiss.IDSelectorNot(faiss.IDSelectorBatch(rows)) if len(rows) and takes_selector(part.index) else None
 
 
 def clean(
-    ids: NDArray[np.int64], scores: NDArray[np.float32], empty_rows: NDArray[np.int64], part: Part
+    ids: NDArray[np.int64], scores: NDArray[np.float32], empty_rows: NDArray[np.int64], part: OpenPart
 ) -> SearchResult:
     """Return hits of one query as ids of the whole index and inner products of unit vectors."""
     hits = drop_missing(ids, scores)
@@ -211,18 +212,20 @@ def open_index(folder: IndexFolder, modality: Modality, *, memory_map: bool = Fa
         parts = open_parts(folder, modality, memory_map=memory_map)
         settings = read_settings(folder, modality, parts[0].index)
         empty_rows = read_empty_rows(folder, modality)
+        about = about_index(manifest, modality)
+        damage = find_damage(folder, about.get("sums") or {}, CHECKED_BYTES)
         if (read_manifest(folder) or {}) == manifest:  # else a build has changed the files between two looks
-            described = (manifest.get("indices") or {}).get(modality) or {}
-            return Index(parts, empty_rows, settings, described.get("rows"))
+            if damage is not None:
+                raise damage
+            return Index(parts, empty_rows, settings, about.get("rows"))
     raise StorageError(f"{folder.url} changes all the time; try again when it is built")
 
 
 def read_settings(folder: IndexFolder, modality: Modality, index: Any) -> Settings:
     """Return what the index's json file says it is to be searched with; the index file's own where it says nothing."""
     name = folder.info_name(modality)
-    text = folder.read_json(name).get("index_param") if folder.exists(name) else None
     try:
-        settings = parse_settings(text or "")
+        settings = parse_settings(folder.read_info(modality).get("index_param") or "")
     except ConfigError as error:
         raise StorageError(f"index_param in {folder.path(name)}: {error}") from error
     known = settings_of(index)

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def nodes(index: Any) -> Iterator[Any]:
+def list_nodes(index: Any) -> Iterator[Any]:
     """Yield the indices that an index is made of, from the outermost in; those that only hold codes are left out."""
     node = faiss.downcast_index(index)
     yield node
     if isinstance(node, faiss.IndexRefine):
-        yield from nodes(node.base_index)
+        yield from list_nodes(node.base_index)
     elif isinstance(node, faiss.IndexPreTransform | faiss.IndexIDMap):
-        yield from nodes(node.index)
+        yield from list_nodes(node.index)
 
 
 def reconstruct(index: Any, ids: Sequence[int], rows: NDArray[np.float32]) -> NDArray[np.float32] | None:
@@ -29,10 +29,10 @@ def reconstruct(index: Any, ids: Sequence[int], rows: NDArray[np.float32]) -> ND
     try:
         stored: NDArray[np.float32] = np.stack([index.reconstruct(int(row)) for row in ids])
     except RuntimeError:
-        last = list(nodes(index))[-1]
+        last = list(list_nodes(index))[-1]
     else:
         return stored
-    is_refined = any(isinstance(node, faiss.IndexRefine) for node in nodes(index))
+    is_refined = any(isinstance(node, faiss.IndexRefine) for node in list_nodes(index))
     if is_refined or not isinstance(last, faiss.IndexIVF) or isinstance(last, faiss.IndexIVFFastScan):
         return None
     encoded: NDArray[np.float32] = index.sa_decode(index.sa_encode(rows))
@@ -47,6 +47,11 @@ def describe_tree(index: Any) -> str:
     return type(index).__name__ + (f"({', '.join(inner)})" if inner else "")
 
 
-def has_packed_lists(index: Any) -> bool:
-    """Say whether lists of fast scan are in it, which faiss cannot map."""
-    return "IndexIVF" in describe_tree(index) and "FastScan" in describe_tree(index)
+def keeps_lists_in_memory(index: Any) -> bool:
+    """Say whether an index has lists that stay in memory where its file is mapped.
+
+    faiss cannot map lists of fast scan, nor other lists together with the arrays of a refinement.
+    """
+    kinds = [type(node).__name__ for node in list_nodes(index)]
+    has_lists = any(kind.startswith("IndexIVF") for kind in kinds)
+    return has_lists and any(kind.endswith("FastScan") or kind == "IndexRefine" for kind in kinds)

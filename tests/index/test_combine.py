@@ -21,7 +21,8 @@ from clip_retrieval.index.combine import combine_folder, run_combine
 from clip_retrieval.index.config import CombineConfig
 from clip_retrieval.layout import IndexFolder
 from clip_retrieval.search.index import Index, open_index
-from clip_retrieval.search.settings import Settings
+from clip_retrieval.search.settings import Settings, parse_settings, settings_of
+from clip_retrieval.search.stored_settings import store_settings
 
 Rows = Callable[..., NDArray[np.float32]]
 WriteRun = Callable[..., Path]
@@ -86,6 +87,20 @@ def test_it_is_searched_as_well_as_its_parts_were(tmp_path: Path) -> None:
     info = json.loads((tmp_path / "out" / "image.json").read_text())
     assert info["index_param"] == "k_factor_rf=6,max_codes=0,nprobe=12"
     assert info["index_key"] == "IVF16,SQ4,Refine(SQ8)"
+    assert settings_of(faiss.read_index(str(tmp_path / "out" / "image.index"))) == parse_settings(info["index_param"])
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_settings_in_the_files_of_parts_are_taken_and_do_not_set_them_apart(tmp_path: Path, on_disk: bool) -> None:
+    write_parts(tmp_path / "parts", "IVF16_HNSW8,SQ8")
+    for name, text in (("part-0", "nprobe=3,quantizer_efSearch=20"), ("part-1", "nprobe=5,quantizer_efSearch=9")):
+        store_settings(tmp_path / "parts" / f"{name}.index", parse_settings(text))
+    parts, out = str(tmp_path / "parts"), str(tmp_path / "out")
+    run_combine(CombineConfig(input_folder=parts, output_folder=out, on_disk=on_disk))
+    path = tmp_path / "out" / "image.index"
+    file = str(path / "populated.index" if on_disk else path)
+    found = settings_of(faiss.read_index(file, faiss.IO_FLAG_ONDISK_SAME_DIR))
+    assert (found["nprobe"], found["quantizer_efSearch"]) == (5, 20)
 
 
 @pytest.mark.parametrize("is_global", [True, False])
@@ -99,14 +114,20 @@ def test_merged_on_disk_it_finds_the_same_and_may_be_moved(
     out = tmp_path / "out"
     run_combine(CombineConfig(input_folder=str(tmp_path / "parts"), output_folder=str(out), on_disk=True))
     assert sorted(path.name for path in (out / "image.index").iterdir()) == ["merged_index.ivfdata", "populated.index"]
-    check_same(out.rename(tmp_path / "moved"), whole, same_hits)
+    moved = out.rename(tmp_path / "moved")
+    check_same(moved, whole, same_hits)
+    assert CliRunner().invoke(cli, ["index", "info", str(moved)]).exit_code == 0
 
 
-def test_the_command_of_clip_retrieval_2_takes_index_files_only(tmp_path: Path, same_hits: SameHits) -> None:
+@pytest.mark.parametrize("by_flags", [True, False])
+def test_the_command_of_clip_retrieval_2_takes_index_files_only(
+    tmp_path: Path, same_hits: SameHits, by_flags: bool
+) -> None:
     whole = write_parts(tmp_path / "index-parts", "IVF16,Flat", is_global=True)
     (tmp_path / "index-parts" / "image.json").write_text("{}")
     target = tmp_path / "out" / "image.index"
-    result = CliRunner().invoke(cli, ["index_combiner", str(tmp_path / "index-parts"), str(target)])
+    flags = ["--input_folder", str(tmp_path / "index-parts"), "--output_folder", str(target)]
+    result = CliRunner().invoke(cli, ["index_combiner", *(flags if by_flags else [flags[1], flags[3]])])
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in target.iterdir()) == ["merged_index.ivfdata", "populated.index"]
     check_same(tmp_path / "out", whole, same_hits)

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from clip_retrieval.cli import cli
 from clip_retrieval.errors import ClipRetrievalError, ConfigError, IndexBuildError, QueryError, StorageError
 from clip_retrieval.index.score import score_index
+from clip_retrieval.layout import IndexFolder
+from clip_retrieval.search.index import open_index
 
 Rows = NDArray[np.float32]
 MakeRows = Callable[..., Rows]
@@ -76,6 +78,21 @@ def test_tuned_settings_go_into_the_json_file_beside_what_was_there(folders: tup
     assert info["quality"]["curve"]
     assert info_of(folders[0], "text")["quality"]["image"]["recall@10"] > 0.9
     assert score_index(*folders).qualities["image"].settings == scores.qualities["image"].settings
+
+
+def test_plain_faiss_finds_in_a_tuned_file_what_we_find(
+    folders: tuple[str, str], same_hits: Callable[..., None]
+) -> None:
+    old = faiss.read_index(f"{folders[0]}/image.index")
+    score_index(*folders, tune=True, wanted_recall=0.9, max_index_query_time_ms=10_000)
+    plain, ours = faiss.read_index(f"{folders[0]}/image.index"), open_index(IndexFolder(folders[0]), "image")
+    assert old.nprobe == 1
+    assert plain.nprobe == ours.settings["nprobe"] > 1
+    queries = np.random.default_rng(5).standard_normal((20, plain.d)).astype(np.float32)
+    found = ours.search_many(queries, 10)
+    same_hits(
+        plain.search(queries, 10), (np.stack([hits.scores for hits in found]), np.stack([hits.ids for hits in found]))
+    )
 
 
 def test_a_wanted_recall_takes_fewer_lists(folders: tuple[str, str]) -> None:

@@ -238,7 +238,10 @@ def test_the_settings_in_the_json_file_are_taken(rows: NDArray[np.float32], tmp_
         index.search(rows[1], 1, Settings({"k_factor_rf": 2}))
 
 
-@pytest.mark.parametrize("key", ["Flat", "HNSW16", "IVF16,SQ8", "IVF16,PQ8x4fs", "IVF16,SQ4,Refine(SQ8)"])
+MAPPED = ("Flat", "HNSW16", "IVF16,SQ8", "RR8,IVF16,SQ8", "RR8,Flat", "IVF16,PQ8x4fs", "IVF16,SQ4,Refine(SQ8)")
+
+
+@pytest.mark.parametrize("key", MAPPED)
 def test_a_mapped_index_finds_the_same(rows: NDArray[np.float32], tmp_path: Path, key: str) -> None:
     faiss.write_index(build_any(rows, key), str(tmp_path / "image.index"))
     folder = IndexFolder(str(tmp_path))
@@ -283,11 +286,25 @@ def test_lists_on_disk_are_found_wherever_the_folder_is_moved(rows: NDArray[np.f
     faiss.write_index(trained, str(path / "populated.index"))
     del trained
     (tmp_path / "a").rename(tmp_path / "b")
-    found = open_index(IndexFolder(str(tmp_path / "b")), "image").search(rows[1], 5, Settings({"nprobe": 16}))
-    assert found.ids[0] == 1
+    for memory_map in (True, False):
+        index = open_index(IndexFolder(str(tmp_path / "b")), "image", memory_map=memory_map)
+        assert index.search(rows[1], 5, Settings({"nprobe": 16})).ids[0] == 1
     (tmp_path / "b" / "image.index" / "merged_index.ivfdata").unlink()
-    with pytest.raises(StorageError, match=r"merged_index\.ivfdata is missing or damaged"):
-        open_index(IndexFolder(str(tmp_path / "b")), "image")
+    for memory_map in (True, False):
+        with pytest.raises(StorageError, match=r"merged_index\.ivfdata is missing or damaged"):
+            open_index(IndexFolder(str(tmp_path / "b")), "image", memory_map=memory_map)
+
+
+@pytest.mark.parametrize("key", ["IVF16,SQ8", "RR8,IVF16,SQ8"])
+def test_mapped_lists_stay_in_their_file_and_no_thread_fetches_them(
+    rows: NDArray[np.float32], tmp_path: Path, key: str
+) -> None:
+    faiss.write_index(build_any(rows, key), str(tmp_path / "image.index"))
+    for memory_map, kind in ((True, faiss.OnDiskInvertedLists), (False, faiss.ArrayInvertedLists)):
+        index = open_index(IndexFolder(str(tmp_path)), "image", memory_map=memory_map).index
+        lists = faiss.downcast_InvertedLists(faiss.extract_index_ivf(index).invlists)
+        assert isinstance(lists, kind)
+        assert not memory_map or lists.prefetch_nthread == 0
 
 
 def test_distances_become_similarities(rows: NDArray[np.float32]) -> None:

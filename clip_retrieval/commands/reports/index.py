@@ -104,6 +104,10 @@ def name_model(found: dict[str, Any]) -> str:
     return str((found["encoder"] or {}).get("clip_model", "unknown: the embeddings had no manifest.json"))
 
 
+def say_checked(file_count: int) -> str:
+    return f"as written ({file_count} files)" if file_count else "no checksums: build the index again to have some"
+
+
 def print_info(found: dict[str, Any]) -> None:
     """Print a column for each index."""
     table = make_table(["", *found["indices"]], title=f"indices in {found['index_folder']}")
@@ -116,6 +120,8 @@ def print_info(found: dict[str, Any]) -> None:
     recalls = sorted({name for index in found["indices"].values() for name in index["said"] if "recall" in name})
     for name in recalls:
         table.add_row(name, *(str(index["said"].get(name, "")) for index in found["indices"].values()))
+    if any("checked" in index for index in found["indices"].values()):
+        table.add_row("check", *(say_checked(index["checked"]) for index in found["indices"].values()))
     table.add_row("model", *([name_model(found)] * len(found["indices"])))
     console = open_console(wraps=True)
     console.print(table)

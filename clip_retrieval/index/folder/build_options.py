@@ -78,11 +78,16 @@ def keep_options(folder: IndexFolder, options: Mapping[str, Any]) -> bool:
     manifest = read_manifest(folder)
     if manifest is None:
         return False
-    old = manifest.get(OPTIONS) or {}
-    if {**old, **options} == old:
+    new = with_options(manifest, options)
+    if new == manifest:
         return False
-    folder.write_json(MANIFEST, {**manifest, OPTIONS: {**old, **options}})
+    folder.write_json(MANIFEST, new)
     return True
+
+
+def with_options(manifest: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the manifest with some options changed."""
+    return {**manifest, OPTIONS: {**(manifest.get(OPTIONS) or {}), **options}}
 
 
 def say_kept(kept: Mapping[Path, object]) -> None:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.folder.build_options import OPTIONS
-from clip_retrieval.layout import FORMAT_VERSION, MANIFEST, IndexFolder, Modality, read_manifest
+from clip_retrieval.layout import FORMAT_VERSION, MANIFEST, IndexFolder, Modality, about_index, read_manifest
+from clip_retrieval.search.checksums import FileSums, find_damage
 from clip_retrieval.search.index import read_empty_rows
 from clip_retrieval.search.settings import Settings, can_be_off, parse_settings
 from clip_retrieval.storage import Folder
@@ -41,11 +42,15 @@ def join_folders(source: Folder, names: Sequence[str], starts: Sequence[int], mo
     folders = {IndexFolder(source.path(place)): start for place, start in firsts.items() if place is not None}
     empty = [read_empty_rows(folder, modality) + start for folder, start in folders.items()]
     manifests = {folder.url: read_manifest(folder) for folder in folders}
+    for folder in folders:
+        damage = find_damage(folder, about_index(manifests[folder.url], modality).get("sums") or {})
+        if damage is not None:
+            raise damage
     known = {url: manifest for url, manifest in manifests.items() if manifest is not None}
     encoder = check_encoders(known)
-    counts = [manifest.get("indices", {}).get(modality, {}).get("rows") for manifest in known.values()]
+    counts: list[Any] = [about_index(manifest, modality).get("rows") for manifest in known.values()]
     is_known = bool(known) and len(known) == len(firsts) and None not in counts
-    infos = [read_info(folder, modality) for folder in folders]
+    infos = [folder.read_info(modality) for folder in folders]
     keys = {info.get("index_key") for info in infos}
     return Joined(
         np.concatenate([np.empty(0, np.int64), *empty]),
@@ -54,12 +59,6 @@ def join_folders(source: Folder, names: Sequence[str], starts: Sequence[int], mo
         widest([parse_settings(info.get("index_param") or "") for info in infos]),
         keys.pop() if len(keys) == 1 else None,
     )
-
-
-def read_info(folder: IndexFolder, modality: Modality) -> dict[str, Any]:
-    """Return what the json file beside an index says; nothing where there is none."""
-    name = folder.info_name(modality)
-    return folder.read_json(name) if folder.exists(name) else {}
 
 
 def widest(of_parts: Sequence[Settings]) -> Settings:
@@ -89,11 +88,8 @@ def check_encoders(manifests: dict[str, dict[str, Any]]) -> Any:
     return encoders[first] if first and encoders[first] else None
 
 
-def write_beside(target: IndexFolder, modality: Modality, joined: Joined, about: dict[str, Any]) -> None:
-    """Write what goes with a merged index; what an earlier one left in its place goes.
-
-    `about`: what image.json says of the index.
-    """
+def write_beside(target: IndexFolder, modality: Modality, joined: Joined, info: dict[str, Any], sums: FileSums) -> None:
+    """Write what goes with a merged index; what an earlier one left in its place goes."""
     for name in (target.empty_rows_name(modality), target.checksums_name(modality)):
         target.remove(name)
     if len(joined.empty_rows):
@@ -104,7 +100,9 @@ def write_beside(target: IndexFolder, modality: Modality, joined: Joined, about:
     if joined.row_count is None and not others:
         target.remove(MANIFEST)
         return
-    here = {"rows": joined.row_count, "dimension": about["vectors dimension"], "key": about["index_key"]}
+    here = {
+        "rows": joined.row_count, "dimension": info["vectors dimension"], "key": info["index_key"], "sums": sums,
+    }  # fmt: skip
     target.write_json(
         MANIFEST,
         {

@@ -14,6 +14,7 @@ from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.index.folder.build_options import OPTIONS, kept_options
 from clip_retrieval.layout import FORMAT_VERSION, MODALITIES, IndexFolder, Modality
 from clip_retrieval.revision import Revision
+from clip_retrieval.search.checksums import FileSums
 from clip_retrieval.version import __version__
 
 Infos = Mapping[Modality, Mapping[str, Any]]  # what image.json and text.json say
@@ -49,7 +50,10 @@ def publish(
 
 
 def describe_indices(
-    infos: Infos, filled: Mapping[Modality, Vectors], trained_rows: Mapping[Modality, int]
+    infos: Infos,
+    filled: Mapping[Modality, Vectors],
+    trained_rows: Mapping[Modality, int],
+    sums: Mapping[Modality, FileSums],
 ) -> dict[Modality, dict[str, Any]]:
     """Return what the manifest says of each index: what was built, and of which files."""
     return {
@@ -59,6 +63,7 @@ def describe_indices(
             "key": infos[modality].get("index_key"),
             "trained_rows": trained_rows[modality],
             "files": [{"name": file.name, "rows": file.row_count} for file in vectors.files],
+            **({"sums": sums[modality]} if sums[modality] else {}),
         }
         for modality, vectors in filled.items()
     }

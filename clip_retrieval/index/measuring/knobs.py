@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_retrieval.index.measuring.tuning import Knob
-from clip_retrieval.search.tree import nodes, reconstruct
+from clip_retrieval.search.tree import list_nodes, reconstruct
 
 FIRST_NPROBE, FIRST_EF = 8, 32
 MOST_EF, MOST_FACTOR = 4096, 256
@@ -18,7 +18,7 @@ MOST_EF, MOST_FACTOR = 4096, 256
 
 def find_knobs(index: Any) -> list[Knob]:
     """Return the settings of an index tree, by the names that autofaiss and clip-retrieval write into image.json."""
-    return [knob for node in nodes(index) for knob in knobs_of(node)]
+    return [knob for node in list_nodes(index) for knob in knobs_of(node)]
 
 
 def knobs_of(node: Any) -> list[Knob]:
