@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import TypedDict
 
 from clip_retrieval.errors import StorageError
 from clip_retrieval.layout import JOURNAL, REVISION_FOLDER
@@ -25,6 +26,13 @@ except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
 SECONDS_OF_PATIENCE = 10.0  # renames take milliseconds
+
+
+class Journal(TypedDict):
+    """What is left to do of a change."""
+
+    writes: dict[str, str]  # name -> where its new content lies
+    removals: list[str]
 
 
 class Revision(Folder):
@@ -64,7 +72,8 @@ def finish_revision(folder: Folder) -> None:
     """Do what is left to do of a journal; nothing where there is none. Raises StorageError where it cannot."""
     if not folder.exists(JOURNAL):
         return
-    journal = folder.read_json(JOURNAL)
+    journal = folder.read_shaped_json(JOURNAL, Journal)
+    check_names(folder, [*journal["writes"], *journal["writes"].values(), *journal["removals"]])
     for name, place in journal["writes"].items():
         if not folder.exists(place):
             continue  # this was done before
@@ -75,6 +84,14 @@ def finish_revision(folder: Folder) -> None:
         folder.remove(name)
     folder.remove(JOURNAL)
     folder.remove(REVISION_FOLDER)
+
+
+def check_names(folder: Folder, names: Iterable[str]) -> None:
+    """Raise StorageError where a journal, which strangers may have written, names what is not in its folder."""
+    for name in names:
+        path = PurePosixPath(name.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or not path.parts:
+            raise StorageError(f"{folder.path(JOURNAL)} names {name!r}, which is not in its folder; remove the journal")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -137,3 +138,27 @@ def test_what_cannot_be_finished_is_a_sentence(
     monkeypatch.setattr(Folder, "move", move)
     with pytest.raises(StorageError, match=r"stopped half-way and cannot be finished .*Permission denied"):
         settle(Folder(str(folder)))
+
+
+@pytest.mark.parametrize(
+    "journal",
+    [
+        {"writes": {"../outside.txt": "_revision/0"}, "removals": []},
+        {"writes": {"inside.txt": "/etc/hostname"}, "removals": []},
+        {"writes": {}, "removals": ["../outside.txt"]},
+        {"writes": {}, "removals": [""]},
+        {"writes": ["a"], "removals": []},
+        {"removals": []},
+        [],
+    ],
+)
+def test_a_journal_of_strangers_moves_nothing_out_of_its_folder(tmp_path: Path, journal: object) -> None:
+    folder = tmp_path / "ix"
+    (folder / "_revision").mkdir(parents=True)
+    (folder / "_revision" / "0").write_text("new")
+    (tmp_path / "outside.txt").write_text("old")
+    (folder / "_revision" / "journal.json").write_text(json.dumps(journal))
+    with pytest.raises(StorageError, match=r"journal\.json"):
+        finish_revision(Folder(str(folder)))
+    assert (tmp_path / "outside.txt").read_text() == "old"
+    assert (folder / "_revision" / "0").exists()

@@ -10,7 +10,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from clip_retrieval.errors import QueryError, StorageError
+from clip_retrieval.errors import QueryError, StorageError, describe_os_error
 from clip_retrieval.layout import IndexFolder, Modality
 from clip_retrieval.search.native_output import printing_to_stderr
 from clip_retrieval.search.tree import list_nodes
@@ -84,8 +84,11 @@ def check_alike(path: str, names: list[str], indices: list[Any]) -> None:
 def open_file(folder: Folder, name: str, *, memory_map: bool = False) -> Any:
     """Open one faiss file; raises StorageError where it is damaged, QueryError where its metric is none of ours."""
     path = folder.path(name)
-    with folder.open(name) as file:  # faiss would not say why it cannot open it
-        begin = file.read(4)
+    try:
+        with folder.answering(), folder.open(name) as file:
+            begin = file.read(4)
+    except OSError as error:  # faiss would not say why it cannot open a file
+        raise StorageError(f"cannot read {describe_os_error(error)}") from error
     try:
         with printing_to_stderr():
             if folder.is_local:

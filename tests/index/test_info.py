@@ -56,3 +56,26 @@ def test_a_folder_without_an_index_is_a_sentence(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, ["index", "info", str(tmp_path)])
     assert result.exit_code == 1
     assert "neither image.index nor text.index" in result.output
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("image.json", '{"index_param": ["a"]}', "image.json cannot be used: index_param: expected"),
+        ("image.json", '{"quality": 3}', "image.json cannot be used: quality: expected"),
+        ("image.json", '{"parts": [{"file": 1, "first_row": 0}]}', "image.json cannot be used: parts"),
+        ("image.json", "[" * 100_000, "image.json is no valid JSON"),
+        ("manifest.json", '{"indices": []}', "manifest.json cannot be used: indices: expected"),
+        ("manifest.json", '{"indices": {"image": {"sums": {"a": 7}}}}', "manifest.json cannot be used: indices"),
+        ("manifest.json", '{"options": "no"}', "manifest.json cannot be used: options: expected"),
+        ("manifest.json", '{"format_version": "1"}', "manifest.json cannot be used: format_version: expected"),
+    ],
+)  # fmt: skip
+def test_json_of_another_shape_is_a_sentence(tmp_path: Path, name: str, text: str, said: str) -> None:
+    faiss.write_index(faiss.IndexFlatIP(4), str(tmp_path / "image.index"))
+    (tmp_path / name).write_text(text)
+    for command in (["index", "info", str(tmp_path)], ["index", "score", str(tmp_path), str(tmp_path)]):
+        result = CliRunner().invoke(cli, command)
+        assert result.exit_code == 1
+        assert said in result.output or command[1] == "score"
+        assert isinstance(result.exception, SystemExit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import math
 from collections.abc import Callable
@@ -313,6 +314,20 @@ def test_distances_become_similarities(rows: NDArray[np.float32]) -> None:
     result = Index(index, EMPTY).search(rows[1], 20)
     np.testing.assert_allclose(result.scores, rows[result.ids] @ rows[1], atol=1e-5)
     assert (np.diff(result.scores) <= 0).all()
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(
+    rows: NDArray[np.float32], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faiss.write_index(build(rows, "Flat"), str(tmp_path / "image.index"))
+
+    def refuse(folder: IndexFolder, name: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", folder.path(name))
+
+    monkeypatch.setattr(IndexFolder, "open", refuse)
+    with pytest.raises(StorageError, match=r"^cannot read .*image\.index: Permission denied") as caught:
+        open_index(IndexFolder(str(tmp_path)), "image")
+    assert "build" not in str(caught.value)
 
 
 def test_another_metric_is_refused(tmp_path: Path) -> None:
