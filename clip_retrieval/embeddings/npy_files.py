@@ -17,10 +17,10 @@ from clip_retrieval.errors import IndexBuildError, describe_os_error
 from clip_retrieval.git_lfs import describe_pointer
 from clip_retrieval.storage import Folder
 
-HEADER_BYTES = 4096  # of which NumPy writes 128 for rows of numbers
+HEADER_BYTES = 4096  # NumPy writes 128 for a two-dimensional array of numbers
 ZIP = b"PK"
 OTHER_KIND = "it is a file of another kind"
-FORMAT: Any = npy_format  # which has no types
+FORMAT: Any = npy_format  # numpy.lib.format has no type hints
 HEADER_READERS = {(1, 0): FORMAT.read_array_header_1_0, (2, 0): FORMAT.read_array_header_2_0}
 
 
@@ -31,7 +31,7 @@ class Shape:
     axes: tuple[int, ...]
     dtype: np.dtype[Any]
     in_rows: bool  # one row after the other
-    byte_count: int  # of all numbers
+    byte_count: int  # bytes of the numbers, without the header
 
 
 def read_shape(folder: Folder, name: str) -> Shape:

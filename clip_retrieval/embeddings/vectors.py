@@ -19,7 +19,7 @@ from clip_retrieval.storage import Folder
 logger = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 65_536
-ROWS_TO_LOOK_AT = 4096  # so that a block and what is reckoned from it stay in the processor's cache
+ROWS_TO_LOOK_AT = 4096  # rows whose block and results fit into the CPU cache
 LENGTH_TOLERANCE = 0.01  # fp16 rounds to within 0.0005
 SMALLEST = 1e-6  # length whose square fp32 still holds well
 
@@ -41,8 +41,8 @@ class Vectors:
     folder: Folder
     subfolder: str
     files: Sequence[VectorFile]
-    empty_count: int = 0  # of rows that are zero, where that is known
-    copy: Folder | None = None  # of these files on this machine, which they are read from
+    empty_count: int = 0  # number of zero rows, where it is known
+    copy: Folder | None = None  # local copy of the files, which is read instead
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the copy out: whoever is sent the vectors, an executor, may be on another machine."""

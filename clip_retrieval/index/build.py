@@ -49,7 +49,7 @@ from clip_retrieval.storage import check_writable, leaving_nothing_empty
 
 logger = logging.getLogger(__name__)
 
-SURPRISE = 0.1  # of recall: the curves of plans are not that wrong for embeddings of CLIP
+SURPRISE = 0.1  # loss of recall that the curves of plans do not explain for embeddings of CLIP
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class BuiltIndices:
     infos: Mapping[Modality, Mapping[str, Any]]
     metadata_rows: int | None
     seconds: float
-    changes: Mapping[Modality, Change] = field(default_factory=dict)  # of an update: rows that it took over
-    is_as_before: bool = False  # of an update: nothing was to be done
+    changes: Mapping[Modality, Change] = field(default_factory=dict)  # rows that an update took over
+    is_as_before: bool = False  # True where an update had nothing to do
 
     def to_json(self) -> dict[str, Any]:
         changes = {modality: change.to_json() for modality, change in self.changes.items()}
@@ -142,7 +142,7 @@ def build_found(
         infos = {modality: target.read_info(modality) for modality in filled}
         return Outcome(infos, known.changes, is_as_before=True)
     revision = IndexRevision(target.url)
-    with chosen_engine(config, target) as engine:  # which keeps its parts to the end: anything may fail till then
+    with chosen_engine(config, target) as engine:  # keeps its parts until the end, as anything may fail before
         with target.staging() as scratch:
             build = Build(target, engine, bounds, scratch, known)
             with TruthsAhead(filled, build.changing(filled), config.nb_cores) as truths:
@@ -212,7 +212,7 @@ class Build:
     scratch: Path
     known: Known | None
     trained_rows: dict[Modality, int] = field(default_factory=dict)
-    built_anew: set[Modality] = field(default_factory=set)  # of those that an update knows
+    built_anew: set[Modality] = field(default_factory=set)  # indices of an update that could not be changed in place
 
     def changing(self, modalities: Iterable[Modality]) -> list[Modality]:
         """Return those of which there is more to do than to keep the index that there is."""

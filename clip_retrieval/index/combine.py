@@ -206,7 +206,7 @@ def find_starts(source: Folder, names: Sequence[str]) -> list[int]:
         path = source.path(name)
         open_file(source, name, memory_map=True)  # says what is wrong with it, if anything
         shell = make_shell(path)
-        set_settings(shell, dict.fromkeys(settings_of(shell), 1))  # which each part may have been tuned to
+        set_settings(shell, dict.fromkeys(settings_of(shell), 1))  # parts may have been tuned differently
         print_of = hashlib.sha256(faiss.serialize_index(shell).tobytes()).hexdigest()
         first = first or print_of
         if print_of != first:

@@ -128,7 +128,7 @@ def score_one(
     elif config.index_param is not None:
         wanted = index.checked(parse_settings(config.index_param))
     else:
-        wanted = Settings()  # what searches take
+        wanted = Settings()  # empty: the settings that searches take
     return evaluate_index(index, modality, find_truths(modality, found), wanted)
 
 

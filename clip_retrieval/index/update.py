@@ -35,7 +35,7 @@ from clip_retrieval.search.files import write_file
 
 logger = logging.getLogger(__name__)
 
-LOSS = 0.03  # of recall@10 that is more than what a few hundred queries tell by chance
+LOSS = 0.03  # loss of recall@10 that a few hundred queries do not show by chance
 LOOSER = "raise --max_index_memory_usage or --max_index_query_time_ms"  # within which a new index is the best
 GROWTH = 2  # times the rows that an index was trained on; building again so seldom doubles the work at most
 
@@ -47,7 +47,7 @@ class Known:
     folder: IndexFolder
     indices: Mapping[Modality, Mapping[str, Any]]
     changes: Mapping[Modality, Change]
-    sizes: Mapping[Modality, int]  # in bytes
+    sizes: Mapping[Modality, int]  # bytes of each index
 
     def is_current(self, filled: Mapping[Modality, Vectors], bounds: Bounds) -> bool:
         """Say whether there is nothing to do for the modalities that have embeddings."""

@@ -14,9 +14,9 @@ from clip_retrieval.errors import StorageError
 from clip_retrieval.storage import Folder
 
 BYTES_AT_ONCE = 1 << 20
-CHECKED_BYTES = 32_000_000  # of the largest file that is read whenever it is opened: 3 to 16 ms
+CHECKED_BYTES = 32_000_000  # bytes of the largest file that is compared at every opening, in 3 to 16 ms
 
-FileSums = dict[str, dict[str, Any]]  # by the name in the index folder: its bytes and its xxh3_64
+FileSums = dict[str, dict[str, Any]]  # key: name below the index folder; value: bytes and xxh3_64
 
 
 def list_files(folder: Folder, name: str) -> list[str]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import faiss
 from threadpoolctl import threadpool_limits
 
-VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # that processes look at when they start
+VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # read by a process when it starts
 
 
 @contextmanager

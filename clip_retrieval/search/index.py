@@ -30,13 +30,13 @@ from clip_retrieval.search.settings import (
 from clip_retrieval.search.tree import list_nodes
 
 TUNED_HITS, FEW_HITS = 10, 16  # hits that settings are tuned for, and that need no more than those
-ROWS_PER_HIT = 4  # that are looked at, at least
+ROWS_PER_HIT = 4  # rows that are scanned for each hit, at least
 REFINED_PER_HIT = 16  # rows that are compared once more, at least, where there are more than few hits
 MOST_REFINED = 32_768  # rows that are compared once more, unless more hits are wanted
 LEAST_FACTOR = 1.25
 OPENING_TRIES = 10
 MOST_KEPT = 64  # settings whose parameters are kept
-HITS_AT_ONCE = 8_000_000  # of all queries of one call of faiss: 96 MB
+HITS_AT_ONCE = 8_000_000  # hits of all queries of one faiss call: 96 MB
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Index:
         index: Any | Sequence[OpenPart],
         empty_rows: NDArray[np.int64],
         settings: Settings | None = None,
-        row_count: int | None = None,  # where rows without an embedding are not even in the index
+        row_count: int | None = None,  # rows of the embeddings, where zero rows may be absent from the index
     ) -> None:
         self.parts: Sequence[OpenPart] = index if isinstance(index, Sequence) else [OpenPart(index)]
         self.index = self.parts[0].index
@@ -63,7 +63,7 @@ class Index:
         self.row_count = row_count or count_rows(self.parts)
         held = sum(int(part.index.ntotal) for part in self.parts)
         if row_count is not None and held + len(empty_rows) <= row_count:
-            empty_rows = empty_rows[:0]  # they are in none of the lists
+            empty_rows = empty_rows[:0]  # the index does not contain them
         self.empty_rows = empty_rows  # those that a search could come upon
         self.selectors = [make_selector(part, empty_rows) for part in self.parts]
         self.kept: dict[tuple[int, Settings], Any] = {}  # parameters that nothing is written into
@@ -99,10 +99,10 @@ class Index:
         return found
 
     def settings_for(self, k: int, settings: Settings | None = None) -> Settings:
-        """Return the index's settings, or others, which are tuned for ten hits, as k hits want them.
+        """Return the settings of the index, or others, widened for k hits: they are tuned for ten.
 
-        As many lists again for each ten times as many hits, and enough to choose among four times as many rows. As many
-        candidates to refine as ten hits have, or sixteen for each; for very many hits few of them.
+        Probe one more tuned nprobe per tenfold k, and enough lists to scan 4k rows. Refine as many candidates as ten
+        hits have, or 16 per hit beyond 16 hits, but at most 32,768 candidates or 1.25 per hit.
         """
         tuned = self.settings | (settings or {})
         usual = self.own_settings | tuned
@@ -214,7 +214,7 @@ def open_index(folder: IndexFolder, modality: Modality, *, memory_map: bool = Fa
         empty_rows = read_empty_rows(folder, modality)
         about = about_index(manifest, modality)
         damage = find_damage(folder, about.get("sums") or {}, CHECKED_BYTES)
-        if (read_manifest(folder) or {}) == manifest:  # else a build has changed the files between two looks
+        if (read_manifest(folder) or {}) == manifest:  # otherwise a build changed files in between
             if damage is not None:
                 raise damage
             return Index(parts, empty_rows, settings, about.get("rows"))

@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 
-POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # what OpenMP reads while it is loaded
+POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # read by OpenMP while it is loaded
 
 
 def load_faiss() -> None:

@@ -191,7 +191,7 @@ def make_ivf(index: Any, settings: Mapping[str, float], chosen: dict[str, Any]) 
     below = {name.removeprefix(QUANTIZER): value for name, value in settings.items() if name.startswith(QUANTIZER)}
     quantizer = make_parameters(index.quantizer, below, None)
     chosen["nprobe"] = min(int(settings["nprobe"]), index.nlist)
-    if not isinstance(index, faiss.IndexIVFFastScan):  # which refuses a limit
+    if not isinstance(index, faiss.IndexIVFFastScan):  # fast scan refuses a limit
         chosen["max_codes"] = int(settings["max_codes"])
     if quantizer:
         chosen["quantizer_params"] = quantizer

@@ -21,7 +21,7 @@ from clip_retrieval.search.tree import list_nodes
 
 logger = logging.getLogger(__name__)
 
-HEADER_BYTES = 37  # of a node: name 4, dimensions 4, rows 8, unused 16, whether it is trained 1, metric 4
+HEADER_BYTES = 37  # name 4, dimensions 4, rows 8, unused 16, trained or not 1, metric 4
 COUNT_BYTES = 8  # before every array: its length
 UNSIGNED, SIGNED, FLOAT = "<Q", "<i", "<f"
 
@@ -32,7 +32,7 @@ class Place:
 
     name: str
     offset: int
-    layout: str  # of struct
+    layout: str  # format of Python's struct
 
 
 def set_settings(index: Any, settings: Mapping[str, float]) -> None:

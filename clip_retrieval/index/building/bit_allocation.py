@@ -27,7 +27,7 @@ LLOYD_STEPS = 12
 COMPANDING_BINS = 128
 MIXED_COUNTS = np.unique(np.geomspace(2, 4096, 45).astype(int))
 LEAST_BITS_WORTH_A_SLOT = 0.25
-LEAST_IMPORTANCE = np.finfo(np.float64).tiny  # where all rows are alike, no dimension has any
+LEAST_IMPORTANCE = np.finfo(np.float64).tiny  # importance is 0 in every dimension where all rows are alike
 PADDING = -1
 
 

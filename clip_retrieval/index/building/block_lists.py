@@ -12,7 +12,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-LOW, HIGH = 1, 2  # of a byte: what marks its halves
+LOW, HIGH = 1, 2  # marks of the two halves of a byte
 
 Bytes = NDArray[np.uint8]
 Ids = NDArray[np.int64]

@@ -159,7 +159,8 @@ class Swap:
 
     def write(self, piece: bytes) -> int:
         if piece == self.mark:
-            units = int.from_bytes(self.held, "little") // self.rows_of_mark  # of a row: bytes, or words of four
+            # Units of a row: bytes, or words of four bytes.
+            units = int.from_bytes(self.held, "little") // self.rows_of_mark
             self.file.write((units * self.row_count).to_bytes(8, "little"))
             write_codes(self.codes, self.file)
             self.held, self.is_done = b"", True

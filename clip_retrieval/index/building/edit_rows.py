@@ -20,7 +20,7 @@ Ids = NDArray[np.int64]  # [n]
 LISTS = (
     "IndexIVFFlat", "IndexIVFScalarQuantizer", "IndexIVFPQ", "IndexIVFPQFastScan", "IndexIVFRaBitQ",
 )  # fmt: skip
-ROUNDED = (faiss.ScalarQuantizer.QT_fp16, faiss.ScalarQuantizer.QT_bf16)  # each number by itself: nothing is learnt
+ROUNDED = (faiss.ScalarQuantizer.QT_fp16, faiss.ScalarQuantizer.QT_bf16)  # formats that need no training
 
 
 class CannotChangeError(Exception):

@@ -34,7 +34,7 @@ def train_given(plan: Plan, sample: Floats) -> Any:
 
 def make_given(plan: Plan) -> Any:
     """Return the untrained index of a key; raises ConfigError where faiss does not know it."""
-    if EMPTY_PART.search(plan.given_key):  # which faiss takes, and dies of
+    if EMPTY_PART.search(plan.given_key):  # faiss accepts such a key, and crashes
         raise ConfigError(
             f"--index_key {plan.given_key}: a part of it has no lists, links or codes; write IVF1024, HNSW32"
         )
@@ -92,6 +92,6 @@ def quieten(index: Any) -> Iterator[Any]:
     for i in range(index.chain.size() if isinstance(index, faiss.IndexPreTransform) else 0):
         rotation = faiss.downcast_VectorTransform(index.chain.at(i))
         if isinstance(rotation, faiss.OPQMatrix):
-            rotation.pq = faiss.ProductQuantizer(rotation.d_out, rotation.M, 8)  # as it would make for itself
+            rotation.pq = faiss.ProductQuantizer(rotation.d_out, rotation.M, 8)  # the one that OPQ would make itself
             rotation.pq.cp.min_points_per_centroid = 1
             yield rotation

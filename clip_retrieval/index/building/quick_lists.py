@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 CANDIDATES = 4
-LEAST_LISTS = 256  # with fewer there is nothing to gain
-KEPT = 0.99  # of the squares of what centroids differ in
+LEAST_LISTS = 256  # lists below which nothing is gained
+KEPT = 0.99  # share of the centroids' variance that the directions keep
 STEP = 32  # dimensions, which suits the processor
 TRIED, AGREED = 1024, 0.98  # centroids, and the share of them for which the same list has to be found
-WORTHWHILE = 0.5  # of all dimensions: with more it would take as long
+WORTHWHILE = 0.5  # share of all dimensions; with more of them nothing is gained
 
 
 @contextmanager

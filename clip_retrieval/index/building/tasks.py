@@ -34,7 +34,7 @@ from clip_retrieval.search.files import has_ids, write_file
 from clip_retrieval.storage import Folder
 
 SHARE_IT = "put --temporary_indices_folder on a file system that all of them and this machine share, or on a store"
-BYTES_OF_CODES = 1 << 22  # that are copied at once
+BYTES_OF_CODES = 1 << 22  # bytes that are copied at a time
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class IndexJob:
     vectors: Vectors
     work: Folder
     merged_folder: str  # below `work`
-    cores: int | None  # of each task; None: as many as there are
+    cores: int | None  # cores of each task; None: all
     watch: Watch = unwatched
 
     def merged_name(self, merged: MergedPart) -> str:
@@ -64,7 +64,7 @@ def write_whole(job: IndexJob, trained: Shared, path: Path, rows: RowRange) -> N
 def add_part(job: IndexJob, trained: Shared, rows: RowRange) -> None:
     """Write the part that holds some rows; raises ClipRetrievalError where their files cannot be read.
 
-    Codes that are in the embeddings as they are come from there when parts are merged.
+    fp16 codes are not written here; merging copies them from the embeddings.
     """
     if job.work.exists(part_name(rows)):
         return

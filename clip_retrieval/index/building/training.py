@@ -19,8 +19,9 @@ from clip_retrieval.index.planning.costs import CLUSTERED_DIMS, CLUSTERING_STEPS
 from clip_retrieval.index.planning.shapes import GRAPH_LINKS, LISTS_FOR_GRAPH, Codes, Plan
 
 CODEBOOK_ROWS = 32_768
-HEDGE_OF_BIT = 0.04  # of the mean square of queries, for each bit a dimension: what queries have that were not drawn
-BLOCK_ROWS = 16_384  # of the sample that are looked at at once
+# Share of the queries' mean square, for each bit a dimension, kept for directions that no drawn query has.
+HEDGE_OF_BIT = 0.04
+BLOCK_ROWS = 16_384  # sample rows that are handled at a time
 SEED = 1
 GRAPH_BUILD_DEPTH, GRAPH_SEARCH_DEPTH = 80, 64
 

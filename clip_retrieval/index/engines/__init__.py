@@ -46,7 +46,7 @@ def chosen_engine(config: IndexConfig, target: IndexFolder) -> Iterator[Engine]:
     for work in engine.finished:
         work.remove("")
     if config.spark.temporary_indices_folder is None:
-        place.remove("")  # what is left are the parts of other embeddings, or of other bounds
+        place.remove("")  # parts of other embeddings or other bounds may be left
 
 
 def open_autofaiss(config: IndexConfig) -> Engine:

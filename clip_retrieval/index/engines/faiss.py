@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 TRAINED = "trained.index"
 FORMAT_OF_PARTS = 2
-QUERY_ROWS = 8_192  # of each modality, along whose directions codes are made exact
+QUERY_ROWS = 8_192  # queries of each modality whose directions codes are made exact for
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class FaissEngine:
     """Builds like any engine; writes one file to the path, or a folder of several files with that name."""
 
     runner: Runner
-    place: Folder  # of the work folders
+    place: Folder  # parent of the work folders
     index_count: int = 1
     finished: list[Folder] = field(default_factory=list)  # work folders that nobody needs any more
 

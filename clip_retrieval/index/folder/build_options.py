@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 OPTIONS = "options"  # the manifest's key
 TARGET = tuple(flag.name for flag in flags_of(TuningConfig))
-KIND = ("engine", "index_key")  # one choice: whoever gives one of them has not left the other to the index
+KIND = ("engine", "index_key")  # one choice: giving either option overrides both kept values
 KEPT = tuple(flag.name for flag in flags_of(IndexConfig) if flag.facts.get("kept"))
 
 

@@ -17,7 +17,7 @@ from clip_retrieval.revision import Revision
 from clip_retrieval.search.checksums import FileSums
 from clip_retrieval.version import __version__
 
-Infos = Mapping[Modality, Mapping[str, Any]]  # what image.json and text.json say
+Infos = Mapping[Modality, Mapping[str, Any]]  # contents of image.json and text.json
 
 
 class IndexRevision(Revision, IndexFolder):
@@ -44,7 +44,7 @@ def publish(
         for name, array in arrays.items():
             np.save(scratch / name, array)
             target.publish(scratch / name, name)
-        if (scratch / index).exists():  # else it is what it was
+        if (scratch / index).exists():  # absent where an update kept the index
             target.publish(scratch / index, index)
         target.write_json(target.info_name(modality), infos[modality])
 

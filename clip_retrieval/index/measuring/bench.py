@@ -17,7 +17,7 @@ from clip_retrieval.layout import Modality
 
 TIMED_K = 10
 WARM_UP = 3
-LONGEST_SECONDS = 0.5  # of timing one modality, once there are enough
+LONGEST_SECONDS = 0.5  # bound of timing one modality, once FEWEST_TIMED queries were timed
 FEWEST_TIMED = 5
 
 Search = Callable[[Rows, int, SettingValues], Ids]  # queries [q, d] and k to ids [q, k], -1 where there are no more

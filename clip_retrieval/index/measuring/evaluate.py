@@ -22,10 +22,10 @@ from clip_retrieval.search.files import open_parts
 from clip_retrieval.search.index import Index
 from clip_retrieval.search.settings import Settings, settings_of
 
-TUNING_QUERIES = 64  # of each modality
+TUNING_QUERIES = 64  # queries of each modality while settings are tried
 TUNING_TIMES = 12  # single queries of each modality that are timed for each trial
-TUNING_PERCENTILE = 25  # of those times: what else the machine does only ever adds to a few of them
-TIMED_QUERIES = 100  # of each modality, with the settings that are taken
+TUNING_PERCENTILE = 25  # percentile of those times: other work on the machine only ever adds to them
+TIMED_QUERIES = 100  # queries of each modality that are timed with the chosen settings
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Chosen:
     target: Target | None
 
 
-Truths = Mapping[Modality, Truth]  # by modality of the queries
+Truths = Mapping[Modality, Truth]  # key: modality of the queries
 
 
 def find_truths(modality: Modality, found: Mapping[Modality, Vectors], effort: Effort | None = None) -> Truths:
@@ -76,7 +76,8 @@ def evaluate_built(
     folder: IndexFolder, modality: Modality, empty_rows: Ids, truths: Truths, target: Target
 ) -> dict[str, Any]:
     """Measure and tune an index that lies in a scratch folder; returns what it adds to image.json."""
-    index = Index(open_parts(folder, modality, memory_map=True), empty_rows)  # as the build has its memory still
+    # Mapped: the build still holds its own memory.
+    index = Index(open_parts(folder, modality, memory_map=True), empty_rows)
     return evaluate_index(index, modality, truths, target).info()
 
 
@@ -106,7 +107,7 @@ def told(index: Index, values: SettingValues) -> Settings:
     """Return settings that the index knows: those given, else its own; what is switched off is not worth a word."""
     own = settings_of(index.index) | index.settings
     graph = "quantizer_efSearch"
-    if "efSearch" in values and "efSearch" not in own:  # which means the only graph that there is, as in faiss
+    if "efSearch" in values and "efSearch" not in own:  # the only graph is the quantizer, which faiss means too
         values = {graph: values["efSearch"], **values}
     known = {name: value for name, value in values.items() if name in own}
     return Settings({name: value for name, value in (own | known).items() if value != 0 or name in known})

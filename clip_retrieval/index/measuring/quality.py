@@ -11,7 +11,7 @@ from clip_retrieval.layout import Modality
 from clip_retrieval.search.settings import format_settings
 
 RECALLS = (1, 10, 100)
-Recalls = Mapping[int, float | None]  # by k; None where a query has nothing to find
+Recalls = Mapping[int, float | None]  # key: k; None where a query has nothing to find
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,12 @@ class Quality:
     """What was measured of one index, with the settings that its searches are to take."""
 
     settings: SettingValues
-    by_modality: Mapping[Modality, QueryQuality | None]  # of the queries; None where that modality is not there
-    times: Times  # of all queries
+    by_modality: Mapping[Modality, QueryQuality | None]  # key: modality of the queries; None where there are none
+    times: Times  # all queries together
     curve: Sequence[CurvePoint]
-    target: Target | None  # what the settings were chosen for; None where they were given
+    target: Target | None  # None where the settings were given, not chosen
     reconstruction_error: float | None = None  # percent; None where the index cannot tell
-    seconds: float = 0.0  # that measuring took, once exact neighbours were known
+    seconds: float = 0.0  # time of measuring, without finding the exact neighbors
 
     @property
     def mean_recall(self) -> float | None:

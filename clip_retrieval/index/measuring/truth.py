@@ -151,12 +151,12 @@ def search_blocks(vectors: Vectors, queries: Rows, threads: int) -> Iterator[tup
 
 
 def use_one_thread() -> None:
-    faiss.omp_set_num_threads(1)  # of this thread alone
+    faiss.omp_set_num_threads(1)  # OpenMP counts threads for each Python thread
 
 
 def search_block(queries: Rows, block: Rows, first_id: int) -> tuple[Ids, Rows, int]:
     filled = find_filled(block)
-    if len(filled) == 0:  # of which faiss would return whatever was in memory
+    if len(filled) == 0:  # faiss.knn of no rows returns uninitialized memory
         return np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32), 0
     rows = block[filled] if len(filled) < len(block) else block
     scores, places = faiss.knn(queries, rows, DEPTH + 1, metric=faiss.METRIC_INNER_PRODUCT)

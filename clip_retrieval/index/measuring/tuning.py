@@ -9,11 +9,11 @@ from itertools import product
 
 from clip_retrieval.errors import ConfigError
 
-SettingValues = Mapping[str, float]  # by faiss's names: nprobe, efSearch, k_factor_rf, quantizer_efSearch
+SettingValues = Mapping[str, float]  # key: faiss's name, such as nprobe, efSearch, k_factor_rf, quantizer_efSearch
 DEFAULT_QUERY_MS = 10.0
 CLOSE = 0.001  # recalls so close to the best count as equal, and the fastest of them is taken
 GAIN = 0.0002  # a step that adds less leads nowhere
-ROUNDS = 4  # of looking around the settings that were chosen
+ROUNDS = 4  # rounds of trying the neighbors of the best settings
 CURVE_POINTS = 8
 
 
@@ -37,10 +37,10 @@ class Knob:
 
     name: str
     values: Sequence[float]
-    start: int  # where the walk begins
+    start: int  # index of the first value to try
 
 
-Place = tuple[int, ...]  # which value of each knob
+Place = tuple[int, ...]  # index of the value of each knob
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,6 @@ class Bounds:
     cores: int | None  # None: all
     wanted_recall: float | None = None
     max_query_ms: float = 10.0
-    index_key: str | None = None  # of faiss's index_factory; None: what the planner chooses
+    index_key: str | None = None  # key of faiss's index_factory; None: the planner chooses
     asked: tuple[Vectors, ...] = ()  # embeddings such as will be asked for; none: those that are indexed
-    is_in_parts: bool = False  # whether executors make parts of it
+    is_in_parts: bool = False  # True where executors build parts of the index

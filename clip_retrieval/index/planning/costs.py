@@ -14,27 +14,27 @@ from clip_retrieval.index.planning.shapes import GRAPH_LINKS, LISTS_FOR_GRAPH, C
 HEADER_BYTES = 8_192
 ID_BYTES = 8
 BLOCK_OF_SCAN = 32  # rows that a list of 4-bit codes is filled up to
-ROWS_TO_ADD = 8_192  # that are added at once; the C library uses memory of that size again
+ROWS_TO_ADD = 8_192  # rows added at a time; the C library uses memory of that size again
 # Of a row in a graph: its links, those of the levels above, which a row in GRAPH_LINKS is in (or some more, by chance),
 # its level and where its links are.
 LINK_BYTES = 4 * GRAPH_LINKS * (2 + 1.05 / (GRAPH_LINKS - 1)) + 12
-ROWS_OF_PART = 1_000_000  # that a killed build may have to add again
-ROWS_PER_LIST = 64  # of the training sample
+ROWS_OF_PART = 1_000_000  # rows that a killed build may have to add again
+ROWS_PER_LIST = 64  # training rows for each list
 LEAST_SAMPLE, MOST_SAMPLE = 32_768, 1_048_576
 
 BYTES_A_DIM: dict[Store, float] = {"fp32": 4, "fp16": 2, "SQ8": 1, "SQ6": 0.75, "SQ4": 0.5}
 
 PROGRAM_BYTES = 200e6  # the process before it has read a vector, libraries among it
-TRUTH_BLOCK_BYTES = 1 << 24  # of rows in fp32 that a thread looks for truth in; the C library uses that size again
+TRUTH_BLOCK_BYTES = 1 << 24  # bytes of fp32 rows that a thread compares at a time; the C library uses that size again
 MOST_TRUTH_THREADS = 8
 SAMPLE_COPIES = 1.6
-PRODUCTS_A_SECOND = 70e9  # of a core, in matrix products
-LOOKS_A_SECOND = 6e9  # of a core: codebook entries, by dimensions, that rows are compared with
-BYTES_A_SECOND = 4e9  # of a core, when embeddings are read
-LINKING_SECONDS = 0.51e-6  # of a core, for a row of a graph of GRAPH_ROWS, by dimensions
-LINKING_POWER = 0.32  # of the rows: how much longer that takes among more of them
-HALF_SLOWNESS = 1.35  # as rows in half precision are widened each time that they are compared
-CLUSTERED_DIMS = 96  # of the rotated rows that lists are found by: the others hardly tell them apart
+PRODUCTS_A_SECOND = 70e9  # multiplications of one core, in matrix products
+LOOKS_A_SECOND = 6e9  # comparisons of one core with codebook entries, times dimensions
+BYTES_A_SECOND = 4e9  # bytes of embeddings that one core reads
+LINKING_SECONDS = 0.51e-6  # seconds of one core for each row and dimension of a graph of GRAPH_ROWS rows
+LINKING_POWER = 0.32  # linking a row takes longer with this power of the number of rows
+HALF_SLOWNESS = 1.35  # factor for half precision, which is widened at every comparison
+CLUSTERED_DIMS = 96  # rotated dimensions that k-means uses; the others hardly tell lists apart
 CLUSTERING_STEPS = 5
 
 

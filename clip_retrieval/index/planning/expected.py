@@ -12,8 +12,8 @@ from itertools import pairwise
 
 from clip_retrieval.index.planning.shapes import LISTS_FOR_GRAPH, Plan, Problem, Store, count_lists
 
-RECALL_OF_MILLISECOND = 0.003  # that a faster search may find less
-MARGIN = 0.3  # of what a wanted recall lacks
+RECALL_OF_MILLISECOND = 0.003  # recall that one millisecond of query time is worth
+MARGIN = 0.3  # share of 1 - wanted_recall that a plan must promise on top, as plans are not exact
 
 # Recall@10, mean of image and text queries.
 Curve = Sequence[tuple[float, float]]
@@ -34,7 +34,7 @@ OWN_LISTS_RECALL: Curve = (
 )  # fmt: skip
 REFINED_REACH = 0.75  # lists that are worth one, where 4-bit codes name too few of their rows
 FINER_REACH = 0.4  # power of how much shorter lists are than usual, that looking into one is worth less
-FINER_CODES = 0.045  # of the bits of a code, that are worth more with lists half as long
+FINER_CODES = 0.045  # code bits count this share more for each halving of the list length
 
 # The same of a graph that is searched so deep (efSearch), of GRAPH_ROWS rows.
 GRAPH_RECALL: Curve = (
@@ -45,31 +45,31 @@ OWN_GRAPH_RECALL: Curve = (
     (2.0, 0.85), (3.0, 0.93), (4.0, 0.974), (5.0, 0.991), (6.0, 0.995), (7.0, 0.9993), (8.0, 0.9998),
 )  # fmt: skip
 GRAPH_ROWS = 200_000
-DEPTH_POWER = 0.55  # of the rows: how much deeper more of them have to be searched
-SLOWNESS_POWER = 0.3  # of the rows: how much longer a step takes among more of them
+DEPTH_POWER = 0.55  # search depth grows with this power of the number of rows
+SLOWNESS_POWER = 0.3  # a step takes longer with this power of the number of rows
 
-DIMS_A_SECOND = 2e9  # of a core that does other work as well, when a query is compared with all rows
-CODE_MS = 0.55e-6  # to look up a code of 8 bits
-SCAN_MS = 0.15e-6  # to look up one of two codes of 4 bits, of 32 rows at once, by bytes
-WHOLE_MS: dict[Store, float] = {"fp32": 0.36e-6, "fp16": 0.28e-6}  # to compare a row of a list, by dimensions
-REFINED_MS = 0.001  # to compare the best rows of each list that is looked into
-QUERY_MS = 0.08  # of which 0.05 in Python
-CENTROID_MS = 0.08e-6  # to compare a centroid, by dimensions
-COMPARED_CENTROIDS = 2_048  # so long do very many take, which a graph holds
-TABLE_MS = 0.28e-3  # to make a table of what a query has in common with codes of 8 bits, by dimensions
-STEP_MS: dict[Store, float] = {"fp32": 0.004, "fp16": 0.0047}  # of GRAPH_ROWS x STEP_DIMS rows
+DIMS_A_SECOND = 2e9  # dimensions that one core, busy with other work too, compares in a scan of all rows
+CODE_MS = 0.55e-6  # milliseconds to look up one 8-bit code
+SCAN_MS = 0.15e-6  # milliseconds for each byte of two 4-bit codes, scanned 32 rows at a time
+WHOLE_MS: dict[Store, float] = {"fp32": 0.36e-6, "fp16": 0.28e-6}  # milliseconds for each dimension of a row in a list
+REFINED_MS = 0.001  # milliseconds to compare the best rows of one probed list again
+QUERY_MS = 0.08  # milliseconds of any query, 0.05 of them in Python
+CENTROID_MS = 0.08e-6  # milliseconds for each dimension of a centroid
+COMPARED_CENTROIDS = 2_048  # upper bound of the cost once centroids are in a graph
+TABLE_MS = 0.28e-3  # milliseconds for each dimension of a query's table for 8-bit codes
+STEP_MS: dict[Store, float] = {"fp32": 0.004, "fp16": 0.0047}  # milliseconds, of GRAPH_ROWS rows of STEP_DIMS
 STEP_DIMS = 512
 START_MS, STEPS_TO_START = 0.065, 16
 LEAST_DEPTH, MOST_DEPTH = 16, 1_024
 MOST_LOOKED_INTO = 128  # lists
-HALVINGS = 4  # of the longest search that is possible: shorter ones are worth less
+HALVINGS = 4  # shorter searches that are considered, each half as long as the one before
 
 
 def expect(plan: Plan, problem: Problem) -> tuple[float, float]:
     """Return recall@10 and the milliseconds of a query, of one core.
 
-    As many lists are looked into, or as deep a graph, as is worth its time, within the time that there is; or as few
-    as find a wanted recall.
+    Assumes the cheapest settings whose gain justifies their time, within max_query_ms; with a wanted recall, the
+    fastest ones that reach it.
     """
     if plan.kind == "exact":
         return ceiling(plan, problem), 1000 * plan.rows * plan.dim / DIMS_A_SECOND

@@ -16,7 +16,7 @@ from clip_retrieval.index.planning.expected import RECALL_OF_MILLISECOND, SCALAR
 from clip_retrieval.index.planning.shapes import MOST_LISTS, Plan, Problem, Store, count_lists
 from clip_retrieval.words import bound_above, in_bytes
 
-SCAN_BYTES = 32  # of 4-bit codes that only have to name what is compared finer
+SCAN_BYTES = 32  # bytes of 4-bit codes, which only choose what is compared again
 LEAST_CODE_BYTES, MOST_LENGTHS = 4, 512  # bytes, and how many lengths are reckoned through
 WHOLE_STORES: tuple[Store, ...] = ("fp32", "fp16")
 LONG_CODES, FINER = 96, 2  # bytes, from which on it is worth while to have so many times as many lists as usual
@@ -25,12 +25,12 @@ MOST_EMPTY = (
 )
 ROWS_FOR_LISTS = 5_000  # up to which comparing with every row is as fast as anything else
 SMALLEST = 1.1  # times the bytes of the smallest index with a wanted recall, and the best so small is taken
-ROWS_PER_CENTROID = 39  # that faiss asks k-means to have
+ROWS_PER_CENTROID = 39  # rows for each centroid, below which faiss's k-means warns
 LISTS, BOOKS = re.compile(r"IVF(\d+)"), re.compile(r"(?:PQ|RQ|LSQ|IMI)\d+(?:x(\d+))?(?![\dx])")
 CODE_BITS = 8
-RECALL_OF_DOUBLING = 0.002  # that an index may find less which is built in half the time
-SHORT_SECONDS = 10.0  # of building: nobody minds so many
-RECALL_OF_GRAPH = 0.003  # that lists may find less: no row leaves a graph, and none gets its embedding later
+RECALL_OF_DOUBLING = 0.002  # recall that is worth twice the build time
+SHORT_SECONDS = 10.0  # build time that costs nothing
+RECALL_OF_GRAPH = 0.003  # recall that a graph must gain: it cannot drop rows, nor fill them later
 
 
 def make_plan(problem: Problem) -> Plan:

@@ -13,9 +13,9 @@ Store = Literal["fp32", "fp16", "SQ8", "SQ6", "SQ4", "codes"]
 
 FAISS_NAMES: dict[Store | None, str] = {"fp32": "Flat", "fp16": "SQfp16"}  # the others are called the same
 GRAPH_LINKS = 32
-LISTS_FOR_GRAPH = 16_384  # from where on the nearest lists are looked up in a graph
+LISTS_FOR_GRAPH = 16_384  # number of lists above which a graph finds the nearest ones
 MOST_LISTS = 32_768
-ROWS_OF_LISTS = 256  # from where on there are several
+ROWS_OF_LISTS = 256  # rows below which one list is enough
 LISTS_PER_ROOT = 1.2  # lists for each square root of the rows
 
 
@@ -26,9 +26,9 @@ class Problem:
     rows: int
     dim: int
     bounds: Bounds
-    files: int = 1  # that the index is kept in, each with centroids and codebooks of its own
-    empty_rows: int = 0  # that are zero, in no list and nobody's neighbors
-    asks_across: bool = True  # whether queries of the other modality count as well: captions, for pictures
+    files: int = 1  # number of index files, each with its own centroids and codebooks
+    empty_rows: int = 0  # zero rows, which are in no list and nobody's neighbors
+    asks_across: bool = True  # whether queries of the other modality count too: captions for pictures
 
     @property
     def cores(self) -> int:
@@ -52,16 +52,16 @@ class Plan:
     dim: int
     store: Store | None = None  # how rows are held to be compared with a query: all of them, or the best of the lists
     lists: int = 0
-    code_bytes: int = 0  # of a row in its list, besides the id
-    bits: int = 8  # of each code: 4, which the processor compares 32 rows at once, or 8
-    store_bytes: int = 0  # of a row in a store of codes
+    code_bytes: int = 0  # bytes of a row's code in its list, without the id
+    bits: int = 8  # bits of each code: 8, or 4, which the CPU compares 32 rows at a time
+    store_bytes: int = 0  # bytes of a row's code in the store
     sample_rows: int = 0
     index_bytes: int = 0
     peak_bytes: int = 0
     seconds: float = 0.0
     recall: float = 0.0  # expected, in query_ms
     query_ms: float = 0.0
-    given_key: str = ""  # of faiss's index_factory, where somebody wants just that
+    given_key: str = ""  # key of faiss's index_factory, where the user named one
 
     @property
     def width(self) -> int:
