@@ -10,7 +10,6 @@ from clip_retrieval.blobs import PIPE, BlobRef, local_path, read_blob
 from clip_retrieval.errors import one_line
 from clip_retrieval.layout import IMAGE_PATH, SHARD, SHARD_OFFSET, SHARD_SIZE
 from clip_retrieval.network.fetch import FetchLimits, fetch
-from clip_retrieval.sources.table_pictures import is_in_table, read_picture
 from clip_retrieval.sources.zips import is_zip, stored_crc
 from clip_retrieval.words import clean
 
@@ -58,7 +57,12 @@ def read_elsewhere(path: str) -> bytes:
     """Read a picture by its image_path: a row of a table, a url of a list, or a file."""
     if path.startswith(WEB):
         return fetch(path, FetchLimits(fetch_retries=0))
-    return read_picture(path) if is_in_table(path) else read_blob(BlobRef(find_file(path)))
+    if "#" in path:
+        from clip_retrieval.sources.table_pictures import is_in_table, read_picture
+
+        if is_in_table(path):
+            return read_picture(path)
+    return read_blob(BlobRef(find_file(path)))
 
 
 def find_file(url: str) -> str:

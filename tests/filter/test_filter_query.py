@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -229,6 +231,19 @@ def test_an_index_that_knows_more_rows_than_the_metadata_is_refused(tmp_path: Pa
     index = write_index(tmp_path / "ix", pd.DataFrame({"caption": ["cat"]}), rows=rows)
     with pytest.raises(ClipRetrievalError, match="an index of 2 rows beside 1 rows of metadata"):
         ask("cat", tmp_path / "out", index)
+
+
+def test_a_query_from_the_shell_loads_neither_pandas_nor_torch_nor_readers_of_inputs(
+    index: Path, tmp_path: Path
+) -> None:
+    """pyarrow's own `pa.array` imports pandas, in 0.4 s."""
+    words = ["filter", "dog", str(tmp_path / "out"), str(index)]
+    code = f"import sys\nfrom clip_retrieval.cli import cli\ncli({words!r}, standalone_mode=False)\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert "clip_retrieval.query.searcher" in loaded
+    unwanted = {"pandas", "torch", "clip_retrieval.sources.datasets", "clip_retrieval.inference.run"}
+    assert not loaded & unwanted
 
 
 @pytest.fixture(scope="module")
