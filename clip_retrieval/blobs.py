@@ -1,4 +1,4 @@
-"""Bytes where they lie: whole files and parts of them, behind any url that fsspec or `pipe:` can open."""
+"""Reads files and parts of files, at any url that fsspec or `pipe:` can open."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ T = TypeVar("T")
 OWN_MODULES = sys.stdlib_module_names | {"clip_retrieval", "pyarrow"}
 PIPE = "pipe:"
 LARGEST_BLOB = 1 << 29  # bytes of one picture, caption or json; /dev/zero and sparse files give any number
-POINTER_BYTES = 64  # of a file, enough to know a Git LFS pointer by
+POINTER_BYTES = 64  # enough of a file to recognize a Git LFS pointer
 SKIP_BYTES = 1 << 20
 STORE_RETRIES = 3
-FIRST_PAUSE = 0.2  # seconds; each further one is twice as long
+FIRST_PAUSE = 0.2  # seconds; doubles after each try
 FINAL_ERRORS = (
     *(FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError, ValueError),
-    CancelledError,  # whoever reads wants no more
+    CancelledError,  # the reader has given up
 )
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-STOPPED_EARLY = (-13, 141)  # SIGPIPE, or the shell's word for it: the rest was not wanted
+STOPPED_EARLY = (-13, 141)  # exit by SIGPIPE, directly or in a shell: we closed the pipe early
 
 
 class BlobRef(NamedTuple):
-    """Bytes that are still where they were found; who needs them reads them."""
+    """A reference to bytes in a file, read when they are needed."""
 
     url: str
     offset: int = 0
@@ -53,7 +53,7 @@ class BlobRef(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """Bytes that could not be had, and why: one word to count by, and a sentence."""
+    """Bytes that cannot be read, and why: `reason` is one word for counting, `detail` a sentence."""
 
     reason: str
     detail: str
@@ -63,7 +63,7 @@ Blob = bytes | BlobRef | Lost
 
 
 class LostError(OSError):
-    """Bytes are asked for that could not be had; `reason` is one word to count by."""
+    """A Lost blob was read, or a blob was refused; `reason` is one word for counting."""
 
     def __init__(self, lost: Lost) -> None:
         super().__init__(lost.detail)
@@ -71,11 +71,11 @@ class LostError(OSError):
 
 
 class StoreError(OSError):
-    """A store's own error, which is no OSError there."""
+    """An error of a store's library, as an OSError."""
 
 
 def read_blob(blob: Blob) -> bytes:
-    """Return the bytes; raises OSError where they cannot be read, are damaged, or are too many."""
+    """Return the bytes; raises OSError if they cannot be read, are damaged, or exceed LARGEST_BLOB."""
     if isinstance(blob, Lost):
         raise LostError(blob)
     data = blob if isinstance(blob, bytes) else checked(blob, read_ref(blob))
@@ -86,10 +86,10 @@ def read_blob(blob: Blob) -> bytes:
 
 
 def read_ref(ref: BlobRef) -> bytes:
-    """Return the bytes that a reference names; fewer where the file ends before."""
+    """Return the referenced bytes, fewer if the file ends early."""
     if ref.size is not None and ref.size > LARGEST_BLOB:
         raise LostError(too_large(ref.size))
-    is_member = ref.size is not None  # its place counts the plain bytes of the tar, whatever the tar is called
+    is_member = ref.size is not None  # offsets of members count decompressed bytes
     is_compressed = ref.url.endswith(compression.SUFFIXES)
     if is_on_store(ref.url) and not is_compressed and not (is_member and is_packed(ref.url)):
         return read_from_store(ref)
@@ -102,7 +102,7 @@ def read_ref(ref: BlobRef) -> bytes:
 
 
 def check_regular(path: Path) -> None:
-    """Refuse what may block or never end, such as a named pipe or /dev/zero; raises LostError."""
+    """Raise LostError unless the path is a regular file: named pipes block, /dev/zero never ends."""
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
@@ -117,7 +117,7 @@ def read_most(file: IO[bytes], size: int | None) -> bytes:
 
 
 def read_sparse(file: IO[bytes], size: int, extents: tuple[tuple[int, int], ...]) -> bytes:
-    """Return the whole content of a sparse file, whose data lies together where `file` is."""
+    """Return the content of a sparse file, with its holes; its pieces of data follow each other in `file`."""
     data = bytearray(size)
     for place, count in extents:
         data[place : place + count] = file.read(count)
@@ -130,7 +130,7 @@ def too_large(size: int | None) -> Lost:
 
 
 def checked(ref: BlobRef, data: bytes) -> bytes:
-    """Return the bytes; raises LostError where the archive's checksum shows that they are damaged."""
+    """Return the bytes; raises LostError if they do not match the archive's checksum."""
     if ref.crc is not None and zlib.crc32(data) != ref.crc:
         raise LostError(Lost("corrupt", "the bytes do not have the checksum (CRC-32) that the archive keeps of them"))
     return data
@@ -149,12 +149,12 @@ def is_on_store(url: str) -> bool:
 
 
 def read_from_store(ref: BlobRef) -> bytes:
-    """Return the bytes by one request; raises OSError where the store does not give them, after some tries."""
+    """Return the bytes with one request, retried if the error may pass; raises OSError."""
     start = ref.offset or None
     end = None if ref.size is None else ref.offset + ref.size
     with store_errors(ref.url):
         fs, path = fsspec.core.url_to_fs(ref.url)
-        # s3fs would ask for the size of a whole object first, and not try its parts again
+        # otherwise s3fs asks for the size first, and does not retry the parts of an object
         options = {"max_concurrency": 1} if "s3" in fs.protocol else {}
         data: bytes = with_retries(fs, lambda: fs.cat_file(path, start=start, end=end, **options))
     if ref.size is not None and len(data) != ref.size:
@@ -163,41 +163,41 @@ def read_from_store(ref: BlobRef) -> bytes:
 
 
 def tries_itself(fs: Any) -> bool:
-    """Say whether requests are repeated already: by s3fs and gcsfs, which have `retries`, or by Azure's library."""
+    """Say whether the store's library retries by itself: s3fs and gcsfs (attribute `retries`), and Azure's."""
     return hasattr(fs, "retries") or "abfs" in fs.protocol
 
 
 def with_retries(fs: Any, read: Callable[[], T]) -> T:
-    """Read from a store, and again after what may pass, but for stores whose library does so itself."""
+    """Read from a store and retry on errors that may pass, unless the store's library does that itself."""
     for tries in range(0 if tries_itself(fs) else STORE_RETRIES):
         try:
             return read()
         except FINAL_ERRORS:
             raise
-        except Exception:  # each store has errors of its own  # noqa: BLE001
+        except Exception:  # stores raise errors of their own types  # noqa: BLE001
             time.sleep(FIRST_PAUSE * 2**tries)
     return read()
 
 
 @contextmanager
 def store_errors(url: str) -> Iterator[None]:
-    """Turn what a store's library raises, such as botocore's errors, into an OSError that names the url."""
+    """Turn errors of a store's library, such as botocore's, into an OSError that names the url."""
     try:
         yield
     except Exception as error:
         if type(error).__module__.partition(".")[0] in OWN_MODULES:
-            raise  # Python's, or ours: of whoever uses what was opened
+            raise  # an error of Python or of ours, from the code inside the with block
         raise StoreError(f"{url} cannot be read or written: {first_line(error)}") from error
 
 
 def may_pass(error: BaseException) -> bool:
-    """Say whether an error is of the system or a store, and not of the bytes: a later try may not meet it."""
+    """Say whether a later try may succeed: the error is from the system or a store, not from damaged bytes."""
     is_system = isinstance(error, OSError) and error.errno is not None
     return is_system or isinstance(error, StoreError | TimeoutError | ConnectionError)
 
 
 def skip(file: IO[bytes], count: int) -> None:
-    """Move forward, by reading where the file cannot seek."""
+    """Move forward, by reading if the file cannot seek."""
     if file.seekable():
         file.seek(count)
         return
@@ -209,7 +209,7 @@ def skip(file: IO[bytes], count: int) -> None:
 
 
 def local_path(url: str) -> Path | None:
-    """Return the path of a url on this machine's file system, else None."""
+    """Return the local path that a url names; None for stores and pipes."""
     if url.startswith("file://"):
         return Path(url.removeprefix("file://"))
     if url.startswith("/"):
@@ -219,7 +219,7 @@ def local_path(url: str) -> Path | None:
 
 @contextmanager
 def open_pipe(command: str) -> Iterator[IO[bytes]]:
-    """Read what a shell command writes; raises OSError at the end, after all of it, where the command failed.
+    """Read the output of a shell command; raises OSError if it failed, after all output was read.
 
     webdataset's own pipe looks at the exit code after each read, and loses what is still buffered then.
     """
@@ -254,7 +254,7 @@ def open_raw(url: str) -> Iterator[IO[bytes]]:
         with path.open("rb") as file:
             yield file
         return
-    fs, name = fsspec.core.url_to_fs(url)  # kept until the end: an archive's file closes with its file system
+    fs, name = fsspec.core.url_to_fs(url)  # fs must stay referenced: files inside archives close with it
     with with_retries(fs, lambda: fs.open(name, "rb")) as file:
         yield file
 
@@ -266,7 +266,7 @@ def pointer_at(url: str) -> str | None:
 
 
 def fetch_to_cache(url: str, cache_path: str) -> str:
-    """Copy what a url gives into the cache folder, once; return the path of the copy."""
+    """Copy a file, decompressed, into the cache folder unless it is there; return the path of the copy."""
     folder = Path(cache_path)
     folder.mkdir(parents=True, exist_ok=True)
     name = Path(url.split("?")[0]).name[-80:].replace(" ", "_")

@@ -53,7 +53,7 @@ class Folder:
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """Turn what goes wrong with a store that is not this machine's into a sentence."""
+        """Turn errors of a remote store into a StorageError."""
         try:
             with store_errors(self.url):
                 yield
@@ -84,7 +84,7 @@ class Folder:
         return sorted(name for name in names if not is_hidden(name))
 
     def sizes(self, subfolder: str, suffix: str) -> dict[str, int]:
-        """Return the bytes of each file in a subfolder that ends with `suffix`, by name."""
+        """Return {name: size in bytes} of the files in a subfolder that end with `suffix`."""
         names = self.names(subfolder, suffix)
         with self.answering():
             return {name: int(self.fs.size(self.path(f"{subfolder}/{name}" if subfolder else name))) for name in names}
@@ -114,7 +114,7 @@ class Folder:
 
     @contextmanager
     def staged(self, name: str) -> Iterator[Path]:
-        """Give a local path to write to; when the block ends well, the file appears under `name` at once."""
+        """Yield a local path to write to; if the block succeeds, the file appears under `name` atomically."""
         with self.staging() as folder:
             staged = folder / Path(name).name
             yield staged
@@ -122,7 +122,7 @@ class Folder:
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """Give a local scratch folder, on the same file system where possible; it is removed at the end."""
+        """Yield a local scratch folder, on the same file system if possible; it is removed at the end."""
         with writable(self.url):
             if self.is_local:
                 folder = Path(self.path(PARTIAL_FOLDER)) / f"{HOST}.{os.getpid()}.{uuid4().hex[:8]}"
@@ -136,7 +136,7 @@ class Folder:
                 self.drop_empty_partial_folder()
 
     def publish(self, staged: Path, name: str) -> None:
-        """Move a finished local file, or a folder of files, to its name: by rename, or by one upload of each file.
+        """Move a finished local file or folder of files to its name: by rename, or by one upload per file.
 
         A folder takes a name that nothing has.
         """
@@ -152,7 +152,7 @@ class Folder:
                 self.fs.put_file(str(staged), target)
 
     def move(self, name: str, target: str) -> None:
-        """Give a file of this folder another name, whose file it replaces; or a folder one that nothing has."""
+        """Rename a file, replacing any file of the new name, or a folder, whose new name must be free."""
         if self.is_local:
             Path(self.path(target)).parent.mkdir(parents=True, exist_ok=True)
             Path(self.path(name)).replace(self.path(target))
@@ -180,12 +180,12 @@ class Folder:
             try:
                 Path(self.path(PARTIAL_FOLDER)).rmdir()
             except OSError:
-                return  # another process still writes there, or it is gone already
+                return  # another process uses it, or it is gone
 
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Give a scratch folder among this machine's temporary files; it is removed at the end."""
+    """Yield a scratch folder in the system's temporary folder; it is removed at the end."""
     with writable(tempfile.gettempdir()):
         folder = make_temporary()
         try:
@@ -196,7 +196,7 @@ def temporary_folder() -> Iterator[Path]:
 
 @contextmanager
 def writable(url: str) -> Iterator[None]:
-    """Turn what goes wrong while writing below `url` into a sentence."""
+    """Turn errors of writing below `url` into a StorageError."""
     try:
         yield
     except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
@@ -209,7 +209,7 @@ def writable(url: str) -> Iterator[None]:
 
 @contextmanager
 def made_whole(path: Path) -> Iterator[Path]:
-    """Give a path to write one file or folder to; it takes its place when the block ends well, and never when killed.
+    """Yield a path to write one file or folder to; it is moved into place only if the block succeeds.
 
     Raises StorageError where a file, or a folder that is not empty, lies there already.
     """
@@ -225,19 +225,19 @@ def made_whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def leaving_nothing_empty(folder: Folder) -> Iterator[None]:
-    """Remove the folder, and those above it, where the block made them and then failed without anything in them."""
+    """If the block fails, remove the folder and its parents as far as the block created them and left them empty."""
     root = Path(folder.root)
     made = [path for path in (root, *root.parents) if not path.exists()] if folder.is_local else []
     try:
         yield
     except BaseException:
-        with suppress(OSError):  # something is in it, or it was not made
+        with suppress(OSError):  # not empty, or never created
             for path in made:
                 path.rmdir()
         raise
 
 
 def check_writable(folder: Folder) -> None:
-    """Fail early, with a sentence, where nothing can be written."""
+    """Raise StorageError early if nothing can be written."""
     with folder.staging() as staging:
         (staging / "probe").write_bytes(b"")

@@ -1,1 +1,1 @@
-"""A stranger's url within limits, and many of them at once."""
+"""Fetches untrusted urls within limits, many at once."""

@@ -1,4 +1,4 @@
-"""Connections to addresses that were checked: looked up once, on the public internet, before a deadline."""
+"""Connects only to checked addresses: a name is resolved once, must be public, and a deadline bounds it all."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from urllib.parse import SplitResult
 
 from clip_retrieval.errors import one_line
 
-SECONDS_FOR_AN_ADDRESS = 5.0  # then the next address of the name gets its chance
+SECONDS_FOR_AN_ADDRESS = 5.0  # then the next address of the host is tried
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class FetchError(Exception):
-    """A url gave nothing; `reason` is one word to count by, `pause` the seconds that the server asked for."""
+    """A url could not be fetched. `reason` is one word for counting, `pause` the seconds of Retry-After."""
 
     def __init__(self, reason: str, detail: str, *, is_passing: bool = False, pause: float | None = None) -> None:
         super().__init__(detail)
@@ -39,7 +39,7 @@ class Deadline:
         self.end = time.monotonic() + seconds
 
     def left(self) -> float:
-        """Return the seconds left; raises TimeoutError where there are none."""
+        """Return the seconds left; raises TimeoutError if there are none."""
         seconds = self.end - time.monotonic()
         if seconds <= 0:
             raise TimeoutError("no time left")
@@ -48,7 +48,7 @@ class Deadline:
 
 @contextmanager
 def connected(target: SplitResult, deadline: Deadline, *, allow_private: bool) -> Iterator[socket.socket]:
-    """Connect to the first address of the host that may be asked and answers."""
+    """Connect to the first allowed address of the host that accepts a connection."""
     host = target.hostname or ""
     port = target.port or (443 if target.scheme == "https" else 80)
     allowed = checked_addresses(host, look_up(host, port, deadline), allow_private=allow_private)
@@ -64,12 +64,12 @@ def connected(target: SplitResult, deadline: Deadline, *, allow_private: bool) -
 
 @cache
 def tls_context() -> ssl.SSLContext:
-    """Return the system's certificates, read once: reading them takes longer than a request."""
+    """Return a TLS context, created once: loading the system's certificates takes longer than a request."""
     return ssl.create_default_context()
 
 
 def look_up(host: str, port: int, deadline: Deadline) -> list[str]:
-    """Return the addresses of a host; in a thread, since the system's look-up knows no time limit."""
+    """Resolve a host, in a thread because getaddrinfo has no timeout."""
     answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def ask() -> None:
@@ -93,7 +93,7 @@ def look_up(host: str, port: int, deadline: Deadline) -> list[str]:
 
 
 def checked_addresses(host: str, addresses: list[str], *, allow_private: bool) -> list[str]:
-    """Return the addresses that may be asked; raises FetchError where there are none."""
+    """Return the addresses that may be connected to; raises FetchError if there are none."""
     allowed = [address for address in addresses if allow_private or is_public(ipaddress.ip_address(address))]
     if not allowed:
         raise FetchError(
@@ -103,7 +103,7 @@ def checked_addresses(host: str, addresses: list[str], *, allow_private: bool) -
 
 
 def is_public(address: Address) -> bool:
-    """Say whether an address is on the public internet, and so is the IPv4 address that it may carry."""
+    """Say whether an address is public, including any IPv4 address embedded in it."""
     if isinstance(address, ipaddress.IPv6Address):
         if address.is_site_local or not all(is_public(inner) for inner in carried(address)):
             return False
@@ -113,7 +113,7 @@ def is_public(address: Address) -> bool:
 
 
 def carried(address: ipaddress.IPv6Address) -> list[Address]:
-    """Return the IPv4 addresses inside an IPv6 one: mapped, 6to4, Teredo, NAT64."""
+    """Return the IPv4 addresses embedded in an IPv6 one: mapped, 6to4, Teredo, NAT64."""
     inner: list[Address | None] = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
     if address in NAT64:
         inner.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))

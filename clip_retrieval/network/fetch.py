@@ -29,15 +29,15 @@ REDIRECTS = (301, 302, 303, 307, 308)
 MOST_REDIRECTS = 5
 PASSING_STATUS = (408, 425, 429, 500, 502, 503, 504)
 NOT_WANTED = {"noai", "noimageai", "noindex", "noimageindex", "none"}
-LONGEST_PAUSE = 30.0  # seconds; who asks for more is not asked again
+LONGEST_PAUSE = 30.0  # seconds; a longer Retry-After ends the tries
 READ_BYTES = 1 << 16
-GZIP_OR_ZLIB = 47  # the form of compression that zlib is to find out
+GZIP_OR_ZLIB = 47  # wbits with which zlib detects either header
 UNQUOTED = "%/:=&?~#+!$,;'@()*[]|"
 
 
 @dataclass(frozen=True, kw_only=True)
 class FetchLimits:
-    """How politely, how long and how much is fetched."""
+    """Limits of time, size and retries, and which urls may be fetched."""
 
     fetch_timeout: float = option(10.0, help="urls: seconds for one request, with redirects and body.", may_change=True)
     fetch_retries: int = option(
@@ -54,7 +54,7 @@ class FetchLimits:
 
 
 def fetch(url: str, limits: FetchLimits, pause: Callable[[float], None] = time.sleep) -> bytes:
-    """Return the bytes behind an http or https url; raises FetchError, after a few tries where that may help."""
+    """Return the bytes at an http or https url; raises FetchError, after retries if the error may pass."""
     for tries in range(limits.fetch_retries + 1):
         try:
             return fetch_once(url, limits, Deadline(limits.fetch_timeout))
@@ -80,7 +80,7 @@ def fetch_once(url: str, limits: FetchLimits, deadline: Deadline) -> bytes:
 
 
 def parse_url(url: str) -> SplitResult:
-    """Return the parts of a url that may be asked; raises FetchError where it is none."""
+    """Return the parts of an http or https url; raises FetchError if it is not one."""
     try:
         parts = urlsplit(url.strip())
         host, port = parts.hostname, parts.port
@@ -97,7 +97,7 @@ def parse_url(url: str) -> SplitResult:
 
 @contextmanager
 def translated(url: str) -> Iterator[None]:
-    """Turn what goes wrong on the way into a FetchError with one word of reason."""
+    """Turn errors of the connection into a FetchError with a reason."""
     try:
         yield
     except TimeoutError as error:
@@ -114,7 +114,7 @@ def translated(url: str) -> Iterator[None]:
 
 
 class DeadlineReader(io.RawIOBase):
-    """Reads from a socket, each time with what is left of the deadline: a slow drip does not prolong it."""
+    """Reads from a socket; each read has only the rest of the deadline, so that a slow server cannot extend it."""
 
     def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
         self.sock, self.deadline = sock, deadline
@@ -128,7 +128,7 @@ class DeadlineReader(io.RawIOBase):
 
 
 class DeadlineSocket:
-    """The part of a socket that http.client uses; whoever opened the socket closes it."""
+    """The methods of a socket that http.client uses; close does nothing, because the opener closes the socket."""
 
     def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
         self.sock, self.deadline = sock, deadline
@@ -157,7 +157,7 @@ def request(target: SplitResult, sock: socket.socket, deadline: Deadline) -> htt
 
 
 def read_response(response: http.client.HTTPResponse, limits: FetchLimits) -> bytes:
-    """Return the body of an answer that may be used; raises FetchError."""
+    """Return the body of a response; raises FetchError if status or X-Robots-Tag forbid its use."""
     if response.status != http.client.OK:
         raise FetchError(
             f"http_{response.status}",
@@ -173,7 +173,7 @@ def read_response(response: http.client.HTTPResponse, limits: FetchLimits) -> by
 
 
 def pause_of(value: str | None) -> float | None:
-    """Return the seconds of a Retry-After header, which may be a date."""
+    """Return the seconds to wait by a Retry-After header, which holds a number or a date."""
     if value is None:
         return None
     if value.strip().isdigit():
@@ -185,7 +185,7 @@ def pause_of(value: str | None) -> float | None:
 
 
 def asks_to_be_left_out(tag: str) -> bool:
-    """Say whether an X-Robots-Tag forbids the use; `name: …` is for the program of that name only."""
+    """Say whether an X-Robots-Tag forbids use; a tag `name: …` applies only to the program of that name."""
     name, colon, rest = tag.partition(":")
     if colon and "," not in name and name.strip().lower() not in (*NOT_WANTED, "unavailable_after"):
         return name.strip().lower() == "clip-retrieval" and asks_to_be_left_out(rest)
@@ -205,10 +205,10 @@ def read_body(response: http.client.HTTPResponse, most: int) -> bytes:
 
 
 def decoded(body: bytes, encoding: str, most: int) -> bytes:
-    """Return a body without the compression that some servers send though none was asked for; raises FetchError."""
+    """Decompress a body: some servers compress although the request says identity. Raises FetchError."""
     is_zlib = encoding in ("gzip", "x-gzip", "deflate")
     if encoding == "identity" or (is_zlib and not body.startswith((b"\x1f\x8b", b"\x78"))):
-        return body  # a picture after all
+        return body  # the header is wrong: the body is not compressed
     if not is_zlib:
         raise FetchError("content_encoding", f"the server sent Content-Encoding: {encoding}"[:200])
     decompressor = zlib.decompressobj(GZIP_OR_ZLIB)

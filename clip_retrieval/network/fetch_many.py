@@ -1,4 +1,4 @@
-"""Many downloads at once, results in the order of the requests: bounded in number, for each host, and in bytes."""
+"""Concurrent downloads with results in request order; bounded in number, per host, and in bytes held."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from urllib.parse import urlsplit
 
 from clip_retrieval.network.connections import FetchError
 
-LOOK_AHEAD = 64  # requests for each thread that may wait, or be done before their turn
-MOST_HELD = 256 << 20  # bytes of finished downloads that wait for their turn
+LOOK_AHEAD = 64  # requests per thread that may be queued or finished ahead of their turn
+MOST_HELD = 256 << 20  # bytes of finished downloads ahead of their turn
 T = TypeVar("T")
 
 
 @dataclass
-class Job(Generic[T]):
-    """One item, its url, and what came of it; without a url it is done from the start."""
+class Download(Generic[T]):
+    """One item, its url and the result; without a url it counts as done."""
 
     item: T
     url: str | None
@@ -28,15 +28,15 @@ class Job(Generic[T]):
 
 
 class InOrder(Generic[T]):
-    """Calls `fetch` for the urls of items, in threads. One pass through one list of items."""
+    """Fetches the urls of items in threads; to be used for one list of items."""
 
     def __init__(self, fetch: Callable[[str], bytes], concurrency: int, per_host: int) -> None:
         self.fetch = fetch
         self.per_host = per_host
         self.concurrency = concurrency
         self.most = LOOK_AHEAD * concurrency
-        self.window: deque[Job[T]] = deque()  # not yet given out, in order
-        self.waiting: dict[str, deque[Job[T]]] = {}  # by host: not yet taken by a thread
+        self.window: deque[Download[T]] = deque()  # not yielded yet, in order
+        self.waiting: dict[str, deque[Download[T]]] = {}  # not started yet, by host
         self.active: Counter[str] = Counter()
         self.held = 0
         self.is_closed = False
@@ -44,7 +44,7 @@ class InOrder(Generic[T]):
         self.threads: list[threading.Thread] = []
 
     def results(self, items: Iterable[tuple[T, str | None]]) -> Iterator[tuple[T, bytes | FetchError | None]]:
-        """Yield (item, bytes, or why there are none; None without a url) in the order of the items."""
+        """Yield (item, result) in the order of the items; the result is bytes, a FetchError, or None without a url."""
         try:
             for item, url in items:
                 self.add(item, url)
@@ -58,61 +58,61 @@ class InOrder(Generic[T]):
                 self.changed.notify_all()
 
     def add(self, item: T, url: str | None) -> None:
-        job = Job(item, url, host_of(url))
+        download = Download(item, url, host_of(url))
         if url is None:
-            job.done.set()
+            download.done.set()
         elif len(self.threads) < self.concurrency:
             self.threads.append(threading.Thread(target=self.work, daemon=True))
             self.threads[-1].start()
         with self.changed:
-            self.window.append(job)
+            self.window.append(download)
             if url is not None:
-                self.waiting.setdefault(job.host, deque()).append(job)
+                self.waiting.setdefault(download.host, deque()).append(download)
                 self.changed.notify()
 
     def take_first(self) -> tuple[T, bytes | FetchError | None]:
-        job = self.window[0]
-        job.done.wait()
+        download = self.window[0]
+        download.done.wait()
         with self.changed:
             self.window.popleft()
-            self.held -= len(job.result) if isinstance(job.result, bytes) else 0
-            self.changed.notify_all()  # another job is first now, and may go beyond MOST_HELD
-        if isinstance(job.result, BaseException) and not isinstance(job.result, FetchError):
-            raise job.result
-        return job.item, job.result
+            self.held -= len(download.result) if isinstance(download.result, bytes) else 0
+            self.changed.notify_all()  # the download that is first now may exceed MOST_HELD
+        if isinstance(download.result, BaseException) and not isinstance(download.result, FetchError):
+            raise download.result
+        return download.item, download.result
 
     def work(self) -> None:
-        while (job := self.next_job()) is not None:
-            assert job.url is not None
+        while (download := self.next_download()) is not None:
+            assert download.url is not None
             try:
-                job.result = self.fetch(job.url)
-            except BaseException as error:  # given to whoever waits for it  # noqa: BLE001
-                job.result = error
+                download.result = self.fetch(download.url)
+            except BaseException as error:  # raised in the thread that yields the results  # noqa: BLE001
+                download.result = error
             with self.changed:
-                self.active[job.host] -= 1
-                if not self.active[job.host]:
-                    del self.active[job.host]  # there may be millions of hosts
-                self.held += len(job.result) if isinstance(job.result, bytes) else 0
+                self.active[download.host] -= 1
+                if not self.active[download.host]:
+                    del self.active[download.host]  # tables name millions of hosts
+                self.held += len(download.result) if isinstance(download.result, bytes) else 0
                 self.changed.notify_all()
-            job.done.set()
+            download.done.set()
 
-    def next_job(self) -> Job[T] | None:
-        """Wait for a job whose host has room; None when there will be no more."""
+    def next_download(self) -> Download[T] | None:
+        """Wait for a download whose host is below its limit; None once the pass is over."""
         with self.changed:
             while not self.is_closed:
-                for host, jobs in self.waiting.items():
-                    has_room = self.held < MOST_HELD or jobs[0] is self.window[0]
+                for host, downloads in self.waiting.items():
+                    has_room = self.held < MOST_HELD or downloads[0] is self.window[0]
                     if has_room and self.active[host] < self.per_host:
                         self.active[host] += 1
                         return self.take_from(host)
                 self.changed.wait()
         return None
 
-    def take_from(self, host: str) -> Job[T]:
-        job = self.waiting[host].popleft()
+    def take_from(self, host: str) -> Download[T]:
+        download = self.waiting[host].popleft()
         if not self.waiting[host]:
             del self.waiting[host]
-        return job
+        return download
 
 
 def host_of(url: str | None) -> str:

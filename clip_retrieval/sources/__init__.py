@@ -1,4 +1,4 @@
-"""What samples are read from: one file for each input format, behind one protocol."""
+"""Readers of samples: one module per input format, behind the protocol Source."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from clip_retrieval.sources.types import Failure, Sample
 
 
 class Source(Protocol):
-    """An ordered input, cut into units that partitions are made of."""
+    """An ordered input, divided into units; a partition is a range of them."""
 
     @property
     def config(self) -> SourceConfig:
-        """The options, with the parts switched off that the input does not have."""
+        """The options; enable_text or enable_image is off if the input has no such part."""
         ...
 
     @property
     def units(self) -> Sequence[str]:
-        """What partitions are made of, in order: samples of a folder, tars, or pieces of tables."""
+        """The names of the units, in order: samples of a folder, tars, or ranges of table rows."""
         ...
 
     @property
     def samples_per_unit(self) -> int | None:
-        """About how many samples a unit has; None where that is not known before it is read."""
+        """The approximate number of samples per unit; None if unknown before reading."""
         ...
 
     def read(self, start: int, stop: int) -> Iterator[Sample | Failure]:
-        """Yield the samples of units start..stop in input order, and what was left out of them."""
+        """Yield the samples of units [start, stop) in input order, and a Failure for whatever is left out."""
         ...
 
     def estimate_total(self) -> int | None:
-        """Return about how many samples there are, as far as is known by now."""
+        """Return the approximate number of samples, as known so far."""
         ...
 
 
 @runtime_checkable
 class Selective(Protocol):
-    """A source that reads single samples without the others of their unit, or without fetching those."""
+    """A source that can read chosen samples without reading or fetching their neighbors."""
 
     def read_only(self, names: Container[tuple[str, str]]) -> Iterator[Sample | Failure]:
         """Yield the samples with these pairs of shard and key, in input order."""
@@ -46,7 +46,7 @@ class Selective(Protocol):
 
 
 def open_source(config: SourceConfig, output_folder: str) -> Source:
-    """Look at the input, but for what lies in the output folder; raises SourceError where there is none."""
+    """Open the input, ignoring the output folder inside it; raises SourceError if it cannot be read or is empty."""
     match config.input_format:
         case "files":
             from clip_retrieval.sources.files import open_files

@@ -30,7 +30,7 @@ class Archive:
 
     url: str
     members: dict[str, Held]
-    samples: dict[str, Joined] = field(default_factory=dict)  # by the name of their picture or caption
+    samples: dict[str, Joined] = field(default_factory=dict)  # keyed by the picture's name, or the caption's
     ignored: list[Failure] = field(default_factory=list)
 
     @property
@@ -40,10 +40,10 @@ class Archive:
 
 @dataclass(frozen=True)
 class ArchiveSource:
-    """Samples by archive, then by name; one unit is one sample, or an archive that has none."""
+    """Samples by archive, then by name, one per unit; an archive without samples is a unit of its own."""
 
     config: SourceConfig
-    samples: Sequence[tuple[Archive, str]]  # name of the picture, or of the caption where there is no picture
+    samples: Sequence[tuple[Archive, str]]  # the str is the key of the sample in its archive
     units: Sequence[str]
 
     @property
@@ -70,7 +70,7 @@ class ArchiveSource:
         try:
             with opened(archive.url, is_zip=archive.is_zip) as zipped:
                 yield from (self.sample(archive, name, zipped) for name in names if name)
-        except (OSError, zipfile.BadZipFile) as error:  # it was there when its members were listed
+        except (OSError, zipfile.BadZipFile) as error:  # the archive changed after it was listed
             detail = f"{len(names)} samples from {names[0]} on are lost: {first_line(error)}"
             yield Failure.of_shard(archive.url, "unreadable", detail)
 
@@ -88,7 +88,7 @@ class ArchiveSource:
         )
 
     def path_of(self, archive: Archive, name: str) -> str:
-        """Return the name by which a picture is found again: that of the file, where it is a link in a zip."""
+        """Return the name under which `filter` finds the picture: for a link in a zip, the name of its target."""
         member = archive.members[name]
         return member.filename if isinstance(member, zipfile.ZipInfo) and plain_name(member.filename) != name else name
 
@@ -103,7 +103,7 @@ def opened(url: str, *, is_zip: bool) -> Iterator[zipfile.ZipFile | None]:
 
 
 def blob_of(archive: Archive, name: str | None, zipped: zipfile.ZipFile | None) -> Blob | None:
-    """Return a member's bytes, or where they are; what cannot be had is Lost."""
+    """Return a member's bytes, a reference to them, or Lost if they cannot be read."""
     member = None if name is None else archive.members[name]
     if isinstance(member, zipfile.ZipInfo):
         assert zipped is not None
@@ -112,7 +112,7 @@ def blob_of(archive: Archive, name: str | None, zipped: zipfile.ZipFile | None) 
 
 
 def origin_of(archive: Archive, name: str, zipped: zipfile.ZipFile | None) -> Origin:
-    """Return the place of a picture; one that is compressed or sparse has none, and is found by its name."""
+    """Return where a picture's bytes are; compressed and sparse ones have no offset and are found by name."""
     member = archive.members[name]
     if isinstance(member, BlobRef) and member.extents is None:
         return Origin(archive.url, member.offset, member.size)
@@ -125,7 +125,7 @@ def origin_of(archive: Archive, name: str, zipped: zipfile.ZipFile | None) -> Or
 
 
 def open_archives(config: SourceConfig, output_folder: str) -> ArchiveSource:
-    """List the members of every archive, join them by name, and switch off the parts that none has."""
+    """List the members of all archives, join them by name, and disable parts that no sample has."""
     urls = list_inputs(config.input_dataset, (ZIP_SUFFIX, *TAR_SUFFIXES), "archive", output_folder)
     archives = [open_archive(url, config) for url in urls]
     joined = [sample for archive in archives for sample in archive.samples.values()]
@@ -140,11 +140,11 @@ def open_archives(config: SourceConfig, output_folder: str) -> ArchiveSource:
 
 
 def names_of(archive: Archive) -> list[str]:
-    return sorted(archive.samples) or [""]  # what was ignored in it is to be told
+    return sorted(archive.samples) or [""]  # a unit is needed even without samples, to report what was ignored
 
 
 def open_archive(url: str, config: SourceConfig) -> Archive:
-    """List the members of a zip or tar; raises SourceError where it must be copied first, and may not be."""
+    """List the members of a zip or tar; raises SourceError if it must be copied first and cache_path is not set."""
     archive = Archive(url, {})
     try:
         listed: Iterable[tuple[str, Held | Damage | None]]
@@ -164,7 +164,7 @@ def open_archive(url: str, config: SourceConfig) -> Archive:
 
 
 def add_member(archive: Archive, name: str, member: Held | Damage | None) -> None:
-    """Take in a member under a plain name, such as a/b.jpg for ./a//b.jpg."""
+    """Register a member under its normalized name, such as a/b.jpg for ./a//b.jpg."""
     if member is None or isinstance(member, Damage):
         if member is not None:
             archive.ignored.append(Failure.of_shard(archive.url, member.reason, member.detail))
@@ -187,7 +187,7 @@ def list_tar(place: str) -> Iterator[tuple[str, Held | Damage | None]]:
 
 
 def place_of_tar(url: str, config: SourceConfig) -> str:
-    """Return a plain tar on this machine: members are read in the order of their names, not in the tar's."""
+    """Return a local, uncompressed tar: its members are read sorted by name, which takes random access."""
     if config.cache_path is not None:
         return fetch_to_cache(url, config.cache_path)
     with open_url(url) as file:

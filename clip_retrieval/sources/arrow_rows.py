@@ -12,7 +12,7 @@ from clip_retrieval.blobs import Lost
 from clip_retrieval.errors import SourceError
 from clip_retrieval.sources.tables import Kind
 
-MOST_BYTES = 16 << 20  # of a batch that is made into Python values at once
+MOST_BYTES = 16 << 20  # per slice of a batch converted to Python values at once
 
 
 def check_names(url: str, schema: pa.Schema) -> None:
@@ -22,7 +22,7 @@ def check_names(url: str, schema: pa.Schema) -> None:
 
 
 def kinds_of(schema: pa.Schema) -> dict[str, Kind]:
-    """Return what each column holds, as far as pictures and captions go."""
+    """Return the kind of each column: could it hold pictures or captions?"""
     return {field.name: kind_of(field.type) for field in schema}
 
 
@@ -54,7 +54,7 @@ def is_bytes(held: Any) -> bool:
 
 
 def rows_of(batch: pa.RecordBatch, columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-    """Yield the rows of a batch, {column: value}; a column that the batch lacks is null."""
+    """Yield the rows of a batch as {column: value}; missing columns are None."""
     names = set(batch.schema.names)
     step = max(1, MOST_BYTES * batch.num_rows // max(1, batch.nbytes))
     for start in range(0, batch.num_rows, step):
@@ -65,7 +65,7 @@ def rows_of(batch: pa.RecordBatch, columns: Sequence[str]) -> Iterator[Mapping[s
 
 
 def values(column: Any) -> list[Any]:
-    """Return the column as Python values; a value that is none, such as text that is not UTF-8, is Lost."""
+    """Return the column as Python values; a value that cannot be converted, such as invalid UTF-8, is Lost."""
     try:
         return list(column.to_pylist())
     except (ValueError, OverflowError, pa.ArrowException):

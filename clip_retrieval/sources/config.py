@@ -1,4 +1,4 @@
-"""The options that say what is read."""
+"""Options of the input."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ TABLE_OPTIONS: Mapping[str, tuple[InputFormat, ...]] = {
     "url_column": ("urls",),
     "paths_below": ("parquet", "datasets"),
 }
-SHARD_FORMATS = ("webdataset", "archive")  # their rows say where in a shard the picture's bytes are
+SHARD_FORMATS = ("webdataset", "archive")  # formats whose rows have shard_offset and shard_size
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
-    """What is read, and which parts of it are wanted."""
+    """The input, and which parts of its samples are wanted."""
 
     input_dataset: str = option(
         help="Folder of pictures (files), or tars, tables, archives: a path, a {000..123} pattern, a glob, a list, "

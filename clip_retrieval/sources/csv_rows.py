@@ -1,4 +1,4 @@
-"""Rows of csv text. A quote that begins a cell and never ends costs no row: its line is read as it stands."""
+"""Rows of CSV text. An unclosed quote loses no row: the line that opens it is read without quoting."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-LONGEST_CELL = 1 << 24  # characters; so much text is held while the end of a quote is looked for
+LONGEST_CELL = 1 << 24  # characters; bounds the text held in memory while a closing quote is searched
 URL = re.compile(r'"?https?://[^\s"]+"?')
 
 csv.field_size_limit(LONGEST_CELL)
@@ -16,11 +16,11 @@ csv.field_size_limit(LONGEST_CELL)
 
 @dataclass
 class Lines:
-    """The lines of a text, of which some may be given back to be read again."""
+    """The lines of a text; lines can be given back, to be read again."""
 
     text: Iterator[str]
-    first_number: int = 1  # of the lines in `taken`
-    taken: list[str] = field(default_factory=list)  # by the row that is read now
+    first_number: int = 1  # line number of taken[0]
+    taken: list[str] = field(default_factory=list)  # lines of the current row
     returned: deque[str] = field(default_factory=deque)
 
     def __iter__(self) -> Iterator[str]:
@@ -41,10 +41,10 @@ class Lines:
 
 
 def read_rows(text: Iterable[str], delimiter: str, width: int | None = None) -> Iterator[tuple[list[str], int | None]]:
-    """Yield the cells of each row, and the number of its line where a quote in it has no end.
+    """Yield the cells of each row, with the line number of an unclosed quote in it, or None.
 
-    A quote has no end where the text ends inside of it, where something other than a delimiter follows the next quote,
-    or where a line in between is a row with a url of its own, `width` cells wide.
+    A quote counts as unclosed if the text ends inside it, if the next quote is not followed by a delimiter, or if a
+    line inside it looks like a row: `width` cells, one of them a url.
     """
     lines = Lines(iter(text))
     strict = csv.reader(lines, delimiter=delimiter, strict=True)
@@ -65,17 +65,17 @@ def read_rows(text: Iterable[str], delimiter: str, width: int | None = None) -> 
 
 
 def lenient(line: str, delimiter: str) -> list[str] | None:
-    """Return the cells of a line with quotes in odd places; None where one of them has no end in it."""
+    """Return the cells of a line with quotes inside cells; None if a quote is not closed in it."""
     reader = csv.reader([line, ""], delimiter=delimiter)
     try:
         cells = next(reader)
-    except csv.Error:  # a cell that is too long
+    except csv.Error:  # the cell is longer than LONGEST_CELL
         return None
     return cells if reader.line_num == 1 else None
 
 
 def holds_row(cell: str, delimiter: str, width: int | None) -> bool:
-    """Say whether a later line of a cell is a row: as many cells as there are columns, one of them a url alone."""
+    """Say whether a later line of a cell looks like a row: as many cells as columns, one of them just a url."""
     if width is None or width < 2 or "\n" not in cell or "://" not in cell:
         return False
     rows = (line.strip("\r").split(delimiter) for line in cell.split("\n")[1:])

@@ -1,4 +1,4 @@
-"""Csv, tsv and lists of urls: rows of text, read once to count them and once for each partition."""
+"""CSV, TSV and lists of urls. Each file is read once to count its rows and once for each partition."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from clip_retrieval.blobs import may_pass
 from clip_retrieval.errors import SourceError, first_line
 from clip_retrieval.git_lfs import describe_pointer
 from clip_retrieval.sources.csv_rows import LONGEST_CELL, read_rows
-from clip_retrieval.sources.tables import Kind
+from clip_retrieval.sources.tables import Table
 from clip_retrieval.sources.text_files import open_text
 from clip_retrieval.sources.types import Failure
 
@@ -20,18 +20,15 @@ DELIMITERS = "\t,;|"
 
 
 @dataclass(frozen=True)
-class CsvTable:
-    """One file of text rows under a line of column names; a .txt list of urls has the one column `url`."""
+class CsvTable(Table):
+    """A text file with a header row; a .txt list of urls has no header and one column, `url`."""
 
-    url: str
-    kinds: Mapping[str, Kind]
-    types: Mapping[str, str]
     delimiter: str | None
 
     def rows(
         self, start: int, stop: int | None, columns: Sequence[str]
     ) -> Iterator[tuple[int, Mapping[str, Any]] | Failure]:
-        """Yield the rows, empty cells as null; cells under no column name are reported."""
+        """Yield the rows, empty cells as None; cells beyond the last column name are reported."""
         names = list(self.kinds)
         number = -1
         try:
@@ -53,9 +50,9 @@ class CsvTable:
             yield Failure.of_shard(self.url, reason, detail)
 
     def cells(self) -> Iterator[tuple[list[str], int | None]]:
-        """Yield the cells of each row below the column names, and its line where a quote in it has no end.
+        """Yield the cells of each row below the header, with the line number of an unclosed quote in it, or None.
 
-        Blank lines are no rows.
+        Blank lines are skipped.
         """
         with open_text(self.url) as text:
             if self.delimiter is None:
@@ -67,7 +64,7 @@ class CsvTable:
 
 
 def open_csv(url: str) -> CsvTable:
-    """Read the line of column names; raises SourceError where it cannot be one."""
+    """Read the header row; raises SourceError if it cannot be one."""
     try:
         with open_text(url) as text:
             line = text.readline(LONGEST_CELL)

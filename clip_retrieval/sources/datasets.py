@@ -14,26 +14,22 @@ from clip_retrieval.errors import SourceError, StorageError, first_line
 from clip_retrieval.sources.arrow_rows import check_names, kinds_of, rows_of, types_of
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.parquet import reason_of
-from clip_retrieval.sources.tables import Kind, Part, TableSource, open_tables
+from clip_retrieval.sources.tables import Table, TablePart, TableSource, open_tables
 from clip_retrieval.sources.types import Failure
 from clip_retrieval.storage import Folder
 
 STATE, INFO, SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
-FILE_MAGIC = b"ARROW1"  # the format with a footer; `datasets` writes streams
+FILE_MAGIC = b"ARROW1"  # of the IPC file format; `datasets` itself writes the stream format
 
 
 @dataclass(frozen=True)
-class ArrowTable:
-    """One arrow file; how many rows it has is known when it was read."""
-
-    url: str
-    kinds: Mapping[str, Kind]
-    types: Mapping[str, str]
+class ArrowTable(Table):
+    """One arrow file; its number of rows is unknown until it is read."""
 
     def rows(
         self, start: int, stop: int | None, columns: Sequence[str]
     ) -> Iterator[tuple[int, Mapping[str, Any]] | Failure]:
-        """Yield the rows, and where the file is damaged or cut a Failure in place of the rest."""
+        """Yield the rows; if the file is damaged or cut, a Failure stands for the rest."""
         number = 0
         try:
             with open_arrow(self.url) as batches:
@@ -66,7 +62,7 @@ class Batches:
 
 @contextmanager
 def open_arrow(url: str) -> Iterator[Batches]:
-    """Open an arrow file; where it is on this machine, it is mapped, and columns that are not read cost nothing."""
+    """Open an arrow file; a local one is memory-mapped, so that unused columns cost nothing."""
     path = local_path(url)
     if path is not None:
         with pa.memory_map(str(path)) as mapped:
@@ -77,7 +73,7 @@ def open_arrow(url: str) -> Iterator[Batches]:
 
 
 def open_datasets(config: SourceConfig) -> TableSource:
-    """List the arrow files of the folder, or of its splits; raises SourceError where it is no such folder."""
+    """List the arrow files of the folder or of its splits; raises SourceError if `datasets` did not write it."""
     folder = Folder(config.input_dataset)
     if not folder.exists():
         raise SourceError(f"there is no folder {config.input_dataset}")
@@ -99,7 +95,7 @@ def open_datasets(config: SourceConfig) -> TableSource:
 
 
 def read_about(folder: Folder, name: str) -> dict[str, Any]:
-    """Return one of the json files of the folder; nothing where it is not there."""
+    """Return one of the folder's JSON files; empty if it is missing."""
     if not folder.exists(name):
         return {}
     try:
@@ -109,7 +105,7 @@ def read_about(folder: Folder, name: str) -> dict[str, Any]:
 
 
 def arrow_names(folder: Folder, split: str) -> list[str]:
-    """Return the arrow files of a split in the order of its rows."""
+    """Return the arrow files of a split, in row order."""
     below = f"{split}/" if split else ""
     state = read_about(folder, f"{below}{STATE}")
     if state.get("_indices_data_files"):
@@ -121,28 +117,28 @@ def arrow_names(folder: Folder, split: str) -> list[str]:
 
 
 def count_rows(folder: Folder, split: str) -> int | None:
-    """Return the number of rows that the split's description names."""
+    """Return the number of rows according to the split's dataset_info.json, or None."""
     about = read_about(folder, f"{split}/{INFO}" if split else INFO)
     name = read_about(folder, f"{split}/{STATE}" if split else STATE).get("_split")
     described = (about.get("splits") or {}).get(name)
     return described.get("num_examples") if isinstance(described, dict) else None
 
 
-def part_of(url: str) -> Part:
+def part_of(url: str) -> TablePart:
     name = url.rpartition("/")[2]
     try:
         with open_arrow(url) as batches:
             check_names(url, batches.schema)
             table = ArrowTable(url, kinds_of(batches.schema), types_of(batches.schema))
     except FileNotFoundError:
-        return Part(name, None, damage=Failure.of_shard(url, "missing", "the file does not exist"))
+        return TablePart(name, None, damage=Failure.of_shard(url, "missing", "the file does not exist"))
     except (pa.ArrowException, OSError) as error:
         pointer = None if may_pass(error) else pointer_at(url)
         reason, detail = ("git_lfs_pointer", pointer) if pointer else (reason_of(error), first_line(error))
-        return Part(name, None, damage=Failure.of_shard(url, reason, detail))
-    return Part(name, table)
+        return TablePart(name, None, damage=Failure.of_shard(url, reason, detail))
+    return TablePart(name, table)
 
 
-def missing_split(folder: Folder, split: str) -> Part:
+def missing_split(folder: Folder, split: str) -> TablePart:
     detail = f"{SPLITS} names the split {split}, which is not in the folder, or has no arrow files"
-    return Part(split, None, damage=Failure.of_shard(f"{folder.url}/{split}", "missing", detail))
+    return TablePart(split, None, damage=Failure.of_shard(f"{folder.url}/{split}", "missing", detail))

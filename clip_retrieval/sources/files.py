@@ -19,11 +19,11 @@ from clip_retrieval.words import clean
 
 @dataclass(frozen=True)
 class FilesSource:
-    """Samples in the order of their paths; one unit is one sample. Memory hardly grows with their number."""
+    """Samples sorted by path, one per unit; the list of them is held on disk."""
 
     config: SourceConfig
     folder: Folder
-    rows: Packed[Row]  # in the order of their units
+    rows: Packed[Row]  # sorted by unit name
     ignored: Sequence[Failure]
 
     @property
@@ -69,7 +69,7 @@ class FilesSource:
         }
 
     def place_of(self, key: str) -> int | None:
-        """Return the number of a unit; None where there is none of this name."""
+        """Return the index of the unit with this name, or None."""
         return self.rows.find(key, unit_of)
 
     def row(self, key: str) -> Row:
@@ -95,7 +95,7 @@ def unit_of(row: Row) -> str:
 
 
 def open_files(config: SourceConfig, output_folder: str) -> FilesSource:
-    """List the folder, join files by path without suffix, and switch off the parts that it does not have."""
+    """List the folder, join files that share a path up to the suffix, and disable parts that no sample has."""
     folder = Folder(config.input_dataset)
     if not folder.exists():
         raise SourceError(f"there is no folder {config.input_dataset}{hint_of([config.input_dataset])}")

@@ -1,4 +1,4 @@
-"""Which --input_format something probably wants that holds no loose pictures."""
+"""Suggests an --input_format for an input that has no loose pictures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WORDS = {
 
 
 def hint_of(names: Iterable[str]) -> str:
-    """Return advice for an input that is, or holds, files of these names; empty where there is none to give."""
+    """Return advice for an input with files of these names, to be appended to an error; may be empty."""
     formats = {form for name in names for suffix, form in FORMAT_OF_SUFFIX.items() if name.lower().endswith(suffix)}
     form = next((form for form in ("datasets", "parquet", "webdataset", "archive", "urls") if form in formats), None)
     return "" if form is None else f"; it looks like --input_format {form}, {WORDS[form]}"

@@ -1,4 +1,4 @@
-"""Files to samples, for folders and archives: a picture, its caption and its json share a path up to the suffix."""
+"""Joins files of folders and archives to samples: picture, caption and json share a path up to the suffix."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SLOTS = {TEXT_SUFFIX: "text", METADATA_SUFFIX: "metadata"}
 
 
 class Joined(NamedTuple):
-    """The names of the files of one sample; `image` is None where the caption is the row."""
+    """The file names of one sample; `image` is None for a sample that is a caption alone."""
 
     image: str | None
     text: str | None
@@ -33,7 +33,7 @@ class Joined(NamedTuple):
 
 @dataclass(slots=True)
 class Beside:
-    """What shares its path up to the suffix with pictures, or with none."""
+    """The caption and json that share a path up to the suffix, and whether a picture does too."""
 
     text: str | None = None
     metadata: str | None = None
@@ -69,7 +69,7 @@ def join(names: Sequence[str], *, wants_images: bool) -> Iterator[Joined | Failu
 
 
 def find_beside(names: Sequence[str]) -> dict[str, Beside]:
-    """Return the captions and jsons by their path without suffix; pictures that have none take no memory."""
+    """Return captions and jsons by path without suffix; pictures without either are not stored, to save memory."""
     beside: dict[str, Beside] = {}
     for name in names:
         key, suffix = split_key(name)
@@ -85,7 +85,7 @@ def find_beside(names: Sequence[str]) -> dict[str, Beside]:
 
 
 def refusal_of(path: str) -> Failure | None:
-    """Say why a file is no part of a sample; a link to a folder ends with a slash."""
+    """Return why a file cannot be part of a sample, or None; links to folders end with a slash."""
     if path.endswith("/"):
         return Failure(path, "", "other", "linked_folder", "a link to a folder is not followed; name it as the input")
     if is_hidden(path):
@@ -97,7 +97,7 @@ def refusal_of(path: str) -> Failure | None:
 
 
 def switch_off_missing(config: SourceConfig, *, has_images: bool, has_texts: bool) -> SourceConfig:
-    """Do without a part that no file of the input is, as clip-retrieval 2 does."""
+    """Disable captions or pictures if the input has none, as clip-retrieval 2 does."""
     if config.enable_text and not has_texts and has_images and config.enable_image:
         logger.info("no .txt caption in %s: embedding pictures only", config.input_dataset)
         return dataclasses.replace(config, enable_text=False)

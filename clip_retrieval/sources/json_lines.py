@@ -1,4 +1,4 @@
-"""Json lines: one object on each line, whose keys are the columns."""
+"""JSON lines: one object per line, whose keys are the columns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from clip_retrieval.blobs import may_pass
 from clip_retrieval.errors import SourceError, first_line
 from clip_retrieval.git_lfs import describe_pointer
-from clip_retrieval.sources.tables import Kind
+from clip_retrieval.sources.tables import Kind, Table
 from clip_retrieval.sources.text_files import open_text
 from clip_retrieval.sources.types import Failure
 
@@ -18,17 +18,13 @@ JSON_SUFFIXES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
 
 
 @dataclass(frozen=True)
-class JsonTable:
-    """One file of json lines; a key that any line has is a column."""
-
-    url: str
-    kinds: Mapping[str, Kind]
-    types: Mapping[str, str]
+class JsonTable(Table):
+    """One file of JSON lines; every key that occurs in any line is a column."""
 
     def rows(
         self, start: int, stop: int | None, columns: Sequence[str]
     ) -> Iterator[tuple[int, Mapping[str, Any]] | Failure]:
-        """Yield the rows; a line that holds no object is a Failure, and so is the damage that ends the file."""
+        """Yield the rows, and a Failure for each line that is not an object and for damage that ends the file."""
         number = -1
         try:
             for number, line in enumerate(lines_of(self.url)):
@@ -52,7 +48,7 @@ def lines_of(url: str) -> Iterator[str]:
 
 
 def parse(line: str) -> dict[str, Any] | str:
-    """Return the object on a line, or what is wrong with it."""
+    """Return the object on a line, or a description of what is wrong with it."""
     try:
         value = json.loads(line)
     except RecursionError:
@@ -63,7 +59,7 @@ def parse(line: str) -> dict[str, Any] | str:
 
 
 def open_json_lines(url: str) -> JsonTable:
-    """Read the file once for its columns; raises SourceError where no line holds an object."""
+    """Read the file once to find its columns; raises SourceError if it cannot be read."""
     kinds: dict[str, Kind] = {}
     try:
         for place, line in enumerate(lines_of(url)):
@@ -82,7 +78,7 @@ def open_json_lines(url: str) -> JsonTable:
 
 
 def kind_of(value: object) -> Kind:
-    """Return what a value holds, as far as urls and captions go."""
+    """Return the kind of a value: could it be a url or a caption?"""
     if isinstance(value, str):
         return "text"
     is_texts = isinstance(value, list) and value and all(isinstance(item, str) for item in value)

@@ -15,24 +15,24 @@ from clip_retrieval.storage import Folder
 
 NOT_A_FILE = "a named pipe, a socket or a device"
 STAMPS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
-MOST_SUBFOLDERS = 1000  # of a store's folder, that are worth a request each
+MOST_SUBFOLDERS = 1000  # a store is asked for each one separately up to here, for all files at once beyond
 
 State = tuple[str, int | None, str]  # path, size and stamp, as in FileState
 Row = tuple[State | None, State | None, State | None]  # the picture, caption and json of a sample
 
 
 class Listing(NamedTuple):
-    """A folder, or all that is below it: paths relative to the input, sorted."""
+    """The contents of a folder, or of all folders below it: paths relative to the input, sorted."""
 
-    files: list[str]  # a link to a folder has a slash at its end
-    subfolders: list[str]  # that are still to be listed, each with a slash at its end
+    files: list[str]  # links to folders end with a slash
+    subfolders: list[str]  # not listed yet; each ends with a slash
     state_of: Callable[[str], State]
     left_out: Sequence[Failure] = ()
 
 
 @dataclass(frozen=True)
 class Tree:
-    """An input folder without what lies below `output`."""
+    """An input folder, walked without the output folder inside it."""
 
     folder: Folder
     output: Folder
@@ -43,7 +43,7 @@ class Tree:
         return f"{self.folder.root.rstrip('/')}/"
 
     def items(self) -> Iterator[Row | Failure]:
-        """Yield every sample, and every file that is part of none, in the order of their whole paths."""
+        """Yield every sample, and a Failure for every file that belongs to none, sorted by path."""
         stack = [self.items_of("")]
         while stack:
             item = next(stack[-1], None)
@@ -55,14 +55,14 @@ class Tree:
                 yield item
 
     def items_of(self, subfolder: str) -> Iterator[Row | Failure | str]:
-        """Yield the items of one folder, and its subfolders where they are in the order.
+        """Yield the items of one folder, with each subfolder's name at its place in the order.
 
-        Every path below a subfolder begins with its name and a slash, so that is what it is sorted by.
+        A subfolder is sorted by its name and a slash, because every path below it begins so.
         """
         try:
             listing = self.list_local(subfolder) if self.folder.is_local else self.list_store(subfolder)
         except FileNotFoundError:
-            return  # deleted just now
+            return  # the folder was deleted after its parent was listed
         except OSError as error:
             if not self.folder.is_local:
                 raise
@@ -80,7 +80,7 @@ class Tree:
 
     @cached_property
     def own(self) -> str | None:
-        """The output folder as a path below the input, with a slash at its end; None where it is elsewhere or above."""
+        """The output folder relative to the input, with a slash at the end; None unless it is inside the input."""
         place, output = self.folder.place.rstrip("/") + "/", self.output.place.rstrip("/") + "/"
         return output.removeprefix(place) if output.startswith(place) and output != place else None
 
@@ -103,12 +103,12 @@ class Tree:
     def local_state(self, path: str) -> State:
         try:
             info = os.stat(self.prefix + path)  # noqa: PTH116 -- a plain string: there may be millions
-        except OSError:  # a dangling link, or just deleted: it is told of when it is read
+        except OSError:  # a dangling link, or deleted just now: reading it will report it
             return path, 0, ""
         return path, info.st_size, str(info.st_mtime)
 
     def list_store(self, subfolder: str) -> Listing:
-        """List the folder itself, or wholly what is below one of its subfolders: object stores do that at once."""
+        """List the top folder, or everything below one subfolder: object stores answer that with one request."""
         fs, root = self.folder.fs, self.folder.root
         with self.folder.answering():
             fs.invalidate_cache()
@@ -117,7 +117,7 @@ class Tree:
             subfolders = sorted(f"{name.removeprefix(self.prefix)}/" for name in names)
             if subfolder or not self.are_plain(names):
                 top, subfolders = fs.find(self.prefix + subfolder.rstrip("/"), detail=True).values(), []
-            fs.invalidate_cache()  # it would hold on to everything that was listed
+            fs.invalidate_cache()  # fsspec would keep the whole listing in memory
             states = {}
             for info in top:
                 path = str(info["name"]).removeprefix(self.prefix)
@@ -128,7 +128,7 @@ class Tree:
         return Listing(sorted(states), subfolders, states.__getitem__)
 
     def are_plain(self, names: list[str]) -> bool:
-        """Say whether these are subfolders to be listed one by one: not too many, and none without a name."""
+        """Say whether subfolders can be listed one by one: few enough, and each has a name."""
         return len(names) <= MOST_SUBFOLDERS and all(name.startswith(self.prefix) for name in names)
 
 
@@ -139,9 +139,9 @@ def ending_of(entry: os.DirEntry[str]) -> str | None:
     try:
         return "/" if entry.is_dir() else ""
     except OSError:
-        return ""  # a link to itself: it is told of when it is read
+        return ""  # a link to itself: reading it will report it
 
 
 def stamp_of(info: Mapping[str, Any]) -> str:
-    """Return what the store notes of a file's last change."""
+    """Return the first field of a store's listing that changes whenever the file does; empty if there is none."""
     return next((str(info[name]) for name in STAMPS if info.get(name) is not None), "")

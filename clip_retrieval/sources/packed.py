@@ -1,4 +1,4 @@
-"""Long sequences outside memory: blocks of items, pickled and compressed, in a file without a name."""
+"""Sequences too long for memory: items are pickled and compressed in blocks, in an unnamed temporary file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from clip_retrieval.storage import writable
 T = TypeVar("T")
 U = TypeVar("U")
 
-BLOCK = 256  # items; so many are in memory at once
+BLOCK = 256  # items per block; one block is in memory at a time
 
 
 class Packed(Sequence[T]):
@@ -26,11 +26,11 @@ class Packed(Sequence[T]):
     """
 
     def __init__(self) -> None:
-        self.bounds = [0]  # of the full blocks, in bytes of the file
+        self.bounds = [0]  # file offsets of the full blocks
         self.heads: list[T] = []  # the first item of each block
-        self.tail: list[T] = []  # the block that is not full
+        self.tail: list[T] = []  # the last block, not full yet
         self.recent: tuple[int, list[T]] = -1, []
-        self.lock = threading.Lock()  # the file has one position
+        self.lock = threading.Lock()  # seeking and reading must not interleave
 
     def append(self, item: T) -> None:
         if not self.tail:
@@ -43,12 +43,12 @@ class Packed(Sequence[T]):
 
     def write(self, data: bytes) -> None:
         if len(self.bounds) == 1:
-            self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 -- open as long as this is there
+            self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 -- closed with this object
             weakref.finalize(self, self.file.close)
         end = self.bounds[-1] + len(data)
         with self.lock:
             self.file.seek(self.bounds[-1])
-            while data:  # a full disk may take a part, and refuses the rest
+            while data:  # write may be partial, as on a full disk
                 data = data[self.file.write(data) :]
         self.bounds.append(end)
 
@@ -65,7 +65,7 @@ class Packed(Sequence[T]):
         return recent[1]
 
     def find(self, key: str, key_of: Callable[[T], str]) -> int | None:
-        """Return the place of the item with a key, where the items are in the order of their keys; else None."""
+        """Return the index of the item with this key, or None; the items must be sorted by key."""
         number = bisect_right(self.heads, key, key=key_of) - 1
         if number < 0:
             return None
@@ -90,7 +90,7 @@ class Packed(Sequence[T]):
         return self.between(0, len(self))
 
     def between(self, start: int, stop: int) -> Iterator[T]:
-        """Yield items start..stop, a block of them in memory at once."""
+        """Yield items [start, stop), holding one block in memory."""
         stop = min(stop, len(self))
         while start < stop:
             number, rest = divmod(start, BLOCK)
@@ -100,7 +100,7 @@ class Packed(Sequence[T]):
 
 
 class Mapped(Sequence[U], Generic[T, U]):
-    """What a function makes of the items of a sequence, when it is asked for."""
+    """A sequence of function(item), computed on access."""
 
     def __init__(self, items: Sequence[T], function: Callable[[T], U]) -> None:
         self.items, self.function = items, function

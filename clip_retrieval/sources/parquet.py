@@ -17,46 +17,43 @@ from clip_retrieval.errors import SourceError, first_line
 from clip_retrieval.sources.arrow_rows import MOST_BYTES, check_names, kinds_of, rows_of, types_of
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.patterns import list_inputs
-from clip_retrieval.sources.tables import Kind, Part, TableSource, open_tables
+from clip_retrieval.sources.tables import Table, TablePart, TableSource, open_tables
 from clip_retrieval.sources.types import Failure
 
 PARQUET_SUFFIXES = (".parquet", ".pq", ".parq")
 ROWS_PER_UNIT = 10_000
-MOST_ROWS = 4096  # of a batch
-PAGE_BUFFER = 1 << 20  # bytes of a column chunk in memory at once
-STORE_BUFFER = 4 << 20  # the same of a store, where each is a request
+MOST_ROWS = 4096  # per batch
+PAGE_BUFFER = 1 << 20  # bytes of a column chunk held in memory, local files
+STORE_BUFFER = 4 << 20  # the same for stores, where each read is a request
 
 
 @dataclass(frozen=True)
-class ParquetTable:
+class ParquetTable(Table):
     """One parquet file: its columns, and where its row groups begin."""
 
-    url: str
-    kinds: Mapping[str, Kind]
-    types: Mapping[str, str]
-    starts: Sequence[int]  # first row of each group, and the number of rows
+    starts: Sequence[int]  # first row of each row group, then the total number of rows
     bytes_per_row: int
 
     def rows(
         self, start: int, stop: int | None, columns: Sequence[str]
     ) -> Iterator[tuple[int, Mapping[str, Any]] | Failure]:
-        """Yield the rows; a damaged row group is a Failure, and ends where the damage is."""
+        """Yield the rows; a damaged row group is read up to the damage, and the rest of it is a Failure."""
         last = self.starts[-1] if stop is None else stop
         try:
             with open_parquet(self.url) as file:
                 for group, (first, end) in enumerate(pairwise(self.starts)):
                     if first < last and start < end:
                         yield from self.rows_of_group(file, group, range(max(first, start), min(end, last)), columns)
-        except (pa.ArrowException, OSError) as error:  # it could be opened when the rows were counted
+        except (pa.ArrowException, OSError) as error:  # the file changed after its rows were counted
             yield self.lost(start, last, error)
 
     def rows_of_group(
         self, file: pq.ParquetFile, group: int, numbers: range, columns: Sequence[str]
     ) -> Iterator[tuple[int, Mapping[str, Any]] | Failure]:
-        """Yield the rows with these numbers, and a Failure in place of those that are damaged."""
+        """Yield the rows with these numbers, and one Failure for the damaged rest."""
         first, next_number = self.starts[group], numbers.start
         size = max(1, min(MOST_ROWS, MOST_BYTES // max(1, self.bytes_per_row)))
-        for batch_size in (size, 1):  # damage costs a whole batch: then row by row, up to the damage
+        for batch_size in (size, 1):  # a damaged batch is lost whole, so it is read again row by row
             try:
                 rows = self.group_rows(file, group, batch_size, columns)
                 for number, row in islice(rows, next_number - first, numbers.stop - first):
@@ -85,12 +82,12 @@ class ParquetTable:
 
 
 def reason_of(error: Exception) -> str:
-    """Return the word for what a later run may not meet, or for damage."""
+    """Return `unreadable` for errors that may pass, `corrupt` for damage."""
     return "unreadable" if may_pass(error) else "corrupt"
 
 
 def open_file(url: str) -> IO[bytes]:
-    """Open a file of a store for many reads at known places: nothing is read ahead."""
+    """Open a file of a store for random access, without read-ahead."""
     fs, path = fsspec.core.url_to_fs(url)
     return cast("IO[bytes]", with_retries(fs, lambda: fs.open(path, "rb", cache_type="none")))
 
@@ -111,8 +108,8 @@ def open_parquet(url: str) -> Iterator[pq.ParquetFile]:
 
 
 def open_parquet_source(config: SourceConfig, output_folder: str) -> TableSource:
-    """Read the footers of the files; raises SourceError where none has rows and the wanted columns."""
-    parts, row_count = list[Part](), 0
+    """Read the footers of all files; raises SourceError if none has rows and the required columns."""
+    parts, row_count = list[TablePart](), 0
     for url in list_inputs(config.input_dataset, PARQUET_SUFFIXES, "parquet file", output_folder):
         found, count = parts_of(url)
         parts += found
@@ -120,8 +117,8 @@ def open_parquet_source(config: SourceConfig, output_folder: str) -> TableSource
     return open_tables(config, parts, row_count, "parquet")
 
 
-def parts_of(url: str) -> tuple[list[Part], int]:
-    """Return units of at most 10,000 rows that do not cross row groups, and the number of rows."""
+def parts_of(url: str) -> tuple[list[TablePart], int]:
+    """Return units of at most ROWS_PER_UNIT rows, none across row groups, and the total number of rows."""
     name = url.rpartition("/")[2]
     try:
         with open_parquet(url) as file:
@@ -133,9 +130,9 @@ def parts_of(url: str) -> tuple[list[Part], int]:
             raise SourceError(f"{url} cannot be read: {first_line(error)}") from error
         pointer = pointer_at(url)
         reason, detail = ("git_lfs_pointer", pointer) if pointer else ("not_parquet", first_line(error))
-        return [Part(name, None, damage=Failure.of_shard(url, reason, detail))], 0
+        return [TablePart(name, None, damage=Failure.of_shard(url, reason, detail))], 0
     parts = [
-        Part(f"{name}:{start}-{min(start + ROWS_PER_UNIT, end)}", table, start, min(start + ROWS_PER_UNIT, end))
+        TablePart(f"{name}:{start}-{min(start + ROWS_PER_UNIT, end)}", table, start, min(start + ROWS_PER_UNIT, end))
         for first, end in pairwise(table.starts)
         for start in range(first, end, ROWS_PER_UNIT)
     ]

@@ -1,4 +1,4 @@
-"""Which files an input names: a path, a {000..123} pattern, a glob, a folder, a list of those."""
+"""Expands an input to files: a path, a folder, a {000..123} pattern, a glob, or a list of these."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ MARKS = re.compile(r"[*?\[{]")
 
 
 def list_inputs(text: str, suffixes: Sequence[str], word: str, output_folder: str = "") -> list[str]:
-    """Return the urls that `text` names, of folders the files with one of the suffixes, in name order.
+    """Return the urls that `text` names; for a folder, its files with one of the suffixes, sorted by name.
 
-    The tables of `output_folder` are not among them. Raises SourceError where there are none; `word` is what they are
-    called there.
+    Tables in `output_folder` are left out. Raises SourceError if nothing is found; `word` names the files there.
     """
     named = [url for pattern in listed_patterns(text, word) for url in expand(pattern, suffixes)]
     urls = without_own(named, output_folder) if output_folder else named
@@ -42,7 +41,7 @@ def listed_patterns(text: str, word: str) -> list[str]:
             items = ast.literal_eval(text)
         except (ValueError, SyntaxError) as error:
             if any(is_there(part) for part in parents_of(text)):
-                return [text]  # below a folder with such a name
+                return [text]  # a path below a folder whose name begins with a bracket
             raise SourceError(f"{text} is no list of {word}s such as ['a', 'b']") from error
         return [str(item) for item in items]
     return [text]
@@ -71,7 +70,7 @@ def expand(pattern: str, suffixes: Sequence[str]) -> list[str]:
 
 
 def without_own(urls: Sequence[str], output_folder: str) -> list[str]:
-    """Return the urls but for the tables that a run wrote: a glob, or the folder above, finds them too."""
+    """Leave out the tables that an earlier run wrote below the input."""
     place = Folder(output_folder).place
     own = {f"{place}/{name}" for name in TABLE_FOLDERS}
     folders = {url.rpartition("/")[0] for url in urls if "/" in url and not url.startswith(PIPE)}
@@ -80,13 +79,13 @@ def without_own(urls: Sequence[str], output_folder: str) -> list[str]:
 
 
 def is_there(url: str) -> bool:
-    """Say whether a path exists as it is written; a list is too long for a path."""
+    """Say whether a path exists literally."""
     path = local_path(url)
-    return Folder(url).exists() if path is None else os.path.exists(path)  # noqa: PTH110 -- Path.exists raises there
+    return Folder(url).exists() if path is None else os.path.exists(path)  # noqa: PTH110 -- Path.exists raises if it is too long
 
 
 def parents_of(pattern: str) -> Iterator[str]:
-    """Yield the folders of a local path, each with a slash at its end, the longest first."""
+    """Yield the parent folders of a local path, longest first, each with a slash at the end."""
     while local_path(pattern) is not None and "/" in pattern.rstrip("/"):
         pattern = pattern.rstrip("/").rpartition("/")[0] + "/"
         yield pattern
@@ -101,7 +100,7 @@ def matches_of(pattern: str, *, with_hidden: bool) -> list[str]:
 
 
 def files_of(url: str, suffixes: Sequence[str]) -> list[str]:
-    """Return a file, or the files of a folder that have one of the suffixes."""
+    """Return the path itself or, for a folder, its files with one of the suffixes."""
     folder = Folder(url)
     if not folder.fs.isdir(folder.root):
         return [url]
@@ -110,7 +109,7 @@ def files_of(url: str, suffixes: Sequence[str]) -> list[str]:
 
 
 def names_below(folder: Folder, suffixes: Sequence[str]) -> list[str]:
-    """Return the files in folders of a folder, such as train/0.parquet, without hidden ones."""
+    """Return the files in subfolders, such as train/0.parquet, without hidden ones."""
     with folder.answering():
         found = folder.fs.find(folder.root)
     names = [path.removeprefix(folder.root.rstrip("/") + "/") for path in sorted(found)]

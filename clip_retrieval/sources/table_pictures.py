@@ -1,4 +1,4 @@
-"""A single picture out of a table, by the image_path that its row was given: FILE#COLUMN/ROW."""
+"""Reads one picture of a table again, by the image_path of its row: FILE#COLUMN/ROW."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def is_in_table(image_path: str) -> bool:
 
 
 def read_picture(image_path: str) -> bytes:
-    """Return the bytes of a picture in a table; raises OSError where they are not there any more."""
+    """Return the bytes of a picture in a table; raises OSError if they are gone."""
     place = PLACE.fullmatch(image_path)
     assert place is not None
     url, column, row = place["url"], place["column"], int(place["row"])

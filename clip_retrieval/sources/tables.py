@@ -9,9 +9,10 @@ import base64
 import dataclasses
 import json
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from clip_retrieval.blobs import Blob, BlobRef, Lost
 from clip_retrieval.errors import SourceError
@@ -21,18 +22,20 @@ from clip_retrieval.storage import Folder
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["bytes", "struct", "text", "texts", "other"]  # struct: that of the datasets library, {bytes, path}
+# struct: {bytes, path}, as the datasets library stores pictures
+Kind = Literal["bytes", "struct", "text", "texts", "other"]
 
 BYTES_NAMES = "image img picture photo jpg jpeg png webp image_bytes img_bytes image_data bytes data content".split()
 PATH_NAMES = "image_path img_path path file_name filename filepath file_path file image img picture".split()
 URL_NAMES = "url image_url img_url imageurl image_link link src image".split()
 CAPTION_NAMES = "caption text title txt captions texts alt alt_text description sentence sentences prompt".split()
-STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "file", "memory")  # a path column may name these
+# The only protocols that a path in a table may have.
+STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "file", "memory")
 
 
 @dataclass(frozen=True)
 class Roles:
-    """Which column of a table is what; None where the table has none, or it is not wanted."""
+    """The columns of a table by their use; None if the table has no such column or it is not wanted."""
 
     image: str | None
     caption: str | None
@@ -42,30 +45,27 @@ class Roles:
         return [*dict.fromkeys(name for name in (self.image, self.caption, *self.others) if name is not None)]
 
 
-class Table(Protocol):
+@dataclass(frozen=True)
+class Table(ABC):
     """One file of rows."""
 
-    @property
-    def url(self) -> str: ...
+    url: str
+    kinds: Mapping[str, Kind]  # of each column
+    types: Mapping[str, str]  # of each column, for messages
 
-    @property
-    def kinds(self) -> Mapping[str, Kind]:
-        """What each column holds."""
-        ...
+    @abstractmethod
+    def rows(
+        self, start: int, stop: int | None, columns: Sequence[str]
+    ) -> Iterator[tuple[int, Mapping[str, Any]] | Failure]:
+        """Yield (row number, {column: value}) of rows [start, stop), and a Failure for rows that cannot be read.
 
-    @property
-    def types(self) -> Mapping[str, str]:
-        """The type of each column, to be read by people."""
-        ...
-
-    def rows(self, start: int, stop: int | None, columns: Sequence[str]) -> Iterator[tuple[int, Any] | Failure]:
-        """Yield (row number, {column: value, or Lost where it cannot be read}) of rows start..stop, then damage."""
-        ...
+        A single value that cannot be read is Lost.
+        """
 
 
 @dataclass(frozen=True)
-class Part:
-    """A unit: some rows of a table, or a file that is no table, and why."""
+class TablePart:
+    """A unit of a TableSource: a range of rows, or a file that cannot be read, with the reason."""
 
     name: str
     table: Table | None
@@ -74,7 +74,7 @@ class Part:
     damage: Failure | None = None
 
     def holds(self, names: Container[tuple[str, str]]) -> bool:
-        """Say whether one of these pairs of table and row number is among the rows; a unit without end may hold any."""
+        """Say whether this unit may hold any of these (table url, row number) pairs; an open-ended one may."""
         if self.table is None or self.stop is None:
             return self.table is not None
         return any((self.table.url, str(number)) in names for number in range(self.start, self.stop))
@@ -85,10 +85,10 @@ class TableSource:
     """Samples in the order of files and rows."""
 
     config: SourceConfig
-    parts: Sequence[Part]
+    parts: Sequence[TablePart]
     roles: Mapping[str, Roles]  # url of the table -> its columns
     row_count: int | None
-    has_urls: bool = False  # then samples come without pictures, and image_path is the url
+    has_urls: bool = False  # if set, samples have no picture yet, and image_path is the url to fetch
     units: Sequence[str] = field(default_factory=list)
 
     @property
@@ -99,7 +99,7 @@ class TableSource:
         return self.row_count
 
     def read(self, start: int, stop: int) -> Iterator[Sample | Failure]:
-        for part in joined(self.parts[start:stop]):
+        for part in merged(self.parts[start:stop]):
             if part.damage is not None:
                 yield part.damage
             if part.table is None:
@@ -109,7 +109,7 @@ class TableSource:
                 yield item if isinstance(item, Failure) else self.sample(part.table, roles, *item)
 
     def read_only(self, names: Container[tuple[str, str]]) -> Iterator[Sample]:
-        """Yield the samples with these pairs of table and row number, reading no more units than it takes."""
+        """Yield the samples with these (table url, row number) pairs; units without any are not read."""
         for number, part in enumerate(self.parts):
             if part.table is None or not part.holds(names):
                 continue
@@ -137,9 +137,9 @@ class TableSource:
         )
 
 
-def joined(parts: Sequence[Part]) -> Iterator[Part]:
-    """Join parts that follow each other in one table, so that it is opened once."""
-    last: Part | None = None
+def merged(parts: Sequence[TablePart]) -> Iterator[TablePart]:
+    """Merge consecutive ranges of one table, so that it is opened once."""
+    last: TablePart | None = None
     for part in parts:
         if last is not None and part.table is not None and last.table is part.table and last.stop == part.start:
             last = dataclasses.replace(part, start=last.start)
@@ -151,8 +151,8 @@ def joined(parts: Sequence[Part]) -> Iterator[Part]:
         yield last
 
 
-def open_tables(config: SourceConfig, parts: Sequence[Part], row_count: int | None, kind: str) -> TableSource:
-    """Choose the columns of every table; raises SourceError where a wanted one is in none of them."""
+def open_tables(config: SourceConfig, parts: Sequence[TablePart], row_count: int | None, kind: str) -> TableSource:
+    """Choose the columns of every table; raises SourceError if a required column is in none of them."""
     tables = list({id(part.table): part.table for part in parts if part.table is not None}.values())
     if not tables and parts and parts[0].damage is not None:
         raise SourceError(f"{config.input_dataset} holds no readable table: {parts[0].damage.detail}")
@@ -167,26 +167,26 @@ def roles_of(table: Table, config: SourceConfig, kind: str) -> Roles:
     image = image_column(table, config, kind)
     caption = config.caption_column if config.caption_column in table.kinds else None
     if config.caption_column is None:
-        caption = find(table, CAPTION_NAMES, ("text", "texts"))
+        caption = find_column(table, CAPTION_NAMES, ("text", "texts"))
     image = image if config.enable_image else None
     others = tuple(name for name in table.kinds if name not in (image, caption)) if config.enable_metadata else ()
     return Roles(image, caption if config.enable_text else None, others)
 
 
 def image_column(table: Table, config: SourceConfig, kind: str) -> str | None:
-    """Return the column of urls, or of pictures: named by the option, else by a common name, else the only one."""
+    """Return the column of urls or pictures: as the option says, else one with a usual name, else the only one."""
     asked = config.url_column if kind == "urls" else config.image_column
     if asked is not None:
         return asked if asked in table.kinds else None
     if kind == "urls":
-        return find(table, URL_NAMES, ("text",))
+        return find_column(table, URL_NAMES, ("text",))
     pictures = [name for name, held in table.kinds.items() if held in ("bytes", "struct")]
-    named = find(table, BYTES_NAMES, ("bytes", "struct")) or find(table, PATH_NAMES, ("text",))
+    named = find_column(table, BYTES_NAMES, ("bytes", "struct")) or find_column(table, PATH_NAMES, ("text",))
     return named or (pictures[0] if len(pictures) == 1 else None)
 
 
-def find(table: Table, names: Sequence[str], kinds: Sequence[Kind]) -> str | None:
-    """Return the column with the first of these names, in any case, that holds one of these kinds."""
+def find_column(table: Table, names: Sequence[str], kinds: Sequence[Kind]) -> str | None:
+    """Return the column with the first matching name (ignoring case) whose values are of one of the kinds."""
     by_name = {name.lower(): name for name, kind in reversed(list(table.kinds.items())) if kind in kinds}
     return next((by_name[name] for name in names if name in by_name), None)
 
@@ -194,7 +194,7 @@ def find(table: Table, names: Sequence[str], kinds: Sequence[Kind]) -> str | Non
 def without_missing(
     config: SourceConfig, tables: Sequence[Table], roles: Mapping[str, Roles], kind: str
 ) -> SourceConfig:
-    """Do without captions where no table has them; raises SourceError where pictures or a named column are missing."""
+    """Disable captions if no table has any; raises SourceError if pictures or a named column are missing."""
     names = "; ".join(dict.fromkeys(f"{name} ({held})" for name, held in tables[0].types.items()))
     there = f"{tables[0].url} has the columns {names}" if names else f"{tables[0].url} has no columns"
     option = "url_column" if kind == "urls" else "image_column"
@@ -202,7 +202,7 @@ def without_missing(
     has_texts = any(role.caption for role in roles.values())
     if config.enable_image and not has_images:
         raise SourceError(
-            f"{there}; name the one of the pictures with --{option}{hint(tables[0], kind, has_texts=has_texts)}"
+            f"{there}; name the one of the pictures with --{option}{advice_for(tables[0], kind, has_texts=has_texts)}"
         )
     if config.enable_text and not has_texts and (config.caption_column or not config.enable_image):
         raise SourceError(f"{there}; name the one of the captions with --caption_column")
@@ -213,14 +213,14 @@ def without_missing(
     return config
 
 
-def hint(table: Table, kind: str, *, has_texts: bool) -> str:
-    has_urls = kind != "urls" and find(table, URL_NAMES, ("text",)) is not None
+def advice_for(table: Table, kind: str, *, has_texts: bool) -> str:
+    has_urls = kind != "urls" and find_column(table, URL_NAMES, ("text",)) is not None
     urls = ", or fetch its urls with --input_format urls" if has_urls else ""
     return urls + (", or embed captions alone with --enable_image False" if has_texts else "")
 
 
 def check_kind(tables: Sequence[Table], roles: Mapping[str, Roles], kind: str) -> None:
-    """Refuse a column that was named, and holds something else."""
+    """Raise SourceError if a chosen column holds values of another kind."""
     picture_kinds: tuple[Kind, ...] = ("text",) if kind == "urls" else ("bytes", "struct", "text")
     for table in tables:
         role = roles[table.url]
@@ -233,7 +233,7 @@ def check_kind(tables: Sequence[Table], roles: Mapping[str, Roles], kind: str) -
 
 
 def picture_of(value: Any, url: str, place: str) -> tuple[Blob | None, str | None]:
-    """Return a picture's bytes, or where they are, and its image_path."""
+    """Return a picture's bytes or a reference to them, and its image_path."""
     name = f"{url}#{place}"
     if value is None or value == "":
         return None, None
@@ -248,7 +248,7 @@ def picture_of(value: Any, url: str, place: str) -> tuple[Blob | None, str | Non
 
 
 def picture_at(path: str, table_url: str) -> tuple[Blob, str | None]:
-    """Return where a path of a table leads: below the table's folder, unless it is whole; never a command or a url."""
+    """Resolve a path of a table, relative to the table's folder; commands, urls and unknown protocols are refused."""
     scheme, mark, _ = path.partition("://")
     if "::" in path or (mark and scheme not in STORES):
         return Lost("forbidden_path", f"{path[:200]} is no path of a store; for urls use --input_format urls"), None
@@ -259,19 +259,19 @@ def picture_at(path: str, table_url: str) -> tuple[Blob, str | None]:
 
 
 def may_be_read(url: str, folder: str | None) -> bool:
-    """Say whether a path is below a folder once links and `..` are resolved; without a folder any may be."""
+    """Say whether a path is below a folder once symbolic links and `..` are resolved; always true without a folder."""
     return folder is None or Folder(url).place.startswith(Folder(folder).place.rstrip("/") + "/")
 
 
 def caption_of(value: Any) -> Blob | None:
-    """Return a caption's bytes; of a list of captions the first."""
+    """Return a caption's bytes; of a list of captions, those of the first."""
     if isinstance(value, list):
         value = next((item for item in value if item is not None), None)
     return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
 
 
 def metadata_of(row: Mapping[str, Any], roles: Roles) -> Blob:
-    """Return the other columns as json; dates and exact decimals are text, bytes are text or else base64."""
+    """Return the remaining columns as JSON: dates and decimals as text, bytes as text if UTF-8 and else base64."""
     fields = {name: row[name] for name in roles.others}
     lost = next((value for value in fields.values() if isinstance(value, Lost)), None)
     if lost is not None:
@@ -283,7 +283,7 @@ def metadata_of(row: Mapping[str, Any], roles: Roles) -> Blob:
 
 
 def plain(value: Any) -> Any:
-    """Return a value that json has a form for."""
+    """Return a value as types that JSON has."""
     if isinstance(value, dict):
         return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

@@ -71,7 +71,7 @@ class PlainReader:
 
 
 class StreamReader:
-    """Members of a stream, with their bytes; a link is read where its target passed not long before."""
+    """Members of a stream, with their bytes; a link is read if its target came at most KEPT_BYTES earlier."""
 
     def __init__(self) -> None:
         self.entries = Entries()
@@ -125,19 +125,19 @@ def place_of(info: tarfile.TarInfo) -> int | None:
 
 
 def extents_of(info: tarfile.TarInfo) -> tuple[tuple[int, int], ...] | None:
-    """Return place and size of the pieces of data of a sparse file, None for any other; tarfile has read them."""
+    """Return (place, size) of the pieces of data of a sparse file; None for other files."""
     pieces = cast("list[tuple[int, int]] | None", info.sparse)
     return None if pieces is None else tuple((place, count) for place, count in pieces)
 
 
 def stored_size(info: tarfile.TarInfo) -> int:
-    """Return the bytes that a member has in the tar: of a sparse file only the pieces that hold data."""
+    """Return the bytes that a member takes in the tar: for a sparse file, its pieces of data alone."""
     extents = extents_of(info)
     return info.size if extents is None else sum(count for _, count in extents)
 
 
 def misplaced(info: tarfile.TarInfo) -> Lost | None:
-    """Say what is wrong with a sparse file whose pieces of data do not lie inside of it."""
+    """Return Lost for a sparse file with pieces of data outside of it, else None."""
     for place, count in extents_of(info) or ():
         if place < 0 or count < 0 or place + count > info.size:
             return Lost("corrupt", "a sparse file whose pieces of data are not inside of it")

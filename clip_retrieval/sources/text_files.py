@@ -1,4 +1,4 @@
-"""Files of text, as strangers write them: with any marks, compressed, in UTF-16, and with bytes that are no text."""
+"""Text files in any of the usual encodings: UTF-8 or UTF-16, with or without a byte order mark, compressed or not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 @contextmanager
 def open_text(url: str) -> Iterator[io.TextIOWrapper]:
-    """Open a text; bytes that are not UTF-8 stay what they are, as surrogates."""
+    """Open a text file; bytes that are not UTF-8 become surrogates (PEP 383)."""
     with open_url(url) as file:
         is_wide = file.read(2) in UTF_16_MARKS
         file.seek(0)

@@ -1,4 +1,4 @@
-"""What a source yields: samples, failures, and the states of files."""
+"""What sources yield: samples, failures, and states of files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Part = Literal["image", "text", "metadata", "shard", "other"]
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where in a shard the picture's bytes are, so that they can be found again."""
+    """Where the bytes of a picture are in its shard, so that `filter` can read them again."""
 
     shard: str
     offset: int | None
@@ -24,7 +24,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One input row as the source found it; parts that are not wanted or not there are None."""
+    """One input sample; parts that are missing or not wanted are None."""
 
     key: str
     image_path: str | None
@@ -36,7 +36,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Something of the input that was left out, and why; `reason` is one word, to count by."""
+    """Something in the input that was left out, and why; `reason` is one word, used for counting."""
 
     key: str
     shard: str
@@ -52,7 +52,7 @@ class Failure:
 
 
 class FileState(NamedTuple):
-    """A file of the input as its folder lists it; `stamp` changes whenever its store notes a change."""
+    """A file as its folder lists it; `stamp` (mtime or ETag) changes whenever the file does."""
 
     path: str
     size: int | None
@@ -64,5 +64,5 @@ class Inventory(Protocol):
     """A source whose samples are files that can change."""
 
     def files_of(self, key: str) -> Mapping[Part, FileState]:
-        """Return the wanted files of the sample of a unit."""
+        """Return the wanted files of the sample with this key."""
         ...

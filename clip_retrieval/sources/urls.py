@@ -1,4 +1,4 @@
-"""Tables of urls: the pictures are fetched while earlier ones are decoded, and come in the order of the rows."""
+"""Tables of urls: pictures are fetched ahead, many at once, and yielded in the order of the rows."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from clip_retrieval.sources.csv_table import CSV_SUFFIXES, open_csv
 from clip_retrieval.sources.json_lines import JSON_SUFFIXES, open_json_lines
 from clip_retrieval.sources.parquet import PARQUET_SUFFIXES, ROWS_PER_UNIT, parts_of
 from clip_retrieval.sources.patterns import list_inputs
-from clip_retrieval.sources.tables import Part, Table, TableSource, open_tables
+from clip_retrieval.sources.tables import Table, TablePart, TableSource, open_tables
 from clip_retrieval.sources.types import Failure, Sample
 
 
 @dataclass(frozen=True)
 class UrlSource:
-    """The rows of a TableSource, with what their urls gave."""
+    """The rows of a TableSource, with their pictures fetched."""
 
     tables: TableSource
 
@@ -66,8 +66,8 @@ def url_of(item: Sample | Failure) -> str | None:
 
 
 def open_urls(config: SourceConfig, output_folder: str) -> UrlSource:
-    """Count the rows of the files; raises SourceError where there are none, or no column of urls."""
-    parts: list[Part] = []
+    """Count the rows of the files; raises SourceError if there are none, or no column of urls."""
+    parts: list[TablePart] = []
     row_count = 0
     suffixes = (*PARQUET_SUFFIXES, *CSV_SUFFIXES, *JSON_SUFFIXES)
     for url in list_inputs(config.input_dataset, suffixes, "table", output_folder):
@@ -80,13 +80,13 @@ def open_urls(config: SourceConfig, output_folder: str) -> UrlSource:
     return UrlSource(open_tables(config, parts, row_count, "urls"))
 
 
-def parts_of_rows(table: Table) -> tuple[list[Part], int]:
+def parts_of_rows(table: Table) -> tuple[list[TablePart], int]:
     """Return units of at most 10,000 rows of a table of text, and the number of rows."""
     name = table.url.rpartition("/")[2]
     count = sum(not isinstance(item, Failure) for item in table.rows(0, None, []))
     starts = range(0, max(count, 1), ROWS_PER_UNIT)
-    # The last unit has no end: it meets, and tells of, the damage that ended the counting.
+    # The last unit is open-ended, so that reading it reaches and reports the damage that ended the count.
     return [
-        Part(f"{name}:{start}", table, start, start + ROWS_PER_UNIT if start + ROWS_PER_UNIT < count else None)
+        TablePart(f"{name}:{start}", table, start, start + ROWS_PER_UNIT if start + ROWS_PER_UNIT < count else None)
         for start in starts
     ], count

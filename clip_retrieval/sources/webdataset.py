@@ -1,4 +1,4 @@
-"""Webdataset: tars whose adjacent members with one key are one sample."""
+"""Webdataset: tars in which adjacent members with the same key form a sample."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz
 
 @dataclass(slots=True)
 class Parts:
-    """The members that share a name up to the last dot."""
+    """The members of one sample."""
 
     images: list[Member] = field(default_factory=list)
     text: Member | None = None
@@ -67,17 +67,17 @@ def as_suffix(key: str) -> str:
 
 
 def whole_suffix(name: str) -> str:
-    """Return all that follows the first dot of the base name, with the dot and in lower case."""
+    """Return the base name from its first dot on, in lower case: .input.jpg for d/1.input.jpg."""
     return "." + name.rpartition("/")[2].lower().partition(".")[2]
 
 
 @dataclass(frozen=True)
 class WebdatasetSource:
-    """Samples in the order of the tars and of their members; one unit is one tar."""
+    """Samples in the order of tars and members; each tar is one unit."""
 
     config: SourceConfig
     units: Sequence[str]
-    shard_sizes: list[int] = field(default_factory=list)  # samples in the tars that were read to their end
+    shard_sizes: list[int] = field(default_factory=list)  # sample counts of the tars read so far, for estimates
 
     @property
     def samples_per_unit(self) -> None:
@@ -123,7 +123,7 @@ class WebdatasetSource:
         if not by_stem:
             yield Failure(group[0].name, url, "other", "not_an_image", "no picture, caption or json among its members")
         key = group_key(group[0].name)
-        if key in by_stem and by_stem[key].images:  # then a.seg.png beside a.jpg is no sample of its own
+        if key in by_stem and by_stem[key].images:  # a.seg.png next to a.jpg belongs to sample a
             others = [member for stem, parts in by_stem.items() if stem != key for member in parts.members()]
             yield from (duplicate(member, url, f"the picture of its sample is {key}.*") for member in others)
             by_stem = {key: by_stem[key]}
@@ -131,7 +131,7 @@ class WebdatasetSource:
             yield from self.rows(stem, parts, url)
 
     def rows(self, stem: str, parts: Parts, url: str) -> Iterator[Sample]:
-        """Yield one sample for each picture; those of one stem share their caption."""
+        """Yield one sample per picture; several pictures with one stem share the caption."""
         config = self.config
         text = parts.text.blob if parts.text and config.enable_text else None
         metadata = parts.metadata.blob if parts.metadata and config.enable_metadata else None
@@ -147,7 +147,7 @@ def duplicate(member: Member, url: str, detail: str) -> Failure:
 
 
 def grouped(members: Iterable[Member | Damage], url: str) -> Iterator[list[Member] | Failure]:
-    """Yield adjacent members that share a name up to the first dot, and what is left out; hidden ones are."""
+    """Yield groups of adjacent members with the same key, and a Failure for each hidden member and damage."""
     group: list[Member] = []
     for member in members:
         if isinstance(member, Damage):
@@ -171,7 +171,7 @@ def group_key(name: str) -> str:
 
 
 def sort_into(by_stem: dict[str, Parts], member: Member, suffixes: Suffixes) -> bool:
-    """Put a member to its sample; False where the sample has such a part already."""
+    """Add a member to its sample; return False if the sample already has that part."""
     part = suffixes.part_of(member.name)
     if part is None:
         return True
@@ -186,5 +186,5 @@ def sort_into(by_stem: dict[str, Parts], member: Member, suffixes: Suffixes) -> 
 
 
 def open_webdataset(config: SourceConfig, output_folder: str) -> WebdatasetSource:
-    """List the tars; raises SourceError where the pattern gives none."""
+    """List the tars; raises SourceError if the pattern matches none."""
     return WebdatasetSource(config, list_inputs(config.input_dataset, TAR_SUFFIXES, "tar", output_folder))

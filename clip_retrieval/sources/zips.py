@@ -1,4 +1,4 @@
-"""The members of one zip: where each one's bytes are, what they must sum up to, and what cannot be read."""
+"""The members of a zip: their offsets, checksums and links, and why one cannot be read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from clip_retrieval.sources.links import Entries, Entry
 LOCAL_HEADER = 30  # bytes before name and extra field
 LOCAL_MAGIC = b"PK\x03\x04"
 LONGEST_FIELDS = 2 * 0xFFFF  # bytes of name and extra field
-CRC_FOLLOWS = 0x8  # flag: the checksum is behind the data, with or without this before it
+CRC_FOLLOWS = 0x8  # flag: the checksum follows the data
 DESCRIPTOR_MAGIC = b"PK\x07\x08"
 ENCRYPTED = 0x1
 DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, OSError)
@@ -24,7 +24,7 @@ LONGEST_TARGET = 4096  # bytes of the path that a link holds
 
 
 def list_zip(url: str) -> Iterator[tuple[str, zipfile.ZipInfo | Lost]]:
-    """Yield the names of a zip's files, and the member that each one is: of a symbolic link, the one it leads to."""
+    """Yield the name of each file in a zip with its member; for a symbolic link, the member it leads to, or Lost."""
     with open_raw(url) as file, zipfile.ZipFile(file) as zipped:
         infos = [info for info in zipped.infolist() if not info.is_dir()]
         links = {info.filename: target_of(info, zipped) for info in infos if is_link(info)}
@@ -50,11 +50,11 @@ def target_of(info: zipfile.ZipInfo, zipped: zipfile.ZipFile) -> str:
     try:
         return zipped.read(info).decode("utf-8", "surrogateescape")
     except DAMAGE:
-        return ""  # it leads to a folder then, and is told of
+        return ""  # reported as a link to a folder
 
 
 def read_member(info: zipfile.ZipInfo, url: str, zipped: zipfile.ZipFile) -> Blob:
-    """Return a member's bytes, or where they are in a zip on this machine; what cannot be had is Lost."""
+    """Return a member's bytes, a reference to them if the zip is local, or Lost if they cannot be read."""
     name = info.filename
     if info.flag_bits & ENCRYPTED:
         return Lost("encrypted", f"{name} is encrypted; unpack the archive with its password first")
@@ -75,7 +75,7 @@ def is_stored(info: zipfile.ZipInfo) -> bool:
 
 
 def place_of(info: zipfile.ZipInfo, zipped: zipfile.ZipFile) -> int:
-    """Return where a stored member's bytes begin: after the header before it, whose length only it knows."""
+    """Return the offset of a stored member's bytes: after its local header, whose length only that header tells."""
     file = zipped.fp
     assert file is not None
     file.seek(info.header_offset)
@@ -86,12 +86,12 @@ def place_of(info: zipfile.ZipInfo, zipped: zipfile.ZipFile) -> int:
 
 
 def length_of_fields(header: bytes) -> int:
-    """Return the bytes of name and extra field after a member's header."""
+    """Return the combined length of the name and extra field after a local header."""
     return sum(int.from_bytes(header[i : i + 2], "little") for i in (26, 28))
 
 
 def stored_crc(url: str, offset: int, size: int) -> int | None:
-    """Return the checksum of a stored member whose bytes are there; None where no zip's member is."""
+    """Return the CRC-32 of the stored member whose bytes are at this offset; None if there is no such member."""
     start = max(0, offset - LOCAL_HEADER - LONGEST_FIELDS)
     with open_raw(url) as file:
         file.seek(start)
