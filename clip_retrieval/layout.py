@@ -15,7 +15,10 @@ Modality = Literal["image", "text"]
 MODALITIES: tuple[Modality, ...] = ("image", "text")
 EMBEDDING_FOLDERS: dict[Modality, str] = {"image": "img_emb", "text": "text_emb"}
 
-TABLE_FOLDERS = ("metadata", "failures", "ledger")  # of parquet files, in a folder of embeddings
+METADATA_FOLDER, FAILURES_FOLDER, LEDGER_FOLDER, STATS_FOLDER = "metadata", "failures", "ledger", "stats"
+TABLE_FOLDERS = (METADATA_FOLDER, FAILURES_FOLDER, LEDGER_FOLDER)  # of parquet files, in a folder of embeddings
+METADATA_ARROW = "metadata.arrow"
+INDEX_SUFFIX = ".index"
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -73,31 +76,35 @@ class EmbeddingsFolder(Folder):
 
     @staticmethod
     def metadata_name(partition: Partition) -> str:
-        return f"metadata/metadata_{partition.name}.parquet"
+        return f"{METADATA_FOLDER}/metadata_{partition.name}.parquet"
 
     @staticmethod
     def failures_name(partition: Partition) -> str:
-        return f"failures/failures_{partition.name}.parquet"
+        return f"{FAILURES_FOLDER}/failures_{partition.name}.parquet"
 
     @staticmethod
     def stats_name(partition: Partition) -> str:
-        return f"stats/{partition.id}{partition.suffix}.json"
+        return f"{STATS_FOLDER}/{partition.id}{partition.suffix}.json"
 
     @staticmethod
     def ledger_name(partition: Partition) -> str:
-        return f"ledger/ledger_{partition.name}.parquet"
+        return f"{LEDGER_FOLDER}/ledger_{partition.name}.parquet"
 
     @staticmethod
     def wip_stats_name(partition: Partition) -> str:
-        return f"stats/wip_{partition.id}{partition.suffix}.json"
+        return f"{STATS_FOLDER}/wip_{partition.id}{partition.suffix}.json"
 
     def is_done(self, partition: Partition) -> bool:
         """Metadata is written last: where it stands, the partition is whole."""
         return self.exists(self.metadata_name(partition))
 
+    def has_partitions(self) -> bool:
+        """Say whether any partition is whole; unlike `partitions`, also of names that other programs gave."""
+        return bool(self.names(METADATA_FOLDER, ".parquet"))
+
     def partitions(self) -> list[Partition]:
         """Return the partitions that are whole, in row order."""
-        found = (PARTITION_NAME.fullmatch(name) for name in self.names("metadata", ".parquet"))
+        found = (PARTITION_NAME.fullmatch(name) for name in self.names(METADATA_FOLDER, ".parquet"))
         return [partition_named(match[1]) for match in found if match]
 
 
@@ -163,7 +170,7 @@ class IndexFolder(Folder):
 
     @staticmethod
     def index_name(modality: Modality) -> str:
-        return f"{modality}.index"
+        return f"{modality}{INDEX_SUFFIX}"
 
     @staticmethod
     def info_name(modality: Modality) -> str:

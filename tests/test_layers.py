@@ -19,7 +19,8 @@ LAYERS = (
     {"errors", "words", "progress", "version", "option_values", "git_lfs", "compression", "scratch"},
     {"options", "blobs", "clusters", "process", "json_files"},
     {"option_flags", "storage", "network"},
-    {"layout", "encoder", "metadata"},
+    {"layout"},
+    {"encoder", "metadata"},
     {"revision", "embeddings", "sources"},
     {"search"},
     {"tools", "inference", "index"},
@@ -163,3 +164,35 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 def test_a_circle_is_found_wherever_its_imports_stand() -> None:
     assert find_circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}, "e": set()}) == ["a", "b", "c", "d"]
+
+
+FOLDER_NAMES = ("metadata/", "failures/", "ledger/", "stats/", "img_emb/", "text_emb/", "img_emb_", "text_emb_")
+FILE_NAMES = {"manifest.json", "metadata.arrow", ".index", "img_emb", "text_emb"}
+OWN_NAMES = {"layout", "encoder"}  # models have folders of their own
+LISTINGS = {"names", "sizes"}  # methods of a folder that take a sub-folder
+
+
+def is_name_of_ours(text: str) -> bool:
+    return text in FILE_NAMES or (text.startswith(FOLDER_NAMES) and " " not in text)
+
+
+def names_of_our_files(path: Path) -> Iterator[str]:
+    """Yield the literals of a module that name a file or folder which we write, messages left out."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and is_name_of_ours(node.value):
+            yield node.value
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in LISTINGS:
+            first = node.args[0] if node.args else None
+            if isinstance(first, ast.Constant) and first.value:
+                yield str(first.value)
+
+
+def test_names_of_files_in_our_folders_stand_in_layout_alone() -> None:
+    named = {module_name(path): [*names_of_our_files(path)] for path in MODULES if part_of(path) not in OWN_NAMES}
+    assert not {name: found for name, found in named.items() if found}
+
+
+def test_a_name_of_ours_is_found_in_calls_and_paths(tmp_path: Path) -> None:
+    module = tmp_path / "module.py"
+    module.write_text('a = f"metadata/{b}"\nfolder.names("stats", ".json")\nc = "manifest.json is missing"\n')
+    assert [*names_of_our_files(module)] == ["stats", "metadata/"]

@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip_retrieval.errors import StorageError
-from clip_retrieval.metadata import METADATA_ARROW, count_rows, open_metadata
+from clip_retrieval.layout import METADATA_ARROW
+from clip_retrieval.metadata import count_rows, open_metadata
 from clip_retrieval.metadata import write as write_module
 from clip_retrieval.metadata.arrow import SOURCES, ArrowMetadata
 from clip_retrieval.metadata.parquet import Footer, ParquetFiles, ParquetMetadata, columns_there

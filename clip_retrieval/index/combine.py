@@ -92,7 +92,7 @@ def combine_folder(input_folder: str, output_folder: str) -> CombinedIndex:
     start = time.perf_counter()
     source, target = Folder(input_folder), Folder(output_folder)
     check_local(source, target)
-    names = source.names("", ".index")
+    names = source.names("", INDEX_SUFFIX)
     if not names:
         raise IndexBuildError(f"there is no *.index file in {source.url}")
     with leaving_nothing_empty(target), target.staging() as scratch:
@@ -121,8 +121,10 @@ def find_files(source: Folder, modality: Modality, target: IndexFolder) -> list[
     root = Path(source.root)
     merged = Path(target.path(name))
     found = sorted(path for path in root.glob(f"*/{name}") if path.is_file() and path != merged)
-    found = found or sorted((root / name).glob("*.index")) or [path for path in [root / name] if path.is_file()]
-    found = found or sorted(root.glob("*.index"))
+    found = (
+        found or sorted((root / name).glob(f"*{INDEX_SUFFIX}")) or [path for path in [root / name] if path.is_file()]
+    )
+    found = found or sorted(root.glob(f"*{INDEX_SUFFIX}"))
     if not found:
         raise IndexBuildError(f"{source.url} holds no {modality} index: neither */{name} nor *.index")
     if any(path.name == POPULATED for path in found):
@@ -181,7 +183,7 @@ def shift(path: str, start: int, folder: Path) -> str:
         if size:
             ids = faiss.rev_swig_ptr(ivf.invlists.get_ids(i), size)
             ids += start
-    shifted = folder / f"{start}.index"
+    shifted = folder / f"{start}{INDEX_SUFFIX}"
     write_file(index, shifted)
     return str(shifted)
 

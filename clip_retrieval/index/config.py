@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.index.measuring.tuning import DEFAULT_QUERY_MS, Target
-from clip_retrieval.layout import Modality
+from clip_retrieval.layout import EMBEDDING_FOLDERS, Modality
 from clip_retrieval.options import check_least, group, option, option_of
 
 EngineName = Literal["auto", "autofaiss", "faiss"]
@@ -86,8 +86,8 @@ class IndexConfig:
         help="Write metadata.arrow, out of which rows are fetched fast; None: where the metadata is copied.",
         kept=True,
     )
-    image_subfolder: str = option("img_emb", help="Sub-folder of the image embeddings.", kept=True)
-    text_subfolder: str = option("text_emb", help="Sub-folder of the text embeddings.", kept=True)
+    image_subfolder: str = option(EMBEDDING_FOLDERS["image"], help="Sub-folder of the image embeddings.", kept=True)
+    text_subfolder: str = option(EMBEDDING_FOLDERS["text"], help="Sub-folder of the text embeddings.", kept=True)
     nb_cores: int | None = option(None, help="Cores to use; None: all.", least=1)
     engine: EngineName = option("auto", help="What builds: auto and faiss are our own engine on faiss.", kept=True)
     index_key: str | None = option(

@@ -14,7 +14,7 @@ from clip_retrieval.index.folder.checks import check_folders, check_rows, find_v
 from clip_retrieval.index.folder.obstacles import find_obstacle
 from clip_retrieval.index.planning.plan import fits, list_plans, make_plan
 from clip_retrieval.index.planning.shapes import Plan, Problem
-from clip_retrieval.layout import EmbeddingsFolder, IndexFolder, Modality
+from clip_retrieval.layout import INDEX_SUFFIX, EmbeddingsFolder, IndexFolder, Modality
 
 NOTE_OF_UPDATE = "an update changes the index in place where it can; this is what building it anew would make"
 
@@ -71,5 +71,5 @@ def preview_indices(config: IndexConfig) -> Preview:
         except IndexBuildError as error:
             chosen[modality], refusals[modality] = None, str(error)
     plans = {modality: list_plans(problem) for modality, problem in problems.items()}
-    note = NOTE_OF_UPDATE if config.update and target.names("", ".index") else None
+    note = NOTE_OF_UPDATE if config.update and target.names("", INDEX_SUFFIX) else None
     return Preview(problems, plans, chosen, refusals, find_obstacle(target), note)

@@ -28,8 +28,7 @@ from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.index.folder.changed_rows import AGAIN, Change, check_encoder, find_change
 from clip_retrieval.index.folder.metadata_files import writes_arrow
 from clip_retrieval.index.planning.bounds import Bounds
-from clip_retrieval.layout import MODALITIES, EmbeddingsFolder, IndexFolder, Modality, read_manifest
-from clip_retrieval.metadata import METADATA_ARROW
+from clip_retrieval.layout import METADATA_ARROW, MODALITIES, EmbeddingsFolder, IndexFolder, Modality, read_manifest
 from clip_retrieval.search.checksums import find_damage
 from clip_retrieval.search.files import write_file
 
@@ -70,7 +69,7 @@ def compare(
     """
     manifest = read_manifest(target)
     if manifest is None:
-        if target.names("", ".index"):
+        if target.names("", INDEX_SUFFIX):
             raise IndexBuildError(f"{target.url} has no manifest that says what it was built of; {AGAIN}")
         logger.info("there is no index in %s yet: building it", target.url)
         return None
@@ -193,14 +192,14 @@ def warn_of_loss(modality: Modality, before: Mapping[str, Any], after: Mapping[s
 
 def has_current_metadata(config: IndexConfig, source: EmbeddingsFolder, target: IndexFolder) -> bool:
     """Say whether the copies of the metadata are what the embeddings folder has, byte for byte, and what is wanted."""
-    names = source.names("metadata", ".parquet")
+    names = source.names(METADATA_FOLDER, ".parquet")
     if names and writes_arrow(config) and not target.exists(METADATA_ARROW):
         return False
     if not config.copy_metadata:
         return True
-    if names != target.names("metadata", ".parquet"):
+    if names != target.names(METADATA_FOLDER, ".parquet"):
         return False
-    return all(is_same(source, target, f"metadata/{name}") for name in names)
+    return all(is_same(source, target, f"{METADATA_FOLDER}/{name}") for name in names)
 
 
 def is_same(source: EmbeddingsFolder, target: IndexFolder, name: str) -> bool:

@@ -13,7 +13,7 @@ from clip_retrieval.errors import ConfigError
 from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.inference.manifest import REVISED, describe_encoder, describe_input
 from clip_retrieval.inference.output.ledger import Record, as_name, read_ledger
-from clip_retrieval.layout import MANIFEST, EmbeddingsFolder, Partition, read_manifest
+from clip_retrieval.layout import LEDGER_FOLDER, MANIFEST, EmbeddingsFolder, Partition, read_manifest
 from clip_retrieval.options import flags_of, to_json
 from clip_retrieval.sources import Source
 from clip_retrieval.sources.files import FilesSource
@@ -31,7 +31,7 @@ MAY_DIFFER = {flag.name for flag in flags_of(InferenceConfig) if flag.facts.get(
 
 def settled_precision(folder: EmbeddingsFolder) -> str | None:
     """Return the number format that a run was begun in; None where nothing is done yet."""
-    manifest = read_manifest(folder) if folder.names("metadata", ".parquet") else None
+    manifest = read_manifest(folder) if folder.has_partitions() else None
     return None if manifest is None else manifest.get("encoder", {}).get("precision")
 
 
@@ -39,12 +39,12 @@ def check_folder(folder: EmbeddingsFolder, described: dict[str, Any]) -> bool:
     """Say whether the folder holds this run already; raises ConfigError where it holds another one."""
     existing = read_manifest(folder)
     if existing is None:
-        if folder.names("metadata", ".parquet"):
+        if folder.has_partitions():
             raise ConfigError(
                 f"{folder.url} holds embeddings without a {MANIFEST} (made by clip-retrieval 2?); use a new folder"
             )
         return False
-    if not folder.names("metadata", ".parquet"):
+    if not folder.has_partitions():
         return False  # nothing is done yet: the options may still change
     then, now = existing.get("input"), described["input"]
     if isinstance(then, dict) and then != now:
@@ -147,7 +147,7 @@ def check_input(folder: EmbeddingsFolder, source: Source) -> None:
         raise ConfigError(f"an update of {folder.url} was stopped; run the same command with --update to finish it")
     if not partitions or manifest.get("input") == describe_input(source) or not isinstance(source, FilesSource):
         return
-    if len(partitions) < manifest["partition_count"] or not folder.names("ledger", ".parquet"):
+    if len(partitions) < manifest["partition_count"] or not folder.names(LEDGER_FOLDER, ".parquet"):
         return
     check_new_parts(folder, manifest["options"].get("source") or {}, to_json(source.config))
     others = dict.fromkeys(compare(manifest["options"].get("source"), to_json(source.config)))
@@ -173,7 +173,7 @@ def count_changes(records: Iterable[tuple[Partition, int, Record]], source: File
 
 
 def check_ledgers(folder: EmbeddingsFolder, partitions: Sequence[Partition]) -> None:
-    there = set(folder.names("ledger", ".parquet"))
+    there = set(folder.names(LEDGER_FOLDER, ".parquet"))
     for name in map(folder.ledger_name, partitions):
         if name.rpartition("/")[2] not in there:
             raise ConfigError(

@@ -16,7 +16,7 @@ from clip_retrieval.inference.summary import RunSummary, check_outcome, sum_up
 from clip_retrieval.inference.telemetry.live import Live
 from clip_retrieval.inference.telemetry.watch import watching
 from clip_retrieval.inference.telemetry.wip import remove_wip
-from clip_retrieval.layout import JOURNAL, EmbeddingsFolder, Partition, read_manifest
+from clip_retrieval.layout import JOURNAL, METADATA_FOLDER, EmbeddingsFolder, Partition, read_manifest
 from clip_retrieval.options import build_config
 from clip_retrieval.process.interrupts import ending_with
 from clip_retrieval.revision import finish_revision, only_one
@@ -80,7 +80,7 @@ def tidy_up(folder: EmbeddingsFolder, chosen: Sequence[Partition]) -> str:
     """Remove what a stopped run has half done; return the sentence that it ends with."""
     folder.remove_leftovers(own=True)
     remove_wip(folder, chosen)
-    there = set(folder.names("metadata", ".parquet"))
+    there = set(folder.names(METADATA_FOLDER, ".parquet"))
     done = sum(folder.metadata_name(partition).rpartition("/")[2] in there for partition in chosen)
     smaller = "" if len(chosen) > 1 else " (a new run with a smaller --write_batch_size keeps more)"
     return f"stopped: {done} of {len(chosen)} partitions are done; give the same command again to go on{smaller}"

@@ -11,13 +11,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from clip_retrieval.errors import StorageError
+from clip_retrieval.layout import METADATA_ARROW, METADATA_FOLDER
 from clip_retrieval.metadata.arrays import number_array, text_array
-from clip_retrieval.metadata.arrow import METADATA_ARROW, ArrowMetadata, read_sources
+from clip_retrieval.metadata.arrow import ArrowMetadata, read_sources
 from clip_retrieval.metadata.parquet import ParquetFiles, ParquetMetadata, concat, open_parquet, read_records
 from clip_retrieval.storage import Folder
 
 __all__ = [
-    "METADATA_ARROW",
     "Metadata",
     "concat",
     "count_rows",
@@ -56,15 +56,15 @@ def open_metadata(folder: Folder) -> Metadata | None:
     metadata/*.arrow (as clip-retrieval 2 has them for `--use_arrow`). On other stores than this machine the parquet
     files are better, of which only the row groups asked for are fetched: Arrow files are fetched whole.
     """
-    sizes = folder.sizes("metadata", ".parquet")
+    sizes = folder.sizes(METADATA_FOLDER, ".parquet")
     if folder.exists(METADATA_ARROW) and (folder.is_local or not sizes):
         opened = open_arrow(folder, sizes)
         if opened is not None:
             return opened
     if sizes:
         return ParquetMetadata(ParquetFiles(folder))
-    names = folder.names("metadata", ".arrow")
-    return ArrowMetadata(folder, [f"metadata/{name}" for name in names]) if names else None
+    names = folder.names(METADATA_FOLDER, ".arrow")
+    return ArrowMetadata(folder, [f"{METADATA_FOLDER}/{name}" for name in names]) if names else None
 
 
 def open_arrow(folder: Folder, sizes: dict[str, int]) -> ArrowMetadata | None:

@@ -22,7 +22,6 @@ from clip_retrieval.storage import Folder
 
 logger = logging.getLogger(__name__)
 
-METADATA_ARROW = "metadata.arrow"
 SOURCES = b"clip_retrieval.sources"  # in the schema: name and bytes of each parquet file that the rows are from
 
 ROWS_AT_ONCE = 1 << 15  # of an answer: they are fetched in the order of the file, then put into that of the ids

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clip_retrieval.errors import StorageError
+from clip_retrieval.layout import METADATA_FOLDER
 from clip_retrieval.metadata.arrays import number_array
 from clip_retrieval.metadata.schema import as_text, choose_columns, common_schema, conform
 from clip_retrieval.storage import Folder
@@ -36,7 +37,7 @@ class Footer:
 class ParquetFiles:
     """The parquet files of a folder in name order, and the columns of all of them."""
 
-    def __init__(self, folder: Folder, subfolder: str = "metadata") -> None:
+    def __init__(self, folder: Folder, subfolder: str = METADATA_FOLDER) -> None:
         self.folder = folder
         self.sizes = folder.sizes(subfolder, ".parquet")  # bytes, by name
         prefix = f"{subfolder}/" if subfolder else ""

@@ -10,7 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from clip_retrieval.errors import StorageError
-from clip_retrieval.metadata.arrow import METADATA_ARROW, SOURCES
+from clip_retrieval.layout import METADATA_ARROW
+from clip_retrieval.metadata.arrow import SOURCES
 from clip_retrieval.metadata.parquet import Footer, ParquetFiles, columns_there, reading
 from clip_retrieval.metadata.schema import choose_columns, conform
 from clip_retrieval.storage import Folder

@@ -11,7 +11,7 @@ import faiss
 import numpy as np
 
 from clip_retrieval.errors import QueryError, StorageError, describe_os_error
-from clip_retrieval.layout import IndexFolder, Modality
+from clip_retrieval.layout import INDEX_SUFFIX, IndexFolder, Modality
 from clip_retrieval.search.native_output import printing_to_stderr
 from clip_retrieval.search.tree import list_nodes
 from clip_retrieval.storage import Folder
@@ -37,7 +37,7 @@ def open_parts(folder: IndexFolder, modality: Modality, *, memory_map: bool = Fa
         raise QueryError(f"{folder.url} has no {name}{other_index(folder)}")
     if not folder.fs.isdir(folder.path(name)):
         return [OpenPart(open_file(folder, name, memory_map=memory_map))]
-    names = folder.names(name, ".index")
+    names = folder.names(name, INDEX_SUFFIX)
     if POPULATED in names:
         names = [POPULATED]
     if not names:
@@ -158,7 +158,7 @@ def explain_lists(error: BaseException) -> str:
 
 
 def other_index(folder: IndexFolder) -> str:
-    names = folder.names("", ".index")
+    names = folder.names("", INDEX_SUFFIX)
     if not names:
         return "; `clip-retrieval index` makes one"
     return f"; it has {' and '.join(names)} (choose with --modality)"

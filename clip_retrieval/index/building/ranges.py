@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from clip_retrieval.layout import INDEX_SUFFIX
+
 LEAST_ROWS = 100_000  # a task with fewer would mostly copy centroids
 MOST_ROWS = 10_000_000
 USUAL_TASKS = 256
@@ -49,13 +51,13 @@ def group_parts(parts: Sequence[RowRange], count: int) -> list[MergedPart]:
     groups = [parts[first:last] for first, last in bounds]
     digits = max(2, len(str(count - 1)))  # sorting file names must sort rows
     return [
-        MergedPart(f"{i:0{digits}d}.index", RowRange(group[0].start, group[-1].stop), group)
+        MergedPart(f"{i:0{digits}d}{INDEX_SUFFIX}", RowRange(group[0].start, group[-1].stop), group)
         for i, group in enumerate(groups)
     ]
 
 
 def part_name(rows: RowRange) -> str:
-    return f"part_{rows.start:012d}_{rows.stop:012d}.index"
+    return f"part_{rows.start:012d}_{rows.stop:012d}{INDEX_SUFFIX}"
 
 
 def codes_name(rows: RowRange) -> str:

@@ -33,6 +33,7 @@ from clip_retrieval.index.measuring.queries import draw_rows
 from clip_retrieval.index.planning.bounds import Bounds
 from clip_retrieval.index.planning.plan import given_plan, make_plan
 from clip_retrieval.index.planning.shapes import Plan, Problem
+from clip_retrieval.layout import INDEX_SUFFIX
 from clip_retrieval.progress import show_progress, unwatched, watch_rows
 from clip_retrieval.search.files import write_file
 from clip_retrieval.storage import Folder
@@ -77,12 +78,12 @@ class FaissEngine:
         return describe_built(plan, path, parts)
 
     def add(self, job: IndexJob, trained: Shared, ranges: Sequence[RowRange]) -> None:
-        there = set(job.work.names("", ".index"))
+        there = set(job.work.names("", INDEX_SUFFIX))
         missing = [rows for rows in ranges if part_name(rows) not in there]
         if missing:
             logger.info("%d of %d parts are to be made", len(missing), len(ranges))
             self.runner.run("adding vectors", partial(add_part, job, trained), missing)
-        lost = {part_name(rows) for rows in ranges} - set(job.work.names("", ".index"))
+        lost = {part_name(rows) for rows in ranges} - set(job.work.names("", INDEX_SUFFIX))
         if lost:
             raise IndexBuildError(f"executors wrote {min(lost)}, but it is not in {job.work.url} here; {SHARE_IT}")
 

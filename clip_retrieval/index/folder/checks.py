@@ -11,7 +11,15 @@ from clip_retrieval.embeddings.vectors import Contents, Vectors, open_vectors
 from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.index.folder.obstacles import check_no_file
-from clip_retrieval.layout import EMBEDDING_FOLDERS, JOURNAL, EmbeddingsFolder, IndexFolder, Modality, read_manifest
+from clip_retrieval.layout import (
+    EMBEDDING_FOLDERS,
+    JOURNAL,
+    METADATA_FOLDER,
+    EmbeddingsFolder,
+    IndexFolder,
+    Modality,
+    read_manifest,
+)
 from clip_retrieval.metadata import count_rows
 
 logger = logging.getLogger(__name__)
@@ -32,7 +40,7 @@ def check_folders(source: EmbeddingsFolder, target: IndexFolder) -> None:
     held = [name for name in EMBEDDING_FOLDERS.values() if target.names(name, ".npy")]
     if held:  # its metadata would make way for those of the source
         raise IndexBuildError(f"{target.url} has embeddings in {held[0]}; give the index a folder of its own")
-    if target.fs.isfile(target.path("metadata")):
+    if target.fs.isfile(target.path(METADATA_FOLDER)):
         raise IndexBuildError(
             f"{target.path('metadata')} is a file, where the folder of the metadata is to be; remove it"
         )
@@ -47,7 +55,7 @@ def read_encoder(source: EmbeddingsFolder) -> dict[str, Any] | None:
 def check_finished(source: EmbeddingsFolder) -> None:
     """Refuse a run that is still to be finished: its index would lack rows without a word."""
     manifest = read_manifest(source) or {}
-    wanted, there = manifest.get("partition_count"), len(source.names("metadata", ".parquet"))
+    wanted, there = manifest.get("partition_count"), len(source.names(METADATA_FOLDER, ".parquet"))
     if wanted is not None and there < wanted:
         raise IndexBuildError(f"{source.url} has {there} of {wanted} partitions; let inference finish (run it again)")
 

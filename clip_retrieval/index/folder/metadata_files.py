@@ -6,8 +6,7 @@ import logging
 import shutil
 
 from clip_retrieval.index.config import IndexConfig
-from clip_retrieval.layout import EmbeddingsFolder, IndexFolder
-from clip_retrieval.metadata import METADATA_ARROW
+from clip_retrieval.layout import METADATA_ARROW, METADATA_FOLDER, EmbeddingsFolder, IndexFolder
 from clip_retrieval.metadata.write import write_metadata_arrow
 
 logger = logging.getLogger(__name__)
@@ -30,11 +29,11 @@ def place_metadata(config: IndexConfig, source: EmbeddingsFolder, target: IndexF
 
 def drop_stale_copies(source: EmbeddingsFolder, target: IndexFolder) -> None:
     """Remove copies that an earlier build made of other rows: they would be told as those of the new index."""
-    current = source.sizes("metadata", ".parquet")
-    for name, size in target.sizes("metadata", ".parquet").items():
+    current = source.sizes(METADATA_FOLDER, ".parquet")
+    for name, size in target.sizes(METADATA_FOLDER, ".parquet").items():
         if current.get(name) != size:
-            logger.warning("removing %s: it is not of these embeddings", target.path(f"metadata/{name}"))
-            target.remove(f"metadata/{name}")
+            logger.warning("removing %s: it is not of these embeddings", target.path(f"{METADATA_FOLDER}/{name}"))
+            target.remove(f"{METADATA_FOLDER}/{name}")
 
 
 def writes_arrow(config: IndexConfig) -> bool:
@@ -43,13 +42,13 @@ def writes_arrow(config: IndexConfig) -> bool:
 
 def copy_metadata(source: EmbeddingsFolder, target: IndexFolder) -> None:
     """Copy metadata/*.parquet; files of an earlier index that are no longer there go."""
-    names = source.names("metadata", ".parquet")
+    names = source.names(METADATA_FOLDER, ".parquet")
     for name in names:
         with (
-            target.staged(f"metadata/{name}") as staged,
-            source.open(f"metadata/{name}") as file,
+            target.staged(f"{METADATA_FOLDER}/{name}") as staged,
+            source.open(f"{METADATA_FOLDER}/{name}") as file,
             staged.open("wb") as copy,
         ):
             shutil.copyfileobj(file, copy)
-    for name in set(target.names("metadata", ".parquet")) - set(names):
-        target.remove(f"metadata/{name}")
+    for name in set(target.names(METADATA_FOLDER, ".parquet")) - set(names):
+        target.remove(f"{METADATA_FOLDER}/{name}")

@@ -26,7 +26,17 @@ from clip_retrieval.inference.telemetry.stats import Stats
 from clip_retrieval.inference.telemetry.watch import watching
 from clip_retrieval.inference.worker.equipment import Equipment, reopen_equipment
 from clip_retrieval.inference.worker.partition import make_partition
-from clip_retrieval.layout import MANIFEST, EmbeddingsFolder, Partition, next_partition, read_manifest
+from clip_retrieval.layout import (
+    EMBEDDING_FOLDERS,
+    FAILURES_FOLDER,
+    LEDGER_FOLDER,
+    MANIFEST,
+    STATS_FOLDER,
+    EmbeddingsFolder,
+    Partition,
+    next_partition,
+    read_manifest,
+)
 from clip_retrieval.sources import Source
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.files import FilesSource
@@ -171,16 +181,12 @@ def refresh_ignored(edit: Edit, revision: Revision, source: FilesSource) -> None
 def remove_unfinished(revision: Revision, partitions: Sequence[Partition]) -> None:
     """Remove what a stopped run left of partitions that are not whole: their samples are new ones now."""
     whole = {partition.name for partition in partitions}
-    for subfolder, suffix in (
-        ("img_emb", ".npy"),
-        ("text_emb", ".npy"),
-        ("failures", ".parquet"),
-        ("ledger", ".parquet"),
-    ):
+    embeddings = ((subfolder, ".npy") for subfolder in EMBEDDING_FOLDERS.values())
+    for subfolder, suffix in (*embeddings, (FAILURES_FOLDER, ".parquet"), (LEDGER_FOLDER, ".parquet")):
         for name in revision.names(subfolder, suffix):
             if name.removeprefix(f"{subfolder}_").removesuffix(suffix) not in whole:
                 revision.remove(f"{subfolder}/{name}")
     kept = {revision.stats_name(partition) for partition in partitions}
-    for name in revision.names("stats", ".json"):
-        if f"stats/{name}" not in kept:
-            revision.remove(f"stats/{name}")
+    for name in revision.names(STATS_FOLDER, ".json"):
+        if f"{STATS_FOLDER}/{name}" not in kept:
+            revision.remove(f"{STATS_FOLDER}/{name}")

@@ -13,8 +13,8 @@ import pytest
 from clip_retrieval import clip_index
 from clip_retrieval.index.engines.local import LocalRunner
 from clip_retrieval.index.folder import metadata_files
-from clip_retrieval.layout import IndexFolder
-from clip_retrieval.metadata import METADATA_ARROW, open_metadata
+from clip_retrieval.layout import METADATA_ARROW, IndexFolder
+from clip_retrieval.metadata import open_metadata
 from clip_retrieval.metadata.arrow import ArrowMetadata
 
 WriteRun = Callable[..., Path]
