@@ -21,7 +21,7 @@ from clip_retrieval.index.building.parts import UNMERGED, can_be_merged, merge_i
 from clip_retrieval.index.config import CombineConfig
 from clip_retrieval.index.folder.joined_manifests import join_folders, widest, write_beside
 from clip_retrieval.index.folder.publish import IndexRevision
-from clip_retrieval.layout import IndexFolder, Modality
+from clip_retrieval.layout import INDEX_SUFFIX, IndexFolder, Modality
 from clip_retrieval.progress import show_progress
 from clip_retrieval.revision import finish_revision, only_one
 from clip_retrieval.search.checksums import sum_files

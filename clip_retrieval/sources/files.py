@@ -111,6 +111,11 @@ def open_files(config: SourceConfig, output_folder: str) -> FilesSource:
         has_images = has_images or item[0] is not None
         has_texts = has_texts or item[1] is not None
     if not has_images and not has_texts:
+        refused = next((failure for failure in ignored if failure.reason == "unlistable"), None)
+        if refused is not None:
+            raise SourceError(
+                f"{folder.path(refused.key).rstrip('/')}: {refused.detail}; nothing else there is a sample"
+            )
         raise SourceError(
             f"{config.input_dataset} holds no sample: no file with an image suffix, no .txt caption"
             f"{hint_of(failure.key for failure in ignored)}"
