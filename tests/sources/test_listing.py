@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_retrieval.errors import StorageError
+from clip_retrieval.errors import SourceError, StorageError
 from clip_retrieval.sources import listing
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.files import FilesSource, open_files, unit_of
@@ -172,6 +172,18 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: py
 
     assert keys(folder) == ["a.jpg", "closed/", "d.jpg"]
     assert failures(folder) == {"closed/": "unlistable"}
+
+
+def test_an_input_that_cannot_be_listed_is_not_called_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write(tmp_path / "in", ["a.jpg"])
+
+    def refuse(path: str) -> object:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+
+    with pytest.raises(SourceError, match="in: the folder cannot be listed: Permission denied; nothing else there"):
+        keys(folder)
 
 
 @pytest.fixture
