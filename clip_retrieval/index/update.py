@@ -28,7 +28,16 @@ from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.index.folder.changed_rows import AGAIN, Change, check_encoder, find_change
 from clip_retrieval.index.folder.metadata_files import writes_arrow
 from clip_retrieval.index.planning.bounds import Bounds
-from clip_retrieval.layout import METADATA_ARROW, MODALITIES, EmbeddingsFolder, IndexFolder, Modality, read_manifest
+from clip_retrieval.layout import (
+    INDEX_SUFFIX,
+    METADATA_ARROW,
+    METADATA_FOLDER,
+    MODALITIES,
+    EmbeddingsFolder,
+    IndexFolder,
+    Modality,
+    read_manifest,
+)
 from clip_retrieval.search.checksums import find_damage
 from clip_retrieval.search.files import write_file
 

@@ -13,7 +13,7 @@ from clip_retrieval.search.files import open_file
 
 def test_an_index_that_the_system_refuses_is_not_to_be_built_again(tmp_path: Path) -> None:
     (tmp_path / "image.index").symlink_to(tmp_path / "image.index")
-    with pytest.raises(StorageError, match=r"image\.index cannot be read: Too many levels of symbolic links$"):
+    with pytest.raises(StorageError, match=r"^cannot read .*image\.index: Too many levels of symbolic links$"):
         open_file(IndexFolder(str(tmp_path)), "image.index")
 
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip_retrieval.errors import SourceError, StorageError
-from clip_retrieval.sources import listing
+from clip_retrieval.sources import listing, open_source
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.files import FilesSource, open_files, unit_of
 from clip_retrieval.sources.joining import Joined, join
@@ -183,7 +183,7 @@ def test_an_input_that_cannot_be_listed_is_not_called_empty(tmp_path: Path, monk
     monkeypatch.setattr(os, "scandir", refuse)
 
     with pytest.raises(SourceError, match="in: the folder cannot be listed: Permission denied; nothing else there"):
-        keys(folder)
+        open_source(SourceConfig(input_dataset=str(folder)), str(tmp_path / "out"))
 
 
 @pytest.fixture
