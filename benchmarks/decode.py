@@ -1,13 +1,14 @@
 """How near the fast pixels are to the exact ones, and what a picture costs in each way.
 
-    python benchmarks/decode.py near [--models demo random:ViT-B-32] [--least 1 1.25 1.5 2]
+    python benchmarks/decode.py near [--models demo random:ViT-B-32] [--least 1 1.25 1.5 2] [--pictures screenshots]
     python benchmarks/decode.py speed [--repeats 15]
 
 `near` needs scikit-learn and scikit-image for their photographs. It crops each to landscape, portrait and wide, scales
 it to short sides of 256 to 3,000 px (with a sensor's noise where it is scaled up, which would else be smooth), and
 encodes it as JPEG at several qualities and subsamplings. The exact and the fast pixels of each go through the models.
 Centred cosines are of the embeddings less their mean: random models give all pictures much the same direction.
-`--least` asks the same of other bounds than the one that is built in.
+`--least` asks the same of other bounds than the one that is built in, where they ask for more than LEAST_SIDE pixels.
+`--pictures screenshots` draws text, grids, windows and graphs instead, JPEG and PNG.
 
 `speed` prints CPU milliseconds for a picture on one core, medians of rounds in which all ways take turns: ratios are to
 be trusted, single figures less. `simplejpeg` is the fast way with that decoder, where it is installed.
@@ -25,13 +26,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from clip_retrieval import load_encoder
 from clip_retrieval.encoder import preprocess as preprocess_module
 from clip_retrieval.encoder.config import PictureConfig
 from clip_retrieval.encoder.pictures import read_pixels
-from clip_retrieval.encoder.preprocess import LEAST_AVERAGED, LEAST_DECODED, Preprocess
+from clip_retrieval.encoder.preprocess import LEAST_AVERAGED, LEAST_DECODED, LEAST_SIDE, Preprocess
 
 PHOTOGRAPHS = (
     "astronaut.png coffee.png chelsea.png rocket.jpg retina.jpg hubble_deep_field.jpg motorcycle_left.png camera.png"
@@ -39,6 +40,11 @@ PHOTOGRAPHS = (
 SHORT_SIDES = (256, 320, 400, 480, 640, 768, 1080, 1536, 2160, 3000)
 QUALITIES, SUBSAMPLINGS = (75, 85, 92, 97), (2, 0, 1)
 LONGEST = 6000
+SCREENS = (
+    (640, 480), (800, 600), (1024, 768), (1280, 720), (1366, 768), (1920, 1080), (1080, 1920), (750, 1334),
+    (1170, 2532), (2560, 1440), (3840, 2160), (400, 300), (512, 512), (1000, 1000),
+)  # fmt: skip
+SCREENSHOTS = 560
 NOISE = 6  # levels of 255
 SIZES = ((340, 256), (640, 480), (1920, 1080), (4000, 3000))
 COLUMNS = (
@@ -53,10 +59,15 @@ def main() -> None:
     parser.add_argument("what", choices=("near", "speed"))
     parser.add_argument("--models", nargs="+", default=["demo", "random:ViT-B-32"])
     parser.add_argument("--least", nargs="+", type=float, default=[LEAST_DECODED])
+    parser.add_argument("--pictures", choices=("photographs", "screenshots"), default="photographs")
     parser.add_argument("--repeats", type=int, default=15)
     arguments = parser.parse_args()
     if arguments.what == "near":
-        print_nearness(arguments.models, arguments.least)
+        print_nearness(
+            arguments.models,
+            arguments.least,
+            list(make_jpegs() if arguments.pictures == "photographs" else make_screenshots()),
+        )
     else:
         print_speed(arguments.repeats)
 
@@ -99,8 +110,59 @@ def make_jpegs() -> Iterator[bytes]:
         yield file.getvalue()
 
 
-def print_nearness(models: list[str], bounds: list[float]) -> None:
-    jpegs = list(make_jpegs())
+def make_screenshots() -> Iterator[bytes]:
+    rng = np.random.default_rng(0)
+    for number in range(SCREENSHOTS):
+        width, height = SCREENS[number % len(SCREENS)]
+        image = Image.new("RGB", (width, height), color(rng, 215, 256) if number % 2 else color(rng, 0, 50))
+        draw = ImageDraw.Draw(image)
+        ink = color(rng, 0, 70) if number % 2 else color(rng, 180, 256)
+        (draw_text, draw_grid, draw_windows, draw_graph)[rng.integers(4)](draw, ink, rng)
+        file = io.BytesIO()
+        if number % 3 == 2:
+            image.save(file, "PNG", compress_level=1)
+        else:
+            image.save(file, "JPEG", quality=int(rng.choice(QUALITIES)), subsampling=int(rng.choice((0, 2))))
+        yield file.getvalue()
+
+
+def color(rng: np.random.Generator, low: int, high: int) -> tuple[int, ...]:
+    return tuple(int(value) for value in rng.integers(low, high, 3))
+
+
+def draw_text(draw: ImageDraw.ImageDraw, ink: tuple[int, ...], rng: np.random.Generator) -> None:
+    size = int(rng.integers(9, 26))
+    font, (width, height) = ImageFont.load_default(size), draw.im.size
+    for y in range(4, height, int(size * 1.3)):
+        length = int(rng.integers(3, max(4, 2 * width // size)))
+        draw.text((8, y), "".join(rng.choice(list("abcdefghij klmnopqrst uvwxyz  {}();=+-/"), length)), ink, font)
+
+
+def draw_grid(draw: ImageDraw.ImageDraw, ink: tuple[int, ...], rng: np.random.Generator) -> None:
+    width, height = draw.im.size
+    for x in range(0, width, int(rng.integers(4, 40))):
+        draw.line((x, 0, x, height), ink)
+    for y in range(0, height, int(rng.integers(4, 40))):
+        draw.line((0, y, width, y), ink)
+
+
+def draw_windows(draw: ImageDraw.ImageDraw, ink: tuple[int, ...], rng: np.random.Generator) -> None:
+    width, height = draw.im.size
+    for _ in range(12):
+        left, top = int(rng.integers(width)), int(rng.integers(height))
+        right, bottom = left + int(rng.integers(20, width // 2)), top + int(rng.integers(20, height // 2))
+        draw.rectangle((left, top, right, bottom), color(rng, 0, 256), ink)
+        for y in range(top, min(bottom, height), int(rng.integers(2, 6))):
+            draw.line((left, y, right, y), ink)
+
+
+def draw_graph(draw: ImageDraw.ImageDraw, _: tuple[int, ...], rng: np.random.Generator) -> None:
+    for _ in range(30):
+        points = [tuple(int(value) for value in point) for point in rng.integers(0, draw.im.size, (6, 2))]
+        draw.line(points, color(rng, 0, 256), int(rng.integers(1, 3)))
+
+
+def print_nearness(models: list[str], bounds: list[float], jpegs: list[bytes]) -> None:
     print(f"{len(jpegs)} pictures\n")
     print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|")
     for uri in models:
@@ -116,8 +178,9 @@ def print_nearness(models: list[str], bounds: list[float]) -> None:
             cosines, centred = row_cosines(rows, found), row_cosines(rows - centre, found - centre)
             ratios = psnr(exact, fast)
             cells = [
-                uri, f"{bound:g} x {ready.size}", f"{cosines.mean():.5f}", f"{np.percentile(cosines, 1):.5f}",
-                f"{cosines.min():.5f}", f"{np.percentile(centred, 1):.5f}", f"{centred.min():.5f}",
+                uri, f"{max(bound, LEAST_SIDE / ready.size):g} x {ready.size}",
+                f"{cosines.mean():.5f}", f"{np.percentile(cosines, 1):.5f}", f"{cosines.min():.5f}",
+                f"{np.percentile(centred, 1):.5f}", f"{centred.min():.5f}",
                 f"{ratios.mean():.1f}", f"{np.percentile(ratios, 1):.1f}", f"{ratios.min():.1f}",
             ]  # fmt: skip
             print(f"| {' | '.join(cells)} |", flush=True)

@@ -46,8 +46,9 @@ class PictureConfig:
 
     decode: Decode = option(
         "fast",
-        help="fast: decode large JPEGs at a half, a quarter or an eighth, and resize only what the model sees; "
-        "embeddings stay nearly the same (cosine above 0.99). exact: the very pixels of the model's own transform.",
+        help="fast: decode large JPEGs at a half, a quarter or an eighth, and resize only what the model sees. "
+        "Embeddings of photographs stay within cosine 0.99 of exact ones; those of screenshots, with thin lines and "
+        "small text, may differ more. exact: the very pixels of the model's own transform.",
     )
     transparency: Transparency = option(
         "auto",

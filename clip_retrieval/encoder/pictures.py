@@ -9,7 +9,7 @@ from PIL import Image
 from clip_retrieval.encoder.config import PictureConfig
 from clip_retrieval.encoder.images import has_alpha, lay_on_white, load_image, open_image, without_transparent_color
 from clip_retrieval.encoder.orientation import UPRIGHT, fit_as_stored, read_orientation, turn_size, turn_upright
-from clip_retrieval.encoder.preprocess import LEAST_AVERAGED, Preprocess
+from clip_retrieval.encoder.preprocess import Preprocess
 
 
 def read_pixels(data: bytes, preprocess: Preprocess, pictures: PictureConfig) -> NDArray[np.uint8]:
@@ -43,7 +43,7 @@ def read_fast(image: Image.Image, preprocess: Preprocess, pictures: PictureConfi
     extent = drafted[1][2:] if drafted else picture.size
     orientation = orientation_of(image, pictures)
     fit = fit_as_stored(preprocess.fit(*turn_size(size, orientation)), preprocess.size, orientation)
-    return np.asarray(turn_upright(preprocess.resize_part(picture, fit, extent, LEAST_AVERAGED), orientation))
+    return np.asarray(turn_upright(preprocess.resize_part(picture, fit, extent, preprocess.reducing_gap), orientation))
 
 
 def orientation_of(image: Image.Image, pictures: PictureConfig) -> int:

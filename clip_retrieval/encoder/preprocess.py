@@ -22,10 +22,12 @@ Interpolation = Literal["bicubic", "bilinear", "nearest"]
 # Past this many pixels the resized picture is never made whole: only the part that the crop keeps is.
 LARGEST_RESIZED = 16_000_000
 
-# How much larger than the model's size a picture may be made on the way, where nearness is enough: a JPEG is decoded at
-# a half, a quarter or an eighth, anything else averaged by whole factors. See docs/decisions/0010-decode.md.
+# The least scale, in sizes of the model, that a picture is brought to before it is resized, where nearness is enough:
+# a JPEG is decoded at a half, a quarter or an eighth, anything else averaged by whole factors. Small models need more:
+# below LEAST_SIDE pixels, thin lines and text become other patterns. Measured in docs/decisions/0010-decode.md.
 LEAST_DECODED = 1.5
 LEAST_AVERAGED = 2.0
+LEAST_SIDE = 256
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,13 @@ class Preprocess:
 
     def least_size(self, width: int, height: int) -> tuple[int, int]:
         """Return how small a picture of this size may be decoded, for `resize_part` to come near the same pixels."""
-        fit = self.fit(width, height)
-        return ceil(fit.width * LEAST_DECODED), ceil(fit.height * LEAST_DECODED)
+        fit, scale = self.fit(width, height), max(LEAST_DECODED, LEAST_SIDE / self.size)
+        return ceil(fit.width * scale), ceil(fit.height * scale)
+
+    @property
+    def reducing_gap(self) -> float:
+        """How much larger than resized a picture may be averaged down to before `resize_part` interpolates."""
+        return max(LEAST_AVERAGED, LEAST_SIDE / self.size)
 
     def resize_part(
         self, image: Image.Image, fit: Fit, extent: tuple[float, float], reducing_gap: float | None = None

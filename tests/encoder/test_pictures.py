@@ -100,7 +100,7 @@ def test_every_kind_of_jpeg_is_near_when_fast(subsampling: str, mode: str, is_pr
     assert distance(fast, exact) < 1.5
 
 
-def test_a_large_jpeg_is_decoded_at_an_eighth_when_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_jpeg_is_decoded_at_a_fraction_when_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[tuple[int, int]] = []
 
     def spy(image: Image.Image, _: int) -> Image.Image:
@@ -109,9 +109,25 @@ def test_a_large_jpeg_is_decoded_at_an_eighth_when_fast(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(pictures, "load_image", spy)
 
-    read_pixels(encoded(picture(1201, 800)), preprocess(), FAST)
+    read_pixels(encoded(picture(2401, 1600)), preprocess(size=128), FAST)
 
-    assert sizes == [(151, 100)]
+    assert sizes == [(601, 400)]
+    sizes.clear()
+    read_pixels(encoded(picture(4801, 3200)), preprocess(size=224), FAST)
+
+    assert sizes == [(601, 400)]
+
+
+@pytest.mark.parametrize("size", [32, 64])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_thin_lines_are_kept_for_small_models(size: int, kind: str) -> None:
+    pixels = np.full((1080, 1920, 3), 255, np.uint8)
+    pixels[:, ::7] = pixels[::11] = 0
+    data = encoded(Image.fromarray(pixels), kind)
+
+    fast, exact = (read_pixels(data, preprocess(size=size), how) for how in (FAST, EXACT))
+
+    assert distance(fast, exact) < 3
 
 
 @pytest.mark.parametrize("how", BOTH, ids=get_args(Decode))
