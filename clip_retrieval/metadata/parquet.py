@@ -72,10 +72,10 @@ class ParquetMetadata:
         """Return the rows with these ids, in their order; see Metadata."""
         check_ids(ids, self.row_count)
         schema = choose_columns(self.schema, columns)
-        if not schema.names:
+        if not schema.names or not len(ids):
             return schema.empty_table()
         owners = np.searchsorted(self.starts, ids, side="right") - 1
-        parts, positions = [schema.empty_table()], [np.empty(0, np.int64)]
+        parts, positions = [], []
         for owner in np.unique(owners):
             here = np.flatnonzero(owners == owner)
             parts.append(self.rows_of(self.files.footers[owner], ids[here] - self.starts[owner], schema))
