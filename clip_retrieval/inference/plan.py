@@ -24,10 +24,11 @@ from clip_retrieval.storage import Folder
 
 PARTITIONS_FOR_EACH_DEVICE = 4  # so that the faster ones do more of them, and none waits long for the last
 
-# Reasons that a later run may not meet: a tar that was not there, a store that did not answer, a plug-in.
+# Reasons that a later run may not meet: a missing tar, a store that did not answer, a plug-in, `git lfs pull`.
 PASSING_REASONS = (
     "shard:missing", "shard:unreadable", "image:unreadable", "image:needs_plugin", "text:unreadable",
-    "metadata:unreadable",
+    "metadata:unreadable", "shard:git_lfs_pointer", "image:git_lfs_pointer", "text:git_lfs_pointer",
+    "metadata:git_lfs_pointer",
 )  # fmt: skip
 
 

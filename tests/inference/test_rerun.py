@@ -116,6 +116,23 @@ def test_other_options_are_refused_with_both_values(
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "txt"])
+def test_what_git_lfs_had_not_fetched_is_embedded_once_it_has(
+    tmp_path: Path, write_pictures: Callable[[Path, int], Path], suffix: str
+) -> None:
+    photos = write_pictures(tmp_path / "photos", 2)
+    pointer, real = photos / f"00000.{suffix}", (photos / f"00000.{suffix}").read_bytes()
+    pointer.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    wanted = {"clip_model": "hash:16?size=32", "num_prepro_workers": 0}
+    part = {"jpg": "image", "txt": "text"}[suffix]
+
+    assert clip_inference(photos, tmp_path / "out", **wanted).stats.reasons == {f"{part}:git_lfs_pointer": 1}
+    pointer.write_bytes(real)
+    again = clip_inference(photos, tmp_path / "out", **wanted).stats
+
+    assert (again.image_count, again.text_count, again.reasons) == (2, 2, {})
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "txt"])
 def test_a_part_that_was_added_beside_the_others_is_named(
     tmp_path: Path, write_pictures: Callable[[Path, int], Path], suffix: str
 ) -> None:
