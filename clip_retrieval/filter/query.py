@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,11 @@ from numpy.typing import NDArray
 from clip_retrieval.encoder.picture_suffixes import IMAGE_SUFFIXES
 from clip_retrieval.errors import QueryError
 from clip_retrieval.filter.export import MARKER
-from clip_retrieval.query.embed import Query, QueryKind
+from clip_retrieval.network.connections import FetchError
+from clip_retrieval.network.fetch import FetchLimits, fetch
+from clip_retrieval.query.embed import Query, QueryKind, add_up
 from clip_retrieval.query.searcher import Searcher
+from clip_retrieval.query.terms import Words, format_words
 from clip_retrieval.sources.suffixes import TEXT_SUFFIX
 from clip_retrieval.words import clean
 
@@ -23,13 +27,13 @@ TAKEN = "a query is a text, or the path of a picture or an embedding (.npy)"
 
 
 def kind_of(text: str) -> QueryKind:
-    """Say what a query is: a file that exists is opened, all else is a text.
+    """Say what a query is: a url and a file that exists are opened, all else is a text.
 
     Raises QueryError for what is no text but a mistake: the name of a picture that is not there, the path of a folder
-    or device, a url.
+    or device.
     """
     if URL.fullmatch(text):
-        raise QueryError(f"{text} is a url, which filter does not fetch; download the picture and name its file")
+        return "image"
     path = Path(text)
     suffix = path.suffix.lower()
     try:
@@ -46,18 +50,38 @@ def kind_of(text: str) -> QueryKind:
     return "text"
 
 
-def open_query(text: str, searcher: Searcher) -> Query:
-    """Embed a query of the command line. Raises QueryError and EncoderError."""
-    kind, name = kind_of(text), clean(text)
+def open_query(words: Sequence[Words], searcher: Searcher) -> Query:
+    """Embed the terms of the command line, and add them up. Raises QueryError and EncoderError."""
+    parts = [(term.weight, open_term(term, searcher)) for term in words]
+    if len(parts) == 1 and parts[0][0] > 0:
+        return parts[0][1]
+    return add_up(clean(format_words(words)), parts)
+
+
+def open_term(term: Words, searcher: Searcher) -> Query:
+    """Embed one term: a row, a quoted text, a picture of the web, or whatever its words name."""
+    text, name = term.text, clean(term.text)
+    if term.row is not None:
+        return searcher.like_row(term.row)
+    kind = "text" if term.is_quoted else kind_of(text)
     if kind == "embedding":
         return searcher.embed_vector(read_npy(Path(text)), name)
     if kind == "image":
-        return searcher.embed_picture(read_file(Path(text)), name)
+        data = fetch_picture(text) if URL.fullmatch(text) else read_file(Path(text))
+        return searcher.embed_picture(data, name)
     query = searcher.embed_text(name)
     if is_foreign_folder(text):
         note = f"{name} is the name of a folder here, and was asked as a word"
         return replace(query, warning="; ".join(filter(None, (query.warning, note))))
     return query
+
+
+def fetch_picture(url: str) -> bytes:
+    """Return the bytes behind a url; raises QueryError where it cannot be fetched, or is none of the web."""
+    try:
+        return fetch(url, FetchLimits())
+    except FetchError as error:
+        raise QueryError(f"{url} cannot be used as a picture: {error}") from error
 
 
 def is_foreign_folder(text: str) -> bool:

@@ -13,6 +13,7 @@ from clip_retrieval.filter.query import open_query
 from clip_retrieval.layout import IndexFolder
 from clip_retrieval.metadata import text_array
 from clip_retrieval.options import build_config
+from clip_retrieval.query.answer import Answer, answer, tabulate
 from clip_retrieval.query.embed import Query
 from clip_retrieval.query.hits import json_rows
 from clip_retrieval.query.searcher import open_searcher
@@ -31,12 +32,14 @@ class FilterResult:
     output_folder: str
     table: pa.Table  # rank, id, similarity, picture, and every metadata column
     unreadable: int  # hits whose picture could not be read
+    how: tuple[str, ...] = ()  # the hits were found
 
     def to_json(self) -> dict[str, Any]:
         return {
             "query": self.query.text,
             "kind": self.query.kind,
             "warning": self.query.warning,
+            "how": list(self.how),
             "output_folder": self.output_folder,
             "unreadable_pictures": self.unreadable,
             "results": list(json_rows(self.table)),
@@ -55,20 +58,22 @@ def clip_filter(*arguments: object, **options: object) -> pd.DataFrame:
 def run_filter(config: FilterConfig) -> FilterResult:
     """Answer one query and write its results."""
     searcher = open_searcher(IndexFolder(config.indice_folder), config.searcher, workload="once")
-    query = open_query(config.query, searcher)
-    table = searcher.join(searcher.search(query, config.num_results, config.threshold))
+    query = open_query(config.words, searcher)
+    answered = answer(searcher, query, config.selection)
+    table = tabulate(answered, searcher)
     target = Folder(config.output_folder)
     check_writable(target)
     with only_one(target):
-        return export(query, table, target, copy_images=config.copy_images)
+        return export(answered, table, target, copy_images=config.copy_images)
 
 
-def export(query: Query, table: pa.Table, target: Folder, *, copy_images: bool) -> FilterResult:
+def export(answered: Answer, table: pa.Table, target: Folder, *, copy_images: bool) -> FilterResult:
     """Write the hits into a folder that no other query writes into meanwhile."""
+    query = answered.query
     claim_output(target)
     exported = export_hits(target, table, copy_images=copy_images)
     table = table.add_column(3, "picture", text_array(exported.names))
     write_tables(target, table, query)
     write_sheet(target, query, len(table), exported.cards)
     target.remove_leftovers()
-    return FilterResult(query, target.url, table, exported.unreadable)
+    return FilterResult(query, target.url, table, exported.unreadable, answered.how)

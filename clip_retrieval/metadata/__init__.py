@@ -48,6 +48,10 @@ class Metadata(Protocol):
         """
         ...
 
+    def columns(self, names: Sequence[str]) -> pa.Table:
+        """Return whole columns, those that there are, in row order; mapped from the file where it is an Arrow file."""
+        ...
+
 
 def open_metadata(folder: Folder) -> Metadata | None:
     """Open the metadata of an embeddings or index folder; None where there is none.

@@ -90,6 +90,11 @@ class ArrowMetadata:
         with ThreadPoolExecutor(count_cores()) as threads:  # arrow lets go of the interpreter while it copies
             return pa.Table.from_batches(list(threads.map(fetch, parts)), schema=schema)
 
+    def columns(self, names: Sequence[str]) -> pa.Table:
+        """Return whole columns; see Metadata. Nothing is copied."""
+        schema = choose_columns(self.schema, names)
+        return pa.Table.from_batches([batch.select(schema.names) for batch in self.batches], schema=schema)
+
     def gather(self, ids: NDArray[np.int64], places: Sequence[int]) -> list[pa.Array]:
         """Return the values of the columns at these places: batch by batch, then in the order of the ids."""
         order = np.argsort(ids, kind="stable")

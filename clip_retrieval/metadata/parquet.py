@@ -82,6 +82,15 @@ class ParquetMetadata:
             positions.append(here)
         return pa.concat_tables(parts).take(number_array(np.argsort(np.concatenate(positions))))
 
+    def columns(self, names: Sequence[str]) -> pa.Table:
+        """Return whole columns; see Metadata. They are read into memory."""
+        schema = choose_columns(self.schema, names)
+        parts = [schema.empty_table()]
+        for footer in self.files.footers:
+            with reading(self.files.folder, footer.name) as file:
+                parts.append(conform(file.read(columns=columns_there(footer, schema)), schema))
+        return pa.concat_tables(parts)
+
     def rows_of(self, footer: Footer, rows: NDArray[np.int64], schema: pa.Schema) -> pa.Table:
         sizes = [footer.about.row_group(group).num_rows for group in range(footer.about.num_row_groups)]
         starts = np.cumsum([0, *sizes])

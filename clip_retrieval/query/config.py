@@ -1,11 +1,12 @@
-"""How an index folder is opened and searched: the options that every command which asks an index shares."""
+"""How an index folder is opened, and which hits are shown: options of every command that asks an index."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from clip_retrieval.errors import ConfigError
 from clip_retrieval.layout import Modality
-from clip_retrieval.options import option
+from clip_retrieval.options import check_least, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,3 +24,37 @@ class SearcherConfig:
     refine_from: str | None = option(
         None, help="The embeddings folder of the index: compare ten times as many candidates by the stored embeddings."
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionConfig:
+    """Which of the rows that a query finds are its hits."""
+
+    num_results: int = option(100, help="Hits at most.", least=1)
+    threshold: float | None = option(None, help="Leave out hits that are less similar than this (-1 to 1).")
+    where: str | None = option(
+        None, help="Search only rows that meet a condition over metadata columns: \"width >= 512 and license = 'cc0'\"."
+    )
+    surprise: float | None = option(
+        None,
+        help="Leave out hits that this many rows or more would equal by chance, such as 0.1; what is left is surely "
+        "there, whatever the model and the query.",
+    )
+    deduplicate: float | None = option(
+        None,
+        help="Show one of each group of near-duplicates: hits at least this similar to the one shown, such as 0.94.",
+    )
+    diverse: float | None = option(
+        None, help="Prefer hits that differ from each other: 0 goes by similarity to the query alone, 1 by differences."
+    )
+
+    def __post_init__(self) -> None:
+        check_least(self)
+        if self.threshold is not None and not -1 <= self.threshold <= 1:
+            raise ConfigError(f"threshold is a similarity between -1 and 1, not {self.threshold:g}")
+        if self.surprise is not None and not self.surprise > 0:
+            raise ConfigError(f"surprise is a number of rows above 0, such as 0.1, not {self.surprise:g}")
+        for name in ("deduplicate", "diverse"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ConfigError(f"{name} is a number between 0 and 1, not {value:g}")

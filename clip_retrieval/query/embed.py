@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,7 +20,9 @@ from clip_retrieval.errors import ImageError, QueryError
 from clip_retrieval.options import from_json, to_json
 from clip_retrieval.query.config import SearcherConfig
 
-QueryKind = Literal["text", "image", "embedding"]
+LEAST_LENGTH = 1e-3  # of a sum, as a share of its weights: below it is rounding
+
+QueryKind = Literal["text", "image", "embedding", "row", "sum"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Query:
     kind: QueryKind
     embedding: NDArray[np.float32]  # [d], unit length
     warning: str | None = None
+    own_rows: tuple[int, ...] = ()  # rows of the index that were asked with, which are no answers
 
 
 def embed_text(encoder: Encoder, text: str) -> Query:
@@ -56,6 +60,20 @@ def embed_vector(values: NDArray[Any], name: str) -> Query:
     if not np.isfinite(rows).all() or not rows.any():
         raise QueryError(f"{name} is no direction: it is zero, or not finite")
     return Query(name, "embedding", normalise(rows)[0])
+
+
+def add_up(name: str, parts: Sequence[tuple[float, Query]]) -> Query:
+    """Return the weighted sum of unit embeddings as one query; negative weights take away.
+
+    Raises QueryError where hardly anything is left, as of a text minus itself.
+    """
+    total = np.sum([weight * query.embedding.astype(np.float64) for weight, query in parts], axis=0)
+    if np.linalg.norm(total) < LEAST_LENGTH * sum(abs(weight) for weight, _ in parts):
+        raise QueryError(f"the parts of {name!r} cancel each other out; change a weight, or ask for something else")
+    warnings = dict.fromkeys(query.warning for _, query in parts if query.warning)
+    own_rows = tuple(row for _, query in parts for row in query.own_rows)
+    embedding = normalise(total[None].astype(np.float32))[0]
+    return Query(name, "sum", embedding, "; ".join(warnings) or None, own_rows)
 
 
 def choose_encoder(expected: dict[str, Any] | None, config: SearcherConfig) -> EncoderConfig:

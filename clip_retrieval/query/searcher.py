@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from clip_retrieval.embeddings.rows import read_rows
 from clip_retrieval.embeddings.vectors import Vectors
 from clip_retrieval.encoder.base import Encoder, Workload
 from clip_retrieval.encoder.load import load_encoder
@@ -26,9 +28,12 @@ from clip_retrieval.query.embed import (
     read_query_picture,
 )
 from clip_retrieval.query.hits import join_metadata
+from clip_retrieval.query.surprise import Background, read_background
+from clip_retrieval.search.held_rows import read_held
 from clip_retrieval.search.index import Index, SearchResult, open_index
 from clip_retrieval.search.refine import open_stored, search_stored
 from clip_retrieval.search.settings import Settings, parse_settings
+from clip_retrieval.search.within import Within
 
 OPENING_TRIES = 10
 
@@ -41,6 +46,7 @@ class Searcher:
     changes; encoders do (counters, buffers of the runtime), so one thread at a time encodes.
     """
 
+    name: str  # of the folder, for people
     config: SearcherConfig
     expected: dict[str, Any] | None  # the encoder in the index's manifest
     index: Index
@@ -49,6 +55,8 @@ class Searcher:
     settings: Settings | None
     workload: Workload
     encoding: Lock = field(default_factory=Lock)
+    drawing: Lock = field(default_factory=Lock)
+    drawn: list[Background] = field(default_factory=list)  # none or one; changed under the lock only
     loaded: list[Encoder] = field(default_factory=list)  # none or one; changed under the lock only
 
     def embed_text(self, text: str) -> Query:
@@ -68,6 +76,15 @@ class Searcher:
         """Return the query of a vector [d] or [1, d]; no model is loaded. Raises QueryError."""
         return embed_vector(values, name)
 
+    def like_row(self, row: int) -> Query:
+        """Return the query of a row of the index: more like this. Raises QueryError where there is no such row."""
+        if not 0 <= row < self.index.row_count:
+            raise QueryError(f"the index has no row {row}; its ids are 0 to {self.index.row_count - 1:,}")
+        embedding = self.rows(np.array([row]))[0]
+        if not embedding.any():
+            raise QueryError(f"row {row} has no embedding: there was no {self.config.modality} that could be used")
+        return Query(f"row {row}", "row", embedding, own_rows=(row,))
+
     def load(self) -> Encoder:
         """Return the model, loaded and compared with that of the index once; the caller holds the lock."""
         if not self.loaded:
@@ -86,6 +103,29 @@ class Searcher:
             return found
         close = found.scores >= threshold
         return SearchResult(found.ids[close], found.scores[close])
+
+    def rows_where(self, condition: str) -> NDArray[np.int64]:
+        """Return the ids of the rows that meet a condition over the metadata. Raises QueryError."""
+        if self.metadata is None:
+            raise QueryError(f"{self.name} has no metadata that --where could ask for")
+        from clip_retrieval.query.predicates import rows_where
+
+        return rows_where(self.metadata, condition)
+
+    def within(self, rows: NDArray[np.int64]) -> Within:
+        """Return some rows as what a search keeps to, with the stored embeddings where they are open."""
+        return Within(rows, self.stored)
+
+    def rows(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return rows [n, d] by id: as they are stored, else as the index holds them."""
+        return read_held(self.index, ids) if self.stored is None else read_rows(self.stored, ids)
+
+    def background(self) -> Background:
+        """Return the background that scores are held against; it is drawn once."""
+        with self.drawing:
+            if not self.drawn:
+                self.drawn.append(read_background(self.index))
+            return self.drawn[0]
 
     def join(self, found: SearchResult) -> pa.Table:
         """Return rank, id and similarity of the hits, and their metadata."""
@@ -114,6 +154,7 @@ def open_searcher(folder: IndexFolder, config: SearcherConfig, *, workload: Work
         )
     refine_from = config.refine_from
     return Searcher(
+        name=folder.url,
         config=config,
         expected=manifest.get("encoder") if manifest else None,
         index=index,

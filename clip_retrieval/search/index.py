@@ -37,6 +37,7 @@ LEAST_FACTOR = 1.25
 OPENING_TRIES = 10
 MOST_KEPT = 64  # settings whose parameters are kept
 HITS_AT_ONCE = 8_000_000  # hits of all queries of one faiss call: 96 MB
+NO_ROWS = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,42 @@ class Index:
                 return [SearchResult(hits.ids[:k], hits.scores[:k]) for hits in found]
             asked = min(4 * asked, part.index.ntotal)
         return [SearchResult(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in rows]
+
+    def search_allowed(
+        self, rows: NDArray[np.float32], k: int, settings: Settings, allowed: NDArray[np.bool_]
+    ) -> list[SearchResult]:
+        """Search among the rows whose place in `allowed` [row_count] is true; k hits where the settings find them."""
+        queries = np.ascontiguousarray(rows, dtype=np.float32)
+        with of_one_thread() if len(queries) == 1 else nullcontext():
+            found = [search_part_allowed(part, queries, k, settings, allowed) for part in self.parts]
+        return [merge(hits, k) for hits in zip(*found, strict=True)]
+
+
+def search_part_allowed(
+    part: OpenPart, queries: NDArray[np.float32], k: int, settings: Settings, allowed: NDArray[np.bool_]
+) -> list[SearchResult]:
+    """Search one faiss index among some rows; where it cannot leave rows out, ask for more until enough are left."""
+    mask = allowed[part.first_row :]
+    selector = make_bitmap(mask) if takes_selector(part.index) else None
+    asked = min(k, part.index.ntotal)
+    while asked > 0:
+        scores, ids = part.index.search(queries, asked, params=search_parameters(part.index, settings, selector))
+        found = [clean(*hits, NO_ROWS, part) for hits in zip(ids, scores, strict=True)]
+        if selector is not None:
+            return found
+        found = [SearchResult(hits.ids[(kept := allowed[hits.ids])][:k], hits.scores[kept][:k]) for hits in found]
+        if asked >= part.index.ntotal or min(len(hits.ids) for hits in found) >= k:
+            return found
+        asked = min(4 * asked, part.index.ntotal)
+    return [SearchResult(NO_ROWS, np.empty(0, np.float32)) for _ in queries]
+
+
+def make_bitmap(mask: NDArray[np.bool_]) -> Any:
+    """Return faiss's selector of the rows whose place is true; it keeps its bits alive."""
+    bits = np.packbits(mask, bitorder="little")
+    selector = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
+    selector.bits = bits
+    return selector
 
 
 def count_rows(parts: Sequence[OpenPart]) -> int:

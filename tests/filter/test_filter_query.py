@@ -112,16 +112,18 @@ def test_a_word_that_a_folder_is_called_is_asked_with_a_note(
 ) -> None:
     (tmp_path / "dog").mkdir()
     monkeypatch.chdir(tmp_path)
-    config = FilterConfig(query="dog", output_folder="dog", indice_folder=str(index))
+    config = FilterConfig(query=("dog",), output_folder="dog", indice_folder=str(index))
     first, again = run_filter(config), run_filter(config)
     assert first.query.warning == "dog is the name of a folder here, and was asked as a word"
     assert again.query.warning is None  # it holds the hits of a query
     assert first.table["caption"][0].as_py() == "dog"
 
 
-@pytest.mark.parametrize("url", ["https://example.com/dog", "s3://bucket/dog.jpg", "HTTP://x"])
-def test_a_url_is_neither_fetched_nor_a_text(index: Path, tmp_path: Path, url: str) -> None:
-    with pytest.raises(QueryError, match="is a url, which filter does not fetch"):
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1/dog", "s3://bucket/dog.jpg", "HTTP://localhost/x", "file:///etc/passwd"]
+)
+def test_a_url_is_fetched_as_strangers_urls_are_and_never_a_text(index: Path, tmp_path: Path, url: str) -> None:
+    with pytest.raises(QueryError, match="cannot be used as a picture"):
         ask(url, tmp_path / "out", index)
 
 

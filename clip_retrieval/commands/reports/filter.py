@@ -25,6 +25,8 @@ def print_result(result: FilterResult) -> None:
     left = result.table.num_rows - SHOWN_HITS
     if left > 0:
         console.print(f"… and {left} more")
+    for sentence in result.how:
+        console.print(sentence, style="dim")
     if result.unreadable:
         console.print(f"{counted(result.unreadable, 'picture')} could not be read; the sheet says why", style="yellow")
     console.print(f"all of them: {result.output_folder}/index.html, results.parquet, results.json")

@@ -1,0 +1,107 @@
+"""A query to its hits: rows that meet the condition, searched, cut at thresholds, without repeats, diverse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from clip_retrieval.errors import ConfigError
+from clip_retrieval.metadata import number_array
+from clip_retrieval.query.config import SelectionConfig
+from clip_retrieval.query.embed import Query
+from clip_retrieval.query.searcher import Searcher
+from clip_retrieval.query.selection import choose_diverse, find_leaders
+from clip_retrieval.search.index import SearchResult
+from clip_retrieval.search.within import search_within
+
+MORE = 4  # times the hits that are wanted are looked at, where near-duplicates or alike ones are left out
+MOST_COMPARED = 20_000  # hits whose embeddings are compared with each other: 20,000 x 512 are 40 MB
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The hits of one query, best first (or in the order of their choice), and how they were found."""
+
+    query: Query
+    found: SearchResult
+    expected: NDArray[np.float64] | None = None  # [k] rows as high by chance; None where nobody asked
+    how: tuple[str, ...] = ()
+
+    def pick(self, places: NDArray[np.int64] | NDArray[np.bool_] | slice) -> Answer:
+        """Return the hits at some places, in their order."""
+        found = SearchResult(self.found.ids[places], self.found.scores[places])
+        return replace(self, found=found, expected=None if self.expected is None else self.expected[places])
+
+    def told(self, sentence: str) -> Answer:
+        return replace(self, how=(*self.how, sentence))
+
+
+def answer(searcher: Searcher, query: Query, selection: SelectionConfig) -> Answer:
+    """Return the hits of a query. Raises QueryError for a condition that is none, and for another dimension."""
+    wanted, own_count = selection.num_results, len(query.own_rows)
+    is_compared = selection.deduplicate is not None or selection.diverse is not None
+    if is_compared and wanted > MOST_COMPARED:
+        raise ConfigError(f"deduplicate and diverse compare up to {MOST_COMPARED:,} hits, not {wanted:,}")
+    asked = (min(MORE * wanted, MOST_COMPARED) if is_compared else wanted) + own_count
+    while True:
+        found = cut(find(searcher, query, selection, asked), searcher, selection)
+        is_all = len(found.found.ids) < asked - own_count or asked >= min(searcher.index.row_count, MOST_COMPARED)
+        chosen = choose(found, searcher, selection) if is_compared else found.pick(slice(wanted))
+        if len(chosen.found.ids) >= wanted or is_all or not is_compared:
+            return chosen
+        asked = min(MORE * asked, MOST_COMPARED)
+
+
+def find(searcher: Searcher, query: Query, selection: SelectionConfig, count: int) -> Answer:
+    """Search all rows, or those that meet the condition."""
+    if selection.where is None:
+        found = Answer(query, searcher.search(query, count))
+    else:
+        rows = searcher.within(searcher.rows_where(selection.where))
+        within = search_within(searcher.index, query.embedding[None], count, rows, searcher.settings)
+        found = Answer(query, within.hits[0], how=(within.sentence(),))
+    return found.pick(~np.isin(found.found.ids, query.own_rows)) if query.own_rows else found
+
+
+def cut(found: Answer, searcher: Searcher, selection: SelectionConfig) -> Answer:
+    """Leave out hits below the threshold, and those that chance explains."""
+    if selection.threshold is not None:
+        found = found.pick(found.found.scores >= selection.threshold)
+    if selection.surprise is None:
+        return found
+    expected = searcher.background().expected_as_high(found.query.embedding, found.found.scores)
+    kept = expected < selection.surprise
+    found = replace(found, expected=expected).pick(kept)
+    left_out = int((~kept).sum())
+    if not left_out:
+        return found
+    if np.isnan(expected).all():
+        return found.told("the index has too few rows to tell hits from chance")
+    return found.told(f"{left_out:,} of the nearest rows were left out: chance explains their scores")
+
+
+def choose(found: Answer, searcher: Searcher, selection: SelectionConfig) -> Answer:
+    """Leave out near-duplicates, then take hits that differ; without diversity the order stays."""
+    if not len(found.found.ids):
+        return found
+    rows = searcher.rows(found.found.ids)
+    if selection.deduplicate is not None:
+        leaders = find_leaders(rows, selection.deduplicate)
+        kept = leaders == np.arange(len(leaders))
+        rows = rows[kept]
+        count = int((~kept).sum())
+        found = found.pick(kept)
+        if count:
+            found = found.told(f"{count:,} near-duplicates of nearer hits were left out")
+    if selection.diverse is None:
+        return found.pick(np.arange(min(selection.num_results, len(rows))))
+    return found.pick(choose_diverse(rows, found.found.scores, selection.num_results, selection.diverse))
+
+
+def tabulate(found: Answer, searcher: Searcher) -> pa.Table:
+    """Return the hits as a table: rank, id, similarity, surprise where it was asked for, and the metadata."""
+    table = searcher.join(found.found)
+    return table if found.expected is None else table.add_column(3, "surprise", number_array(found.expected))

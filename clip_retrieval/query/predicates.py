@@ -1,0 +1,234 @@
+"""`--where`: a condition over metadata columns to the ids of the rows that meet it, by DuckDB in a sandbox.
+
+The condition is parsed to DuckDB's syntax tree first. What is not a plain expression over columns is refused there:
+sub-selects, other tables, aggregates, windows, parameters and functions that are not listed below. The text that runs
+is written anew from the checked tree.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from clip_retrieval.errors import QueryError
+from clip_retrieval.metadata import Metadata
+from clip_retrieval.words import counted
+
+ROW_ID = "id"  # the row's index id; a metadata column of this name hides it
+TABLE = "rows"
+SECONDS = 10.0  # a condition may take, before it is interrupted
+MEMORY = "1GB"
+LONGEST = 10_000  # characters
+DEEPEST = 100  # levels of brackets
+SHOWN_COLUMNS, SHOWN_CHARACTERS = 20, 120
+
+CLASSES = {
+    "CONJUNCTION",
+    "COMPARISON",
+    "COLUMN_REF",
+    "CONSTANT",
+    "FUNCTION",
+    "OPERATOR",
+    "CASE",
+    "CAST",
+    "BETWEEN",
+    "TYPE",
+}
+ADVICE = {
+    "SUBQUERY": "a sub-select",
+    "WINDOW": "a window function",
+    "PARAMETER": "a parameter",
+    "STAR": "a *",
+    "LAMBDA": "a lambda",
+}
+# Scalar functions that give the same answer each time, read nothing, and return no more than they are given.
+FUNCTIONS = frozenset(
+    (
+        "~~ !~~ ~~* !~~* ~~~ like_escape not_like_escape ilike_escape not_ilike_escape "
+        "regexp_matches regexp_full_match regexp_extract lower upper lcase ucase length len strlen trim ltrim "
+        "rtrim contains prefix suffix starts_with "
+        "ends_with ^@ strip_accents substring substr left right split_part instr position strpos concat || "
+        "+ - * / // % ** abs round floor ceil ceiling sqrt ln log log10 log2 exp pow power sign mod greatest least "
+        "isnan isinf isfinite coalesce ifnull nullif if "
+        "year month day hour minute second quarter week dayofweek date_part datepart date_trunc datetrunc strftime "
+        "strptime try_strptime epoch make_date "
+        "list_contains list_has array_contains array_has list_has_any list_has_all array_length "
+        "list_value array_extract list_extract struct_extract levenshtein jaccard"
+    ).split()
+)
+
+
+@dataclass(frozen=True)
+class Predicate:
+    """A checked condition: the SQL that runs, and the columns that it reads."""
+
+    sql: str
+    columns: tuple[str, ...]
+
+
+def rows_where(metadata: Metadata, condition: str, *, seconds: float = SECONDS) -> NDArray[np.int64]:
+    """Return the ids of the rows that meet a condition, ascending; a null is not met.
+
+    Raises QueryError where the condition is none, names unknown columns, or takes longer than `seconds`.
+    """
+    names = metadata.schema.names
+    predicate = parse_predicate(condition, names)
+    columns = metadata.columns([name for name in predicate.columns if name in names])
+    ids = next(name for name in (ROW_ID, "row", "_row", "__row") if name not in columns.column_names)
+    rows = pa.array(np.arange(metadata.row_count, dtype=np.int64))
+    table = pa.table({ids: rows, **{name: columns[name] for name in columns.column_names}})
+    return run(predicate, table, ids, seconds)
+
+
+def run(predicate: Predicate, table: pa.Table, ids: str, seconds: float) -> NDArray[np.int64]:
+    with open_sandbox() as sandbox:
+        sandbox.register(TABLE, table)
+        sandbox.execute("SET lock_configuration = true")
+        timer = threading.Timer(seconds, sandbox.interrupt)
+        timer.start()
+        try:
+            found = sandbox.execute(f'SELECT "{ids}" FROM {TABLE} WHERE {predicate.sql}').fetchnumpy()[ids]
+        except duckdb.InterruptException as error:
+            raise QueryError(f"--where took longer than {seconds:g} s; make it simpler") from error
+        except duckdb.Error as error:
+            raise QueryError(f"--where {shown(predicate.sql)}: {first_line(error)}") from error
+        finally:
+            timer.cancel()
+    return np.sort(np.asarray(found, dtype=np.int64))
+
+
+def open_sandbox() -> duckdb.DuckDBPyConnection:
+    """Open a database of its own in memory, without files, network or extensions."""
+    return duckdb.connect(
+        ":memory:",
+        config={
+            "enable_external_access": "false",
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+            "allow_community_extensions": "false",
+            "memory_limit": MEMORY,
+            "temp_directory": "",
+            "max_expression_depth": str(DEEPEST),
+        },
+    )
+
+
+def parse_predicate(condition: str, columns: Sequence[str]) -> Predicate:
+    """Return the condition as checked SQL; raises QueryError that says what is wrong with it."""
+    if not condition.strip():
+        raise QueryError("--where is empty; write a condition such as \"width >= 512 and license = 'cc0'\"")
+    if len(condition) > LONGEST:
+        raise QueryError(f"--where has {len(condition):,} characters; {LONGEST:,} are the most")
+    statement = read_statement(condition)
+    used: dict[str, None] = {}
+    check_tree(statement["node"]["where_clause"], [*columns, *([] if ROW_ID in columns else [ROW_ID])], used)
+    tree = json.dumps({"error": False, "statements": [statement]})
+    with open_sandbox() as sandbox:
+        ((sql,),) = sandbox.execute("SELECT json_deserialize_sql(?)", [tree]).fetchall()
+    return Predicate(sql.split(" WHERE ", 1)[1], tuple(used))
+
+
+def read_statement(condition: str) -> dict[str, Any]:
+    """Parse the condition as the WHERE of one SELECT over one table, and nothing else."""
+    text = f"SELECT 1 FROM {TABLE} WHERE (\n{condition}\n)"
+    with open_sandbox() as sandbox:
+        try:
+            ((answer,),) = sandbox.execute("SELECT json_serialize_sql(?)", [text]).fetchall()
+        except duckdb.Error as error:
+            raise QueryError(f"--where {shown(condition)}: {first_line(error)}") from error
+    parsed = json.loads(answer)
+    if parsed["error"]:
+        said = " ".join(parsed["error_message"].split())
+        raise QueryError(
+            f"--where {shown(condition)}: {said[:SHOWN_CHARACTERS]}; write one condition, such as width >= 512"
+        )
+    statements = parsed["statements"]
+    node = statements[0]["node"]
+    is_plain = (
+        len(statements) == 1
+        and node["type"] == "SELECT_NODE"
+        and node["from_table"]["type"] == "BASE_TABLE"
+        and not any(
+            node.get(name) for name in ("modifiers", "group_expressions", "group_sets", "having", "qualify", "sample")
+        )
+        and not node["cte_map"]["map"]
+    )
+    if not is_plain:
+        raise QueryError(f"--where {shown(condition)}: it is more than one condition; write only what may follow WHERE")
+    return dict(statements[0])
+
+
+def check_tree(tree: Any, columns: Sequence[str], used: dict[str, None]) -> None:
+    """Refuse what is not on the lists, note the columns that are used, and name each column by its whole name."""
+    for node in nodes(tree):
+        kind = node["class"]
+        if kind not in CLASSES:
+            what = ADVICE.get(kind, f"{kind.lower()} expressions")
+            raise QueryError(f"--where takes conditions over columns; {what} is not one")
+        if kind == "FUNCTION":
+            check_function(node)
+        if kind == "COLUMN_REF":
+            name = resolve(node["column_names"], columns)
+            used[name] = None
+            node["column_names"] = [name]
+
+
+def nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    """Yield every expression of a syntax tree; without recursion, since trees can be deep."""
+    left = [tree]
+    while left:
+        part = left.pop()
+        if isinstance(part, dict):
+            if "class" in part:
+                yield part
+            left += part.values()
+        elif isinstance(part, list):
+            left += part
+
+
+def check_function(node: dict[str, Any]) -> None:
+    name = node["function_name"].lower()
+    if name not in FUNCTIONS or node["schema"] or node["catalog"] or node["filter"] or node["distinct"]:
+        near = difflib.get_close_matches(name, FUNCTIONS, 1)
+        hint = (
+            f"did you mean {near[0]}?"
+            if near
+            else "comparisons, like, in, between, text, number and date functions are"
+        )
+        raise QueryError(f"--where: {name} is no function that conditions may use; {hint}")
+
+
+def resolve(parts: Sequence[str], columns: Sequence[str]) -> str:
+    """Return the column that a name means: exactly, or in another case; names of nested fields hold dots."""
+    name = ".".join(parts)
+    if name in columns:
+        return name
+    same = [column for column in columns if column.lower() == name.lower()]
+    if len(same) == 1:
+        return same[0]
+    near = difflib.get_close_matches(name, columns, 1)
+    listed = ", ".join(sorted(columns)[:SHOWN_COLUMNS])
+    more = len(columns) - SHOWN_COLUMNS
+    rest = f" and {counted(more, 'other')}" if more > 0 else ""
+    hint = f"Did you mean {near[0]}? " if near else ""
+    raise QueryError(
+        f"--where: there is no column {name}. {hint}The columns are {listed}{rest}; texts stand in single quotes"
+    )
+
+
+def shown(condition: str) -> str:
+    text = " ".join(condition.split())
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

@@ -1,0 +1,48 @@
+"""Is anything there? Scores held against the background of the index: one threshold for every model and query.
+
+Cosines of two models cannot be compared, and those of two queries hardly. What can be compared is how many rows of the
+index would score as high by chance (like the E-value of sequence searches; Altschul et al., 1990): the scores of a
+query over rows that it does not mean are close to a normal distribution.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_retrieval.search.held_rows import sample_held
+from clip_retrieval.search.index import Index
+
+SAMPLE_ROWS = 4_096  # the error of the deviation is about 2 %
+FEWEST_ROWS = 32  # below which there is no background to speak of
+
+
+@dataclass(frozen=True)
+class Background:
+    """Random rows of an index, and how many rows it has in all."""
+
+    rows: NDArray[np.float32]  # [n, d], unit length
+    row_count: int
+
+    def expected_as_high(self, query: NDArray[np.float32], scores: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return for each score how many rows of the index would be as high if none of them meant the query.
+
+        The spread is taken from the lower half of the background's scores, which hits do not reach: an index may be
+        full of them. NaN where the index has too few rows to tell.
+        """
+        if len(self.rows) < FEWEST_ROWS:
+            return np.full(len(scores), np.nan)
+        background = self.rows @ query
+        middle = float(np.median(background))
+        below = background[background <= middle] - middle
+        deviation = math.sqrt(float(np.mean(below**2))) or 1e-9
+        tails = [math.erfc((float(score) - middle) / (deviation * math.sqrt(2))) / 2 for score in scores]
+        return self.row_count * np.array(tails, np.float64)
+
+
+def read_background(index: Index) -> Background:
+    """Draw the background of an index: some thousand rows, the same ones each time."""
+    return Background(sample_held(index, SAMPLE_ROWS), index.row_count - len(index.empty_rows))

@@ -1,0 +1,127 @@
+"""Rows as an index holds them: decoded from its codes, for "more like this", near-duplicates and diversity."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_retrieval.errors import QueryError
+from clip_retrieval.search.files import OpenPart, has_ids
+from clip_retrieval.search.index import Index
+
+
+def read_held(index: Index, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return rows [n, d] by id, of unit length, as near to the embeddings as the index's codes are.
+
+    Raises QueryError for an id without a row.
+    """
+    each, repeats = np.unique(ids, return_inverse=True)
+    rows = np.zeros((len(each), index.dim), np.float32)
+    missing = np.ones(len(each), np.bool_)
+    for part in index.parts:
+        places = locate(part, each)
+        found = missing & (places >= 0)
+        if found.any():
+            rows[found] = decode(faiss.downcast_index(part.index), places[found])
+            missing &= ~found
+    if missing.any():
+        raise QueryError(f"the index has no row {int(each[missing][0])}; its ids are 0 to {index.row_count - 1:,}")
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: NDArray[np.float32] = (rows / np.where(lengths == 0, 1, lengths))[repeats]
+    return unit
+
+
+def sample_held(index: Index, count: int, seed: int = 0) -> NDArray[np.float32]:
+    """Return up to `count` random rows [n, d] of unit length, each row as likely as any other; the same each time.
+
+    Rows of lists are drawn by their place in them, so that nothing is looked through.
+    """
+    random = np.random.default_rng(seed)
+    sizes = [int(part.index.ntotal) for part in index.parts]
+    drawn = random.choice(sum(sizes), min(count, sum(sizes)), replace=False)
+    owners = np.searchsorted(np.cumsum(sizes), drawn, side="right")
+    firsts = np.cumsum([0, *sizes])
+    parts = [
+        sample_part(faiss.downcast_index(part.index), np.sort(drawn[owners == i] - firsts[i]))
+        for i, part in enumerate(index.parts)
+    ]
+    rows = np.concatenate(parts)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: NDArray[np.float32] = (rows / np.where(lengths == 0, 1, lengths))[lengths[:, 0] > 0]
+    return unit
+
+
+def sample_part(index: Any, places: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return the rows at places among all that an index holds, lists one after the other."""
+    if isinstance(index, faiss.IndexRefine):
+        return sample_part(faiss.downcast_index(index.refine_index), places)
+    if isinstance(index, faiss.IndexPreTransform):
+        return undo(index, sample_part(faiss.downcast_index(index.index), places))
+    if isinstance(index, faiss.IndexIDMap):
+        return sample_part(faiss.downcast_index(index.index), places)
+    if not isinstance(index, faiss.IndexIVF):
+        return decode(index, places)
+    ends = np.cumsum([index.invlists.list_size(number) for number in range(index.nlist)])
+    places = places[places < ends[-1]]  # rows without an embedding are in no list
+    rows = np.empty((len(places), index.d), np.float32)
+    for row, place in zip(rows, places, strict=True):
+        number = int(np.searchsorted(ends, place, side="right"))
+        first = int(ends[number - 1]) if number else 0
+        index.reconstruct_from_offset(number, int(place) - first, faiss.swig_ptr(row))
+    return rows
+
+
+def locate(part: OpenPart, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return what a part calls its rows: their ids where it has some, else their places; -1 where it has none."""
+    local = ids - part.first_row
+    count = part.index.ntotal if not has_ids(part.index) else np.iinfo(np.int64).max
+    return np.where((local >= 0) & (local < count), local, -1)
+
+
+def decode(index: Any, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return rows by what the index calls them; zero where it does not hold them."""
+    if isinstance(index, faiss.IndexRefine):  # its store has every row at its place
+        return decode(faiss.downcast_index(index.refine_index), ids)
+    if isinstance(index, faiss.IndexPreTransform):
+        return undo(index, decode(faiss.downcast_index(index.index), ids))
+    if isinstance(index, faiss.IndexIVF):
+        return decode_lists(index, ids)
+    if isinstance(index, faiss.IndexIDMap):
+        held = faiss.vector_to_array(index.id_map)
+        order = np.argsort(held)
+        return decode(faiss.downcast_index(index.index), order[np.searchsorted(held, ids, sorter=order)])
+    rows: NDArray[np.float32] = index.reconstruct_batch(ids)
+    return rows
+
+
+def undo(index: Any, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Apply the reverse of the transforms before an index, the last one first."""
+    for place in reversed(range(index.chain.size())):
+        rows = faiss.downcast_VectorTransform(index.chain.at(place)).reverse_transform(rows)
+    return rows
+
+
+def decode_lists(index: Any, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return rows by ascending ids out of inverted lists, which are looked through for them.
+
+    faiss's map from ids to places is not made: that would write into an index which other threads search.
+    """
+    rows = np.zeros((len(ids), index.d), np.float32)
+    lists, left = index.invlists, len(ids)
+    for number in range(index.nlist):
+        size = lists.list_size(number)
+        if not size:
+            continue
+        held = faiss.rev_swig_ptr(lists.get_ids(number), size)
+        at = np.minimum(np.searchsorted(ids, held), len(ids) - 1)
+        for offset in np.flatnonzero(ids[at] == held):
+            code = np.empty(index.d, np.float32)
+            index.reconstruct_from_offset(number, int(offset), faiss.swig_ptr(code))
+            rows[at[offset]] = code
+            left -= 1
+        if not left:
+            break
+    return rows

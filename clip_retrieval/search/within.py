@@ -1,0 +1,179 @@
+"""Search among some of the rows of an index: never fewer hits than there are, and how they were found.
+
+An approximate search that looks as far as for all rows misses most of a few rows: its lists hold hardly any of them.
+So it looks further as fewer rows are wanted, and at every one of them below a thousand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_retrieval.embeddings.rows import read_rows
+from clip_retrieval.embeddings.vectors import Vectors
+from clip_retrieval.search.index import Index, SearchResult, merge
+from clip_retrieval.search.settings import Settings, format_settings
+from clip_retrieval.search.tree import list_nodes
+
+Method = Literal["none", "exact", "widened"]
+
+EXACT_ROWS = 1_000  # up to which every row is compared: as fast as the narrowest approximate search
+GRAPH_ROWS = 20_000  # a graph passes through rows that are not wanted: up to here comparing all is faster and finds all
+MOST_STORED = 20_000  # rows that are read from the stored embeddings to be compared
+ROWS_AT_ONCE = 16_384
+
+
+@dataclass(frozen=True)
+class Within:
+    """The rows that are searched, and the stored embeddings of the whole index where they are at hand."""
+
+    rows: NDArray[np.int64]  # ids, ascending
+    stored: Vectors | None = None
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """The rows that may be hits: those of them that have an embedding."""
+
+    ids: NDArray[np.int64]  # ascending
+    row_count: int  # of the index
+
+    @property
+    def share(self) -> float:
+        return len(self.ids) / max(1, self.row_count)
+
+    def mask(self) -> NDArray[np.bool_]:
+        mask = np.zeros(self.row_count, np.bool_)
+        mask[self.ids] = True
+        return mask
+
+
+@dataclass(frozen=True)
+class FoundWithin:
+    """Hits of each query, and how they were found among the rows that were kept."""
+
+    hits: list[SearchResult]
+    method: Method
+    kept: int
+    settings: Settings
+
+    def sentence(self) -> str:
+        """Return in a few words how the hits were found."""
+        if self.method == "none":
+            return "no row meets the condition"
+        how = "all of them compared" if self.method == "exact" else f"searched with {format_settings(self.settings)}"
+        return f"{self.kept:,} rows kept, {how}"
+
+
+def search_within(
+    index: Index,
+    queries: NDArray[np.float32],
+    k: int,
+    within: Within,
+    settings: Settings | None = None,
+) -> FoundWithin:
+    """Return up to k hits among the rows of `within` for each query [q, d].
+
+    There are min(k, rows that have an embedding) hits, whatever the index is. Few rows are compared one by one: by the
+    stored embeddings where they are given, else by what the index holds of them.
+    """
+    allowed = Allowed(np.setdiff1d(within.rows, index.empty_rows, assume_unique=True), index.row_count)
+    chosen = index.settings_for(k) | index.checked(settings or Settings())
+    if not len(allowed.ids):
+        return FoundWithin([empty_result() for _ in queries], "none", 0, chosen)
+    wanted = min(k, len(allowed.ids))
+    if within.stored is not None and len(allowed.ids) <= MOST_STORED:
+        vectors = read_rows(within.stored, allowed.ids)
+        hits = [best_of(allowed.ids, vectors @ query, wanted) for query in queries]
+        return FoundWithin(hits, "exact", len(allowed.ids), chosen)
+    if len(allowed.ids) <= (GRAPH_ROWS if is_graph(index) else EXACT_ROWS):
+        return FoundWithin(compare_all(index, queries, wanted, allowed), "exact", len(allowed.ids), chosen)
+    wider = widen(index, chosen, allowed)
+    hits = index.search_allowed(queries, wanted, wider, allowed.mask())
+    if min(len(found.ids) for found in hits) < wanted:
+        return FoundWithin(compare_all(index, queries, wanted, allowed), "exact", len(allowed.ids), chosen)
+    return FoundWithin(hits, "exact" if looks_at_all(index, wider) else "widened", len(allowed.ids), wider)
+
+
+def widen(index: Index, settings: Settings, allowed: Allowed) -> Settings:
+    """Return settings that look at as many of the allowed rows as the given ones look at of all rows."""
+    changed: dict[str, float] = {}
+    if index.list_count and "nprobe" in index.known_settings:
+        changed["nprobe"] = min(index.list_count, math.ceil(setting(index, settings, "nprobe") / allowed.share))
+    if is_graph(index):
+        changed["efSearch"] = min(index.row_count, math.ceil(setting(index, settings, "efSearch") / allowed.share))
+    return settings | changed | deep_quantizer(index, changed)
+
+
+def look_at_all(index: Index, k: int, allowed: Allowed) -> Settings:
+    """Return settings with which faiss compares every allowed row."""
+    changed: dict[str, float] = {}
+    if index.list_count and "nprobe" in index.known_settings:
+        changed["nprobe"] = index.list_count
+        changed |= {name: 0 for name in ("max_codes",) if name in index.known_settings}
+    if "k_factor_rf" in index.known_settings:
+        changed["k_factor_rf"] = max(1.0, math.ceil(len(allowed.ids) / k))
+    return index.settings | changed | deep_quantizer(index, changed)
+
+
+def deep_quantizer(index: Index, changed: dict[str, float]) -> dict[str, float]:
+    """Return the depth at which a graph of centroids gives that many lists."""
+    name = "quantizer_efSearch"
+    if name not in index.known_settings or "nprobe" not in changed:
+        return {}
+    return {name: max(setting(index, index.settings, name), changed["nprobe"])}
+
+
+def looks_at_all(index: Index, settings: Settings) -> bool:
+    """Say whether every row is compared: in all lists, or in an index without lists or graph."""
+    if is_graph(index) or "k_factor_rf" in index.known_settings:
+        return False
+    return not index.list_count or settings.get("nprobe", 0) >= index.list_count
+
+
+def setting(index: Index, settings: Settings, name: str) -> float:
+    return settings.get(name, index.own_settings[name])
+
+
+def is_graph(index: Index) -> bool:
+    return any(isinstance(node, faiss.IndexHNSW) for node in list_nodes(index.index))
+
+
+def compare_all(index: Index, queries: NDArray[np.float32], k: int, allowed: Allowed) -> list[SearchResult]:
+    """Return the best k of the allowed rows for each query, by comparing each row as the index holds it."""
+    if not is_graph(index):
+        return index.search_allowed(queries, k, look_at_all(index, k, allowed), allowed.mask())
+    found = [empty_result() for _ in queries]
+    for ids, rows in reconstruct_blocks(index, allowed.ids):
+        found = [
+            merge([before, best_of(ids, rows @ query, k)], k) for before, query in zip(found, queries, strict=True)
+        ]
+    return found
+
+
+def reconstruct_blocks(index: Index, ids: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Yield rows of a graph by id as it holds them, some thousand at once; a part has those of its range."""
+    for part in index.parts:
+        own = ids[(ids >= part.first_row) & (ids < part.first_row + part.index.ntotal)]
+        for start in range(0, len(own), ROWS_AT_ONCE):
+            some = own[start : start + ROWS_AT_ONCE]
+            yield some, part.index.reconstruct_batch(some - part.first_row)
+
+
+def best_of(ids: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> SearchResult:
+    """Return the k rows of the highest scores, best first; of equal ones the first."""
+    if k < len(scores):
+        some = np.sort(np.argpartition(-scores, k - 1)[:k])
+        ids, scores = ids[some], scores[some]
+    order = np.argsort(-scores, kind="stable")
+    return SearchResult(ids[order], scores[order])
+
+
+def empty_result() -> SearchResult:
+    return SearchResult(np.empty(0, np.int64), np.empty(0, np.float32))

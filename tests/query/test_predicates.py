@@ -1,0 +1,113 @@
+"""Conditions over metadata: what they keep, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from clip_retrieval.errors import QueryError
+from clip_retrieval.metadata import Metadata, open_metadata
+from clip_retrieval.query.predicates import LONGEST, parse_predicate, rows_where
+from clip_retrieval.storage import Folder
+
+COLUMNS = ["width", "license", "caption", "source.site", "tags"]
+TABLE = pd.DataFrame(
+    {
+        "width": [100, 600, 700, None, 600],
+        "license": ["cc0", "cc0", "by", "cc0", None],
+        "caption": ["a dog", "it's a DOG", "50% off", "", None],
+        "source.site": ["x", "y", "x", "y", "x"],
+        "tags": [["a"], ["a", "b"], [], None, ["b"]],
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def metadata(tmp_path_factory: pytest.TempPathFactory) -> Metadata:
+    folder = tmp_path_factory.mktemp("metadata")
+    (folder / "metadata").mkdir()
+    TABLE[:2].to_parquet(folder / "metadata" / "metadata_0.parquet")
+    TABLE[2:].to_parquet(folder / "metadata" / "metadata_1.parquet")
+    opened = open_metadata(Folder(str(folder)))
+    assert opened is not None
+    return opened
+
+
+@pytest.mark.parametrize(
+    ("condition", "rows"),
+    [
+        ("width >= 512 and license = 'cc0'", [1]),
+        ("WIDTH < 650", [0, 1, 4]),
+        ("width is null or license is null", [3, 4]),
+        ("caption ilike '%dog%'", [0, 1]),
+        ("caption like '%''s%'", [1]),
+        ("source.site = 'x' and not width = 100", [2, 4]),
+        ("\"source.site\" in ('y')", [1, 3]),
+        ("list_contains(tags, 'b')", [1, 4]),
+        ("id between 1 and 2", [1, 2]),
+        ("width > 1) or (width is null", [0, 1, 2, 3, 4]),
+        ("width >= 512 -- and nothing", [1, 2, 4]),
+        ("true", [0, 1, 2, 3, 4]),
+        ("false", []),
+        ("null", []),
+    ],
+)
+def test_a_condition_keeps_the_rows_that_meet_it(metadata: Metadata, condition: str, rows: list[int]) -> None:
+    assert rows_where(metadata, condition).tolist() == rows
+
+
+@pytest.mark.parametrize(
+    ("condition", "said"),
+    [
+        ("", "--where is empty"),
+        ("width in (select 1)", "a sub-select is not one"),
+        ("exists(from duckdb_settings())", "a sub-select is not one"),
+        ("1) union select 1 --", "syntax error"),
+        ("true; drop table rows", "syntax error"),
+        ("width > 1 limit 3", "syntax error"),
+        ("width > 1) group by (width", "more than one condition"),
+        ("read_text('/etc/passwd') = 'x'", "read_text is no function"),
+        ("getenv('HOME') = 'x'", "getenv is no function"),
+        ("current_setting('threads') = '2'", "current_setting is no function"),
+        ("repeat('x', 1000000000000) = 'x'", "repeat is no function"),
+        ("lowr(caption) = 'x'", "did you mean lower?"),
+        ("sum(width) > 1", "sum is no function"),
+        ("row_number() over () > 3", "a window function"),
+        ("width = ?", "a parameter"),
+        ("widht > 1", "Did you mean width?"),
+        ("license = cc0", "texts stand in single quotes"),
+        ("width > 'wide'", "Could not convert"),
+        ("(" * 300 + "1" + ")" * 300, "depth limit"),
+        ("width = 1 or " * LONGEST + "true", "characters"),
+        ("width > 1 /*", "unterminated"),
+        ("width = 1\x00", "--where"),
+    ],
+)
+def test_what_is_no_condition_is_one_sentence(metadata: Metadata, condition: str, said: str) -> None:
+    with pytest.raises(QueryError) as caught:
+        rows_where(metadata, condition)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_a_condition_that_takes_too_long_is_interrupted(tmp_path: Path) -> None:
+    (tmp_path / "metadata").mkdir()
+    pd.DataFrame({"text": ["a" * 2000] * 2000}).to_parquet(tmp_path / "metadata" / "metadata_0.parquet")
+    metadata = open_metadata(Folder(str(tmp_path)))
+    assert metadata is not None
+    with pytest.raises(QueryError, match="took longer than"):
+        rows_where(metadata, "levenshtein(text, text || 'b') + levenshtein('b' || text, text) > 1", seconds=0.01)
+
+
+def test_only_the_columns_of_a_condition_are_named() -> None:
+    assert set(parse_predicate("width > 1 and license = 'a'", COLUMNS).columns) == {"width", "license"}
+
+
+def test_ids_ascend(metadata: Metadata) -> None:
+    ids = rows_where(metadata, "true")
+    assert ids.dtype == np.int64
+    assert (np.diff(ids) > 0).all()

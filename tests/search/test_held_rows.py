@@ -1,0 +1,74 @@
+"""Rows decoded from the codes of an index."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import faiss
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from clip_retrieval.errors import QueryError
+from clip_retrieval.search.files import OpenPart
+from clip_retrieval.search.held_rows import read_held, sample_held
+from clip_retrieval.search.index import Index
+
+NO_ROWS = np.empty(0, np.int64)
+LEAST_COSINES = {
+    "Flat": 0.9999,
+    "SQfp16": 0.9999,
+    "HNSW16,SQ8": 0.999,
+    "IVF16,SQ8": 0.999,
+    "IDMap,Flat": 0.9999,
+    "IVF16,PQ8x4fs,Refine(SQfp16)": 0.9999,
+    "OPQ4_16,IVF16,PQ4x4": 0.4,
+    "OPQ8_16,IVF16,PQ8x4fs": 0.6,
+    "PCAR12,Flat": 0.7,
+}
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.mark.parametrize("key", LEAST_COSINES)
+def test_rows_come_back_as_near_as_the_codes_are(key: str, unit_rows: Callable[..., NDArray[np.float32]]) -> None:
+    rows, ids = unit_rows(2000), np.array([1999, 0, 17, 1500, 17])
+    index = faiss.index_factory(rows.shape[1], key, faiss.METRIC_INNER_PRODUCT)
+    index.train(rows)
+    if key.startswith("IDMap"):
+        index.add_with_ids(rows[::-1].copy(), np.arange(len(rows))[::-1].copy())
+    else:
+        index.add(rows)
+    held = read_held(Index(index, NO_ROWS), ids)
+    assert np.allclose(np.linalg.norm(held, axis=1), 1, atol=1e-5)
+    assert ((held * rows[ids]).sum(axis=1)).min() > LEAST_COSINES[key]
+
+
+def test_rows_of_parts_are_found_in_theirs(unit_rows: Callable[..., NDArray[np.float32]]) -> None:
+    rows = unit_rows(50)
+    parts = [faiss.IndexFlatIP(16), faiss.IndexFlatIP(16)]
+    parts[0].add(rows[:20])
+    parts[1].add(rows[20:])
+    index = Index([OpenPart(parts[0]), OpenPart(parts[1], 20)], NO_ROWS)
+    assert np.allclose(read_held(index, np.array([19, 20, 49])), rows[[19, 20, 49]], atol=1e-6)
+
+
+@pytest.mark.parametrize("row", [-1, 50])
+def test_a_row_that_is_not_there_is_named(row: int, unit_rows: Callable[..., NDArray[np.float32]]) -> None:
+    index = faiss.IndexFlatIP(16)
+    index.add(unit_rows(50))
+    with pytest.raises(QueryError, match=f"no row {row}"):
+        read_held(Index(index, NO_ROWS), np.array([3, row]))
+
+
+@pytest.mark.parametrize("key", ["Flat", "IVF16,Flat", "IVF16,PQ8x4fs,Refine(SQfp16)", "OPQ8_16,IVF16,SQ8"])
+def test_a_sample_is_of_rows_that_are_there_each_once(key: str, unit_rows: Callable[..., NDArray[np.float32]]) -> None:
+    rows = unit_rows(1000)
+    index = faiss.index_factory(rows.shape[1], key, faiss.METRIC_INNER_PRODUCT)
+    index.train(rows)
+    index.add(rows)
+    sample = sample_held(Index(index, NO_ROWS), 300)
+    nearest = sample @ rows.T
+    assert len(set(nearest.argmax(axis=1).tolist())) == 300
+    assert nearest.max(axis=1).min() > 0.99
+    assert np.array_equal(sample, sample_held(Index(index, NO_ROWS), 300))
