@@ -33,12 +33,12 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def decode_as_stored(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Return the picture in a mode of 8 bits, as the models' own transforms take it: alpha is theirs to drop."""
+    """Return the picture in an 8-bit mode with its alpha, as the models' own transforms take it."""
     return without_transparent_color(load_image(open_image(data, max_pixels), max_pixels))
 
 
 def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Return the picture with its header read and its pixels not: neither decoded nor given memory."""
+    """Read the header of a picture; its pixels are not decoded yet, and take no memory."""
     if not data:
         raise ImageError("empty", "the file has no bytes")
     plugin = plugin_format(data)
@@ -57,7 +57,7 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def load_image(image: Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode what `open_image` gave, and return it in a mode of 8 bits that becomes RGB by `convert`."""
+    """Decode a picture from `open_image`; the result is in an 8-bit mode that Pillow can convert to RGB."""
     with refusing_bombs(max_pixels):
         try:
             return to_8_bit_mode(image)
@@ -70,7 +70,7 @@ def load_image(image: Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 @contextmanager
 def refusing_bombs(max_pixels: int) -> Iterator[None]:
-    """Make Pillow refuse more pixels, also in pictures inside of pictures (icons), whose size only Pillow sees."""
+    """Make Pillow refuse pictures of more pixels, also those inside icons, whose size only Pillow sees."""
     Image.MAX_IMAGE_PIXELS = -(-max_pixels // 2)  # Pillow raises past twice this
     try:
         yield
@@ -92,7 +92,7 @@ def to_rgb(image: Image.Image, transparency: Transparency = "white") -> Image.Im
 
 
 def to_8_bit_mode(image: Image.Image) -> Image.Image:
-    """Return a picture in a mode of 8 bits that becomes RGB by `convert`; the tonal range of deeper ones is kept."""
+    """Return the picture in an 8-bit mode that Pillow can convert to RGB; deeper samples are scaled to 8 bits."""
     fit_transparent_color(image)
     image.load()
     if image.mode.startswith("I") or image.mode == "F":

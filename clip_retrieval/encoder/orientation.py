@@ -1,4 +1,4 @@
-"""The EXIF tag that says how a camera was held."""
+"""EXIF orientation: how a stored picture is turned to be upright."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FROM_THE_RIGHT, FROM_THE_BOTTOM, SIDEWAYS = {2, 3, 6, 7}, {3, 4, 7, 8}, {5, 6, 7
 
 
 def read_orientation(image: Image.Image) -> int:
-    """Return 1 to 8; 1, upright, where the picture does not say it, or not readably."""
+    """Return the EXIF orientation, 1 to 8; 1 (upright) where it is absent or unreadable."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # broken EXIF raises nearly anything, and is no reason to lose the picture  # noqa: BLE001
@@ -35,7 +35,7 @@ def turn_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
 
 
 def fit_as_stored(fit: Fit, size: int, orientation: int) -> Fit:
-    """Return the fit of the picture as it lies in the file, whose square of `size`, turned, is that of this fit."""
+    """Translate the fit of the upright picture into the fit of the stored one, so that both keep the same square."""
     left = fit.width - size - fit.left if orientation in FROM_THE_RIGHT else fit.left
     top = fit.height - size - fit.top if orientation in FROM_THE_BOTTOM else fit.top
     return Fit(fit.height, fit.width, top, left) if orientation in SIDEWAYS else Fit(fit.width, fit.height, left, top)

@@ -27,7 +27,7 @@ def read_pixels(data: bytes, preprocess: Preprocess, pictures: PictureConfig) ->
 
 
 def flatten(image: Image.Image, pictures: PictureConfig) -> Image.Image:
-    """Return the picture as it is to be resized: alpha stays where it is dropped after resizing, which weighs by it."""
+    """Return the picture as it is to be resized. To drop alpha, it stays until after resizing, which weighs by it."""
     if pictures.transparency == "white" and has_alpha(image):
         return lay_on_white(image)
     image = without_transparent_color(image)
@@ -36,9 +36,9 @@ def flatten(image: Image.Image, pictures: PictureConfig) -> Image.Image:
 
 
 def read_fast(image: Image.Image, preprocess: Preprocess, pictures: PictureConfig) -> NDArray[np.uint8]:
-    """Return nearly the pixels of the reference transform; turns the few that are left in the end."""
+    """Return nearly the pixels of the reference transform. Orientation is applied last, to the fewest pixels."""
     size = image.size
-    drafted = image.draft(None, preprocess.least_size(*size))  # None but for JPEG
+    drafted = image.draft(None, preprocess.least_size(*size))  # only JPEG can be decoded at a fraction; None for others
     picture = flatten(load_image(image, pictures.max_pixels), pictures)
     extent = drafted[1][2:] if drafted else picture.size
     orientation = orientation_of(image, pictures)
@@ -47,5 +47,5 @@ def read_fast(image: Image.Image, preprocess: Preprocess, pictures: PictureConfi
 
 
 def orientation_of(image: Image.Image, pictures: PictureConfig) -> int:
-    """Return how a loaded image is to be turned: loading turns some formats itself."""
+    """Return the EXIF orientation to apply. Call it after loading: Pillow turns TIFF itself, and clears the tag."""
     return read_orientation(image) if pictures.exif_orientation else UPRIGHT

@@ -1,4 +1,4 @@
-"""Formats that Pillow reads with a plug-in: known by their first bytes, loaded when the first such picture comes."""
+"""HEIC and AVIF, which Pillow reads with plug-ins; these are loaded when the first such picture is found."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ AVIF_BRANDS = {b"avif", b"avis"}
 
 
 def plugin_format(data: bytes) -> str | None:
-    """Return HEIF or AVIF, once Pillow can read it, else None; raises ImageError where the plug-in is not installed."""
+    """Return "HEIF" or "AVIF" for such data, None for other; raises ImageError where its plug-in is not installed."""
     brands = read_brands(data)
     if brands & AVIF_BRANDS:
         open_avif()
@@ -27,7 +27,7 @@ def plugin_format(data: bytes) -> str | None:
 
 
 def read_brands(data: bytes) -> set[bytes]:
-    """Return what an ISO media file (ftyp) says that it is; nothing for other files."""
+    """Return the brands of an ISO media file, from its ftyp box; an empty set for other files."""
     if data[4:8] != b"ftyp":
         return set()
     end = min(int.from_bytes(data[:4], "big"), 256, len(data))
@@ -36,7 +36,7 @@ def read_brands(data: bytes) -> set[bytes]:
 
 @cache
 def open_heif() -> None:
-    # Not pi_heif, which is the same without the encoder, but some versions behind: damaged files end its process.
+    # pi_heif, the same without the encoder, is some versions behind: damaged files crash it.
     open_with("pillow_heif", "HEIC pictures are read by a package: pip install pillow-heif").register_heif_opener()
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 ResizeMode = Literal["shortest", "longest", "squash"]
 Interpolation = Literal["bicubic", "bilinear", "nearest"]
 
-# Past this many pixels the resized picture is never made whole: only the part that the crop keeps is.
+# Pixels of a resized picture (an extreme shape) above which only the part that the crop keeps is made.
 LARGEST_RESIZED = 16_000_000
 
 # The least scale, in sizes of the model, that a picture is brought to before it is resized, where nearness is enough:
@@ -32,17 +32,17 @@ LEAST_SIDE = 256
 
 @dataclass(frozen=True)
 class Fit:
-    """How a picture gets into the square: resized to width x height, of which the square begins at (left, top)."""
+    """Resize to width x height, then cut a square of the model's size at (left, top)."""
 
     width: int
     height: int
-    left: int = 0  # negative where there is less picture than square
+    left: int = 0  # negative where the picture is smaller than the square
     top: int = 0
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How a model wants its pictures; can be had without weights, and sent to reader processes."""
+    """A model's picture preprocessing. It needs no weights, and can be sent to reader processes."""
 
     size: int
     mean: tuple[float, float, float]
@@ -82,19 +82,19 @@ class Preprocess:
                 assert_never(self.resize_mode)
 
     def least_size(self, width: int, height: int) -> tuple[int, int]:
-        """Return how small a picture of this size may be decoded, for `resize_part` to come near the same pixels."""
+        """Return the least width and height to decode a picture of this size at, where nearly equal pixels suffice."""
         fit, scale = self.fit(width, height), max(LEAST_DECODED, LEAST_SIDE / self.size)
         return ceil(fit.width * scale), ceil(fit.height * scale)
 
     @property
     def reducing_gap(self) -> float:
-        """How much larger than resized a picture may be averaged down to before `resize_part` interpolates."""
+        """Return the least factor over the final size that blocks of pixels may be averaged down to before resizing."""
         return max(LEAST_AVERAGED, LEAST_SIDE / self.size)
 
     def resize_part(
         self, image: Image.Image, fit: Fit, extent: tuple[float, float], reducing_gap: float | None = None
     ) -> Image.Image:
-        """Return [size, size], of which only the part that the square keeps is resized.
+        """Return the square [size, size]; only the part of the picture inside it is resized.
 
         The picture covers `extent` of the image: decoded at a fraction, its last column and row may be parts.
         """
@@ -126,13 +126,13 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 
 def triple(values: Iterable[float | str]) -> tuple[float, float, float]:
-    """Return a value for each colour; raises ValueError where there are not three."""
+    """Return a value for each color; raises ValueError where there are not three."""
     red, green, blue = (float(value) for value in values)
     return red, green, blue
 
 
 def fit_shortest(width: int, height: int, size: int) -> Fit:
-    """Scale the shorter side to `size` and cut the centre, with torchvision's rounding."""
+    """Scale the shorter side to `size` and cut the center, with torchvision's rounding."""
     if width <= height:
         new_width, new_height = size, int(size * height / width)
     else:
@@ -141,7 +141,7 @@ def fit_shortest(width: int, height: int, size: int) -> Fit:
 
 
 def fit_longest(width: int, height: int, size: int) -> Fit:
-    """Scale the longer side to `size`, in the centre."""
+    """Scale the longer side to `size`, in the center."""
     ratio = max(width, height) / size
     new_width, new_height = max(1, round(width / ratio)), max(1, round(height / ratio))
     return Fit(new_width, new_height, -((size - new_width) // 2), -((size - new_height) // 2))

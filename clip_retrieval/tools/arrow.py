@@ -15,7 +15,7 @@ from clip_retrieval.tools.config import ParquetToArrowConfig
 
 logger = logging.getLogger(__name__)
 
-ARROW_NAME = "0.arrow"  # clip-retrieval 2 numbers its files, and begins another after 10**10 rows
+ARROW_NAME = "0.arrow"  # clip-retrieval 2 numbers its files from 0, with 10**10 rows in each
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class ClassScore:
 
     name: str
     images: int
-    accuracy_1: float | None  # None without pictures
+    accuracy_1: float | None  # None where the class has no readable picture
     accuracy_5: float | None
 
 
@@ -49,8 +49,8 @@ class Accuracy:
 class Speed:
     """How long a model took."""
 
-    load_seconds: float  # until it had embedded its first picture and text: some engines open their files only then
-    images_per_second: float  # with reading
+    load_seconds: float  # up to its first embedded picture and text: some engines open their files only then
+    images_per_second: float  # reading and decoding included
     texts_per_second: float
 
 

@@ -13,7 +13,7 @@ from clip_retrieval.options import check_least, group, option, option_of
 
 ScoreKind = Literal["auto", "softmax", "sigmoid"]
 
-PLACE = "{}"  # where a template takes the label
+PLACE = "{}"  # stands for the label in a template
 TABLE_SUFFIXES = (".md", ".csv", ".json")
 MODEL_ALIASES = ("model", "m")  # clip.cpp's
 IMAGE_HELP = "A picture, or a folder of pictures with all below it."
@@ -33,7 +33,7 @@ class EmbedConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SimilarityConfig:
-    """Pictures and texts, each of the ones with each of the others."""
+    """Pictures and texts: every pair of them is compared."""
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ("image",)
 
@@ -95,7 +95,7 @@ class ExtractConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
-    """What is said of an encoder beside its name."""
+    """Options of an encoder other than its model."""
 
     precision: Precision = option_of(EncoderConfig, "precision")
     device: str = option_of(EncoderConfig, "device")
@@ -129,7 +129,7 @@ class BenchmarkConfig:
         check_templates(self.template)
         if self.output is not None and PurePath(self.output).suffix.lower() not in TABLE_SUFFIXES:
             raise ConfigError(f"output must end in one of {', '.join(TABLE_SUFFIXES)}, not {self.output}")
-        for uri in self.clip_model:  # a typing error in the last name shall not show after an hour
+        for uri in self.clip_model:  # finds a typing error in the last name now, not after an hour
             parse_uri(uri)
 
 

@@ -23,7 +23,7 @@ from clip_retrieval.words import counted
 
 logger = logging.getLogger(__name__)
 
-READER_THREADS = 4  # Pillow decodes and resizes without Python's lock
+READER_THREADS = 4  # Pillow releases the GIL while it decodes and resizes
 
 
 @dataclass(frozen=True)

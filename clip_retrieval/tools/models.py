@@ -69,7 +69,7 @@ def find_format(name: ModelName) -> str | None:
 
 
 def bytes_on_disk(name: ModelName) -> int | None:
-    """Return the size of the file or folder that a model is: ONNX graphs may share another form's weights."""
+    """Return the bytes of a model's files, including weights that several ONNX graphs share; None for a mere name."""
     is_path = name.kind not in ("open_clip", "random", "hash")
     places = [name.architecture if is_path else name.architecture.partition("local-dir:")[2]]
     places += [name.weights] if name.weights and "/" in name.weights else []  # a tag has no slash

@@ -48,7 +48,7 @@ def choose_scores(kind: ScoreKind, info: EncoderInfo) -> Literal["softmax", "sig
 
 
 def logit_notes(kind: Literal["softmax", "sigmoid"], info: EncoderInfo) -> list[str]:
-    """Return a line for each number that the weights do not say."""
+    """Return a note for the logit scale or bias where the weights lack it and a default is used."""
     notes = []
     if info.logit_scale is None:
         notes.append(f"{info.uri} does not say its logit scale; {USUAL_LOGIT_SCALE:g} is taken")

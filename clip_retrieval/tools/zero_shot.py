@@ -91,7 +91,7 @@ def run_zsl(config: ZslConfig) -> Labelled:
 
 
 def read_labels(config: ZslConfig) -> tuple[list[str], list[str]]:
-    """Return each label once, in the order in which they are given, and a note where some were given again."""
+    """Return the distinct labels in the order given, and a note on duplicates."""
     given = [*config.label, *(read_lines(config.labels_file) if config.labels_file is not None else ())]
     if not given:
         raise SourceError(f"{config.labels_file} holds no label; write one on each line")
