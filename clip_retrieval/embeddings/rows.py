@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from clip_retrieval.embeddings.half_precision import widen
 from clip_retrieval.embeddings.vectors import ROWS_TO_LOOK_AT, Vectors
 
-Part = TypeVar("Part")
+Block = TypeVar("Block")
 
 
 def read_rows(vectors: Vectors, ids: NDArray[np.int64], stop: Event | None = None) -> NDArray[np.float32]:
@@ -24,8 +24,8 @@ def read_rows(vectors: Vectors, ids: NDArray[np.int64], stop: Event | None = Non
     return rows
 
 
-def until(stop: Event | None, parts: Iterable[Part]) -> Iterator[Part]:
-    """Yield parts as they come; raises CancelledError once it is told to stop."""
+def until(stop: Event | None, parts: Iterable[Block]) -> Iterator[Block]:
+    """Yield blocks as they come; raises CancelledError once it is told to stop."""
     for part in parts:
         if stop is not None and stop.is_set():
             raise CancelledError

@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 SURPRISE = 0.1  # loss of recall that the curves of plans do not explain for embeddings of CLIP
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BuiltIndices:
     """What was built: for each modality what image.json says, and how long it took."""
 
@@ -107,7 +107,14 @@ def build_within(config: IndexConfig) -> BuiltIndices:
     with only_one(target), fetched(found, target.staging, room_of_index(config, found)) as here:
         outcome = build_found(config, source, target, here)
     seconds = time.perf_counter() - start
-    return BuiltIndices(target.url, outcome.infos, rows, seconds, outcome.changes, outcome.is_as_before)
+    return BuiltIndices(
+        index_folder=target.url,
+        infos=outcome.infos,
+        metadata_rows=rows,
+        seconds=seconds,
+        changes=outcome.changes,
+        is_as_before=outcome.is_as_before,
+    )
 
 
 @dataclass(frozen=True)
@@ -144,7 +151,7 @@ def build_found(
     revision = IndexRevision(target.url)
     with chosen_engine(config, target) as engine:  # keeps its parts until the end, as anything may fail before
         with target.staging() as scratch:
-            build = Build(target, engine, bounds, scratch, known)
+            build = Build(target=target, engine=engine, bounds=bounds, scratch=scratch, known=known)
             with TruthsAhead(filled, build.changing(filled), config.nb_cores) as truths:
                 infos = {modality: build.make(modality, vectors) for modality, vectors in filled.items()}
                 for modality, figures in measure_built(IndexFolder(str(scratch)), truths, contents, config).items():
@@ -202,7 +209,7 @@ def make_bounds(config: IndexConfig, filled: Mapping[Modality, Vectors]) -> Boun
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Build:
     """Where indices are built, and what there is already."""
 

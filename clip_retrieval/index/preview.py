@@ -19,7 +19,7 @@ from clip_retrieval.layout import INDEX_SUFFIX, EmbeddingsFolder, IndexFolder, M
 NOTE_OF_UPDATE = "an update changes the index in place where it can; this is what building it anew would make"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Preview:
     """For each modality the kinds that there are, and which one would be built; None: none fits, and why.
 
@@ -72,4 +72,11 @@ def preview_indices(config: IndexConfig) -> Preview:
             chosen[modality], refusals[modality] = None, str(error)
     plans = {modality: list_plans(problem) for modality, problem in problems.items()}
     note = NOTE_OF_UPDATE if config.update and target.names("", INDEX_SUFFIX) else None
-    return Preview(problems, plans, chosen, refusals, find_obstacle(target), note)
+    return Preview(
+        problems=problems,
+        plans=plans,
+        chosen=chosen,
+        refusals=refusals,
+        obstacle=find_obstacle(target),
+        note=note,
+    )

@@ -23,9 +23,10 @@ from fsspec.implementations.memory import MemoryFileSystem
 from numpy.typing import NDArray
 
 from clip_retrieval import clip_index
+from clip_retrieval.blobs import POINTER_BYTES
 from clip_retrieval.cli import cli
 from clip_retrieval.embeddings.local_copy import fetched
-from clip_retrieval.embeddings.npy_files import HEADER_BYTES, POINTER_BYTES
+from clip_retrieval.embeddings.npy_files import HEADER_BYTES
 from clip_retrieval.embeddings.vectors import Vectors, open_vectors
 from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.score import score_index

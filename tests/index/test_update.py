@@ -28,6 +28,7 @@ from clip_retrieval.index.planning.bounds import Bounds
 from clip_retrieval.index.update import compare, update_index, warn_of_loss
 from clip_retrieval.layout import EmbeddingsFolder, IndexFolder
 from clip_retrieval.search.index import open_index
+from clip_retrieval.search.settings import parse_settings, settings_of
 
 Rows = Callable[..., NDArray[np.float32]]
 WriteRun = Callable[..., Path]
@@ -121,6 +122,19 @@ def test_a_graph_grows_and_is_built_again_only_for_rows_that_were_empty(
     index(emb, tmp_path / "ix", engine="autofaiss", update=True)
     assert "cannot take them in their place" in caplog.text
     assert search(tmp_path / "ix", rows[3], 1) == [3]
+
+
+def test_plain_faiss_searches_a_built_and_an_updated_file_as_filter_does(
+    tmp_path: Path, unit_rows: Rows, write_run: WriteRun
+) -> None:
+    rows = unit_rows(1500, 32)
+    for count in (1000, 1500):
+        emb = write_run(tmp_path / "emb", [rows[:1000], rows[1000:count]] if count > 1000 else [rows[:1000]])
+        index(emb, tmp_path / "ix", index_key="IVF16,SQ8", update=count > 1000, nb_cores=1)
+        settings = parse_settings(json.loads((tmp_path / "ix" / "image.json").read_text())["index_param"])
+        stored = settings_of(faiss.read_index(str(tmp_path / "ix" / "image.index")))
+        assert settings["nprobe"] > 1
+        assert {name: stored[name] for name in settings} == dict(settings)
 
 
 def test_lists_keep_their_recall(tmp_path: Path, unit_rows: Rows, write_run: WriteRun) -> None:

@@ -37,7 +37,7 @@ SHARE_IT = "put --temporary_indices_folder on a file system that all of them and
 BYTES_OF_CODES = 1 << 22  # bytes that are copied at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class IndexJob:
     """What all tasks of one index know; this machine and every executor see both folders under their names."""
 

@@ -65,7 +65,13 @@ class FaissEngine:
         progress = show_progress("adding vectors", vectors.row_count) if self.runner.is_here else nullcontext(None)
         with telling_why(plan) if plan.kind == "given" else nullcontext(), progress as advance:
             watch = unwatched if advance is None else watch_rows(advance)
-            job = IndexJob(vectors, work, f"merged_{len(groups)}", self.runner.cores_of_task or bounds.cores, watch)
+            job = IndexJob(
+                vectors=vectors,
+                work=work,
+                merged_folder=f"merged_{len(groups)}",
+                cores=self.runner.cores_of_task or bounds.cores,
+                watch=watch,
+            )
             if self.runner.is_here and len(ranges) == 1:
                 trained = self.runner.share(bytes(faiss.serialize_index(train(plan, vectors, bounds))))
                 self.runner.run("adding vectors", partial(write_whole, job, trained, path), ranges)
@@ -169,15 +175,15 @@ def take_trained(work: Folder, plan: Plan, vectors: Vectors, bounds: Bounds) -> 
 def fetch_merged(job: IndexJob, groups: Sequence[MergedPart], path: Path) -> list[dict[str, Any]]:
     """Move the finished files to this machine: to the path, or into a folder of that name; return what they hold."""
     if len(groups) == 1:
-        fetch_file(job, groups[0], path)
+        fetch_merged_file(job, groups[0], path)
         return []
     path.mkdir()
     for group in groups:
-        fetch_file(job, group, path / group.name)
+        fetch_merged_file(job, group, path / group.name)
     return [{"file": group.name, "first_row": group.rows.start, "rows": group.rows.row_count} for group in groups]
 
 
-def fetch_file(job: IndexJob, group: MergedPart, path: Path) -> None:
+def fetch_merged_file(job: IndexJob, group: MergedPart, path: Path) -> None:
     name = job.merged_name(group)
     if job.work.is_local:
         shutil.move(job.work.path(name), path)

@@ -20,8 +20,8 @@ from clip_retrieval.storage import Folder
 from clip_retrieval.version import __version__
 
 
-@dataclass(frozen=True)
-class Joined:
+@dataclass(frozen=True, kw_only=True)
+class JoinedManifests:
     """What the index folders of all parts say together."""
 
     empty_rows: NDArray[np.int64]  # ids of the merged index
@@ -31,7 +31,7 @@ class Joined:
     key: str | None  # None: the parts' json files name several kinds, or none
 
 
-def join_folders(source: Folder, names: Sequence[str], starts: Sequence[int], modality: Modality) -> Joined:
+def join_folders(source: Folder, names: Sequence[str], starts: Sequence[int], modality: Modality) -> JoinedManifests:
     """Read what the index folders of parts say, whose ids begin at `starts` in the merged index.
 
     Raises IndexBuildError where they hold embeddings of different models.
@@ -52,12 +52,12 @@ def join_folders(source: Folder, names: Sequence[str], starts: Sequence[int], mo
     is_known = bool(known) and len(known) == len(firsts) and None not in counts
     infos = [folder.read_info(modality) for folder in folders]
     keys = {info.get("index_key") for info in infos}
-    return Joined(
-        np.concatenate([np.empty(0, np.int64), *empty]),
-        sum(counts) if is_known else None,
-        encoder,
-        widest([parse_settings(info.get("index_param") or "") for info in infos]),
-        keys.pop() if len(keys) == 1 else None,
+    return JoinedManifests(
+        empty_rows=np.concatenate([np.empty(0, np.int64), *empty]),
+        row_count=sum(counts) if is_known else None,
+        encoder=encoder,
+        settings=widest([parse_settings(info.get("index_param") or "") for info in infos]),
+        key=keys.pop() if len(keys) == 1 else None,
     )
 
 
@@ -88,7 +88,9 @@ def check_encoders(manifests: dict[str, dict[str, Any]]) -> Any:
     return encoders[first] if first and encoders[first] else None
 
 
-def write_beside(target: IndexFolder, modality: Modality, joined: Joined, info: dict[str, Any], sums: FileSums) -> None:
+def write_beside(
+    target: IndexFolder, modality: Modality, joined: JoinedManifests, info: dict[str, Any], sums: FileSums
+) -> None:
     """Write what goes with a merged index; what an earlier one left in its place goes."""
     for name in (target.empty_rows_name(modality), target.checksums_name(modality)):
         target.remove(name)

@@ -29,7 +29,7 @@ TIMED_QUERIES = 100  # queries of each modality that are timed with the chosen s
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenSettings:
     """Settings, and what else was tried."""
 
     settings: Settings
@@ -66,7 +66,7 @@ def evaluate_index(index: Index, modality: Modality, truths: Truths, target: Tar
     if isinstance(target, Target):
         chosen = choose_settings(index, bench, target)
     else:
-        chosen = Chosen(told(index, target), (), target=None)
+        chosen = ChosenSettings(told(index, target), (), target=None)
     quality = measure(bench, chosen)
     error = measure_memory(index, truths[modality].queries)
     return replace(quality, reconstruction_error=error, seconds=time.perf_counter() - start)
@@ -113,11 +113,11 @@ def told(index: Index, values: SettingValues) -> Settings:
     return Settings({name: value for name, value in (own | known).items() if value != 0 or name in known})
 
 
-def choose_settings(index: Index, bench: Bench, target: Target) -> Chosen:
+def choose_settings(index: Index, bench: Bench, target: Target) -> ChosenSettings:
     """Walk over the settings that the index has, on some of the queries."""
     knobs, few = find_knobs(index.index), bench.first(TUNING_QUERIES)
     if not knobs:
-        return Chosen(told(index, {}), (), target)
+        return ChosenSettings(told(index, {}), (), target)
     points: dict[Settings, CurvePoint] = {}
 
     def try_settings(values: SettingValues) -> Trial:
@@ -127,7 +127,7 @@ def choose_settings(index: Index, bench: Bench, target: Target) -> Chosen:
 
     best, curve = tune(knobs, try_settings, target)
     tried = tuple(replace(points[Settings(trial.settings)], ms=trial.ms) for trial in curve)
-    return Chosen(Settings(best.settings), tried, target)
+    return ChosenSettings(Settings(best.settings), tried, target)
 
 
 def try_once(bench: Bench, settings: Settings) -> CurvePoint:
@@ -145,7 +145,7 @@ def mean(recalls: Iterable[float | None]) -> float:
     return sum(known) / len(known) if known else 1.0
 
 
-def measure(bench: Bench, chosen: Chosen) -> Quality:
+def measure(bench: Bench, chosen: ChosenSettings) -> Quality:
     """Measure the chosen settings on all queries, which many hits widen: the first ten of a hundred may be others."""
     recalls = {k: bench.recalls(chosen.settings, k) for k in RECALLS}
     times = bench.milliseconds(chosen.settings, TIMED_QUERIES)
@@ -154,4 +154,10 @@ def measure(bench: Bench, chosen: Chosen) -> Quality:
         by_k = {k: found[modality] for k, found in recalls.items()}
         by_modality[modality] = QueryQuality(len(truth.queries), by_k, summarise(times[modality]))
     overall = summarise(np.concatenate(list(times.values())))
-    return Quality(chosen.settings, by_modality, overall, chosen.curve, chosen.target)
+    return Quality(
+        settings=chosen.settings,
+        by_modality=by_modality,
+        times=overall,
+        curve=chosen.curve,
+        target=chosen.target,
+    )

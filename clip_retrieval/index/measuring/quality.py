@@ -55,7 +55,7 @@ class CurvePoint:
         return {"index_param": format_settings(self.settings), **recalls, "ms": round(self.ms, 4)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Quality:
     """What was measured of one index, with the settings that its searches are to take."""
 

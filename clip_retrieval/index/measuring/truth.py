@@ -26,7 +26,7 @@ Ids = NDArray[np.int64]
 Rows = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Truth:
     """The nearest rows of each query, best first; -1 and -inf where there are no more."""
 
@@ -113,9 +113,14 @@ def find_truth(vectors: Vectors, query_sets: Sequence[QuerySet], effort: Effort 
         part = slice(start, start + len(query_set))
         own = query_set.own_ids
         kept = keep_others(ids[part], own)
-        count = filled_count - (own is not None)
         truths.append(
-            Truth(query_set, vectors, ids[part][kept].reshape(-1, DEPTH), scores[part][kept].reshape(-1, DEPTH), count)
+            Truth(
+                queries=query_set,
+                vectors=vectors,
+                ids=ids[part][kept].reshape(-1, DEPTH),
+                scores=scores[part][kept].reshape(-1, DEPTH),
+                candidate_count=filled_count - (own is not None),
+            )
         )
         start += len(query_set)
     return truths

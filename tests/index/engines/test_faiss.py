@@ -85,7 +85,7 @@ def test_rows_are_read_over_the_borders_of_files(tmp_path: Path, unit_rows: Rows
 def make_job(folder: Path, write_run: WriteRun, rows: NDArray[np.float32]) -> IndexJob:
     vectors = open_vectors(Folder(str(write_run(folder / "emb", np.split(rows, [len(rows) // 2])))), "img_emb")
     assert vectors is not None
-    return IndexJob(vectors, Folder(str(folder / "work")), "merged_1", 1)
+    return IndexJob(vectors=vectors, work=Folder(str(folder / "work")), merged_folder="merged_1", cores=1)
 
 
 def merge(job: IndexJob, empty: bytes, *borders: int) -> Any:

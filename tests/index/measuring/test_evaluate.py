@@ -302,14 +302,25 @@ def test_times_are_of_single_queries(unit_rows: Callable[..., Rows], open_run: C
 @pytest.mark.parametrize(("tried", "words"), [(1.0, "the machine was busy"), (11.0, "even with the fastest settings")])
 def test_a_query_that_takes_too_long_is_told(tried: float, words: str) -> None:
     curve = [CurvePoint(Settings({"nprobe": 1}), {"image": 0.5}, tried)]
-    quality = Quality(Settings({"nprobe": 1}), {}, Times(12.0, 12.0, 13.0), curve, Target(10.0))
+    quality = Quality(
+        settings=Settings({"nprobe": 1}),
+        by_modality={},
+        times=Times(12.0, 12.0, 13.0),
+        curve=curve,
+        target=Target(10.0),
+    )
     assert words in (quality.shortfall() or "")
 
 
 def test_the_keys_of_image_json_are_autofaiss_and_ours() -> None:
     measured = QueryQuality(9, {1: 0.5, 10: 0.61239, 100: None}, Times(1.0, 0.9, 2.0))
     quality = Quality(
-        Settings({"nprobe": 64}), {"image": measured, "text": None}, Times(1.0, 0.9, 2.0), (), Target(), 3.0
+        settings=Settings({"nprobe": 64}),
+        by_modality={"image": measured, "text": None},
+        times=Times(1.0, 0.9, 2.0),
+        curve=(),
+        target=Target(),
+        reconstruction_error=3.0,
     )
     info = quality.info()
     assert info["index_param"] == "nprobe=64"
