@@ -16,7 +16,7 @@ MODALITIES: tuple[Modality, ...] = ("image", "text")
 EMBEDDING_FOLDERS: dict[Modality, str] = {"image": "img_emb", "text": "text_emb"}
 
 METADATA_FOLDER, FAILURES_FOLDER, LEDGER_FOLDER, STATS_FOLDER = "metadata", "failures", "ledger", "stats"
-TABLE_FOLDERS = (METADATA_FOLDER, FAILURES_FOLDER, LEDGER_FOLDER)  # of parquet files, in a folder of embeddings
+TABLE_FOLDERS = (METADATA_FOLDER, FAILURES_FOLDER, LEDGER_FOLDER)  # sub-folders of parquet files
 METADATA_ARROW = "metadata.arrow"
 INDEX_SUFFIX = ".index"
 
@@ -25,7 +25,7 @@ MANIFEST = "manifest.json"
 REVISION_FOLDER = "_revision"  # files that are to replace others, all together
 JOURNAL = f"{REVISION_FOLDER}/journal.json"
 PARTITION_NAME = re.compile(r"metadata_(\d+(?:_\d{4})*)\.parquet")
-LARGEST_SUFFIX = 9999  # of four digits, so that sorting the names of appended partitions sorts them by age
+LARGEST_SUFFIX = 9999  # four digits: sorting the names of appended partitions sorts them by age
 
 # Columns of metadata/*.parquet that are ours, in this order; json metadata never replaces them.
 IMAGE_PATH, CAPTION = "image_path", "caption"
@@ -41,7 +41,7 @@ class Partition:
     count: int
     start: int
     stop: int
-    suffix: str = ""  # of a partition that was appended later, such as _0001
+    suffix: str = ""  # such as _0001 for a partition that was appended later
 
     @property
     def name(self) -> str:

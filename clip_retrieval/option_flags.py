@@ -17,7 +17,7 @@ from clip_retrieval.options import Flag, dropped_flags, flags_of, positional_nam
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-NEGATIVE = "no__"  # what click calls the option that switches a boolean off
+NEGATIVE = "no__"  # prefix of click's name for the option that switches a boolean off
 
 
 def config_options(config: type[Any]) -> Callable[[Command], Command]:

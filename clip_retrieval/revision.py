@@ -43,7 +43,7 @@ class Revision(Folder):
         self.writes: dict[str, str] = {}  # name -> where its new content lies
         self.removals: list[str] = []
         self.places = count()
-        super().remove(REVISION_FOLDER)  # what a killed run wrote beside, without a journal
+        super().remove(REVISION_FOLDER)  # files that a killed run staged without writing a journal
 
     def publish(self, staged: Path, name: str) -> None:
         place = self.writes.get(name) or f"{REVISION_FOLDER}/{next(self.places)}"

@@ -48,7 +48,7 @@ class Outcome:
     def print(self, *, as_json: bool) -> None:
         if as_json:
             value = self.result if isinstance(self.result, Mapping) else self.result.to_json()
-            click.echo(json_text(value))  # with nothing in it that a terminal obeys
+            click.echo(json_text(value))  # control characters are escaped
         else:
             self.report(self.result)
 

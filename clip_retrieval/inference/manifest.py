@@ -17,7 +17,7 @@ from clip_retrieval.version import __version__
 
 LEAST_COSINE = 0.999
 
-REVISED = "revised"  # in the manifest of a folder whose partitions are no longer those of a plan
+REVISED = "revised"  # key of the manifest: update or retry_failed changed the folder, so its partitions follow no plan
 
 
 def describe_options(config: InferenceConfig, source: Source, plan: Sequence[Partition]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from clip_retrieval.sources import Source, open_source
 from clip_retrieval.sources.files import FilesSource
 from clip_retrieval.storage import Folder
 
-PARTITIONS_FOR_EACH_DEVICE = 4  # so that the faster ones do more of them, and none waits long for the last
+PARTITIONS_FOR_EACH_DEVICE = 4  # faster devices then make more partitions, and none waits long for the last one
 
 # Reasons that a later run may not meet: a missing tar, a store that did not answer, a plug-in, `git lfs pull`.
 PASSING_REASONS = (
@@ -54,8 +54,8 @@ class Plan:
 class PlannedRun(Plan):
     """What a run is to do: made once, then taken by the run, by the dry run and by every distributor."""
 
-    devices: Sequence[str]  # of this machine; a distributor that has other machines need not use them
-    chosen: Sequence[Partition]  # what was asked for; of a folder that was updated, the partitions that it has
+    devices: Sequence[str]  # devices of this machine; distributors on other machines need not use them
+    chosen: Sequence[Partition]  # partitions that were asked for; all that there are, where the folder was updated
     missing: Sequence[Partition]  # those of `chosen` that are not whole
 
 

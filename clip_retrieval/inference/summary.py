@@ -25,7 +25,7 @@ class RunSummary:
     wall_seconds: float
     stats: Stats
     now: Stats
-    revised: Revised | None = None  # what update or retry_failed did
+    revised: Revised | None = None  # counts of an update or retry_failed
 
     @property
     def rate(self) -> float:

@@ -24,7 +24,9 @@ class Row:
     has_image: bool
     failures: list[Failure] = field(default_factory=list)
     is_dropped: bool = False
-    digests: dict[Part, bytes] = field(default_factory=dict)  # of the parts' bytes, where the run keeps them
+    digests: dict[Part, bytes] = field(
+        default_factory=dict
+    )  # hashes of the parts' bytes, where the run keeps a ledger of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Batch:
     dropped_count: int  # samples that are no rows
     read_seconds: float = 0.0  # reader-seconds spent on the chunks that begin in it: reading bytes
     decode_seconds: float = 0.0  # decoding, resizing
-    warnings: Mapping[str, int] = field(default_factory=dict)  # of the decoders, by reason
+    warnings: Mapping[str, int] = field(default_factory=dict)  # warnings of the picture decoders, by reason
 
     @property
     def image_rows(self) -> NDArray[np.int64]:

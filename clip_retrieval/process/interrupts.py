@@ -19,7 +19,7 @@ from types import FrameType
 from clip_retrieval.process.standard_streams import say_error
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-STOPPED_CODES = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # what a shell expects
+STOPPED_CODES = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes that shells expect
 SECONDS_OF_GRACE = 2.0
 SECONDS_OF_A_FINALISER = 0.01
 SHOW_CURSOR = "\x1b[?25h"  # a progress bar had hidden it

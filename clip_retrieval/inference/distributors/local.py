@@ -20,8 +20,8 @@ from clip_retrieval.process.subprocesses import describe_end, start_module
 
 logger = logging.getLogger(__name__)
 
-SECONDS_TO_END = 1.0  # in which a worker may remove what it has half done
-SECONDS_TO_LEAVE = 10.0  # for one that has nothing left to do
+SECONDS_TO_END = 1.0  # time for a worker to remove what it has half done
+SECONDS_TO_LEAVE = 10.0  # time for a worker to end that has nothing left to do
 
 
 def make_on_devices(run: PlannedRun, live: Live) -> None:
@@ -59,8 +59,8 @@ class Team:
         self.config, self.estimates = run.config, estimates
         self.handout = Handout([partition.id for partition in run.missing])
         self.sentences: list[str] = []  # why workers ended before their time
-        self.general: str | None = None  # what every worker would meet
-        self.is_over = False  # nothing that a worker does counts any more
+        self.general: str | None = None  # an error that every worker would meet, such as a full disk
+        self.is_over = False  # the run has ended: news of workers no longer count
         self.cores = max(1, count_cores() // len(devices))
         self.workers = [Worker(self, device) for device in devices]
 

@@ -19,7 +19,7 @@ from clip_retrieval.options import from_json
 from clip_retrieval.process.interrupts import StoppedError, stopping_in_time
 from clip_retrieval.process.subprocesses import end_with_parent
 
-OF_ONE_DEVICE = (EncoderError, WorkerError)  # what goes wrong here need not go wrong elsewhere
+OF_ONE_DEVICE = (EncoderError, WorkerError)  # errors that other devices and workers need not meet
 
 
 class Messages:
@@ -63,7 +63,7 @@ def main() -> None:
     end_with_parent()
     logging.basicConfig(level=logging.WARNING)
     try:
-        with stopping_in_time():  # what is half done is removed
+        with stopping_in_time():  # removes half-made files
             run(sys.stdin, messages)
     except StoppedError as stop:
         sys.exit(stop.exit_code)

@@ -9,7 +9,7 @@ from typing import Any
 from clip_retrieval.inference.dry_run.sampling import Certainty
 from clip_retrieval.words import in_bytes
 
-SMALL_SHARE = 0.9  # of the memory or disk that there is; what needs more is told
+SMALL_SHARE = 0.9  # share of the memory or disk there is; a run that needs more is warned of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +25,13 @@ class Measured:
     decode_seconds: float
     encode_seconds: float
     write_seconds: float
-    embedding_bytes: float  # of a row
-    other_bytes: float  # of a row: metadata and what else is written
-    partition_bytes: float  # of a partition without rows
+    embedding_bytes: float  # bytes for one row
+    other_bytes: float  # bytes for one row of metadata, ledger and the rest
+    partition_bytes: float  # bytes of a partition without rows
     base_bytes: int | None  # memory of a worker before it opened the encoder
-    encoder_bytes: int | None  # what opening the encoder added
-    batch_bytes: int | None  # what encoding batches added
-    reader_bytes: int | None  # of one reader process
+    encoder_bytes: int | None  # memory that opening the encoder added
+    batch_bytes: int | None  # memory that encoding batches added
+    reader_bytes: int | None  # memory of one reader process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +40,8 @@ class Task:
 
     samples: int
     certainty: Certainty
-    partition_count: int  # that were asked for
-    missing_share: float  # of it that is not done yet
+    partition_count: int  # partitions that were asked for
+    missing_share: float  # share of the input that is not done yet
     missing_count: int  # partitions that are not done yet
     devices: Sequence[str]
     readers: int  # reader processes for each device; 0: the worker prepares by itself

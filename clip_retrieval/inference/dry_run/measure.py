@@ -29,7 +29,7 @@ from clip_retrieval.options import build_config
 from clip_retrieval.process.resources import children, count_cores, memory_limit, memory_now, memory_peak
 from clip_retrieval.sources import open_source
 
-SECONDS_TO_MEASURE = 10.0  # for a pass with batches of the full size
+SECONDS_TO_MEASURE = 10.0  # longest pass with batches of the full size
 FULL_BATCHES = 2
 
 

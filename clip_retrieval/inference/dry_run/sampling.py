@@ -18,8 +18,8 @@ from clip_retrieval.sources.types import Failure, FileState, Inventory, Part, Sa
 MOST_SAMPLES = 64
 MOST_SHARDS = 4
 KEPT_OF_SHARD = MOST_SAMPLES // MOST_SHARDS
-SECONDS_TO_COUNT = 2.0  # for each shard; what is beyond is estimated from its bytes
-PLAIN_SUFFIX = ".tar"  # of others, the place in the shard does not say how much of its bytes was read
+SECONDS_TO_COUNT = 2.0  # counting time for each shard; the rest of it is estimated from its bytes
+PLAIN_SUFFIX = ".tar"  # in compressed tars an offset does not say how many bytes of the file were read
 
 Certainty = Literal["exact", "estimated", "assumed"]
 Item = Sample | Failure
@@ -62,8 +62,8 @@ class Look:
 
     items: list[Item]
     seen: int  # samples that were read, to be counted
-    seconds: float  # that reading them took
-    sample_count: int | None  # of the whole unit, about; None where that cannot be told
+    seconds: float  # time that reading them took
+    sample_count: int | None  # samples of the whole unit, about; None where unknown
     is_exact: bool
 
 
@@ -74,7 +74,7 @@ class Sampling:
     source: SampledSource
     total: int
     certainty: Certainty
-    seconds: float  # that the source takes for one sample
+    seconds: float  # time of the source for one sample
 
 
 def take_sample(source: Source, assumed_per_shard: int) -> Sampling:

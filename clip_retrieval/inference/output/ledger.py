@@ -19,11 +19,11 @@ from clip_retrieval.sources.types import SAMPLE_PARTS, Failure, FileState, Inven
 from clip_retrieval.storage import Folder
 
 DIGEST_BYTES = 16
-RECORDS_AT_ONCE = 1000  # as Python objects, which take far more memory than a table
+RECORDS_AT_ONCE = 1000  # Python objects take far more memory than a table
 TABLES_PER_GROUP = 10
 LEDGER_SCHEMA = pa.schema(
     [
-        ("row", pa.int64()),  # of the partition; null where the sample was left out
+        ("row", pa.int64()),  # row number in the partition; null where the sample was left out
         ("deleted", pa.bool_()),
         ("key", pa.binary()),
         ("shard", pa.binary()),
@@ -51,7 +51,7 @@ class LedgerWriter:
         self.inventory = inventory
         self.writer = pq.ParquetWriter(path, LEDGER_SCHEMA, compression="snappy")
         self.pending: list[Record] = []
-        self.tables: list[pa.Table] = []  # of the next row group
+        self.tables: list[pa.Table] = []  # tables of the next row group
         self.left_out = ""
 
     def add_rows(self, rows: Sequence[Row], first: int) -> None:

@@ -34,7 +34,7 @@ class ReaderLink:
     def __init__(self, note: Note, timeout_seconds: float) -> None:
         self.note = note
         self.timeout_seconds = timeout_seconds
-        self.task = "one sample"  # on which it spends its time
+        self.task = "one sample"  # named in the sentence where the reader hangs
         self.is_given_up = False
         note.rest()
         self.process = start_module("clip_retrieval.inference.readers.process", OMP_NUM_THREADS="1")

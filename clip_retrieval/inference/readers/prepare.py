@@ -35,7 +35,7 @@ class Wanted:
     all_parts: bool
     preprocess: Preprocess
     pictures: PictureConfig = PictureConfig()
-    digests: bool = False  # of the bytes of each part, for the ledger
+    digests: bool = False  # hash the bytes of each part, for the ledger
 
 
 DEEPEST_JSON = 64

@@ -23,7 +23,7 @@ from clip_retrieval.sources.types import SAMPLE_PARTS, FileState, Part
 logger = logging.getLogger(__name__)
 
 KEYS_AT_ONCE = 1024
-Digests = tuple[bytes | None, ...]  # of picture, caption and json; None where the sample has no such file
+Digests = tuple[bytes | None, ...]  # digests of picture, caption and json; None where the sample has no such file
 Sizes = tuple[int | None, ...]
 
 
@@ -32,7 +32,7 @@ class Change:
     """What becomes of one record: `key` and `files` are those that it has now; deleted without a key."""
 
     partition: Partition
-    place: int  # of the record in the partition's ledger
+    place: int  # number of the record in the partition's ledger
     record: Record
     key: str | None = None
     files: Mapping[Part, FileState] = field(default_factory=dict)

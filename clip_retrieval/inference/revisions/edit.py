@@ -38,11 +38,13 @@ class Edit:
     vectors: dict[Modality, Vectors] = field(default_factory=dict)
     filled: dict[int, pa.Table] = field(default_factory=dict)  # row -> its metadata [1 row]
     records: dict[int, Record | None] = field(default_factory=dict)  # place in the ledger -> new one, or none
-    renamed: dict[Name, str | None] = field(default_factory=dict)  # of failures -> key now; None: no failure any more
+    renamed: dict[Name, str | None] = field(
+        default_factory=dict
+    )  # name in failures -> new key; None removes the failure
     failures: list[Failure] = field(default_factory=list)  # new ones
     without_other: bool = False  # leave out the failures of files that are no samples
     shards: set[str] = field(default_factory=set)  # shards whose own failures are left out
-    skipped_count: int = 0  # how many more samples are left out
+    skipped_count: int = 0  # change in the number of samples left out
 
     def apply(self, revision: Revision) -> None:
         """Publish the files that change into the revision."""
@@ -71,7 +73,7 @@ class Edit:
             rows = np.load(staged, mmap_mode="r+")
             emptied = sum(bool(rows[row].any()) for row in self.deleted)
             rows[sorted(self.deleted)] = 0
-            vacant = [row for row in vectors if not rows[row].any()]  # what a row has, it keeps
+            vacant = [row for row in vectors if not rows[row].any()]  # embeddings that a row has are kept
             for row in vacant:
                 rows[row] = vectors[row]
             filled = sum(bool(rows[row].any()) for row in vacant)

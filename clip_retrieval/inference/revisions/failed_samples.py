@@ -14,7 +14,7 @@ from clip_retrieval.metadata import open_parquet
 from clip_retrieval.sources.types import SAMPLE_PARTS
 from clip_retrieval.words import clean
 
-# What the sample never had: no second try brings it.
+# Reasons that say what a sample never had: trying again brings nothing.
 ABSENT = {"no_image", "no_caption", "no_metadata", "no_images"}
 
 
@@ -40,7 +40,7 @@ class Target:
     partition: Partition
     name: Name
     row: int | None = None
-    place: int | None = None  # of its record in the partition's ledger
+    place: int | None = None  # number of its record in the partition's ledger
     record: Record | None = None
     is_known: bool = True  # named in failures; else it is of a shard that could not be read
 
@@ -50,9 +50,9 @@ class Failed:
     """The failed samples of a folder, and the shards that could not be read to their end."""
 
     kept: dict[Identity, Target] = field(default_factory=dict)
-    left_out: dict[Name, int] = field(default_factory=dict)  # how many samples of that name
+    left_out: dict[Name, int] = field(default_factory=dict)  # name -> number of samples that have it
     partition_of: dict[Name, Partition] = field(default_factory=dict)
-    records: dict[Name, tuple[int, Record]] = field(default_factory=dict)  # of those that were left out
+    records: dict[Name, tuple[int, Record]] = field(default_factory=dict)  # records of samples that were left out
     gaps: dict[str, Partition] = field(default_factory=dict)  # shard -> partition
     rows: set[tuple[str, int | None]] = field(default_factory=set)  # (shard, offset) of what is a row already
     row_names: set[tuple[str, str | None]] = field(default_factory=set)  # (shard, key) of the same
@@ -78,7 +78,9 @@ class Failed:
         if (sample.shard, sample.offset) in self.rows or sample in self.taken:
             return None
         partition = self.partition_of.get(sample.name) if sample.name in self.left_out else self.gaps.get(sample.shard)
-        is_moved = sample.name in self.row_names and sample.name not in self.left_out  # in a shard made anew
+        is_moved = (
+            sample.name in self.row_names and sample.name not in self.left_out
+        )  # the shard was written anew, and the sample is elsewhere in it
         if partition is None or is_moved:
             return None
         self.taken.add(sample)
@@ -94,7 +96,7 @@ def find_failed(folder: EmbeddingsFolder, partitions: Sequence[Partition]) -> Fa
         names = add_failures(failed, folder, partition)
         add_records(failed, folder, partition, names)
     if not has_shards:
-        failed.gaps = {}  # which samples of a shard are rows already is not known
+        failed.gaps = {}  # rows do not say their shard: a sample could be appended twice
     wanted = {shard for shard, _ in failed.left_out} | set(failed.gaps)
     for partition in partitions:
         for shard, key, offset in rows_of(folder, partition, wanted):

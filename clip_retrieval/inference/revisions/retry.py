@@ -40,7 +40,7 @@ class PickedSamples:
     source: Source
     failed: Failed
     targets: list[Target] = field(default_factory=list)
-    keys: list[str] = field(default_factory=list)  # as the source has them
+    keys: list[str] = field(default_factory=list)  # keys in the source
     damage: dict[str, list[Failure]] = field(default_factory=dict)  # shard that was read -> what is wrong with it now
     units: Sequence[str] = ("picked",)
 

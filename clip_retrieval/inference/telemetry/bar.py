@@ -25,7 +25,7 @@ class Lines:
 
     def __init__(self, live: Live) -> None:
         self.live = live
-        self.said: str | None = None  # which part was said to be the limit
+        self.said: str | None = None  # the limit that was last logged
 
     def __call__(self) -> None:
         view = self.live.look()

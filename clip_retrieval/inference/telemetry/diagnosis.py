@@ -9,7 +9,7 @@ from clip_retrieval.inference.telemetry.stats import Stats
 
 Limit = Literal["unknown", "none", "readers", "reading", "writing", "encoder"]
 
-LEAST_SECONDS = 0.5  # what is shorter is all start
+LEAST_SECONDS = 0.5  # shorter runs are start-up time only
 WAITING = 0.25  # shares from which on a part is worth a word
 WRITING = 0.5
 ENCODING = 0.7

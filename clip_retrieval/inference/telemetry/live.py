@@ -74,7 +74,7 @@ class View:
     total: int | None  # samples, about
     rate: float  # samples a second, of all workers
     shares: Shares
-    settled: Diagnosis | None  # what has been the limit for a while
+    settled: Diagnosis | None  # the limit, once it has stayed the same for a while
     stats: Stats  # sums of this run
     partitions_done: int
     partition_count: int

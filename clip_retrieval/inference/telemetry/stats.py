@@ -31,7 +31,7 @@ class Stats:
 
     reader_count: int = 1  # reader processes; 1 where samples are prepared by the worker itself
     sample_count: int = 0  # rows written
-    deleted_count: int = 0  # of the rows, those that an update emptied
+    deleted_count: int = 0  # rows that an update emptied; they count as rows, too
     skipped_count: int = 0  # samples left out
     image_count: int = 0
     text_count: int = 0

@@ -22,7 +22,7 @@ from clip_retrieval.sources.types import Sample
 logger = logging.getLogger(__name__)
 
 CHECKED_SAMPLES = 8
-SEARCHED_SAMPLES = 256  # for that many that can be used
+SEARCHED_SAMPLES = 256  # read at most this many to find CHECKED_SAMPLES that can be used
 
 
 @dataclass(frozen=True)

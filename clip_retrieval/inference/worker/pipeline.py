@@ -58,7 +58,7 @@ class Job:
     start: Callable[[], Callable[[], Embeddings]]
     row_count: int
     places: NDArray[np.int64]  # rows that have the part
-    batches: Sequence[Batch]  # whose rows go with it
+    batches: Sequence[Batch]  # batches whose rows are written together with these embeddings
     result: Future[Embeddings] = field(default_factory=Future)
 
     def spread(self, embeddings: Embeddings) -> Embeddings:
@@ -105,7 +105,7 @@ class Pipeline:
         self.jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self.under_way: deque[Future[Embeddings]] = deque()
         self.captions = Captions()
-        self.captioned: list[Batch] = []  # whose rows wait for their captions
+        self.captioned: list[Batch] = []  # batches whose rows wait for their captions
         self.writes: queue.Queue[Job | None] = queue.Queue(WRITES_AHEAD)
         self.error: BaseException | None = None
         self.threads = [threading.Thread(target=run, daemon=True) for run in (self.encode_all, self.write_all)]
