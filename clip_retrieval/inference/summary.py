@@ -15,7 +15,7 @@ from clip_retrieval.layout import EmbeddingsFolder, Partition
 from clip_retrieval.process.resources import count_cores
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunSummary:
     """What a run did: its folder, partitions done before and now, the sums over all of them and over those made now."""
 

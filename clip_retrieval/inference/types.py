@@ -12,7 +12,7 @@ from clip_retrieval.encoder.base import Pixels
 from clip_retrieval.sources.types import Failure, Origin, Part
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Row:
     """One sample after preparation; a dropped one will be no row, its failures say why."""
 
@@ -29,7 +29,7 @@ class Row:
     )  # hashes of the parts' bytes, where the run keeps a ledger of them
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """Rows in input order, and what fell out since the batch before; the last one may have no rows."""
 

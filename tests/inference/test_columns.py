@@ -29,7 +29,9 @@ VALUES = SCALARS | st.lists(SCALARS, max_size=3) | st.lists(st.lists(SCALARS, ma
 
 
 def row(metadata: dict[str, object] | None, caption: str | None = None, path: str | None = "p") -> Row:
-    return Row("key", path, caption, metadata, Origin("x.tar", 512, 99), has_image=True)
+    return Row(
+        key="key", image_path=path, caption=caption, metadata=metadata, origin=Origin("x.tar", 512, 99), has_image=True
+    )
 
 
 def written(rows: Sequence[Row], columns: Sequence[str] = ()) -> pa.Table:

@@ -38,7 +38,7 @@ def run_for(live: Live, clock: Clock, seconds: int, rows: int, **shares: float) 
     """Let one worker tell its news each second; shares are of a second."""
     for second in range(seconds + 1):
         durations = {name: share * second for name, share in shares.items()}
-        live.hear(0, News(rows if second else 0, 0, part(second, **durations), 10_000))
+        live.hear(0, News(rows=rows if second else 0, dropped=0, part=part(second, **durations), total=10_000))
         clock.now += 1
     clock.now -= 1
 
@@ -46,10 +46,10 @@ def run_for(live: Live, clock: Clock, seconds: int, rows: int, **shares: float) 
 def test_counts_of_several_workers_are_added() -> None:
     live = Live(4)
 
-    live.hear(7, News(10, 1, part(1.0), 100))
-    live.hear(8, News(20, 0, part(1.0), 50))
+    live.hear(7, News(rows=10, dropped=1, part=part(1.0), total=100))
+    live.hear(8, News(rows=20, dropped=0, part=part(1.0), total=50))
     live.hear(7, News(part=part(2.0), total=100, is_end=True))
-    live.hear(7, News(5, 0, part(0.5), 100))
+    live.hear(7, News(rows=5, dropped=0, part=part(0.5), total=100))
     view = live.look()
 
     assert (view.rows, view.dropped, view.total) == (35, 1, 150)
@@ -64,7 +64,7 @@ def test_the_rate_is_that_of_the_window_not_of_the_whole_run() -> None:
     run_for(live, clock, 100, rows=1)
     for second in range(101, 141):
         clock.now += 1
-        live.hear(0, News(50, 0, part(second), 10_000))
+        live.hear(0, News(rows=50, dropped=0, part=part(second), total=10_000))
 
     view = live.look()
 
@@ -119,7 +119,7 @@ def test_lines_say_how_far_it_is_and_once_what_the_limit_is(caplog: pytest.LogCa
 def test_the_bar_ends_at_the_last_count(tmp_path: Path) -> None:
     live = Live(1)
     with (tmp_path / "terminal").open("w") as file, show_bar(live, Console(file=file, force_terminal=True, width=120)):
-        live.hear(0, News(1234, 0, part(1.0), 1234))
+        live.hear(0, News(rows=1234, dropped=0, part=part(1.0), total=1234))
 
     assert "1,234 of about 1,234" in (tmp_path / "terminal").read_text()
 

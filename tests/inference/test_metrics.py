@@ -37,8 +37,8 @@ def test_counts_seconds_and_gauges_of_all_workers_are_served(free_port: int) -> 
     live = Live(3)
     figures = {**Stats().to_json(), "reasons": {"image:decode": 2}, "inference_duration": 1.5}
     with serve_metrics(live, free_port):
-        live.hear(1, News(10, 2, figures, 100))
-        live.hear(2, News(5, 0, figures, 50))
+        live.hear(1, News(rows=10, dropped=2, part=figures, total=100))
+        live.hear(2, News(rows=5, dropped=0, part=figures, total=50))
         live.hear(2, News(is_end=True))
         metrics = read_metrics(free_port)
 

@@ -88,12 +88,26 @@ def make_batches(count: int, size: int) -> list[Batch]:
     for start in range(0, count, size):
         numbers = range(start, min(count, start + size))
         rows = [
-            Row(str(i), str(i), None if i % 5 == 0 else str(i % 250 + 1), None, None, has_image=i % 3 > 0)
+            Row(
+                key=str(i),
+                image_path=str(i),
+                caption=None if i % 5 == 0 else str(i % 250 + 1),
+                metadata=None,
+                origin=None,
+                has_image=i % 3 > 0,
+            )
             for i in numbers
         ]
         pixels = np.array([i % 250 + 1 for i in numbers if i % 3], dtype=np.uint8)
         failures = [Failure(str(i), "", "image", "decode", "") for i in numbers if i % 3 == 0]
-        batches.append(Batch(rows, np.broadcast_to(pixels[:, None, None, None], (len(pixels), 1, 1, 3)), failures, 0))
+        batches.append(
+            Batch(
+                rows=rows,
+                pixels=np.broadcast_to(pixels[:, None, None, None], (len(pixels), 1, 1, 3)),
+                failures=failures,
+                dropped_count=0,
+            )
+        )
     return batches
 
 
@@ -168,7 +182,14 @@ def test_pixels_may_be_used_again_two_batches_later() -> None:
         for i in range(200):
             pixels = buffers[i % 3]
             pixels[:] = i
-            pipeline.add(Batch([Row("", "", None, None, None, has_image=True)] * 10, pixels, [], 0))
+            pipeline.add(
+                Batch(
+                    rows=[Row(key="", image_path="", caption=None, metadata=None, origin=None, has_image=True)] * 10,
+                    pixels=pixels,
+                    failures=[],
+                    dropped_count=0,
+                )
+            )
     assert sink.column("image") == [i for i in range(200) for _ in range(10)]
 
 

@@ -22,7 +22,7 @@ UPSTREAM = {
 
 
 def row(key: str, caption: str | None = None) -> Row:
-    return Row(key, key, caption, None, None, has_image=True)
+    return Row(key=key, image_path=key, caption=caption, metadata=None, origin=None, has_image=True)
 
 
 def test_a_partition_has_upstreams_figures_in_seconds_since_1970(
@@ -48,7 +48,14 @@ def test_a_partition_has_upstreams_figures_in_seconds_since_1970(
 
 def test_threads_do_not_lose_each_others_counts() -> None:
     stats = Stats()
-    batch = Batch([row("a", "text"), row("b")], None, [Failure("c", "", "image", "decode", "")], 1, 0.25, 0.5)
+    batch = Batch(
+        rows=[row("a", "text"), row("b")],
+        pixels=None,
+        failures=[Failure("c", "", "image", "decode", "")],
+        dropped_count=1,
+        read_seconds=0.25,
+        decode_seconds=0.5,
+    )
 
     def feed() -> None:
         for _ in range(500):

@@ -56,7 +56,7 @@ class SampledInventory(SampledSource):
         return self.source.files_of(key)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Look:
     """The first items of one unit, and what is known of its size."""
 
@@ -113,8 +113,14 @@ def look_into(source: Source, place: int, most: int | None) -> Look:
             seconds = time.monotonic() - start
             if count == most or (seconds > SECONDS_TO_COUNT and len(items) == KEPT_OF_SHARD):
                 size = size_of(source.units[place])
-                return Look(items, count, seconds, round(count * size / end) if size and end else None, is_exact=False)
-    return Look(items, count, time.monotonic() - start, count, is_exact=True)
+                return Look(
+                    items=items,
+                    seen=count,
+                    seconds=seconds,
+                    sample_count=round(count * size / end) if size and end else None,
+                    is_exact=False,
+                )
+    return Look(items=items, seen=count, seconds=time.monotonic() - start, sample_count=count, is_exact=True)
 
 
 def end_of(item: Item) -> int:

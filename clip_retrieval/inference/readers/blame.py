@@ -73,11 +73,11 @@ class Case:
         shard = sample.origin.shard if sample.origin else ""
         failure = Failure(sample.key, shard, "other", loss.reason, describe(loss))
         return Row(
-            sample.key,
-            sample.image_path,
-            None,
-            None,
-            sample.origin,
+            key=sample.key,
+            image_path=sample.image_path,
+            caption=None,
+            metadata=None,
+            origin=sample.origin,
             has_image=False,
             failures=[failure],
             is_dropped=True,

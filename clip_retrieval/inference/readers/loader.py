@@ -109,8 +109,15 @@ class Loader:
 
     def batch(self, pending: Pending, pixels: Pixels) -> Batch:
         taken = pixels[: pending.image_count] if self.wanted.image else None
-        measured = pending.read_seconds, pending.decode_seconds, pending.warnings
-        return Batch(pending.rows, taken, pending.failures, pending.dropped_count, *measured)
+        return Batch(
+            rows=pending.rows,
+            pixels=taken,
+            failures=pending.failures,
+            dropped_count=pending.dropped_count,
+            read_seconds=pending.read_seconds,
+            decode_seconds=pending.decode_seconds,
+            warnings=pending.warnings,
+        )
 
     def in_order(self, items: Iterable[Sample | Failure]) -> Iterator[Prepared]:
         """Start reading, and yield chunks by number, however the readers finish."""

@@ -25,7 +25,7 @@ from clip_retrieval.inference.types import Row
 from clip_retrieval.sources.types import Failure, Part, Sample
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Wanted:
     """Which parts a run asked for, and how pictures are made ready."""
 
@@ -86,7 +86,9 @@ def prepare_chunk(samples: Iterable[Sample], wanted: Wanted, pixels: Pixels) -> 
 
 def prepare_sample(sample: Sample, wanted: Wanted, slot: Pixels, read_part: Callable[[Blob], bytes]) -> Row:
     """Prepare one sample, its pixels into slot[0]; what is wrong with its parts is in the row's failures."""
-    row = Row(sample.key, sample.image_path, None, None, sample.origin, has_image=False)
+    row = Row(
+        key=sample.key, image_path=sample.image_path, caption=None, metadata=None, origin=sample.origin, has_image=False
+    )
     if wanted.image:
         with noting_failure(row, "image"):
             if sample.image is None:

@@ -27,7 +27,7 @@ Digests = tuple[bytes | None, ...]  # digests of picture, caption and json; None
 Sizes = tuple[int | None, ...]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Change:
     """What becomes of one record: `key` and `files` are those that it has now; deleted without a key."""
 
@@ -86,11 +86,11 @@ def find_changes(records: Iterable[tuple[Partition, int, Record]], source: Files
         found.row_count += record["row"] is not None
         number = source.place_of(key)
         if number is None:
-            found.changes.append(Change(partition, place, record))
+            found.changes.append(Change(partition=partition, place=place, record=record))
             continue
         is_known[number] = True
         if not is_same_state(record, source.files_of(key)):
-            touched.append(Change(partition, place, record))
+            touched.append(Change(partition=partition, place=place, record=record))
     changed = look_into(touched, source, found)
     new = sorted({*(key for key, known in zip(source.units, is_known, strict=True) if not known), *changed})
     renamed = match_renamed([change for change in found.changes if change.key is None], new, source)

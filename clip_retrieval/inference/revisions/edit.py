@@ -28,7 +28,7 @@ Name = tuple[str, str]  # shard and key, as failures have them
 COUNT_NAMES: dict[Modality, str] = {"image": "image_count", "text": "text_count"}
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Edit:
     """What is to become of one partition."""
 

@@ -33,7 +33,7 @@ class Identity(NamedTuple):
         return self.shard, self.key
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Target:
     """Where a sample that is tried again belongs: a row that lacks something, or the end (`row` is None)."""
 
@@ -45,7 +45,7 @@ class Target:
     is_known: bool = True  # named in failures; else it is of a shard that could not be read
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Failed:
     """The failed samples of a folder, and the shards that could not be read to their end."""
 
@@ -85,7 +85,14 @@ class Failed:
             return None
         self.taken.add(sample)
         place, record = self.records.get(sample.name, (None, None))
-        return Target(partition, sample.name, None, place, record, sample.name in self.left_out)
+        return Target(
+            partition=partition,
+            name=sample.name,
+            row=None,
+            place=place,
+            record=record,
+            is_known=sample.name in self.left_out,
+        )
 
 
 def find_failed(folder: EmbeddingsFolder, partitions: Sequence[Partition]) -> Failed:
@@ -134,7 +141,7 @@ def add_records(failed: Failed, folder: EmbeddingsFolder, partition: Partition, 
         if record["row"] is None:
             failed.records[one.name] = place, record
         elif any(failure["row_kept"] for failure in failed.failures[partition, one.name]):
-            failed.kept[one] = Target(partition, one.name, record["row"], place, record)
+            failed.kept[one] = Target(partition=partition, name=one.name, row=record["row"], place=place, record=record)
 
 
 def schema_names(folder: EmbeddingsFolder, partition: Partition) -> list[str]:

@@ -24,7 +24,7 @@ from clip_retrieval.sources.types import SAMPLE_PARTS, Failure
 Vectors = Mapping[Modality, NDArray[np.float16]]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Outcome:
     """What became of one sample: its row among those made again, and what is wrong with it now."""
 
@@ -60,7 +60,7 @@ def read_outcomes(
     made: EmbeddingsFolder, partition: Partition, targets: Sequence[Target], keys: Sequence[str]
 ) -> list[Outcome]:
     """Return the outcomes in the order of the targets; keys are the numbers of those."""
-    outcomes = [Outcome(target, key) for target, key in zip(targets, keys, strict=True)]
+    outcomes = [Outcome(target=target, key=key) for target, key in zip(targets, keys, strict=True)]
     for record in read_ledger(made, made.ledger_name(partition)):
         outcome = outcomes[int(record["key"])]
         outcome.row = record["row"]
@@ -82,7 +82,7 @@ def refill(
     """Publish into the revision what succeeded, and what failures say now."""
     result = Refilled(failing_count=failed.count() - sum(outcome.target.is_known for outcome in outcomes))
     partitions = revision.partitions()
-    edits = {partition: Edit(partition) for partition in partitions}
+    edits = {partition: Edit(partition=partition) for partition in partitions}
     source = Partition(0, 1, 0, 1)
     vectors = open_vectors(made, source)
     metadata = None
@@ -110,7 +110,7 @@ def refill(
         result.appended_count = len(new)
         append(revision, result.appended, made, new)
     for edit in edits.values():
-        if edit != Edit(edit.partition):
+        if edit != Edit(partition=edit.partition):
             edit.apply(revision)
     return result
 

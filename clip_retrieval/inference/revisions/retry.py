@@ -33,7 +33,7 @@ from clip_retrieval.words import clean
 SCRATCH_PARTITION = Partition(0, 1, 0, 1)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class PickedSamples:
     """The samples of a source that failed before, read again; their keys are their numbers in `targets`."""
 
@@ -114,7 +114,7 @@ def retry_failed(config: InferenceConfig, folder: EmbeddingsFolder, source: Sour
         reopen_equipment(config, source, folder) as equipment,
         watching(config, live),
     ):
-        picked, report = PickedSamples(source, failed), live.teller()
+        picked, report = PickedSamples(source=source, failed=failed), live.teller()
         report.estimate_total = picked.estimate_total
         made = EmbeddingsFolder(str(scratch / "made"))
         Path(made.root).mkdir()

@@ -10,7 +10,7 @@ from clip_retrieval.inference.telemetry.stats import Stats
 from clip_retrieval.layout import EmbeddingsFolder
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Revised:
     """What a revision did, in samples."""
 

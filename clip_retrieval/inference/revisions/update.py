@@ -143,12 +143,12 @@ def change_partitions(
     """Empty, rename and forget in one revision, which writes the manifest, too, where anything is to be done."""
     revision = Revision(folder.url)
     partitions = folder.partitions()
-    edits = {partition: Edit(partition) for partition in partitions}
+    edits = {partition: Edit(partition=partition) for partition in partitions}
     for change in changes.changes:
         add_change(edits[change.partition], change, source)
     refresh_ignored(edits[partitions[0]], revision, source)
     for edit in edits.values():
-        if edit != Edit(edit.partition):
+        if edit != Edit(partition=edit.partition):
             edit.apply(revision)
     remove_unfinished(revision, partitions)
     manifest = manifest | {REVISED: True}

@@ -31,7 +31,7 @@ class Report(Protocol):
     def end(self) -> None: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class News:
     """What a worker did since its last news, and the figures so far of the partition that it makes."""
 
@@ -55,7 +55,7 @@ class Teller:
         self.advance(0, 0)
 
     def advance(self, rows: int, dropped: int) -> None:
-        self.tell(News(rows, dropped, self.figures(), self.estimate_total()))
+        self.tell(News(rows=rows, dropped=dropped, part=self.figures(), total=self.estimate_total()))
 
     def end(self) -> None:
         self.tell(News(part=self.figures(), total=self.estimate_total(), is_end=True))

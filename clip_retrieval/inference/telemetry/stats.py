@@ -22,7 +22,7 @@ DURATIONS = (
 END = object()
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Stats:
     """Counts and seconds of one partition, or of several added up. Stages overlap: their seconds are no parts of total.
 

@@ -50,7 +50,7 @@ class Captions:
             self.row_count += 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """What is to be encoded and appended; rows without the part become zero rows."""
 
@@ -148,7 +148,13 @@ class Pipeline:
     def encode_pictures(self, batch: Batch) -> None:
         pixels = batch.pixels
         assert pixels is not None
-        job = Job("image", lambda: self.start_images(pixels), len(batch.rows), batch.image_rows, [batch])
+        job = Job(
+            modality="image",
+            start=lambda: self.start_images(pixels),
+            row_count=len(batch.rows),
+            places=batch.image_rows,
+            batches=[batch],
+        )
         self.under_way.append(job.result)
         self.submit(job)
         while len(self.under_way) >= BUFFERS:
@@ -158,7 +164,15 @@ class Pipeline:
         taken, batches = self.captions, self.captioned
         self.captions, self.captioned = Captions(), []
         places = np.array(taken.places, dtype=np.int64)
-        self.submit(Job("text", lambda: self.start_texts(taken.texts), taken.row_count, places, batches))
+        self.submit(
+            Job(
+                modality="text",
+                start=lambda: self.start_texts(taken.texts),
+                row_count=taken.row_count,
+                places=places,
+                batches=batches,
+            )
+        )
 
     def start_images(self, pixels: Pixels) -> Callable[[], Embeddings]:
         return self.encoder.start_images(pixels) if len(pixels) else self.nothing
