@@ -70,6 +70,7 @@ def first_line(error: BaseException) -> str:
 
 
 def one_line(error: BaseException) -> str:
+    """Return a foreign error's message on one line, cut to 200 characters; the error's name where it says nothing."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 

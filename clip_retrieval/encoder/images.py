@@ -13,7 +13,7 @@ from clip_retrieval.encoder.bit_depth import fit_transparent_color, narrow
 from clip_retrieval.encoder.config import MAX_PIXELS, Transparency
 from clip_retrieval.encoder.plugins import plugin_format
 from clip_retrieval.encoder.png_text import without_large_text
-from clip_retrieval.errors import ImageError
+from clip_retrieval.errors import ImageError, one_line
 
 # The formats of IMAGE_SUFFIXES and no others: some start programs (PostScript) or read other files.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "ICO", "TGA")
@@ -76,10 +76,6 @@ def refusing_bombs(max_pixels: int) -> Iterator[None]:
         yield
     except Image.DecompressionBombError as error:
         raise ImageError("too_large", f"more than {max_pixels} pixels, the limit of max_pixels") from error
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def to_rgb(image: Image.Image, transparency: Transparency = "white") -> Image.Image:

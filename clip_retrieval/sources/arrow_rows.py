@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from clip_retrieval.blobs import Lost
-from clip_retrieval.errors import SourceError
+from clip_retrieval.errors import SourceError, one_line
 from clip_retrieval.sources.tables import Kind
 
 MOST_BYTES = 16 << 20  # per slice of a batch converted to Python values at once
@@ -78,4 +78,4 @@ def value_at(column: Any, number: int) -> Any:
     except UnicodeDecodeError as error:
         return Lost("encoding", f"a text is not UTF-8: {error.reason} at byte {error.start}")
     except (ValueError, OverflowError, pa.ArrowException) as error:
-        return Lost("unreadable_value", " ".join(str(error).split())[:200])
+        return Lost("unreadable_value", one_line(error))

@@ -20,7 +20,7 @@ from clip_retrieval.encoder.config import PictureConfig
 from clip_retrieval.encoder.picture_warnings import counting_warnings
 from clip_retrieval.encoder.pictures import read_pixels
 from clip_retrieval.encoder.preprocess import Preprocess
-from clip_retrieval.errors import ImageError
+from clip_retrieval.errors import ImageError, one_line
 from clip_retrieval.inference.types import Row
 from clip_retrieval.sources.types import Failure, Part, Sample
 
@@ -156,7 +156,7 @@ def read_part(blob: Blob) -> bytes:
     except LostError as error:
         raise PartError(error.reason, str(error)) from error
     except (OSError, EOFError, ValueError) as error:
-        raise PartError("unreadable", " ".join(str(error).split())[:200]) from error
+        raise PartError("unreadable", one_line(error)) from error
 
 
 def decode_caption(data: bytes) -> str:
@@ -178,7 +178,7 @@ def parse_metadata(data: bytes) -> dict[str, object]:
     except RecursionError as error:
         raise PartError("json", "nested too deeply") from error
     except ValueError as error:
-        raise PartError("json", " ".join(str(error).split())[:200]) from error
+        raise PartError("json", one_line(error)) from error
     if not isinstance(value, dict):
         raise PartError("json", f"holds a {type(value).__name__} where an object is needed")
     if is_deeper(value, DEEPEST_JSON):
