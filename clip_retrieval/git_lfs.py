@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from clip_retrieval.errors import ClipRetrievalError
+
 POINTER = "version https://git-lfs"
+LARGEST_POINTER = 1024  # bytes, by the specification
 
 
 def describe_pointer(data: bytes | str) -> str | None:
@@ -11,3 +18,25 @@ def describe_pointer(data: bytes | str) -> str | None:
     if start != (POINTER if isinstance(start, str) else POINTER.encode()):
         return None
     return "a Git LFS pointer, not the file itself; run git lfs pull where it was cloned"
+
+
+def find_pointer(place: Path) -> Path | None:
+    """Return the first file that is a pointer: the place itself, or one directly in that folder."""
+    files = sorted(place.iterdir()) if place.is_dir() else [place]
+    for file in files:
+        with suppress(OSError):
+            if file.is_file() and file.stat().st_size <= LARGEST_POINTER and describe_pointer(file.read_bytes()):
+                return file
+    return None
+
+
+@contextmanager
+def explaining_pointers(place: Path, error: type[ClipRetrievalError]) -> Iterator[None]:
+    """Where the block fails and a pointer is among the files that it reads, raise that as the reason."""
+    try:
+        yield
+    except error as problem:
+        pointer = find_pointer(place)
+        if pointer is None or "Git LFS" in str(problem):
+            raise
+        raise error(f"{pointer} is {describe_pointer(pointer.read_bytes())}") from problem

@@ -2,6 +2,8 @@
 
 A shape is a type: dict[str, Any], a dataclass, or whatever msgspec.convert takes, with bounds as
 Annotated[int, msgspec.Meta(ge=1)]. Fields that a dataclass does not name are passed over.
+Danger: msgspec 0.23 corrupts memory where one field joins a bounded number and a tuple of fixed length, such as
+Annotated[int, Meta(ge=1)] | tuple[int, int]; leave the bound out there, and check it afterwards.
 """
 
 from __future__ import annotations

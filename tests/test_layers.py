@@ -16,7 +16,12 @@ import clip_retrieval
 PACKAGE = Path(clip_retrieval.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
-    {"errors", "words", "progress", "version", "option_values", "git_lfs", "compression", "scratch"},
+    {"errors", "words", "progress", "version", "option_values", "compression", "scratch"},
+    {"git_lfs"},
+    {"options", "blobs", "clusters", "process", "json_files"},
+    {"option_flags", "storage", "network"},
+    {"layout"},
+    {"encoder", "metadata"},
     {"options", "blobs", "clusters", "process", "json_files"},
     {"option_flags", "storage", "network"},
     {"layout"},

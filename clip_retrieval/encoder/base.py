@@ -43,6 +43,7 @@ class EncoderInfo:
     precision: str
     device: str
     towers: tuple[str, ...] = BOTH_TOWERS  # what it can encode: image, text
+    no_text_reason: str | None = None  # why texts cannot be encoded, where the weights have a text tower
     logit_scale: float | None = None  # the factor from cosine to logit; None where the weights do not say it
     logit_bias: float | None = None  # added to logits; models that have it (SigLIP) judge each pair by itself
     vocabulary: frozenset[str] | None = None  # the words it was trained on, where that is known
@@ -102,7 +103,9 @@ def raw_copy(encoder: Encoder) -> Encoder:
 
 
 def check_tower(info: EncoderInfo, tower: str) -> None:
-    """Raise EncoderError where the model was saved without this tower."""
+    """Raise EncoderError where the model was saved without this tower, or its texts lack their tokenizer."""
+    if tower not in info.towers and tower == "text" and info.no_text_reason is not None:
+        raise EncoderError(f"{info.no_text_reason}; pictures need none of it: --enable_text False")
     if tower not in info.towers:
         raise EncoderError(f"{info.uri} has no {tower} encoder: it was saved without one")
 

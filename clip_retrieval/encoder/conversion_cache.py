@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "CLIP_RETRIEVAL_CACHE"
 KEPT_BYTES = 20 * 2**30  # the models used last; others make room
+FAILED: set[Path] = set()  # places of models that this process could not convert: a second try would take as long
 FORM = 1  # of what is in the cache: another one is made anew
 
 
@@ -79,21 +80,28 @@ def make(name: ModelName, config: EncoderConfig, precision: Chosen) -> Path | No
     from clip_retrieval.encoder.export.convert import convert_into, open_torch
     from clip_retrieval.encoder.export.onnx_weights import quantise_into
 
+    if place(name, config, precision) in FAILED:
+        return None
     plain = find(name, config, "fp32") or make_light(name, config)
     if plain is None or precision != "fp32":
         logger.info("%s: preparing it for this CPU, once", name.uri)
     origin = open_torch(name, config.clip_cache_path) if plain is None else None
-    target = place(name, config, precision)  # now that its files are here
+    # With its files here now; pictures of a model whose tokenizer is missing lie apart, since that may come later.
+    suffix = "-image" if origin is not None and origin.encoder.info.no_text_reason is not None else ""
+    target = place(name, config, precision, suffix)
     try:
         if origin is not None:
-            plain = place(name, config, "fp32")
-            convert_into(origin, plain)
-        if precision == "int8" and plain is not None:
+            plain = place(name, config, "fp32", suffix)
+            if not (plain / ABOUT).exists():
+                convert_into(origin, plain)
+        if precision == "int8" and plain is not None and not (target / ABOUT).exists():
             quantise_into(plain, target, "int8")
         make_room(target)
     except (ClipRetrievalError, OSError, ValueError, RuntimeError) as error:
         if not (target / ABOUT).exists():  # else another process was first
-            logger.warning("%s runs on torch, which takes longer: %s", name.uri, error)
+            FAILED.add(target)
+            computed = "bf16" if precision == "bf16" else "fp32"
+            logger.warning("%s runs on torch in %s, which takes longer: %s", name.uri, computed, error)
             return None
     return target
 
@@ -124,14 +132,17 @@ def make_light(name: ModelName, config: EncoderConfig) -> Path | None:
     return target
 
 
-def place(name: ModelName, config: EncoderConfig, precision: Chosen) -> Path:
+def place(name: ModelName, config: EncoderConfig, precision: Chosen, suffix: str = "") -> Path:
     """Return where a model lies: its name, its files and the packages that read or make it say which one it is."""
     versions = [importlib.metadata.version(package) for package in ("open_clip_torch", "torch")]
     files = [file_facts(text) for text in (name.architecture, name.weights or "")]
-    facts = (FORM, name.kind, name.architecture, name.weights, name.options, config.clip_cache_path, versions, files)
+    facts = (
+        *(FORM, name.kind, name.architecture, name.weights, name.options, config.clip_cache_path, versions, files),
+        *name.pictures,
+    )
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
     label = "".join(letter if letter.isalnum() else "-" for letter in name.uri)[-60:].strip("-")
-    return cache_folder() / f"{label}-{digest}{'-int8' if precision == 'int8' else ''}"
+    return cache_folder() / f"{label}-{digest}{suffix}{'-int8' if precision == 'int8' else ''}"
 
 
 def file_facts(text: str) -> list[tuple[str, int, int]]:

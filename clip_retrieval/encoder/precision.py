@@ -11,9 +11,14 @@ from clip_retrieval.encoder.config import Chosen
 CPU_FLAGS = Path("/proc/cpuinfo")
 
 
+def cpu_precisions() -> tuple[Chosen, ...]:
+    """Return the number formats that OpenVINO computes fast in on this CPU, the fastest first; the last is fp32."""
+    return precisions_of(CPU_FLAGS)
+
+
 @cache
-def cpu_precisions(flags_file: Path = CPU_FLAGS) -> tuple[Chosen, ...]:
-    """Return what OpenVINO is worth using on this CPU, the fastest first; fp32 is the last always.
+def precisions_of(flags_file: Path) -> tuple[Chosen, ...]:
+    """Return the number formats for a CPU that a file like /proc/cpuinfo describes.
 
     With matrix units for bfloat16 (AMX) that is the fastest; else 8 bits where there are units for dot products of
     them (VNNI), four times as fast as fp32; else bfloat16 where there are units for it.

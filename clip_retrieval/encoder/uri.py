@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,9 +27,9 @@ OPENAI_NAMES = {
 }
 FORMS = (
     f"an OpenAI name ({', '.join(OPENAI_NAMES)}), open_clip:ARCH/TAG, open_clip:ARCH//path/to/checkpoint, "
-    "open_clip:hf-hub:ORG/NAME, a file or folder of weights (OpenAI .pt, transformers CLIP, Mixer CLIP, GGUF, Clippie "
-    ".weights, open_clip, ONNX), hf_clip:ORG/NAME, gguf:ORG/NAME, demo, onnx:FOLDER?runtime=onnxruntime, "
-    "random:ARCH?seed=0, hash:DIMENSION"
+    "open_clip:hf-hub:ORG/NAME (open_clip: names may end in ?mean=0,0,0&std=1,1,1), a file or folder of weights (OpenAI "
+    ".pt, transformers CLIP, Mixer CLIP, GGUF, Clippie .weights, open_clip, ONNX), hf_clip:ORG/NAME, gguf:ORG/NAME, "
+    "demo, onnx:FOLDER?runtime=onnxruntime, random:ARCH?seed=0, hash:DIMENSION"
 )
 LATER = {
     "nm": "DeepSparse is no longer maintained; take an open_clip model",
@@ -40,6 +42,8 @@ HUB_PREFIX = "hf-hub:"
 GGUF_HUB_PREFIX = "hf-hub-gguf:"
 GGUF_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(/[\w./-]+\.gguf)?(@\w[\w./-]*)?", re.ASCII)
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\w[\w./-]*)?", re.ASCII)  # ORG/NAME, perhaps @REVISION
+
+PICTURES = re.compile(r"(?P<model>.+)\?(?P<query>((mean|std)=[^&?]*&?)+)")
 
 RUNTIMES = ("onnxruntime", "openvino")
 Kind = Literal["open_clip", "checkpoint", "onnx", "random", "hash"]
@@ -55,6 +59,7 @@ class ModelName:
     architecture: str
     weights: str | None = None  # tag or file; None where the architecture's name says it all
     options: tuple[tuple[str, int], ...] = ()
+    pictures: tuple[tuple[str, tuple[float, float, float]], ...] = ()  # mean and std, where the name gives them
 
     def option(self, name: str, default: int) -> int:
         return dict(self.options).get(name, default)
@@ -133,13 +138,32 @@ def parse_onnx(uri: str, rest: str) -> ModelName:
 
 
 def parse_open_clip(uri: str, rest: str) -> ModelName:
-    """Split at the first slash: what follows is a tag, or a file where one is there."""
+    """Split at the first slash: what follows is a tag, or a file where one is there; after ? mean and std."""
+    match = PICTURES.fullmatch(rest)
+    if match:
+        pictures = parse_pictures(uri, match["query"])
+        return dataclasses.replace(parse_open_clip(uri, match["model"]), pictures=pictures)
     if rest.startswith((HUB_PREFIX, "local-dir:")):
         return ModelName(uri, "open_clip", rest)
     architecture, _, weights = rest.partition("/")
     if weights.startswith("/") and not Path(weights).exists():
         raise EncoderError(f"{uri}: there is no file {weights}")
     return ModelName(uri, "open_clip", architecture, weights or None)
+
+
+def parse_pictures(uri: str, query: str) -> tuple[tuple[str, tuple[float, float, float]], ...]:
+    """Return mean and std of ?mean=0,0,0&std=1,1,1: of each color, or one number for all."""
+    found = {}
+    for key, text in parse_qsl(query):
+        try:
+            values = [float(number) for number in text.split(",")]
+        except ValueError:
+            values = []
+        red, green, blue = values * 3 if len(values) == 1 else values if len(values) == 3 else (math.nan,) * 3
+        if not all(map(math.isfinite, (red, green, blue))) or (key == "std" and min(red, green, blue) <= 0):
+            raise EncoderError(f"{uri}: {key} must be one number or three, such as {key}=0.5,0.5,0.5; a std is above 0")
+        found[key] = (red, green, blue)
+    return tuple(found.items())
 
 
 def parse_generated(uri: str, rest: str) -> ModelName:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from clip_retrieval.encoder import conversion_cache as converted
+from clip_retrieval.encoder import precision as machine
 from clip_retrieval.encoder.base import Encoder
 from clip_retrieval.encoder.config import EncoderConfig, Precision
 from clip_retrieval.encoder.engines.onnx import OnnxEncoder
@@ -83,6 +84,33 @@ def test_where_nothing_can_be_kept_torch_runs_it(
     assert not isinstance(encoder, OnnxEncoder)
     assert encoder.info.precision == "fp32"
     assert "runs on torch" in caplog.text
+
+
+@pytest.fixture
+def vnni(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Have this machine's CPU say that it has units for int8 (VNNI) and none for bfloat16."""
+    (tmp_path / "cpuinfo").write_text("flags\t\t: fpu avx2 avx512_vnni\n")
+    monkeypatch.setattr(machine, "CPU_FLAGS", tmp_path / "cpuinfo")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+
+
+@pytest.mark.usefixtures("vnni")
+@pytest.mark.parametrize("asked", ["auto", "int8"])
+def test_where_nothing_can_be_kept_a_cpu_for_int8_runs_torch_in_fp32(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, asked: Precision
+) -> None:
+    monkeypatch.setenv("CLIP_RETRIEVAL_CACHE", "/proc/nowhere")
+    monkeypatch.setattr(converted, "FAILED", set())
+    assert cpu_precisions() == ("int8", "fp32")
+    encoders = [open_bulk(asked), open_bulk(asked)]
+    assert [encoder.info.precision for encoder in encoders] == ["fp32", "fp32"]
+    assert np.isfinite(encoders[0].encode_images(PIXELS[:1])).all()
+    assert caplog.text.count("runs on torch in fp32") == 1  # the second does not try again
+
+
+@pytest.mark.usefixtures("vnni")
+def test_a_cpu_for_int8_takes_int8_where_it_can() -> None:
+    assert open_bulk().info.precision == "int8"
 
 
 def test_a_model_that_is_not_there_is_said_once() -> None:

@@ -113,7 +113,7 @@ def test_what_is_refused_says_what_to_do(demo_copy: Path, tmp_path: Path) -> Non
     fp16 = EncoderConfig(clip_model=f"onnx:{demo_copy}?runtime=onnxruntime", precision="fp16")
     assert "ONNX Runtime computes in fp32" in refusal(fp16)
     (tmp_path / "empty").mkdir()
-    assert "has no readable model.json" in refusal(f"onnx:{tmp_path / 'empty'}")
+    assert "has no model.json" in refusal(f"onnx:{tmp_path / 'empty'}")
 
 
 SPEC = {"kind": "clip", "context_length": 77, "is_cut": True}

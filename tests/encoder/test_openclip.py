@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import open_clip
@@ -16,7 +16,8 @@ from PIL import Image
 
 from clip_retrieval.encoder.base import Encoder
 from clip_retrieval.encoder.config import EncoderConfig, Precision
-from clip_retrieval.encoder.engines.openclip import fingerprint, to_rows, to_unit
+from clip_retrieval.encoder.engines.openclip import to_rows, to_unit
+from clip_retrieval.encoder.engines.openclip_model import fingerprint
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.errors import EncoderError
 
@@ -147,6 +148,8 @@ def test_a_folder_of_open_clip_is_loaded(tiny: str, encoder: Encoder, tmp_path: 
     assert loaded.info.preprocess.resize_mode == "squash"
     assert loaded.info.preprocess.interpolation == "bilinear"
     assert loaded.info.preprocess.mean == (0.1, 0.1, 0.1)
+    given = load_encoder(f"open_clip:local-dir:{tmp_path}?mean=0&std=1,1,0.5").info.preprocess
+    assert (given.mean, given.std, given.resize_mode) == ((0, 0, 0), (1, 1, 0.5), "squash")
 
 
 def refusal(model: str, **options: Any) -> str:
@@ -191,6 +194,74 @@ def test_a_checkpoint_of_another_architecture_is_refused(tiny: str, tmp_path: Pa
 
     assert f"{path} could not be loaded into {tiny}" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module."])
+def test_prefixes_of_torch_compile_and_of_distributed_training_are_stripped(
+    tiny: str, encoder: Encoder, tmp_path: Path, prefix: str
+) -> None:
+    path = tmp_path / "weights.pt"
+    state = cast("Any", encoder).model.state_dict()
+    torch.save({"epoch": 1, "state_dict": {prefix + name: value for name, value in state.items()}}, path)
+
+    assert load_encoder(f"open_clip:{tiny}/{path}").info.fingerprint == encoder.info.fingerprint
+
+
+def test_weights_that_do_not_fit_are_told_by_their_names_and_shapes(
+    tiny: str, encoder: Encoder, tmp_path: Path
+) -> None:
+    path = tmp_path / "weights.pt"
+    state = dict(cast("Any", encoder).model.state_dict())
+    state["visual.proj"] = torch.zeros(3, 3)
+    del state["ln_final.weight"], state["ln_final.bias"]
+    torch.save(state | {f"extra.{i}": torch.zeros(1) for i in range(5)}, path)
+
+    message = refusal(f"open_clip:{tiny}/{path}")
+
+    assert "2 tensors missing (ln_final.weight, ln_final.bias); 5 tensors unexpected (extra.0, extra.1, " in message
+    assert "and 2 more); 1 of another shape, such as visual.proj ([3, 3]), where the model has (" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ("{", "is no valid JSON"),
+        ("[" * 50_000, "nested too deeply"),
+        ("[]", "expected `object`, got `array`"),
+        ("{}", "missing required field `model_cfg`"),
+        (
+            '{"model_cfg": {"embed_dim": 1000000000000, "vision_cfg": {}, "text_cfg": {}}}',
+            "model_cfg.embed_dim: expected",
+        ),
+        (
+            '{"model_cfg": {"embed_dim": 32, "vision_cfg": [], "text_cfg": {}}}',
+            "model_cfg.vision_cfg: expected `object`",
+        ),
+        (
+            '{"model_cfg": {"embed_dim": 32, "vision_cfg": {}, "text_cfg": {}}, "preprocess_cfg": {"mean": null}}',
+            "mean",
+        ),
+    ],
+)
+def test_a_folder_whose_configuration_has_another_shape_is_refused(tmp_path: Path, config: str, words: str) -> None:
+    (tmp_path / "open_clip_config.json").write_text(config)
+
+    message = refusal(f"open_clip:local-dir:{tmp_path}")
+
+    assert f"{tmp_path}/open_clip_config.json" in message
+    assert words in message
+
+
+def test_git_lfs_pointers_in_a_folder_are_named(encoder: Encoder, tmp_path: Path) -> None:
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY}))
+    (tmp_path / "open_clip_pytorch_model.bin").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+
+    assert f"{tmp_path}/open_clip_pytorch_model.bin is a Git LFS pointer" in refusal(str(tmp_path))
+
+    torch.save(cast("Any", encoder).model.state_dict(), tmp_path / "open_clip_pytorch_model.bin")
+    (tmp_path / "flax_model.msgpack").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    assert load_encoder(str(tmp_path)).info.fingerprint == encoder.info.fingerprint  # what is not read may be one
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:

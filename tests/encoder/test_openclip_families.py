@@ -19,7 +19,8 @@ from PIL import Image
 from torch import nn
 
 from clip_retrieval.encoder.base import EncoderInfo
-from clip_retrieval.encoder.engines.openclip import OpenClipEncoder, read_preprocess
+from clip_retrieval.encoder.engines.openclip import OpenClipEncoder
+from clip_retrieval.encoder.engines.openclip_model import read_preprocess
 from clip_retrieval.encoder.engines.openclip_published import published_preprocess, resolve_weights
 from clip_retrieval.encoder.formats.huggingface import OPEN_CLIP_NAMES
 from clip_retrieval.encoder.load import load_encoder
@@ -63,7 +64,7 @@ def bare_model(config: dict[str, Any]) -> nn.Module:
 
 def check_pictures(config: dict[str, Any]) -> None:
     """Compare with open_clip's transform, bit for bit: as bytes, and as the image tower gets them."""
-    preprocess = read_preprocess(bare_model(config))
+    preprocess = read_preprocess(bare_model(config), "x")
     info = EncoderInfo("x", 1, preprocess, "", "fp32", "cpu")
     encoder = object.__new__(OpenClipEncoder)
     encoder.device = torch.device(info.device)
@@ -93,13 +94,13 @@ def test_random_interpolation_is_bicubic_as_in_open_clip() -> None:
 
 def test_pictures_that_are_not_square_are_refused() -> None:
     with pytest.raises(EncoderError, match="takes pictures of 128 x 256; only square"):
-        read_preprocess(bare_model(merge_preprocess_dict(PreprocessCfg(), {"size": (256, 128)})))
+        read_preprocess(bare_model(merge_preprocess_dict(PreprocessCfg(), {"size": (256, 128)})), "x")
 
 
 def test_every_published_weight_can_be_prepared_for() -> None:
     for architecture, tags in _PRETRAINED.items():
         for config in tags.values():
-            read_preprocess(bare_model(merge_preprocess_dict(PreprocessCfg(), config)))
+            read_preprocess(bare_model(merge_preprocess_dict(PreprocessCfg(), config)), "x")
         published_preprocess(parse_uri(f"random:{architecture}"))
 
 
@@ -171,14 +172,14 @@ def test_every_published_quickgelu_tag_opens_the_quickgelu_architecture() -> Non
     found = 0
     for architecture, tags in list(_PRETRAINED.items()):
         for tag, config in tags.items():
-            resolved = resolve_weights(parse_uri(f"open_clip:{architecture}/{tag}"))
+            resolved = resolve_weights(parse_uri(f"open_clip:{architecture}/{tag}"), None)
             is_quick = open_clip.get_model_config(resolved.architecture).get("quick_gelu", False)
             assert is_quick or not config.get("quick_gelu")
             assert get_pretrained_cfg(resolved.architecture, tag) == config
             found += resolved.architecture != architecture
     assert found >= 25
-    assert resolve_weights(parse_uri("open_clip:ViT-B-32/openai")).architecture == "ViT-B-32-quickgelu"
-    assert resolve_weights(parse_uri("open_clip:ViT-B-32/laion2b_s34b_b79k")).architecture == "ViT-B-32"
+    assert resolve_weights(parse_uri("open_clip:ViT-B-32/openai"), None).architecture == "ViT-B-32-quickgelu"
+    assert resolve_weights(parse_uri("open_clip:ViT-B-32/laion2b_s34b_b79k"), None).architecture == "ViT-B-32"
 
 
 def test_a_file_is_prepared_for_as_the_published_weights_and_says_so(

@@ -14,6 +14,8 @@ import tokenizers
 import torch
 from safetensors.torch import save_file
 
+from clip_retrieval.encoder.config import EncoderConfig
+from clip_retrieval.encoder.engines.onnx import OnnxEncoder
 from clip_retrieval.encoder.engines.openclip import OpenClipEncoder
 from clip_retrieval.encoder.engines.openclip_tokenizer import count_truncated, load_tokenizer
 from clip_retrieval.encoder.export.tokenizers import write_tokenizer
@@ -119,20 +121,39 @@ def test_the_context_is_that_of_the_architecture(architecture: str, context: int
     assert tokens.shape == (1, context)
 
 
-@pytest.mark.parametrize(
-    "architecture", ["ViT-B-16-SigLIP", "ViT-H-14-CLIPA", "nllb-clip-base", "xlm-roberta-base-ViT-B-32"]
-)
-@pytest.mark.parametrize("uri", ["random:{}", "open_clip:{}"])
 @pytest.mark.usefixtures("no_transformers")
-def test_texts_that_need_transformers_say_so_before_anything_is_fetched(architecture: str, uri: str) -> None:
+@pytest.mark.parametrize("architecture", ["nllb-clip-base", "xlm-roberta-base-ViT-B-32"])
+@pytest.mark.parametrize("uri", ["random:{}", "open_clip:{}"])
+def test_text_towers_that_need_transformers_say_so_before_anything_is_fetched(architecture: str, uri: str) -> None:
     with pytest.raises(EncoderError, match=r"need the package transformers; pip install 'clip-retrieval\[hf\]'"):
         load_encoder(uri.format(architecture))
 
 
-@pytest.mark.usefixtures("no_transformers")
-def test_a_folder_that_needs_transformers_says_so(tmp_path: Path) -> None:
-    with pytest.raises(EncoderError, match="need the package transformers"):
-        load_encoder(write_model(tmp_path, **SIGLIP))
+@pytest.mark.parametrize("variant", [SIGLIP, CLIPA], ids=["siglip", "clipa"])
+def test_pictures_need_no_tokenizer(tmp_path: Path, variant: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_model(tmp_path, **variant)
+    pixels = np.zeros((2, 32, 32, 3), dtype=np.uint8)
+
+    encoder = load_encoder(folder)
+
+    assert encoder.info.towers == ("image",)
+    assert encoder.encode_images(pixels).shape == (2, 24)
+    assert "encodes pictures only" in caplog.text
+    with pytest.raises(EncoderError, match=r"pictures need none of it"):
+        encoder.encode_texts(["a dog"])
+
+
+def test_pictures_without_a_tokenizer_become_onnx_and_texts_keep_their_reason(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    folder = write_model(tmp_path, **SIGLIP)
+    pixels = np.zeros((2, 32, 32, 3), dtype=np.uint8)
+
+    encoder = load_encoder(EncoderConfig(clip_model=folder, device="cpu", precision="fp32"), workload="bulk")
+
+    assert isinstance(encoder, OnnxEncoder)
+    assert encoder.encode_images(pixels) == pytest.approx(load_encoder(folder).encode_images(pixels), abs=1e-4)
+    with pytest.raises(EncoderError, match="pictures need none of it"):
+        encoder.encode_texts(["a dog"])
 
 
 def test_a_tokenizer_that_cannot_be_fetched_is_one_sentence(tmp_path: Path) -> None:

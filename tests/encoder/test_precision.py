@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from clip_retrieval.encoder.precision import cpu_precisions
+from clip_retrieval.encoder.precision import precisions_of
 
 
 @pytest.mark.parametrize(
@@ -21,8 +21,8 @@ def test_the_fastest_that_the_cpu_has_units_for_comes_first(
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n\nprocessor\t: 1\nflags\t\t: {flags}\n")
-    assert cpu_precisions(tmp_path / "cpuinfo") == expected
+    assert precisions_of(tmp_path / "cpuinfo") == expected
 
 
 def test_an_unknown_cpu_computes_in_fp32(tmp_path: Path) -> None:
-    assert cpu_precisions(tmp_path / "there is none") == ("fp32",)
+    assert precisions_of(tmp_path / "there is none") == ("fp32",)

@@ -112,3 +112,27 @@ def test_other_names_are_refused_with_a_hint(uri: str, words: str) -> None:
 def test_devices_are_a_list_between_commas() -> None:
     assert list_devices(EncoderConfig(clip_model="hash:16", device="cpu, cpu")) == ["cpu", "cpu"]
     assert list_devices(EncoderConfig(clip_model="hash:16")) == ["cpu"]
+
+
+@pytest.mark.parametrize(
+    ("query", "pictures"),
+    [
+        ("?mean=0,0,0&std=1,1,1", (("mean", (0, 0, 0)), ("std", (1, 1, 1)))),
+        ("?mean=0.5", (("mean", (0.5, 0.5, 0.5)),)),
+        ("", ()),
+    ],
+)
+@pytest.mark.parametrize("model", ["MobileCLIP-S1/tag", "hf-hub:org/name", "local-dir:folder"])
+def test_mean_and_std_may_be_given(model: str, query: str, pictures: object) -> None:
+    plain = parse_uri(f"open_clip:{model}")
+
+    parsed = parse_uri(f"open_clip:{model}{query}")
+
+    assert parsed.pictures == pictures
+    assert (parsed.architecture, parsed.weights) == (plain.architecture, plain.weights)
+
+
+@pytest.mark.parametrize("query", ["?mean=0,0", "?std=0", "?mean=a", "?mean=nan", "?std=1,1,-1"])
+def test_mean_and_std_of_another_form_are_refused(query: str) -> None:
+    with pytest.raises(EncoderError, match="must be one number or three"):
+        parse_uri(f"open_clip:MobileCLIP-S1/tag{query}")

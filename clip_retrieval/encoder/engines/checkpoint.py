@@ -28,6 +28,7 @@ from clip_retrieval.encoder.engines.openclip import (
     choose_device,
     choose_precision,
 )
+from clip_retrieval.encoder.engines.state_dict import explain_loading, list_names
 from clip_retrieval.encoder.formats.checkpoint import Checkpoint
 from clip_retrieval.encoder.formats.hub import read_named
 from clip_retrieval.encoder.formats.mixer import MixerTowers
@@ -61,19 +62,23 @@ def open_checkpoint(name: ModelName, config: EncoderConfig) -> Encoder:
 def build_model(checkpoint: Checkpoint) -> open_clip.CLIP:
     """Build open_clip's module and load the tensors; a tower that the file lacks stays as it was made."""
     config = {**SMALLEST_TOWERS, **checkpoint.model_config}
-    model = open_clip.CLIP(**config)
+    try:
+        model = open_clip.CLIP(**config)
+    except (RuntimeError, ValueError, TypeError, AssertionError, ArithmeticError) as error:
+        raise EncoderError(
+            f"{checkpoint.source} describes a model that cannot be built: {first_line(error)}"
+        ) from error
     state = {name: torch.from_numpy(np.array(value)) for name, value in checkpoint.tensors.items()}
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
         raise EncoderError(
-            f"{checkpoint.source} does not fit the model that it describes: {first_line(error)}"
+            f"{checkpoint.source} does not fit the model that it describes: {explain_loading(error)}"
         ) from error
     lacking = [name for name in missing if is_of_present_tower(name, checkpoint)]
     if lacking or unexpected:
-        raise EncoderError(
-            f"{checkpoint.source} is incomplete: {len(lacking)} tensors are missing, such as {lacking[:2]}"
-        )
+        named = [list_names(kind, names) for kind, names in (("missing", lacking), ("unexpected", unexpected)) if names]
+        raise EncoderError(f"{checkpoint.source} does not fit the model that it describes: {'; '.join(named)}")
     return model.eval()
 
 

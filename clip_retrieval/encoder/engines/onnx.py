@@ -31,6 +31,7 @@ from clip_retrieval.encoder.precision import cpu_precisions
 from clip_retrieval.encoder.tokenizer import BpeTokenizer
 from clip_retrieval.encoder.uri import ModelName
 from clip_retrieval.errors import EncoderError
+from clip_retrieval.git_lfs import explaining_pointers
 from clip_retrieval.process.resources import count_cores
 
 IMAGES_AT_ONCE = 64  # that are encoded together: more do not fit the caches
@@ -52,6 +53,7 @@ def open_onnx(name: ModelName, config: EncoderConfig, workload: Workload) -> Onn
         precision=choose_precision(name, config, runtime),
         device="cpu",
         towers=about.towers,
+        no_text_reason=about.no_text_reason,
         logit_scale=about.logit_scale,
         logit_bias=about.logit_bias,
         vocabulary=read_vocabulary(folder),
@@ -109,7 +111,8 @@ class OnnxEncoder(EncodesTexts):
             return BpeTokenizer(spec.context_length)
         from clip_retrieval.encoder.huggingface_tokenizer import HuggingfaceTokenizer
 
-        return HuggingfaceTokenizer(self.folder, spec)
+        with explaining_pointers(self.folder, EncoderError):
+            return HuggingfaceTokenizer(self.folder, spec)
 
     def open_text_side(self) -> None:
         """Open the graph while the vocabulary is read: neither waits for the other, and a first text is out sooner."""
@@ -128,7 +131,8 @@ class OnnxEncoder(EncodesTexts):
     def open_session(self, tower: str) -> Session:
         check_tower(self.info, tower)
         path = self.folder / GRAPHS[tower]
-        return CheckedSession(open_session(path, self.way), path, self.info.dimension)
+        with explaining_pointers(self.folder, EncoderError):
+            return CheckedSession(open_session(path, self.way), path, self.info.dimension)
 
     def encode_images(self, pixels: Pixels) -> Embeddings:
         return self.start_images(pixels)()

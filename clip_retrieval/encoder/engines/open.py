@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import assert_never
 
 from clip_retrieval.encoder.base import Encoder, Workload
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.uri import ModelName
+from clip_retrieval.errors import EncoderError
+from clip_retrieval.git_lfs import explaining_pointers
 
 
 def open_engine(name: ModelName, config: EncoderConfig, workload: Workload = "query") -> Encoder:
     """Open a model on the engine that its kind says."""
+    with explaining_pointers(local_place(name), EncoderError):
+        return open_on_its_engine(name, config, workload)
+
+
+def local_place(name: ModelName) -> Path:
+    """Return the file or folder that a model is read from; a path that is not there for models without one."""
+    is_file = name.kind == "open_clip" and name.weights is not None
+    return Path(str(name.weights) if is_file else name.architecture.removeprefix("local-dir:"))
+
+
+def open_on_its_engine(name: ModelName, config: EncoderConfig, workload: Workload) -> Encoder:
     match name.kind:
         case "hash":
             from clip_retrieval.encoder.engines.hashing import HashEncoder

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import open_clip
 import torch
 from numpy.typing import NDArray
-from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
 from clip_retrieval.encoder.base import (
+    BOTH_TOWERS,
     Embeddings,
     EncoderInfo,
     EncodesTexts,
@@ -30,18 +28,22 @@ from clip_retrieval.encoder.base import (
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.engines.causal_text import choose_text_encoder
 from clip_retrieval.encoder.engines.gpu import DeviceMemory, Streams
-from clip_retrieval.encoder.engines.openclip_published import published_preprocess, resolve_weights
-from clip_retrieval.encoder.engines.openclip_tokenizer import (
-    check_transformers,
-    count_truncated,
-    load_tokenizer,
+from clip_retrieval.encoder.engines.openclip_model import (
+    check_architecture,
+    create_model,
+    embedding_dimension,
+    fingerprint,
+    read_logits,
+    read_preprocess,
 )
+from clip_retrieval.encoder.engines.openclip_published import resolve_weights
+from clip_retrieval.encoder.engines.openclip_tokenizer import count_truncated, load_tokenizer
 from clip_retrieval.encoder.formats.onnx_folder import read_vocabulary
-from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.encoder.uri import ModelName
 from clip_retrieval.errors import EncoderError, first_line
 
-FINGERPRINT_VALUES = 4096  # of each tensor, evenly spread: enough to tell any two trainings apart
+logger = logging.getLogger(__name__)
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -50,13 +52,15 @@ class OpenClipEncoder(EncodesTexts):
 
     def __init__(self, model: nn.Module, tokenizer: Any, info: EncoderInfo) -> None:
         self.model = model
+        self.architecture: str | None = None  # open_clip's name of it, where it has one
         self.tokenizer = tokenizer
         self.info = info
         self.device = torch.device(info.device)
         self.dtype = DTYPES[info.precision]
         mean, std = (torch.tensor(v, device=self.device) for v in (info.preprocess.mean, info.preprocess.std))
         self.mean, self.std = mean.view(1, 3, 1, 1), std.view(1, 3, 1, 1)
-        self.text_encoder = choose_text_encoder(model, tokenizer, self.device)
+        if tokenizer is not None:
+            self.text_encoder = choose_text_encoder(model, tokenizer, self.device)
         self.memory, self.streams = DeviceMemory(info.uri), Streams(self.device)
 
     @torch.inference_mode()
@@ -142,24 +146,37 @@ def open_openclip(name: ModelName, config: EncoderConfig) -> OpenClipEncoder:
     device = choose_device(config)
     precision = choose_precision(config, device)
     check_architecture(name.architecture)
-    name = resolve_weights(name)
+    name = resolve_weights(name, config.clip_cache_path)
     model = create_model(name, config)
     weights_digest = fingerprint(model)  # before the precision changes: it shall be the same in all of them
     model = model.to(device=device, dtype=DTYPES[precision])
-    tokenizer = load_tokenizer(name.architecture, config.clip_cache_path)
+    tokenizer, no_text_reason = find_tokenizer(name, config)
     folder = name.architecture.removeprefix("local-dir:")
     is_local = folder != name.architecture
     info = EncoderInfo(
         uri=name.uri,
-        dimension=embedding_dimension(model, tokenizer, device),
-        preprocess=read_preprocess(model),
+        dimension=embedding_dimension(model, device),
+        preprocess=read_preprocess(model, name.uri),
         fingerprint=weights_digest,
         precision=precision,
         device=device,
+        towers=BOTH_TOWERS if tokenizer is not None else ("image",),
+        no_text_reason=no_text_reason,
         vocabulary=read_vocabulary(Path(folder)) if is_local else None,
         **read_logits(model),
     )
-    return OpenClipEncoder(model, tokenizer, info)
+    encoder = OpenClipEncoder(model, tokenizer, info)
+    encoder.architecture = name.architecture
+    return encoder
+
+
+def find_tokenizer(name: ModelName, config: EncoderConfig) -> tuple[Any, str | None]:
+    """Return the tokenizer, or why it is not here: pictures can be encoded all the same."""
+    try:
+        return load_tokenizer(name.architecture, config.clip_cache_path), None
+    except EncoderError as error:
+        logger.warning("%s encodes pictures only: %s", name.uri, error)
+        return None, str(error)
 
 
 def choose_device(config: EncoderConfig) -> str:
@@ -172,9 +189,13 @@ def choose_device(config: EncoderConfig) -> str:
 
 
 def choose_precision(config: EncoderConfig, device: str) -> str:
-    if config.precision != "auto":
-        return config.precision
-    return "fp16" if device.startswith("cuda") else "fp32"
+    """Return the number format of torch's own; int8 is a format of converted models, which torch replaces by fp32."""
+    is_cuda = device.startswith("cuda")
+    if config.precision == "int8" and is_cuda:
+        raise EncoderError(f"--precision int8 is for CPUs; on {device} take fp16, bf16 or fp32")
+    if config.precision in ("auto", "int8"):
+        return "fp16" if is_cuda else "fp32"
+    return config.precision
 
 
 def check_device(device: str) -> None:
@@ -188,111 +209,3 @@ def check_device(device: str) -> None:
 
 def count_gpus() -> int:
     return torch.cuda.device_count()
-
-
-def create_model(name: ModelName, config: EncoderConfig) -> nn.Module:
-    """Build the model on the CPU, in fp32, and load or make its weights."""
-    check_transformers(name.architecture)
-    with torch.random.fork_rng(devices=[]), quiet_root(name.kind == "random"):
-        torch.manual_seed(name.option("seed", 0))
-        try:
-            model = open_clip.create_model(
-                name.architecture,
-                pretrained=name.weights,
-                cache_dir=config.clip_cache_path,
-                force_preprocess_cfg=published_preprocess(name),
-                pretrained_text=False,  # random is random, and other weights cover it
-                require_pretrained=name.kind == "open_clip",  # a folder without weights gives random ones else
-            )
-        except Exception as error:  # open_clip, the hub and torch raise all kinds here
-            raise EncoderError(explain_failure(name, error)) from error
-    return cast("nn.Module", model.eval())
-
-
-@contextmanager
-def quiet_root(is_quiet: bool) -> Iterator[None]:  # noqa: FBT001 -- reads as what it is
-    """Keep open_clip, which logs to the root logger, from warning that random weights are random."""
-    root = logging.getLogger()
-    level = root.level
-    if is_quiet:
-        root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
-
-
-def check_architecture(architecture: str) -> None:
-    if architecture.startswith("local-dir:"):
-        folder = Path(architecture.removeprefix("local-dir:"))
-        if not (folder / "open_clip_config.json").exists():
-            raise EncoderError(f"{folder} is no open_clip folder: open_clip_config.json is missing")
-    elif not architecture.startswith("hf-hub:") and open_clip.get_model_config(architecture) is None:
-        near = [known for known in open_clip.list_models() if known.lower().startswith(architecture.lower()[:5])]
-        hint = f"near it: {', '.join(near[:8])}" if near else "open_clip.list_models() names all"
-        raise EncoderError(f"open_clip has no architecture {architecture!r}; {hint}")
-
-
-def explain_failure(name: ModelName, error: Exception) -> str:
-    weights = name.weights
-    if weights is not None and Path(weights).exists():
-        return f"{weights} could not be loaded into {name.architecture}: {first_line(error)}"
-    if name.architecture.startswith("local-dir:"):
-        return f"{name.architecture} could not be loaded: {first_line(error)}"
-    if name.kind == "random":
-        return f"{name.architecture} could not be built: {first_line(error)}"
-    return (
-        f"the weights of {name.uri} are not on this machine and could not be fetched ({first_line(error)}). "
-        f"Without network: fetch them elsewhere and pass open_clip:{name.architecture}//path/to/checkpoint, set "
-        "--clip_cache_path to a folder that holds them, or try the embedded model with --clip_model demo"
-    )
-
-
-def read_logits(model: nn.Module) -> dict[str, Any]:
-    """Return what makes logits of cosines, as EncoderInfo names it."""
-    scale, bias = (getattr(model, name, None) for name in ("logit_scale", "logit_bias"))
-    return {
-        "logit_scale": None if scale is None else float(scale.detach().float().exp()),
-        "logit_bias": None if bias is None else float(bias.detach().float()),
-    }
-
-
-def read_preprocess(model: nn.Module) -> Preprocess:
-    config = open_clip.get_model_preprocess_cfg(model)
-    size = config["size"]
-    height, width = size if isinstance(size, tuple | list) else (size, size)
-    if height != width:
-        raise EncoderError(f"this model takes pictures of {width} x {height}; only square ones can be prepared here")
-    return Preprocess(
-        size=height,
-        mean=triple(config["mean"]),
-        std=triple(config["std"]),
-        interpolation="bilinear" if config.get("interpolation") == "bilinear" else "bicubic",  # random is bicubic too
-        resize_mode=config.get("resize_mode", "shortest"),
-        fill=config.get("fill_color", 0),
-    )
-
-
-def triple(values: Any) -> tuple[float, float, float]:
-    """Return a value for each colour; open_clip takes one number for all too."""
-    red, green, blue = values if isinstance(values, tuple | list) else (values,) * 3
-    return red, green, blue
-
-
-@torch.inference_mode()
-def embedding_dimension(model: nn.Module, tokenizer: Any, device: str) -> int:
-    return int(cast("Any", model).encode_text(tokenizer(["a"]).to(device)).shape[1])
-
-
-def fingerprint(model: nn.Module) -> str:
-    """Return a digest of every weight's name, shape and a spread of its values."""
-    digest = hashlib.sha256(b"quick_gelu" if any(isinstance(part, QuickGELU) for part in model.modules()) else b"")
-    for name, value in sorted(model.state_dict().items()):
-        if name.endswith("num_batches_tracked"):  # of training, no weight
-            continue
-        flat = value.detach().flatten()
-        step = max(1, flat.numel() // FINGERPRINT_VALUES)
-        sample = flat[::step].float().numpy()
-        digest.update(f"{name} {tuple(value.shape)}".encode())
-        digest.update(sample.tobytes())
-    return digest.hexdigest()[:32]

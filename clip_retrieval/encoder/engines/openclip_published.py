@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,13 @@ from typing import Any
 import open_clip
 from open_clip.pretrained import get_pretrained_cfg
 
+from clip_retrieval.encoder.formats.recognise import is_script
 from clip_retrieval.encoder.uri import ModelName
 from clip_retrieval.errors import EncoderError
 
 logger = logging.getLogger(__name__)
 
+OPENAI = "openai"  # the tag of OpenAI's weights
 PLACES = ("local-dir:", "hf-hub:")  # these bring a configuration of their own
 USUAL: Mapping[str, Any] = {  # of OpenAI's models
     "mean": open_clip.OPENAI_DATASET_MEAN,
@@ -25,12 +29,36 @@ USUAL: Mapping[str, Any] = {  # of OpenAI's models
 }
 
 
-def resolve_weights(name: ModelName) -> ModelName:
+def resolve_weights(name: ModelName, cache: str | None) -> ModelName:
     """Return the name with its weights, a tag or a file, and with the architecture that they were trained as."""
     if name.kind != "open_clip" or name.architecture.startswith(PLACES):
         return name
     weights = choose_weights(name)
-    return dataclasses.replace(name, architecture=match_activation(name.architecture, weights), weights=weights)
+    tag = OPENAI if is_openai_archive(weights) else weights
+    architecture = match_activation(name.architecture, tag)
+    return dataclasses.replace(name, architecture=architecture, weights=find_openai(name, cache) or weights)
+
+
+def find_openai(name: ModelName, cache: str | None) -> str | None:
+    """Return the file of OpenAI's weights, where OpenAI's package, CLIP_DIR or --clip_cache_path keeps one."""
+    file = openai_file(name)
+    places = (cache, os.environ.get("CLIP_DIR"), "~/.cache/clip")
+    paths = [Path(place).expanduser() / file for place in places if place] if file else []
+    return next((str(path) for path in paths if path.is_file()), None)
+
+
+def openai_file(name: ModelName) -> str | None:
+    """Return what OpenAI calls the file of these weights; None for other weights than OpenAI's."""
+    if name.weights != OPENAI:
+        return None
+    architecture = name.architecture.removesuffix("-quickgelu")
+    return f"{architecture}{'px' if architecture.endswith('-336') else ''}.pt"
+
+
+def is_openai_archive(weights: str) -> bool:
+    """Say whether a file is a TorchScript archive, the form of OpenAI's own files."""
+    path = Path(weights)
+    return path.is_file() and zipfile.is_zipfile(path) and is_script(path)
 
 
 def choose_weights(name: ModelName) -> str:
@@ -72,6 +100,8 @@ def published_preprocess(name: ModelName) -> dict[str, Any]:
     is_file = name.weights is not None and not get_pretrained_cfg(name.architecture, name.weights)
     if name.architecture.startswith(PLACES) or not (is_file or name.kind == "random"):
         return {}
+    if name.weights is not None and is_openai_archive(name.weights):
+        return dict(USUAL)
     tags = open_clip.list_pretrained_tags_by_model(name.architecture)
     configs = [dict(USUAL) | filter_preprocess(get_pretrained_cfg(name.architecture, tag)) for tag in tags]
     if not configs:

@@ -17,11 +17,14 @@ CLIPS_ROOM = 3  # what open_clip's mode `clips` keeps free for its own tokens
 
 
 def check_transformers(architecture: str) -> None:
-    """Refuse an architecture whose texts need transformers where that is missing, before weights are fetched."""
+    """Refuse an architecture whose text tower is one of transformers where that is missing, before weights are fetched.
+
+    Where only the tokenizer is of transformers, pictures can be encoded without it.
+    """
     if architecture.startswith("hf-hub:"):
         return
     texts = (open_clip.get_model_config(architecture) or {}).get("text_cfg", {})
-    if (texts.get("hf_tokenizer_name") or texts.get("hf_model_name")) and not has_transformers():
+    if texts.get("hf_model_name") and not has_transformers():
         raise EncoderError(need_transformers(architecture))
 
 

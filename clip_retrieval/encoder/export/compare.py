@@ -45,16 +45,17 @@ class Agreement:
 def compare_towers(
     reference: Encoder, other: Encoder, pictures: Path | None = None, sizes: Sequence[int] = BATCHES
 ) -> dict[str, Agreement]:
-    """Return the agreement by tower, of those that `other` has; in several batch sizes, so that none is special."""
+    """Return the agreement by tower, of those that both have; in several batch sizes, so that none is special."""
     found: dict[str, Agreement] = {}
-    if "image" in other.info.towers:
+    both = set(reference.info.towers) & set(other.info.towers)
+    if "image" in both:
         batches = list(
             make_batches(reference.info.preprocess.size, sizes)
             if pictures is None
             else read_batches(reference, pictures)
         )
         found["image"] = agree([(reference.encode_images(batch), other.encode_images(batch)) for batch in batches])
-    if "text" in other.info.towers:
+    if "text" in both:
         starts = np.cumsum((0, *sizes[:-1]))
         groups = [TEXTS[start : start + size] for start, size in zip(starts, sizes, strict=True)]
         found["text"] = agree([(reference.encode_texts(group), other.encode_texts(group)) for group in groups])

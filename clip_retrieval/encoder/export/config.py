@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.options import option
@@ -11,7 +11,15 @@ from clip_retrieval.options import option
 Target = Literal["onnx", "open_clip", "hf", "gguf", "clippie"]
 Towers = Literal["both", "text", "image"]
 OnnxType = Literal["int8", "int4"]
-QuantisedType = Literal["int8", "int4", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0"]
+GgufType = Literal["q4_0", "q4_1", "q5_0", "q5_1", "q8_0"]
+QuantisedType = Literal["int8", "int4", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "2", "3", "6", "7", "8"]
+GGML_NUMBERS: dict[str, GgufType] = {
+    "2": "q4_0",
+    "3": "q4_1",
+    "6": "q5_0",
+    "7": "q5_1",
+    "8": "q8_0",
+}  # as clip.cpp's quantize takes them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +58,14 @@ class QuantizeConfig:
 
     source: str = option(help="Model to quantise: an ONNX folder of `convert` for int8 and int4, a GGUF file for q*.")
     out: str = option(help="Folder, or for q* the GGUF file, to make.")
-    type: QuantisedType = option(help="Number format of the weights.")
+    type: QuantisedType = option(
+        help="Number format of the weights; clip.cpp's numbers 2, 3, 6, 7, 8 are q4_0, q4_1, q5_0, q5_1, q8_0."
+    )
     images: str | None = option(
         None, help="Folder of pictures, on which the embeddings before and after are compared. None: generated ones."
     )
+
+    @property
+    def kind(self) -> OnnxType | GgufType:
+        """The type by its name, where its number was given."""
+        return GGML_NUMBERS.get(self.type) or cast("OnnxType | GgufType", self.type)

@@ -21,7 +21,7 @@ from clip_retrieval.encoder.formats.clippie import write_clippie
 from clip_retrieval.encoder.formats.gguf import write_gguf
 from clip_retrieval.encoder.formats.hub import read_named
 from clip_retrieval.encoder.formats.huggingface_writer import write_huggingface
-from clip_retrieval.encoder.formats.onnx_folder import VOCABULARY, OnnxFolder, write_about
+from clip_retrieval.encoder.formats.onnx_folder import VOCABULARY, OnnxFolder, TokenizerSpec, write_about
 from clip_retrieval.encoder.formats.openclip_folder import write_openclip
 from clip_retrieval.encoder.tokenizer import clip_vocabulary
 from clip_retrieval.encoder.uri import DEMO_MODEL, ModelName, parse_uri
@@ -117,6 +117,9 @@ def write_target(config: ConvertConfig, origin: Origin, staged: Path) -> None:
         write_onnx(origin, staged, origin.choose_towers(config.towers), config.dtype or "f32")
         return
     checkpoint = origin.checkpoint
+    if config.to == "open_clip" and checkpoint is None:
+        write_model(config, origin, staged)
+        return
     if checkpoint is None:
         raise EncoderError(f"{origin.name} has parts that {config.to} has no form for; --to onnx takes every model")
     match config.to:
@@ -133,6 +136,26 @@ def write_target(config: ConvertConfig, origin: Origin, staged: Path) -> None:
             assert_never(config.to)
 
 
+def write_model(config: ConvertConfig, origin: Origin, staged: Path) -> None:
+    """Write an open_clip model of any architecture as open_clip's folder: its own state dict and configuration."""
+    from clip_retrieval.encoder.engines.openclip import OpenClipEncoder
+    from clip_retrieval.encoder.export.openclip_model import write_openclip_model
+
+    assert isinstance(origin.encoder, OpenClipEncoder)
+    if config.towers != "both":
+        raise EncoderError(
+            f"open_clip always builds both towers, so the {config.towers} tower of {origin.name} alone cannot become "
+            "its folder; write it with --to onnx"
+        )
+    write_openclip_model(origin.encoder, staged, config.dtype or "f32")
+
+
+def context_length_of(encoder: Encoder) -> int:
+    """Return how many tokens a text has: by the tokenizer, or by the model where that is missing."""
+    tokenizer: Any = getattr(encoder, "tokenizer", None)
+    return int(tokenizer.context_length if tokenizer is not None else encoder.model.context_length)  # type: ignore[attr-defined]
+
+
 def write_onnx(origin: Origin, folder: Path, towers: tuple[str, ...], stored: Stored) -> None:
     """Build the graphs from the weights, or let torch trace them where the model is of another kind."""
     folder.mkdir()
@@ -143,7 +166,11 @@ def write_onnx(origin: Origin, folder: Path, towers: tuple[str, ...], stored: St
     else:
         trace(origin, folder, towers)
         is_cut = False
-    tokenizer = write_tokenizer(origin.encoder, folder, is_cut=is_cut)
+    tokenizer = (
+        write_tokenizer(origin.encoder, folder, is_cut=is_cut)
+        if "text" in towers
+        else TokenizerSpec("clip", context_length_of(origin.encoder), is_cut=False)
+    )
     about = OnnxFolder(
         source=origin.name,
         fingerprint=info.fingerprint,
@@ -153,6 +180,7 @@ def write_onnx(origin: Origin, folder: Path, towers: tuple[str, ...], stored: St
         tokenizer=tokenizer,
         logit_scale=info.logit_scale,
         logit_bias=info.logit_bias,
+        no_text_reason=None if "text" in towers else info.no_text_reason,
     )
     write_about(folder, about)
     write_vocabulary(folder, info)
@@ -170,7 +198,7 @@ def trace(origin: Origin, folder: Path, towers: tuple[str, ...]) -> None:
 
     encoder = origin.encoder
     assert isinstance(encoder, OpenClipEncoder)
-    trace_towers(encoder.model, encoder.info.preprocess, encoder.tokenizer.context_length, folder, towers)
+    trace_towers(encoder.model, encoder.info.preprocess, context_length_of(encoder), folder, towers)
 
 
 def check(

@@ -37,22 +37,22 @@ def run_quantize(config: QuantizeConfig) -> Quantized:
     """Quantise a model, and compare it with the original on pictures and texts."""
     source, out = Path(config.source.removeprefix("onnx:")).expanduser(), Path(config.out).expanduser()
     found = recognise(source)
-    wanted = "onnx" if config.type in get_args(OnnxType) else "gguf"
+    wanted = "onnx" if config.kind in get_args(OnnxType) else "gguf"
     if found != wanted:
         article = "an ONNX folder" if wanted == "onnx" else "a GGUF file"
         raise EncoderError(
-            f"{source} is {found}, but {config.type} is made from {article}; convert the original model first: "
+            f"{source} is {found}, but {config.kind} is made from {article}; convert the original model first: "
             f"clip-retrieval convert MODEL OUT --to {wanted}"
         )
     with made_whole(out) as staged:
-        if config.type == "int8" or config.type == "int4":
+        if config.kind == "int8" or config.kind == "int4":
             staged.mkdir()
-            quantise_folder(source, staged, config.type)
+            quantise_folder(source, staged, config.kind)
         else:
-            quantise_gguf(source, staged, config.type)
+            quantise_gguf(source, staged, config.kind)
         pictures = None if config.images is None else Path(config.images)
         agreement = compare_towers(open_reference(source), open_reference(staged), pictures)
-    return Quantized(config.source, str(out), config.type, size_of(source), size_of(out), agreement)
+    return Quantized(config.source, str(out), config.kind, size_of(source), size_of(out), agreement)
 
 
 def open_reference(path: Path) -> Any:

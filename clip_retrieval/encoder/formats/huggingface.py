@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from clip_retrieval.encoder.formats.checkpoint import Checkpoint
-from clip_retrieval.encoder.formats.openai_pt import MEAN, STD, read_weights
+from clip_retrieval.encoder.formats.huggingface_preprocess import read_object, read_preprocess
+from clip_retrieval.encoder.formats.openai_pt import read_weights
 from clip_retrieval.encoder.formats.safetensors import count_blocks
-from clip_retrieval.encoder.preprocess import Interpolation, Preprocess, ResizeMode, triple
 from clip_retrieval.errors import EncoderError
-
-logger = logging.getLogger(__name__)
+from clip_retrieval.json_files import check_shape
 
 Tensors = dict[str, NDArray[Any]]
 Config = Mapping[str, Any]
@@ -67,9 +66,26 @@ ACTIVATIONS: dict[str, tuple[bool, dict[str, str]]] = {
     "gelu_new": (False, {"approximate": "tanh"}),
     "gelu_pytorch_tanh": (False, {"approximate": "tanh"}),
 }
-RESAMPLES: dict[int, Interpolation] = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 USUAL_EPSILON = 1e-5
 LEGACY_END = 2  # an eos_token_id in old configs; transformers then takes the highest id of each text
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """config.json: of both towers, or of one with that tower's keys at the top level."""
+
+    text_config: dict[str, Any] | None = None
+    vision_config: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class TowerConfig:
+    """What the shapes of a tower's tensors do not say, with transformers' defaults."""
+
+    num_attention_heads: Annotated[int, Meta(ge=1)] | None = None
+    eos_token_id: int | None = 49407
+    layer_norm_eps: Annotated[float, Meta(gt=0)] = USUAL_EPSILON
+    hidden_act: str = "quick_gelu"
 
 
 def read_huggingface(folder: Path) -> Checkpoint:
@@ -84,7 +100,7 @@ def read_huggingface(folder: Path) -> Checkpoint:
 
 def check_model_type(folder: Path) -> dict[str, Any]:
     """Return config.json; raises EncoderError for models other than CLIP, with open_clip's name of the like of them."""
-    config = read_json(folder / "config.json")
+    config = read_object(folder / "config.json")
     model_type = str(config.get("model_type"))
     if model_type in MODEL_TYPES:
         return config
@@ -107,17 +123,24 @@ def convert(folder: Path, config: Config, weights: Tensors) -> Checkpoint:
     check_projections(folder, weights)
     if "text_projection.weight" in weights:
         tensors |= rename(weights, name_text(count_blocks(weights, f"{TEXT}encoder.layers.")))
-        model_config["text_cfg"] = text_config(config.get("text_config") or config, tensors)
+        model_config["text_cfg"] = text_config(tower_config(folder, config, "text_config"), tensors)
         model_config["embed_dim"] = tensors["text_projection"].shape[1]
     if "visual_projection.weight" in weights:
         tensors |= rename(weights, name_image(count_blocks(weights, f"{IMAGE}encoder.layers.")))
-        model_config["vision_cfg"] = vision_config(config.get("vision_config") or config, tensors)
+        model_config["vision_cfg"] = vision_config(tower_config(folder, config, "vision_config"), tensors)
         model_config["embed_dim"] = tensors["visual.proj"].shape[1]
         image_size = model_config["vision_cfg"]["image_size"]
     if "logit_scale" in weights:
         tensors["logit_scale"] = weights["logit_scale"]
     model_config["quick_gelu"] = apply_activations(folder, config, model_config)
     return Checkpoint(str(folder), "clip", model_config, tensors, read_preprocess(folder, image_size))
+
+
+def tower_config(folder: Path, config: Config, key: str) -> TowerConfig:
+    """Return a tower's part of config.json, which is all of it where the folder holds one tower."""
+    path = folder / "config.json"
+    nested = getattr(check_shape(config, ClipConfig, path, EncoderError), key)
+    return check_shape(nested or config, TowerConfig, f"{path}: {key}" if nested else path, EncoderError)
 
 
 def check_projections(folder: Path, weights: Tensors) -> None:
@@ -157,39 +180,39 @@ def rename(weights: Tensors, names: Names) -> Tensors:
     return tensors
 
 
-def text_config(config: Config, tensors: Tensors) -> dict[str, Any]:
+def text_config(config: TowerConfig, tensors: Tensors) -> dict[str, Any]:
     """Return open_clip's text_cfg: sizes from the shapes, the rest from the config or transformers' defaults."""
     vocab_size, width = tensors["token_embedding.weight"].shape
-    end = config.get("eos_token_id", 49407)
-    by_id = end not in (None, LEGACY_END) and end < vocab_size - 1  # words were added behind the end of text
+    end = config.eos_token_id
+    by_id = end is not None and end != LEGACY_END and end < vocab_size - 1  # words were added behind the end of text
     return {
         "context_length": tensors["positional_embedding"].shape[0],
         "vocab_size": vocab_size,
         "width": width,
-        "heads": config.get("num_attention_heads", 8),
+        "heads": config.num_attention_heads or 8,
         "layers": count_blocks(tensors, "transformer.resblocks."),
         **({"pool_type": "eos", "eos_id": end} if by_id else {}),
         **shared_config(config, tensors["transformer.resblocks.0.mlp.c_fc.weight"]),
     }
 
 
-def vision_config(config: Config, tensors: Tensors) -> dict[str, Any]:
+def vision_config(config: TowerConfig, tensors: Tensors) -> dict[str, Any]:
     width, _, _, patch_size = tensors["visual.conv1.weight"].shape
     grid = math.isqrt(tensors["visual.positional_embedding"].shape[0] - 1)  # less the class token
     return {
         "image_size": grid * patch_size,
         "patch_size": patch_size,
         "width": width,
-        "head_width": width // config.get("num_attention_heads", 12),
+        "head_width": width // (config.num_attention_heads or 12),
         "layers": count_blocks(tensors, "visual.transformer.resblocks."),
         **shared_config(config, tensors["visual.transformer.resblocks.0.mlp.c_fc.weight"]),
     }
 
 
-def shared_config(config: Config, hidden_layer: NDArray[Any]) -> dict[str, Any]:
+def shared_config(config: TowerConfig, hidden_layer: NDArray[Any]) -> dict[str, Any]:
     """Return what differs from open_clip's defaults in the same way for both towers."""
     hidden, width = hidden_layer.shape
-    epsilon = config.get("layer_norm_eps", USUAL_EPSILON)
+    epsilon = config.layer_norm_eps
     found: dict[str, Any] = {}
     if hidden != 4 * width:
         found["mlp_ratio"] = (hidden + 0.5) / width  # open_clip takes int(width * ratio)
@@ -204,7 +227,7 @@ def apply_activations(folder: Path, config: Config, model_config: dict[str, Any]
     for ours, theirs in (("text_cfg", "text_config"), ("vision_cfg", "vision_config")):
         if ours not in model_config:
             continue
-        name = (config.get(theirs) or config).get("hidden_act", "quick_gelu")
+        name = tower_config(folder, config, theirs).hidden_act
         if name not in ACTIVATIONS:
             raise EncoderError(f"{folder} uses the activation {name}; known are {', '.join(ACTIVATIONS)}")
         is_quick, options = ACTIVATIONS[name]
@@ -214,45 +237,3 @@ def apply_activations(folder: Path, config: Config, model_config: dict[str, Any]
     if len(quick) > 1:
         raise EncoderError(f"{folder} uses QuickGELU in one tower and GELU in the other, which open_clip cannot")
     return quick.pop()
-
-
-def read_preprocess(folder: Path, image_size: int) -> Preprocess:
-    """Return what preprocessor_config.json says; OpenAI's preprocessing where there is none."""
-    path = folder / "preprocessor_config.json"
-    nested = folder / "processor_config.json"  # newer versions write one file for all processors
-    config = read_json(path) if path.exists() else {}
-    if not config and nested.exists():
-        config = read_json(nested).get("image_processor", {})
-    size, crop = config.get("size", image_size), config.get("crop_size", image_size)
-    mode: ResizeMode = "squash" if isinstance(size, dict) and "height" in size else "shortest"
-    target = side(crop if mode == "shortest" and config.get("do_center_crop", True) else size)
-    if target != image_size:
-        raise EncoderError(f"{path} makes pictures of {target} pixels, but the model takes {image_size}")
-    if side(size) != target:
-        logger.warning("%s scales to %s pixels before it cuts %s; here both are %s", path, side(size), target, target)
-    return Preprocess(
-        size=image_size,
-        mean=triple(config.get("image_mean", MEAN)),
-        std=triple(config.get("image_std", STD)),
-        interpolation=RESAMPLES[config.get("resample", 3)],
-        resize_mode=mode,
-    )
-
-
-def side(size: Any) -> int:
-    """Return the side of a square given as a number, {"shortest_edge": n} or {"height": n, "width": n}."""
-    if isinstance(size, dict):
-        return int(size["shortest_edge"] if "shortest_edge" in size else size["height"])
-    return int(size)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise EncoderError(f"{path} cannot be read: {error}") from error
-    except ValueError as error:
-        raise EncoderError(f"{path} is no JSON") from error
-    if not isinstance(found, dict):
-        raise EncoderError(f"{path} is no JSON object")
-    return found

@@ -22,13 +22,13 @@ from clip_retrieval.encoder.formats.gguf import Stored, Towers
 from clip_retrieval.encoder.formats.huggingface import (
     ACTIVATIONS,
     LEGACY_END,
-    RESAMPLES,
     TRANSPOSED,
     USUAL_EPSILON,
     Names,
     name_image,
     name_text,
 )
+from clip_retrieval.encoder.formats.huggingface_preprocess import RESAMPLES
 from clip_retrieval.encoder.formats.openclip_folder import PLAIN, Loaders, new_folder, write_json, write_weights
 from clip_retrieval.encoder.formats.safetensors import count_blocks
 from clip_retrieval.encoder.tokenizer import END_TEXT, PUBLISHED, START_TEXT, clip_vocabulary, read_merges

@@ -30,7 +30,7 @@ from clip_retrieval.encoder.formats.safetensors import (
     looks_like_safetensors,
     one_line,
     read_safetensors,
-    strip_module,
+    strip_wrappers,
     widen_bfloat16,
 )
 from clip_retrieval.encoder.preprocess import Preprocess
@@ -129,7 +129,7 @@ class WeightUnpickler(pickle.Unpickler):
             raise pickle.UnpicklingError("a tensor with sizes below zero")
         last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
         if 0 in shape:
-            return np.empty(shape, data.dtype)
+            return np.empty(shape, np.float32 if dtype == "bfloat16" else data.dtype)
         if last >= len(data):
             raise pickle.UnpicklingError("a tensor past the end of its storage")
         steps = [stride * data.itemsize for stride in strides]
@@ -178,7 +178,7 @@ def read_torch_zip(path: Path) -> dict[str, NDArray[Any]]:
         raise EncoderError(f"{path} is broken: its data.pkl cannot be read ({one_line(error)})") from error
     if not tensors:
         raise EncoderError(f"{path} holds no tensors; a state dict, or a dict with one under state_dict, is wanted")
-    return strip_module(tensors)
+    return strip_wrappers(tensors)
 
 
 def flatten(node: Any, script_module: type) -> list[tuple[str, NDArray[Any]]]:
@@ -202,7 +202,7 @@ def read_weights(path: Path) -> dict[str, NDArray[Any]]:
         files = list_shards(index) if index.exists() else [path / "pytorch_model.bin"]
         return {name: array for file in files for name, array in read_torch_zip(file).items()}
     if path.is_dir() or looks_like_safetensors(path):
-        return strip_module(read_safetensors(path))
+        return strip_wrappers(read_safetensors(path))
     return read_torch_zip(path)
 
 

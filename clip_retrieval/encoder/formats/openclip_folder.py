@@ -11,20 +11,27 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from clip_retrieval.encoder.formats.checkpoint import Checkpoint
 from clip_retrieval.encoder.formats.gguf import Stored, Towers
 from clip_retrieval.encoder.formats.huggingface import Names, name_image, name_text
+from clip_retrieval.encoder.formats.huggingface_preprocess import Positive
+from clip_retrieval.encoder.formats.openai_pt import MEAN, STD
 from clip_retrieval.encoder.formats.safetensors import DTYPES
+from clip_retrieval.encoder.preprocess import Preprocess, ResizeMode
 from clip_retrieval.errors import EncoderError
 from clip_retrieval.storage import made_whole
 
+CONFIG_NAME, WEIGHTS_NAME = "open_clip_config.json", "open_clip_model.safetensors"
+Side = Annotated[int, Meta(ge=1, le=65536)]
 Loaders = Mapping[str, Callable[[], NDArray[Any]]]  # a file's tensors, each read when it is written
 
 # What a tower's configuration can say while its tensors are those of OpenAI's transformers, by their names.
@@ -37,6 +44,35 @@ ALIGNMENT = 8  # bytes, of the tensors' start
 DTYPE_NAMES = {np.dtype(code): name for name, code in DTYPES.items() if name != "BF16"}
 
 
+@dataclass(frozen=True)
+class PreprocessConfig:
+    """open_clip's preprocess_cfg, with its defaults but for the size, which it takes from the model."""
+
+    size: int | tuple[Side, Side] = 224
+    mean: tuple[float, float, float] | float = MEAN
+    std: tuple[Positive, Positive, Positive] | float = STD
+    interpolation: Literal["bicubic", "bilinear", "random"] = "bicubic"
+    resize_mode: ResizeMode = "shortest"
+    fill_color: int | tuple[int, ...] = 0
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The parts of open_clip's model_cfg that every model has; what is in them is open_clip's to check."""
+
+    embed_dim: Side
+    vision_cfg: dict[str, Any]
+    text_cfg: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class OpenClipConfig:
+    """open_clip_config.json."""
+
+    model_cfg: ModelConfig
+    preprocess_cfg: PreprocessConfig = PreprocessConfig()
+
+
 def write_openclip(checkpoint: Checkpoint, folder: Path, *, dtype: Stored = "f32", towers: Towers = "both") -> None:
     """Write a model of two towers for open_clip.create_model("local-dir:FOLDER").
 
@@ -45,9 +81,9 @@ def write_openclip(checkpoint: Checkpoint, folder: Path, *, dtype: Stored = "f32
     check_openclip(checkpoint, towers)
     with new_folder(folder) as staged:
         loaders = {name: partial(checkpoint.tensors.__getitem__, name) for name in checkpoint.tensors}
-        write_weights(staged / "open_clip_model.safetensors", loaders, dtype)
-        config = {"model_cfg": checkpoint.model_config, "preprocess_cfg": describe_preprocess(checkpoint)}
-        write_json(staged / "open_clip_config.json", config)
+        write_weights(staged / WEIGHTS_NAME, loaders, dtype)
+        config = {"model_cfg": checkpoint.model_config, "preprocess_cfg": describe_preprocess(checkpoint.preprocess)}
+        write_json(staged / CONFIG_NAME, config)
 
 
 def check_openclip(checkpoint: Checkpoint, towers: Towers) -> None:
@@ -84,9 +120,8 @@ def check_plain_tower(checkpoint: Checkpoint, tower: str, names: Names) -> None:
         raise EncoderError(f"{checkpoint.source} holds {name}, which its configuration has no place for; use --to onnx")
 
 
-def describe_preprocess(checkpoint: Checkpoint) -> dict[str, Any]:
+def describe_preprocess(preprocess: Preprocess) -> dict[str, Any]:
     """Return open_clip's preprocess_cfg."""
-    preprocess = checkpoint.preprocess
     return {
         "size": preprocess.size,
         "mode": "RGB",

@@ -10,12 +10,14 @@ from clip_retrieval.encoder.formats.checkpoint import Checkpoint
 from clip_retrieval.encoder.formats.clippie import find_pickle, read_clippie
 from clip_retrieval.encoder.formats.ggml import MAGIC as GGML
 from clip_retrieval.encoder.formats.gguf import read_ggml, read_gguf
-from clip_retrieval.encoder.formats.huggingface import read_huggingface, read_json
+from clip_retrieval.encoder.formats.huggingface import read_huggingface
+from clip_retrieval.encoder.formats.huggingface_preprocess import read_object
 from clip_retrieval.encoder.formats.mixer import read_mixer
 from clip_retrieval.encoder.formats.openai_pt import NOT_WEIGHTS, TorchArchive, read_openai, read_weights
 from clip_retrieval.encoder.formats.safetensors import looks_like_safetensors
 from clip_retrieval.encoder.uri import GGUF_HUB_PREFIX, HUB_PREFIX
 from clip_retrieval.errors import EncoderError
+from clip_retrieval.git_lfs import describe_pointer
 
 Format = Literal["open_clip", "huggingface", "openai", "mixer", "state_dict", "gguf", "ggml", "clippie", "onnx"]
 
@@ -52,8 +54,8 @@ def recognise_file(path: Path, start: bytes) -> Format:
             return kind
     if find_pickle(path) is not None:
         return "clippie"
-    if start.startswith(b"version https://git-lfs"):
-        raise EncoderError(f"{path} is only a Git LFS pointer to the weights; fetch them with git lfs pull")
+    if pointer := describe_pointer(start):
+        raise EncoderError(f"{path} is {pointer}")
     if path.suffix == ".onnx":  # protobuf has no magic number
         return "onnx"
     if start.startswith((b"PK", b"\x80")) or looks_like_safetensors(path):
@@ -77,7 +79,7 @@ def recognise_folder(folder: Path) -> Format:
         return "open_clip"
     if any((folder / name).exists() for name in ONNX_FILES):
         return "onnx"
-    if (folder / "config.json").exists() and "model_type" in read_json(folder / "config.json"):
+    if (folder / "config.json").exists() and "model_type" in read_object(folder / "config.json"):
         return "huggingface"
     if any((folder / name).exists() for name in WEIGHT_FILES):
         return recognise_names(folder, read_weights(folder))

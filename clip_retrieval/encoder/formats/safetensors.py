@@ -6,16 +6,20 @@ byte range, and the raw bytes. A folder may hold shards, told by model.safetenso
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from clip_retrieval.errors import EncoderError
+from clip_retrieval.json_files import check_shape, parse_json, read_json
+
+Tensor = TypeVar("Tensor")
 
 LARGEST_HEADER = 100_000_000  # bytes; the format's own bound
 INDEX_NAME = "model.safetensors.index.json"
@@ -34,6 +38,23 @@ DTYPES = {
     "U8": "<u1",
     "BOOL": "?",
 }
+WRAPPERS = ("module.", "_orig_mod.")  # prefixes of distributed training and of torch.compile
+
+
+@dataclass(frozen=True)
+class Shards:
+    """model.safetensors.index.json: the file of each tensor."""
+
+    weight_map: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a header says of one tensor."""
+
+    dtype: str
+    shape: list[Annotated[int, Meta(ge=0)]]
+    data_offsets: tuple[Annotated[int, Meta(ge=0)], Annotated[int, Meta(ge=0)]]
 
 
 def read_safetensors(path: Path) -> Mapping[str, NDArray[Any]]:
@@ -50,12 +71,9 @@ def read_safetensors(path: Path) -> Mapping[str, NDArray[Any]]:
 
 def list_shards(index: Path) -> list[Path]:
     """Return the files that an index names, in order; they lie beside it."""
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise EncoderError(f"{index} is no index of shards: it must be JSON with a weight_map") from error
+    names = sorted(set(read_json(index, Shards, EncoderError).weight_map.values()))
     for name in names:
-        if not isinstance(name, str) or Path(name).name != name or not (index.parent / name).exists():
+        if Path(name).name != name or not (index.parent / name).exists():
             raise EncoderError(
                 f"{index} names the shard {one_line(name)}, which is not in {index.parent}; fetch the folder again"
             )
@@ -77,23 +95,15 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(LARGEST_HEADER, path.stat().st_size - 8):
             raise EncoderError(f"{path} is no safetensors file, or is cut off within its header")
-        try:
-            header = json.loads(file.read(length))
-        except ValueError as error:
-            raise EncoderError(f"{path} is no safetensors file: its header is no JSON") from error
-    if not isinstance(header, dict):
-        raise EncoderError(f"{path} is no safetensors file: its header is no JSON object")
+        header = parse_json(file.read(length), dict[str, Any], f"{path}: the header", EncoderError)
     header.pop("__metadata__", None)
     return header, 8 + length
 
 
 def view_tensor(path: Path, name: str, entry: Any, data: NDArray[np.uint8]) -> NDArray[Any]:
     name = one_line(name)
-    try:
-        dtype, shape = str(entry["dtype"]), tuple(int(size) for size in entry["shape"])
-        start, stop = (int(offset) for offset in entry["data_offsets"])
-    except (TypeError, KeyError, ValueError) as error:
-        raise EncoderError(f"{path} is broken: the header's entry for {name} is incomplete") from error
+    said = check_shape(entry, Entry, f"{path}: the header's entry for {name}", EncoderError)
+    dtype, shape, (start, stop) = said.dtype, tuple(said.shape), said.data_offsets
     if dtype not in DTYPES:
         raise EncoderError(
             f"{path} holds {name} as {one_line(dtype)}, which is not supported; save it as F32, F16 or BF16"
@@ -101,7 +111,7 @@ def view_tensor(path: Path, name: str, entry: Any, data: NDArray[np.uint8]) -> N
     if stop > len(data):
         raise EncoderError(f"{path} is cut off: {name} ends past the end of the file; fetch it again")
     wanted = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
-    if min(shape, default=0) < 0 or start < 0 or stop - start != wanted:
+    if stop - start != wanted:
         raise EncoderError(f"{path} is broken: {name} has {stop - start} bytes, its shape {shape} needs {wanted}")
     array = data[start:stop].view(DTYPES[dtype]).reshape(shape)
     return widen_bfloat16(array) if dtype == "BF16" else array
@@ -114,7 +124,9 @@ def one_line(text: object) -> str:
 
 def widen_bfloat16(halves: NDArray[Any]) -> NDArray[np.float32]:
     """Return float32 for bfloat16 given as uint16: it is the upper half of the same number."""
-    return (np.asarray(halves).astype(np.uint32) << 16).view(np.float32)
+    wide = np.array(halves, dtype=np.uint32)
+    np.left_shift(wide, np.uint32(16), out=wide)  # in place: NumPy 1 makes int64 of a shifted array without dimensions
+    return wide.view(np.float32)
 
 
 def looks_like_safetensors(path: Path) -> bool:
@@ -125,10 +137,12 @@ def looks_like_safetensors(path: Path) -> bool:
         raise EncoderError(f"{path} cannot be read: {error}") from error
 
 
-def strip_module(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Return the tensors without the `module.` that distributed training puts before every name."""
-    prefix = "module." if all(name.startswith("module.") for name in tensors) else ""
-    return {name.removeprefix(prefix): array for name, array in tensors.items()}
+def strip_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors without the prefixes that distributed training and torch.compile put before every name."""
+    found = dict(tensors)
+    while prefix := next((prefix for prefix in WRAPPERS if found and all(n.startswith(prefix) for n in found)), None):
+        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    return found
 
 
 def count_blocks(tensors: Mapping[str, NDArray[Any]], prefix: str) -> int:

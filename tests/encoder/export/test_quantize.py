@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.export.blocks import Bits, pack, quantise_rows
 from clip_retrieval.encoder.export.compare import compare_towers
-from clip_retrieval.encoder.export.config import ConvertConfig, OnnxType, QuantizeConfig
+from clip_retrieval.encoder.export.config import GGML_NUMBERS, ConvertConfig, OnnxType, QuantisedType, QuantizeConfig
 from clip_retrieval.encoder.export.convert import run_convert
 from clip_retrieval.encoder.export.quantize import run_quantize
 from clip_retrieval.encoder.load import load_encoder
@@ -64,6 +65,14 @@ def test_four_bits_choose_the_scale_that_errs_least() -> None:
 def convert(source: object, out: Path) -> Path:
     run_convert(ConvertConfig(source=str(source), out=str(out), to="onnx"))
     return out
+
+
+def test_clip_cpps_numbers_are_types_too() -> None:
+    kinds = {
+        number: QuantizeConfig(source="a", out="b", type=cast("QuantisedType", number)).kind for number in GGML_NUMBERS
+    }
+    assert kinds == {"2": "q4_0", "3": "q4_1", "6": "q5_0", "7": "q5_1", "8": "q8_0"}
+    assert QuantizeConfig(source="a", out="b", type="int4").kind == "int4"
 
 
 @pytest.mark.parametrize(("kind", "least", "share"), [("int8", 0.995, 0.3), ("int4", 0.9, 0.2)])

@@ -249,7 +249,7 @@ def test_preprocessing_is_what_the_folder_says(folder: Path) -> None:
 def test_preprocessing_that_cannot_be_followed_is_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         preprocessing(folder, "preprocessor_config.json", {"size": {"shortest_edge": 40}, "crop_size": 32})
-    assert "scales to 40 pixels before it cuts 32" in caplog.text
+    assert "resizes to 40 pixels before it crops to 32" in caplog.text
     with pytest.raises(EncoderError, match="makes pictures of 64 pixels, but the model takes 32"):
         preprocessing(folder, "preprocessor_config.json", {"size": 64, "crop_size": 64})
 
@@ -262,7 +262,11 @@ def test_preprocessing_that_cannot_be_followed_is_said(folder: Path, caplog: pyt
         ({"model_type": "metaclip_2"}, "such as open_clip:ViT-H-14-worldwide"),
         ({"model_type": "blip"}, "clip-retrieval models list"),
         ({}, "holds a model of type None"),
-        ([], "is no JSON object"),
+        ([], "config.json cannot be used: expected `object`, got `array`"),
+        (CONFIG | {"text_config": ["a"]}, r"config\.json cannot be used: text_config: expected `object \| null`, got"),
+        (CONFIG | {"text_config": TEXT | {"num_attention_heads": "8"}}, "num_attention_heads: expected `int"),
+        (CONFIG | {"vision_config": VISION | {"num_attention_heads": 0}}, "num_attention_heads: expected `int` >= 1"),
+        (CONFIG | {"text_config": TEXT | {"eos_token_id": [2]}}, "eos_token_id: expected `int"),
         (CONFIG | {"text_config": TEXT | {"hidden_act": "relu"}}, "uses the activation relu; known are quick_gelu"),
         (CONFIG | {"text_config": TEXT | {"hidden_act": "gelu"}}, "QuickGELU in one tower and GELU in the other"),
     ],
@@ -271,6 +275,36 @@ def test_configurations_that_are_no_clip_are_one_sentence(folder: Path, config: 
     with pytest.raises(EncoderError, match=message) as caught:
         read_huggingface(rewrite(folder, config))
     assert "\n" not in str(caught.value)
+
+
+def test_null_in_a_preprocessor_is_as_good_as_absent(folder: Path) -> None:
+    said = dict.fromkeys(("size", "crop_size", "image_mean", "image_std", "resample", "do_center_crop"))
+    preprocessing(folder, "preprocessor_config.json", said)
+    assert read_huggingface(folder).preprocess.mean == pytest.approx(open_clip.OPENAI_DATASET_MEAN)
+
+
+def test_pictures_that_are_not_normalized_keep_their_values(folder: Path) -> None:
+    preprocessing(folder, "preprocessor_config.json", {"do_normalize": False, "image_mean": [0.5, 0.5, 0.5]})
+    found = read_huggingface(folder).preprocess
+    assert (found.mean, found.std) == ((0, 0, 0), (1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ([], "expected `object`, got `array`"),
+        ({"image_mean": [0.1]}, "image_mean: expected `array` of length 3"),
+        ({"image_mean": ["a", "b", "c"]}, r"image_mean\[0\]: expected `float`, got `str`"),
+        ({"image_std": [0, 1, 1]}, r"image_std\[0\]: expected `float` > 0"),
+        ({"size": {"longest_edge": 32}}, "neither shortest_edge nor height"),
+        ({"size": "32"}, "size: expected"),
+        ({"resample": 9}, "resample: invalid enum value 9"),
+        ({"rescale_factor": 1}, "does not rescale pixels by 1/255"),
+    ],
+)
+def test_a_preprocessor_of_another_shape_names_file_and_key(folder: Path, config: object, message: str) -> None:
+    with pytest.raises(EncoderError, match=rf"preprocessor_config\.json .*{message}"):
+        preprocessing(folder, "preprocessor_config.json", config)
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,7 @@ def test_the_architecture_and_preprocessing_are_openais(tmp_path: Path, model: A
 def test_tensors_are_views_of_the_file_with_the_strides_they_were_saved_with(tmp_path: Path) -> None:
     base = torch.arange(24, dtype=torch.float32).reshape(4, 6)
     state = {"t": base.t(), "part": base[1:3, 2:4], "tied": base, "brain": base.bfloat16(), "none": torch.zeros(0, 3)}
+    state |= {"brain none": torch.zeros(0, 3).bfloat16(), "brain scalar": torch.tensor(4.6).bfloat16()}
     torch.save(state, tmp_path / "tiny.pt")
     found = read_torch_zip(tmp_path / "tiny.pt")
     for name, tensor in state.items():

@@ -107,7 +107,7 @@ def test_what_is_nothing_known_is_refused_with_what_was_looked_for(tmp_path: Pat
     for name, message in {
         "page": "looked for GGUF, a torch archive",
         "empty": "looked for GGUF, a torch archive",
-        "pointer": "is only a Git LFS pointer",
+        "pointer": "is a Git LFS pointer, not the file itself; run git lfs pull",
         "cut": "is cut off or broken",
         "other": "none with the names of a CLIP",
         "missing": "there is no file or folder",

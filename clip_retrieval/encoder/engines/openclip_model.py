@@ -1,0 +1,170 @@
+"""open_clip's modules: built, filled with weights, and asked what they are."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import open_clip
+import torch
+from open_clip.transformer import QuickGELU
+from torch import nn
+
+from clip_retrieval.encoder.config import EncoderConfig
+from clip_retrieval.encoder.engines.openclip_published import openai_file, published_preprocess
+from clip_retrieval.encoder.engines.openclip_tokenizer import check_transformers
+from clip_retrieval.encoder.engines.state_dict import explain_loading, reading_more_files
+from clip_retrieval.encoder.formats.checkpoint import FINGERPRINT_VALUES
+from clip_retrieval.encoder.formats.openclip_folder import CONFIG_NAME, OpenClipConfig, PreprocessConfig
+from clip_retrieval.encoder.preprocess import Preprocess
+from clip_retrieval.encoder.uri import ModelName
+from clip_retrieval.errors import EncoderError, first_line
+from clip_retrieval.json_files import check_shape, read_json
+
+
+def create_model(name: ModelName, config: EncoderConfig) -> nn.Module:
+    """Build the model on the CPU, in fp32, and load or make its weights."""
+    check_transformers(name.architecture)
+    is_random = name.kind == "random"
+    with torch.random.fork_rng(devices=[]), quiet_root(is_random), without_chance(is_random), reading_more_files():
+        torch.manual_seed(name.option("seed", 0))
+        try:
+            model = open_clip.create_model(
+                name.architecture,
+                pretrained=name.weights,
+                cache_dir=config.clip_cache_path,
+                force_preprocess_cfg=published_preprocess(name) | dict(name.pictures),
+                pretrained_text=False,  # random is random, and other weights cover it
+                require_pretrained=name.kind == "open_clip",  # a folder without weights gives random ones else
+            )
+        except Exception as error:  # open_clip, the hub and torch raise all kinds here
+            raise EncoderError(explain_failure(name, error)) from error
+    if is_random:
+        clear_unset(model)
+    return cast("nn.Module", model.eval())
+
+
+@contextmanager
+def without_chance(is_random: bool) -> Iterator[None]:  # noqa: FBT001 -- reads as what it is
+    """Have torch fill the memory that a constructor leaves unset with NaN, where no file fills it afterwards.
+
+    CoCa's text decoder has such a matrix: what was in memory before would else be its weights, at times NaN.
+    """
+    memory: Any = torch.utils.deterministic
+    was_filled = memory.fill_uninitialized_memory
+    was_strict, was_warning = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    if is_random:
+        torch.use_deterministic_algorithms(mode=True, warn_only=True)
+        memory.fill_uninitialized_memory = True
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was_strict, warn_only=was_warning)
+        memory.fill_uninitialized_memory = was_filled
+
+
+@torch.no_grad()
+def clear_unset(model: nn.Module) -> None:
+    """Set weights that no constructor set to zero: equal seeds give equal weights."""
+    for value in model.state_dict().values():
+        if value.is_floating_point():
+            value.nan_to_num_(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+
+
+@contextmanager
+def quiet_root(is_quiet: bool) -> Iterator[None]:  # noqa: FBT001 -- reads as what it is
+    """Keep open_clip, which logs to the root logger, from warning that random weights are random."""
+    root = logging.getLogger()
+    level = root.level
+    if is_quiet:
+        root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+
+
+def check_architecture(architecture: str) -> None:
+    if architecture.startswith("local-dir:"):
+        folder = Path(architecture.removeprefix("local-dir:"))
+        if not (folder / CONFIG_NAME).exists():
+            raise EncoderError(f"{folder} is no open_clip folder: {CONFIG_NAME} is missing")
+        read_json(folder / CONFIG_NAME, OpenClipConfig, EncoderError)
+    elif not architecture.startswith("hf-hub:") and open_clip.get_model_config(architecture) is None:
+        near = [known for known in open_clip.list_models() if known.lower().startswith(architecture.lower()[:5])]
+        hint = f"near it: {', '.join(near[:8])}" if near else "open_clip.list_models() names all"
+        raise EncoderError(f"open_clip has no architecture {architecture!r}; {hint}")
+
+
+def explain_failure(name: ModelName, error: Exception) -> str:
+    weights = name.weights
+    if weights is not None and Path(weights).exists():
+        return f"{weights} could not be loaded into {name.architecture}: {explain_loading(error)}"
+    if name.architecture.startswith("local-dir:"):
+        return f"{name.architecture.removeprefix('local-dir:')} could not be loaded: {explain_loading(error)}"
+    if name.kind == "random":
+        return f"{name.architecture} could not be built: {first_line(error)}"
+    file = openai_file(name)
+    openai = f"a folder with OpenAI's {file} (or CLIP_DIR, or ~/.cache/clip), or to a hub cache"
+    where = openai if file else "a hub cache"
+    return (
+        f"the weights of {name.uri} are not on this machine and could not be fetched ({first_line(error)}). "
+        f"Without network: fetch them elsewhere and pass open_clip:{name.architecture}//path/to/checkpoint, set "
+        f"--clip_cache_path to {where} that holds them, or try the embedded model with --clip_model demo"
+    )
+
+
+def read_logits(model: nn.Module) -> dict[str, Any]:
+    """Return what makes logits of cosines, as EncoderInfo names it."""
+    scale, bias = (getattr(model, name, None) for name in ("logit_scale", "logit_bias"))
+    return {
+        "logit_scale": None if scale is None else float(scale.detach().float().exp()),
+        "logit_bias": None if bias is None else float(bias.detach().float()),
+    }
+
+
+def read_preprocess(model: nn.Module, source: str) -> Preprocess:
+    """Return what open_clip collected from the architecture, the tag and the folder or repository."""
+    config = check_shape(open_clip.get_model_preprocess_cfg(model), PreprocessConfig, source, EncoderError)
+    height, width = config.size if isinstance(config.size, tuple) else (config.size, config.size)
+    if height != width:
+        raise EncoderError(f"{source} takes pictures of {width} x {height}; only square ones can be prepared here")
+    std = config.std if isinstance(config.std, tuple) else (config.std,) * 3
+    if height < 1 or min(std) <= 0:
+        raise EncoderError(f"{source} takes pictures of {height} pixels with a std of {std}; both must be above 0")
+    return Preprocess(
+        size=height,
+        mean=config.mean if isinstance(config.mean, tuple) else (config.mean,) * 3,
+        std=std,
+        interpolation="bilinear" if config.interpolation == "bilinear" else "bicubic",  # random is bicubic too
+        resize_mode=config.resize_mode,
+        fill=config.fill_color if isinstance(config.fill_color, int) else config.fill_color[0],
+    )
+
+
+@torch.inference_mode()
+def embedding_dimension(model: nn.Module, device: str) -> int:
+    """Return the length of an embedding, from a text of nothing but the token 1: no tokenizer is needed for it."""
+    tokens = torch.ones(1, int(cast("Any", model).context_length), dtype=torch.int64, device=device)
+    return int(cast("Any", model).encode_text(tokens).shape[1])
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Return a digest of every weight's name, shape and a spread of its values."""
+    digest = hashlib.sha256(b"quick_gelu" if any(isinstance(part, QuickGELU) for part in model.modules()) else b"")
+    for name, value in sorted(model.state_dict().items()):
+        if name.endswith("num_batches_tracked"):  # of training, no weight
+            continue
+        flat = value.detach().flatten()
+        step = max(1, flat.numel() // FINGERPRINT_VALUES)
+        sample = flat[::step].float().numpy()
+        digest.update(f"{name} {tuple(value.shape)}".encode())
+        digest.update(sample.tobytes())
+    return digest.hexdigest()[:32]
