@@ -27,8 +27,8 @@ OPENAI_NAMES = {
 }
 FORMS = (
     f"an OpenAI name ({', '.join(OPENAI_NAMES)}), open_clip:ARCH/TAG, open_clip:ARCH//path/to/checkpoint, "
-    "open_clip:hf-hub:ORG/NAME (open_clip: names may end in ?mean=0,0,0&std=1,1,1), a file or folder of weights (OpenAI "
-    ".pt, transformers CLIP, Mixer CLIP, GGUF, Clippie .weights, open_clip, ONNX), hf_clip:ORG/NAME, gguf:ORG/NAME, "
+    "open_clip:hf-hub:ORG/NAME (open_clip: names may end in ?mean=0,0,0&std=1,1,1), a file or folder of weights (of "
+    "OpenAI, transformers CLIP, Mixer CLIP, GGUF, Clippie .weights, open_clip, ONNX), hf_clip:ORG/NAME, gguf:ORG/NAME, "
     "demo, onnx:FOLDER?runtime=onnxruntime, random:ARCH?seed=0, hash:DIMENSION"
 )
 LATER = {
