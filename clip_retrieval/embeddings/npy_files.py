@@ -82,11 +82,9 @@ def open_npy(folder: Folder, name: str) -> NDArray[Any]:
             rows = np.load(io.BytesIO(folder.read_bytes(name)), allow_pickle=False)
     except ValueError as error:
         raise unreadable(folder, name, error if begins_as_array(folder, name) else OTHER_KIND) from error
-    except OSError as error:
-        if error.errno is None:
-            raise unreadable(folder, name, error) from error
+    except PermissionError as error:
         raise IndexBuildError(f"cannot read {describe_os_error(error)}") from error
-    except EOFError as error:
+    except (EOFError, OSError) as error:
         raise unreadable(folder, name, error) from error
     if not isinstance(rows, np.ndarray):
         rows.close()
