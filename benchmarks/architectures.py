@@ -1,0 +1,182 @@
+"""Which of open_clip's architectures work here: on torch, as ONNX, on OpenVINO in fp32 and in int8.
+
+    python benchmarks/architectures.py run RESULTS.jsonl [--only NAME ...] [--memory_gb 10] [--seconds 900]
+    python benchmarks/architectures.py table RESULTS.jsonl
+
+`run` takes architectures from the smallest to the largest, each with random weights in a process of its own, and adds a
+line to RESULTS.jsonl for each; those with a line there are passed over, so it may be stopped and started again. It
+encodes two pictures and two texts on torch, converts the model as `convert --to onnx` and the default `inference` do,
+encodes them with the converted graphs on OpenVINO, and again with int8 weights, which is the default on CPUs with VNNI.
+A model whose tokenizer would have to be downloaded is tried without its texts.
+
+`table` prints the results as Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+TEXTS = ["a dog on the beach", "two red apples"]
+BYTES_PER_PARAMETER = 12  # fp32 weights of the model, of the graph and of what runs it, at once
+Result = dict[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "one", "table"))
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--only", nargs="+", default=[], help="architectures to try; all without it")
+    parser.add_argument("--memory_gb", type=float, default=10)
+    parser.add_argument("--seconds", type=float, default=900, help="for one architecture")
+    arguments = parser.parse_args()
+    match arguments.what:
+        case "run":
+            run_all(arguments)
+        case "one":
+            print(json.dumps(try_one(arguments.only[0])))
+        case "table":
+            print_table(arguments.results)
+
+
+def read_results(path: Path) -> dict[str, Result]:
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {result["architecture"]: result for result in map(json.loads, lines)}
+
+
+def run_all(arguments: argparse.Namespace) -> None:
+    done = read_results(arguments.results)
+    for architecture, count in list_sizes(arguments.only):
+        if architecture in done:
+            continue
+        result: Result = {"architecture": architecture, "parameters": count}
+        if count is None:
+            result["torch"] = "needs the package transformers"
+        elif count * BYTES_PER_PARAMETER > arguments.memory_gb * 1e9:
+            result["torch"] = f"not tried: above {arguments.memory_gb:g} GB"
+        else:
+            result |= run_one(architecture, arguments)
+        with arguments.results.open("a") as file:
+            file.write(json.dumps(result) + "\n")
+        print(result, flush=True)
+
+
+def run_one(architecture: str, arguments: argparse.Namespace) -> Result:
+    """Try one architecture in a process of its own, which may end in any way."""
+    command = [sys.executable, __file__, "one", str(arguments.results), "--only", architecture]
+    limit = int(arguments.memory_gb * 1.5e9)
+    started = time.monotonic()
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=arguments.seconds,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit)),
+        )
+    except subprocess.TimeoutExpired:
+        return {"torch": f"not finished in {arguments.seconds:g} s"}
+    lines = done.stdout.strip().splitlines()
+    found = json.loads(lines[-1]) if lines and done.returncode == 0 else {"torch": tell_end(done)}
+    return {**found, "seconds": round(time.monotonic() - started)}
+
+
+def tell_end(done: subprocess.CompletedProcess[str]) -> str:
+    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    return f"ended with {done.returncode}: {last[:300]}"
+
+
+def list_sizes(only: list[str]) -> list[tuple[str, int | None]]:
+    """Return the architectures with their number of parameters, the smallest first; None where it cannot be built."""
+    import open_clip
+    import torch
+
+    sizes: list[tuple[str, int | None]] = []
+    for architecture in only or open_clip.list_models():
+        try:
+            with torch.device("meta"):
+                model = open_clip.create_model(architecture, device="meta", pretrained_text=False)
+            sizes.append((architecture, sum(value.numel() for value in model.parameters())))
+        except Exception as error:  # noqa: BLE001 -- torch, timm and transformers raise all kinds
+            print(architecture, str(error)[:200], file=sys.stderr)
+            sizes.append((architecture, None))
+    return sorted(sizes, key=lambda size: size[1] or 0)
+
+
+def try_one(architecture: str) -> Result:
+    """Return what each way to run a model gives: a cosine to torch's embeddings, or what went wrong."""
+    from clip_retrieval.encoder.export.compare import make_batches
+    from clip_retrieval.encoder.export.convert import convert_into, open_torch
+    from clip_retrieval.encoder.export.onnx_weights import quantise_into
+    from clip_retrieval.encoder.uri import parse_uri
+    from clip_retrieval.errors import ClipRetrievalError, first_line
+
+    result: Result = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        step = "torch"
+        try:
+            origin = open_torch(parse_uri(f"random:{architecture}"), None)
+            encoder = origin.encoder
+            pixels = next(iter(make_batches(encoder.info.preprocess.size, (2,))))
+            wanted = encode(encoder, pixels)
+            result |= {"torch": "works", "towers": list(wanted)}
+            step = "onnx"
+            plain, small = Path(scratch) / "plain", Path(scratch) / "int8"
+            convert_into(origin, plain)
+            result["onnx"] = "built" if is_built(plain) else "traced"
+            step = "openvino"
+            result[step] = compare(wanted, plain, "fp32", pixels)
+            step = "int8"
+            quantise_into(plain, small, "int8")
+            result[step] = compare(wanted, small, "fp32", pixels)
+        except (ClipRetrievalError, OSError, ValueError, RuntimeError) as error:
+            result[step] = first_line(error)[:400]
+    return result
+
+
+def is_built(folder: Path) -> bool:
+    import onnx
+
+    graph = onnx.load(folder / "visual.onnx", load_external_data=False)
+    return graph.producer_name != "pytorch"
+
+
+def encode(encoder: Any, pixels: Any) -> dict[str, Any]:
+    found = {"image": encoder.encode_images(pixels)} if "image" in encoder.info.towers else {}
+    return found | ({"text": encoder.encode_texts(TEXTS)} if "text" in encoder.info.towers else {})
+
+
+def compare(wanted: dict[str, Any], folder: Path, precision: str, pixels: Any) -> dict[str, float]:
+    """Return the least cosine of each tower, on OpenVINO as bulk work runs it."""
+    from clip_retrieval import load_encoder
+    from clip_retrieval.encoder.config import EncoderConfig
+
+    config = EncoderConfig(clip_model=f"onnx:{folder}?runtime=openvino", precision=precision)  # type: ignore[arg-type]
+    found = encode(load_encoder(config, workload="bulk"), pixels)
+    return {tower: round(float((wanted[tower] * found[tower]).sum(axis=1).min()), 6) for tower in found}
+
+
+def print_table(path: Path) -> None:
+    print("| architecture | million parameters | torch | ONNX | OpenVINO fp32 | OpenVINO int8 |")
+    print("|---|---|---|---|---|---|")
+    for name, result in sorted(read_results(path).items(), key=lambda item: item[0].lower()):
+        count = result["parameters"]
+        millions = "" if count is None else f"{count / 1e6:.0f}"
+        cells = [show(result.get(key, "")) for key in ("torch", "onnx", "openvino", "int8")]
+        print(f"| {name} | {millions} | {' | '.join(cells)} |")
+
+
+def show(value: str | dict[str, float]) -> str:
+    """Return a table's cell: text, or the least cosine of picture and text."""
+    return value if isinstance(value, str) else ", ".join(f"{tower} {cosine:.4f}" for tower, cosine in value.items())
+
+
+if __name__ == "__main__":
+    main()
