@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
@@ -44,7 +45,10 @@ def embed(source: Path, output: Path, device: str, limit: int | None = None) -> 
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
-    done = subprocess.run(command, preexec_fn=lower, capture_output=True, text=True, check=False, timeout=60)
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # products round otherwise with more threads
+    done = subprocess.run(
+        command, preexec_fn=lower, env=one_thread, capture_output=True, text=True, check=False, timeout=60
+    )
     return done.returncode, [line for line in done.stderr.splitlines() if " samples, " not in line]
 
 
