@@ -35,8 +35,11 @@ def count_cores() -> int:
 
 
 @contextmanager
-def use_cores(count: int) -> Iterator[None]:
-    """Have what is opened inside, in this process and those that it starts, use so many cores."""
+def use_cores(count: int | None) -> Iterator[None]:
+    """Have what is opened inside, in this process and those that it starts, use so many cores; None changes nothing."""
+    if count is None:
+        yield
+        return
     if count < 1:
         raise ConfigError(f"the number of threads must be at least 1, not {count}")
     before = os.environ.get(CORES_VARIABLE)

@@ -26,9 +26,19 @@ class EmbedConfig:
     encoder: EncoderConfig = group(EncoderConfig, aliases={"clip_model": MODEL_ALIASES})
     batch_size: int = option(32, help="Pictures, or texts, that are embedded at a time.", least=1)
     pictures: PictureConfig = group(PictureConfig)
+    threads: int | None = option(
+        None, aliases=("t",), help="Threads to compute with. None: one for each core.", least=1
+    )
 
     def __post_init__(self) -> None:
         check_least(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerboseConfig:
+    """What is told beside the result."""
+
+    verbose: int = option(0, aliases=("v",), help="1: also tell how long each part took.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +50,7 @@ class SimilarityConfig:
     image: tuple[str, ...] = option((), repeatable=True, help=IMAGE_HELP)
     text: tuple[str, ...] = option((), repeatable=True, help="A text.")
     embed: EmbedConfig = group(EmbedConfig)
+    told: VerboseConfig = group(VerboseConfig)
 
     def __post_init__(self) -> None:
         if not self.image or not self.text:
@@ -64,6 +75,7 @@ class ZslConfig:
     )
     top_k: int = option(5, help="Labels that are named for each picture.", least=1)
     embed: EmbedConfig = group(EmbedConfig)
+    told: VerboseConfig = group(VerboseConfig)
 
     def __post_init__(self) -> None:
         if not self.image:

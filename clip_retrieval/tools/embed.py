@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clip_retrieval.encoder.base import Embeddings, Encoder, TextEmbeddings
+from clip_retrieval.encoder.base import Embeddings, Encoder, TextEmbeddings, Workload
 from clip_retrieval.encoder.config import PictureConfig
 from clip_retrieval.encoder.picture_warnings import counting_warnings, in_one_line
 from clip_retrieval.encoder.vocabulary import describe_unknown_words
@@ -23,6 +23,7 @@ from clip_retrieval.words import counted
 
 logger = logging.getLogger(__name__)
 
+FEW_ITEMS = 8  # pictures and texts
 READER_THREADS = 4  # Pillow releases the GIL while it decodes and resizes
 
 
@@ -91,6 +92,11 @@ def embed_prompts(encoder: Encoder, names: Sequence[str], templates: Sequence[st
     prompts = [prompt for name in names for prompt in fill_templates(name, templates)]
     found = embed_texts(encoder, prompts, batch_size)
     return TextEmbeddings(average_prompts(found.rows, len(names)), found.truncated_count)
+
+
+def choose_workload(item_count: int) -> Workload:
+    """Return `once` for so few pictures and texts that opening a model takes longer than they do."""
+    return "once" if item_count <= FEW_ITEMS else "query"
 
 
 def no_rows(encoder: Encoder) -> Embeddings:

@@ -18,6 +18,7 @@ from clip_retrieval.embeddings.npy_writer import NpyWriter
 from clip_retrieval.encoder.base import Embeddings, Encoder
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.errors import SourceError
+from clip_retrieval.process.resources import use_cores
 from clip_retrieval.storage import Folder, check_writable
 from clip_retrieval.tools.config import EmbedConfig, ExtractConfig
 from clip_retrieval.tools.embed import nothing_readable, stream_pictures, stream_texts, truncation_notes
@@ -50,6 +51,11 @@ class Extracted:
 
 def run_extract(config: ExtractConfig) -> Extracted:
     """Embed the pictures and texts into the folder; raises ClipRetrievalError, also where no row came out."""
+    with use_cores(config.embed.threads):
+        return extract(config)
+
+
+def extract(config: ExtractConfig) -> Extracted:
     paths, texts = list_pictures(config.image), read_texts(config)
     if not paths and not texts:
         raise SourceError(f"{' and '.join(config.text_file)} hold no text; write one on each line")

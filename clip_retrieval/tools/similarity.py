@@ -6,10 +6,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from clip_retrieval.encoder.load import load_encoder
+from clip_retrieval.process.resources import use_cores
 from clip_retrieval.tools.config import SimilarityConfig
-from clip_retrieval.tools.embed import embed_pictures, embed_texts, text_notes
+from clip_retrieval.tools.embed import choose_workload, embed_pictures, embed_texts, text_notes
 from clip_retrieval.tools.inputs import Failure, list_pictures
 from clip_retrieval.tools.scores import Floats, cosines
+from clip_retrieval.tools.timing import Stopwatch
 
 
 @dataclass(frozen=True)
@@ -36,15 +38,24 @@ class Similarities:
 
 def run_similarity(config: SimilarityConfig) -> Similarities:
     """Embed the pictures and texts, and compare them; raises ClipRetrievalError."""
+    with use_cores(config.embed.threads):
+        return compare(config)
+
+
+def compare(config: SimilarityConfig) -> Similarities:
+    watch = Stopwatch()
     paths = list_pictures(config.image)
-    encoder = load_encoder(config.embed.encoder)
+    encoder = load_encoder(config.embed.encoder, workload=choose_workload(len(paths) + len(config.text)))
+    watch.end("opening the model")
     texts = embed_texts(encoder, config.text, config.embed.batch_size)
+    watch.end("texts")
     pictures = embed_pictures(encoder, paths, config.embed.batch_size, config.embed.pictures)
+    watch.end("pictures")
     return Similarities(
         model=encoder.info.uri,
         images=pictures.names,
         texts=config.text,
         cosines=cosines(pictures.rows, texts.rows),
         failures=pictures.failures,
-        notes=tuple(text_notes(encoder, config.text, texts.truncated_count)),
+        notes=(*text_notes(encoder, config.text, texts.truncated_count), *watch.notes(config.told.verbose)),
     )

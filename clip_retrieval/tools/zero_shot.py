@@ -9,8 +9,9 @@ import numpy as np
 
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.errors import SourceError
+from clip_retrieval.process.resources import use_cores
 from clip_retrieval.tools.config import ZslConfig
-from clip_retrieval.tools.embed import embed_pictures, embed_prompts, text_notes
+from clip_retrieval.tools.embed import choose_workload, embed_pictures, embed_prompts, text_notes
 from clip_retrieval.tools.inputs import Failure, list_pictures, read_lines
 from clip_retrieval.tools.scores import (
     Floats,
@@ -21,6 +22,7 @@ from clip_retrieval.tools.scores import (
     sigmoid,
     softmax,
 )
+from clip_retrieval.tools.timing import Stopwatch
 from clip_retrieval.words import counted
 
 
@@ -67,11 +69,22 @@ class Labelled:
 
 def run_zsl(config: ZslConfig) -> Labelled:
     """Label the pictures; raises ClipRetrievalError."""
+    with use_cores(config.embed.threads):
+        return label(config)
+
+
+def label(config: ZslConfig) -> Labelled:
+    watch = Stopwatch()
     paths = list_pictures(config.image)
     labels, notes = read_labels(config)
-    encoder = load_encoder(config.embed.encoder)
+    workload = choose_workload(len(paths) + len(labels) * max(1, len(config.template)))
+    encoder = load_encoder(config.embed.encoder, workload=workload)
+    watch.end("opening the model")
     columns = embed_prompts(encoder, labels, config.template, config.embed.batch_size)
+    watch.end("labels")
     pictures = embed_pictures(encoder, paths, config.embed.batch_size, config.embed.pictures)
+    watch.end("pictures")
+    told = watch.notes(config.told.verbose)
     kind = choose_scores(config.scores, encoder.info)
     cosine = cosines(pictures.rows, columns.rows)
     squash = softmax if kind == "softmax" else sigmoid
@@ -86,7 +99,7 @@ def run_zsl(config: ZslConfig) -> Labelled:
         cosines=cosine,
         top_k=config.top_k,
         failures=pictures.failures,
-        notes=(*notes, *logit_notes(kind, encoder.info), *text_notes(encoder, labels, columns.truncated_count)),
+        notes=(*notes, *logit_notes(kind, encoder.info), *text_notes(encoder, labels, columns.truncated_count), *told),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from clip_retrieval import load_encoder
+from clip_retrieval.cli import cli
+from clip_retrieval.encoder.engines import sessions
 from clip_retrieval.encoder.images import decode_image
 from clip_retrieval.encoder.uri import DEMO_MODEL, parse_uri
 from clip_retrieval.errors import ClipRetrievalError, ConfigError, SourceError
 from clip_retrieval.options import build_config
+from clip_retrieval.process.resources import count_cores
 from clip_retrieval.tools.config import ExtractConfig, ModelInfoConfig, SimilarityConfig, ZslConfig
 from clip_retrieval.tools.extract import run_extract
 from clip_retrieval.tools.model_list import list_models
@@ -46,6 +51,34 @@ def test_similarity_is_each_picture_with_each_text(tmp_path: Path, write_jpegs: 
     assert result.texts == texts
     assert [Path(name).name for name in result.images] == [f"00{i}.jpg" for i in range(5)]
     np.testing.assert_allclose(json.loads(json.dumps(result.to_json()))["cosines"], expected, atol=1e-6)
+
+
+def test_verbose_tells_how_long_each_part_took(tmp_path: Path, write_jpegs: Write) -> None:
+    write_jpegs(tmp_path, 1)
+    given = options(image=(str(tmp_path),), verbose=1)
+    similar = run_similarity(build_config(SimilarityConfig, {**given, "text": ("dog",)}))
+    labelled = run_zsl(build_config(ZslConfig, {**given, "label": ("dog", "cat")}))
+    number = r"\d+\.\d{3} s for "
+    for result, what in ((similar, "texts"), (labelled, "labels")):
+        parts = ("took ", "opening the model, ", f"{what}, ", "pictures, ")
+        assert re.fullmatch(number.join(parts) + number + "all of it", result.notes[-1])
+    assert not run_similarity(build_config(SimilarityConfig, {**given, "text": ("dog",), "verbose": 0})).notes
+
+
+@pytest.mark.parametrize("command", ["similarity", "zsl"])
+def test_threads_are_as_many_as_clip_cpps_option_says(
+    tmp_path: Path, write_jpegs: Write, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    write_jpegs(tmp_path, 1)
+    seen = []
+    open_session = sessions.open_onnxruntime
+    monkeypatch.setattr(
+        sessions, "open_onnxruntime", lambda path, way: (seen.append(count_cores()), open_session(path, way))[1]
+    )
+    flags = ["-m", "demo", "-t", "1", "-v", "1", "--text", "dog", "--text", "cat", "--image", str(tmp_path / "000.jpg")]
+    done = CliRunner().invoke(cli, [command, *flags], catch_exceptions=False)
+    assert (done.exit_code, seen) == (0, [1, 1])
+    assert " s for opening the model" in done.output
 
 
 @pytest.mark.parametrize("given", [{"image": "a.jpg"}, {"text": "dog"}, {}])
