@@ -70,11 +70,14 @@ def test_threads_are_as_many_as_clip_cpps_option_says(
     tmp_path: Path, write_jpegs: Write, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     write_jpegs(tmp_path, 1)
-    seen = []
+    seen: list[int] = []
     open_session = sessions.open_onnxruntime
-    monkeypatch.setattr(
-        sessions, "open_onnxruntime", lambda path, way: (seen.append(count_cores()), open_session(path, way))[1]
-    )
+
+    def noting(path: Path, way: sessions.Way) -> sessions.Session:
+        seen.append(count_cores())
+        return open_session(path, way)
+
+    monkeypatch.setattr(sessions, "open_onnxruntime", noting)
     flags = ["-m", "demo", "-t", "1", "-v", "1", "--text", "dog", "--text", "cat", "--image", str(tmp_path / "000.jpg")]
     done = CliRunner().invoke(cli, [command, *flags], catch_exceptions=False)
     assert (done.exit_code, seen) == (0, [1, 1])
