@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
@@ -10,11 +11,6 @@ from typing import Any
 
 import click
 
-from clip_retrieval.commands.filter import filter_command
-from clip_retrieval.commands.index import index, index_combiner
-from clip_retrieval.commands.inference import inference, inference_worker
-from clip_retrieval.commands.models import convert, models, quantize
-from clip_retrieval.commands.tools import benchmark, demo, extract, parquet_to_arrow, similarity, zsl
 from clip_retrieval.errors import ClipRetrievalError, describe_os_error
 from clip_retrieval.option_flags import with_underscores
 from clip_retrieval.process.interrupts import STOPPED_CODES, StoppedError, stopping_in_time
@@ -29,6 +25,23 @@ from clip_retrieval.words import printable
 
 logger = logging.getLogger(__name__)
 
+# Each command's module below `commands/` and its function there: only the command that runs is imported.
+COMMANDS = {
+    "benchmark": ("tools", "benchmark"),
+    "convert": ("models", "convert"),
+    "demo": ("tools", "demo"),
+    "extract": ("tools", "extract"),
+    "filter": ("filter", "filter_command"),
+    "index": ("index", "index"),
+    "index_combiner": ("index", "index_combiner"),
+    "inference": ("inference", "inference"),
+    "inference.worker": ("inference", "inference_worker"),
+    "models": ("models", "models"),
+    "parquet_to_arrow": ("tools", "parquet_to_arrow"),
+    "quantize": ("models", "quantize"),
+    "similarity": ("tools", "similarity"),
+    "zsl": ("tools", "zsl"),
+}
 HELP = ("-h", "--help")
 CONTEXT = {"help_option_names": HELP, "max_content_width": 110, "token_normalize_func": with_underscores}
 
@@ -41,7 +54,17 @@ class PrintableFormatter(logging.Formatter):
 
 
 class Cli(click.Group):
-    """Turns errors that a user can cause into one sentence and exit code 1; bugs keep their traceback."""
+    """Imports a command when it is asked for; turns errors that a user can cause into a sentence and exit code 1."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        module, function = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(f"clip_retrieval.commands.{module}"), function)
+        return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, without_separator(args))
@@ -86,13 +109,6 @@ def cli(*, verbose: bool) -> None:
         handler.setFormatter(PrintableFormatter("%(message)s"))
     logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
     logging.getLogger("clip_retrieval").setLevel(logging.DEBUG if verbose else logging.INFO)
-
-
-for command in (
-    *(inference, inference_worker, index, index_combiner, filter_command, convert, quantize, models),
-    *(demo, similarity, zsl, extract, benchmark, parquet_to_arrow),
-):
-    cli.add_command(command)
 
 
 def main() -> None:

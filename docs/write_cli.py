@@ -31,7 +31,10 @@ def sections(path: list[str], command: click.Command) -> Iterator[str]:
     """Yield the command's section, and those of the commands below it."""
     yield section(path, command)
     if isinstance(command, click.Group):
-        for name, below in sorted(command.commands.items()):
+        context = click.Context(command)
+        for name in sorted(command.list_commands(context)):
+            below = command.get_command(context, name)
+            assert below is not None
             yield from sections([*path, name], below)
 
 

@@ -22,14 +22,18 @@ def test_the_command_line_page_is_what_help_says_now() -> None:
     assert module.PAGE.read_text(encoding="utf-8") == module.render(), "stale: run `make docs`"
 
 
+def all_commands() -> dict[str, click.Command]:
+    context = click.Context(cli)
+    found = {name: cli.get_command(context, name) for name in cli.list_commands(context)}
+    return {name: command for name, command in found.items() if command is not None}
+
+
 def test_every_command_and_option_has_help() -> None:
+    commands = all_commands()
     below = [
-        command
-        for group in cli.commands.values()
-        if isinstance(group, click.Group)
-        for command in group.commands.items()
+        command for group in commands.values() if isinstance(group, click.Group) for command in group.commands.items()
     ]
-    for name, command in (*cli.commands.items(), *below):
+    for name, command in (*commands.items(), *below):
         assert command.help, name
         for option in command.params:
             assert not isinstance(option, click.Option) or option.help or option.hidden, f"{name} {option.name}"
@@ -64,7 +68,7 @@ def test_flags_in_the_readme_exist() -> None:
         "models",
     }
     for name, line in commands:
-        command = cli.commands[name]
+        command = all_commands()[name]
         if isinstance(command, click.Group):
             command = command.commands.get(line.split()[0], command)
         known = {spelling for parameter in command.params for spelling in parameter.opts}

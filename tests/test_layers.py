@@ -201,3 +201,13 @@ def test_a_name_of_ours_is_found_in_calls_and_paths(tmp_path: Path) -> None:
     module = tmp_path / "module.py"
     module.write_text('a = f"metadata/{b}"\nfolder.names("stats", ".json")\nc = "manifest.json is missing"\n')
     assert [*names_of_our_files(module)] == ["stats", "metadata/"]
+
+
+def test_a_command_imports_no_other_command() -> None:
+    code = (
+        "import contextlib, os, sys\nfrom clip_retrieval.cli import cli\n"
+        "with open(os.devnull, 'w') as void, contextlib.redirect_stdout(void):\n"
+        "    cli(['filter', '--help'], standalone_mode=False)\n"
+        "sys.modules = {name.replace('clip_retrieval.commands.', 'command-'): None for name in sys.modules}"
+    )
+    assert {name for name in loaded_by(code) if name.startswith("command-")} == {"command-filter"}
