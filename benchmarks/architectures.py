@@ -114,7 +114,7 @@ def try_one(architecture: str) -> Result:
     """Return what each way to run a model gives: a cosine to torch's embeddings, or what went wrong."""
     from clip_retrieval.encoder.export.compare import make_batches
     from clip_retrieval.encoder.export.convert import convert_into, open_torch
-    from clip_retrieval.encoder.export.onnx_weights import quantise_into
+    from clip_retrieval.encoder.export.onnx_weights import quantize_into
     from clip_retrieval.encoder.uri import parse_uri
     from clip_retrieval.errors import ClipRetrievalError, first_line
 
@@ -134,7 +134,7 @@ def try_one(architecture: str) -> Result:
             step = "openvino"
             result[step] = compare(wanted, plain, "fp32", pixels)
             step = "int8"
-            quantise_into(plain, small, "int8")
+            quantize_into(plain, small, "int8")
             result[step] = compare(wanted, small, "fp32", pixels)
         except (ClipRetrievalError, OSError, ValueError, RuntimeError) as error:
             result[step] = first_line(error)[:400]

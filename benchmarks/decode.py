@@ -6,7 +6,7 @@
 `near` needs scikit-learn and scikit-image for their photographs. It crops each to landscape, portrait and wide, scales
 it to short sides of 256 to 3,000 px (with a sensor's noise where it is scaled up, which would else be smooth), and
 encodes it as JPEG at several qualities and subsamplings. The exact and the fast pixels of each go through the models.
-Centred cosines are of the embeddings less their mean: random models give all pictures much the same direction.
+Centered cosines are of the embeddings less their mean: random models give all pictures much the same direction.
 `--least` asks the same of other bounds than the one that is built in, where they ask for more than LEAST_SIDE pixels.
 `--pictures screenshots` draws text, grids, windows and graphs instead, JPEG and PNG.
 
@@ -48,7 +48,7 @@ SCREENSHOTS = 560
 NOISE = 6  # levels of 255
 SIZES = ((340, 256), (640, 480), (1920, 1080), (4000, 3000))
 COLUMNS = (
-    "model", "decoded at least at", "cosine: mean", "1st percentile", "min", "centred: 1st percentile", "min",
+    "model", "decoded at least at", "cosine: mean", "1st percentile", "min", "centered: 1st percentile", "min",
     "PSNR, dB: mean", "1st percentile", "min",
 )  # fmt: skip
 EXACT, FAST = PictureConfig(decode="exact"), PictureConfig(decode="fast")
@@ -174,13 +174,13 @@ def print_nearness(models: list[str], bounds: list[float], jpegs: list[bytes]) -
             preprocess_module.LEAST_DECODED = bound
             fast = np.stack([read_pixels(data, ready, FAST) for data in jpegs])
             found = embed(encoder, fast)
-            centre = rows.mean(axis=0)
-            cosines, centred = row_cosines(rows, found), row_cosines(rows - centre, found - centre)
+            center = rows.mean(axis=0)
+            cosines, centered = row_cosines(rows, found), row_cosines(rows - center, found - center)
             ratios = psnr(exact, fast)
             cells = [
                 uri, f"{max(bound, LEAST_SIDE / ready.size):g} x {ready.size}",
                 f"{cosines.mean():.5f}", f"{np.percentile(cosines, 1):.5f}", f"{cosines.min():.5f}",
-                f"{np.percentile(centred, 1):.5f}", f"{centred.min():.5f}",
+                f"{np.percentile(centered, 1):.5f}", f"{centered.min():.5f}",
                 f"{ratios.mean():.1f}", f"{np.percentile(ratios, 1):.1f}", f"{ratios.min():.1f}",
             ]  # fmt: skip
             print(f"| {' | '.join(cells)} |", flush=True)

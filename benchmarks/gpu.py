@@ -67,7 +67,7 @@ def model_alone(architecture: str) -> dict[str, float]:
                 found[name] = float("nan")
         found[f"{name}, s to the first"] = time.perf_counter() - start
     pixels = np.zeros((size, side, side, 3), np.uint8)
-    found["engine"] = rate_of(lambda: encoder.encode_images(pixels), size)  # with copies and normalisation
+    found["engine"] = rate_of(lambda: encoder.encode_images(pixels), size)  # with copies and normalization
     return found
 
 

@@ -135,7 +135,7 @@ def steps(first: int, last: int) -> list[int]:
 
 
 def score(found: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
-    """Return recall@10: the share of the ten true neighbours among ten hits."""
+    """Return recall@10: the share of the ten true neighbors among ten hits."""
     wanted = truth[: len(found), :K]
     return float((found[:, :, None] == wanted[:, None, :]).any(axis=1).mean())
 

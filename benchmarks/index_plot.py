@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 WIDTH, HEIGHT, MARGIN = 420, 260, 46
-COLOURS = {"autofaiss": "#c2410c", "ours": "#1d4ed8"}
+COLORS = {"autofaiss": "#c2410c", "ours": "#1d4ed8"}
 MODE = "one thread"
 
 Dot = tuple[float, float, str, bool]  # milliseconds, recall@10, setting, whether it is the stored one
@@ -63,15 +63,15 @@ def draw_panel(title: str, dots: Mapping[str, Sequence[Dot]]) -> list[str]:
         x, milliseconds = left + share * (right - left) / 4, 10 ** (first + share * (last - first) / 4)
         drawn.append(f'<text x="{x:.1f}" y="{bottom + 15}" text-anchor="middle">{milliseconds:.3g}</text>')
     for i, (engine, some) in enumerate(dots.items()):
-        colour = COLOURS[engine]
+        color = COLORS[engine]
         line = " ".join("{:.1f},{:.1f}".format(*at(dot)) for dot in find_front(some))
-        drawn.append(f'<polyline points="{line}" fill="none" stroke="{colour}"/>')
-        drawn.append(f'<text x="{right - 100 + 60 * i}" y="{top - 6}" fill="{colour}">{engine}</text>')
+        drawn.append(f'<polyline points="{line}" fill="none" stroke="{color}"/>')
+        drawn.append(f'<text x="{right - 100 + 60 * i}" y="{top - 6}" fill="{color}">{engine}</text>')
         for dot in some:
             x, y = at(dot)
-            radius, fill = (6, "none") if dot[3] else (2.5, colour)
+            radius, fill = (6, "none") if dot[3] else (2.5, color)
             name = f"<title>{dot[2]}: {dot[1]:.3f} in {dot[0]:.2f} ms</title>"
             drawn.append(
-                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{fill}" stroke="{colour}">{name}</circle>'
+                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{fill}" stroke="{color}">{name}</circle>'
             )
     return drawn

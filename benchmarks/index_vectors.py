@@ -1,6 +1,6 @@
 """Vectors to measure indices on: CLIP-like ones, or those of an embeddings folder, with queries and their exact truth.
 
-A made vector is the offset of its modality, plus a cluster's centre, plus noise; centres and noise share a spectrum
+A made vector is the offset of its modality, plus a cluster's center, plus noise; centers and noise share a spectrum
 that falls as i^-0.8, cluster sizes follow Zipf's law. The offsets give rows a mean cosine of about 0.5 to each other
 and of 0.1 to text-like queries, as CLIP models have on photographs; text-like queries are three times as noisy.
 """
@@ -22,12 +22,12 @@ MODALITIES = ("image", "text")
 CLUSTERS, SPREAD, DECAY, GAP = 1000, 0.7, 0.8, 1.2
 NOISE = {"image": 1.0, "text": 3.0}
 ROWS_AT_ONCE = 16_384
-DEPTH = 100  # neighbours that a truth holds
+DEPTH = 100  # neighbors that a truth holds
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is indexed, and what is asked: queries [q, d] and the ids of their true neighbours [q, depth]."""
+    """What is indexed, and what is asked: queries [q, d] and the ids of their true neighbors [q, depth]."""
 
     folder: Path  # img_emb in it holds the rows and nothing else
     queries: dict[str, Rows]
@@ -45,7 +45,7 @@ class Space:
         basis = np.linalg.qr(rng.standard_normal((dim, dim)))[0]
         self.dim, self.seed = dim, seed
         self.mix = ((scale / np.linalg.norm(scale))[:, None] * basis.T).astype(np.float32)
-        self.centres = rng.standard_normal((CLUSTERS, dim), dtype=np.float32) @ self.mix
+        self.centers = rng.standard_normal((CLUSTERS, dim), dtype=np.float32) @ self.mix
         self.shares = np.cumsum(1 / np.arange(1, CLUSTERS + 1)) / np.sum(1 / np.arange(1, CLUSTERS + 1))
         common, apart = 0.8 * basis[:, -1], 0.6 * basis[:, -2]
         self.offsets = {"image": GAP * (common + apart), "text": GAP * (common - apart)}
@@ -55,7 +55,7 @@ class Space:
         rng = np.random.default_rng([self.seed, *stream])
         clusters = np.searchsorted(self.shares, rng.random(count)).clip(max=CLUSTERS - 1)
         noise = rng.standard_normal((count, self.dim), dtype=np.float32) @ self.mix
-        rows = self.offsets[modality].astype(np.float32) + self.centres[clusters] + NOISE[modality] * SPREAD * noise
+        rows = self.offsets[modality].astype(np.float32) + self.centers[clusters] + NOISE[modality] * SPREAD * noise
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
@@ -143,7 +143,7 @@ def find_truth(folder: Path, staging: Path, name: str, queries: Rows, files: Seq
     path, about = staging / f"gt_{name}.npy", staging / f"gt_{name}.json"
     state = {"queries": len(queries), "files": [file.name for file in files]}
     if not (path.exists() and about.exists() and json.loads(about.read_text()) == state):
-        np.save(path, exact_neighbours(files, queries, DEPTH)[0])
+        np.save(path, exact_neighbors(files, queries, DEPTH)[0])
         about.write_text(json.dumps(state))
     return np.load(path)
 
@@ -158,7 +158,7 @@ def blocks(files: Sequence[Path]) -> Iterator[tuple[int, Rows]]:
         start += len(rows)
 
 
-def exact_neighbours(files: Sequence[Path], queries: Rows, k: int) -> tuple[NDArray[np.int64], Rows]:
+def exact_neighbors(files: Sequence[Path], queries: Rows, k: int) -> tuple[NDArray[np.int64], Rows]:
     """Return ids and inner products [q, k] of the nearest rows, best first: fp32 products with the rows as stored."""
     heap = faiss.ResultHeap(len(queries), k, keep_max=True)
     for first, rows in blocks(files):

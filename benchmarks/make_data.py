@@ -20,7 +20,7 @@ WORDS = (
 
 
 def picture(rng: np.random.Generator, side: int) -> bytes:
-    """Return a JPEG of smooth colour clouds with a few sharp boxes; the shorter side is `side`."""
+    """Return a JPEG of smooth color clouds with a few sharp boxes; the shorter side is `side`."""
     width, height = (side, side * 4 // 3) if rng.random() < 0.5 else (side * 4 // 3, side)
     coarse = rng.integers(0, 256, (7, 7, 3), dtype=np.uint8)
     image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)

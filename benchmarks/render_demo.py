@@ -3,10 +3,10 @@
     python benchmarks/render_demo.py FOLDER [--rows 100000] [--queries 1000]
 
 Draws with demo/augment.py, which paints training's kind of picture, some thousand a second: each glyph turned, scaled
-and coloured by random numbers of its own on a background of its own, so that no two are alike, and none is one that
-was trained on. Captions are names in sentences. Needs the colour emoji font that demo/glyphs.py names. FOLDER becomes
+and colored by random numbers of its own on a background of its own, so that no two are alike, and none is one that
+was trained on. Captions are names in sentences. Needs the color emoji font that demo/glyphs.py names. FOLDER becomes
 an embeddings folder, with queries beside that are no rows of it: queries_image.npy (other pictures), queries_text.npy
-(parts of names, as people type them), and their exact neighbours gt_*.npy. A stopped run goes on.
+(parts of names, as people type them), and their exact neighbors gt_*.npy. A stopped run goes on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from index_vectors import DEPTH, MODALITIES, exact_neighbours
+from index_vectors import DEPTH, MODALITIES, exact_neighbors
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -117,11 +117,11 @@ def embed(shards: Path, folder: Path) -> None:
 
 
 def add_queries(folder: Path, embedded: Path) -> None:
-    """Put the queries and their exact neighbours beside the embeddings."""
+    """Put the queries and their exact neighbors beside the embeddings."""
     files = sorted((folder / "img_emb").glob("*.npy"))
     for modality, name in zip(MODALITIES, ("img_emb", "text_emb"), strict=True):
         rows = np.concatenate([np.load(path) for path in sorted((embedded / name).glob("*.npy"))]).astype(np.float32)
-        ids, scores = exact_neighbours(files, rows, DEPTH + 1)
+        ids, scores = exact_neighbors(files, rows, DEPTH + 1)
         np.save(folder / f"queries_{modality}.npy", rows)
         np.save(folder / f"gt_{modality}.npy", ids)
         np.save(folder / f"gt_{modality}_scores.npy", scores)

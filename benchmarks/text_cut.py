@@ -2,7 +2,7 @@
 
     python benchmarks/text_cut.py [--texts 2000] [--batch 256] [--repeats 3] [--json]
 
-Random weights with randomised biases and norms, captions of 4 to 18 words. Both ways take turns batch by batch, and
+Random weights with randomized biases and norms, captions of 4 to 18 words. Both ways take turns batch by batch, and
 the best of the repeats counts for each batch, so that other processes disturb both alike. CPU time is given beside the
 time that passed; it counts threads that wait for each other, so neither is to be trusted on a busy machine. The ratio
 of tokens is about what can be won.
@@ -34,7 +34,7 @@ def make_captions(count: int) -> list[str]:
 
 
 def make_model() -> Any:
-    """Build the architecture with every bias and norm randomised: zeros would hide a dropped one."""
+    """Build the architecture with every bias and norm randomized: zeros would hide a dropped one."""
     torch.manual_seed(0)
     model: Any = open_clip.create_model("ViT-B-32").eval()
     with torch.no_grad():

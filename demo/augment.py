@@ -26,7 +26,7 @@ class Strength:
     amount: float = 1.0
     rotation_degrees: float = 28.0
     smallest_scale: float = 0.5
-    colour: float = 0.25
+    color: float = 0.25
     noise: float = 0.06
 
 
@@ -51,7 +51,7 @@ class Painter:
         self.y, self.x = (axis[None, None] for axis in torch.meshgrid(steps, steps, indexing="ij"))
 
     def paint(self, ids: Tensor, rng: torch.Generator) -> Tensor:
-        """Return normalised pictures [n, 3, 64, 64] of the glyphs `ids`."""
+        """Return normalized pictures [n, 3, 64, 64] of the glyphs `ids`."""
         layer = self.glyph_layer(ids, rng)
         picture = layer[:, :3] + self.backgrounds(len(ids), rng) * (1 - layer[:, 3:])
         return (self.disturb(picture, rng) - MEAN) / STD
@@ -80,7 +80,7 @@ class Painter:
         return layer
 
     def backgrounds(self, count: int, rng: torch.Generator) -> Tensor:
-        """Solid colours, gradients, stripes, checks, spots and blobs between two colours."""
+        """Solid colors, gradients, stripes, checks, spots and blobs between two colors."""
         first = uniform((count, 3, 1, 1), 0, 1, rng)
         first = torch.where(some(count, 0.3, rng).bool(), uniform((count, 1, 1, 1), 0, 1, rng), first)
         near = (first + uniform((count, 3, 1, 1), -0.25, 0.25, rng)).clamp(0, 1)
@@ -109,23 +109,23 @@ class Painter:
         return first * (1 - mix) + second * mix
 
     def disturb(self, picture: Tensor, rng: torch.Generator) -> Tensor:
-        """Vary sharpness, colour, light and noise, as cameras and JPEG do."""
+        """Vary sharpness, color, light and noise, as cameras and JPEG do."""
         count, amount = len(picture), self.strength.amount
         blurred = functional.avg_pool2d(picture, 3, stride=1, padding=1, count_include_pad=False)
         mix = uniform((count, 1, 1, 1), -0.8, 1, rng) * some(count, 0.5, rng) * amount
         picture = torch.lerp(picture, blurred, mix)
-        colour = self.strength.colour * amount
-        grey = picture.mean(1, keepdim=True)
-        picture = torch.lerp(grey, picture, 1 + uniform((count, 1, 1, 1), -colour, colour, rng))
-        picture = (picture - 0.5) * (1 + uniform((count, 1, 1, 1), -colour, colour, rng)) + 0.5
-        picture = picture + uniform((count, 1, 1, 1), -0.7 * colour, 0.7 * colour, rng)
+        color = self.strength.color * amount
+        gray = picture.mean(1, keepdim=True)
+        picture = torch.lerp(gray, picture, 1 + uniform((count, 1, 1, 1), -color, color, rng))
+        picture = (picture - 0.5) * (1 + uniform((count, 1, 1, 1), -color, color, rng)) + 0.5
+        picture = picture + uniform((count, 1, 1, 1), -0.7 * color, 0.7 * color, rng)
         picture = picture * (1 + uniform((count, 3, 1, 1), -0.06, 0.06, rng) * amount)
         sigma = uniform((count, 1, 1, 1), 0, self.strength.noise * amount, rng) * some(count, 0.5, rng)
         return (picture + sigma * torch.randn(picture.shape, generator=rng)).clamp(0, 1)
 
 
 def premultiplied(glyph: Glyph, side: int) -> Tensor:
-    """Return the bitmap [4, side, side] in 0..1 with colours multiplied by alpha."""
+    """Return the bitmap [4, side, side] in 0..1 with colors multiplied by alpha."""
     pixels = torch.from_numpy(np.asarray(glyph.bitmap, dtype=np.float32) / 255).permute(2, 0, 1)
     pixels = torch.cat([pixels[:3] * pixels[3:], pixels[3:]])
     return functional.interpolate(pixels[None], size=(side, side), mode="bilinear", antialias=True)[0]

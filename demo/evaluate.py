@@ -32,7 +32,7 @@ MARK = re.compile(r"(<!-- figures -->).*(<!-- end of figures -->)", re.DOTALL)
 
 
 def draw_pixels(glyphs: Sequence[Glyph], style: str, seed: int) -> Tensor:
-    """Return one normalised picture of each glyph [glyphs, 3, 64, 64], through JPEG and the model's own resize."""
+    """Return one normalized picture of each glyph [glyphs, 3, 64, 64], through JPEG and the model's own resize."""
     rng = np.random.default_rng(seed)
     rows = []
     for glyph in glyphs:

@@ -21,7 +21,7 @@ SECOND_PICTURE_OF_EVERY = 4  # every fourth glyph is there twice
 
 
 def draw_gallery(glyphs: list[Glyph]) -> list[Picture]:
-    """Draw one picture of each glyph, then a second of some, in an order that mixes neighbours."""
+    """Draw one picture of each glyph, then a second of some, in an order that mixes neighbors."""
     rng = np.random.default_rng(SEED)
     chosen = [*glyphs, *glyphs[::SECOND_PICTURE_OF_EVERY]]
     return [draw_gallery_picture(chosen[i], rng) for i in rng.permutation(len(chosen))]

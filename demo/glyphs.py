@@ -1,4 +1,4 @@
-"""Which glyphs the demo knows, what each is called, and its bitmap cut out of the colour emoji font."""
+"""Which glyphs the demo knows, what each is called, and its bitmap cut out of the color emoji font."""
 
 from __future__ import annotations
 
@@ -245,7 +245,7 @@ def glyph_name(code_point: int) -> str | None:
 
 
 def draw_glyph(font: ImageFont.FreeTypeFont, code_point: int) -> Image.Image | None:
-    """Draw one glyph, centred in a transparent square; None where the font has no picture."""
+    """Draw one glyph, centered in a transparent square; None where the font has no picture."""
     canvas = Image.new("RGBA", (400, 300))
     ImageDraw.Draw(canvas).text((100, 60), chr(code_point), font=font, embedded_color=True)
     box = canvas.getbbox()

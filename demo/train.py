@@ -138,7 +138,7 @@ class Trainer:
         return [self.captions.whole(i) for i in ids[:half]] + [self.captions.partial(i) for i in ids[half:]]
 
     def some_glyphs(self, step: int) -> Tensor:
-        """Return distinct glyphs; every third batch holds runs of neighbours, which look alike."""
+        """Return distinct glyphs; every third batch holds runs of neighbors, which look alike."""
         count = len(self.glyphs)
         if step % 3:
             return torch.randperm(count, generator=self.rng)[: self.plan.image_batch]

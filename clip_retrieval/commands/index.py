@@ -12,7 +12,7 @@ from clip_retrieval.index.folder.build_options import read_index_config, read_sc
 @click.group(cls=CommandWithCommands)
 @with_config(IndexConfig, read_index_config)
 def index(config: IndexConfig) -> Outcome:
-    """Build nearest-neighbour indices of an embeddings folder, within the memory given."""
+    """Build nearest-neighbor indices of an embeddings folder, within the memory given."""
     from clip_retrieval.search.load_faiss import load_faiss
 
     load_faiss()

@@ -38,7 +38,7 @@ def similarity(config: SimilarityConfig) -> Outcome:
 @click.command()
 @with_config(ZslConfig)
 def zsl(config: ZslConfig) -> Outcome:
-    """Say which of the labels fits each picture (zero-shot labelling)."""
+    """Say which of the labels fits each picture (zero-shot labeling)."""
     from clip_retrieval.commands.reports.tools import print_labels
     from clip_retrieval.tools.zero_shot import run_zsl
 

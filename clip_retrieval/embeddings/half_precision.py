@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 def widen(rows: NDArray[Any]) -> NDArray[np.float32]:
     """Return rows [n, d] in fp32, the same numbers; rows that are fp32 already are not copied.
 
-    Half precision is what faiss's scalar quantiser stores, and it reads it on all cores with the processor's own
+    Half precision is what faiss's scalar quantizer stores, and it reads it on all cores with the processor's own
     instruction: ten times as fast as NumPy, which otherwise takes a fifth of a build.
     """
     if rows.dtype != np.float16 or rows.ndim != 2 or not rows.size:

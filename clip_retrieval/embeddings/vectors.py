@@ -168,7 +168,7 @@ class Odd:
         if self.count:
             logger.warning(
                 "%s %s embeddings are not of length 1 but of %.3g to %.3g, the first is %s: similarities are inner "
-                "products, no cosines, and long ones come first; normalise them if you want cosines",
+                "products, no cosines, and long ones come first; normalize them if you want cosines",
                 f"{self.count:,}", modality, self.least, self.most, self.first,
             )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Rows that are zero: samples without this modality, which are in no list and nobody's neighbours."""
+"""Rows that are zero: samples without this modality, which are in no list and nobody's neighbors."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class TextEmbeddings(NamedTuple):
 
 @dataclass(frozen=True)
 class EncoderInfo:
-    """What is known of an encoder: enough to prepare its input, and to recognise it again."""
+    """What is known of an encoder: enough to prepare its input, and to recognize it again."""
 
     uri: str
     dimension: int
@@ -79,7 +79,7 @@ class EncodesTexts:
     def finish(self, rows: NDArray[np.float32]) -> Embeddings:
         """Return rows of unit length, or those of a raw encoder as the model gives them; NaN is an EncoderError."""
         if not self.is_raw:
-            return normalise(rows)
+            return normalize(rows)
         check_finite(rows)
         return rows
 
@@ -129,7 +129,7 @@ def check_finite(rows: NDArray[np.float32]) -> None:
         )
 
 
-def normalise(rows: NDArray[np.float32]) -> Embeddings:
+def normalize(rows: NDArray[np.float32]) -> Embeddings:
     """Return the rows divided by their length; rows of length zero stay zero."""
     check_finite(rows)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)

@@ -78,7 +78,7 @@ def make(name: ModelName, config: EncoderConfig, precision: Chosen) -> Path | No
     Raises EncoderError where the model itself cannot be opened.
     """
     from clip_retrieval.encoder.export.convert import convert_into, open_torch
-    from clip_retrieval.encoder.export.onnx_weights import quantise_into
+    from clip_retrieval.encoder.export.onnx_weights import quantize_into
 
     if place(name, config, precision) in FAILED:
         return None
@@ -95,7 +95,7 @@ def make(name: ModelName, config: EncoderConfig, precision: Chosen) -> Path | No
             if not (plain / ABOUT).exists():
                 convert_into(origin, plain)
         if precision == "int8" and plain is not None and not (target / ABOUT).exists():
-            quantise_into(plain, target, "int8")
+            quantize_into(plain, target, "int8")
         make_room(target)
     except (ClipRetrievalError, OSError, ValueError, RuntimeError) as error:
         if not (target / ABOUT).exists():  # else another process was first

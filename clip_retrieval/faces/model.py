@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_retrieval.encoder.base import USUAL_LOGIT_SCALE, Encoder, EncoderInfo, Tokens, raw_copy
-from clip_retrieval.encoder.base import normalise as unit_rows
+from clip_retrieval.encoder.base import normalize as unit_rows
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.engines.open import open_engine
 from clip_retrieval.encoder.facts import context_length, takes_clip_tokens

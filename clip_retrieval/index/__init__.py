@@ -1,1 +1,1 @@
-"""Embeddings to nearest-neighbour indices, and searching them."""
+"""Embeddings to nearest-neighbor indices, and searching them."""

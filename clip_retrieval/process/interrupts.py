@@ -3,7 +3,7 @@
 Python tells of a signal when native code returns, which for a batch on a large model may be a minute later. So a thread
 hears of it too, and where the command has not ended by itself in time, that thread tidies up and ends the process.
 
-What a signal's handler raises is lost where it meets a finaliser or a callback of a weak reference: it is raised again.
+What a signal's handler raises is lost where it meets a finalizer or a callback of a weak reference: it is raised again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from clip_retrieval.process.standard_streams import say_error
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STOPPED_CODES = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes that shells expect
 SECONDS_OF_GRACE = 2.0
-SECONDS_OF_A_FINALISER = 0.01
+SECONDS_OF_A_FINALIZER = 0.01
 SHOW_CURSOR = "\x1b[?25h"  # a progress bar had hidden it
 
 last_words: list[Callable[[], str]] = []
@@ -95,13 +95,13 @@ class Backstop:
             raise StoppedError(number)
 
     def hear_of_lost(self, lost: sys.UnraisableHookArgs) -> None:
-        """Stop again, a moment later, where a finaliser swallowed the stop; tell of all else as before."""
+        """Stop again, a moment later, where a finalizer swallowed the stop; tell of all else as before."""
         if not isinstance(lost.exc_value, StoppedError):
             self.tell_of_lost(lost)
             return
         self.is_stopped = False
         here = threading.main_thread().ident
-        again = threading.Timer(SECONDS_OF_A_FINALISER, signal.pthread_kill, [here, lost.exc_value.number])
+        again = threading.Timer(SECONDS_OF_A_FINALIZER, signal.pthread_kill, [here, lost.exc_value.number])
         again.daemon = True
         again.start()
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_retrieval.encoder.base import Encoder, normalise
+from clip_retrieval.encoder.base import Encoder, normalize
 from clip_retrieval.encoder.config import AS_BEFORE, REFERENCE, EncoderConfig, PictureConfig
 from clip_retrieval.encoder.picture_warnings import counting_warnings
 from clip_retrieval.encoder.pictures import read_pixels
@@ -59,7 +59,7 @@ def embed_vector(values: NDArray[Any], name: str) -> Query:
         raise QueryError(f"{name} has the shape {list(rows.shape)}; a query is one vector: [d] or [1, d]")
     if not np.isfinite(rows).all() or not rows.any():
         raise QueryError(f"{name} is no direction: it is zero, or not finite")
-    return Query(name, "embedding", normalise(rows)[0])
+    return Query(name, "embedding", normalize(rows)[0])
 
 
 def add_up(name: str, parts: Sequence[tuple[float, Query]]) -> Query:
@@ -72,7 +72,7 @@ def add_up(name: str, parts: Sequence[tuple[float, Query]]) -> Query:
         raise QueryError(f"the parts of {name!r} cancel each other out; change a weight, or ask for something else")
     warnings = dict.fromkeys(query.warning for _, query in parts if query.warning)
     own_rows = tuple(row for _, query in parts for row in query.own_rows)
-    embedding = normalise(total[None].astype(np.float32))[0]
+    embedding = normalize(total[None].astype(np.float32))[0]
     return Query(name, "sum", embedding, "; ".join(warnings) or None, own_rows)
 
 

@@ -12,7 +12,7 @@ POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # read by Ope
 def load_faiss() -> None:
     """Load faiss; where its threads were told nothing else, they sleep while they wait.
 
-    Else they spin, which takes the cores from whoever they wait for: exact neighbours that are looked for meanwhile, or
+    Else they spin, which takes the cores from whoever they wait for: exact neighbors that are looked for meanwhile, or
     other programs. The variable is set for faiss' own OpenMP alone, and not for what is loaded later.
     """
     if "faiss" in sys.modules or any(name in os.environ for name in POLICIES):

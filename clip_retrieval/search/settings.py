@@ -17,7 +17,7 @@ QUANTIZER = "quantizer_"  # before the name of a setting: that of the coarse qua
 SETTINGS: dict[str, type[int] | type[float]] = {
     "nprobe": int,  # lists of an IVF index that are looked into
     "max_codes": int,  # rows of them at most; 0: all
-    "ht": int,  # polysemous filter of product quantisers: Hamming distance at most; all bits or more: off
+    "ht": int,  # polysemous filter of product quantizers: Hamming distance at most; all bits or more: off
     "efSearch": int,  # candidates that are kept in the graph of HNSW
     "k_factor_rf": float,  # candidates that are refined, in multiples of k
     "qb": int,  # bits of the query in RaBitQ; 0: fp32
@@ -125,7 +125,7 @@ def set_up(index: Any, settings: Mapping[str, float]) -> None:
 def takes_selector(index: Any) -> bool:
     """Say whether faiss leaves rows out of a search in this index by itself.
 
-    Tried, type by type: fast scan without lists and PQ refuse, RaBitQ's fast scan overlooks it, additive quantisers
+    Tried, type by type: fast scan without lists and PQ refuse, RaBitQ's fast scan overlooks it, additive quantizers
     end the process. There a search must ask for more rows and drop some.
     """
     index = faiss.downcast_index(index)

@@ -109,7 +109,7 @@ def score_model(
     warm_up(encoder)
     loaded = time.perf_counter()
     labels = embed_prompts(encoder, [found.name for found in classes], config.template, config.batch_size)
-    labelled = time.perf_counter()
+    labeled = time.perf_counter()
     paths = [path for found in classes for path in found.pictures]
     pictures = embed_pictures(encoder, paths, config.batch_size, config.pictures)
     done = time.perf_counter()
@@ -119,8 +119,8 @@ def score_model(
         accuracy=measure(cosines(pictures.rows, labels.rows), truth, [found.name for found in classes]),
         speed=Speed(
             load_seconds=loaded - start,
-            images_per_second=len(paths) / max(done - labelled, 1e-9),
-            texts_per_second=len(classes) * max(1, len(config.template)) / max(labelled - loaded, 1e-9),
+            images_per_second=len(paths) / max(done - labeled, 1e-9),
+            texts_per_second=len(classes) * max(1, len(config.template)) / max(labeled - loaded, 1e-9),
         ),
         parameters=count_parameters(encoder),
         bytes_on_disk=bytes_on_disk(parse_uri(uri)),

@@ -32,7 +32,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class ClassFolder:
-    """A class of a labelled data set: its name is its folder's."""
+    """A class of a labeled data set: its name is its folder's."""
 
     name: str
     pictures: tuple[Path, ...]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from clip_retrieval.encoder.catalogue import list_open_clip
+from clip_retrieval.encoder.catalog import list_open_clip
 from clip_retrieval.encoder.uri import FORMS, OPENAI_NAMES
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from clip_retrieval.encoder.base import EncoderInfo
 from clip_retrieval.encoder.facts import context_length, count_parameters
-from clip_retrieval.encoder.formats.recognise import recognise
+from clip_retrieval.encoder.formats.recognize import recognize
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.encoder.uri import ModelName, parse_uri
 from clip_retrieval.tools.config import ModelInfoConfig
@@ -65,7 +65,7 @@ def find_format(name: ModelName) -> str | None:
     """Return what a file or folder is; None for names that are no path."""
     if name.kind == "onnx":
         return "onnx"
-    return recognise(Path(name.architecture)) if name.kind == "checkpoint" else None
+    return recognize(Path(name.architecture)) if name.kind == "checkpoint" else None
 
 
 def bytes_on_disk(name: ModelName) -> int | None:

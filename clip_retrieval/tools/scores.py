@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_retrieval.encoder.base import USUAL_LOGIT_SCALE, Embeddings, EncoderInfo, normalise
+from clip_retrieval.encoder.base import USUAL_LOGIT_SCALE, Embeddings, EncoderInfo, normalize
 from clip_retrieval.tools.config import PLACE, ScoreKind
 
 Floats = NDArray[np.float32]
@@ -64,7 +64,7 @@ def fill_templates(label: str, templates: Sequence[str]) -> list[str]:
 def average_prompts(rows: Embeddings, label_count: int) -> Embeddings:
     """Return [c, d] of [c * templates, d]: the mean of each label's prompts, on the unit sphere again."""
     means: Floats = rows.reshape(label_count, -1, rows.shape[1]).mean(axis=1)
-    return normalise(means)
+    return normalize(means)
 
 
 def ranks_of_truth(cosine: Floats, truth: NDArray[np.integer[Any]]) -> NDArray[np.int64]:

@@ -27,7 +27,7 @@ from clip_retrieval.words import counted
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Labeled:
     """A probability for each picture (row) and label (column)."""
 
     model: str
@@ -67,13 +67,13 @@ class Labelled:
         return {"image": self.images[row], "labels": found}
 
 
-def run_zsl(config: ZslConfig) -> Labelled:
+def run_zsl(config: ZslConfig) -> Labeled:
     """Label the pictures; raises ClipRetrievalError."""
     with use_cores(config.embed.threads):
         return label(config)
 
 
-def label(config: ZslConfig) -> Labelled:
+def label(config: ZslConfig) -> Labeled:
     watch = Stopwatch()
     paths = list_pictures(config.image)
     labels, notes = read_labels(config)
@@ -90,7 +90,7 @@ def label(config: ZslConfig) -> Labelled:
     squash = softmax if kind == "softmax" else sigmoid
     if kind == "softmax" and len(labels) == 1:
         notes = [*notes, "with one label, softmax is always 1; give more labels"]
-    return Labelled(
+    return Labeled(
         model=encoder.info.uri,
         scores=kind,
         images=pictures.names,

@@ -63,7 +63,7 @@ def run_clip_cpp(tmp_path: Path, clip_cpp: Path) -> Callable[..., NDArray[np.flo
 
     def run(model: Path, tower: Literal["image", "text"], given: NDArray[Any], dim: int) -> NDArray[np.float32]:
         np.save(tmp_path / "given.npy", np.ascontiguousarray(given))
-        command = [sys.executable, "-c", RUN_CLIP_CPP, clip_cpp, model, tower, tmp_path, str(dim)]
+        command: list[str | Path] = [sys.executable, "-c", RUN_CLIP_CPP, clip_cpp, model, tower, tmp_path, str(dim)]
         subprocess.run(command, check=True, env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"})
         found: NDArray[np.float32] = np.load(tmp_path / "found.npy")
         return found

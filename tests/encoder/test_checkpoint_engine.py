@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from clip_retrieval.encoder.formats.gguf import Towers, write_gguf
-from clip_retrieval.encoder.formats.recognise import read_checkpoint
+from clip_retrieval.encoder.formats.recognize import read_checkpoint
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.errors import EncoderError
 

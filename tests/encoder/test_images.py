@@ -60,7 +60,7 @@ def test_float_tiff_from_0_to_1_keeps_its_range() -> None:
     assert (np.asarray(decode_image(file.getvalue())) == RAMP[..., None]).all()
 
 
-def test_a_palette_becomes_colours_before_resizing() -> None:
+def test_a_palette_becomes_colors_before_resizing() -> None:
     image = Image.new("P", (2, 1))
     image.putpalette([255, 0, 0, 0, 0, 255])
     image.putpixel((1, 0), 1)
@@ -82,7 +82,7 @@ def test_half_transparency_is_half_white() -> None:
     assert decoded(image).tolist() == [[[127] * 3]]
 
 
-def test_a_transparent_colour_of_a_palette_is_white() -> None:
+def test_a_transparent_color_of_a_palette_is_white() -> None:
     image = Image.new("P", (2, 1))
     image.putpalette([255, 0, 0, 0, 0, 255])
     image.putpixel((1, 0), 1)
@@ -189,7 +189,7 @@ def test_exif_orientation_is_ignored() -> None:
 def test_a_postscript_program_is_no_picture_and_is_not_run() -> None:
     program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
 
-    with pytest.raises(ImageError, match="no picture format recognised") as caught:
+    with pytest.raises(ImageError, match="no picture format recognized") as caught:
         decode_image(program)
 
     assert caught.value.reason == "decode"

@@ -16,7 +16,7 @@ from clippie.scripts.convert_weights_file import extract_weights
 from numpy.typing import NDArray
 from PIL import Image
 
-from clip_retrieval.encoder.base import Encoder, Pixels, normalise
+from clip_retrieval.encoder.base import Encoder, Pixels, normalize
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.export.config import ConvertConfig
 from clip_retrieval.encoder.export.convert import run_convert
@@ -91,8 +91,8 @@ def test_embeddings_are_those_of_clippie(tmp_path: Path, engine: str) -> None:
     ours = load_encoder(name) if engine == "torch" else open_onnx(tmp_path / "model", tmp_path / "onnx")
     pixels = make_pixels(8)
     images = clippie.encode_image([Image.fromarray(row) for row in pixels], weights.image_encoder)  # of the right size
-    assert relative_error(ours.encode_images(pixels), normalise(images)) <= 1e-5
-    assert relative_error(ours.encode_texts(TEXTS), normalise(clippie.encode_text(TEXTS, weights.text_encoder))) <= 1e-5
+    assert relative_error(ours.encode_images(pixels), normalize(images)) <= 1e-5
+    assert relative_error(ours.encode_texts(TEXTS), normalize(clippie.encode_text(TEXTS, weights.text_encoder))) <= 1e-5
 
 
 def test_the_onnx_conversion_of_a_gguf_file_has_the_embeddings_of_clip_cpp(
@@ -104,7 +104,7 @@ def test_the_onnx_conversion_of_a_gguf_file_has_the_embeddings_of_clip_cpp(
     ours = open_onnx(source, tmp_path / "onnx")
     pixels, tokens = make_pixels(6), BpeTokenizer()(TEXTS)
     floats = (pixels / 255 - np.array(MEAN)) / np.array(STD)
-    images = normalise(run_clip_cpp(source, "image", floats.astype(np.float32), 64))
-    texts = normalise(run_clip_cpp(source, "text", tokens, 64))
+    images = normalize(run_clip_cpp(source, "image", floats.astype(np.float32), 64))
+    texts = normalize(run_clip_cpp(source, "text", tokens, 64))
     assert (ours.encode_images(pixels) * images).sum(axis=1).min() >= 0.99999
     assert (ours.encode_tokens(tokens) * texts).sum(axis=1).min() >= 0.99999

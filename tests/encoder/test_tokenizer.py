@@ -29,8 +29,8 @@ def unicode_texts(count: int) -> list[str]:
 
 
 def test_ids_are_those_of_open_clip(reference: open_clip.SimpleTokenizer) -> None:
-    spelt = {PUBLISHED.get(token, token): i for token, i in reference.encoder.items()}
-    assert {token: i for i, token in enumerate(clip_vocabulary())} == spelt
+    spelled = {PUBLISHED.get(token, token): i for token, i in reference.encoder.items()}
+    assert {token: i for i, token in enumerate(clip_vocabulary())} == spelled
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_it_needs_neither_torch_nor_open_clip() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_the_vocabulary_is_in_the_order_of_ids_and_spelt_as_published_files_spell_it(
+def test_the_vocabulary_is_in_the_order_of_ids_and_spelled_as_published_files_spell_it(
     reference: open_clip.SimpleTokenizer,
 ) -> None:
     vocabulary = clip_vocabulary()

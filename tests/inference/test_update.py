@@ -176,7 +176,7 @@ def test_files_that_are_only_touched_are_read_once_and_kept(
 ) -> None:
     os.utime(photos / "00002.jpg", (1, 1))
     assert update(photos, done) == did(kept=7)
-    monkeypatch.setattr(changes, "digest_files", None)  # would be called again, had the ledger not learnt the new time
+    monkeypatch.setattr(changes, "digest_files", None)  # would be called again, had the ledger not learned the new time
 
     assert update(photos, done) == did(kept=7)
 

@@ -22,7 +22,7 @@ with stopping_in_time(), ending_with(lambda: "tidied up"):
     hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # minutes in native code, which no signal ends
 """
 
-FINALISER = """
+FINALIZER = """
 import os, time, weakref
 from clip_retrieval.process.interrupts import StoppedError, stopping_in_time
 
@@ -91,19 +91,19 @@ def test_native_code_that_does_not_listen_is_ended(number: int, expected: int) -
 @pytest.mark.parametrize(
     ("script", "expected"),
     [
-        (FINALISER.format(number=int(signal.SIGINT)), (130, "after\n", "")),
-        (FINALISER.format(number=int(signal.SIGTERM)), (143, "after\n", "")),
+        (FINALIZER.format(number=int(signal.SIGINT)), (130, "after\n", "")),
+        (FINALIZER.format(number=int(signal.SIGTERM)), (143, "after\n", "")),
         (WORKER, (143, '{"done": 0}\n', "")),
     ],
     ids=["int", "term", "worker"],
 )
-def test_a_signal_is_not_lost_in_a_finaliser(script: str, expected: tuple[int, str, str]) -> None:
+def test_a_signal_is_not_lost_in_a_finalizer(script: str, expected: tuple[int, str, str]) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
 
     assert (done.returncode, done.stdout, done.stderr) == expected
 
 
-def test_what_else_a_finaliser_raises_is_told_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_else_a_finalizer_raises_is_told_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     class Thing:
         def __del__(self) -> None:
             raise ValueError("of another kind")

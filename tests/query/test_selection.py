@@ -22,7 +22,7 @@ def test_a_row_joins_the_kept_one_that_it_is_near_to() -> None:
 
 
 def test_groups_are_no_chains() -> None:
-    chain = on_circle(0, 15, 30, 45, 60)  # each within the threshold of its neighbour, cos 15 = 0.966
+    chain = on_circle(0, 15, 30, 45, 60)  # each within the threshold of its neighbor, cos 15 = 0.966
     assert find_leaders(chain, 0.96).tolist() == [0, 0, 2, 2, 4]
 
 

@@ -56,7 +56,7 @@ def choose(share: float) -> NDArray[np.int64]:
 
 
 def recall(index: Index, rows: NDArray[np.float32], queries: NDArray[np.float32], kept: NDArray[np.int64]) -> float:
-    """Search, check what always holds, and return the share of the exact neighbours that were found."""
+    """Search, check what always holds, and return the share of the exact neighbors that were found."""
     found = search_within(index, queries, K, Within(kept))
     truth = kept[np.argsort(-(queries @ rows[kept].T), axis=1)[:, :K]]
     for hits in found.hits:
@@ -74,7 +74,7 @@ def test_there_are_as_many_hits_as_rows_and_no_fewer_of_the_nearest_than_among_a
     index = build(key, rows, KINDS[key])
     among_all = recall(index, rows, queries, choose(1))
     for share in SHARES:
-        assert recall(index, rows, queries, choose(share)) >= among_all - 0.08, share  # 80 neighbours: 0.0125 each
+        assert recall(index, rows, queries, choose(share)) >= among_all - 0.08, share  # 80 neighbors: 0.0125 each
 
 
 @pytest.mark.parametrize("key", ["Flat", "IVF64,Flat", "HNSW16,Flat", "IVF64,PQ8x4fs,Refine(SQfp16)"])

@@ -57,9 +57,9 @@ def test_verbose_tells_how_long_each_part_took(tmp_path: Path, write_jpegs: Writ
     write_jpegs(tmp_path, 1)
     given = options(image=(str(tmp_path),), verbose=1)
     similar = run_similarity(build_config(SimilarityConfig, {**given, "text": ("dog",)}))
-    labelled = run_zsl(build_config(ZslConfig, {**given, "label": ("dog", "cat")}))
+    labeled = run_zsl(build_config(ZslConfig, {**given, "label": ("dog", "cat")}))
     number = r"\d+\.\d{3} s for "
-    for result, what in ((similar, "texts"), (labelled, "labels")):
+    for result, what in ((similar, "texts"), (labeled, "labels")):
         parts = ("took ", "opening the model, ", f"{what}, ", "pictures, ")
         assert re.fullmatch(number.join(parts) + number + "all of it", result.notes[-1])
     assert not run_similarity(build_config(SimilarityConfig, {**given, "text": ("dog",), "verbose": 0})).notes
@@ -106,7 +106,7 @@ def test_pictures_of_which_none_is_readable_are_an_error(tmp_path: Path) -> None
         (tmp_path / name).write_bytes(b"broken")
     with pytest.raises(SourceError, match=r"none of the 2 pictures can be used; the first is .*a.jpg: no picture"):
         run_zsl(build_config(ZslConfig, options(image=(str(tmp_path),), label=("dog",))))
-    with pytest.raises(SourceError, match=r"the picture cannot be used: .*b.jpg: no picture format recognised"):
+    with pytest.raises(SourceError, match=r"the picture cannot be used: .*b.jpg: no picture format recognized"):
         run_zsl(build_config(ZslConfig, options(image=(f"{tmp_path}/b.jpg",), label=("dog",))))
 
 

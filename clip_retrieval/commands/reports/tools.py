@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from clip_retrieval.tools.inputs import Failure
     from clip_retrieval.tools.models import ModelFacts
     from clip_retrieval.tools.similarity import Similarities
-    from clip_retrieval.tools.zero_shot import Labelled
+    from clip_retrieval.tools.zero_shot import Labeled
 
 SHOWN_FAILURES = 10
 MOST_NAME, MOST_DETAIL = 100, 200  # characters of a failure in the list; --json has all
@@ -42,7 +42,7 @@ def print_similarities(result: Similarities) -> None:
     print_remarks(result.notes, result.failures)
 
 
-def print_labels(result: Labelled) -> None:
+def print_labels(result: Labeled) -> None:
     """Print each picture's likeliest labels."""
     numbers = ("probability", "cosine")
     title = f"{result.scores} over {counted(len(result.labels), 'label')}"

@@ -16,7 +16,7 @@ from clip_retrieval.encoder.base import (
     StartsNothing,
     TextEmbeddings,
     Tokens,
-    normalise,
+    normalize,
 )
 from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.encoder.uri import ModelName
@@ -44,7 +44,7 @@ class HashEncoder(EncodesTexts, StartsNothing):
     def encode_images(self, pixels: Pixels) -> Embeddings:
         steps = np.linspace(0, pixels.shape[1] - 1, 8).astype(int)
         tiny = pixels[:, steps][:, :, steps].reshape(len(pixels), 8 * 8 * 3).astype(np.float32)
-        return normalise((tiny - 127.5) @ self.projection)
+        return normalize((tiny - 127.5) @ self.projection)
 
     def embed_texts(self, texts: Sequence[str]) -> TextEmbeddings:
         rows = np.empty((len(texts), self.info.dimension), dtype=np.float32)
@@ -52,7 +52,7 @@ class HashEncoder(EncodesTexts, StartsNothing):
             salted = f"{self.seed} {text}".encode("utf-8", "replace")
             seed = int.from_bytes(hashlib.sha256(salted).digest()[:8], "little")
             row[:] = np.random.default_rng(seed).standard_normal(self.info.dimension)
-        return TextEmbeddings(normalise(rows), truncated_count=0)
+        return TextEmbeddings(normalize(rows), truncated_count=0)
 
     def encode_tokens(self, tokens: Tokens) -> Embeddings:
         return self.encode_texts([str(row.tolist()) for row in tokens])

@@ -125,7 +125,7 @@ class OpenClipEncoder(EncodesTexts):
 
 
 def to_unit(features: Tensor) -> Tensor:
-    """Normalise in fp32, whatever the model computes in."""
+    """Normalize in fp32, whatever the model computes in."""
     return nn.functional.normalize(features.float(), dim=-1)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import open_clip
 from open_clip.pretrained import get_pretrained_cfg
 
-from clip_retrieval.encoder.formats.recognise import is_script
+from clip_retrieval.encoder.formats.recognize import is_script
 from clip_retrieval.encoder.uri import ModelName
 from clip_retrieval.errors import EncoderError
 

@@ -18,7 +18,7 @@ from clip_retrieval.process.resources import count_cores
 Runtime = Literal["onnxruntime", "openvino"]
 Results = Callable[[], list[NDArray[np.float32]]]  # waits for one result for each batch, in order
 
-MOST_COPIES = 8  # of a quantised model, so that memory stays small on many cores
+MOST_COPIES = 8  # of a quantized model, so that memory stays small on many cores
 
 RUNTIMES: tuple[Runtime, ...] = ("onnxruntime", "openvino")
 
@@ -35,8 +35,8 @@ class Session(Protocol):
 class Way:
     """How a graph is to be run.
 
-    `block_size` is how many values of a quantised matrix share a scale, 0 where none is quantised: OpenVINO then
-    quantises what it multiplies them with in the same blocks, and computes in int8. `streams` batches are
+    `block_size` is how many values of a quantized matrix share a scale, 0 where none is quantized: OpenVINO then
+    quantizes what it multiplies them with in the same blocks, and computes in int8. `streams` batches are
     under way at once, each on its share of the cores. What is run `once` is opened in less time, and runs slower.
     """
 
@@ -151,8 +151,8 @@ class OpenvinoSession:
 def open_openvino(path: Path, way: Way) -> Session:
     """Open a graph on OpenVINO.
 
-    Its streams share what they pack of the weights, and now and then mix quantised ones up: the embeddings are wrong
-    then, from the first to the last. So each stream of a quantised graph is a model of its own.
+    Its streams share what they pack of the weights, and now and then mix quantized ones up: the embeddings are wrong
+    then, from the first to the last. So each stream of a quantized graph is a model of its own.
     """
     if not is_installed("openvino"):
         raise EncoderError("OpenVINO is not installed; pip install openvino, or leave runtime= out")

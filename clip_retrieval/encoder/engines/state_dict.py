@@ -14,7 +14,7 @@ import open_clip.factory
 import torch
 
 from clip_retrieval.encoder.formats.openai_pt import is_weight, read_weights
-from clip_retrieval.encoder.formats.recognise import is_script
+from clip_retrieval.encoder.formats.recognize import is_script
 from clip_retrieval.encoder.formats.safetensors import strip_wrappers
 from clip_retrieval.errors import first_line
 

@@ -39,7 +39,7 @@ class Bits:
         return 1 << (self.bits - 1)
 
 
-def quantise_rows(rows: Floats, form: Bits) -> tuple[Bytes, Floats]:
+def quantize_rows(rows: Floats, form: Bits) -> tuple[Bytes, Floats]:
     """Return q [n, blocks, block_size] and scales [n, blocks] of rows [n, width]; the last block is filled up."""
     count, width = rows.shape
     padded = np.pad(rows, ((0, 0), (0, -width % form.block_size)))
@@ -48,11 +48,11 @@ def quantise_rows(rows: Floats, form: Bits) -> tuple[Bytes, Floats]:
     scales = np.empty(len(blocks), dtype=np.float32)
     for start in range(0, len(blocks), CHUNK_BLOCKS):
         part = slice(start, start + CHUNK_BLOCKS)
-        q[part], scales[part] = quantise_blocks(blocks[part], form)
+        q[part], scales[part] = quantize_blocks(blocks[part], form)
     return q.reshape(count, -1, form.block_size), scales.reshape(count, -1)
 
 
-def quantise_blocks(blocks: Floats, form: Bits) -> tuple[Bytes, Floats]:
+def quantize_blocks(blocks: Floats, form: Bits) -> tuple[Bytes, Floats]:
     """Choose each block's scale: the widest value lies on the lowest level, or nearer where that errs less."""
     widest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=1)[:, None], axis=1)
     best_q, best_scale = round_blocks(blocks, widest / -form.middle, form)

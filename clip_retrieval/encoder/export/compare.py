@@ -72,7 +72,7 @@ def agree(pairs: list[tuple[Embeddings, Embeddings]]) -> Agreement:
 
 
 def make_batches(size: int, counts: Sequence[int]) -> Iterator[Pixels]:
-    """Yield generated pictures: noise, coarse noise that is smooth, plain colours."""
+    """Yield generated pictures: noise, coarse noise that is smooth, plain colors."""
     rng = np.random.default_rng(0)
     for count in counts:
         batch = rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)

@@ -12,7 +12,7 @@ Target = Literal["onnx", "open_clip", "hf", "gguf", "clippie"]
 Towers = Literal["both", "text", "image"]
 OnnxType = Literal["int8", "int4"]
 GgufType = Literal["q4_0", "q4_1", "q5_0", "q5_1", "q8_0"]
-QuantisedType = Literal["int8", "int4", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "2", "3", "6", "7", "8"]
+QuantizedType = Literal["int8", "int4", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "2", "3", "6", "7", "8"]
 GGML_NUMBERS: dict[str, GgufType] = {
     "2": "q4_0",
     "3": "q4_1",
@@ -56,9 +56,9 @@ class QuantizeConfig:
 
     POSITIONAL = ("source", "out", "type")
 
-    source: str = option(help="Model to quantise: an ONNX folder of `convert` for int8 and int4, a GGUF file for q*.")
+    source: str = option(help="Model to quantize: an ONNX folder of `convert` for int8 and int4, a GGUF file for q*.")
     out: str = option(help="Folder, or for q* the GGUF file, to make.")
-    type: QuantisedType = option(
+    type: QuantizedType = option(
         help="Number format of the weights; clip.cpp's numbers 2, 3, 6, 7, 8 are q4_0, q4_1, q5_0, q5_1, q8_0."
     )
     images: str | None = option(

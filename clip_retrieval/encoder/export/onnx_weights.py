@@ -1,6 +1,6 @@
 """An ONNX graph to one with weights in 8 or 4 bits: half or less than half the file, and faster on most CPUs.
 
-Matrix products become ONNX Runtime's MatMulNBits, which OpenVINO reads too; both quantise the other side by blocks
+Matrix products become ONNX Runtime's MatMulNBits, which OpenVINO reads too; both quantize the other side by blocks
 while they compute. Token tables are looked up as they are stored, and only the rows that are found become float.
 Kernels of convolutions are stored in 8 bits, whatever is asked for, and computed with in float.
 """
@@ -18,7 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from clip_retrieval.encoder.export.blocks import LEAST_HALF, Bits, pack, quantise_rows
+from clip_retrieval.encoder.export.blocks import LEAST_HALF, Bits, pack, quantize_rows
 from clip_retrieval.encoder.export.config import OnnxType
 from clip_retrieval.encoder.export.graph import CONTRIB, Graph
 from clip_retrieval.encoder.formats.onnx_folder import (
@@ -42,7 +42,7 @@ Array = NDArray[Any]
 
 
 class Rewriter:
-    """Copies the nodes of a graph into a new one, those with large matrices in their quantised form."""
+    """Copies the nodes of a graph into a new one, those with large matrices in their quantized form."""
 
     def __init__(self, source: Path, graph: Graph, kind: OnnxType) -> None:
         try:
@@ -93,7 +93,7 @@ class Rewriter:
         rows = matrix if is_turned else np.ascontiguousarray(matrix.T)  # [out, in]
         form = (FORMS["int8"] if self.tensor_name(name) == PATCHES else self.form).fit(rows.shape[1])
         self.block_sizes.add(form.block_size)
-        q, scales = quantise_rows(rows, form)
+        q, scales = quantize_rows(rows, form)
         name = self.tensor_name(name)
         product = self.graph.add(
             "MatMulNBits",
@@ -126,7 +126,7 @@ class Rewriter:
         if table is None or axis != 0:
             return False
         graph, form, ids = self.graph, self.table_form.fit(table.shape[1]), node.input[1]
-        q, scales = quantise_rows(table, form)
+        q, scales = quantize_rows(table, form)
         name = self.tensor_name(node.input[0])
         packed = pack(q, form).reshape(len(q), -1)
         found = graph.add("Gather", graph.constant(f"{name}.q", packed), ids)
@@ -138,9 +138,9 @@ class Rewriter:
             halves = [graph.add("Unsqueeze", half, graph.integers(-1)) for half in (low, high)]
             found = graph.add("Concat", *halves, axis=-1)
         blocks = graph.add("Reshape", graph.to_float(found), graph.integers(0, 0, -1, form.block_size))
-        centred = graph.add("Sub", blocks, graph.number(form.middle))
+        centered = graph.add("Sub", blocks, graph.number(form.middle))
         scale = graph.to_float(graph.add("Gather", graph.constant(f"{name}.scales", scales.astype(np.float16)), ids))
-        scaled = graph.add("Mul", centred, graph.add("Unsqueeze", scale, graph.integers(-1)))
+        scaled = graph.add("Mul", centered, graph.add("Unsqueeze", scale, graph.integers(-1)))
         whole = graph.add("Reshape", scaled, graph.integers(0, 0, -1))
         if q.shape[1] * form.block_size != table.shape[1]:
             whole = graph.add("Slice", whole, *(graph.integers(i) for i in (0, table.shape[1], 2)))
@@ -193,8 +193,8 @@ class Rewriter:
             raise EncoderError(f"{path} cannot be read ({error}); convert the model again") from error
 
 
-def quantise_graph(source: Path, target: Path, kind: OnnxType) -> set[int]:
-    """Write a graph with its matrices quantised; return how many values share a scale in them."""
+def quantize_graph(source: Path, target: Path, kind: OnnxType) -> set[int]:
+    """Write a graph with its matrices quantized; return how many values share a scale in them."""
     with Graph(target, prefix="quantised_") as graph:
         rewriter = Rewriter(source, graph, kind)
         rewriter.run()
@@ -208,24 +208,24 @@ def quantise_graph(source: Path, target: Path, kind: OnnxType) -> set[int]:
         return rewriter.block_sizes
 
 
-def quantise_folder(source: Path, target: Path, kind: OnnxType) -> OnnxFolder:
-    """Write a folder with quantised graphs into `target`, which is there; what lies beside the graphs is copied."""
+def quantize_folder(source: Path, target: Path, kind: OnnxType) -> OnnxFolder:
+    """Write a folder with quantized graphs into `target`, which is there; what lies beside the graphs is copied."""
     about = read_about(source)
     if about.quantisation != "none":
-        raise EncoderError(f"{source} is quantised already ({about.quantisation}); start from the model it was made of")
+        raise EncoderError(f"{source} is quantized already ({about.quantisation}); start from the model it was made of")
     block_sizes = {
-        size for tower in about.towers for size in quantise_graph(source / GRAPHS[tower], target / GRAPHS[tower], kind)
+        size for tower in about.towers for size in quantize_graph(source / GRAPHS[tower], target / GRAPHS[tower], kind)
     }
     for name in (VOCABULARY, TOKENIZER):
         if (source / name).exists():
             shutil.copyfile(source / name, target / name)
-    quantised = dataclasses.replace(about, quantisation=kind, block_size=min(block_sizes, default=0))
-    write_about(target, quantised)
-    return quantised
+    quantized = dataclasses.replace(about, quantisation=kind, block_size=min(block_sizes, default=0))
+    write_about(target, quantized)
+    return quantized
 
 
-def quantise_into(source: Path, out: Path, kind: OnnxType) -> None:
-    """Write the folder with quantised graphs to a place where nothing is."""
+def quantize_into(source: Path, out: Path, kind: OnnxType) -> None:
+    """Write the folder with quantized graphs to a place where nothing is."""
     with made_whole(out) as staged:
         staged.mkdir()
-        quantise_folder(source, staged, kind)
+        quantize_folder(source, staged, kind)

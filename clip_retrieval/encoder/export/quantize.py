@@ -10,9 +10,9 @@ from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.export.compare import Agreement, compare_towers
 from clip_retrieval.encoder.export.config import OnnxType, QuantizeConfig
 from clip_retrieval.encoder.export.convert import size_of
-from clip_retrieval.encoder.export.onnx_weights import quantise_folder
-from clip_retrieval.encoder.formats.gguf import quantise_gguf
-from clip_retrieval.encoder.formats.recognise import recognise
+from clip_retrieval.encoder.export.onnx_weights import quantize_folder
+from clip_retrieval.encoder.formats.gguf import quantize_gguf
+from clip_retrieval.encoder.formats.recognize import recognize
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.errors import EncoderError
 from clip_retrieval.storage import made_whole
@@ -34,9 +34,9 @@ class Quantized:
 
 
 def run_quantize(config: QuantizeConfig) -> Quantized:
-    """Quantise a model, and compare it with the original on pictures and texts."""
+    """Quantize a model, and compare it with the original on pictures and texts."""
     source, out = Path(config.source.removeprefix("onnx:")).expanduser(), Path(config.out).expanduser()
-    found = recognise(source)
+    found = recognize(source)
     wanted = "onnx" if config.kind in get_args(OnnxType) else "gguf"
     if found != wanted:
         article = "an ONNX folder" if wanted == "onnx" else "a GGUF file"
@@ -47,9 +47,9 @@ def run_quantize(config: QuantizeConfig) -> Quantized:
     with made_whole(out) as staged:
         if config.kind == "int8" or config.kind == "int4":
             staged.mkdir()
-            quantise_folder(source, staged, config.kind)
+            quantize_folder(source, staged, config.kind)
         else:
-            quantise_gguf(source, staged, config.kind)
+            quantize_gguf(source, staged, config.kind)
         pictures = None if config.images is None else Path(config.images)
         agreement = compare_towers(open_reference(source), open_reference(staged), pictures)
     return Quantized(config.source, str(out), config.kind, size_of(source), size_of(out), agreement)

@@ -1,4 +1,4 @@
-"""clip.cpp's GGUF files: to a Checkpoint, from one, and quantised as clip.cpp does it.
+"""clip.cpp's GGUF files: to a Checkpoint, from one, and quantized as clip.cpp does it.
 
 The names follow transformers' CLIP, shortened, and with one trap: what the rest of the world calls the MLP's first,
 widening layer is ffn_down here, and the second ffn_up. clip.cpp ignores keys it does not know, so files written here
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from clip_retrieval.encoder.formats.checkpoint import Checkpoint
 from clip_retrieval.encoder.formats.ggml import read_ggml_file
-from clip_retrieval.encoder.formats.gguf_blocks import CODES, GgufTensor, Quantised, pack_later
-from clip_retrieval.encoder.formats.gguf_file import GgufFile, Value, open_gguf, quantise_matrices, write_gguf_file
+from clip_retrieval.encoder.formats.gguf_blocks import CODES, GgufTensor, Quantized, pack_later
+from clip_retrieval.encoder.formats.gguf_file import GgufFile, Value, open_gguf, quantize_matrices, write_gguf_file
 from clip_retrieval.encoder.formats.openai_pt import MEAN, STD
 from clip_retrieval.encoder.formats.safetensors import count_blocks
 from clip_retrieval.encoder.preprocess import Preprocess
@@ -85,7 +85,7 @@ def name_blocks(ours: str, theirs: str, layers: int) -> Names:
 
 
 class GgufTensors(Mapping[str, NDArray[Any]]):
-    """A file's tensors under open_clip's names; quantised ones become float32 each time they are asked for."""
+    """A file's tensors under open_clip's names; quantized ones become float32 each time they are asked for."""
 
     def __init__(self, file: GgufFile, names: Names) -> None:
         self.file, self.names = file, names
@@ -172,7 +172,7 @@ def write_gguf(
 ) -> None:
     """Write a model, or one of its towers, with all that clip.cpp needs.
 
-    `vocabulary` has the text tower's tokens in the order of their ids, spelt in CLIP's byte alphabet. The patch kernel
+    `vocabulary` has the tokens in the order of their ids, spelled in CLIP's byte alphabet. The patch kernel
     is float16 whatever the dtype, as clip.cpp takes no other; biases and norms are float32.
     """
     if isinstance(checkpoint.model_config.get("vision_cfg", {}).get("layers"), list | tuple) and towers != "text":
@@ -255,6 +255,6 @@ def make_tower_keys(prefix: str, config: Mapping[str, Any], tensors: Tensors) ->
     return keys | {f"{prefix}projection_dim": Value("u32", tensors[f"{projection}.weight"].shape[0])}
 
 
-def quantise_gguf(in_path: Path, out_path: Path, block_type: Quantised) -> None:
-    """Write a file with its matrices quantised, byte for byte as clip.cpp's own quantiser does from the same file."""
-    quantise_matrices(open_gguf("clip", in_path), out_path, block_type)
+def quantize_gguf(in_path: Path, out_path: Path, block_type: Quantized) -> None:
+    """Write a file with its matrices quantized, byte for byte as clip.cpp's own quantizer does from the same file."""
+    quantize_matrices(open_gguf("clip", in_path), out_path, block_type)

@@ -1,7 +1,7 @@
 """The number formats of GGUF tensors: plain floats, and blocks of 32 weights in 4, 5 or 8 bits, to and from numpy.
 
 Types ending in _0 hold weight = scale * number, with the scale chosen so that the weight farthest from zero becomes the
-lowest number (or +-127 in q8_0); types ending in _1 hold weight = scale * number + least. Quantised bytes are those of
+lowest number (or +-127 in q8_0); types ending in _1 hold weight = scale * number + least. Quantized bytes are those of
 ggml's reference code, which clip.cpp uses, for finite weights: its order of float32 operations is kept.
 """
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 BlockType = Literal["f32", "f16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0"]
-Quantised = Literal["q4_0", "q4_1", "q5_0", "q5_1", "q8_0"]
+Quantized = Literal["q4_0", "q4_1", "q5_0", "q5_1", "q8_0"]
 
 BLOCK_LENGTH = 32  # weights
 CHUNK = 1 << 15  # blocks that are worked on at once; bounds the memory for intermediate arrays
@@ -45,15 +45,15 @@ class GgufTensor:
     load: Callable[[], Bytes]
 
     def array(self) -> NDArray[Any]:
-        """Return a view of what is stored as floats, and float32 for what is quantised."""
+        """Return a view of what is stored as floats, and float32 for what is quantized."""
         if is_blocked(self.block_type):
-            return dequantise(self.load(), self.block_type, self.shape)
+            return dequantize(self.load(), self.block_type, self.shape)
         return self.load().view(LAYOUTS[self.block_type]).reshape(self.shape)
 
 
 def pack_later(load: Callable[[], NDArray[Any]], shape: tuple[int, ...], block_type: BlockType) -> GgufTensor:
-    """Return a tensor that takes its array, and quantises it, only while it is written."""
-    return GgufTensor(block_type, shape, lambda: quantise(load(), block_type))
+    """Return a tensor that takes its array, and quantizes it, only while it is written."""
+    return GgufTensor(block_type, shape, lambda: quantize(load(), block_type))
 
 
 def is_blocked(block_type: BlockType) -> bool:
@@ -71,7 +71,7 @@ def count_bytes(shape: tuple[int, ...], block_type: BlockType) -> int:
     return math.prod(shape) // (BLOCK_LENGTH if is_blocked(block_type) else 1) * LAYOUTS[block_type].itemsize
 
 
-def quantise(array: NDArray[Any], block_type: BlockType) -> Bytes:
+def quantize(array: NDArray[Any], block_type: BlockType) -> Bytes:
     """Return the bytes of a tensor, flat; rows must be whole blocks."""
     if not fits(array.shape, block_type):
         raise ValueError(f"rows of {array.shape} are not whole blocks of {BLOCK_LENGTH}")
@@ -143,7 +143,7 @@ def pack_numbers(packed: NDArray[Any], numbers: Floats) -> None:
         packed["high"] = np.packbits(whole >> 4, axis=1, bitorder="little")
 
 
-def dequantise(raw: Bytes, block_type: BlockType, shape: tuple[int, ...]) -> Floats:
+def dequantize(raw: Bytes, block_type: BlockType, shape: tuple[int, ...]) -> Floats:
     """Return the weights of a tensor's bytes as float32; a view where they are float32 already."""
     packed = raw.reshape(-1).view(LAYOUTS[block_type])
     if not is_blocked(block_type):
@@ -165,5 +165,5 @@ def unpack_blocks(packed: NDArray[Any], block_type: BlockType) -> Floats:
     if "least" in (packed.dtype.names or ()):
         weights: Floats = scale * numbers.astype(np.float32) + packed["least"].astype(np.float32)[:, None]
         return weights
-    centred = numbers.astype(np.int8) - np.int8(8 if block_type == "q4_0" else 16)
-    return np.multiply(scale, centred, dtype=np.float32)
+    centered = numbers.astype(np.int8) - np.int8(8 if block_type == "q4_0" else 16)
+    return np.multiply(scale, centered, dtype=np.float32)

@@ -21,7 +21,7 @@ from clip_retrieval.encoder.formats.gguf_blocks import (
     CODES,
     Bytes,
     GgufTensor,
-    Quantised,
+    Quantized,
     count_bytes,
     fits,
     is_blocked,
@@ -31,7 +31,7 @@ from clip_retrieval.errors import EncoderError, StorageError
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)  # alike in little-endian files
-QUANTISATION_VERSION, CLIP_CPP_VERSION = 2, 2  # of the block types, and of the container that clip.cpp writes
+QUANTIZATION_VERSION, CLIP_CPP_VERSION = 2, 2  # of the block types, and of the container that clip.cpp writes
 ALIGNMENT_KEY = "general.alignment"
 ALIGNMENT = 32  # bytes, where no key says another
 MOST_DIMENSIONS = 4
@@ -222,20 +222,20 @@ def open_whole(path: Path) -> Iterator[IO[bytes]]:
         partial.unlink(missing_ok=True)
 
 
-def quantise_matrices(file: GgufFile, path: Path, block_type: Quantised) -> None:
-    """Write a file with all matrices of weights quantised, the rest as it is: clip.cpp's choice, bytes and version."""
+def quantize_matrices(file: GgufFile, path: Path, block_type: Quantized) -> None:
+    """Write a file with all matrices of weights quantized, the rest as it is: clip.cpp's choice, bytes and version."""
     tensors = dict(file.tensors)
     for name, tensor in file.tensors.items():
         if not name.endswith("weight") or len(tensor.shape) != 2:
             continue
         if is_blocked(tensor.block_type):
             raise EncoderError(
-                f"{file.path} is quantised already ({tensor.block_type}); start from its f32 or f16 file"
+                f"{file.path} is quantized already ({tensor.block_type}); start from its f32 or f16 file"
             )
         if not fits(tensor.shape, block_type):
-            raise EncoderError(f"{file.path} cannot be quantised: {name} has rows of {tensor.shape[1]}, not of 32s")
+            raise EncoderError(f"{file.path} cannot be quantized: {name} has rows of {tensor.shape[1]}, not of 32s")
         tensors[name] = pack_later(tensor.array, tensor.shape, block_type)
     keys = dict(file.key_values)
-    keys["general.quantization_version"] = Value("u32", QUANTISATION_VERSION)
+    keys["general.quantization_version"] = Value("u32", QUANTIZATION_VERSION)
     keys["general.file_type"] = Value("u32", CODES[block_type])
     write_gguf_file(path, keys, tensors, CLIP_CPP_VERSION)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from clip_retrieval.encoder.formats.checkpoint import Checkpoint
 from clip_retrieval.encoder.formats.huggingface import check_model_type, read_huggingface
-from clip_retrieval.encoder.formats.recognise import WEIGHT_FILES, read_checkpoint
+from clip_retrieval.encoder.formats.recognize import WEIGHT_FILES, read_checkpoint
 from clip_retrieval.encoder.uri import GGUF_HUB_PREFIX, HUB_PREFIX
 from clip_retrieval.errors import EncoderError, first_line
 

@@ -58,7 +58,7 @@ def infer_config(tensors: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
 
 
 class MixerTowers:
-    """The forward pass of both towers, in float32; embeddings are not normalised."""
+    """The forward pass of both towers, in float32; embeddings are not normalized."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.config = checkpoint.model_config
@@ -111,9 +111,9 @@ class MixerTowers:
         return found
 
     def norm(self, name: str, x: Floats) -> Floats:
-        centred = x - x.mean(axis=-1, keepdims=True)
-        scale = np.sqrt(np.mean(centred * centred, axis=-1, keepdims=True) + np.float32(EPSILON))
-        found: Floats = centred / scale * self.tensors[f"{name}.weight"] + self.tensors[f"{name}.bias"]
+        centered = x - x.mean(axis=-1, keepdims=True)
+        scale = np.sqrt(np.mean(centered * centered, axis=-1, keepdims=True) + np.float32(EPSILON))
+        found: Floats = centered / scale * self.tensors[f"{name}.weight"] + self.tensors[f"{name}.bias"]
         return found
 
 

@@ -1,7 +1,7 @@
 """Folders of ONNX graphs: visual.onnx, textual.onnx, their .data files, and model.json that says what they are.
 
 visual.onnx takes `pixels`, uint8 [batch, size, size, 3]; textual.onnx takes `tokens`, int32 [batch, length]; both give
-`embeddings`, float32 [batch, dimension], not normalised. A folder may lack one of them.
+`embeddings`, float32 [batch, dimension], not normalized. A folder may lack one of them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ AGAIN = "convert the model again"
 Dimension = Annotated[int, Meta(ge=1, le=65536)]
 ContextLength = Annotated[int, Meta(ge=3, le=65536)]  # at least start, one token, end
 Tower = Annotated[str, Meta(pattern="^(image|text)$")]
-Quantisation = Literal["none", "int8", "int4"]
+Quantization = Literal["none", "int8", "int4"]
 TokenizerKind = Literal["clip", "huggingface"]
 
 
@@ -53,8 +53,8 @@ class OnnxFolder:
     towers: Annotated[tuple[Tower, ...], Meta(min_length=1)]
     preprocess: Preprocess
     tokenizer: TokenizerSpec
-    quantisation: Quantisation = "none"
-    block_size: int = 0  # of quantised matrices: values that share a scale
+    quantisation: Quantization = "none"
+    block_size: int = 0  # of quantized matrices: values that share a scale
     logit_scale: float | None = None
     logit_bias: float | None = None
     no_text_reason: str | None = None  # why there is no text tower, where the model that was converted has one

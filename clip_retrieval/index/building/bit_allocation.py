@@ -2,10 +2,10 @@
 
 A vector x is kept as x', and a query q sees the error q.(x' - x). Its mean square is the sum over dimensions of
 E[q_i^2] E[(x'_i - x_i)^2] where the basis decorrelates the errors, so a bit is worth most where queries are long and
-rows spread: plain product quantisers, which treat all dimensions alike, waste half of theirs. Each dimension gets a
-scalar quantiser; several share a byte, so that faiss reads the whole as a product quantiser whose codebooks are grids.
+rows spread: plain product quantizers, which treat all dimensions alike, waste half of theirs. Each dimension gets a
+scalar quantizer; several share a byte, so that faiss reads the whole as a product quantizer whose codebooks are grids.
 
-Sources: Max, "Quantizing for minimum distortion" (1960), for the scalar quantisers; Cover and Thomas, "Elements of
+Sources: Max, "Quantizing for minimum distortion" (1960), for the scalar quantizers; Cover and Thomas, "Elements of
 information theory", 10.3.3, for the allocation (reverse water-filling), here of weighted errors.
 """
 
@@ -21,7 +21,7 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# Mean square error of the best scalar quantiser of 0, 1, ... 8 bits for a normal distribution of variance 1.
+# Mean square error of the best scalar quantizer of 0, 1, ... 8 bits for a normal distribution of variance 1.
 GAUSSIAN_DISTORTIONS = (1.0, 0.36338, 0.117482, 0.034548, 0.009501, 0.0025047, 0.00064432, 0.00016352, 0.0000412)
 LLOYD_STEPS = 12
 COMPANDING_BINS = 128
@@ -136,7 +136,7 @@ def codebooks(layout: CodeLayout, values: Floats) -> Floats:
 
 
 def scalar_levels(values: Floats, count: int) -> Floats:
-    """Return the levels [count] of the scalar quantiser with the least square error on the values (Lloyd-Max)."""
+    """Return the levels [count] of the scalar quantizer with the least square error on the values (Lloyd-Max)."""
     ordered = np.sort(values.astype(np.float64))
     sums = np.concatenate([[0.0], np.cumsum(ordered)])
     # companding: levels as dense as the cube root of the values' density are nearly the best ones (Panter and Dite)

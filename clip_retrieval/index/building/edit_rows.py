@@ -1,7 +1,7 @@
 """Rows of a faiss index that stands: taken out, put in; for every tree whose parts can do that.
 
 Inverted lists know their rows by id: those can be taken out and put back. Arrays of codes (Flat, scalar and product
-quantisers) know them by place: those can be overwritten. Graphs can only grow: what is to be no hit there is left out
+quantizers) know them by place: those can be overwritten. Graphs can only grow: what is to be no hit there is left out
 while searching. A refinement holds every row in its second index, by place, and finds them by the ids of the first.
 """
 
@@ -61,7 +61,7 @@ def can_fill(index: Any) -> bool:
 
 
 def is_trained_on_rows(index: Any) -> bool:
-    """Say whether the index learnt from the rows that it was built of, so that many others make it worse."""
+    """Say whether the index learned from the rows that it was built of, so that many others make it worse."""
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexHNSW):
         return is_trained_on_rows(index.storage)

@@ -81,7 +81,7 @@ def without_warnings(index: Any) -> Iterator[None]:
 
 
 def quieten(index: Any) -> Iterator[Any]:
-    """Lower what every k-means of an index asks for; yields OPQ's rotations, which were lent a quantiser for that."""
+    """Lower what every k-means of an index asks for; yields OPQ's rotations, which were lent a quantizer for that."""
     index = faiss.downcast_index(index)
     for name in INNER:
         if getattr(index, name, None) is not None:

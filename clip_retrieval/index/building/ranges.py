@@ -45,7 +45,7 @@ def split_rows(row_count: int, least_count: int, rows_per_task: int | None = Non
 
 
 def group_parts(parts: Sequence[RowRange], count: int) -> list[MergedPart]:
-    """Put neighbouring parts together into `count` files, or as many as there are parts."""
+    """Put neighboring parts together into `count` files, or as many as there are parts."""
     count = min(count, len(parts))
     bounds = pairwise(len(parts) * i // count for i in range(count + 1))
     groups = [parts[first:last] for first, last in bounds]

@@ -87,7 +87,7 @@ def add_part(job: IndexJob, trained: Shared, rows: RowRange) -> None:
 
 
 def merge_group(job: IndexJob, trained: Shared, merged: MergedPart) -> None:
-    """Write one file of the finished index, of neighbouring parts: in memory are its lists, and those of one part."""
+    """Write one file of the finished index, of neighboring parts: in memory are its lists, and those of one part."""
     if job.work.exists(job.merged_name(merged)):
         return
     use_cores(job.cores)

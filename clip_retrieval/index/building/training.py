@@ -1,7 +1,7 @@
 """An empty index out of a sample of the rows: its rotation, its lists and its codebooks, for a plan.
 
-faiss's own training of product quantisers takes minutes and looks at the rows alone. Here the directions of the
-queries count as well, and codebooks are grids of scalar quantisers (`codes.py`), which are found in a moment.
+faiss's own training of product quantizers takes minutes and looks at the rows alone. Here the directions of the
+queries count as well, and codebooks are grids of scalar quantizers (`codes.py`), which are found in a moment.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def make_store(plan: Plan, sample: Floats, queries: Floats) -> Any:
 
 
 def make_graph(plan: Plan) -> Any:
-    """Return what links each whole row to its neighbours."""
+    """Return what links each whole row to its neighbors."""
     if plan.store == "fp32":
         return faiss.IndexHNSWFlat(plan.dim, GRAPH_LINKS, METRIC)
     graph = faiss.IndexHNSWSQ(plan.dim, faiss.ScalarQuantizer.QT_fp16, GRAPH_LINKS, METRIC)

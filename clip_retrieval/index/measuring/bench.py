@@ -53,7 +53,7 @@ def answer(search: Search, queries: QuerySet, k: int, settings: SettingValues) -
     """Return the first k answers [q, k] without the queries' own rows.
 
     The own row takes a place among the k + 1 that are asked for, and one among the candidates that are refined: not
-    as many as a real neighbour, so that these queries get no more candidates than others do.
+    as many as a real neighbor, so that these queries get no more candidates than others do.
     """
     if queries.own_ids is None:
         return search(queries.rows, k, settings)
@@ -80,7 +80,7 @@ def time_queries(search: Search, queries: Rows, settings: SettingValues) -> NDAr
     return np.array(taken)
 
 
-def summarise(milliseconds: NDArray[np.float64]) -> Times:
+def summarize(milliseconds: NDArray[np.float64]) -> Times:
     return Times(
         float(milliseconds.mean()), float(np.percentile(milliseconds, 50)), float(np.percentile(milliseconds, 99))
     )

@@ -11,7 +11,7 @@ import numpy as np
 
 from clip_retrieval.embeddings.vectors import Vectors
 from clip_retrieval.errors import IndexBuildError
-from clip_retrieval.index.measuring.bench import TIMED_K, Bench, Search, summarise
+from clip_retrieval.index.measuring.bench import TIMED_K, Bench, Search, summarize
 from clip_retrieval.index.measuring.knobs import find_knobs, reconstruction_error
 from clip_retrieval.index.measuring.quality import RECALLS, CurvePoint, Quality, QueryQuality
 from clip_retrieval.index.measuring.queries import QuerySet, draw_queries
@@ -152,8 +152,8 @@ def measure(bench: Bench, chosen: ChosenSettings) -> Quality:
     by_modality: dict[Modality, QueryQuality | None] = dict.fromkeys(MODALITIES)
     for modality, truth in bench.truths.items():
         by_k = {k: found[modality] for k, found in recalls.items()}
-        by_modality[modality] = QueryQuality(len(truth.queries), by_k, summarise(times[modality]))
-    overall = summarise(np.concatenate(list(times.values())))
+        by_modality[modality] = QueryQuality(len(truth.queries), by_k, summarize(times[modality]))
+    overall = summarize(np.concatenate(list(times.values())))
     return Quality(
         settings=chosen.settings,
         by_modality=by_modality,

@@ -50,7 +50,7 @@ def draw_queries(
     """Return queries for the index of `modality`, by theirs; a modality without embeddings of its dimension has none.
 
     The same folder gives the same queries. A query of the index's own modality is one of its rows: it is to be left
-    out of truth and answers alike, which is the same as having held it out but for the training of quantisers.
+    out of truth and answers alike, which is the same as having held it out but for the training of quantizers.
     Raises CancelledError soon after it is told to stop.
     """
     dim = found[modality].dim

@@ -18,7 +18,7 @@ from clip_retrieval.embeddings.zero_rows import find_filled
 from clip_retrieval.index.measuring.queries import QuerySet
 from clip_retrieval.index.planning.costs import MOST_TRUTH_THREADS, TRUTH_BLOCK_BYTES
 
-DEPTH = 128  # neighbours that are kept: the 100 that count, and some that may be as near as the last of them
+DEPTH = 128  # neighbors that are kept: the 100 that count, and some that may be as near as the last of them
 # fp32 sums of the same products in another order differ by that much; rows stored twice must not.
 TOLERANCE = 1e-6
 
@@ -96,7 +96,7 @@ def find_truth(vectors: Vectors, query_sets: Sequence[QuerySet], effort: Effort 
     """Return the truth of each set of queries, all of them in one pass over the rows.
 
     Memory: for each thread and for reading one block of 16 MiB, twice that where some of its rows are zero, whatever
-    the number of rows. Zero rows are nobody's neighbours. Raises CancelledError soon after it is told to stop.
+    the number of rows. Zero rows are nobody's neighbors. Raises CancelledError soon after it is told to stop.
     """
     effort = effort or Effort()
     queries = np.concatenate([queries.rows for queries in query_sets])

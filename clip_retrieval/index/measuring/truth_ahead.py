@@ -1,4 +1,4 @@
-"""Exact neighbours, found in a thread while the indices that are measured with them are built."""
+"""Exact neighbors, found in a thread while the indices that are measured with them are built."""
 
 from __future__ import annotations
 

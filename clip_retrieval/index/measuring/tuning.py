@@ -87,7 +87,7 @@ def tune(knobs: Sequence[Knob], measure: Measure, target: Target) -> tuple[Trial
     climb(walk, target)
     for _ in range(ROUNDS):
         before = choose_place(smoothed(walk.trials), target)
-        for steps in neighbours(len(knobs)):
+        for steps in neighbors(len(knobs)):
             walk.at(walk.moved(before, steps))
         if choose_place(smoothed(walk.trials), target) == before:
             break
@@ -141,7 +141,7 @@ def single_steps(count: int, size: int) -> list[list[int]]:
     return [[size if j == i else 0 for j in range(count)] for i in range(count)]
 
 
-def neighbours(count: int) -> list[list[int]]:
+def neighbors(count: int) -> list[list[int]]:
     """Return the steps by one value, of one knob up or down, or of one up and another down."""
     return [list(steps) for steps in product((-1, 0, 1), repeat=count) if abs(sum(steps)) <= 1 and any(steps)]
 

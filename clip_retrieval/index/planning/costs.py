@@ -145,7 +145,7 @@ def count_seconds(plan: Plan, problem: Problem) -> float:
 
 
 def linking_seconds(plan: Plan, problem: Problem) -> float:
-    """Return the time to find the neighbours of every row in the graph as far as it is built."""
+    """Return the time to find the neighbors of every row in the graph as far as it is built."""
     slowness: float = (plan.rows / GRAPH_ROWS) ** LINKING_POWER * (HALF_SLOWNESS if plan.store == "fp16" else 1)
     return plan.rows * plan.dim * slowness * LINKING_SECONDS / problem.cores
 

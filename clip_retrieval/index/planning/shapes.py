@@ -115,7 +115,7 @@ def count_lists(rows: int) -> int:
 
 @dataclass(frozen=True)
 class Codes:
-    """The shape of a product quantiser, and of the rotation before it."""
+    """The shape of a product quantizer, and of the rotation before it."""
 
     dim: int
     groups: int

@@ -1,4 +1,4 @@
-"""Small random models with every bias and norm randomised, so that a dropped or swapped one shows."""
+"""Small random models with every bias and norm randomized, so that a dropped or swapped one shows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONFIG: dict[str, Any] = {"embed_dim": 48, "quick_gelu": True, "vision_cfg": VIS
 PREPROCESS = {"mean": [0.48, 0.45, 0.4], "std": [0.26, 0.27, 0.28], "size": 64}
 
 
-def randomise(model: torch.nn.Module) -> None:
+def randomize(model: torch.nn.Module) -> None:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, value in sorted(model.state_dict().items()):
@@ -38,7 +38,7 @@ def write_model(tmp_path: Path) -> Callable[..., Path]:
         torch.manual_seed(0)
         kind = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
         model = kind(**config)
-        randomise(model)
+        randomize(model)
         folder = tmp_path / name
         folder.mkdir()
         weights = {key: value.contiguous() for key, value in model.state_dict().items()}

@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from clip_retrieval.encoder.config import EncoderConfig
-from clip_retrieval.encoder.export.blocks import Bits, pack, quantise_rows
+from clip_retrieval.encoder.export.blocks import Bits, pack, quantize_rows
 from clip_retrieval.encoder.export.compare import compare_towers
-from clip_retrieval.encoder.export.config import GGML_NUMBERS, ConvertConfig, OnnxType, QuantisedType, QuantizeConfig
+from clip_retrieval.encoder.export.config import GGML_NUMBERS, ConvertConfig, OnnxType, QuantizeConfig, QuantizedType
 from clip_retrieval.encoder.export.convert import run_convert
 from clip_retrieval.encoder.export.quantize import run_quantize
 from clip_retrieval.encoder.load import load_encoder
@@ -34,7 +34,7 @@ def unpack(packed: NDArray[np.uint8], form: Bits) -> NDArray[np.uint8]:
 @pytest.mark.parametrize("width", [64, 96, 50])
 def test_every_value_comes_back_within_a_step(form: Bits, width: int) -> None:
     rows = np.random.default_rng(0).standard_normal((7, width)).astype(np.float32)
-    q, scales = quantise_rows(rows, form)
+    q, scales = quantize_rows(rows, form)
     levels = unpack(pack(q, form), form).astype(np.float32) - form.middle
     back = (levels * scales[..., None]).reshape(7, -1)[:, :width]
     step = np.repeat(np.abs(scales), form.block_size, axis=1)[:, :width]
@@ -47,7 +47,7 @@ def test_every_value_comes_back_within_a_step(form: Bits, width: int) -> None:
 def test_zeros_and_single_values_are_exact() -> None:
     rows = np.zeros((2, 64), np.float32)
     rows[1, 5] = -3.5
-    q, scales = quantise_rows(rows, Bits(4, 32))
+    q, scales = quantize_rows(rows, Bits(4, 32))
     back = (q.astype(np.float32) - 8) * scales[..., None]
     assert back.reshape(2, -1) == pytest.approx(rows)
 
@@ -55,7 +55,7 @@ def test_zeros_and_single_values_are_exact() -> None:
 def test_four_bits_choose_the_scale_that_errs_least() -> None:
     """An outlier makes the plain scale too coarse for the others."""
     rows = np.random.default_rng(1).standard_normal((50, 64)).astype(np.float32)
-    q, scales = quantise_rows(rows, Bits(4, 64))
+    q, scales = quantize_rows(rows, Bits(4, 64))
     chosen = ((q.astype(np.float32) - 8) * scales[..., None]).reshape(50, -1)
     widest = np.take_along_axis(rows, np.abs(rows).argmax(axis=1)[:, None], axis=1) / -8
     plain = np.clip(np.round(rows / widest), -8, 7) * widest
@@ -69,7 +69,7 @@ def convert(source: object, out: Path) -> Path:
 
 def test_clip_cpps_numbers_are_types_too() -> None:
     kinds = {
-        number: QuantizeConfig(source="a", out="b", type=cast("QuantisedType", number)).kind for number in GGML_NUMBERS
+        number: QuantizeConfig(source="a", out="b", type=cast("QuantizedType", number)).kind for number in GGML_NUMBERS
     }
     assert kinds == {"2": "q4_0", "3": "q4_1", "6": "q5_0", "7": "q5_1", "8": "q8_0"}
     assert QuantizeConfig(source="a", out="b", type="int4").kind == "int4"
@@ -86,7 +86,7 @@ def test_smaller_files_and_like_embeddings(
         "image": True,
         "text": True,
     }
-    assert result.agreement["text"].largest_error > 1e-6  # it is quantised
+    assert result.agreement["text"].largest_error > 1e-6  # it is quantized
     made = load_encoder(str(tmp_path / kind))
     assert made.info.fingerprint == load_encoder(str(source)).info.fingerprint
 
@@ -110,7 +110,7 @@ def test_kernels_of_resnets_are_stored_in_eight_bits(tmp_path: Path, write_model
     assert sizes[1] < 0.35 * sizes[0]
 
 
-def test_f16_and_traced_graphs_are_quantised_too(tmp_path: Path, write_model: WriteModel) -> None:
+def test_f16_and_traced_graphs_are_quantized_too(tmp_path: Path, write_model: WriteModel) -> None:
     traced = write_model(name="traced", vision={"ls_init_value": 0.5, "layers": 1}, text={"layers": 1})
     run_convert(ConvertConfig(source=str(write_model()), out=str(tmp_path / "half"), to="onnx", dtype="f16"))
     convert(traced, tmp_path / "whole")
@@ -122,7 +122,7 @@ def test_f16_and_traced_graphs_are_quantised_too(tmp_path: Path, write_model: Wr
 
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed")
 @pytest.mark.parametrize(("kind", "least"), [("int8", 0.99), ("int4", 0.95)])
-def test_openvino_reads_quantised_graphs(tmp_path: Path, write_model: WriteModel, kind: OnnxType, least: float) -> None:
+def test_openvino_reads_quantized_graphs(tmp_path: Path, write_model: WriteModel, kind: OnnxType, least: float) -> None:
     source = convert(write_model(), tmp_path / "onnx")
     run_quantize(QuantizeConfig(source=str(source), out=str(tmp_path / kind), type=kind))
     light, fast = (
@@ -161,6 +161,6 @@ def test_the_wrong_source_says_how_to_convert(
 def test_twice_is_once_too_often(tmp_path: Path, write_model: WriteModel) -> None:
     source = convert(write_model(), tmp_path / "onnx")
     run_quantize(QuantizeConfig(source=str(source), out=str(tmp_path / "int8"), type="int8"))
-    with pytest.raises(EncoderError, match="is quantised already"):
+    with pytest.raises(EncoderError, match="is quantized already"):
         run_quantize(QuantizeConfig(source=str(tmp_path / "int8"), out=str(tmp_path / "int4"), type="int4"))
     assert not (tmp_path / "int4").exists()

@@ -14,7 +14,7 @@ from PIL import Image
 
 from clip_retrieval.encoder.formats.checkpoint import Checkpoint
 from clip_retrieval.encoder.formats.clippie import read_clippie, write_clippie
-from clip_retrieval.encoder.formats.recognise import read_checkpoint, recognise
+from clip_retrieval.encoder.formats.recognize import read_checkpoint, recognize
 from clip_retrieval.errors import EncoderError
 from clip_retrieval.faces import clippie as face
 
@@ -27,7 +27,7 @@ def test_a_file_gives_back_every_tensor_and_the_whole_configuration(
 ) -> None:
     checkpoint = make_checkpoint(width=width)
     write_clippie(checkpoint, tmp_path / "tiny.weights")
-    assert recognise(tmp_path / "tiny.weights") == "clippie"
+    assert recognize(tmp_path / "tiny.weights") == "clippie"
     found = read_checkpoint(tmp_path / "tiny.weights")
     assert found.model_config["text_cfg"] == checkpoint.model_config["text_cfg"]
     assert found.model_config["vision_cfg"] == checkpoint.model_config["vision_cfg"]

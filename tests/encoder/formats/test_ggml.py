@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from clip_retrieval.encoder.formats.checkpoint import Checkpoint
 from clip_retrieval.encoder.formats.gguf import write_gguf
-from clip_retrieval.encoder.formats.gguf_blocks import CODES, BlockType, quantise
+from clip_retrieval.encoder.formats.gguf_blocks import CODES, BlockType, quantize
 from clip_retrieval.encoder.formats.huggingface_writer import name_loaders, name_tensors
-from clip_retrieval.encoder.formats.recognise import read_checkpoint, recognise
+from clip_retrieval.encoder.formats.recognize import read_checkpoint, recognize
 from clip_retrieval.encoder.tokenizer import clip_vocabulary
 from clip_retrieval.errors import EncoderError
 
@@ -40,7 +40,7 @@ def pack_tensor(name: str, array: NDArray[Any], matrix_type: BlockType) -> bytes
     is_matrix = name.endswith(".weight") and array.ndim > 1
     kind: BlockType = (matrix_type if array.ndim == 2 else "f16") if is_matrix else "f32"
     head = struct.pack("<3i", array.ndim, len(name), CODES[kind]) + struct.pack(f"<{array.ndim}i", *array.shape[::-1])
-    return head + name.encode() + quantise(np.ascontiguousarray(array), kind).tobytes()
+    return head + name.encode() + quantize(np.ascontiguousarray(array), kind).tobytes()
 
 
 @pytest.mark.parametrize("matrix_type", ["f16", "f32", "q4_0"])
@@ -51,7 +51,7 @@ def test_a_legacy_file_is_the_model_of_the_gguf_file_of_its_weights(
     write_ggml(checkpoint, tmp_path / "ggml-model.bin", matrix_type)
     write_gguf(checkpoint, tmp_path / "model.gguf", clip_vocabulary(), dtype="f16" if matrix_type == "f16" else "f32")
     found, expected = (read_checkpoint(tmp_path / name) for name in ("ggml-model.bin", "model.gguf"))
-    assert recognise(tmp_path / "ggml-model.bin") == "ggml"
+    assert recognize(tmp_path / "ggml-model.bin") == "ggml"
     assert (found.model_config, found.preprocess) == (expected.model_config, expected.preprocess)
     assert found.tensors.keys() == expected.tensors.keys()
     for name in expected.tensors.keys() - {"logit_scale"}:

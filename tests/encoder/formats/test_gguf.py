@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clip_retrieval.encoder.formats.checkpoint import Checkpoint
-from clip_retrieval.encoder.formats.gguf import Towers, quantise_gguf, read_gguf, write_gguf
-from clip_retrieval.encoder.formats.gguf_blocks import Quantised, dequantise, quantise
+from clip_retrieval.encoder.formats.gguf import Towers, quantize_gguf, read_gguf, write_gguf
+from clip_retrieval.encoder.formats.gguf_blocks import Quantized, dequantize, quantize
 from clip_retrieval.encoder.formats.gguf_file import Value, read_gguf_file, write_gguf_file
 from clip_retrieval.encoder.formats.openai_pt import MEAN, STD
-from clip_retrieval.encoder.formats.recognise import read_checkpoint
+from clip_retrieval.encoder.formats.recognize import read_checkpoint
 from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.errors import EncoderError
 
@@ -27,7 +27,7 @@ VISION = {"image_size": 32, "patch_size": 8, "width": 128, "head_width": 32, "la
 CONFIG: dict[str, Any] = {"embed_dim": 32, "quick_gelu": True, "text_cfg": TEXT, "vision_cfg": VISION}
 WORDS = [f"w{i}</w>" for i in range(50)]
 KERNEL = "visual.conv1.weight"
-TYPES: tuple[Quantised, ...] = get_args(Quantised)
+TYPES: tuple[Quantized, ...] = get_args(Quantized)
 PIXELS = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 TOKENS = torch.tensor([[48, *range(3, 9), 49, 0, 0], [48, *range(20, 28), 49]])
 
@@ -183,26 +183,26 @@ def test_a_file_may_hold_one_tower(tmp_path: Path, tower: Towers) -> None:
 
 
 @pytest.mark.parametrize("block_type", TYPES)
-def test_quantising_touches_matrices_only_and_leaves_the_rest_byte_for_byte(
-    tmp_path: Path, block_type: Quantised
+def test_quantizing_touches_matrices_only_and_leaves_the_rest_byte_for_byte(
+    tmp_path: Path, block_type: Quantized
 ) -> None:
     write_gguf(make_checkpoint(), tmp_path / "f32.gguf", WORDS, dtype="f32")
-    quantise_gguf(tmp_path / "f32.gguf", tmp_path / "small.gguf", block_type)
+    quantize_gguf(tmp_path / "f32.gguf", tmp_path / "small.gguf", block_type)
     before, after = read_gguf_file(tmp_path / "f32.gguf"), read_gguf_file(tmp_path / "small.gguf")
     for name, tensor in before.tensors.items():
         is_matrix = name.endswith(".weight") and len(tensor.shape) == 2
-        wanted = quantise(tensor.array(), block_type) if is_matrix else tensor.load()
+        wanted = quantize(tensor.array(), block_type) if is_matrix else tensor.load()
         assert after.tensors[name].block_type == (block_type if is_matrix else tensor.block_type)
         assert after.tensors[name].load().tobytes() == wanted.tobytes(), name
     assert list(after.tensors) == list(before.tensors)
     assert after.get("general.quantization_version") == 2
 
 
-def test_a_quantised_file_opens_with_its_weights_made_float32(tmp_path: Path) -> None:
+def test_a_quantized_file_opens_with_its_weights_made_float32(tmp_path: Path) -> None:
     write_gguf(make_checkpoint(), tmp_path / "f32.gguf", WORDS, dtype="f32")
-    quantise_gguf(tmp_path / "f32.gguf", tmp_path / "q8.gguf", "q8_0")
+    quantize_gguf(tmp_path / "f32.gguf", tmp_path / "q8.gguf", "q8_0")
     found = read_gguf(tmp_path / "q8.gguf")
     projection = make_checkpoint().tensors["visual.proj"].T
-    wanted = dequantise(quantise(projection, "q8_0"), "q8_0", projection.shape).T
+    wanted = dequantize(quantize(projection, "q8_0"), "q8_0", projection.shape).T
     np.testing.assert_array_equal(found.tensors["visual.proj"], wanted)
     assert cosines(embed(load(found)), embed(make_model())).min() > 0.999

@@ -1,4 +1,4 @@
-"""Against clip.cpp itself: it runs our files, and quantises to our bytes."""
+"""Against clip.cpp itself: it runs our files, and quantizes to our bytes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from clip_retrieval.encoder.formats.checkpoint import Checkpoint
-from clip_retrieval.encoder.formats.gguf import Towers, quantise_gguf, read_gguf, write_gguf
-from clip_retrieval.encoder.formats.gguf_blocks import CODES, Quantised, quantise
+from clip_retrieval.encoder.formats.gguf import Towers, quantize_gguf, read_gguf, write_gguf
+from clip_retrieval.encoder.formats.gguf_blocks import CODES, Quantized, quantize
 from clip_retrieval.encoder.preprocess import Preprocess
 
 # clip.cpp sizes its buffers by the count of tensors, which must be that of a ViT-B: twelve blocks a tower.
@@ -26,7 +26,7 @@ WORDS = [*(f"w{i}</w>" for i in range(298)), "<|startoftext|>", "<|endoftext|>"]
 IDS = np.array([298, 5, 17, 200, 33, 299], dtype=np.int32)
 PIXELS = np.random.default_rng(1).standard_normal((3, 64, 64), dtype=np.float32)
 RunClipCpp = Callable[..., NDArray[np.float32]]
-QUANTISED: tuple[Quantised, ...] = get_args(Quantised)
+QUANTIZED: tuple[Quantized, ...] = get_args(Quantized)
 
 
 class InitParams(ctypes.Structure):
@@ -101,22 +101,22 @@ def test_clip_cpp_runs_our_files_of_one_tower(tmp_path: Path, run_clip_cpp: RunC
     check_towers(run_clip_cpp, model, tmp_path / "image.gguf", tmp_path / "text.gguf")
 
 
-@pytest.mark.parametrize("block_type", QUANTISED)
-def test_quantised_files_are_those_of_clip_cpp_byte_for_byte(
-    tmp_path: Path, libraries: tuple[ctypes.CDLL, ctypes.CDLL], block_type: Quantised
+@pytest.mark.parametrize("block_type", QUANTIZED)
+def test_quantized_files_are_those_of_clip_cpp_byte_for_byte(
+    tmp_path: Path, libraries: tuple[ctypes.CDLL, ctypes.CDLL], block_type: Quantized
 ) -> None:
     source, ours, theirs = (tmp_path / f"{name}.gguf" for name in ("source", "ours", "theirs"))
     write(make_model(True), source)
-    quantise_gguf(source, ours, block_type)
+    quantize_gguf(source, ours, block_type)
     libraries[1].clip_model_quantize.restype = ctypes.c_bool
     assert libraries[1].clip_model_quantize(str(source).encode(), str(theirs).encode(), CODES[block_type])
     assert ours.read_bytes() == theirs.read_bytes()
     assert cosine(*(np.asarray(read_gguf(path).tensors["visual.proj"]).ravel() for path in (source, theirs))) > 0.99
 
 
-@pytest.mark.parametrize("block_type", QUANTISED)
+@pytest.mark.parametrize("block_type", QUANTIZED)
 def test_blocks_are_those_of_ggml_signed_zeros_and_ties_too(
-    libraries: tuple[ctypes.CDLL, ctypes.CDLL], block_type: Quantised
+    libraries: tuple[ctypes.CDLL, ctypes.CDLL], block_type: Quantized
 ) -> None:
     ggml = libraries[0]
     ggml.ggml_init.restype, ggml.ggml_init.argtypes = ctypes.c_void_p, [InitParams]
@@ -126,9 +126,9 @@ def test_blocks_are_those_of_ggml_signed_zeros_and_ties_too(
     ties = random.integers(-32, 33, (4096, 64)) / 2
     scales = 2.0 ** random.integers(-100, 100, (4096, 1))
     rows = np.concatenate([signed_zeros, ties, random.standard_normal((4096, 64)) * scales]).astype(np.float32)
-    found, counts = np.zeros_like(quantise(rows, block_type)), np.zeros(16, np.int64)
+    found, counts = np.zeros_like(quantize(rows, block_type)), np.zeros(16, np.int64)
     function = ggml[f"ggml_quantize_{block_type}"]
     function.restype = ctypes.c_size_t
     pointers = [ctypes.c_void_p(array.ctypes.data) for array in (rows, found, counts)]
     assert function(pointers[0], pointers[1], rows.size, rows.shape[1], pointers[2]) == found.size
-    assert quantise(rows, block_type).tobytes() == found.tobytes()
+    assert quantize(rows, block_type).tobytes() == found.tobytes()

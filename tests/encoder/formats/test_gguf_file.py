@@ -11,7 +11,7 @@ import pytest
 from gguf.gguf_reader import GGUFReader
 from numpy.typing import NDArray
 
-from clip_retrieval.encoder.formats.gguf_blocks import GgufTensor, quantise
+from clip_retrieval.encoder.formats.gguf_blocks import GgufTensor, quantize
 from clip_retrieval.encoder.formats.gguf_file import Value, read_gguf_file, write_gguf_file
 from clip_retrieval.errors import EncoderError, StorageError
 
@@ -40,12 +40,12 @@ GOLDEN += bytes(-len(GOLDEN) % 32) + struct.pack("<3f", 1, 2, 3) + bytes(20)
 
 
 def tensor_of(array: NDArray[np.float32]) -> GgufTensor:
-    return GgufTensor("f32", array.shape, lambda: quantise(array, "f32"))
+    return GgufTensor("f32", array.shape, lambda: quantize(array, "f32"))
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    tensors = {"one": tensor_of(ROWS[:, :3]), "two": GgufTensor("q8_0", (3, 32), lambda: quantise(ROWS, "q8_0"))}
+    tensors = {"one": tensor_of(ROWS[:, :3]), "two": GgufTensor("q8_0", (3, 32), lambda: quantize(ROWS, "q8_0"))}
     write_gguf_file(tmp_path / "file.gguf", KEYS, tensors)
     return tmp_path / "file.gguf"
 
@@ -69,7 +69,7 @@ def test_keys_and_tensors_come_back_as_views_of_the_mapped_file(path: Path) -> N
     assert file.key_values == KEYS
     assert list(file.tensors) == ["one", "two"]
     np.testing.assert_array_equal(file.tensors["one"].array(), ROWS[:, :3])
-    assert file.tensors["two"].load().tobytes() == quantise(ROWS, "q8_0").tobytes()
+    assert file.tensors["two"].load().tobytes() == quantize(ROWS, "q8_0").tobytes()
     view = file.tensors["one"].load()
     assert isinstance(view, np.memmap)
     assert not view.flags.writeable

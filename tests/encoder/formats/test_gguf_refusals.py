@@ -12,7 +12,7 @@ import open_clip
 import pytest
 
 from clip_retrieval.encoder.formats.checkpoint import Checkpoint
-from clip_retrieval.encoder.formats.gguf import quantise_gguf, read_gguf, write_gguf
+from clip_retrieval.encoder.formats.gguf import quantize_gguf, read_gguf, write_gguf
 from clip_retrieval.encoder.formats.gguf_file import GgufFile, Value, read_gguf_file, write_gguf_file
 from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.errors import EncoderError
@@ -118,15 +118,15 @@ def test_a_vocabulary_of_another_size_is_refused(tmp_path: Path) -> None:
         write_gguf(make_checkpoint(), tmp_path / "model.gguf", WORDS[1:])
 
 
-def test_a_quantised_file_is_not_quantised_again(tmp_path: Path, file: GgufFile) -> None:
-    quantise_gguf(file.path, tmp_path / "q5.gguf", "q5_1")
-    with pytest.raises(EncoderError, match=r"q5\.gguf is quantised already \(q5_1\)"):
-        quantise_gguf(tmp_path / "q5.gguf", tmp_path / "q4.gguf", "q4_0")
+def test_a_quantized_file_is_not_quantized_again(tmp_path: Path, file: GgufFile) -> None:
+    quantize_gguf(file.path, tmp_path / "q5.gguf", "q5_1")
+    with pytest.raises(EncoderError, match=r"q5\.gguf is quantized already \(q5_1\)"):
+        quantize_gguf(tmp_path / "q5.gguf", tmp_path / "q4.gguf", "q4_0")
 
 
-def test_rows_that_are_no_whole_blocks_are_not_quantised(tmp_path: Path, file: GgufFile) -> None:
+def test_rows_that_are_no_whole_blocks_are_not_quantized(tmp_path: Path, file: GgufFile) -> None:
     tensor = replace(file.tensors["visual_projection.weight"], shape=(2, 33), load=lambda: np.zeros(264, np.uint8))
     write_gguf_file(tmp_path / "odd.gguf", file.key_values, {**file.tensors, "visual_projection.weight": tensor})
-    with pytest.raises(EncoderError, match=r"odd\.gguf cannot be quantised: visual_projection\.weight has rows of 33"):
-        quantise_gguf(tmp_path / "odd.gguf", tmp_path / "q4.gguf", "q4_0")
+    with pytest.raises(EncoderError, match=r"odd\.gguf cannot be quantized: visual_projection\.weight has rows of 33"):
+        quantize_gguf(tmp_path / "odd.gguf", tmp_path / "q4.gguf", "q4_0")
     assert not (tmp_path / "q4.gguf").exists()

@@ -22,7 +22,7 @@ from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.export.config import ConvertConfig
 from clip_retrieval.encoder.export.convert import run_convert
 from clip_retrieval.encoder.formats.huggingface_writer import write_huggingface
-from clip_retrieval.encoder.formats.recognise import read_checkpoint, recognise
+from clip_retrieval.encoder.formats.recognize import read_checkpoint, recognize
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.errors import EncoderError
 
@@ -93,8 +93,8 @@ def test_a_name_can_be_converted(tmp_path: Path, folder: Path) -> None:
     assert load_encoder(str(out)).info.fingerprint == load_encoder(str(folder)).info.fingerprint
 
 
-def test_a_name_is_recognised_without_looking_into_it() -> None:
-    assert recognise(Path("hf-hub:org/name")) == "huggingface"
+def test_a_name_is_recognized_without_looking_into_it() -> None:
+    assert recognize(Path("hf-hub:org/name")) == "huggingface"
 
 
 def test_a_name_that_is_not_in_the_cache_is_refused_without_network(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def assert_close(found: Tensor, wanted: Tensor) -> None:
     assert (found - wanted).abs().max() / wanted.abs().max() <= 1e-5
 
 
-def randomise(tensors: dict[str, Tensor]) -> None:
+def randomize(tensors: dict[str, Tensor]) -> None:
     generator = torch.Generator().manual_seed(0)
     for name, tensor in sorted(tensors.items()):
         if tensor.is_floating_point() and tensor.ndim:
@@ -91,7 +91,7 @@ def test_a_folder_gives_the_embeddings_of_transformers(tmp_path: Path, variant: 
     text, vision = VARIANTS[variant]
     config = transformers.CLIPConfig(text_config=TEXT | text, vision_config=VISION | vision, projection_dim=24)
     model = transformers.CLIPModel(config).eval()
-    randomise(model.state_dict())
+    randomize(model.state_dict())
     model.save_pretrained(tmp_path)
     checkpoint = read_huggingface(tmp_path)
     both = open_clip.CLIP(**checkpoint.model_config).eval()
@@ -108,7 +108,7 @@ def test_a_text_model_and_a_vision_model_give_the_embeddings_of_transformers(tmp
     text = transformers.CLIPTextModelWithProjection(config.text_config).eval()
     vision = transformers.CLIPVisionModelWithProjection(config.vision_config).eval()
     for name, model in (("text", text), ("vision", vision)):
-        randomise(model.state_dict())
+        randomize(model.state_dict())
         model.save_pretrained(tmp_path / name)
     with torch.inference_mode():
         wanted_text, wanted_image = text(input_ids=TOKENS).text_embeds, vision(pixel_values=PIXELS).image_embeds
@@ -124,7 +124,7 @@ def original() -> nn.Module:
     vision = {"image_size": 32, "patch_size": 8, "width": 48, "layers": 2, "head_width": 16}
     text = {"context_length": 20, "vocab_size": 99, "width": 32, "heads": 2, "layers": 2}
     model: nn.Module = open_clip.CLIP(24, vision, text, quick_gelu=True).eval()
-    randomise(model.state_dict())
+    randomize(model.state_dict())
     return model
 
 

@@ -115,7 +115,7 @@ def test_graphs_cannot_be_filled(unit_rows: Any, key: str, filling: bool) -> Non
         ("SQfp16", False), ("SQbf16", False), ("IVF4,Flat", True), ("IVF4,SQfp16", True),
     ],
 )  # fmt: skip
-def test_only_what_learnt_from_its_rows_ages(unit_rows: Any, key: str, trained: bool) -> None:
+def test_only_what_learned_from_its_rows_ages(unit_rows: Any, key: str, trained: bool) -> None:
     assert is_trained_on_rows(make_empty(key, unit_rows(200, DIM))) is trained
 
 

@@ -64,7 +64,7 @@ def test_tasks_are_neither_tiny_nor_huge() -> None:
 
 
 @pytest.mark.parametrize(("parts", "files"), [(1, 1), (7, 3), (3, 7), (250, 120)])
-def test_files_hold_neighbouring_parts_and_sort_by_name(parts: int, files: int) -> None:
+def test_files_hold_neighboring_parts_and_sort_by_name(parts: int, files: int) -> None:
     ranges = split_rows(parts * 10, parts, 10)
     groups = group_parts(ranges, files)
     assert [rows for group in groups for rows in group.parts] == ranges

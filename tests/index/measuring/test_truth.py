@@ -1,4 +1,4 @@
-"""Exact neighbours and drawn queries, against numpy on all rows at once."""
+"""Exact neighbors and drawn queries, against numpy on all rows at once."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def best_rows(rows: NDArray[np.float32], query: NDArray[np.float32]) -> list[int
 
 
 @pytest.mark.parametrize("block_bytes", [64, 640, 1 << 25])
-def test_neighbours_are_those_of_all_rows_over_files_and_blocks(
+def test_neighbors_are_those_of_all_rows_over_files_and_blocks(
     unit_rows: Rows, open_images: OpenImages, monkeypatch: pytest.MonkeyPatch, block_bytes: int
 ) -> None:
     monkeypatch.setattr(truth_module, "TRUTH_BLOCK_BYTES", block_bytes)
@@ -55,7 +55,7 @@ def test_neighbours_are_those_of_all_rows_over_files_and_blocks(
     assert np.allclose(found.scores[:, 0], (queries @ rows.T).max(axis=1))
 
 
-def test_a_file_without_any_embedding_is_nobodys_neighbour(unit_rows: Rows, open_images: OpenImages) -> None:
+def test_a_file_without_any_embedding_is_nobodys_neighbor(unit_rows: Rows, open_images: OpenImages) -> None:
     rows, queries = unit_rows(300), unit_rows(40, seed=1)  # so many that faiss multiplies matrices
     rows[100:200] = 0
     found = find_truth(open_images(np.split(rows, [100, 200])), [queries_of(queries)])[0]
@@ -87,7 +87,7 @@ def test_a_querys_own_row_is_left_out(unit_rows: Rows, open_images: OpenImages) 
     assert found.candidate_count == 199
 
 
-def test_zero_rows_are_nobodys_neighbours(unit_rows: Rows, open_images: OpenImages) -> None:
+def test_zero_rows_are_nobodys_neighbors(unit_rows: Rows, open_images: OpenImages) -> None:
     rows = -np.abs(unit_rows(9))
     rows[[0, 4]] = 0
     found = find_truth(open_images([rows]), [queries_of(np.abs(unit_rows(2, seed=1)))])[0]

@@ -32,7 +32,7 @@ HUB_FORMATS: dict[str, Format] = {HUB_PREFIX: "huggingface", GGUF_HUB_PREFIX: "g
 ONNX_FILES = ("visual.onnx", "textual.onnx")
 
 
-def recognise(path: Path) -> Format:
+def recognize(path: Path) -> Format:
     """Return what a file or folder holds; raises EncoderError where it is nothing known.
 
     A name on a hub (hf-hub:ORG/NAME) is transformers', by what hf_clip: means; it is not looked into.
@@ -41,13 +41,13 @@ def recognise(path: Path) -> Format:
         if str(path).startswith(prefix):
             return kind
     if path.is_dir():
-        return recognise_folder(path)
+        return recognize_folder(path)
     if not path.exists():
         raise EncoderError(f"there is no file or folder {path}")
-    return recognise_file(path, read_start(path))
+    return recognize_file(path, read_start(path))
 
 
-def recognise_file(path: Path, start: bytes) -> Format:
+def recognize_file(path: Path, start: bytes) -> Format:
     """Return what a file holds, by its first bytes; Clippie's files begin with any, and are known by their end."""
     for magic, kind in MAGICS.items():
         if start.startswith(magic):
@@ -59,7 +59,7 @@ def recognise_file(path: Path, start: bytes) -> Format:
     if path.suffix == ".onnx":  # protobuf has no magic number
         return "onnx"
     if start.startswith((b"PK", b"\x80")) or looks_like_safetensors(path):
-        return recognise_names(path, read_weights(path))
+        return recognize_names(path, read_weights(path))
     raise EncoderError(
         f"{path} is no model that is known here: looked for GGUF, a torch archive (zip), safetensors, "
         "Clippie's .weights and .onnx"
@@ -74,7 +74,7 @@ def read_start(path: Path) -> bytes:
         raise EncoderError(f"{path} cannot be read: {error}") from error
 
 
-def recognise_folder(folder: Path) -> Format:
+def recognize_folder(folder: Path) -> Format:
     if (folder / "open_clip_config.json").exists():
         return "open_clip"
     if any((folder / name).exists() for name in ONNX_FILES):
@@ -82,14 +82,14 @@ def recognise_folder(folder: Path) -> Format:
     if (folder / "config.json").exists() and "model_type" in read_object(folder / "config.json"):
         return "huggingface"
     if any((folder / name).exists() for name in WEIGHT_FILES):
-        return recognise_names(folder, read_weights(folder))
+        return recognize_names(folder, read_weights(folder))
     raise EncoderError(
         f"{folder} holds no model that is known here: looked for open_clip_config.json, config.json with a model_type, "
         f"{', '.join(ONNX_FILES)}, {', '.join(WEIGHT_FILES)}"
     )
 
 
-def recognise_names(path: Path, names: Iterable[str]) -> Format:
+def recognize_names(path: Path, names: Iterable[str]) -> Format:
     """Tell weights apart by the names of their tensors."""
     known = set(names)
     if any(".mixBlocks." in name for name in known):
@@ -114,7 +114,7 @@ def is_script(path: Path) -> bool:
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a model whose file says all that is to be known; raises EncoderError for the others."""
-    kind = recognise(path)
+    kind = recognize(path)
     if kind in READERS:
         return READERS[kind](path)
     raise EncoderError(f"{path} {INCOMPLETE[kind].format(path=path)}")

@@ -1,4 +1,4 @@
-"""A path is recognised by what is in it, not by its name."""
+"""A path is recognized by what is in it, not by its name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from clip_retrieval.encoder.formats.recognise import read_checkpoint, recognise
+from clip_retrieval.encoder.formats.recognize import read_checkpoint, recognize
 from clip_retrieval.errors import EncoderError
 
 MIXER = {"visual.transformer.mixBlocks.0.layerNorm1.weight": torch.ones(2)}
@@ -47,16 +47,16 @@ def test_weights_are_told_apart_by_their_names_in_either_container(
     tmp_path: Path, tensors: dict[str, Tensor], kind: str, name: str
 ) -> None:
     torch.save(tensors, tmp_path / name)
-    assert recognise(tmp_path / name) == kind
+    assert recognize(tmp_path / name) == kind
     save_file(tensors, tmp_path / name)
-    assert recognise(tmp_path / name) == kind
+    assert recognize(tmp_path / name) == kind
 
 
 def test_a_script_archive_is_openais(tmp_path: Path) -> None:
     with warnings.catch_warnings():  # torch.jit is deprecated; the files it wrote are not
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.script(Script()), tmp_path / "model.bin")
-    assert recognise(tmp_path / "model.bin") == "openai"
+    assert recognize(tmp_path / "model.bin") == "openai"
 
 
 @pytest.mark.parametrize(
@@ -72,30 +72,30 @@ def test_a_script_archive_is_openais(tmp_path: Path) -> None:
 def test_folders_are_told_apart_by_their_files(tmp_path: Path, files: dict[str, object], kind: str) -> None:
     for name, content in files.items():
         (tmp_path / name).write_text(json.dumps(content))
-    assert recognise(tmp_path) == kind
+    assert recognize(tmp_path) == kind
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
-def test_a_folder_of_accelerate_is_recognised_by_its_weights(tmp_path: Path, name: str) -> None:
+def test_a_folder_of_accelerate_is_recognized_by_its_weights(tmp_path: Path, name: str) -> None:
     torch.save(MIXER, tmp_path / name) if name.endswith("bin") else save_file(MIXER, tmp_path / name)
-    assert recognise(tmp_path) == "mixer"
+    assert recognize(tmp_path) == "mixer"
 
 
 def test_weights_of_transformers_need_their_configuration(tmp_path: Path) -> None:
     save_file(TRANSFORMERS, tmp_path / "model.safetensors")
     with pytest.raises(EncoderError, match=r"weights of transformers, but the config\.json"):
-        recognise(tmp_path / "model.safetensors")
+        recognize(tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text('{"model_type": "siglip"}')
-    assert recognise(tmp_path / "model.safetensors") == "huggingface"
+    assert recognize(tmp_path / "model.safetensors") == "huggingface"
     with pytest.raises(EncoderError, match="holds a model of type siglip"):
         read_checkpoint(tmp_path / "model.safetensors")
 
 
-def test_gguf_and_onnx_files_are_recognised(tmp_path: Path) -> None:
+def test_gguf_and_onnx_files_are_recognized(tmp_path: Path) -> None:
     (tmp_path / "any.bin").write_bytes(b"GGUF" + struct.pack("<I", 3))
     (tmp_path / "visual.onnx").write_bytes(b"\x08\x08")
-    assert recognise(tmp_path / "any.bin") == "gguf"
-    assert recognise(tmp_path / "visual.onnx") == "onnx"
+    assert recognize(tmp_path / "any.bin") == "gguf"
+    assert recognize(tmp_path / "visual.onnx") == "onnx"
 
 
 def test_what_is_nothing_known_is_refused_with_what_was_looked_for(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_what_is_nothing_known_is_refused_with_what_was_looked_for(tmp_path: Pat
         "": "looked for open_clip_config.json",
     }.items():
         with pytest.raises(EncoderError, match=message) as caught:
-            recognise(tmp_path / name)
+            recognize(tmp_path / name)
         assert "\n" not in str(caught.value)
         assert str(tmp_path / name) in str(caught.value)
 
@@ -132,7 +132,7 @@ def test_models_that_are_no_checkpoint_say_how_to_open_them(tmp_path: Path) -> N
 
 
 def test_the_readers_need_no_torch() -> None:
-    modules = ["recognise", "openai_pt", "huggingface", "mixer", "safetensors", "gguf"]
+    modules = ["recognize", "openai_pt", "huggingface", "mixer", "safetensors", "gguf"]
     imports = ", ".join(f"clip_retrieval.encoder.formats.{name}" for name in modules)
     code = f"import sys, {imports}; sys.exit(bool({{'torch', 'open_clip', 'transformers'}} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
