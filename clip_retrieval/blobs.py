@@ -163,7 +163,7 @@ def read_from_store(ref: BlobRef) -> bytes:
 
 
 def tries_itself(fs: Any) -> bool:
-    """Say whether the store's library retries by itself: s3fs and gcsfs (attribute `retries`), and Azure's."""
+    """Say whether the store's library retries by itself, as s3fs, gcsfs (attribute `retries`) and adlfs do."""
     return hasattr(fs, "retries") or "abfs" in fs.protocol
 
 
@@ -242,13 +242,13 @@ def open_url(url: str) -> Iterator[IO[bytes]]:
 
 
 def is_plain(url: str, file: IO[bytes]) -> bool:
-    """Say whether a file that `open_url` gave is on this machine and not compressed, so that its parts have places."""
+    """Say whether a file from `open_url` is local and not compressed, so that offsets into it are valid."""
     return local_path(url) is not None and isinstance(getattr(file, "raw", None), io.FileIO)
 
 
 @contextmanager
 def open_raw(url: str) -> Iterator[IO[bytes]]:
-    """Open a file as it is."""
+    """Open a file without decompressing it."""
     path = local_path(url)
     if path is not None:
         with path.open("rb") as file:
@@ -260,7 +260,7 @@ def open_raw(url: str) -> Iterator[IO[bytes]]:
 
 
 def pointer_at(url: str) -> str | None:
-    """Return what to do where a Git LFS pointer lies in place of a file; None where there is none."""
+    """Return advice if the file is a Git LFS pointer; None if it is not."""
     with open_raw(url) as file:
         return describe_pointer(file.read(POINTER_BYTES))
 

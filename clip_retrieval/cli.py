@@ -47,7 +47,7 @@ CONTEXT = {"help_option_names": HELP, "max_content_width": 110, "token_normalize
 
 
 class PrintableFormatter(logging.Formatter):
-    """Lines of a log, which name files, without what a terminal would obey."""
+    """Formats log lines with terminal controls escaped, since file names may hold them."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
@@ -116,7 +116,7 @@ def main() -> None:
     open_missing_streams()
     code = flush_streams(run_command())
     if code in STOPPED_CODES or has_only_memory_to_free():
-        os._exit(code)  # all is tidy, and threads that are still in native code are not waited for
+        os._exit(code)  # skips waiting for threads that are still in native code
     sys.exit(code)
 
 
@@ -137,5 +137,5 @@ def run_command() -> int:
 
 
 def has_only_memory_to_free() -> bool:
-    """Say whether Python would take half a second to free what the process's end frees at once, and do nothing else."""
+    """Say whether a normal exit would only spend half a second on freeing memory, with no other effect."""
     return "openvino" in sys.modules and "wandb" not in sys.modules

@@ -64,18 +64,18 @@ class QueryError(ClipRetrievalError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of a foreign error's message, shortened, to stand in a sentence of ours."""
+    """Return the first line of a library's error message, shortened to fit into our sentence."""
     lines = str(error).strip().splitlines()
     return lines[0][:600].rstrip(".") if lines else type(error).__name__
 
 
 def one_line(error: BaseException) -> str:
-    """Return a foreign error's message on one line, cut to 200 characters; the error's name where it says nothing."""
+    """Return a library's error message on one line, cut to 200 characters; the error's name if it is empty."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def describe_os_error(error: OSError) -> str:
-    """Return a sentence on what the operating system refused: the file, why, and what to do."""
+    """Return a sentence on an OSError: the file, the reason, and what to do."""
     reason = error.strerror or one_line(error)
     subject = f"{error.filename}: " if error.filename else ""
     advice = OS_ADVICE.get(error.errno or 0)

@@ -13,7 +13,7 @@ LARGEST_POINTER = 1024  # bytes, by the specification
 
 
 def describe_pointer(data: bytes | str) -> str | None:
-    """Return what to do where a file's first bytes are those of a Git LFS pointer; None where they are not."""
+    """Return advice if a file begins like a Git LFS pointer; None if it does not."""
     start = data[: len(POINTER)]
     if start != (POINTER if isinstance(start, str) else POINTER.encode()):
         return None
@@ -32,7 +32,7 @@ def find_pointer(place: Path) -> Path | None:
 
 @contextmanager
 def explaining_pointers(place: Path, error: type[ClipRetrievalError]) -> Iterator[None]:
-    """Where the block fails and a pointer is among the files that it reads, raise that as the reason."""
+    """If the block fails and one of the files it reads is a Git LFS pointer, raise that as the reason."""
     try:
         yield
     except error as problem:

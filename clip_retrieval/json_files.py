@@ -21,7 +21,7 @@ from clip_retrieval.git_lfs import describe_pointer
 Shape = TypeVar("Shape")
 
 LARGEST_FILE = 100_000_000  # bytes: the bound of a safetensors header, and far above any other JSON of a model or index
-PLACE = re.compile(r"(?P<what>.*?)(?: - at `\$(?P<key>.*)`)?", re.DOTALL)  # of msgspec's messages
+PLACE = re.compile(r"(?P<what>.*?)(?: - at `\$(?P<key>.*)`)?", re.DOTALL)  # msgspec's messages
 
 
 def read_json(path: Path, shape: type[Shape], error: type[ClipRetrievalError] = StorageError) -> Shape:

@@ -22,7 +22,7 @@ INDEX_SUFFIX = ".index"
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-REVISION_FOLDER = "_revision"  # files that are to replace others, all together
+REVISION_FOLDER = "_revision"  # staged files that will replace others, all together
 JOURNAL = f"{REVISION_FOLDER}/journal.json"
 PARTITION_NAME = re.compile(r"metadata_(\d+(?:_\d{4})*)\.parquet")
 LARGEST_SUFFIX = 9999  # four digits: sorting the names of appended partitions sorts them by age
@@ -53,13 +53,13 @@ class Partition:
 
 
 def partition_named(name: str) -> Partition:
-    """Return the partition of a name such as 07 or 07_0001; which units it was made of is not in the name."""
+    """Return the partition of a name such as 07 or 07_0001, without its units, which the name does not tell."""
     digits, mark, rest = name.partition("_")
     return Partition(int(digits), 10 ** (len(digits) - 1), 0, 0, mark + rest)
 
 
 def next_partition(last: Partition, unit_count: int) -> Partition:
-    """Return a partition whose name sorts right after `last`, and before whatever sorted after that."""
+    """Return a partition whose name sorts directly after `last`."""
     before, _, number = last.suffix.rpartition("_")
     if not last.is_appended or int(number) == LARGEST_SUFFIX:
         return replace(last, start=0, stop=unit_count, suffix=f"{last.suffix}_{1:04d}")
@@ -99,7 +99,7 @@ class EmbeddingsFolder(Folder):
         return self.exists(self.metadata_name(partition))
 
     def has_partitions(self) -> bool:
-        """Say whether any partition is whole; unlike `partitions`, also of names that other programs gave."""
+        """Say whether any partition is whole, including files that other programs named."""
         return bool(self.names(METADATA_FOLDER, ".parquet"))
 
     def partitions(self) -> list[Partition]:
@@ -123,7 +123,7 @@ class FileSum(TypedDict):
 
 
 class IndexAbout(TypedDict, total=False):
-    """What the manifest says of an index; other programs leave out any of it."""
+    """An index's entry in the manifest; other programs may leave out any field."""
 
     rows: int | None
     dimension: int
@@ -144,7 +144,7 @@ class Manifest(TypedDict, total=False):
 
 
 class PartAbout(TypedDict):
-    """A file of an index that is kept in several."""
+    """One file of an index that consists of several."""
 
     file: str
     first_row: int
@@ -177,7 +177,7 @@ class IndexFolder(Folder):
         return f"{modality}.json"
 
     def read_info(self, modality: Modality) -> dict[str, Any]:
-        """Return what the json file beside an index says; nothing where there is none."""
+        """Return the content of an index's json file; empty if there is none."""
         name = self.info_name(modality)
         if not self.exists(name):
             return {}
@@ -192,7 +192,7 @@ class IndexFolder(Folder):
 
     @staticmethod
     def checksums_name(modality: Modality) -> str:
-        """Of every row of the embeddings (uint32 npy), 0 where it has none; absent from indices of other programs."""
+        """Checksums of all rows of the embeddings (uint32 npy), 0 for zero rows; other programs write none."""
         return f"{modality}.checksums.npy"
 
 
@@ -211,6 +211,6 @@ def read_manifest(folder: Folder) -> dict[str, Any] | None:
 
 
 def about_index(manifest: Mapping[str, Any] | None, modality: Modality) -> dict[str, Any]:
-    """Return what a manifest says of an index; nothing where it has no word of it."""
+    """Return a manifest's entry for an index; empty if there is none."""
     about: dict[str, Any] = ((manifest or {}).get("indices") or {}).get(modality) or {}
     return about

@@ -1,6 +1,6 @@
 """The flags of a config as click's options, in every spelling of python-fire, which clip-retrieval 2 used.
 
-`--a_b` and `--a-b` (made one by `with_underscores`), `--flag value`, `--flag=value`, `--flag` and `--noflag` for
+`--a_b` and `--a-b` (unified by `with_underscores`), `--flag value`, `--flag=value`, `--flag` and `--noflag` for
 booleans, `None` and list literals, positional arguments.
 """
 
@@ -65,7 +65,7 @@ def negative_option(names: Sequence[str], target: str) -> Callable[[Command], Co
 
 
 def with_underscores(name: str) -> str:
-    """Return an option's name as it is declared, however it was written; for click's token_normalize_func."""
+    """Return an option's declared name for any spelling; click's token_normalize_func."""
     return name.replace("-", "_")
 
 
@@ -78,5 +78,5 @@ def metavar_of(wanted: Any) -> str:
 
 
 def given_options(options: Mapping[str, Any]) -> dict[str, object]:
-    """Return what was given on the command line, by name of the field."""
+    """Return the options given on the command line, by field name."""
     return {name.removeprefix(NEGATIVE): value for name, value in options.items() if value not in (None, ())}

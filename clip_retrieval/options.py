@@ -24,7 +24,7 @@ Path = tuple[str, ...]  # attribute names from a config to a field
 
 @dataclass(frozen=True)
 class Dropped:
-    """A flag of clip-retrieval 2 that is refused by name, but for values that ask for nothing.
+    """A flag of clip-retrieval 2 that is refused by name, except with values that request nothing.
 
     A flag that changes no result is only warned of.
     """
@@ -35,13 +35,13 @@ class Dropped:
 
 
 class Facts(TypedDict, total=False):
-    """What may be said of an option beside its type, default and help."""
+    """Facts of an option beside its type, default and help."""
 
     aliases: Sequence[str]  # more spellings
-    repeatable: bool  # a tuple with an item each time that it is given: its items may contain commas
+    repeatable: bool  # each occurrence adds one item to a tuple; items may contain commas
     least: float  # smallest value; `check_least` refuses less
-    may_change: bool  # between the runs into one embeddings folder: it does not change what is written
-    kept: bool  # by an index, for its updates
+    may_change: bool  # may differ between runs into one embeddings folder: it does not affect the output
+    kept: bool  # stored with an index, for its updates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,7 @@ def check_least(config: object) -> None:
     for field in dataclasses.fields(typing.cast("Any", config)):
         least = field.metadata.get("facts", {}).get("least")
         value = getattr(config, field.name)
-        if least is not None and value is not None and not value >= least:  # nan is not, either
+        if least is not None and value is not None and not value >= least:  # also false for nan
             raise ConfigError(f"{field.name} must be at least {least}, not {value}")
 
 
@@ -122,7 +122,7 @@ def build_config(config: type[T], values: Mapping[str, object], arguments: Seque
 
 
 def read_given(config: type[Any], values: Mapping[str, object], arguments: Sequence[object] = ()) -> dict[Path, object]:
-    """Return what flat keyword values and positional arguments give, by path; the rest is left to the defaults.
+    """Return the given keyword and positional values, by path in the config; defaults are left out.
 
     Positional arguments fill the config's POSITIONAL names, else its fields in order; a repeatable last one takes
     all that are left. Unknown names, dropped flags and missing required values are ConfigErrors that name them.
@@ -152,17 +152,17 @@ def read_given(config: type[Any], values: Mapping[str, object], arguments: Seque
 
 
 def positional_names(config: type[Any]) -> tuple[str, ...]:
-    """Return what positional arguments fill, in order."""
+    """Return the options that positional arguments fill, in order."""
     return getattr(config, "POSITIONAL", None) or tuple(flag.name for flag in flags_of(config))
 
 
 def named_paths(by_name: Mapping[str, Flag], values: Mapping[str, object]) -> set[Path]:
-    """Return the fields that are given by name; positional arguments pass over them, as in fire."""
+    """Return the paths of options given by name; positional arguments skip these, as in fire."""
     return {by_name[name].path for name in values if name in by_name}
 
 
 def assemble(config: type[T], given: Mapping[Path, object], path: Path = ()) -> T:
-    """Make the config and its groups from values by path; what is not given keeps its default."""
+    """Build the config and its groups from values by path; missing ones keep their defaults."""
     hints = typing.get_type_hints(config)
     arguments: dict[str, object] = {}
     for field in dataclasses.fields(typing.cast("Any", config)):

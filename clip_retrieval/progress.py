@@ -1,4 +1,4 @@
-"""How far a command is: a bar on a terminal, elsewhere a line now and then."""
+"""Progress of a command: a bar on a terminal, elsewhere a line every ten seconds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Batch = TypeVar("Batch", bound=Sized)  # of rows
 
 SECONDS_BETWEEN_LINES = 10.0
 
-Advance = Callable[[float], None]  # is told how many more are done
+Advance = Callable[[float], None]  # receives the number of items just done
 
 TITLE = TextColumn("{task.description}")
 COUNTED = (MofNCompleteColumn(),)
@@ -42,7 +42,7 @@ def open_progress(*columns: ProgressColumn) -> Progress:
 
 @contextmanager
 def show_progress(title: str, total: int, *, is_bytes: bool = False) -> Iterator[Advance]:
-    """Give a function that is told how many more are done, by any thread."""
+    """Yield a function that adds items to the bar; safe to call from any thread."""
     counts = FETCHED if is_bytes else COUNTED
     with open_progress(TITLE, BarColumn(), *counts, TimeRemainingColumn()) as bar:
         task = bar.add_task(title, total=total)
@@ -74,7 +74,7 @@ class Lines:
 
 
 class Watch(Protocol):
-    """What batches of rows pass on their way into an index, of which a pass does some share."""
+    """A wrapper of batches of rows that counts them on their way into an index."""
 
     def __call__(self, batches: Iterable[Batch], share: float) -> Iterable[Batch]: ...
 

@@ -29,7 +29,7 @@ SECONDS_OF_PATIENCE = 10.0  # renames take milliseconds
 
 
 class Journal(TypedDict):
-    """What is left to do of a change."""
+    """The renames and removals that complete a change."""
 
     writes: dict[str, str]  # name -> where its new content lies
     removals: list[str]
@@ -60,7 +60,7 @@ class Revision(Folder):
             self.removals.append(name)
 
     def commit(self) -> None:
-        """Make all of it the folder's content."""
+        """Put all staged files into the folder, whole or not at all."""
         folder = Folder(self.url)
         if self.writes or self.removals:
             folder.write_json(JOURNAL, {"writes": self.writes, "removals": self.removals})
@@ -69,14 +69,14 @@ class Revision(Folder):
 
 
 def finish_revision(folder: Folder) -> None:
-    """Do what is left to do of a journal; nothing where there is none. Raises StorageError where it cannot."""
+    """Complete a journal, if there is one; raises StorageError where that fails."""
     if not folder.exists(JOURNAL):
         return
     journal = folder.read_shaped_json(JOURNAL, Journal)
     check_names(folder, [*journal["writes"], *journal["writes"].values(), *journal["removals"]])
     for name, place in journal["writes"].items():
         if not folder.exists(place):
-            continue  # this was done before
+            continue  # done by an earlier try
         if folder.is_folder(place) or folder.is_folder(name):
             folder.remove(name)  # a folder is not replaced at once
         folder.move(place, name)
@@ -118,9 +118,9 @@ def only_one(folder: Folder) -> Iterator[None]:
 
 
 def settle(folder: Folder) -> None:
-    """Wait for a revision that another process commits just now, or finish one that was killed while it did.
+    """Wait until another process has committed its revision, or finish one whose process was killed.
 
-    For whoever is about to read. Raises StorageError where the folder cannot be written.
+    Call before reading a folder. Raises StorageError where the folder cannot be written.
     """
     end = time.monotonic() + SECONDS_OF_PATIENCE
     while folder.exists(JOURNAL):

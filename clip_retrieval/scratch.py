@@ -25,7 +25,7 @@ def make_temporary() -> Path:
 
 
 def is_left(name: str, *, own: bool = False) -> bool:
-    """Say by its name whether a scratch folder is of a dead process of this machine or, with `own`, of this process."""
+    """Say whether a scratch folder's name is that of a dead process of this machine or, with `own`, of this one."""
     host, _, rest = name.partition(".")
     pid = rest.partition(".")[0]
     return host == HOST and pid.isdigit() and (not is_alive(int(pid)) or (own and int(pid) == os.getpid()))

@@ -136,7 +136,7 @@ class Folder:
                 self.drop_empty_partial_folder()
 
     def publish(self, staged: Path, name: str) -> None:
-        """Move a finished local file or folder of files to its name: by rename, or by one upload per file.
+        """Move a finished local file or folder to its final name, by rename or by one upload per file.
 
         A folder takes a name that nothing has.
         """

@@ -11,18 +11,18 @@ MINUTE, HOUR = 60, 3600
 
 SURROGATES = re.compile("[\ud800-\udfff]")
 RAW_BYTES = range(0xDC80, 0xDD00)  # how Python holds the bytes of a file name that is no UTF-8
-# Control characters but tab and line feed, C1 among them, line separators, what turns the direction of text, and what
-# UTF-8 cannot hold. Joiners stay: emoji are made with them.
+# Control characters (C0 and C1) except tab and line feed, line separators, bidirectional controls, and surrogates.
+# Zero-width joiners stay: emoji need them.
 UNPRINTED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 UNITS = ("kB", "MB", "GB")
 
 
-KILOBYTES_FROM, MEGABYTES_FROM = 10_000, 100_000_000  # bytes, from which on whole ones of those are near enough
+KILOBYTES_FROM, MEGABYTES_FROM = 10_000, 100_000_000  # bytes; smallest sizes shown in whole kB and MB
 
 
 def bound_above(count: int) -> str:
-    """Return the least bound that is at least `count` bytes, in whole bytes, kB or MB by its size: such as 54kB."""
+    """Return `count` bytes, rounded up to whole bytes, kB or MB by size, such as 54kB."""
     if count < KILOBYTES_FROM:
         return f"{count}B"
     if count < MEGABYTES_FROM:
@@ -32,7 +32,7 @@ def bound_above(count: int) -> str:
 
 def in_bytes(count: float) -> str:
     """Return a size in the unit that suits it, in powers of 1000, such as 1.2 GB."""
-    if count < 999.5:  # what would be rounded to 1000 is one of the next unit
+    if count < 999.5:  # 999.5 and above would round to 1000
         return f"{count:.0f} {'byte' if round(count) == 1 else 'bytes'}"
     for unit in UNITS:
         count /= 1000
@@ -47,12 +47,12 @@ def clean(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Return the text as a terminal may have it: what moves its cursor or turns text around is shown as `\x1b`."""
+    r"""Return the text with terminal and bidirectional controls escaped, such as `\x1b`."""
     return UNPRINTED.sub(lambda found: escape(ord(found[0])), text)
 
 
 def json_text(value: object) -> str:
-    """Return json in which escapes of json stand for what neither a terminal nor UTF-8 may be given."""
+    """Return JSON in which control characters and surrogates are JSON escapes."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
     return UNPRINTED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
@@ -84,7 +84,7 @@ def is_hidden(path: str) -> bool:
     macOS writes a `._x.jpg` beside each `x.jpg` into tars, into the __MACOSX folder of zips, and onto foreign disks.
     """
     if not (path.startswith(".") or "/." in path or MACOS_FOLDER in path):
-        return False  # spares nearly every path the split
+        return False  # fast path: nearly all names
     return any((part.startswith(".") and part not in (".", "..")) or part == MACOS_FOLDER for part in path.split("/"))
 
 

@@ -1,4 +1,4 @@
-"""Everything once, on the embedded gallery with the embedded model: inference, index, three queries."""
+"""Runs inference, index and three queries once, on the embedded gallery with the embedded model."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class Metadata(Protocol):
-    """Random access to rows; calls share no state that changes, so that many threads may ask at once."""
+    """Random access to rows; safe to call from many threads at once."""
 
     @property
     def row_count(self) -> int: ...
@@ -41,7 +41,7 @@ class Metadata(Protocol):
     def schema(self) -> pa.Schema: ...
 
     def rows(self, ids: NDArray[np.int64], columns: Sequence[str] | None = None) -> pa.Table:
-        """Return the rows with these ids [n], in their order, an id as often as it is asked for.
+        """Return the rows with these ids [n], in the order of the ids, duplicates included.
 
         Only `columns` are read, those that there are, in their order; None: all. A file that lacks a column has null
         there. Raises StorageError where an id is outside of the metadata.
@@ -49,7 +49,7 @@ class Metadata(Protocol):
         ...
 
     def columns(self, names: Sequence[str]) -> pa.Table:
-        """Return whole columns, those that there are, in row order; mapped from the file where it is an Arrow file."""
+        """Return the requested columns that exist, in row order; memory-mapped from an Arrow file."""
         ...
 
 

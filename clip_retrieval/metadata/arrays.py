@@ -45,7 +45,7 @@ def check_values(values: pa.Array, rows: NDArray[np.int64]) -> None:
         else:
             data = values.buffers()[2]
             check_offsets(starts, stops, 0 if data is None else data.size)
-    elif pa.types.is_nested(kind) or pa.types.is_dictionary(kind):  # not in files of ours
+    elif pa.types.is_nested(kind) or pa.types.is_dictionary(kind):  # we never write these
         values.validate(full=True)
 
 

@@ -22,9 +22,9 @@ from clip_retrieval.storage import Folder
 
 logger = logging.getLogger(__name__)
 
-SOURCES = b"clip_retrieval.sources"  # in the schema: name and bytes of each parquet file that the rows are from
+SOURCES = b"clip_retrieval.sources"  # schema key: name and bytes of each source parquet file
 
-ROWS_AT_ONCE = 1 << 15  # of an answer: they are fetched in the order of the file, then put into that of the ids
+ROWS_AT_ONCE = 1 << 15  # rows fetched in file order, then reordered by id
 
 
 class ArrowMetadata:
@@ -87,7 +87,7 @@ class ArrowMetadata:
 
         if len(parts) < 2:
             return pa.Table.from_batches([fetch(part) for part in parts], schema=schema)
-        with ThreadPoolExecutor(count_cores()) as threads:  # arrow lets go of the interpreter while it copies
+        with ThreadPoolExecutor(count_cores()) as threads:  # arrow releases the GIL while it copies
             return pa.Table.from_batches(list(threads.map(fetch, parts)), schema=schema)
 
     def columns(self, names: Sequence[str]) -> pa.Table:

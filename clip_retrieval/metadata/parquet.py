@@ -23,7 +23,7 @@ from clip_retrieval.storage import Folder
 
 @dataclass(frozen=True)
 class Footer:
-    """What the end of a parquet file says of it."""
+    """A parquet file's footer: its row groups and columns."""
 
     name: str
     schema: pa.Schema
@@ -49,7 +49,7 @@ class ParquetFiles:
 
     @cached_property
     def schema(self) -> pa.Schema:
-        """All columns, with types that hold the values of each file; see `common_schema`."""
+        """The union of the files' columns; see `common_schema`."""
         return common_schema([(footer.schema, footer.about) for footer in self.footers])
 
 

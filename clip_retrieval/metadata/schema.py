@@ -10,16 +10,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-LARGEST_EXACT = 2**53  # whole numbers up to here are floats without rounding
+LARGEST_EXACT = 2**53  # largest range of integers that doubles hold exactly
 LARGEST_INT64 = 2**63 - 1
 SEVERAL_TYPES = pa.large_string()
-FLOATS = ("FLOAT", "DOUBLE", "FIXED_LEN_BYTE_ARRAY")  # the last: half precision
+FLOATS = ("FLOAT", "DOUBLE", "FIXED_LEN_BYTE_ARRAY")  # the last is how parquet stores half precision
 
 Column = tuple[pa.DataType, pq.FileMetaData]
 
 
 def common_schema(files: Sequence[tuple[pa.Schema, pq.FileMetaData]]) -> pa.Schema:
-    """Return all columns in the order of their first appearance, each with one type.
+    """Return the union of all columns in order of first appearance, each with one type.
 
     Numbers take the widest type where no value is rounded by it, which the files' footers tell; other columns of
     several types become text. A file where a column is null throughout says nothing of its type. Strings get 64-bit
@@ -49,7 +49,7 @@ def stored_type(kind: pa.DataType) -> pa.DataType:
 
 
 def common_type(types: Sequence[pa.DataType], find: Callable[[], tuple[int, int] | None]) -> pa.DataType:
-    """Return the type for values of all these types; `find` gives smallest and largest of the whole numbers."""
+    """Return one type that holds values of all these types; `find` returns the range of the integers."""
     known = [kind for kind in types if not pa.types.is_null(kind)]
     if len(known) < 2:
         return known[0] if known else pa.null()
@@ -87,7 +87,7 @@ def widest(types: Sequence[pa.DataType]) -> pa.DataType:
 
 
 class Columns:
-    """The columns of a file by name; each name is looked up for itself, of which there may be ten thousands."""
+    """The columns of a file by name, found through a dict: there may be tens of thousands."""
 
     def __init__(self, about: pq.FileMetaData) -> None:
         self.about = about
@@ -97,14 +97,14 @@ class Columns:
         return {self.about.schema.column(i).path: i for i in range(self.about.num_columns)}
 
     def chunks(self, name: str) -> Iterator[Any]:
-        """Yield what the footer says of a column, by row group."""
+        """Yield a column's footer entry for each row group."""
         place = self.places.get(name)
         if place is not None:
             yield from (self.about.row_group(group).column(place) for group in range(self.about.num_row_groups))
 
 
 def find_range(name: str, files: Iterable[Columns]) -> tuple[int, int] | None:
-    """Return smallest and largest whole number of a column, as its footers say; None where one does not."""
+    """Return a column's smallest and largest integer from the footers' statistics; None where one lacks them."""
     smallest = largest = 0
     for columns in files:
         for column in columns.chunks(name):
@@ -119,7 +119,7 @@ def find_range(name: str, files: Iterable[Columns]) -> tuple[int, int] | None:
 
 
 def choose_columns(schema: pa.Schema, columns: Sequence[str] | None) -> pa.Schema:
-    """Return the schema of those columns that there are, in the order in which they are asked for."""
+    """Return the schema of the requested columns that exist, in the requested order."""
     if columns is None:
         return schema.remove_metadata()
     known = {field.name: field for field in schema}
@@ -127,7 +127,7 @@ def choose_columns(schema: pa.Schema, columns: Sequence[str] | None) -> pa.Schem
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Return the table with these columns: null where it lacks them, as text where the schema says so."""
+    """Cast a table to the schema: missing columns become null, values of text columns become text."""
     present = dict(zip(table.column_names, table.columns, strict=True))
     columns = [
         conform_column(present[field.name], field.type) if field.name in present else pa.nulls(len(table), field.type)
@@ -145,7 +145,7 @@ def conform_column(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArra
 
 
 def as_text(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
-    """Return texts as they are, other values in their json form."""
+    """Return strings unchanged and other values as JSON."""
     return pa.array([value if isinstance(value, str | None) else to_json(value) for value in column.to_pylist()], kind)
 
 

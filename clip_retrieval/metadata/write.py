@@ -16,8 +16,8 @@ from clip_retrieval.metadata.parquet import Footer, ParquetFiles, columns_there,
 from clip_retrieval.metadata.schema import choose_columns, conform
 from clip_retrieval.storage import Folder
 
-# Fetching costs some microseconds for each column of each batch that has a row of the answer, so batches are large;
-# writing keeps one of them, twice. Uncompressed: of a compressed buffer all is unpacked for one row.
+# Fetching costs microseconds per column and batch touched, so batches are large; writing holds one batch twice.
+# Uncompressed, since reading one row of a compressed buffer unpacks all of it.
 BATCH_ROWS = 1 << 20
 BATCH_BYTES = 128 << 20
 READ_ROWS = 8192
@@ -32,7 +32,7 @@ class WrittenArrow:
 
     rows: int
     columns: tuple[str, ...]
-    size: int  # bytes
+    size: int  # in bytes
 
 
 def write_metadata_arrow(source: Folder, target: Folder) -> WrittenArrow | None:
@@ -52,7 +52,7 @@ def write_arrow(
 ) -> WrittenArrow:
     """Write the rows of the files in name order, or these columns of them, to a local path.
 
-    Memory holds one batch, however large the files are. `advance` is told how many more rows are written.
+    Memory holds one batch, however large the files are. `advance` receives the number of rows just written.
     Raises StorageError for a file that cannot be read, and for columns that no file has.
     """
     missing = [name for name in columns or () if name not in files.schema.names]
@@ -82,7 +82,7 @@ def read_parts(files: ParquetFiles, schema: pa.Schema) -> Iterator[pa.Table]:
 
 
 def rows_at_once(footer: Footer, group: int) -> int:
-    """Return how many rows of a row group are unpacked at a time, so that memory stays small with large values too."""
+    """Return the rows to unpack at a time, so that large values do not fill memory."""
     about = footer.about.row_group(group)
     return max(1, min(READ_ROWS, READ_BYTES * int(about.num_rows) // max(1, int(about.total_byte_size))))
 

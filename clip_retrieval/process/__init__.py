@@ -1,1 +1,1 @@
-"""What this process is on its machine: its end, its children, its cores and memory."""
+"""This process: signals, child processes, standard streams, cores and memory."""

@@ -3,7 +3,7 @@
 Python tells of a signal when native code returns, which for a batch on a large model may be a minute later. So a thread
 hears of it too, and where the command has not ended by itself in time, that thread tidies up and ends the process.
 
-What a signal's handler raises is lost where it meets a finalizer or a callback of a weak reference: it is raised again.
+An exception that a signal handler raises inside a finalizer or weak-reference callback is lost, so it is raised again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STOPPED_CODES = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes that shells expect
 SECONDS_OF_GRACE = 2.0
 SECONDS_OF_A_FINALIZER = 0.01
-SHOW_CURSOR = "\x1b[?25h"  # a progress bar had hidden it
+SHOW_CURSOR = "\x1b[?25h"  # progress bars hide it
 
 last_words: list[Callable[[], str]] = []
 
@@ -38,7 +38,7 @@ class StoppedError(KeyboardInterrupt):
 
 @contextmanager
 def ending_with(say: Callable[[], str]) -> Iterator[None]:
-    """Have `say` tidy up when the block is interrupted; what it returns becomes the text of the interrupt.
+    """Call `say` when the block is interrupted, to tidy up; it returns the message of the interrupt.
 
     It may be called from another thread, while the block still runs.
     """
@@ -71,13 +71,13 @@ def stopping_in_time() -> Iterator[None]:
         sys.unraisablehook = backstop.tell_of_lost
         signal.set_wakeup_fd(heard)
         for number, handler in before.items():
-            if not backstop.is_stopped:  # else it is about to end, and deaf
+            if not backstop.is_stopped:  # otherwise the process is about to end, and ignores signals
                 signal.signal(number, handler)
         backstop.close()
 
 
 class Backstop:
-    """A thread that hears of signals at once, and ends the process where nobody else does."""
+    """A thread that receives signals at once, and ends the process if nothing else does in time."""
 
     def __init__(self) -> None:
         self.is_stopped = False
@@ -89,13 +89,13 @@ class Backstop:
         self.thread.start()
 
     def stop(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 -- a signal handler's signature
-        """Raise once; a second Ctrl-C must not disturb who tidies up."""
+        """Raise once; a second Ctrl-C must not interrupt the cleanup."""
         if not self.is_stopped:
             self.is_stopped = True
             raise StoppedError(number)
 
     def hear_of_lost(self, lost: sys.UnraisableHookArgs) -> None:
-        """Stop again, a moment later, where a finalizer swallowed the stop; tell of all else as before."""
+        """Raise the stop again shortly after a finalizer swallowed it; report other errors as before."""
         if not isinstance(lost.exc_value, StoppedError):
             self.tell_of_lost(lost)
             return

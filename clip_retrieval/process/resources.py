@@ -36,7 +36,7 @@ def count_cores() -> int:
 
 @contextmanager
 def use_cores(count: int | None) -> Iterator[None]:
-    """Have what is opened inside, in this process and those that it starts, use so many cores; None changes nothing."""
+    """Limit the block, and processes started in it, to `count` cores; None changes nothing."""
     if count is None:
         yield
         return

@@ -29,14 +29,14 @@ def open_missing_streams() -> None:
 
 
 def say_error(sentence: str) -> None:
-    """Write a sentence to stderr; to nowhere where that cannot be written."""
+    """Write a sentence to stderr; drop it if stderr cannot be written to."""
     with suppress(OSError, AttributeError):  # full, broken, or None
         sys.stderr.write(f"{printable(sentence)}\n")
         sys.stderr.flush()
 
 
 def flush_streams(code: int) -> int:
-    """Write out what stdout still holds; return the exit code, 1 where that fails and the command had not failed."""
+    """Flush stdout; return the exit code, 1 if flushing fails and the command had succeeded."""
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -46,7 +46,7 @@ def flush_streams(code: int) -> int:
 
 
 def tell_unprinted(error: OSError) -> None:
-    """Say that the outcome cannot be printed; nothing where its reader has left, such as `head`.
+    """Say that the outcome cannot be printed; silent if the reader closed the pipe, as `head` does.
 
     What stdout still holds goes to the null device, or Python would try again when it ends.
     """

@@ -42,16 +42,16 @@ def start_module(module: str, **extra: str) -> subprocess.Popen[bytes]:
 
 
 def end_with_parent() -> None:
-    """Have this process killed when the thread that started it ends, however that comes about (Linux only).
+    """Have Linux kill this process when the thread that started it ends, for whatever reason.
 
-    Elsewhere a child notices by its pipe, which one that hangs does not.
+    On other systems a child notices that its pipe closed, unless it hangs.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def describe_end(process: subprocess.Popen[bytes], patience_seconds: float) -> str:
-    """Wait a while for the end of a process, and say in words how it came."""
+    """Wait briefly for a process to end, and describe how it ended."""
     try:
         code = process.wait(patience_seconds)
     except subprocess.TimeoutExpired:

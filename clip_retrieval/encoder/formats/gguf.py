@@ -1,8 +1,8 @@
 """clip.cpp's GGUF files: to a Checkpoint, from one, and quantized as clip.cpp does it.
 
-The names follow transformers' CLIP, shortened, and with one trap: what the rest of the world calls the MLP's first,
-widening layer is ffn_down here, and the second ffn_up. clip.cpp ignores keys it does not know, so files written here
-also carry clip.logit_scale (the natural logarithm of the factor), which its own files lack.
+Tensor names are transformers' CLIP names, shortened. Danger: the MLP's first (widening) layer is called ffn_down,
+and its second ffn_up, the reverse of what other formats say. clip.cpp ignores keys it does not know, so files written
+here also carry clip.logit_scale (the natural logarithm of the factor), which its own files lack.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Towers = Literal["both", "text", "image"]
 Stored = Literal["f32", "f16"]
 Keys = dict[str, Value]
 Tensors = Mapping[str, GgufTensor]
-Names = dict[str, tuple[str, ...]]  # a name of open_clip's, and the tensors of the file that are stacked to make it
+Names = dict[str, tuple[str, ...]]  # open_clip's name -> the file's tensors, stacked in this order
 
 TEXT, IMAGE = "transformer.resblocks.", "visual.transformer.resblocks."
 BLOCK_PARTS = {
@@ -52,7 +52,7 @@ IMAGE_NAMES: Names = {
 }
 TEXT_NORMS, IMAGE_NORMS = {"ln_final": "t.post_ln"}, {"visual.ln_pre": "v.pre_ln", "visual.ln_post": "v.post_ln"}
 TRANSPOSED = ("text_projection", "visual.proj")
-SAYABLE = {  # what the keys of a file can say of a configuration
+SAYABLE = {  # fields of open_clip's configuration that GGUF keys can hold
     "vision_cfg": {"image_size", "patch_size", "width", "layers", "head_width", "mlp_ratio", "norm_kwargs"},
     "text_cfg": {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "norm_kwargs"},
 }
@@ -60,7 +60,7 @@ SHARED_KEYS = (
     "embedding_length feed_forward_length attention.head_count block_count attention.layer_norm_epsilon".split()
 )
 USUAL_EPSILON = 1e-5
-LOGIT_SCALE = math.log(100)  # where all of OpenAI's and most other trainings end
+LOGIT_SCALE = math.log(100)  # the bound that OpenAI's models and most others reach in training
 
 
 def name_tensors(text_layers: int, image_layers: int) -> Names:
@@ -140,7 +140,7 @@ def convert(file: GgufFile) -> Checkpoint:
 
 
 def count_layers(file: GgufFile, tower: str) -> int:
-    """Return 0 for a tower that is not there; never more than the file has tensors, one of which is missed then."""
+    """Return a tower's layers, 0 if it is absent; at most the number of tensors, which bounds a false count."""
     count = file.get(f"clip.{tower}.block_count") if file.get(f"clip.has_{tower}_encoder") else 0
     return min(int(count), len(file.tensors))
 
@@ -163,7 +163,7 @@ def read_config(file: GgufFile, tower: str) -> dict[str, Any]:
 def read_preprocess(file: GgufFile) -> Preprocess:
     size, mean, std = (file.get(f"clip.vision.image_{what}") for what in ("size", "mean", "std"))
     if np.array_equal(np.array([mean, std], np.float32), np.array([MEAN, STD], np.float32)):
-        mean, std = MEAN, STD  # of which the file has what float32 makes of them
+        mean, std = MEAN, STD  # the file holds them rounded to float32
     return Preprocess(size, (mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
 
 
@@ -243,7 +243,7 @@ def make_keys(checkpoint: Checkpoint, tensors: Tensors, vocabulary: Sequence[str
 
 
 def make_tower_keys(prefix: str, config: Mapping[str, Any], tensors: Tensors) -> Keys:
-    """Return what both towers say in the same way; the numbers of heads have open_clip's defaults."""
+    """Return the keys that both towers have; the number of heads defaults as in open_clip."""
     letter, projection = ("t", "text_projection") if prefix == "clip.text." else ("v", "visual_projection")
     width = tensors[f"{letter}.position_embd.weight"].shape[1]
     heads = config.get("heads", 8) if letter == "t" else width // config.get("head_width", 64)

@@ -21,8 +21,16 @@ BlockType = Literal["f32", "f16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0"]
 Quantized = Literal["q4_0", "q4_1", "q5_0", "q5_1", "q8_0"]
 
 BLOCK_LENGTH = 32  # weights
-CHUNK = 1 << 15  # blocks that are worked on at once; bounds the memory for intermediate arrays
-CODES: dict[BlockType, int] = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8}  # ggml's
+CHUNK = 1 << 15  # blocks per pass; bounds the memory for intermediate arrays
+CODES: dict[BlockType, int] = {
+    "f32": 0,
+    "f16": 1,
+    "q4_0": 2,
+    "q4_1": 3,
+    "q5_0": 6,
+    "q5_1": 7,
+    "q8_0": 8,
+}  # ggml's type numbers
 # Byte i of `nibbles` has weight i in its low half and weight i + 16 in its high half; bit i of `high` is the fifth bit
 # of weight i.
 LAYOUTS: dict[BlockType, np.dtype[Any]] = {
@@ -38,14 +46,14 @@ LAYOUTS: dict[BlockType, np.dtype[Any]] = {
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """A tensor's type and shape (numpy's order), and how to get its bytes: asked for only when they are needed."""
+    """A tensor's type and shape (numpy's order), and a function that loads its bytes on demand."""
 
     block_type: BlockType
     shape: tuple[int, ...]
     load: Callable[[], Bytes]
 
     def array(self) -> NDArray[Any]:
-        """Return a view of what is stored as floats, and float32 for what is quantized."""
+        """Return the values: a view where floats are stored, float32 where blocks are."""
         if is_blocked(self.block_type):
             return dequantize(self.load(), self.block_type, self.shape)
         return self.load().view(LAYOUTS[self.block_type]).reshape(self.shape)
@@ -122,7 +130,7 @@ def invert(scale: Floats) -> Floats:
 
 
 def zero_overflow(numbers: Floats) -> Floats:
-    """Return 0 for what no integer can hold, where C leaves it open; only infinite or denormal scales lead there."""
+    """Return numbers with 0 in place of NaN and infinity, whose conversion to integers C leaves undefined."""
     return np.where(np.isfinite(numbers), numbers, np.float32(0))
 
 

@@ -30,10 +30,10 @@ from clip_retrieval.encoder.formats.gguf_blocks import (
 from clip_retrieval.errors import EncoderError, StorageError
 
 MAGIC = b"GGUF"
-VERSIONS = (2, 3)  # alike in little-endian files
+VERSIONS = (2, 3)  # identical in little-endian files
 QUANTIZATION_VERSION, CLIP_CPP_VERSION = 2, 2  # of the block types, and of the container that clip.cpp writes
 ALIGNMENT_KEY = "general.alignment"
-ALIGNMENT = 32  # bytes, where no key says another
+ALIGNMENT = 32  # bytes; default of the key
 MOST_DIMENSIONS = 4
 KINDS = {"u8": 0, "i8": 1, "u16": 2, "i16": 3, "u32": 4, "i32": 5, "f32": 6, "u64": 10, "i64": 11, "f64": 12}
 FORMATS = {"u8": "B", "i8": "b", "u16": "H", "i16": "h", "u32": "I", "i32": "i", "f32": "f"}
@@ -46,7 +46,7 @@ TYPE_OF = {code: block_type for block_type, code in CODES.items()}
 
 @dataclass(frozen=True)
 class Value:
-    """The value of a key: one of `kind`, or a list of them; f32 as the shortest decimal, 1e-05 not 9.99999974e-06."""
+    """A key's value or list of values, all of `kind`; f32 is the shortest decimal, 1e-05 not 9.99999974e-06."""
 
     kind: str
     value: Any
@@ -210,7 +210,7 @@ def write_padded(file: IO[bytes], data: bytes | Bytes, alignment: int) -> None:
 
 @contextmanager
 def open_whole(path: Path) -> Iterator[IO[bytes]]:
-    """Give a file to write to; it takes its name only when the block ends well."""
+    """Yield a file to write to; it gets its name only if the block succeeds."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
@@ -223,7 +223,7 @@ def open_whole(path: Path) -> Iterator[IO[bytes]]:
 
 
 def quantize_matrices(file: GgufFile, path: Path, block_type: Quantized) -> None:
-    """Write a file with all matrices of weights quantized, the rest as it is: clip.cpp's choice, bytes and version."""
+    """Quantize all weight matrices and copy the rest, as clip.cpp does: same choice, bytes and container version."""
     tensors = dict(file.tensors)
     for name, tensor in file.tensors.items():
         if not name.endswith("weight") or len(tensor.shape) != 2:

@@ -23,7 +23,7 @@ from clip_retrieval.errors import EncoderError
 
 Floats = NDArray[np.float32]
 
-EPSILON = 1e-5  # of every norm
+EPSILON = 1e-5  # LayerNorm, everywhere
 TEXT_BLOCKS, IMAGE_BLOCKS = "transformer.mixBlocks.", "visual.transformer.mixBlocks."
 
 
@@ -41,7 +41,7 @@ def read_mixer(path: Path) -> Checkpoint:
 
 def infer_config(tensors: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     vision_width, _, _, patch_size = tensors["visual.conv1.weight"].shape
-    grid = math.isqrt(tensors[f"{IMAGE_BLOCKS}0.token_mix_seq.lin1.weight"].shape[1] - 1)  # less the class token
+    grid = math.isqrt(tensors[f"{IMAGE_BLOCKS}0.token_mix_seq.lin1.weight"].shape[1] - 1)  # without the class token
     vocab_size, text_width = tensors["token_embedding.weight"].shape
     return {
         "embed_dim": tensors["text_projection"].shape[1],
@@ -75,7 +75,7 @@ class MixerTowers:
         return self.norm("visual.ln_post", x[:, 0]) @ self.tensors["visual.proj"]
 
     def encode_text(self, tokens: NDArray[np.integer[Any]]) -> Floats:
-        """Return [n, d] for token ids [n, context], padded with 0; a shorter context would be another text."""
+        """Return [n, d] for token ids [n, context], padded with 0 to the full context, since padding is mixed in."""
         self.check_shape("tokens", tokens, (self.config["context_length"],))
         x = self.mix(self.tensors["token_embedding.weight"][tokens], TEXT_BLOCKS, self.config["text_layers"])
         ends = x[np.arange(len(tokens)), tokens.argmax(axis=1)]  # the end of text has the highest id
