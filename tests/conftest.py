@@ -6,7 +6,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -23,6 +23,7 @@ from clip_retrieval.encoder.formats.openai_pt import MEAN, STD
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.storage import Folder
+from clip_retrieval.words import SURROGATES, clean
 
 # Before any test module imports open_clip: huggingface_hub looks at it once, and retries for a minute without it.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -36,6 +37,16 @@ RUN_ENCODER: dict[str, Any] = {
     "dimension": 16,
     "precision": "fp32",
 }
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show names that are no UTF-8 as U+FFFD in reports: pytest-xdist cannot send them from one process to another."""
+    report = yield
+    report.sections = [(clean(name), clean(text)) for name, text in report.sections]
+    if report.longrepr is not None and SURROGATES.search(str(report.longrepr)):
+        report.longrepr = clean(str(report.longrepr))
+    return report
 
 
 @pytest.fixture(autouse=True)
