@@ -1,4 +1,4 @@
-"""What tasks run on, and what they are sent: this machine or a cluster."""
+"""Protocols of what runs tasks: this machine or a cluster."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Task = TypeVar("Task")
 
 
 class Shared(Protocol):
-    """A value that every executor was sent once: Spark's Broadcast."""
+    """A value sent to every executor once: Spark's Broadcast."""
 
     @property
     def value(self) -> bytes: ...

@@ -1,4 +1,4 @@
-"""A Spark cluster that runs tasks: the one that the caller, spark-submit or Spark's own configuration names."""
+"""Runs tasks on the Spark cluster that the caller, spark-submit or Spark's own configuration names."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ logger = logging.getLogger(__name__)
 APP_NAME = "clip-retrieval index"
 SECONDS_BETWEEN_LOOKS = 0.25
 SECONDS_TO_WORRY = 60.0
-# Spark writes Java's tracebacks for every try that fails; what is final comes as one sentence.
+# Spark logs a Java traceback for every failed try; the final failure is reported in one sentence.
 QUIET = {"spark.log.level": "FATAL", "spark.ui.showConsoleProgress": "false"}
 
 Task = TypeVar("Task")
 
 
 class SparkCluster:
-    """Runs tasks on executors, shows how far they are, and says in one sentence why they failed."""
+    """Runs tasks on executors, shows progress, and reports a failure in one sentence."""
 
     rows_of_task: int | None = None
     is_here = False
@@ -42,7 +42,7 @@ class SparkCluster:
         self.cores_of_task: int | None = int(self.context.getConf().get("spark.task.cpus") or 1)
 
     def share(self, value: bytes) -> Shared:
-        """Send a value to every executor once; tasks are given what comes back, and read its `value`."""
+        """Broadcast a value to every executor; tasks read the result's `value`."""
         shared: Shared = self.context.broadcast(value)
         return shared
 
@@ -124,4 +124,4 @@ def start_session(master: str | None) -> SparkSession:
         raise ConfigError(f"no Spark session starts{place}: {explain_failure(error)}") from error
     finally:
         if in_main_thread:
-            signal.signal(signal.SIGINT, heard)  # Spark takes it, and would not tell whoever else listens
+            signal.signal(signal.SIGINT, heard)  # Spark replaces the handler, and does not call the earlier one

@@ -1,4 +1,4 @@
-"""What went wrong in a Spark cluster, in one sentence instead of Java's traceback."""
+"""Turns Spark's Java tracebacks into one sentence."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ADVICE = (
 
 
 def explain_failure(error: BaseException) -> str:
-    """Return what was raised in a task, where one raised, and what to do about it where that is known."""
+    """Return the error that a task raised, with advice for known ones."""
     java = getattr(error, "java_exception", None)
     text = str(error) if java is None else str(java.toString())
     said = raised_in_python(text) or last_try(text) or first_line(ValueError(text))

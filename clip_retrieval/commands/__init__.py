@@ -21,7 +21,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the ou
 
 
 class Result(Protocol):
-    """What the function behind a command returns."""
+    """Protocol of results: what the function behind a command returns."""
 
     def to_json(self) -> Any: ...
 

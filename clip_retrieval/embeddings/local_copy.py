@@ -30,7 +30,7 @@ Found = Mapping[Modality, Vectors]
 
 @contextmanager
 def fetched(found: Found, place: Callable[[], AbstractContextManager[Path]], spare_bytes: int = 0) -> Iterator[Found]:
-    """Give the vectors, with copies of what lies on a store while the block lasts.
+    """Yield the vectors, with local copies of remote files while the block lasts.
 
     `place` gives a scratch folder. Where its disk has no room for them and `spare_bytes` more, they are read from the
     store again and again. Raises IndexBuildError where a file is no longer what its header said.
@@ -81,7 +81,7 @@ def fetch_all(remote: Found, scratch: Path) -> dict[Modality, Vectors]:
 
 
 class BlockWatch(Callback):  # type: ignore[misc]
-    """Hears of every block that came; raises CancelledError where no more are wanted."""
+    """Counts fetched blocks; raises CancelledError once the fetch is to stop."""
 
     def __init__(self, stop: Event, tell: Advance) -> None:
         super().__init__()

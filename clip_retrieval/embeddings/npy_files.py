@@ -26,16 +26,16 @@ HEADER_READERS = {(1, 0): FORMAT.read_array_header_1_0, (2, 0): FORMAT.read_arra
 
 @dataclass(frozen=True)
 class Shape:
-    """What the header of a file says."""
+    """The header of an npy file."""
 
     axes: tuple[int, ...]
     dtype: np.dtype[Any]
-    in_rows: bool  # one row after the other
+    in_rows: bool  # in C order
     byte_count: int  # bytes of the numbers, without the header
 
 
 def read_shape(folder: Folder, name: str) -> Shape:
-    """Read a header, of a file on a store nothing but that; raises IndexBuildError where either is cut off."""
+    """Read a file's header, without the rest; raises IndexBuildError if header or file is cut off."""
     if folder.is_local:
         rows = open_npy(folder, name)
         return Shape(rows.shape, rows.dtype, bool(rows.flags.c_contiguous), rows.nbytes)
@@ -56,7 +56,7 @@ def read_head(folder: Folder, name: str) -> tuple[bytes, int | None]:
 
 
 def parse_header(head: bytes, size: int | None) -> Shape:
-    """Return what the first bytes of a file say; raises ValueError where they say nothing, or of a larger file."""
+    """Parse a header; raises ValueError if it is none, or promises more bytes than the file has."""
     if head.startswith(ZIP):
         raise ValueError("it is an archive of several arrays")
     if head and not head.startswith(FORMAT.MAGIC_PREFIX):
@@ -93,7 +93,7 @@ def open_npy(folder: Folder, name: str) -> NDArray[Any]:
 
 
 def begins_as_array(folder: Folder, name: str) -> bool:
-    """Say whether a file is npy or npz; NumPy takes any other for a pickle, and says so."""
+    """Say whether a file is npy or npz; NumPy would take any other file for a pickle."""
     with folder.open(name) as file:
         return file.read(len(FORMAT.MAGIC_PREFIX)).startswith((FORMAT.MAGIC_PREFIX, ZIP))
 

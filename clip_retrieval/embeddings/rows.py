@@ -17,7 +17,7 @@ Block = TypeVar("Block")
 
 
 def read_rows(vectors: Vectors, ids: NDArray[np.int64], stop: Event | None = None) -> NDArray[np.float32]:
-    """Return rows [len(ids), d] by id, in fp32; only what is asked for is read of files on this machine."""
+    """Return rows [len(ids), d] by id, in fp32; of local files only these rows are read."""
     rows = np.empty((len(ids), vectors.dim), np.float32)
     for places, some in until(stop, pick(vectors, ids)):
         rows[places] = some
@@ -25,7 +25,7 @@ def read_rows(vectors: Vectors, ids: NDArray[np.int64], stop: Event | None = Non
 
 
 def until(stop: Event | None, parts: Iterable[Block]) -> Iterator[Block]:
-    """Yield blocks as they come; raises CancelledError once it is told to stop."""
+    """Yield blocks as they come; raises CancelledError once `stop` is set."""
     for part in parts:
         if stop is not None and stop.is_set():
             raise CancelledError
@@ -33,7 +33,7 @@ def until(stop: Event | None, parts: Iterable[Block]) -> Iterator[Block]:
 
 
 def pick(vectors: Vectors, ids: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Yield rows by id in the order of the files, some thousand at once, and their places among the ids."""
+    """Yield rows by id in file order, a few thousand at a time, and their positions among the ids."""
     order = np.argsort(ids, kind="stable")
     first_id, at = 0, 0
     for file in vectors.files:

@@ -42,10 +42,10 @@ class Vectors:
     subfolder: str
     files: Sequence[VectorFile]
     empty_count: int = 0  # number of zero rows, where it is known
-    copy: Folder | None = None  # local copy of the files, which is read instead
+    copy: Folder | None = None  # local copy of the files, read in their place
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the copy out: whoever is sent the vectors, an executor, may be on another machine."""
+        """Leave the local copy out: an executor that receives the vectors may run on another machine."""
         return {**self.__dict__, "copy": None}
 
     @property
@@ -66,11 +66,11 @@ class Vectors:
         return (self.copy or self.folder).is_local
 
     def path(self, file: VectorFile) -> str:
-        """Return where a file came from, which is what people know."""
+        """Return a file's path in the embeddings folder, for messages."""
         return self.folder.path(f"{self.subfolder}/{file.name}")
 
     def path_here(self, file: VectorFile) -> str:
-        """Return where a file is on this machine."""
+        """Return a file's local path: the file itself or its copy."""
         return self.copy.path(file.name) if self.copy else self.path(file)
 
     def open(self, file: VectorFile) -> NDArray[Any]:
@@ -78,20 +78,20 @@ class Vectors:
         return open_npy(self.copy, file.name) if self.copy else open_npy(self.folder, f"{self.subfolder}/{file.name}")
 
     def parts(self) -> Iterator[NDArray[np.float32]]:
-        """Yield the rows in order, some thousand at once, in fp32."""
+        """Yield the rows in order, a few thousand at a time, in fp32."""
         for file in self.files:
             for _, part in self.parts_of(file):
                 yield part
 
     def parts_of(self, file: VectorFile, count: int = ROWS_AT_ONCE) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Yield the rows of one file in fp32, and the row of it that each part begins with."""
+        """Yield (first row, rows in fp32) for each part of one file."""
         for start, rows in self.stored_parts(file, count):
             yield start, widen(rows)
 
     def stored_parts(
         self, file: VectorFile, count: int, begin: int = 0, end: int | None = None
     ) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Yield rows begin..end of one file as they are stored, and the row of it that each part begins with."""
+        """Yield (first row, rows as stored) for each part of begin..end of one file."""
         rows = self.open(file)
         if len(rows) != file.row_count:
             raise IndexBuildError(f"{self.path(file)} changed while the index was built; build it again")
@@ -102,13 +102,13 @@ class Vectors:
             yield start, rows[start : min(start + count, end)]
 
     def parts_from(self, number: int) -> Iterator[NDArray[np.float32]]:
-        """Yield the rows of all files but the first `number`, some thousand at once."""
+        """Yield the rows of all files but the first `number`, a few thousand at a time."""
         for file in self.files[number:]:
             for _, part in self.parts_of(file, ROWS_TO_LOOK_AT):
                 yield part
 
     def take(self, ids: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """Yield ids in increasing order and their rows, some thousand at once."""
+        """Yield ids in increasing order with their rows, a few thousand at a time."""
         first = 0
         for file in self.files:
             here = ids[np.searchsorted(ids, first) : np.searchsorted(ids, first + file.row_count)]
@@ -174,7 +174,7 @@ class Odd:
 
 
 def measure(stored: NDArray[Any]) -> NDArray[np.float32]:
-    """Return the length of each row in fp32: 0 only where every number is, infinite or NaN only where one is."""
+    """Return each row's length in fp32, without underflow or overflow of the squares."""
     with np.errstate(over="ignore"):
         rows = widen(stored)
         lengths: NDArray[np.float32] = np.sqrt(np.einsum("nd,nd->n", rows, rows))
@@ -186,7 +186,7 @@ def measure(stored: NDArray[Any]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Contents:
-    """What one reading of all rows found."""
+    """Results of one pass over all rows."""
 
     checksums: NDArray[np.uint32]  # [n], of each row's numbers as they are stored; 0 where the row is zero
     odd: Odd

@@ -1,11 +1,11 @@
-"""Rows that are zero: samples without this modality, which are in no list and nobody's neighbors."""
+"""Zero rows: samples without this modality, which are never hits."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-FIRST = 4  # dimensions that are looked at of every row
+FIRST = 4  # dimensions read of every row; only rows with zeros there are read whole
 
 
 def find_filled(block: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Connects only to checked addresses: a name is resolved once, must be public, and a deadline bounds it all."""
+"""Connects only to checked addresses: a name is resolved once and must be public, all within one deadline."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Bytes behind a url that a stranger wrote down: public addresses only, within a time, a size and a number of tries.
+"""Fetches untrusted urls: public addresses only, within limits of time, size and tries.
 
-A name is looked up once for each connection, the address is checked, and the connection goes to that address: what
-the name leads to later does not matter. One deadline covers all of a request: look-up, TLS, redirects, head and body.
+A name is resolved once for each connection, the address is checked, and the connection goes to that address, so
+DNS rebinding has no effect. One deadline covers all of a request: look-up, TLS, redirects, head and body.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PASSING_STATUS = (408, 425, 429, 500, 502, 503, 504)
 NOT_WANTED = {"noai", "noimageai", "noindex", "noimageindex", "none"}
 LONGEST_PAUSE = 30.0  # seconds; a longer Retry-After ends the tries
 READ_BYTES = 1 << 16
-GZIP_OR_ZLIB = 47  # wbits with which zlib detects either header
+GZIP_OR_ZLIB = 47  # wbits value that detects gzip and zlib headers
 UNQUOTED = "%/:=&?~#+!$,;'@()*[]|"
 
 
@@ -173,7 +173,7 @@ def read_response(response: http.client.HTTPResponse, limits: FetchLimits) -> by
 
 
 def pause_of(value: str | None) -> float | None:
-    """Return the seconds to wait by a Retry-After header, which holds a number or a date."""
+    """Return the seconds of a Retry-After header, which holds a number or a date."""
     if value is None:
         return None
     if value.strip().isdigit():

@@ -1,4 +1,4 @@
-"""Checksums of index files, which the manifest keeps: a damaged file would answer otherwise without a word.
+"""Checksums of index files, kept in the manifest: faiss answers wrongly from a damaged file without an error.
 
 All files are compared by `index info --check`; at every opening their sizes are, and the content of small ones.
 """
@@ -42,7 +42,7 @@ def sum_file(folder: Folder, name: str) -> str:
 
 
 def find_damage(folder: Folder, sums: Mapping[str, Any], most_bytes: float = float("inf")) -> StorageError | None:
-    """Return what is wrong with the files of an index; the content of larger ones than `most_bytes` is not read."""
+    """Return what is wrong with an index's files; of files above `most_bytes` only the size is checked."""
     for name, said in sums.items():
         path = folder.path(name)
         if not folder.exists(name):

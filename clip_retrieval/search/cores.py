@@ -13,7 +13,7 @@ VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # re
 
 @contextmanager
 def using_cores(count: int | None) -> Iterator[None]:
-    """Keep OpenMP, which faiss uses, and every BLAS of this process to `count` threads; None: as many as they take.
+    """Limit OpenMP, which faiss uses, and every BLAS of this process to `count` threads; None: their defaults.
 
     OpenMP counts for each thread of Python by itself: this one is kept to it.
     """
@@ -26,7 +26,7 @@ def using_cores(count: int | None) -> Iterator[None]:
 
 @contextmanager
 def of_one_thread() -> Iterator[None]:
-    """Keep what faiss does for this thread of Python in it; others are as they were.
+    """Have faiss use one OpenMP thread for calls from this Python thread; other threads are not affected.
 
     One query is no work for several threads. faiss begins them all the same where rows are refined, and then waits for
     the last of them: on a busy machine ten times as long as the query takes.
@@ -40,5 +40,5 @@ def of_one_thread() -> Iterator[None]:
 
 
 def core_variables(count: int | None) -> dict[str, str]:
-    """Return what keeps a process that is started with these variables to `count` cores."""
+    """Return environment variables that limit a new process to `count` cores."""
     return {} if count is None else dict.fromkeys(VARIABLES, str(count))

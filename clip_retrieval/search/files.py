@@ -16,22 +16,22 @@ from clip_retrieval.search.native_output import printing_to_stderr
 from clip_retrieval.search.tree import list_nodes
 from clip_retrieval.storage import Folder
 
-POPULATED, LISTS = "populated.index", "merged_index.ivfdata"  # names of an index whose lists stay on disk
-LISTS_FIRST = (b"Iw", b"Iv", b"IxPT")  # begins of files: lists, or a transform, below which there mostly are lists
+POPULATED, LISTS = "populated.index", "merged_index.ivfdata"  # file names of an index with lists on disk
+LISTS_FIRST = (b"Iw", b"Iv", b"IxPT")  # first bytes of IVF files, and of transforms, which mostly hold an IVF
 BYTES_AT_ONCE = 1 << 17
 METRICS = (faiss.METRIC_INNER_PRODUCT, faiss.METRIC_L2)
 
 
 @dataclass(frozen=True)
 class OpenPart:
-    """One opened faiss index, and what is to be added to its ids."""
+    """One opened faiss index, and the offset of its ids."""
 
     index: Any
     first_row: int = 0
 
 
 def open_parts(folder: IndexFolder, modality: Modality, *, memory_map: bool = False) -> list[OpenPart]:
-    """Open what belongs to one index; raises QueryError where there is none, StorageError that names a damaged file."""
+    """Open all parts of an index; raises QueryError if there is none, StorageError if a file is damaged."""
     name = folder.index_name(modality)
     if not folder.exists(name):
         raise QueryError(f"{folder.url} has no {name}{other_index(folder)}")
@@ -55,7 +55,7 @@ def read_places(folder: IndexFolder, modality: Modality) -> dict[str, int]:
 
 
 def first_rows(path: str, names: list[str], indices: list[Any], described: Mapping[str, int]) -> Iterator[int]:
-    """Yield what is to be added to the ids of each part: nothing where they are the ids of the whole already."""
+    """Yield the offset of each part's ids; 0 where they are ids of the whole index already."""
     place = 0
     for name, index in zip(names, indices, strict=True):
         if has_ids(index):
@@ -68,7 +68,7 @@ def first_rows(path: str, names: list[str], indices: list[Any], described: Mappi
 
 
 def has_ids(index: Any) -> bool:
-    """Say whether the rows carry ids of their own; elsewhere an id is a place."""
+    """Say whether the index stores explicit ids; otherwise an id is a position."""
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexPreTransform):
         return has_ids(index.index)
@@ -82,7 +82,7 @@ def check_alike(path: str, names: list[str], indices: list[Any]) -> None:
 
 
 def open_file(folder: Folder, name: str, *, memory_map: bool = False) -> Any:
-    """Open one faiss file; raises StorageError where it is damaged, QueryError where its metric is none of ours."""
+    """Open one faiss file; raises StorageError if it is damaged, QueryError if its metric is neither IP nor L2."""
     path = folder.path(name)
     try:
         with folder.answering(), folder.open(name) as file:
@@ -103,7 +103,7 @@ def open_file(folder: Folder, name: str, *, memory_map: bool = False) -> Any:
 
 
 def read_file(path: str, mapping: int = 0) -> Any:
-    """Read a file with a mapping flag of faiss; its lists on disk, if any, lie beside it, wherever that is."""
+    """Read a file with one of faiss's mapping flags; lists on disk are looked for beside it."""
     index = faiss.read_index(path, faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_READ_ONLY | mapping)
     for lists in mapped_lists(index):
         lists.prefetch_nthread = 0  # 32 threads for each query took three times as long as the query
@@ -111,7 +111,7 @@ def read_file(path: str, mapping: int = 0) -> Any:
 
 
 def map_file(path: str, begin: bytes) -> Any:
-    """Open a file whose rows stay in it and are read as they are needed; lists of fast scan are read all the same.
+    """Memory-map a file, so that rows are read on demand; fast-scan lists are read into memory all the same.
 
     faiss has two ways. IO_FLAG_MMAP maps inverted lists and nothing else; lists that are in a file of their own it
     leaves out, and a search ends the process. IO_FLAG_MMAP_IFC maps arrays (Flat, SQ, PQ, HNSW, the second index of a
@@ -120,7 +120,7 @@ def map_file(path: str, begin: bytes) -> Any:
     if begin.startswith(LISTS_FIRST):
         index = read_file(path, faiss.IO_FLAG_MMAP)
         if any(lists.ptr is None for lists in mapped_lists(index)):
-            return read_file(path)  # which maps their file
+            return read_file(path)  # maps the file of the lists
         if faiss.try_extract_index_ivf(index) is not None:
             return index
     try:

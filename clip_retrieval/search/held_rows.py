@@ -1,4 +1,4 @@
-"""Rows as an index holds them: decoded from its codes, for "more like this", near-duplicates and diversity."""
+"""Rows decoded from an index's codes, for "more like this", near-duplicates and diversity."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def read_held(index: Index, ids: NDArray[np.int64]) -> NDArray[np.float32]:
 
 
 def sample_held(index: Index, count: int, seed: int = 0) -> NDArray[np.float32]:
-    """Return up to `count` random rows [n, d] of unit length, each row as likely as any other; the same each time.
+    """Return up to `count` rows [n, d] of unit length, drawn uniformly; the same ones each time.
 
-    Rows of lists are drawn by their place in them, so that nothing is looked through.
+    Rows of lists are drawn by their position there, so that no list is scanned.
     """
     random = np.random.default_rng(seed)
     sizes = [int(part.index.ntotal) for part in index.parts]
@@ -75,14 +75,14 @@ def sample_part(index: Any, places: NDArray[np.int64]) -> NDArray[np.float32]:
 
 
 def locate(part: OpenPart, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return what a part calls its rows: their ids where it has some, else their places; -1 where it has none."""
+    """Return a part's own ids of rows: explicit ids if it stores them, else positions; -1 for rows it lacks."""
     local = ids - part.first_row
     count = part.index.ntotal if not has_ids(part.index) else np.iinfo(np.int64).max
     return np.where((local >= 0) & (local < count), local, -1)
 
 
 def decode(index: Any, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return rows by what the index calls them; zero where it does not hold them."""
+    """Return rows by the index's own ids; zero rows for ids that it does not hold."""
     if isinstance(index, faiss.IndexRefine):  # its store has every row at its place
         return decode(faiss.downcast_index(index.refine_index), ids)
     if isinstance(index, faiss.IndexPreTransform):
@@ -105,9 +105,9 @@ def undo(index: Any, rows: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def decode_lists(index: Any, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return rows by ascending ids out of inverted lists, which are looked through for them.
+    """Return rows by ascending ids out of inverted lists, by scanning the lists.
 
-    faiss's map from ids to places is not made: that would write into an index which other threads search.
+    faiss's direct map is not made: it would write into an index that other threads are searching.
     """
     rows = np.zeros((len(ids), index.d), np.float32)
     lists, left = index.invlists, len(ids)

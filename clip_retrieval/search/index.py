@@ -29,7 +29,7 @@ from clip_retrieval.search.settings import (
 )
 from clip_retrieval.search.tree import list_nodes
 
-TUNED_HITS, FEW_HITS = 10, 16  # hits that settings are tuned for, and that need no more than those
+TUNED_HITS, FEW_HITS = 10, 16  # settings are tuned for 10 hits, and serve up to 16 without more refined candidates
 ROWS_PER_HIT = 4  # rows that are scanned for each hit, at least
 REFINED_PER_HIT = 16  # rows that are compared once more, at least, where there are more than few hits
 MOST_REFINED = 32_768  # rows that are compared once more, unless more hits are wanted
@@ -65,9 +65,9 @@ class Index:
         held = sum(int(part.index.ntotal) for part in self.parts)
         if row_count is not None and held + len(empty_rows) <= row_count:
             empty_rows = empty_rows[:0]  # the index does not contain them
-        self.empty_rows = empty_rows  # those that a search could come upon
+        self.empty_rows = empty_rows  # zero rows that searches have to leave out
         self.selectors = [make_selector(part, empty_rows) for part in self.parts]
-        self.kept: dict[tuple[int, Settings], Any] = {}  # parameters that nothing is written into
+        self.kept: dict[tuple[int, Settings], Any] = {}  # cached faiss parameters; must never be written into
         self.settings = settings or Settings()
         for part in self.parts:
             set_up(part.index, self.settings)
@@ -188,7 +188,7 @@ def search_part_allowed(
 
 
 def make_bitmap(mask: NDArray[np.bool_]) -> Any:
-    """Return faiss's selector of the rows whose place is true; it keeps its bits alive."""
+    """Return faiss's selector of the rows that are True in `allowed`; it keeps its bitmap alive."""
     bits = np.packbits(mask, bitorder="little")
     selector = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
     selector.bits = bits
@@ -207,7 +207,7 @@ def count_lists(index: Any) -> int:
 
 
 def make_selector(part: OpenPart, empty_rows: NDArray[np.int64]) -> Any:
-    """Return what leaves rows without an embedding out; None where there is none, or faiss cannot do it there."""
+    """Return a selector that excludes zero rows; None if there are none, or if faiss cannot select in this index."""
     rows = empty_rows[empty_rows >= part.first_row] - part.first_row
     return faiss.IDSelectorNot(faiss.IDSelectorBatch(rows)) if len(rows) and takes_selector(part.index) else None
 
@@ -236,7 +236,7 @@ def merge(found: Sequence[SearchResult], k: int) -> SearchResult:
 
 
 def drop_missing(ids: NDArray[np.int64], scores: NDArray[np.float32]) -> SearchResult:
-    """Faiss pads short results with id -1; those are not rows."""
+    """Remove the ids -1 that faiss pads short results with."""
     found = ids >= 0
     return SearchResult(ids[found], scores[found])
 
@@ -259,7 +259,7 @@ def open_index(folder: IndexFolder, modality: Modality, *, memory_map: bool = Fa
 
 
 def read_settings(folder: IndexFolder, modality: Modality, index: Any) -> Settings:
-    """Return what the index's json file says it is to be searched with; the index file's own where it says nothing."""
+    """Return the search settings of the index's json file, else those stored in the faiss file."""
     name = folder.info_name(modality)
     try:
         settings = parse_settings(folder.read_info(modality).get("index_param") or "")

@@ -1,4 +1,4 @@
-"""faiss as commands load it: its threads sleep while they wait for each other."""
+"""Loads faiss for commands so that its OpenMP threads sleep, not spin, while they wait for each other."""
 
 from __future__ import annotations
 

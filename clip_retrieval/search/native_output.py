@@ -1,4 +1,4 @@
-"""What faiss prints by itself goes to stderr: stdout is for results, which programs read."""
+"""Redirects what faiss prints to stderr: stdout is for results, which programs read."""
 
 from __future__ import annotations
 

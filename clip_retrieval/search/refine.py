@@ -1,4 +1,4 @@
-"""Hits compared once more, by the embeddings as inference stored them: small indices find what large ones do."""
+"""Reranks hits by the stored embeddings, so that small indices find what large ones do."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from clip_retrieval.search.index import Index, SearchResult
 from clip_retrieval.search.settings import Settings
 
 CANDIDATES_PER_HIT = 10
-MOST_MORE = 10_000  # candidates beside the hits that are wanted
+MOST_MORE = 10_000  # most candidates beyond the wanted hits
 
 
 def open_stored(folder: EmbeddingsFolder, modality: Modality, index: Index) -> Vectors:
-    """Open the embeddings that an index was built of; raises QueryError where they cannot be those."""
+    """Open the embeddings that an index was built from; raises QueryError if their shape does not match."""
     vectors = open_vectors(folder, EMBEDDING_FOLDERS[modality])
     if vectors is None:
         raise QueryError(f"{folder.url} holds no {modality} embeddings; name the folder that the index was built of")

@@ -13,13 +13,13 @@ import faiss
 
 from clip_retrieval.errors import ConfigError, QueryError
 
-QUANTIZER = "quantizer_"  # before the name of a setting: that of the coarse quantizer of an IVF index
+QUANTIZER = "quantizer_"  # prefix of settings of an IVF index's coarse quantizer
 SETTINGS: dict[str, type[int] | type[float]] = {
-    "nprobe": int,  # lists of an IVF index that are looked into
-    "max_codes": int,  # rows of them at most; 0: all
+    "nprobe": int,  # lists of an IVF index to scan
+    "max_codes": int,  # most rows to scan in these lists; 0: all
     "ht": int,  # polysemous filter of product quantizers: Hamming distance at most; all bits or more: off
-    "efSearch": int,  # candidates that are kept in the graph of HNSW
-    "k_factor_rf": float,  # candidates that are refined, in multiples of k
+    "efSearch": int,  # size of HNSW's candidate queue
+    "k_factor_rf": float,  # candidates to refine, in multiples of k
     "qb": int,  # bits of the query in RaBitQ; 0: fp32
 }
 ZERO_MEANS_OFF = ("max_codes", "ht", "qb")
@@ -66,7 +66,7 @@ def check_setting(name: str, value: float) -> float:
 
 
 def can_be_off(name: str) -> bool:
-    """Say whether 0 switches a setting off, which looks at most rows."""
+    """Say whether 0 switches a setting off; off is then the most thorough search."""
     return name.removeprefix(QUANTIZER) in ZERO_MEANS_OFF
 
 
@@ -113,7 +113,7 @@ def read_settings(index: Any) -> dict[str, float]:
 
 
 def set_up(index: Any, settings: Mapping[str, float]) -> None:
-    """Set what cannot be chosen per search, once, before the first one: the polysemous filter of an IVF-PQ."""
+    """Set the polysemous filter of an IVF-PQ, which cannot be chosen per search, once before the first search."""
     index = faiss.downcast_index(index)
     for name in ("index", "base_index"):
         if hasattr(index, name):
@@ -162,7 +162,7 @@ def search_parameters(index: Any, settings: Mapping[str, float], selector: Any =
 
 
 def with_quantizer(index: Any, wanted: dict[str, float], given: Mapping[str, float]) -> dict[str, float]:
-    """Let efSearch mean that of the coarse quantizer where no other graph is searched, as faiss does."""
+    """Apply efSearch to the coarse quantizer if the index has no other graph, as faiss does."""
     name = f"{QUANTIZER}efSearch"
     if name in read_settings(index) and name not in given and "efSearch" in given:
         return {**wanted, name: given["efSearch"]}
@@ -197,7 +197,7 @@ def make_ivf(index: Any, settings: Mapping[str, float], chosen: dict[str, Any]) 
         chosen["quantizer_params"] = quantizer
     if isinstance(index, faiss.IndexIVFPQ):
         ht, own = filter_distance(index.pq, settings), index.polysemous_ht
-        if ht != own:  # faiss has a field for it, and does not read it
+        if ht != own:  # faiss ignores its own field for this
             raise QueryError(f"ht={ht} cannot be chosen for one search: the index is set to ht={own}")
         table = index.scan_table_threshold
         return faiss.IVFPQSearchParameters(**chosen, polysemous_ht=ht, scan_table_threshold=table)

@@ -1,4 +1,4 @@
-"""Search settings inside faiss files, so that plain faiss finds as much in a file as we do.
+"""Search settings inside faiss files, so that plain faiss searches a file as well as we do.
 
 A file is finished before its settings are chosen. They are a few bytes of it, changed in place: writing the whole
 file again would take the memory of the index. Source of the layout: faiss/impl/index_write.cpp.
@@ -76,7 +76,7 @@ def store_settings(path: Path, settings: Settings) -> None:
 
 
 def find_places(index: Any, start: int, end: int) -> Iterator[Place]:
-    """Yield where the settings of a node are that begins at `start`; `end` is that of the file."""
+    """Yield the places of a node's settings; the node begins at `start`, the file ends at `end`."""
     node = faiss.downcast_index(index)
     inside = start + HEADER_BYTES
     if isinstance(node, faiss.IndexIDMap):

@@ -1,4 +1,4 @@
-"""The nodes of a faiss index: transforms, lists, stores, one in the other."""
+"""The nested nodes of a faiss index: transforms, lists, stores."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def describe_tree(index: Any) -> str:
 
 
 def keeps_lists_in_memory(index: Any) -> bool:
-    """Say whether an index has lists that stay in memory where its file is mapped.
+    """Say whether an index has lists that are read into memory although its file is mapped.
 
     faiss cannot map lists of fast scan, nor other lists together with the arrays of a refinement.
     """

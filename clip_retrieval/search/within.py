@@ -1,7 +1,7 @@
-"""Search among some of the rows of an index: never fewer hits than there are, and how they were found.
+"""Search restricted to some rows of an index, which returns k hits whenever k of these rows can be hits.
 
-An approximate search that looks as far as for all rows misses most of a few rows: its lists hold hardly any of them.
-So it looks further as fewer rows are wanted, and at every one of them below a thousand.
+An approximate search with the usual settings misses most of a small subset: the lists it scans hold few of these
+rows. So the fewer rows are allowed, the more is scanned, and up to a thousand rows are all compared.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from clip_retrieval.search.tree import list_nodes
 
 Method = Literal["none", "exact", "widened"]
 
-EXACT_ROWS = 1_000  # up to which every row is compared: as fast as the narrowest approximate search
-GRAPH_ROWS = 20_000  # a graph passes through rows that are not wanted: up to here comparing all is faster and finds all
-MOST_STORED = 20_000  # rows that are read from the stored embeddings to be compared
+EXACT_ROWS = 1_000  # up to this many, comparing every row is as fast as the narrowest approximate search
+GRAPH_ROWS = 20_000  # up to this many, comparing every row is faster than a graph search, which visits other rows too
+MOST_STORED = 20_000  # most rows to read from the stored embeddings
 ROWS_AT_ONCE = 16_384
 
 
@@ -102,7 +102,7 @@ def search_within(
 
 
 def widen(index: Index, settings: Settings, allowed: Allowed) -> Settings:
-    """Return settings that look at as many of the allowed rows as the given ones look at of all rows."""
+    """Return settings that scan as many allowed rows as the given ones scan rows without a restriction."""
     changed: dict[str, float] = {}
     if index.list_count and "nprobe" in index.known_settings:
         changed["nprobe"] = min(index.list_count, math.ceil(setting(index, settings, "nprobe") / allowed.share))
@@ -123,7 +123,7 @@ def look_at_all(index: Index, k: int, allowed: Allowed) -> Settings:
 
 
 def deep_quantizer(index: Index, changed: dict[str, float]) -> dict[str, float]:
-    """Return the depth at which a graph of centroids gives that many lists."""
+    """Return the efSearch that makes a graph of centroids return this many lists."""
     name = "quantizer_efSearch"
     if name not in index.known_settings or "nprobe" not in changed:
         return {}
@@ -158,7 +158,7 @@ def compare_all(index: Index, queries: NDArray[np.float32], k: int, allowed: All
 
 
 def reconstruct_blocks(index: Index, ids: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Yield rows of a graph by id as it holds them, some thousand at once; a part has those of its range."""
+    """Yield decoded rows of a graph by id, a few thousand at a time; each part holds a range of ids."""
     for part in index.parts:
         own = ids[(ids >= part.first_row) & (ids < part.first_row + part.index.ntotal)]
         for start in range(0, len(own), ROWS_AT_ONCE):

@@ -1,4 +1,4 @@
-"""How reports reach a terminal: one kind of console, tables and cells, none of which a foreign text can steer."""
+"""The console, tables and cells of all reports; control characters in foreign text are escaped."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from rich.text import Text
 
 from clip_retrieval.words import printable
 
-MOST_LINES = 2  # of a cell that holds a foreign text
+MOST_LINES = 2  # most lines of a cell with foreign text
 ELLIPSIS = "…"
 
 
 class SafeConsole(Console):
-    """Prints texts as they are, without what a terminal obeys: rich asks it for each str, of cells and titles too."""
+    """Escapes terminal controls; rich calls `render_str` for every str, in cells and titles too."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return the text with its control characters as escapes."""

@@ -29,5 +29,5 @@ def print_demo(result: DemoResult) -> None:
 
 
 def own_command() -> str:
-    """Return how this command can be called again: by its name where that is on the path, else as it was."""
+    """Return the command to repeat a call: `clip-retrieval` if it is on the path, else the way it was started."""
     return "clip-retrieval" if shutil.which("clip-retrieval") else sys.argv[0]

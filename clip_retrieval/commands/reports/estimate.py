@@ -10,7 +10,7 @@ from clip_retrieval.words import counted, in_bytes, in_words
 if TYPE_CHECKING:
     from clip_retrieval.inference.dry_run.estimate import Estimate
 
-SLOW_SOURCE = 10  # times the rate of the run: a source below it is named, a faster one costs nothing
+SLOW_SOURCE = 10  # a source slower than this many times the run's rate is named as a cost
 
 
 def print_estimate(estimate: Estimate) -> None:

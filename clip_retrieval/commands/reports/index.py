@@ -41,7 +41,7 @@ def print_indices(result: BuiltIndices) -> None:
 
 
 def change_lines(result: BuiltIndices) -> Iterable[str]:
-    """Yield what an update took over."""
+    """Yield a line for each change that an update took over."""
     if result.is_as_before:
         yield "nothing to update: the embeddings are those of the index"
         return
@@ -55,7 +55,7 @@ def print_combined(result: CombinedIndex) -> None:
 
 
 def print_scores(result: IndexScores) -> None:
-    """Print how good each index is, and where its settings went."""
+    """Print each index's quality, and where its settings were written."""
     console = open_console(wraps=True)
     print_quality(console, {modality: quality.to_json() for modality, quality in result.qualities.items()})
     if result.is_tuned:
@@ -127,7 +127,7 @@ def print_info(found: dict[str, Any]) -> None:
     console.print(table)
     if found["options"]:
         kept = " ".join(f"--{name} {value}" for name, value in found["options"].items() if value is not None)
-        console.print(f"built with {kept}", soft_wrap=True)  # to be copied
+        console.print(f"built with {kept}", soft_wrap=True)  # one line, so that it can be copied
 
 
 def print_preview(preview: Preview) -> None:
