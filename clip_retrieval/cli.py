@@ -39,6 +39,7 @@ COMMANDS = {
     "models": ("models", "models"),
     "parquet_to_arrow": ("tools", "parquet_to_arrow"),
     "quantize": ("models", "quantize"),
+    "search": ("search", "search"),
     "similarity": ("tools", "similarity"),
     "zsl": ("tools", "zsl"),
 }

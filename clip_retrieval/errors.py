@@ -6,6 +6,7 @@ ClipRetrievalError
   ImageError        one picture cannot be used (becomes a row in failures/)
   EncoderError      a model cannot be found, loaded or used
   StorageError      an output cannot be written, a file of ours cannot be read
+    BusyError         another process changes the folder just now
   WorkerError       a process of ours died
   IndexBuildError   no index can be built
   QueryError        a query cannot be answered
@@ -53,6 +54,10 @@ class StorageError(ClipRetrievalError):
 
 class WorkerError(ClipRetrievalError):
     """A reader or worker process died."""
+
+
+class BusyError(StorageError):
+    """Another process changes the folder just now."""
 
 
 class IndexBuildError(ClipRetrievalError):

@@ -47,6 +47,8 @@ def click_options(flag: Flag) -> Iterator[Callable[[Command], Command]]:
     metavar = metavar_of(wanted)
     if flag.is_repeatable:
         yield click.option(*names, flag.name, multiple=True, metavar="TEXT", help=text)
+    elif flag.facts.get("is_switch"):
+        yield click.option(*names, flag.name, is_flag=True, flag_value="True", default=None, help=flag.help)
     elif wanted is bool:
         yield click.option(*names, flag.name, is_flag=False, flag_value="True", metavar=metavar, help=text)
         yield negative_option(names, flag.name)

@@ -38,6 +38,7 @@ class Facts(TypedDict, total=False):
     """Facts of an option beside its type, default and help."""
 
     aliases: Sequence[str]  # more spellings
+    is_switch: bool  # a boolean that takes no value on the command line, so that an argument may follow it
     repeatable: bool  # each occurrence adds one item to a tuple; items may contain commas
     least: float  # smallest value; `check_least` refuses less
     may_change: bool  # may differ between runs into one embeddings folder: it does not affect the output
@@ -70,10 +71,14 @@ def option(default: Any = dataclasses.MISSING, *, help: str, **facts: Unpack[Fac
     return dataclasses.field(default=default, metadata={"help": help, "facts": facts})
 
 
-def option_of(config: type[Any], name: str) -> Any:
-    """Declare a field that is the option of another config, for commands that take only some of its options."""
+def option_of(config: type[Any], name: str, *, default: Any = dataclasses.MISSING) -> Any:
+    """Declare a field that is the option of another config, for commands that take only some of its options.
+
+    `default` is another default than there.
+    """
     field = next(field for field in dataclasses.fields(config) if field.name == name)
-    return dataclasses.field(default=field.default, metadata=field.metadata)
+    default = field.default if default is dataclasses.MISSING else default
+    return dataclasses.field(default=default, metadata=field.metadata)
 
 
 def group(config: type[T], aliases: Mapping[str, Sequence[str]] = types.MappingProxyType({})) -> T:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import TypedDict
 
-from clip_retrieval.errors import StorageError
+from clip_retrieval.errors import BusyError, StorageError
 from clip_retrieval.layout import JOURNAL, REVISION_FOLDER
 from clip_retrieval.storage import Folder
 
@@ -95,26 +95,33 @@ def check_names(folder: Folder, names: Iterable[str]) -> None:
 
 
 @contextmanager
-def only_one(folder: Folder) -> Iterator[None]:
-    """Keep other revisions of a folder on this machine out; raises StorageError where one is under way.
+def only_one(folder: Folder, before_waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Keep other revisions of a folder on this machine out; raises BusyError where one is under way.
 
-    The lock ends with its process. On object stores there is none.
+    With `before_waiting`, call that and wait for its end instead. The lock ends with its process. On object stores
+    there is none.
     """
     if fcntl is None or not folder.is_local or not folder.exists():
         yield
         return
     descriptor = os.open(folder.root, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise StorageError(f"another process changes {folder.url} just now; wait until it has ended") from error
-    except OSError:
-        pass  # a file system without locks
-    try:
+        lock(descriptor, folder.url, before_waiting)
         yield
     finally:
         os.close(descriptor)
+
+
+def lock(descriptor: int, name: str, before_waiting: Callable[[], None] | None) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        if before_waiting is None:
+            raise BusyError(f"another process changes {name} just now; wait until it has ended") from error
+        before_waiting()
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError:
+        pass  # a file system without locks
 
 
 def settle(folder: Folder) -> None:

@@ -58,6 +58,7 @@ def test_flags_in_the_readme_exist() -> None:
     assert {name for name, _ in commands} == {
         "inference",
         "index",
+        "search",
         "filter",
         "similarity",
         "zsl",

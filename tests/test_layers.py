@@ -16,12 +16,8 @@ import clip_retrieval
 PACKAGE = Path(clip_retrieval.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
-    {"errors", "words", "progress", "version", "option_values", "compression", "scratch"},
+    {"errors", "words", "cache_home", "progress", "version", "option_values", "compression", "scratch"},
     {"git_lfs"},
-    {"options", "blobs", "clusters", "process", "json_files"},
-    {"option_flags", "storage", "network"},
-    {"layout"},
-    {"encoder", "metadata"},
     {"options", "blobs", "clusters", "process", "json_files"},
     {"option_flags", "storage", "network"},
     {"layout"},
@@ -31,7 +27,7 @@ LAYERS = (
     {"tools", "inference", "index"},
     {"query", "faces"},
     {"filter", "clip"},
-    {"demo"},
+    {"demo", "photos"},
     {"commands"},
     {"cli"},
     {"__init__", "__main__"},
@@ -107,7 +103,7 @@ def test_importing_the_command_line_loads_no_model_index_or_table_library() -> N
 
 
 HELPED = [
-    [], ["inference"], ["inference.worker"], ["index"], ["index", "score"], ["filter"], ["demo"],
+    [], ["inference"], ["inference.worker"], ["index"], ["index", "score"], ["filter"], ["search"], ["demo"],
     ["parquet_to_arrow"],
     ["similarity"], ["zsl"], ["extract"], ["benchmark"], ["models"], ["models", "list"], ["models", "info"],
 ]  # fmt: skip

@@ -13,6 +13,7 @@ import os
 import shutil
 from pathlib import Path
 
+from clip_retrieval.cache_home import cache_home
 from clip_retrieval.encoder.base import Encoder, Workload
 from clip_retrieval.encoder.config import Chosen, EncoderConfig
 from clip_retrieval.encoder.devices import is_on_cpu
@@ -25,7 +26,6 @@ from clip_retrieval.errors import ClipRetrievalError
 
 logger = logging.getLogger(__name__)
 
-CACHE_VARIABLE = "CLIP_RETRIEVAL_CACHE"
 KEPT_BYTES = 20 * 2**30  # the models used last; others make room
 FAILED: set[Path] = set()  # places of models that this process could not convert: a second try would take as long
 FORM = 1  # of what is in the cache: another one is made anew
@@ -164,9 +164,8 @@ def hub_folder(text: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """Return the folder of this machine's cache; CLIP_RETRIEVAL_CACHE names another."""
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get(CACHE_VARIABLE) or f"{home}/clip-retrieval").expanduser() / "models"
+    """Return the folder of converted models."""
+    return cache_home() / "models"
 
 
 def make_room(kept: Path) -> None:

@@ -1,0 +1,114 @@
+"""The answers of `search`, and what is kept for it, for people."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.table import Table
+
+from clip_retrieval.commands import Outcome
+from clip_retrieval.commands.reports.console import Cell, make_table, open_console, print_table
+from clip_retrieval.photos.config import OutputConfig, SearchConfig
+from clip_retrieval.words import counted, in_bytes, printable
+
+if TYPE_CHECKING:
+    from clip_retrieval.photos.ask import PhotoAnswer, PhotoFolder
+    from clip_retrieval.photos.folders import KeptList
+    from clip_retrieval.photos.models import Settings
+
+
+def print_answer(result: PhotoAnswer, output: OutputConfig) -> None:
+    """Print the hits as the options want them, and open the page where that was asked for."""
+    if output.paths or output.null:
+        print_paths(result, is_null=output.null)
+    else:
+        print_hits(result, has_thumbnails=output.thumbnails)
+    if result.sheet is not None and click.launch(result.sheet):
+        click.echo(f"no browser could be started; the page is {printable(result.sheet)}", err=True)
+
+
+def print_paths(result: PhotoAnswer, *, is_null: bool) -> None:
+    """Write the paths as they are on disk, which may be no UTF-8; a terminal gets them without what it would obey."""
+    is_seen = sys.stdout.isatty() and not is_null
+    stream = sys.stdout.buffer
+    for path in result.paths():
+        stream.write((printable(path).encode() if is_seen else os.fsencode(path)) + (b"\0" if is_null else b"\n"))
+    stream.flush()
+    for note in result.notes:
+        click.echo(printable(note), err=True)
+
+
+def print_hits(result: PhotoAnswer, *, has_thumbnails: bool) -> None:
+    """Print a table, with pictures where the output is a terminal."""
+    console = open_console()
+    for note in result.notes:
+        console.print(f"note: {note}", style="yellow")
+    print_table(hit_table(result, has_thumbnails=has_thumbnails))
+    for sentence in result.answered.how:
+        console.print(sentence, style="dim")
+
+
+def hit_table(result: PhotoAnswer, *, has_thumbnails: bool) -> Table:
+    from clip_retrieval.photos.terminal import open_thumbnails, shows_pictures
+
+    thumbnail = open_thumbnails() if has_thumbnails and shows_pictures() else None
+    rows = result.table.to_pylist()
+    found = counted(len(rows), "hit") if rows else "no hit"
+    columns = ["rank", "similarity", *(["picture"] if thumbnail else []), "path"]
+    table = make_table(
+        columns, numbers=("rank", "similarity"),
+        title=f"{found} for {result.answered.query.text!r} among {counted(result.about.pictures, 'picture')}",
+    )  # fmt: skip
+    for row, path in zip(rows, result.paths(), strict=True):
+        pictures = [thumbnail(row)] if thumbnail else []
+        table.add_row(str(row["rank"]), f"{row['similarity']:.4f}", *pictures, Cell(path, keeps_end=True))  # type: ignore[arg-type]
+    return table
+
+
+def hold_conversation(photos: PhotoFolder, config: SearchConfig) -> Outcome:
+    """Answer line by line until there are no more lines."""
+    from clip_retrieval.photos.interactive import Conversation, converse
+
+    conversation = Conversation(
+        photos,
+        config.selection,
+        show=lambda answered: print_hits(answered, has_thumbnails=config.output.thumbnails),
+        say=lambda sentence: open_console().print(sentence),
+    )
+    if config.words:
+        conversation.ask(config.words)
+    converse(conversation)
+    return Outcome({}, lambda _: None)
+
+
+def print_kept(result: KeptList) -> None:
+    """Print what is kept of each folder."""
+    if not result.folders:
+        click.echo("nothing is kept: no folder was searched yet")
+        return
+    table = make_table(["folder", "model", "pictures", "size", "last used"], numbers=("pictures", "size"))
+    for facts in result.folders:
+        gone = "" if facts.is_there else " (not there now)"
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(facts.last_used))
+        table.add_row(
+            Cell(facts.folder + gone, keeps_end=True), Cell(facts.clip_model), f"{facts.pictures:,}",
+            in_bytes(facts.bytes), used,
+        )  # fmt: skip
+    print_table(table)
+    open_console().print(f"in {result.place}; search --forget FOLDER removes one")
+
+
+def print_forgotten(result: Mapping[str, Any]) -> None:
+    click.echo(printable(f"removed {in_bytes(result['bytes'])} that were kept of {result['folder']}"))
+
+
+def print_setting(result: Settings) -> None:
+    if result.clip_model is None:
+        click.echo("folders that are new are embedded with the best model on this machine")
+    else:
+        click.echo(printable(f"folders that are new are embedded with {result.clip_model}"))

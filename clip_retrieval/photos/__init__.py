@@ -1,0 +1,1 @@
+"""One command over a folder of pictures: embed what changed, then answer."""

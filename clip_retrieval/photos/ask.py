@@ -1,0 +1,115 @@
+"""A folder of pictures, opened: what is kept is brought up to date, then answers questions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from clip_retrieval.errors import SourceError
+from clip_retrieval.filter.query import open_query
+from clip_retrieval.layout import IMAGE_PATH, IndexFolder
+from clip_retrieval.photos.config import SearchConfig
+from clip_retrieval.photos.folders import About, Kept, check_is_folder, find_kept
+from clip_retrieval.photos.listing import look_at
+from clip_retrieval.photos.models import DEMO
+from clip_retrieval.query.answer import Answer, answer, tabulate
+from clip_retrieval.query.config import SearcherConfig, SelectionConfig
+from clip_retrieval.query.hits import json_rows
+from clip_retrieval.query.pictures import REPLACED, find_file
+from clip_retrieval.query.searcher import Searcher, open_searcher
+from clip_retrieval.query.terms import Words
+
+DEMO_NOTE = (
+    "the demo model knows emoji only: for photographs name a real model, such as --reembed --clip_model ViT-B/32"
+)
+
+
+@dataclass(frozen=True)
+class PhotoAnswer:
+    """The pictures that answer one query, best first."""
+
+    answered: Answer
+    about: About
+    shown_folder: str  # as it was given, which paths begin with
+    table: pa.Table  # rank, id, similarity, and every metadata column
+    notes: tuple[str, ...] = ()
+    sheet: str | None = None
+
+    def paths(self) -> list[str]:
+        """Return the path of each hit below the folder as it was given, as `find` does; names are those on disk."""
+        start = f"{self.about.folder.rstrip('/')}/"
+        found = [find_name(str(path)) for path in self.table[IMAGE_PATH].to_pylist()]
+        return [os.path.join(self.shown_folder, path.removeprefix(start)) for path in found]  # noqa: PTH118 -- keeps ./
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "query": self.answered.query.text,
+            "kind": self.answered.query.kind,
+            "folder": self.about.folder,
+            "clip_model": self.about.clip_model,
+            "pictures": self.about.pictures,
+            "notes": list(self.notes),
+            "how": list(self.answered.how),
+            **({"sheet": self.sheet} if self.sheet else {}),
+            "results": [row | {"path": path} for row, path in zip(json_rows(self.table), self.paths(), strict=True)],
+        }
+
+
+def find_name(path: str) -> str:
+    """Return the name on disk of a path in the metadata, where U+FFFD stands for bytes that are no UTF-8."""
+    if REPLACED not in path:
+        return path
+    try:
+        return find_file(path)
+    except OSError:
+        return path  # gone since, or several are called so
+
+
+@dataclass(frozen=True)
+class PhotoFolder:
+    """A folder that was brought up to date, and the index that answers for it."""
+
+    kept: Kept
+    about: About
+    searcher: Searcher
+    shown_folder: str
+    notes: tuple[str, ...] = field(default=())
+
+    def ask(self, words: Sequence[Words], selection: SelectionConfig) -> PhotoAnswer:
+        """Answer one query. Raises ClipRetrievalError."""
+        query = open_query(words, self.searcher)
+        answered = answer(self.searcher, query, selection)
+        notes = (*self.notes, query.warning) if query.warning else self.notes
+        return PhotoAnswer(answered, self.about, self.shown_folder, tabulate(answered, self.searcher), notes)
+
+
+def open_photos(config: SearchConfig) -> PhotoFolder:
+    """Bring what is kept of a folder up to date, and open it. Raises ClipRetrievalError."""
+    check_is_folder(config.folder)
+    kept = find_kept(config.folder)
+    look, about = look_at(kept.folder), kept.about()
+    is_current = about is not None and about.seen == look.digest and not config.reembed and config.clip_model is None
+    if about is None or not is_current:
+        if not look.pictures:
+            raise SourceError(explain_empty(config.folder, look.example_raw))
+        from clip_retrieval.photos.refresh import refresh
+
+        about = refresh(kept, config, look)
+    kept.touch()
+    searcher = open_searcher(
+        IndexFolder(kept.index(about.clip_model)),
+        SearcherConfig(),
+        workload="query" if config.output.interactive else "once",
+    )
+    notes = (DEMO_NOTE,) if about.clip_model == DEMO else ()
+    return PhotoFolder(kept, about, searcher, config.folder, notes)
+
+
+def explain_empty(folder: str, raw: str | None) -> str:
+    if raw is not None:
+        return f"{folder} holds no picture but RAW files such as {raw}, which are not read; export them as JPEG"
+    return f"{folder} holds no picture, nor do the folders below it (hidden ones are left out)"

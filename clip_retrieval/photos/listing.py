@@ -1,0 +1,81 @@
+"""A cheap look at a folder: names, sizes and times say whether its pictures have changed; no file is read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from clip_retrieval.encoder.picture_suffixes import IMAGE_SUFFIXES
+from clip_retrieval.words import is_hidden
+
+RAW_SUFFIXES = frozenset(
+    ".3fr .arw .cr2 .cr3 .crw .dng .erf .fff .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl .sr2 "
+    ".srf .srw .x3f".split()
+)
+
+
+@dataclass
+class Look:
+    """What a folder holds: a digest of the names, sizes and times of its pictures, and the RAW files without one."""
+
+    pictures: int = 0
+    raw_only: int = 0
+    example_raw: str | None = None
+    digester: Any = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
+
+    @property
+    def digest(self) -> str:
+        return str(self.digester.hexdigest())
+
+
+def look_at(folder: str) -> Look:
+    """List all pictures below a folder; hidden ones, and links to folders, are left out, as in `inference`."""
+    look = Look()
+    for place, files in walk(folder):
+        pictures, raws = set[str](), list[str]()
+        for entry in sorted(files, key=lambda entry: entry.name):
+            stem, _, suffix = entry.name.rpartition(".")
+            kind = f".{suffix.lower()}"
+            if kind in IMAGE_SUFFIXES and stem:
+                look.pictures += 1
+                pictures.add(stem.lower())
+                look.digester.update(os.fsencode(f"{entry.path}\0{state_of(entry)}\0"))
+            elif kind in RAW_SUFFIXES and stem:
+                raws.append(entry.name)
+        lone = [name for name in raws if name.rpartition(".")[0].lower() not in pictures]
+        look.raw_only += len(lone)
+        if lone and look.example_raw is None:
+            look.example_raw = os.path.relpath(os.path.join(place, lone[0]), folder)  # noqa: PTH118 -- plain strings
+    return look
+
+
+def walk(folder: str) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
+    """Yield each folder with its files, in the order of the names; what cannot be listed is passed over."""
+    waiting = [folder]
+    while waiting:
+        place = waiting.pop()
+        files, folders = list[os.DirEntry[str]](), list[str]()
+        try:
+            with os.scandir(place) as entries:
+                for entry in entries:
+                    if is_hidden(entry.name):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    else:
+                        files.append(entry)
+        except OSError:
+            continue  # closed to this user, or deleted just now; inference names it in failures/
+        waiting += sorted(folders, reverse=True)
+        yield place, files
+
+
+def state_of(entry: os.DirEntry[str]) -> str:
+    try:
+        state = entry.stat()
+    except OSError:
+        return "?"  # a dangling link
+    return f"{state.st_size} {state.st_mtime_ns}"

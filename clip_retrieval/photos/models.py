@@ -1,0 +1,120 @@
+"""Which model a new folder is embedded with: the best whose weights are on this machine, found without network."""
+
+from __future__ import annotations
+
+import logging
+import os
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from clip_retrieval.cache_home import cache_home
+from clip_retrieval.encoder.uri import absolute_uri, parse_uri
+from clip_retrieval.errors import StorageError
+from clip_retrieval.json_files import read_json
+from clip_retrieval.photos.known_models import KNOWN, OPENAI_FILES, Known
+from clip_retrieval.storage import Folder
+
+logger = logging.getLogger(__name__)
+
+SETTINGS = "settings.json"
+AUTO = "auto"
+DEMO = "demo"
+FETCHED = "open_clip:ViT-B-32/laion2b_s34b_b79k"  # where no model is here: small, and fast on a CPU
+FETCHED_BYTES = "600 MB"
+HUB = "https://huggingface.co"
+SECONDS_FOR_HUB = 3.0
+WEIGHTS = (".safetensors", ".bin", ".pt")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `search --use_model` wrote."""
+
+    clip_model: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A model, and why it is taken, in words."""
+
+    clip_model: str
+    reason: str
+
+
+def choose_model(named: str | None) -> Choice:
+    """Return the model for a folder that is new."""
+    if named is not None:
+        return Choice(absolute_uri(named), "--clip_model names it")
+    setting = read_settings().clip_model
+    if setting is not None:
+        return Choice(setting, "--use_model set it")
+    found = max(find_models(), key=lambda known: known.accuracy, default=None)
+    if found is not None:
+        return Choice(found.clip_model, "the best of the models on this machine; --clip_model names another")
+    if can_fetch():
+        return Choice(FETCHED, f"no model is on this machine yet: it is fetched, once, {FETCHED_BYTES}")
+    return Choice(DEMO, "no other model is on this machine, and none can be fetched")
+
+
+def find_models() -> Iterator[Known]:
+    """Yield the well-known models whose weights are here: in the hub's cache, open_clip's, or OpenAI's."""
+    hub = hub_cache()
+    for known in KNOWN:
+        if any(has_weights(hub / f"models--{name.replace('/', '--')}") for name in known.repositories):
+            yield known
+    openai = Path("~/.cache/clip").expanduser()  # where OpenAI's package and older open_clip put files
+    for name, accuracy in OPENAI_FILES.items():
+        if (openai / name).is_file():
+            yield Known(str(openai / name), accuracy)
+
+
+def has_weights(repository: Path) -> bool:
+    """Say whether a snapshot in the hub's cache holds weights; a broken link is a download that never ended."""
+    return any(path.suffix in WEIGHTS and path.exists() for path in repository.glob("snapshots/*/*"))
+
+
+def hub_cache() -> Path:
+    home = os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME", "~/.cache/huggingface")) / "hub"
+    return Path(home).expanduser()
+
+
+def can_fetch() -> bool:
+    """Say whether the hub answers, within three seconds."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return False
+    request = urllib.request.Request(os.environ.get("HF_ENDPOINT") or HUB, method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=SECONDS_FOR_HUB):
+            return True
+    except (OSError, ValueError) as error:
+        logger.debug("the hub does not answer: %s", error)
+        return False
+
+
+def read_settings() -> Settings:
+    path = settings_folder() / SETTINGS
+    return read_json(path, Settings) if path.exists() else Settings()
+
+
+def write_setting(name: str) -> Settings:
+    """Keep the model for folders that are new; `auto` removes the setting. Raises EncoderError for no model's name."""
+    model = None if name == AUTO else absolute_uri(name)
+    if model is not None:
+        parse_uri(model)
+    Folder(str(settings_folder())).write_json(SETTINGS, {"clip_model": model})
+    if read_settings().clip_model != model:
+        raise StorageError(f"{settings_folder() / SETTINGS} could not be written")
+    return Settings(model)
+
+
+def settings_folder() -> Path:
+    """Return where settings lie: below XDG_CONFIG_HOME, or beside a cache that CLIP_RETRIEVAL_CACHE moved."""
+    if os.environ.get("CLIP_RETRIEVAL_CACHE"):
+        return cache_home()
+    return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "clip-retrieval"

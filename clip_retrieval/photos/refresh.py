@@ -1,0 +1,193 @@
+"""Bring what is kept of a folder up to date: look for changes, embed them, take them into the index."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from clip_retrieval.encoder.config import EncoderConfig, PictureConfig
+from clip_retrieval.encoder.uri import absolute_uri
+from clip_retrieval.errors import BusyError, ConfigError, SourceError
+from clip_retrieval.index.build import build_indices
+from clip_retrieval.index.config import IndexConfig
+from clip_retrieval.inference.config import InferenceConfig
+from clip_retrieval.inference.run import run_inference
+from clip_retrieval.layout import EmbeddingsFolder, IndexFolder, read_manifest
+from clip_retrieval.photos.config import SearchConfig
+from clip_retrieval.photos.folders import About, Kept
+from clip_retrieval.photos.listing import Look
+from clip_retrieval.photos.models import choose_model
+from clip_retrieval.process.interrupts import ending_with
+from clip_retrieval.sources.config import SourceConfig
+from clip_retrieval.words import counted, in_words
+
+logger = logging.getLogger(__name__)
+
+FEW = 64  # pictures that one reader process decodes sooner than several start
+FEW_READERS = 1
+PARTITION = 500  # pictures that Ctrl-C may lose: a few seconds with a small model on a CPU, minutes with a large one
+EXACT_BYTES = 512 * 2**20  # of float32 rows: an exact index of that size answers in a tenth of a second
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The model that a folder is to be embedded with, and whether that starts over."""
+
+    clip_model: str
+    starts_over: bool = False
+
+
+def refresh(kept: Kept, config: SearchConfig, look: Look) -> About:
+    """Embed what changed and update the index; returns what is kept then.
+
+    Where another process does that just now, waits for it, unless there is an index to answer from.
+    """
+    about = kept.about()
+    wanted = choose_wanted(about, config.clip_model, reembed=config.reembed)
+    if about is not None and about.seen == look.digest and wanted == Wanted(about.clip_model):
+        return about
+    is_searchable = about is not None and bool(about.seen) and not wanted.starts_over
+    try:
+        with kept.locked(None if is_searchable else lambda: tell_of_wait(kept)):
+            return bring_up_to_date(kept, wanted, look)
+    except BusyError:
+        assert about is not None
+        logger.warning("another search embeds changes of %s just now: this answer is of the state before", kept.folder)
+        return about
+    except SourceError as error:
+        if about is None or not is_searchable:
+            raise
+        logger.warning("%s; this answer is of the state before", error)
+        return about
+
+
+def tell_of_wait(kept: Kept) -> None:
+    logger.info("another search embeds %s just now: waiting for it", kept.folder)
+
+
+def bring_up_to_date(kept: Kept, wanted: Wanted, look: Look) -> About:
+    """Embed and index; whoever holds the lock."""
+    about, model = kept.about(), wanted.clip_model
+    if about is None or (about.clip_model != model and not about.seen):  # nothing was ever finished
+        about = About(kept.folder, model)
+        kept.write(about)
+    if about.clip_model == model and about.seen and wanted.starts_over:
+        about = replace(about, seen="")
+        kept.write(about)
+        kept.remove_model(model)
+    if about.clip_model == model and about.seen == look.digest:
+        return about  # another process did it meanwhile
+    tell_of_raw(look, about)
+    embed(kept, model, look)
+    build(kept, model)
+    before = about.clip_model
+    about = About(kept.folder, model, look.digest, look.pictures, look.raw_only)
+    kept.write(about)
+    if before != model:
+        kept.remove_model(before)
+    return about
+
+
+def tell_of_raw(look: Look, about: About) -> None:
+    """Tell once of RAW files that have no JPEG beside them, and again when there are others."""
+    if look.raw_only and look.raw_only != about.raw_only:
+        logger.warning(
+            "%s without a JPEG of the same name %s not searched, such as %s: RAW formats are not read",
+            counted(look.raw_only, "RAW file"), "is" if look.raw_only == 1 else "are", look.example_raw,
+        )  # fmt: skip
+
+
+def embed(kept: Kept, model: str, look: Look) -> None:
+    """Embed what is new or changed, and empty the rows of what is gone; what is done stays done."""
+    target, start = EmbeddingsFolder(kept.embeddings(model)), time.monotonic()
+    before = count_embedded(target)
+    if not before:
+        logger.info(
+            "embedding %s of %s with %s, once; Ctrl-C keeps what is done",
+            counted(look.pictures, "picture"), kept.folder, model,
+        )  # fmt: skip
+    config = InferenceConfig(
+        source=SourceConfig(
+            input_dataset=kept.folder, enable_text=False, pictures=PictureConfig(exif_orientation=True)
+        ),
+        output_folder=target.url,
+        encoder=EncoderConfig(clip_model=model),
+        num_prepro_workers=FEW_READERS if abs(look.pictures - before) <= FEW else None,
+        write_batch_size=PARTITION,
+        update=True,
+    )
+    with ending_with(lambda: say_stopped(target, look)):
+        try:
+            summary = run_inference(config)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{kept.folder} cannot be brought up to date: {error}; --reembed embeds it anew"
+            ) from error
+    tell_of_embedded(summary.revised.to_json() if summary.revised else {}, time.monotonic() - start)
+    unreadable = {reason: count for reason, count in summary.now.reasons.items() if reason.startswith("image:")}
+    if unreadable:
+        reasons = ", ".join(f"{count:,} {reason.removeprefix('image:')}" for reason, count in unreadable.items())
+        logger.warning("%s could not be read (%s)", counted(sum(unreadable.values()), "picture"), reasons)
+
+
+def tell_of_embedded(revised: dict[str, int], seconds: float) -> None:
+    """Say what an update did, as far as anything changed."""
+    words = (("embedded", "embedded"), ("renamed", "renamed"), ("removed", "gone"))
+    done = [f"{revised[name]:,} {word}" for name, word in words if revised.get(name)]
+    if done:
+        logger.info("the folder changed: %s (%s)", ", ".join(done), in_words(seconds))
+
+
+def say_stopped(target: EmbeddingsFolder, look: Look) -> str:
+    target.remove_leftovers(own=True)
+    done = min(count_embedded(target), look.pictures)
+    return (
+        f"stopped: {done:,} of {look.pictures:,} pictures are embedded and kept; give the same command again to go on"
+    )
+
+
+def count_embedded(target: EmbeddingsFolder) -> int:
+    """Return the rows of the partitions that are whole."""
+    if not Path(target.root).exists():
+        return 0
+    return sum(int(target.read_json(target.stats_name(done))["sample_count"]) for done in target.partitions())
+
+
+def build(kept: Kept, model: str) -> None:
+    """Build the index, or update it; small folders get an exact one, which needs no training and no tuning."""
+    target = IndexFolder(kept.index(model))
+    embeddings = EmbeddingsFolder(kept.embeddings(model))
+    dimension = int(((read_manifest(embeddings) or {}).get("encoder") or {}).get("dimension", 0))
+    is_small = 4 * dimension * count_embedded(embeddings) <= EXACT_BYTES
+    build_indices(
+        IndexConfig(
+            embeddings_folder=embeddings.url,
+            index_folder=target.url,
+            index_key="Flat" if is_small else None,
+            update=target.exists(),
+        )
+    )
+
+
+def choose_wanted(about: About | None, named: str | None, *, reembed: bool) -> Wanted:
+    """Return which model the folder is to have.
+
+    Raises ConfigError where another model is named than the folder was embedded with, unless it is to be embedded anew.
+    """
+    model = None if named is None else absolute_uri(named)
+    if about is None:
+        choice = choose_model(named)
+        logger.info("the model is %s: %s", choice.clip_model, choice.reason)
+        return Wanted(choice.clip_model)
+    if reembed:
+        return Wanted(model or about.clip_model, starts_over=True)
+    if model is None or model == about.clip_model:
+        return Wanted(about.clip_model)
+    if not about.seen:
+        return Wanted(model)  # it was never searched with the other one
+    raise ConfigError(
+        f"{about.folder} was embedded with {about.clip_model}; add --reembed to embed it anew with {model}, or leave "
+        "--clip_model out"
+    )
