@@ -7,7 +7,7 @@ million rows of 512 dimensions, graphs from 20,000 on.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from clip_retrieval.index.planning.shapes import LISTS_FOR_GRAPH, Plan, Problem, Store, count_lists
@@ -62,7 +62,7 @@ STEP_DIMS = 512
 START_MS, STEPS_TO_START = 0.065, 16
 LEAST_DEPTH, MOST_DEPTH = 16, 1_024
 MOST_LOOKED_INTO = 128  # lists
-HALVINGS = 4  # shorter searches that are considered, each half as long as the one before
+ROUNDING = 1 + 1e-9  # factor of an effort that is to reach a recall, so that rounding does not miss it
 
 
 def expect(plan: Plan, problem: Problem) -> tuple[float, float]:
@@ -76,14 +76,29 @@ def expect(plan: Plan, problem: Problem) -> tuple[float, float]:
     least, most = (LEAST_DEPTH, MOST_DEPTH) if plan.kind == "graph" else (1, min(plan.lists, MOST_LOOKED_INTO))
     start, step = time_graph(plan) if plan.kind == "graph" else time_lists(plan, problem)
     longest = min(most, max(least, (problem.bounds.max_query_ms - start) / step))
-    efforts = {max(least, longest / 2**halvings) for halvings in range(HALVINGS + 1)}
     most_found = ceiling(plan, problem)
-    found = [(most_found * share_found(plan, problem, effort), start + effort * step) for effort in efforts]
     wanted = problem.bounds.wanted_recall
+    share = None if wanted is None else to_expect(wanted) / most_found
+    candidates = {longest, *list_efforts(plan, problem, most_found / (RECALL_OF_MILLISECOND * step), share)}
+    efforts = {min(longest, max(least, effort)) for effort in candidates}
+    found = [(most_found * share_found(plan, problem, effort), start + effort * step) for effort in efforts]
     enough = [outcome for outcome in found if wanted is not None and outcome[0] >= to_expect(wanted)]
     if enough:
         return min(enough, key=lambda outcome: outcome[1])
     return max(found, key=lambda outcome: outcome[0] - RECALL_OF_MILLISECOND * outcome[1])
+
+
+def list_efforts(plan: Plan, problem: Problem, worth: float, share: float | None) -> Iterator[float]:
+    """Yield the efforts among which the best one is: on each line of the curve, where more gains less than it takes.
+
+    `worth` is how much of the effort the whole recall is worth. With `share`, the effort that finds it follows.
+    """
+    curve, scale = curve_of(plan, problem)
+    for (low, least), (high, most) in pairwise(curve):
+        best = worth * (most - least) / (high - low) / math.log(2)
+        yield min(2**high / scale, max(2**low / scale, best))
+        if share is not None and least < share <= most:
+            yield ROUNDING * 2 ** (low + (high - low) * (share - least) / (most - least)) / scale
 
 
 def to_expect(wanted: float) -> float:
@@ -115,13 +130,19 @@ def time_lists(plan: Plan, problem: Problem) -> tuple[float, float]:
 
 def share_found(plan: Plan, problem: Problem, effort: float) -> float:
     """Return which share of what all rows hold is found in so many lists, or so deep in a graph."""
-    if plan.kind == "graph":
-        depth = effort / (plan.rows / GRAPH_ROWS) ** DEPTH_POWER
-        return interpolate(GRAPH_RECALL if problem.asks_across else OWN_GRAPH_RECALL, math.log2(depth))
-    if effort >= plan.lists:
+    if plan.kind != "graph" and effort >= plan.lists:
         return 1.0
+    curve, scale = curve_of(plan, problem)
+    return interpolate(curve, math.log2(effort * scale))
+
+
+def curve_of(plan: Plan, problem: Problem) -> tuple[Curve, float]:
+    """Return the share found by the logarithm of the effort, and the factor that an effort is to be taken by."""
+    if plan.kind == "graph":
+        curve = GRAPH_RECALL if problem.asks_across else OWN_GRAPH_RECALL
+        return curve, (plan.rows / GRAPH_ROWS) ** -DEPTH_POWER
     reach = REFINED_REACH if plan.kind == "refined" else fineness(plan, problem) ** -FINER_REACH
-    return interpolate(LISTS_RECALL if problem.asks_across else OWN_LISTS_RECALL, math.log2(max(1.0, effort * reach)))
+    return LISTS_RECALL if problem.asks_across else OWN_LISTS_RECALL, reach
 
 
 def fineness(plan: Plan, problem: Problem) -> float:
