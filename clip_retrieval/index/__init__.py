@@ -1,1 +1,1 @@
-"""Embeddings to nearest-neighbor indices, and searching them."""
+"""Embeddings to nearest-neighbor indices."""

@@ -1,4 +1,4 @@
-"""The whole of `index`: look at the embeddings, build, and publish files that are whole."""
+"""The command `index`: check the embeddings, build, and publish finished files."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ from clip_retrieval.storage import check_writable, leaving_nothing_empty
 
 logger = logging.getLogger(__name__)
 
-SURPRISE = 0.1  # loss of recall that the curves of plans do not explain for embeddings of CLIP
+SURPRISE = 0.1  # recall below the plan's promise by more than this is not usual for CLIP embeddings
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltIndices:
-    """What was built: for each modality what image.json says, and how long it took."""
+    """The built indices: the content of image.json and text.json, and the time."""
 
     index_folder: str
     infos: Mapping[Modality, Mapping[str, Any]]
@@ -119,7 +119,7 @@ def build_within(config: IndexConfig) -> BuiltIndices:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What image.json and text.json say now, which rows an update took over, and whether it had anything to do."""
+    """New content of image.json and text.json, the rows that an update took over, and whether anything changed."""
 
     infos: Infos
     changes: Mapping[Modality, Change]
@@ -127,7 +127,7 @@ class Outcome:
 
 
 def room_of_index(config: IndexConfig, found: Mapping[Modality, Vectors]) -> int:
-    """Return about how many bytes of disk building takes: each index, and its parts."""
+    """Estimate the disk space of building: each index, and its parts."""
     most = parse_bytes(config.max_index_memory_usage)
     return sum(2 * min(most, 4 * vectors.row_count * vectors.dim) for vectors in found.values())
 
@@ -149,7 +149,7 @@ def build_found(
         infos = {modality: target.read_info(modality) for modality in filled}
         return Outcome(infos, known.changes, is_as_before=True)
     revision = IndexRevision(target.url)
-    with chosen_engine(config, target) as engine:  # keeps its parts until the end, as anything may fail before
+    with chosen_engine(config, target) as engine:  # keeps its parts to the end, in case a later step fails
         with target.staging() as scratch:
             build = Build(target=target, engine=engine, bounds=bounds, scratch=scratch, known=known)
             with TruthsAhead(filled, build.changing(filled), config.nb_cores) as truths:
@@ -179,7 +179,7 @@ def sum_built(target: IndexFolder, modality: Modality, scratch: Path) -> FileSum
 
 
 def wants_other_kind(config: IndexConfig, target: IndexFolder) -> bool:
-    """Say whether an update asks for another kind than one that is there, which cannot be turned into it."""
+    """Say whether an update asks for another kind of index than the present one, which needs a new build."""
     for modality in MODALITIES:
         kind = target.read_info(modality).get("index_key")
         if config.index_key is not None and kind not in (None, config.index_key):
@@ -189,7 +189,7 @@ def wants_other_kind(config: IndexConfig, target: IndexFolder) -> bool:
 
 
 def take_over_options(target: IndexFolder, config: IndexConfig) -> None:
-    """Keep what an update was given, which had nothing else to do."""
+    """Store the options of an update that has no rows to change."""
     old = (read_manifest(target) or {}).get(OPTIONS) or {}
     new = kept_options(config)
     if keep_options(target, new) and old and any(old.get(name) != new[name] for name in TARGET):
@@ -211,7 +211,7 @@ def make_bounds(config: IndexConfig, filled: Mapping[Modality, Vectors]) -> Boun
 
 @dataclass(frozen=True, kw_only=True)
 class Build:
-    """Where indices are built, and what there is already."""
+    """The state of a build: its scratch folder, and what exists already."""
 
     target: IndexFolder
     engine: Engine
@@ -222,7 +222,7 @@ class Build:
     built_anew: set[Modality] = field(default_factory=set)  # indices of an update that could not be changed in place
 
     def changing(self, modalities: Iterable[Modality]) -> list[Modality]:
-        """Return those of which there is more to do than to keep the index that there is."""
+        """Return the modalities whose index has to be built or changed."""
         known = self.known
         return [
             modality
@@ -231,9 +231,9 @@ class Build:
         ]
 
     def make(self, modality: Modality, vectors: Vectors) -> dict[str, Any]:
-        """Build an index, or update the one there is, into the scratch folder under its name; none where none changes.
+        """Build or update an index in the scratch folder; writes nothing if the index stays as it is.
 
-        Returns what image.json says of it.
+        Returns the content of image.json.
         """
         known = self.known if self.known and modality in self.known.changes else None
         if known is not None:
@@ -263,7 +263,7 @@ def build_one(vectors: Vectors, modality: Modality, engine: Engine, bounds: Boun
 def measure_built(
     scratch: IndexFolder, ahead: TruthsAhead, contents: Mapping[Modality, Contents], config: IndexConfig
 ) -> dict[Modality, dict[str, Any]]:
-    """Return what measuring and tuning adds to image.json, of the indices that were built or updated."""
+    """Measure and tune the new indices; return what to add to image.json and text.json."""
     built = [modality for modality in ahead.found if scratch.exists(scratch.index_name(modality))]
     return {
         modality: evaluate_built(scratch, modality, contents[modality].empty, truths, config.tuning.target())
@@ -272,7 +272,7 @@ def measure_built(
 
 
 def warn_of_surprise(modality: Modality, info: Mapping[str, Any]) -> None:
-    """Tell where an index finds much less than its plan promised, which knows only embeddings of CLIP."""
+    """Warn if an index finds much less than its plan promised, which was fitted to CLIP embeddings."""
     planned, quality = (info.get("plan") or {}).get("expected_recall@10"), info["quality"]
     found = [asked["recall@10"] for asked in map(quality.get, MODALITIES) if asked and asked["recall@10"] is not None]
     if planned is None or not found or sum(found) / len(found) >= planned - SURPRISE:

@@ -1,4 +1,4 @@
-"""The whole of `index combine`: partitioned indices of one modality become one, in memory or with lists on disk."""
+"""The command `index combine`: merges partitioned indices of one modality, in memory or with lists on disk."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CombinedIndex:
-    """What was merged, and where it is."""
+    """The merged index: its folder and its parts."""
 
     index_path: str
     files: Sequence[str]
@@ -173,7 +173,7 @@ def merge_on_disk(source: Folder, names: Sequence[str], starts: Sequence[int], f
 
 
 def shift(path: str, start: int, folder: Path) -> str:
-    """Return the path of a copy whose ids begin later; faiss's own shift is wrong for parts of unequal size."""
+    """Write a copy with shifted ids; return its path. faiss's own shift is wrong for parts of unequal size."""
     if not start:
         return path
     index = faiss.read_index(path)
@@ -189,7 +189,7 @@ def shift(path: str, start: int, folder: Path) -> str:
 
 
 def inverted(index: Any, path: str) -> Any:
-    """Return the IVF index whose lists can be on disk; raises IndexBuildError where there is none."""
+    """Return the IVF node, whose lists can be moved to disk; raises IndexBuildError if there is none."""
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexPreTransform):
         return inverted(index.index, path)
@@ -199,14 +199,14 @@ def inverted(index: Any, path: str) -> Any:
 
 
 def find_starts(source: Folder, names: Sequence[str]) -> list[int]:
-    """Return what is to be added to the ids of each part: 0 where they differ already, else the rows before it.
+    """Return the offset of each part's ids: 0 if the parts' ids differ already, else the number of rows before it.
 
     Raises IndexBuildError where the parts were not trained together, or their ids fit neither.
     """
     first, spans = "", []
     for name in names:
         path = source.path(name)
-        open_file(source, name, memory_map=True)  # says what is wrong with it, if anything
+        open_file(source, name, memory_map=True)  # raises if the file is damaged
         shell = make_shell(path)
         set_settings(shell, dict.fromkeys(settings_of(shell), 1))  # parts may have been tuned differently
         print_of = hashlib.sha256(faiss.serialize_index(shell).tobytes()).hexdigest()
@@ -227,7 +227,7 @@ def find_starts(source: Folder, names: Sequence[str]) -> list[int]:
 
 
 def find_settings(source: Folder, names: Sequence[str]) -> Settings:
-    """Return the slowest settings in the files of parts, whose json files say nothing."""
+    """Return the slowest settings stored in the parts' faiss files; used where their json files have none."""
     found = widest([settings_of(open_file(source, name, memory_map=True)) for name in names])
     if found.get("nprobe", 1) <= 1 and found.get("k_factor_rf", 1) <= 1 and "nprobe" in found:
         logger.warning("nothing says how well the parts are to be searched: `index score --tune True` finds it out")
@@ -235,7 +235,7 @@ def find_settings(source: Folder, names: Sequence[str]) -> Settings:
 
 
 def id_span(index: Any, path: str) -> tuple[int, int, bool]:
-    """Return the smallest and the largest id, and whether ids are explicit; below a refinement they are places."""
+    """Return the smallest and the largest id, and whether ids are explicit; below a refinement they are positions."""
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexPreTransform):
         return id_span(index.index, path)
@@ -279,7 +279,7 @@ def empty_out(index: Any) -> None:
 
 
 def describe_merged(path: Path, key: str | None, rows: int, size: int) -> dict[str, Any]:
-    """Return what the index's json file says but for its settings; `key` is that of the parts, if they have one."""
+    """Return the json file's content without settings; `key` is the parts' common index key, if any."""
     file = path / POPULATED if path.is_dir() else path
     index = faiss.read_index(str(file), faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_MMAP)
     return {

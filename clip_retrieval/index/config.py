@@ -18,7 +18,7 @@ UNITS = "KMGT"
 
 @dataclass(frozen=True, kw_only=True)
 class SparkConfig:
-    """Whether and how a Spark cluster builds; flags as in autofaiss."""
+    """Options of building on a Spark cluster; flags as in autofaiss."""
 
     distributed: Literal["pyspark"] | None = option(
         None, help="pyspark: a Spark cluster adds the vectors (pip install 'clip-retrieval[spark]')."
@@ -47,7 +47,7 @@ class SparkConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TuningConfig:
-    """What the search settings of an index are chosen for."""
+    """Targets of choosing an index's search settings."""
 
     wanted_recall: float | None = option(
         None,
@@ -67,7 +67,7 @@ class TuningConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class IndexConfig:
-    """What is indexed, and within which bounds."""
+    """Options of `index`: the input and the bounds."""
 
     POSITIONAL: ClassVar[tuple[str, ...]] = (
         "embeddings_folder", "index_folder", "max_index_memory_usage", "current_memory_available", "copy_metadata",
@@ -118,7 +118,7 @@ class IndexConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig:
-    """Which index is measured, with what."""
+    """Options of `index score`."""
 
     index_folder: str = option(help="Folder of the index: ours, or one that clip-retrieval 2 and autofaiss made.")
     embeddings_folder: str = option(help="Folder of the embeddings that it was built of.")
@@ -142,7 +142,7 @@ class ScoreConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CombineConfig:
-    """Parts of one index, and where they become one."""
+    """Options of `index combine`."""
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ("input_folder", "output_folder")
 

@@ -1,4 +1,4 @@
-"""The whole of `index info`: what the indices of a folder are."""
+"""The command `index info`: describes the indices of a folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from clip_retrieval.search.tree import describe_tree, keeps_lists_in_memory
 
 
 def describe_folder(url: str, *, check: bool = False) -> dict[str, Any]:
-    """Return what there is to say of each index; raises ClipRetrievalError where there is none, or one is damaged.
+    """Describe each index; raises ClipRetrievalError if there is none, or one is damaged.
 
     With `check`, every byte of their files is compared with the checksums in the manifest.
     """

@@ -1,4 +1,4 @@
-"""`index --dry_run`: what could be built of an embeddings folder, what would be, and what it will cost."""
+"""`index --dry_run`: the kinds of index that could be built, their costs, and which one would be chosen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole of `index score`: how good an index that is there is, and better search settings for it where wanted."""
+"""The command `index score`: measures an existing index and, with --tune, chooses better search settings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from clip_retrieval.storage import Folder, check_writable, temporary_folder
 
 @dataclass(frozen=True)
 class IndexScores:
-    """How good each index of a folder is, and whether its settings were written into its json file."""
+    """Quality of each index of a folder, and whether its settings were written into its json file."""
 
     index_folder: str
     qualities: Mapping[Modality, Quality]
@@ -79,7 +79,7 @@ def run_score(config: ScoreConfig) -> IndexScores:
 def tune_all(
     config: ScoreConfig, folder: IndexFolder, modalities: Sequence[Modality], found: Mapping[Modality, Vectors]
 ) -> dict[Modality, Quality]:
-    """Measure with new settings and keep them; no build comes in between, whose index they would not be of."""
+    """Measure with new settings and store them, under a lock, so that no build replaces the index meanwhile."""
     with only_one(folder):
         finish_revision(folder)
         qualities = {modality: score_one(config, folder, modality, found) for modality in modalities}
@@ -96,7 +96,7 @@ def tune_all(
 
 
 def split_path(path: str | None) -> tuple[Folder | None, str]:
-    """Return the folder that a file is to be in, and its name."""
+    """Split a path into its folder and the file's name."""
     if path is None:
         return None, ""
     head, slash, name = path.rpartition("/")
@@ -128,12 +128,12 @@ def score_one(
     elif config.index_param is not None:
         wanted = index.checked(parse_settings(config.index_param))
     else:
-        wanted = Settings()  # empty: the settings that searches take
+        wanted = Settings()  # empty: the index's own settings
     return evaluate_index(index, modality, find_truths(modality, found), wanted)
 
 
 def check_match(index: Index, path: str, modality: Modality, found: Mapping[Modality, Vectors]) -> None:
-    """Refuse embeddings that the index was not built of, as far as their shape tells."""
+    """Refuse embeddings whose shape does not match the index."""
     vectors = found.get(modality)
     if vectors is None:
         raise IndexBuildError(f"the embeddings folder has no {modality} embeddings, which {path} was built of")
@@ -173,7 +173,7 @@ def write_settings(folder: IndexFolder, modality: Modality, quality: Quality, re
 
 
 def with_sums(manifest: Mapping[str, Any], sums: Mapping[Modality, FileSums]) -> dict[str, Any]:
-    """Return the manifest with new checksums of the indices that it knows."""
+    """Return the manifest with new checksums of its indices."""
     indices: Mapping[Modality, Any] = manifest.get("indices") or {}
     changed = {
         modality: {**about, "sums": sums[modality]} if modality in sums else about

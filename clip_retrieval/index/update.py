@@ -43,14 +43,14 @@ from clip_retrieval.search.files import write_file
 
 logger = logging.getLogger(__name__)
 
-LOSS = 0.03  # loss of recall@10 that a few hundred queries do not show by chance
-LOOSER = "raise --max_index_memory_usage or --max_index_query_time_ms"  # within which a new index is the best
-GROWTH = 2  # times the rows that an index was trained on; building again so seldom doubles the work at most
+LOSS = 0.03  # loss of recall@10 beyond the noise of a few hundred queries
+LOOSER = "raise --max_index_memory_usage or --max_index_query_time_ms"  # within the present bounds nothing is better
+GROWTH = 2  # rebuild at this many times the trained rows: rebuilds then at most double the total work
 
 
 @dataclass(frozen=True)
 class Known:
-    """An index folder that is to follow its embeddings: what its manifest says, and what became of the rows."""
+    """An index folder to update: its manifest, and the changes of its rows."""
 
     folder: IndexFolder
     indices: Mapping[Modality, Mapping[str, Any]]
@@ -58,7 +58,7 @@ class Known:
     sizes: Mapping[Modality, int]  # bytes of each index
 
     def is_current(self, filled: Mapping[Modality, Vectors], bounds: Bounds) -> bool:
-        """Say whether there is nothing to do for the modalities that have embeddings."""
+        """Say whether all indices are up to date."""
         return self.indices.keys() == filled.keys() and all(self.stays(modality, bounds) for modality in self.changes)
 
     def stays(self, modality: Modality, bounds: Bounds) -> bool:
@@ -102,7 +102,7 @@ def compare(
 
 
 def check_whole(target: IndexFolder, modality: Modality, sums: Mapping[str, Any]) -> int:
-    """Return the bytes of an index; raises ClipRetrievalError where they are not those that were written."""
+    """Return the size of an index; raises ClipRetrievalError if it differs from the size in the manifest."""
     info, name = target.info_name(modality), target.index_name(modality)
     if not target.exists(info):
         raise IndexBuildError(f"{target.path(info)} is missing; {AGAIN}")
@@ -120,7 +120,7 @@ def check_whole(target: IndexFolder, modality: Modality, sums: Mapping[str, Any]
 
 
 def update_index(known: Known, modality: Modality, vectors: Vectors, bounds: Bounds, path: Path) -> dict[str, Any]:
-    """Write the index of the rows as they are now to `path`, and return what image.json is to say.
+    """Write the updated index to `path`, and return the content of image.json.
 
     Raises CannotChangeError where it has to be built again.
     """
@@ -143,7 +143,7 @@ def update_index(known: Known, modality: Modality, vectors: Vectors, bounds: Bou
     write_file(index, path)
     size = path.stat().st_size
     if size > bounds.max_index_bytes:
-        path.unlink()  # a folder of several files may come in its place
+        path.unlink()  # the rebuilt index may be a folder of this name
         raise CannotChangeError(f"it would be {size:,} bytes, above max_index_memory_usage")
     return target.read_info(modality) | {
         "nb vectors": index.ntotal,
@@ -178,11 +178,11 @@ def change_rows(index: Any, change: Change, vectors: Vectors, known_files: int) 
 
 
 def warn_of_loss(modality: Modality, before: Mapping[str, Any], after: Mapping[str, Any], *, is_new: bool) -> None:
-    """Tell where an index finds less than before its update, by what its json file says: graphs may, and new ones."""
+    """Warn if recall fell since the json file was written, as it may for graphs and rebuilt indices."""
     old, new = before.get("quality") or {}, after.get("quality") or {}
     target = new.get("target") or {}
     if old.get("target") != target:
-        return  # other settings were wanted
+        return  # measured for another target
     recalls = [
         (old[asked]["recall@10"], new[asked]["recall@10"])
         for asked in MODALITIES
@@ -200,7 +200,7 @@ def warn_of_loss(modality: Modality, before: Mapping[str, Any], after: Mapping[s
 
 
 def has_current_metadata(config: IndexConfig, source: EmbeddingsFolder, target: IndexFolder) -> bool:
-    """Say whether the copies of the metadata are what the embeddings folder has, byte for byte, and what is wanted."""
+    """Say whether the copies of the metadata equal the embeddings folder's, and are the ones that options ask for."""
     names = source.names(METADATA_FOLDER, ".parquet")
     if names and writes_arrow(config) and not target.exists(METADATA_ARROW):
         return False

@@ -1,4 +1,4 @@
-"""Which bits of a code go to which dimension, so that inner products with the queries suffer least.
+"""Allocates a code's bits to dimensions so that the error of inner products with queries is least.
 
 A vector x is kept as x', and a query q sees the error q.(x' - x). Its mean square is the sum over dimensions of
 E[q_i^2] E[(x'_i - x_i)^2] where the basis decorrelates the errors, so a bit is worth most where queries are long and
@@ -27,7 +27,7 @@ LLOYD_STEPS = 12
 COMPANDING_BINS = 128
 MIXED_COUNTS = np.unique(np.geomspace(2, 4096, 45).astype(int))
 LEAST_BITS_WORTH_A_SLOT = 0.25
-LEAST_IMPORTANCE = np.finfo(np.float64).tiny  # importance is 0 in every dimension where all rows are alike
+LEAST_IMPORTANCE = np.finfo(np.float64).tiny  # avoids log(0) where all rows are equal
 PADDING = -1
 
 
@@ -36,7 +36,7 @@ class CodeLayout:
     """Groups of dimensions that share a code of `group_bits` bits each."""
 
     dims: Ints  # [groups, slots], PADDING where a slot is free
-    bits: Ints  # [groups, slots], of which each row sums up to group_bits
+    bits: Ints  # [groups, slots]; each row sums up to group_bits
     group_bits: int
 
     @property
@@ -59,7 +59,7 @@ def lay_out(importance: Doubles, groups: int, group_bits: int) -> CodeLayout:
 
 
 def choose_mixed(spread: Doubles, asked: Doubles, total: int, most: int) -> int:
-    """Return how many of the most important dimensions are to be rotated at random among themselves; 0: none.
+    """Return how many of the most important dimensions to mix by a random rotation; 0: none.
 
     A dimension takes `most` bits at most, and the first ones deserve more. A rotation makes their variances alike, and
     the lengths of queries along them too, which lowers the sum of their products; it costs what an allocation gains.
@@ -92,13 +92,13 @@ def ideal_bits(importance: Doubles, total: int, most: int) -> Doubles:
 
 
 def count_slots(wanted: Doubles, groups: int) -> int:
-    """Return how many dimensions a group takes: a power of two, for which faiss has fast code."""
+    """Return the dimensions of a group: a power of two, for which faiss has fast code."""
     used = int((wanted > LEAST_BITS_WORTH_A_SLOT).sum())
     return next(slots for slots in (1, 2, 4, 8, 16, 32, 64) if slots * groups >= used or slots == 64)
 
 
 def balance(wanted: Doubles, importance: Doubles, groups: int, slots: int) -> Ints:
-    """Return dims [groups, slots] so that each group wants about as many bits: the largest first, to the emptiest."""
+    """Return dims [groups, slots] with about equal bits per group: greedily, the largest dimension to the emptiest."""
     order = np.lexsort((-importance, -wanted))[: groups * slots]
     dims = np.full((groups, slots), PADDING, dtype=np.int64)
     free = [(0.0, 0, group) for group in range(groups)]

@@ -1,6 +1,6 @@
-"""Lists of 4-bit codes, which faiss packs by blocks of 32 rows: done here where faiss 1.13 does it wrong.
+"""Edits faiss's lists of 4-bit codes, packed in blocks of 32 rows, around two bugs of faiss 1.13.
 
-It writes beyond the end of a list that holds a multiple of the bytes of a block when more is merged into it
+faiss writes past the end of a list whose last block is full when more is merged into it
 (BlockInvertedLists::add_entries), and leaves the codes of removed rows behind, which the next ones are or-ed into.
 """
 
@@ -19,7 +19,7 @@ Ids = NDArray[np.int64]
 
 
 def merge_lists(lists: Any, others: Any, first_id: int) -> None:
-    """Append the rows of other lists, to whose ids `first_id` is added; both are BlockInvertedLists of one shape."""
+    """Append the rows of `other`, adding `first_id` to their ids; both are BlockInvertedLists of one shape."""
     packing = Packing(lists.packer)
     for number in range(lists.nlist):
         count, held = int(others.list_size(number)), int(lists.list_size(number))
@@ -36,7 +36,7 @@ def merge_lists(lists: Any, others: Any, first_id: int) -> None:
 
 
 def clear_tails(lists: Any) -> None:
-    """Make the places of last blocks that hold no row zero."""
+    """Zero the unused slots of each list's last block."""
     packing = Packing(lists.packer)
     for number in range(lists.nlist):
         tail = int(lists.list_size(number)) % packing.rows
@@ -46,7 +46,7 @@ def clear_tails(lists: Any) -> None:
 
 
 def blocks_of(lists: Any, number: int) -> Bytes:
-    """Return the blocks [b, bytes] of a list, in place; what changes its length moves them."""
+    """Return a view of a list's blocks [b, bytes]; invalid once the list's length changes."""
     packer = lists.packer
     count = -(-int(lists.list_size(number)) // packer.nvec)
     if not count:
@@ -56,14 +56,14 @@ def blocks_of(lists: Any, number: int) -> Bytes:
 
 
 def ids_of(lists: Any, number: int) -> Ids:
-    """Return the ids [n] of a list, in place."""
+    """Return a view of a list's ids [n]."""
     count = int(lists.list_size(number))
     ids: Ids = faiss.rev_swig_ptr(lists.get_ids(number), count) if count else np.empty(0, np.int64)
     return ids
 
 
 class Packing:
-    """Where in a block faiss's packer puts each half byte of each row's code: found out by having it pack some."""
+    """The position in a block of each 4-bit code of each row, probed by calling faiss's packer."""
 
     def __init__(self, packer: Any) -> None:
         self.rows, self.code_size, self.block_size = int(packer.nvec), int(packer.code_size), int(packer.block_size)
@@ -78,12 +78,12 @@ class Packing:
         self.places = places.ravel()
 
     def unpack(self, blocks: Bytes) -> Bytes:
-        """Return the codes [rows of all blocks, bytes] of blocks [b, bytes]."""
+        """Return the codes [32 b, bytes] of blocks [b, bytes]."""
         halves = split(blocks)[:, self.places].reshape(-1, 2)
         return join(halves).reshape(-1, self.code_size)
 
     def pack(self, codes: Bytes) -> Bytes:
-        """Return the blocks [b, bytes] of codes [n, bytes]; what they do not fill is zero."""
+        """Return the blocks [b, bytes] of codes [n, bytes], padded with zeros."""
         count = -(-len(codes) // self.rows)
         filled = np.zeros((count * self.rows, self.code_size), np.uint8)
         filled[: len(codes)] = codes

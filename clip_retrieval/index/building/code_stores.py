@@ -1,4 +1,4 @@
-"""The array of codes that an index ends with goes from the embeddings into its file, and never is in memory as a whole.
+"""Streams an index's final array of codes from the embeddings into its file, never holding it in memory.
 
 Such an array holds every row by place: it is all of an index that compares with every row, and the second index of a
 refinement, of which only the first one, with its lists, is in memory while rows are added. faiss writes an array as its
@@ -24,12 +24,12 @@ from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.search.files import BYTES_AT_ONCE, write_file
 
 STREAMED = (faiss.IndexFlat, faiss.IndexScalarQuantizer, faiss.IndexPQ)
-MARK_BYTES = 64  # at least: what no other part of a file is by chance
+MARK_BYTES = 64  # least length of the mark, so that no other part of a file equals it by chance
 
 
 @dataclass(frozen=True)
 class CodesInFile:
-    """Codes of some rows as they are in a file on this machine already."""
+    """Codes of some rows that lie in a local file already."""
 
     path: str
     start: int
@@ -40,7 +40,7 @@ class CodesInFile:
         return self.row_count
 
     def copy_to(self, target: IO[bytes]) -> None:
-        """Append them to a file. Raises OSError where that fails, IndexBuildError where they are not all there."""
+        """Append the codes to a file. Raises OSError if writing fails, IndexBuildError if some are missing."""
         target.flush()
         with Path(self.path).open("rb") as source:
             copied = copy_in_kernel(source, self.start, self.size, target)
@@ -73,14 +73,14 @@ Codes = NDArray[np.uint8] | CodesInFile
 
 
 def find_store(index: Any) -> Any | None:
-    """Return the part of an index that holds every row by place and is written last; None where it has no such part."""
+    """Return the node that stores every row by position and is written last; None if there is none."""
     tree = faiss.downcast_index(index)
     store = faiss.downcast_index(tree.refine_index) if isinstance(tree, faiss.IndexRefine) else tree
     return store if isinstance(innermost(store), STREAMED) else None
 
 
 def find_lists(index: Any) -> Any | None:
-    """Return the part of an index that is in memory while rows are added; None where the store is all there is."""
+    """Return the node that is in memory while rows are added; None if the store is the whole index."""
     if find_store(index) is None:
         return index
     tree = faiss.downcast_index(index)
@@ -98,7 +98,7 @@ def code_bytes(store: Any) -> int:
 
 
 def holds_halves(store: Any) -> bool:
-    """Say whether codes are the rows in half precision."""
+    """Say whether codes are rows in half precision, as in the embeddings."""
     return isinstance(store, faiss.IndexScalarQuantizer) and store.sq.qtype == faiss.ScalarQuantizer.QT_fp16
 
 
@@ -117,7 +117,7 @@ def write_codes(codes: Iterable[Codes], file: IO[bytes]) -> None:
 
 
 def write_with_store(index: Any, codes: Iterable[Codes], row_count: int, path: Path) -> None:
-    """Write an index whose store is empty as if it held these codes of so many rows; it is of no use afterwards.
+    """Write an index with an empty store as if the store held these codes; the index is unusable afterwards.
 
     Raises OSError where writing fails.
     """
@@ -139,7 +139,7 @@ def write_with_store(index: Any, codes: Iterable[Codes], row_count: int, path: P
 
 
 def holders(index: Any) -> Iterator[Any]:
-    """Yield what counts the rows of the store: it, what is around it, and what is in it."""
+    """Yield the nodes whose ntotal counts the store's rows: the store, its parents and its children."""
     tree = faiss.downcast_index(index)
     yield tree
     if isinstance(tree, faiss.IndexRefine):
@@ -149,12 +149,12 @@ def holders(index: Any) -> Iterator[Any]:
 
 
 class Swap:
-    """Passes on what faiss writes, but writes codes where the mark comes, and their length before it."""
+    """Forwards what faiss writes, with the mark replaced by the codes and the length before it by theirs."""
 
     def __init__(self, file: IO[bytes], mark: bytes, rows_of_mark: int, codes: Iterable[Codes], row_count: int) -> None:
         self.file, self.mark, self.codes = file, mark, codes
         self.rows_of_mark, self.row_count = rows_of_mark, row_count
-        self.held = b""  # the piece before, which may be the length of the mark
+        self.held = b""  # the last piece, held back since it may be the mark's length
         self.is_done = False
 
     def write(self, piece: bytes) -> int:

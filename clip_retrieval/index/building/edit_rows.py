@@ -1,4 +1,4 @@
-"""Rows of a faiss index that stands: taken out, put in; for every tree whose parts can do that.
+"""Removes and adds rows of an existing faiss index.
 
 Inverted lists know their rows by id: those can be taken out and put back. Arrays of codes (Flat, scalar and product
 quantizers) know them by place: those can be overwritten. Graphs can only grow: what is to be no hit there is left out
@@ -28,7 +28,7 @@ class CannotChangeError(Exception):
 
 
 def check_rows(index: Any, known: int) -> None:
-    """Raise CannotChangeError unless the index is of a kind that can change, and holds `known` rows by place."""
+    """Raise CannotChangeError unless this kind of index can be edited and holds `known` rows."""
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexPreTransform):
         return check_rows(index.index, known)
@@ -51,7 +51,7 @@ def check_lists(index: Any) -> None:
 
 
 def can_fill(index: Any) -> bool:
-    """Say whether a row without an embedding can get one."""
+    """Say whether rows that had no embedding can be filled in place."""
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexPreTransform):
         return can_fill(index.index)
@@ -61,7 +61,7 @@ def can_fill(index: Any) -> bool:
 
 
 def is_trained_on_rows(index: Any) -> bool:
-    """Say whether the index learned from the rows that it was built of, so that many others make it worse."""
+    """Say whether the index was trained on its rows, so that many new rows make it worse."""
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexHNSW):
         return is_trained_on_rows(index.storage)
@@ -71,7 +71,7 @@ def is_trained_on_rows(index: Any) -> bool:
 
 
 def remove_rows(index: Any, ids: Ids) -> None:
-    """Take rows out of lists, and make those of codes zero; elsewhere they stay, and must be left out of searches."""
+    """Remove rows from lists and zero their codes; graphs keep them, so searches must exclude them."""
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexPreTransform):
         remove_rows(index.index, ids)
@@ -85,7 +85,7 @@ def remove_rows(index: Any, ids: Ids) -> None:
 
 
 def put_rows(index: Any, ids: Ids, rows: Rows) -> None:
-    """Give the rows with these ids, which the index knows and which had no embedding, theirs."""
+    """Fill the rows with these ids, which had no embedding before."""
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexPreTransform):
         put_rows(index.index, ids, transform(index, rows))
@@ -94,7 +94,7 @@ def put_rows(index: Any, ids: Ids, rows: Rows) -> None:
         put_rows(index.base_index, ids, rows)
         put_rows(index.refine_index, ids, rows)
     elif isinstance(index, faiss.IndexIVF):
-        remove_from_lists(index, ids)  # autofaiss has zero rows in its lists
+        remove_from_lists(index, ids)  # autofaiss adds zero rows to lists
         index.add_with_ids(rows, ids)
     else:
         overwrite(index, ids, rows)
@@ -112,9 +112,9 @@ def overwrite(index: Any, ids: Ids, rows: Rows) -> None:
 
 
 def remove_from_lists(index: Any, ids: Ids) -> None:
-    """Take rows out of inverted lists; those that are not in them do not matter.
+    """Remove rows from inverted lists; ids that are not in any list are ignored.
 
-    faiss 1.13 takes them out of the lists of its fast scan, too, but miscounts them, and leaves codes behind.
+    Danger: faiss 1.13 miscounts rows removed from fast-scan lists, and leaves their codes behind.
     """
     index.set_direct_map_type(faiss.DirectMap.NoMap)
     index.remove_ids(faiss.IDSelectorBatch(ids))

@@ -1,4 +1,4 @@
-"""An index of a kind that somebody named, as faiss itself makes and trains it; its k-means tell once what they lack."""
+"""Builds the kind named by --index_key with faiss's own factory and training; warns once about too few rows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def train_given(plan: Plan, sample: Floats) -> Any:
 
 def make_given(plan: Plan) -> Any:
     """Return the untrained index of a key; raises ConfigError where faiss does not know it."""
-    if EMPTY_PART.search(plan.given_key):  # faiss accepts such a key, and crashes
+    if EMPTY_PART.search(plan.given_key):  # faiss accepts such a key, then crashes
         raise ConfigError(
             f"--index_key {plan.given_key}: a part of it has no lists, links or codes; write IVF1024, HNSW32"
         )
@@ -55,7 +55,7 @@ def telling_why(plan: Plan) -> Iterator[None]:
 
 
 def say_training(plan: Plan, index: Any, rows: int) -> None:
-    """Tell what is trained, which may take long, and where faiss would like more rows for it."""
+    """Log the training, which may take long, and warn if faiss advises more rows for it."""
     if index.is_trained:
         return
     takes = "; OPQ takes minutes" if "OPQ" in plan.given_key else ""
@@ -71,7 +71,7 @@ def say_training(plan: Plan, index: Any, rows: int) -> None:
 
 @contextmanager
 def without_warnings(index: Any) -> Iterator[None]:
-    """Keep faiss from warning of few rows for each of its k-means, of which OPQ begins thousands."""
+    """Silence faiss's warning of too few rows for each k-means; OPQ runs thousands."""
     lent = list(quieten(index))
     try:
         yield
@@ -81,7 +81,7 @@ def without_warnings(index: Any) -> Iterator[None]:
 
 
 def quieten(index: Any) -> Iterator[Any]:
-    """Lower what every k-means of an index asks for; yields OPQ's rotations, which were lent a quantizer for that."""
+    """Lower the row minimum of every k-means; yields OPQ rotations, which hold a temporary quantizer for that."""
     index = faiss.downcast_index(index)
     for name in INNER:
         if getattr(index, name, None) is not None:

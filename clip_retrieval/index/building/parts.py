@@ -1,7 +1,7 @@
-"""Parts of an index: rows added to a copy of one that is trained and empty, and parts put together.
+"""Parts of an index: rows are added to a copy of the trained, empty index, and parts are merged.
 
-Lists hold the id of each row, its number in the embeddings folder. Elsewhere, and where a finer code is looked up
-by id, an id is a place: it counts from the first row of the file. Stores are no part of this: `stores.py`.
+Lists hold explicit ids: row numbers in the embeddings folder. In other indices, and where a refinement looks rows up
+by id, ids are positions from the first row of the file. Stores are written by `code_stores.py`.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def open_bytes(index: bytes) -> Any:
 
 
 def fill_lists(index: Any, batches: Iterable[NDArray[Any]], start: int) -> None:
-    """Add rows `start`, `start` + 1, ... to what of a trained index is in memory: all of it but its store."""
+    """Add rows from `start` on to the part of a trained index that is in memory: all but its store."""
     lists = find_lists(index)
     first_id = start if has_ids(index) else 0
     with quick_lists(lists):
@@ -84,7 +84,7 @@ def add_rows(index: Any, rows: Rows, first_id: int, filled: NDArray[np.int64]) -
         tree.ntotal = tree.index.ntotal
     elif isinstance(tree, faiss.IndexRefine):
         add_rows(tree.base_index, rows, first_id, filled)
-        tree.refine_index.add(rows)  # looked up by id: every row has its place
+        tree.refine_index.add(rows)  # all rows, zero ones too: positions are ids there
         tree.ntotal = tree.refine_index.ntotal
     elif isinstance(tree, faiss.IndexIVF):
         some = rows if len(filled) == len(rows) else rows[filled]
@@ -94,7 +94,7 @@ def add_rows(index: Any, rows: Rows, first_id: int, filled: NDArray[np.int64]) -
 
 
 def merge_into(index: Any, other: Any, first_id: int) -> None:
-    """Move all of `other`, an index of the same tree, into `index`; `first_id` is added to its ids."""
+    """Move all rows of `other`, which has the same structure, into `index`; `first_id` is added to their ids."""
     tree, part = faiss.downcast_index(index), faiss.downcast_index(other)
     if isinstance(tree, faiss.IndexPreTransform):
         merge_into(tree.index, part.index, first_id)
@@ -117,7 +117,7 @@ UNMERGED = tuple(getattr(faiss, name) for name in ("IndexIVFRaBitQFastScan",) if
 
 
 def can_be_merged(index: Any) -> bool:
-    """Say whether parts of such an index can be put together: lists and plain codes can, graphs cannot."""
+    """Say whether faiss can merge parts of this kind: lists and flat codes, but no graphs."""
     tree = faiss.downcast_index(index)
     if isinstance(tree, UNMERGED):
         return False

@@ -1,4 +1,4 @@
-"""While rows are added, the list of each is found by the few directions in which the centroids of lists differ.
+"""Assigns rows to lists through the few principal directions of the centroids, while rows are added.
 
 Comparing rows with all centroids takes most of a build. Centroids are means of many rows, so they differ in far fewer
 directions than rows do: the nearest few are found by those alone, and only they are compared in full.
@@ -18,13 +18,13 @@ CANDIDATES = 4
 LEAST_LISTS = 256  # lists below which nothing is gained
 KEPT = 0.99  # share of the centroids' variance that the directions keep
 STEP = 32  # dimensions, which suits the processor
-TRIED, AGREED = 1024, 0.98  # centroids, and the share of them for which the same list has to be found
-WORTHWHILE = 0.5  # share of all dimensions; with more of them nothing is gained
+TRIED, AGREED = 1024, 0.98  # centroids tried as rows, and the least share that must get the same list
+WORTHWHILE = 0.5  # largest useful share of the dimensions; above it nothing is gained
 
 
 @contextmanager
 def quick_lists(index: Any) -> Iterator[None]:
-    """Have the rows that are added in the block put into lists the quick way, where the index has such lists."""
+    """Assign rows added within the block the quick way, if the index has suitable lists."""
     lists = faiss.try_extract_index_ivf(index)
     quick = None if lists is None else make_quick(faiss.downcast_index(lists.quantizer))
     if quick is None:
@@ -39,7 +39,7 @@ def quick_lists(index: Any) -> Iterator[None]:
 
 
 def make_quick(quantizer: Any) -> Any | None:
-    """Return what finds the lists that a quantizer does, but sooner; None where there is no such thing."""
+    """Return a faster quantizer that finds the same lists; None if there is none."""
     if not isinstance(quantizer, faiss.IndexFlat) or quantizer.metric_type != faiss.METRIC_INNER_PRODUCT:
         return None
     if quantizer.ntotal < LEAST_LISTS:

@@ -1,4 +1,4 @@
-"""Which rows each task adds, and which parts become one index file: pure functions."""
+"""Splits rows into tasks and groups parts into index files: pure functions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class MergedPart:
 def split_rows(row_count: int, least_count: int, rows_per_task: int | None = None) -> list[RowRange]:
     """Cut rows into about equal ranges, at least `least_count` of them where there are as many rows.
 
-    How many does not depend on the cluster: a run that goes on with another number of executors has the same parts.
+    The count does not depend on the cluster, so a run resumed with other executors has the same parts.
     """
     wanted = rows_per_task or min(max(row_count // USUAL_TASKS, LEAST_ROWS), MOST_ROWS)
     count = min(max(-(-row_count // wanted), least_count), row_count)
@@ -61,5 +61,5 @@ def part_name(rows: RowRange) -> str:
 
 
 def codes_name(rows: RowRange) -> str:
-    """Return the name of the file with the codes of a part's store: there before the part is, if it is needed."""
+    """Return the name of the file with the codes of a part's store, which is written before the part."""
     return f"part_{rows.start:012d}_{rows.stop:012d}.codes"

@@ -1,4 +1,4 @@
-"""What the executors do: make one part, put parts together. A task that is done already is not done again.
+"""Tasks of executors: build one part, or merge parts. Finished tasks are skipped.
 
 Every file appears whole under its name, so a task may be tried anywhere, any number of times, even at once.
 """
@@ -39,7 +39,7 @@ BYTES_OF_CODES = 1 << 22  # bytes that are copied at a time
 
 @dataclass(frozen=True, kw_only=True)
 class IndexJob:
-    """What all tasks of one index know; this machine and every executor see both folders under their names."""
+    """Inputs shared by all tasks of one index; both folders must be visible under one name on every machine."""
 
     vectors: Vectors
     work: Folder
@@ -52,7 +52,7 @@ class IndexJob:
 
 
 def write_whole(job: IndexJob, trained: Shared, path: Path, rows: RowRange) -> None:
-    """Write an index that is made in one go; its rows are read once for the lists and once for the store."""
+    """Write an index in one piece; rows are read once for the lists and once for the store."""
     index = open_bytes(trained.value)
     lists, store = find_lists(index), find_store(index)
     share = 1.0 if store is None or lists is None else 0.5
@@ -87,7 +87,7 @@ def add_part(job: IndexJob, trained: Shared, rows: RowRange) -> None:
 
 
 def merge_group(job: IndexJob, trained: Shared, merged: MergedPart) -> None:
-    """Write one file of the finished index, of neighboring parts: in memory are its lists, and those of one part."""
+    """Merge neighboring parts into one file of the index; memory holds its lists and those of one part."""
     if job.work.exists(job.merged_name(merged)):
         return
     use_cores(job.cores)
@@ -103,19 +103,19 @@ def merge_group(job: IndexJob, trained: Shared, merged: MergedPart) -> None:
 
 
 def codes_of(job: IndexJob, store: Any, rows: RowRange, share: float) -> Iterable[Codes]:
-    """Return the codes of some rows, which are made as they are asked for."""
+    """Return the codes of some rows, encoded on demand."""
     if (halves := halves_of(job, store, rows)) is not None:
         return job.watch(halves, share)
     return encode(store, job.watch(read_range(job.vectors, rows), share))
 
 
 def merged_codes(job: IndexJob, store: Any, rows: RowRange) -> Iterable[Codes]:
-    """Return the codes of a part's rows: out of the embeddings, or what was written beside the part."""
+    """Return the codes of a part's rows, from the embeddings or from the file beside the part."""
     return halves if (halves := halves_of(job, store, rows)) is not None else read_codes(job.work, rows)
 
 
 def halves_of(job: IndexJob, store: Any, rows: RowRange) -> list[CodesInFile] | None:
-    """Return where the codes of a store are in the embeddings as they are, if they are."""
+    """Return where the embeddings hold the store's codes byte for byte; None if they do not."""
     return find_halves(job.vectors, rows) if holds_halves(store) else None
 
 
@@ -125,7 +125,7 @@ def use_cores(cores: int | None) -> None:
 
 
 def read_part(job: IndexJob, store: Any | None, rows: RowRange) -> Any:
-    """Return the lists of a part, whose codes are all there."""
+    """Return a part's lists, after checking that its codes are complete."""
     work, name = job.work, part_name(rows)
     if not work.exists(name):
         raise IndexBuildError(f"an executor does not see {work.path(name)}, which another one wrote; {SHARE_IT}")
