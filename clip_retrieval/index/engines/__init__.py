@@ -1,4 +1,4 @@
-"""What builds an index file: one engine each, behind one function."""
+"""Engines that build index files, behind one function."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Engine = Callable[[Vectors, Bounds, Path], dict[str, Any]]  # writes the index t
 
 @contextmanager
 def chosen_engine(config: IndexConfig, target: IndexFolder) -> Iterator[Engine]:
-    """Give what builds: an engine here, or one on a Spark cluster, which may write a folder of several files.
+    """Yield the engine: a local one, or one on a Spark cluster, which may write a folder of several files.
 
     Raises ConfigError where the engine is not installed, or cannot do what is wanted.
     """
@@ -46,7 +46,7 @@ def chosen_engine(config: IndexConfig, target: IndexFolder) -> Iterator[Engine]:
     for work in engine.finished:
         work.remove("")
     if config.spark.temporary_indices_folder is None:
-        place.remove("")  # parts of other embeddings or other bounds may be left
+        place.remove("")  # parts of builds with other embeddings or bounds
 
 
 def open_autofaiss(config: IndexConfig) -> Engine:

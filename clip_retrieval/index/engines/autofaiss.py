@@ -28,7 +28,7 @@ STAGE = re.compile(r"^\S+ \S+ \[(INFO|ERROR)\]:\s*(?P<text>.*)$")
 
 def build_with_autofaiss(vectors: Vectors, bounds: Bounds, path: Path) -> dict[str, Any]:
     """Let autofaiss choose, train, fill and tune an index within the bounds."""
-    # In the index's own scratch folder, unless its name would be read as a pattern.
+    # Use the index's scratch folder, unless autofaiss would take its name for a pattern.
     place = None if any(mark in str(path) for mark in "*?[") else path.parent
     with tempfile.TemporaryDirectory(prefix="embeddings-", dir=place) as scratch:
         stage(vectors, Path(scratch) / "embeddings")
@@ -36,7 +36,7 @@ def build_with_autofaiss(vectors: Vectors, bounds: Bounds, path: Path) -> dict[s
 
 
 def stage(vectors: Vectors, folder: Path) -> None:
-    """Lay out exactly the files that row numbers count, in order, under names that need no care.
+    """Link (or copy, from stores) the embeddings' files in row order, under plain names.
 
     autofaiss reads every npy file below its folder, and takes the folder's name for a glob pattern.
     """
@@ -86,7 +86,7 @@ def run_autofaiss(vectors: Vectors, bounds: Bounds, embeddings: Path, path: Path
 
 
 def converse(process: subprocess.Popen[str], task: str) -> list[str]:
-    """Hand over the task, pass on what is said, and return the last lines."""
+    """Send the task, log the process's output, and return its last lines."""
     assert process.stdin is not None
     assert process.stderr is not None
     process.stdin.write(task)

@@ -112,7 +112,7 @@ def describe_problem(vectors: Vectors, bounds: Bounds, file_count: int = 1) -> P
 
 
 def split(vectors: Vectors, plan: Plan, engine: FaissEngine) -> list[RowRange]:
-    """Cut the rows into parts; one, where parts of a kind cannot be put together, as those of a graph cannot."""
+    """Split the rows into parts; one part for kinds that cannot be merged, such as graphs."""
     if plan.kind != "graph" and (plan.kind != "given" or can_be_merged(make_given(plan))):
         return split_rows(vectors.row_count, engine.index_count, engine.runner.rows_of_task)
     if not engine.runner.is_here:
@@ -138,14 +138,14 @@ def train(plan: Plan, vectors: Vectors, bounds: Bounds) -> Any:
 
 
 def draw_queries(asked: Sequence[Vectors]) -> Floats:
-    """Return vectors [q, d] such as will be asked for, in which every modality counts alike."""
+    """Return vectors [q, d] like those of future queries, with equal weight for each modality."""
     drawn = [rows for _, rows in (draw_rows(vectors, QUERY_ROWS) for vectors in asked) if len(rows)]
     fewest = min(len(rows) for rows in drawn)
     return np.concatenate([rows[:fewest] for rows in drawn])
 
 
 def fingerprint(vectors: Vectors, plan: Plan) -> str:
-    """Return what the parts of an index depend on, in a few letters: not on cores, nor on what building takes."""
+    """Return a short hash of all that the parts depend on; cores and costs are not part of it."""
     files = [(file.name, file.row_count, file.dim, changed(vectors, file.name)) for file in vectors.files]
     about = [
         FORMAT_OF_PARTS,
@@ -159,13 +159,13 @@ def fingerprint(vectors: Vectors, plan: Plan) -> str:
 
 
 def changed(vectors: Vectors, name: str) -> str:
-    """Return the store's mark of a file's last change."""
+    """Return the time or ETag of a file's last change, whichever the store has."""
     info = vectors.folder.fs.info(vectors.folder.path(f"{vectors.subfolder}/{name}"))
     return str(info.get("mtime") or info.get("ETag") or info.get("etag") or info.get("LastModified"))
 
 
 def take_trained(work: Folder, plan: Plan, vectors: Vectors, bounds: Bounds) -> bytes:
-    """Return the bytes of the empty index: an earlier run's, or one that is trained on a sample here."""
+    """Return the serialized empty index: an earlier run's, or one trained here."""
     if not work.exists(TRAINED):
         with work.staged(TRAINED) as staged:
             write_file(train(plan, vectors, bounds), staged)
@@ -192,7 +192,7 @@ def fetch_merged_file(job: IndexJob, group: MergedPart, path: Path) -> None:
 
 
 def describe_built(plan: Plan, path: Path, parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return what image.json says of the index before it is measured."""
+    """Return the content of image.json before measuring."""
     size = sum(file.stat().st_size for file in ([path] if path.is_file() else path.iterdir()))
     return {
         "index_key": plan.key,

@@ -17,7 +17,7 @@ Task = TypeVar("Task")
 
 @dataclass(frozen=True)
 class Here:
-    """A value where it is."""
+    """A value in this process."""
 
     value: bytes
 

@@ -1,1 +1,1 @@
-"""What stands beside an index file, and whether it may be written."""
+"""The files beside an index: manifest, metadata, options; checks before they are written."""

@@ -1,4 +1,4 @@
-"""The options that an index was built with, which it keeps: updates and tuning take those that they are not given."""
+"""The build options that an index stores; updates and tuning use them as defaults."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def read_score_config(values: Mapping[str, object], arguments: Sequence[object] 
 
 
 def read_kept(config: type[Any], folder: IndexFolder, names: Sequence[str]) -> dict[Path, object]:
-    """Return what an index keeps of some options, by path; nothing where there is none, or it is an older one."""
+    """Return an index's stored options by path; empty if there is no index, or an older one."""
     if not folder.exists():
         return {}
     settle(folder)
@@ -62,7 +62,7 @@ def read_kept(config: type[Any], folder: IndexFolder, names: Sequence[str]) -> d
 
 
 def kept_options(config: IndexConfig | ScoreConfig, names: Sequence[str] = KEPT) -> dict[str, Any]:
-    """Return what the manifest is to keep of a config."""
+    """Return the config's options to store in the manifest."""
     found = {}
     for flag in flags_of(type(config)):
         if flag.name in names:
@@ -74,7 +74,7 @@ def kept_options(config: IndexConfig | ScoreConfig, names: Sequence[str] = KEPT)
 
 
 def keep_options(folder: IndexFolder, options: Mapping[str, Any]) -> bool:
-    """Write options into the manifest that is there, where they differ; says whether they did."""
+    """Update the options in an existing manifest; return whether any differed."""
     manifest = read_manifest(folder)
     if manifest is None:
         return False
@@ -91,7 +91,7 @@ def with_options(manifest: Mapping[str, Any], options: Mapping[str, Any]) -> dic
 
 
 def say_kept(kept: Mapping[Path, object]) -> None:
-    """Tell of the options that are the index's, and not the ones that are usual."""
+    """Log the index's stored options that differ from the defaults."""
     usual = {flag.path: flag.default for flag in flags_of(IndexConfig)}
     told = [f"--{path[-1]} {value}" for path, value in kept.items() if value != usual[path]]
     if told:

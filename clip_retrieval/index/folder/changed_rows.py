@@ -1,4 +1,4 @@
-"""What became of an embeddings folder since its index was built: rows that are new, emptied or filled."""
+"""Finds the rows of an embeddings folder that were added, emptied or filled since its index was built."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must hold of an embeddings folder before anything is built from it; a sentence where it does not."""
+"""Checks of an embeddings folder before anything is built from it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def check_folders(source: EmbeddingsFolder, target: IndexFolder) -> None:
     if source.place == target.place:
         raise IndexBuildError(f"{source.url} is the embeddings folder; give the index a folder of its own")
     held = [name for name in EMBEDDING_FOLDERS.values() if target.names(name, ".npy")]
-    if held:  # its metadata would make way for those of the source
+    if held:  # its metadata would be replaced by the source's
         raise IndexBuildError(f"{target.url} has embeddings in {held[0]}; give the index a folder of its own")
     if target.fs.isfile(target.path(METADATA_FOLDER)):
         raise IndexBuildError(
@@ -104,7 +104,7 @@ def find_vectors(config: IndexConfig, source: EmbeddingsFolder) -> dict[Modality
 
 
 def check_rows(source: EmbeddingsFolder, found: Mapping[Modality, Vectors]) -> int | None:
-    """Row r of every part is one sample: counts that differ would answer with another sample's metadata."""
+    """Raise IndexBuildError if row counts differ: hits would show another sample's metadata."""
     rows = count_rows(source)
     for modality, vectors in found.items():
         if rows is not None and vectors.row_count != rows:

@@ -1,4 +1,4 @@
-"""What stands beside indices that become one: their rows without an embedding, and their manifests."""
+"""Joins the files beside merged indices: their lists of zero rows, and their manifests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from clip_retrieval.version import __version__
 
 @dataclass(frozen=True, kw_only=True)
 class JoinedManifests:
-    """What the index folders of all parts say together."""
+    """Joined facts of the index folders of all parts."""
 
     empty_rows: NDArray[np.int64]  # ids of the merged index
     row_count: int | None  # None: not every part is in an index folder with a manifest
@@ -91,7 +91,7 @@ def check_encoders(manifests: dict[str, dict[str, Any]]) -> Any:
 def write_beside(
     target: IndexFolder, modality: Modality, joined: JoinedManifests, info: dict[str, Any], sums: FileSums
 ) -> None:
-    """Write what goes with a merged index; what an earlier one left in its place goes."""
+    """Write the files beside a merged index, and remove an earlier one's."""
     for name in (target.empty_rows_name(modality), target.checksums_name(modality)):
         target.remove(name)
     if len(joined.empty_rows):

@@ -28,7 +28,7 @@ def place_metadata(config: IndexConfig, source: EmbeddingsFolder, target: IndexF
 
 
 def drop_stale_copies(source: EmbeddingsFolder, target: IndexFolder) -> None:
-    """Remove copies that an earlier build made of other rows: they would be told as those of the new index."""
+    """Remove copies of other rows' metadata from an earlier build: the new index would show them."""
     current = source.sizes(METADATA_FOLDER, ".parquet")
     for name, size in target.sizes(METADATA_FOLDER, ".parquet").items():
         if current.get(name) != size:

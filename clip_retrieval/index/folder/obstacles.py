@@ -1,4 +1,4 @@
-"""What is in the way of an index folder, found without writing anything."""
+"""Finds what prevents writing an index folder, without writing anything."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def check_no_file(target: Folder) -> None:
 
 
 def find_obstacle(target: Folder) -> str | None:
-    """Say why nothing can be written into a folder; None where nothing is known against it, as of every store."""
+    """Say why a folder cannot be written to; None if nothing is known, as for every remote store."""
     nearest = find_nearest(target)
     if nearest is None or os.access(nearest, os.W_OK | os.X_OK):
         return None
@@ -26,7 +26,7 @@ def find_obstacle(target: Folder) -> str | None:
 
 
 def find_nearest(target: Folder) -> Path | None:
-    """Return the folder, or the nearest above it that is there; None on a store."""
+    """Return the folder or its nearest existing parent; None on a store."""
     if not target.is_local:
         return None
     root = Path(target.root)

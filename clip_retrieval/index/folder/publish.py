@@ -21,7 +21,7 @@ Infos = Mapping[Modality, Mapping[str, Any]]  # contents of image.json and text.
 
 
 class IndexRevision(Revision, IndexFolder):
-    """An index folder as it is; what is published into it stands beside until `commit`."""
+    """An index folder in which published files are staged until `commit`."""
 
 
 def publish(
@@ -30,7 +30,7 @@ def publish(
     infos: Infos,
     contents: Mapping[Modality, Contents],
 ) -> None:
-    """Give the finished indices their names; what an earlier build left of other modalities goes."""
+    """Move finished indices to their names, and remove indices of other modalities from an earlier build."""
     for modality in MODALITIES:
         index, checksums = target.index_name(modality), target.checksums_name(modality)
         target.remove(target.empty_rows_name(modality))

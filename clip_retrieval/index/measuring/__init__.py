@@ -1,1 +1,1 @@
-"""How much an index finds, how fast, and with which settings."""
+"""Measures an index's recall and speed, and chooses its search settings."""

@@ -25,7 +25,7 @@ Search = Callable[[Rows, int, SettingValues], Ids]  # queries [q, d] and k to id
 
 @dataclass(frozen=True)
 class Bench:
-    """An index and what its queries should find, by the queries' modality."""
+    """An index, its queries and their exact answers, by the queries' modality."""
 
     search: Search
     truths: Mapping[Modality, Truth]

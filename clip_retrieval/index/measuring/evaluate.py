@@ -1,4 +1,4 @@
-"""How good a built index is, for queries of both modalities, and the settings that its searches are to take."""
+"""Measures a built index with queries of both modalities, and chooses its search settings."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Truths = Mapping[Modality, Truth]  # key: modality of the queries
 
 
 def find_truths(modality: Modality, found: Mapping[Modality, Vectors], effort: Effort | None = None) -> Truths:
-    """Draw queries of each modality of the embeddings `found`, and find what an index of one of them should answer.
+    """Draw queries of each modality in `found`, and find the exact answers of an index of `modality`.
 
     Raises IndexBuildError where all its rows are zero, and CancelledError soon after it is told to stop.
     """
@@ -91,7 +91,7 @@ def measure_memory(index: Index, queries: QuerySet) -> float | None:
 
 
 def make_search(index: Index, *, is_literal: bool) -> Search:
-    """Return what searches an index as `filter` does: with settings that are given, or those of k hits out of them."""
+    """Return a function that searches as `filter` does: with the given settings, or with those widened for k hits."""
 
     def search(queries: Rows, k: int, settings: SettingValues) -> Ids:
         chosen = Settings(settings) if is_literal else index.settings_for(k, Settings(settings))
@@ -104,17 +104,17 @@ def make_search(index: Index, *, is_literal: bool) -> Search:
 
 
 def told(index: Index, values: SettingValues) -> Settings:
-    """Return settings that the index knows: those given, else its own; what is switched off is not worth a word."""
+    """Return the settings in use: those given, else the index's own; disabled ones are left out."""
     own = settings_of(index.index) | index.settings
     graph = "quantizer_efSearch"
-    if "efSearch" in values and "efSearch" not in own:  # the only graph is the quantizer, which faiss means too
+    if "efSearch" in values and "efSearch" not in own:  # the quantizer is the only graph
         values = {graph: values["efSearch"], **values}
     known = {name: value for name, value in values.items() if name in own}
     return Settings({name: value for name, value in (own | known).items() if value != 0 or name in known})
 
 
 def choose_settings(index: Index, bench: Bench, target: Target) -> ChosenSettings:
-    """Walk over the settings that the index has, on some of the queries."""
+    """Tune the index's settings with a part of the queries."""
     knobs, few = find_knobs(index.index), bench.first(TUNING_QUERIES)
     if not knobs:
         return ChosenSettings(told(index, {}), (), target)
@@ -140,7 +140,7 @@ def try_once(bench: Bench, settings: Settings) -> CurvePoint:
 
 
 def mean(recalls: Iterable[float | None]) -> float:
-    """Return the mean of the recalls that there are; 1 where a query has nothing to find."""
+    """Return the mean of the known recalls; 1 if no query has anything to find."""
     known = [recall for recall in recalls if recall is not None]
     return sum(known) / len(known) if known else 1.0
 

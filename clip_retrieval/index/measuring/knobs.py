@@ -1,4 +1,4 @@
-"""What a faiss index can be told for each search, and what it remembers of a vector; neither changes the index."""
+"""Tunable settings of a faiss index and its reconstruction error; neither changes the index."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_EF, MOST_FACTOR = 4096, 256
 
 
 def find_knobs(index: Any) -> list[Knob]:
-    """Return the settings of an index tree, by the names that autofaiss and clip-retrieval write into image.json."""
+    """Return the tunable settings of an index, under the names used in image.json."""
     return [knob for node in list_nodes(index) for knob in knobs_of(node)]
 
 
@@ -46,9 +46,9 @@ def steps(lowest: int, highest: int) -> list[int]:
 
 
 def reconstruction_error(index: Any, ids: Sequence[int], rows: NDArray[np.float32]) -> float | None:
-    """Return in percent how far off the index remembers rows [n, d], relative to their mean length, as autofaiss does.
+    """Return the reconstruction error of rows [n, d] in percent of their mean length, as autofaiss defines it.
 
-    None where this kind of index cannot tell.
+    None if this kind of index cannot reconstruct rows.
     """
     remembered = reconstruct(index, ids, rows) if len(rows) else None
     if remembered is None:

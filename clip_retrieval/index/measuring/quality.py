@@ -1,4 +1,4 @@
-"""How good an index is: what was measured, as image.json, reports and programs have it."""
+"""The measured quality of an index, as image.json, reports and programs show it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Times:
 
 @dataclass(frozen=True)
 class QueryQuality:
-    """How well, and how fast, queries of one modality are answered.
+    """Recall and time of queries of one modality.
 
     recall@k: the mean share of a query's k nearest rows, by exact inner products, among the first k answers.
     """
@@ -57,7 +57,7 @@ class CurvePoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """What was measured of one index, with the settings that its searches are to take."""
+    """The measurements of one index, and the settings chosen for its searches."""
 
     settings: SettingValues
     by_modality: Mapping[Modality, QueryQuality | None]  # key: modality of the queries; None where there are none
@@ -75,7 +75,7 @@ class Quality:
         return sum(known) / len(known) if known else None
 
     def shortfall(self) -> str | None:
-        """Return a sentence where these settings do not do what was wanted."""
+        """Return a sentence if the settings miss the target."""
         if self.target is None:
             return None
         recall, wanted, limit = self.mean_recall, self.target.wanted_recall, self.target.max_query_ms

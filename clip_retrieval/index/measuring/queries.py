@@ -16,7 +16,7 @@ from clip_retrieval.layout import MODALITIES, Modality
 SEED = 20
 MOST_QUERIES, FEWEST_QUERIES = 256, 64
 TRUTH_PRODUCTS = 1e11  # multiplications that exact truth may take before there are fewer queries: a second or two
-TRIED_MORE, MOST_TRIED = 8, 64  # times the rows that are wanted, where some are empty
+TRIED_MORE, MOST_TRIED = 8, 64  # multiples of the wanted rows to try where some are empty
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def draw_rows(vectors: Vectors, count: int, stop: Event | None = None) -> tuple[
 
 
 def find_usable(vectors: Vectors, ids: NDArray[np.int64], stop: Event | None = None) -> NDArray[np.bool_]:
-    """Say of rows by id [n] which are neither zero nor broken."""
+    """Return a mask [n] of the rows that are neither zero nor broken."""
     usable = np.empty(len(ids), np.bool_)
     for places, rows in until(stop, pick(vectors, ids)):
         usable[places] = are_usable(rows)

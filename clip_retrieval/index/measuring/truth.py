@@ -1,4 +1,4 @@
-"""What a search should find: the rows nearest to each query by exact inner products, in one pass over all rows."""
+"""Exact answers: the rows nearest to each query by inner product, found in one pass over all rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from clip_retrieval.index.measuring.queries import QuerySet
 from clip_retrieval.index.planning.costs import MOST_TRUTH_THREADS, TRUTH_BLOCK_BYTES
 
 DEPTH = 128  # neighbors that are kept: the 100 that count, and some that may be as near as the last of them
-# fp32 sums of the same products in another order differ by that much; rows stored twice must not.
+# fp32 sums of the same products in another order may differ by this much; equal rows must count as equal.
 TOLERANCE = 1e-6
 
 Ids = NDArray[np.int64]
@@ -54,10 +54,10 @@ class Truth:
         return float(found.sum(axis=1).mean() / wanted)
 
     def are_near(self, answers: Ids, floor: Rows) -> NDArray[np.bool_]:
-        """Say of answers [q, k] whether their exact scores reach the floor [q] of their query."""
+        """Return a mask [q, k] of answers whose exact scores reach their query's floor [q]."""
         near = self.scores >= floor[:, None]
         found: NDArray[np.bool_] = (answers[:, :, None] == np.where(near, self.ids, -2)[:, None, :]).any(axis=2)
-        # As near as the last that was kept: more rows may be. It happens where many pictures are the same one.
+        # Danger: more rows than DEPTH may be as near as the last kept one, as with many copies of one picture.
         for query in np.flatnonzero(near[:, -1] & (self.candidate_count > near.shape[1])):
             unknown = np.flatnonzero(~found[query] & (answers[query] >= 0))
             scores = read_rows(self.vectors, answers[query, unknown]) @ self.queries.rows[query]
@@ -66,14 +66,14 @@ class Truth:
 
 
 class Nearest:
-    """The best so far of each query [q, depth], in no order."""
+    """The best rows so far of each query [q, depth], unordered."""
 
     def __init__(self, query_count: int, depth: int) -> None:
         self.scores = np.full((query_count, depth), -np.inf, np.float32)
         self.ids = np.full((query_count, depth), -1, np.int64)
 
     def add(self, ids: Ids, scores: Rows) -> None:
-        """Take the best [q, any] of other rows; those with an id of -1 do not count."""
+        """Merge the best rows [q, any] of another block; ids of -1 are padding."""
         ids, scores = np.hstack([self.ids, ids]), np.hstack([self.scores, np.where(ids < 0, -np.inf, scores)])
         kept = np.argpartition(-scores, self.ids.shape[1] - 1, axis=1)[:, : self.ids.shape[1]]
         self.ids, self.scores = np.take_along_axis(ids, kept, axis=1), np.take_along_axis(scores, kept, axis=1)
@@ -86,7 +86,7 @@ class Nearest:
 
 @dataclass(frozen=True)
 class Effort:
-    """How many threads look for truth, and when they are to stop."""
+    """The number of threads, and the event that stops them."""
 
     threads: int = field(default_factory=faiss.omp_get_max_threads)
     stop: Event = field(default_factory=Event)

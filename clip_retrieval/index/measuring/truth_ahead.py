@@ -15,7 +15,7 @@ from clip_retrieval.layout import Modality
 
 
 class TruthsAhead:
-    """What searches should find, by modality of the index; leaving ends what still goes on.
+    """Exact answers by modality of the index, computed in a thread; leaving the block stops it.
 
     Building seldom keeps all cores busy, as it waits for the disk or for one of its threads. Files of a store are read
     only when their turn comes: each is held in memory as a whole.
@@ -43,7 +43,7 @@ class TruthsAhead:
         self.thread.shutdown(cancel_futures=True)
 
     def of(self, modalities: Collection[Modality]) -> dict[Modality, Truths]:
-        """Return the truths of some indices, once all of them are there: times are measured in quiet."""
+        """Wait for all truths, so that times are measured on an idle machine; return those of some indices."""
         coming = {modality: self.coming.get(modality) for modality in modalities}
         return {
             modality: future.result() if future else find_truths(modality, self.found, Effort(self.cores))

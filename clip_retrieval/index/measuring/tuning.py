@@ -1,4 +1,4 @@
-"""Which search settings to take: a walk over what an index can be told, for the best recall in the time of a query."""
+"""Chooses search settings: a hill climb over a grid, for the best recall in the query time."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from clip_retrieval.errors import ConfigError
 SettingValues = Mapping[str, float]  # key: faiss's name, such as nprobe, efSearch, k_factor_rf, quantizer_efSearch
 DEFAULT_QUERY_MS = 10.0
 CLOSE = 0.001  # recalls so close to the best count as equal, and the fastest of them is taken
-GAIN = 0.0002  # a step that adds less leads nowhere
+GAIN = 0.0002  # least recall that a step must add
 ROUNDS = 4  # rounds of trying the neighbors of the best settings
 CURVE_POINTS = 8
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is wanted of an index: the best recall@10 within the time of a query, or the fastest that reaches one."""
+    """The target of tuning: the best recall@10 within a query time, or the fastest settings with a wanted recall."""
 
     max_query_ms: float = DEFAULT_QUERY_MS
     wanted_recall: float | None = None
@@ -96,9 +96,9 @@ def tune(knobs: Sequence[Knob], measure: Measure, target: Target) -> tuple[Trial
 
 
 def smoothed(trials: Mapping[Place, Trial]) -> dict[Place, Trial]:
-    """Return the trials with times that rise with each knob.
+    """Return the trials with times made monotonic in each knob.
 
-    Where more work was done in less time, something else held up the trial with less work.
+    If more work took less time, other load had slowed the trial with less work.
     """
     return {
         place: replace(trial, ms=min(other.ms for above, other in trials.items() if is_above(above, place)))
@@ -122,7 +122,7 @@ def climb(walk: Walk, target: Target) -> None:
 
 
 def best_step(walk: Walk, here: Place, places: Iterable[Place], target: Target) -> Place | None:
-    """Return the place that adds most recall for its time; None where none adds any in the time that there is."""
+    """Return the neighbor with the most recall per time; None if no neighbor within the time adds any."""
     now = walk.at(here)
     steps = [(place, walk.at(place)) for place in places if place != here]
     gainful = [

@@ -1,4 +1,4 @@
-"""What building an index may use, and what the index is wanted for: below every engine."""
+"""The bounds of building an index, and its target; shared by all engines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from clip_retrieval.embeddings.vectors import Vectors
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """What building may use, and what the index is wanted for."""
+    """Bounds of building, and the target of searches."""
 
     max_index_bytes: int
     available_bytes: int
@@ -17,5 +17,5 @@ class Bounds:
     wanted_recall: float | None = None
     max_query_ms: float = 10.0
     index_key: str | None = None  # key of faiss's index_factory; None: the planner chooses
-    asked: tuple[Vectors, ...] = ()  # embeddings such as will be asked for; none: those that are indexed
+    asked: tuple[Vectors, ...] = ()  # embeddings like those of future queries; empty: the indexed ones
     is_in_parts: bool = False  # True where executors build parts of the index

@@ -13,10 +13,10 @@ from clip_retrieval.index.planning.shapes import GRAPH_LINKS, LISTS_FOR_GRAPH, C
 
 HEADER_BYTES = 8_192
 ID_BYTES = 8
-BLOCK_OF_SCAN = 32  # rows that a list of 4-bit codes is filled up to
+BLOCK_OF_SCAN = 32  # rows; lists of 4-bit codes are padded to multiples of it
 ROWS_TO_ADD = 8_192  # rows added at a time; the C library uses memory of that size again
-# Of a row in a graph: its links, those of the levels above, which a row in GRAPH_LINKS is in (or some more, by chance),
-# its level and where its links are.
+# Bytes of a graph's row: its links, those of upper levels (one row in GRAPH_LINKS is there, or a few more by chance),
+# its level, and the offset of its links.
 LINK_BYTES = 4 * GRAPH_LINKS * (2 + 1.05 / (GRAPH_LINKS - 1)) + 12
 ROWS_OF_PART = 1_000_000  # rows that a killed build may have to add again
 ROWS_PER_LIST = 64  # training rows for each list
@@ -33,13 +33,13 @@ LOOKS_A_SECOND = 6e9  # comparisons of one core with codebook entries, times dim
 BYTES_A_SECOND = 4e9  # bytes of embeddings that one core reads
 LINKING_SECONDS = 0.51e-6  # seconds of one core for each row and dimension of a graph of GRAPH_ROWS rows
 LINKING_POWER = 0.32  # linking a row takes longer with this power of the number of rows
-HALF_SLOWNESS = 1.35  # factor for half precision, which is widened at every comparison
+HALF_SLOWNESS = 1.35  # factor of time for half precision, which is widened at every comparison
 CLUSTERED_DIMS = 96  # rotated dimensions that k-means uses; the others hardly tell lists apart
 CLUSTERING_STEPS = 5
 
 
 def with_cost(plan: Plan, problem: Problem) -> Plan:
-    """Return the plan with what it will cost."""
+    """Return the plan with its costs filled in."""
     recall, query_ms = expect(plan, problem)
     return replace(
         plan,
@@ -63,7 +63,7 @@ def wanted_sample(lists: int) -> int:
 
 
 def program_bytes(problem: Problem) -> float:
-    """Return the memory that is needed whatever is built."""
+    """Return the memory that every kind of index needs to build."""
     return PROGRAM_BYTES + 2 * TRUTH_BLOCK_BYTES * (1 + min(problem.cores, MOST_TRUTH_THREADS))
 
 
@@ -97,13 +97,13 @@ def index_bytes(plan: Plan, problem: Problem) -> int:
 
 
 def centroid_bytes(plan: Plan) -> int:
-    """Return the size of the lists but for what is in them, and of the graph that finds very many."""
+    """Return the size of the lists' centroids, and of the graph over them where there are very many."""
     links = 2 * GRAPH_LINKS * 4 + 40 if plan.lists >= LISTS_FOR_GRAPH else 0
     return plan.lists * (4 * plan.width + 24 + links)
 
 
 def held_bytes(plan: Plan, problem: Problem) -> int:
-    """Return how much of the index is in memory while it is built: not its store, which goes straight into the file."""
+    """Return the part of the index in memory during a build: all but its store, which is streamed into the file."""
     in_file = plan.rows * row_bytes(plan) if plan.kind in ("exact", "refined") else 0
     return index_bytes(plan, problem) - in_file
 
@@ -114,7 +114,7 @@ def trained_bytes(codes: Codes) -> int:
 
 
 def peak_bytes(plan: Plan, problem: Problem) -> int:
-    """Return the memory that building takes, all in all."""
+    """Return the peak memory of building."""
     training = SAMPLE_COPIES * 4 * plan.sample_rows * plan.dim + beside_sample(plan.sample_rows, plan.dim)
     adding = held_bytes(plan, problem)
     dims = plan.dim + (plan.width if plan.code_bytes else 0)

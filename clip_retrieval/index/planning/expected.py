@@ -1,4 +1,4 @@
-"""What a planned index finds, and how fast, before there is one. Pure.
+"""Expected recall and query time of a planned index: pure functions.
 
 Curves and constants are those of CLIP-like vectors and of one core, as measured (benchmarks/RESULTS.md): 200,000 and a
 million rows of 512 dimensions, graphs from 20,000 on.
@@ -24,19 +24,18 @@ STORED_RECALL: Curve = (
 )  # fmt: skip
 SCALAR_RECALL: dict[Store, float] = {"fp32": 1.0, "fp16": 0.999, "SQ8": 0.98, "SQ6": 0.93, "SQ4": 0.76}
 
-# Share of that which is left when so many lists are looked into (as its logarithm to base 2): queries of both
-# modalities, and those of the rows' own alone.
+# Share of the full recall when 2**x lists are probed: for queries of both modalities, and of the rows' own only.
 LISTS_RECALL: Curve = (
     (0.0, 0.5), (1.0, 0.7), (2.0, 0.84), (3.0, 0.925), (4.0, 0.968), (5.0, 0.988), (6.0, 0.997), (7.0, 0.9995),
 )  # fmt: skip
 OWN_LISTS_RECALL: Curve = (
     (0.0, 0.56), (1.0, 0.72), (2.0, 0.84), (3.0, 0.913), (4.0, 0.953), (5.0, 0.978), (6.0, 0.991), (7.0, 0.9988),
 )  # fmt: skip
-REFINED_REACH = 0.75  # lists that are worth one, where 4-bit codes name too few of their rows
-FINER_REACH = 0.4  # power of how much shorter lists are than usual, that looking into one is worth less
+REFINED_REACH = 0.75  # worth of a probed list if 4-bit codes pick its rows, since they miss some
+FINER_REACH = 0.4  # a probed list is worth less with this power of how much shorter than usual it is
 FINER_CODES = 0.045  # code bits count this share more for each halving of the list length
 
-# The same of a graph that is searched so deep (efSearch), of GRAPH_ROWS rows.
+# Share of the full recall by efSearch, for a graph of GRAPH_ROWS rows.
 GRAPH_RECALL: Curve = (
     (2.0, 0.7), (3.0, 0.83), (4.0, 0.914), (5.0, 0.961), (6.0, 0.984), (7.0, 0.996), (8.0, 0.998), (9.0, 0.999),
     (10.0, 0.9997),
@@ -48,7 +47,7 @@ GRAPH_ROWS = 200_000
 DEPTH_POWER = 0.55  # search depth grows with this power of the number of rows
 SLOWNESS_POWER = 0.3  # a step takes longer with this power of the number of rows
 
-DIMS_A_SECOND = 2e9  # dimensions that one core, busy with other work too, compares in a scan of all rows
+DIMS_A_SECOND = 2e9  # dimensions that one core, under other load, compares in a scan of all rows
 CODE_MS = 0.55e-6  # milliseconds to look up one 8-bit code
 SCAN_MS = 0.15e-6  # milliseconds for each byte of two 4-bit codes, scanned 32 rows at a time
 WHOLE_MS: dict[Store, float] = {"fp32": 0.36e-6, "fp16": 0.28e-6}  # milliseconds for each dimension of a row in a list
@@ -61,7 +60,7 @@ STEP_MS: dict[Store, float] = {"fp32": 0.004, "fp16": 0.0047}  # milliseconds, o
 STEP_DIMS = 512
 START_MS, STEPS_TO_START = 0.065, 16
 LEAST_DEPTH, MOST_DEPTH = 16, 1_024
-MOST_LOOKED_INTO = 128  # lists
+MOST_LOOKED_INTO = 128  # most lists probed
 ROUNDING = 1 + 1e-9  # factor of an effort that is to reach a recall, so that rounding does not miss it
 
 
@@ -102,7 +101,7 @@ def list_efforts(plan: Plan, problem: Problem, worth: float, share: float | None
 
 
 def to_expect(wanted: float) -> float:
-    """Return the recall that a plan has to promise, so that the index has the wanted one: plans are not exact."""
+    """Return the recall to plan for, which is above the wanted one since plans are not exact."""
     return wanted + MARGIN * (1 - wanted)
 
 
@@ -129,7 +128,7 @@ def time_lists(plan: Plan, problem: Problem) -> tuple[float, float]:
 
 
 def share_found(plan: Plan, problem: Problem, effort: float) -> float:
-    """Return which share of what all rows hold is found in so many lists, or so deep in a graph."""
+    """Return the share of the full recall for a number of probed lists, or a depth in a graph."""
     if plan.kind != "graph" and effort >= plan.lists:
         return 1.0
     curve, scale = curve_of(plan, problem)
@@ -146,7 +145,7 @@ def curve_of(plan: Plan, problem: Problem) -> tuple[Curve, float]:
 
 
 def fineness(plan: Plan, problem: Problem) -> float:
-    """Return how many times as many lists there are as usual."""
+    """Return the number of lists relative to the usual number."""
     return plan.lists / count_lists(problem.filled_rows)
 
 
@@ -161,7 +160,7 @@ def ceiling(plan: Plan, problem: Problem) -> float:
 
 
 def interpolate(curve: Curve, place: float) -> float:
-    """Return the height of a curve at a place: before its first and after its last point, of that point."""
+    """Interpolate a curve linearly; constant before its first and after its last point."""
     if place <= curve[0][0]:
         return curve[0][1]
     for (low, least), (high, most) in pairwise(curve):

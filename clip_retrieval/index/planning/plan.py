@@ -1,6 +1,6 @@
-"""What to build: of all kinds of index that fit the bounds, the one that finds most in the time of a query. Pure.
+"""Chooses what to build: the kind within the bounds with the best recall in the query time. Pure functions.
 
-What a kind costs and finds is reckoned in `costs.py`; what the built index does is measured after every build.
+Costs are in `costs.py`, recall and time in `expected.py`; the built index is measured after every build.
 """
 
 from __future__ import annotations
@@ -16,15 +16,13 @@ from clip_retrieval.index.planning.expected import RECALL_OF_MILLISECOND, SCALAR
 from clip_retrieval.index.planning.shapes import MOST_LISTS, Plan, Problem, Store, count_lists
 from clip_retrieval.words import bound_above, in_bytes
 
-SCAN_BYTES = 32  # bytes of 4-bit codes, which only choose what is compared again
-LEAST_CODE_BYTES, MOST_LENGTHS = 4, 512  # bytes, and how many lengths are reckoned through
+SCAN_BYTES = 32  # bytes of 4-bit codes, which only choose the candidates to refine
+LEAST_CODE_BYTES, MOST_LENGTHS = 4, 512  # shortest code in bytes, and most code lengths that are tried
 WHOLE_STORES: tuple[Store, ...] = ("fp32", "fp16")
-LONG_CODES, FINER = 96, 2  # bytes, from which on it is worth while to have so many times as many lists as usual
-MOST_EMPTY = (
-    0.01  # of the rows of a graph: zero rows are far from all others, and building takes long where they are many
-)
-ROWS_FOR_LISTS = 5_000  # up to which comparing with every row is as fast as anything else
-SMALLEST = 1.1  # times the bytes of the smallest index with a wanted recall, and the best so small is taken
+LONG_CODES, FINER = 96, 2  # codes of at least 96 bytes deserve twice as many lists as usual
+MOST_EMPTY = 0.01  # share of a graph's rows: zero rows are far from all others, and many of them slow building down
+ROWS_FOR_LISTS = 5_000  # up to this many, comparing with every row is as fast as any index
+SMALLEST = 1.1  # the best index of up to this many times the size of the smallest one with the wanted recall is taken
 ROWS_PER_CENTROID = 39  # rows for each centroid, below which faiss's k-means warns
 LISTS, BOOKS = re.compile(r"IVF(\d+)"), re.compile(r"(?:PQ|RQ|LSQ|IMI)\d+(?:x(\d+))?(?![\dx])")
 CODE_BITS = 8
@@ -50,7 +48,7 @@ def make_plan(problem: Problem) -> Plan:
 
 
 def given_plan(problem: Problem, key: str) -> Plan:
-    """Return the plan of a key that somebody wants; what it costs is not known before it is built."""
+    """Return the plan of a given index key; its costs are unknown before it is built."""
     usual = count_sample(count_lists(problem.filled_rows), problem)
     affordable = int(problem.bounds.available_bytes / 4 / (4 * problem.dim * SAMPLE_COPIES))
     needed = min(ROWS_PER_CENTROID * count_centroids(key), affordable)
@@ -69,19 +67,19 @@ def fits(plan: Plan, problem: Problem) -> bool:
 
 
 def is_slow(plan: Plan, problem: Problem) -> bool:
-    """Say whether a query takes longer than it may; among few rows there is nothing faster than all of them."""
+    """Say whether a query is too slow; few rows are never, as nothing is faster than comparing them all."""
     return plan.query_ms > 1.001 * problem.bounds.max_query_ms and plan.rows > ROWS_FOR_LISTS
 
 
 def worth(plan: Plan) -> float:
-    """Return the recall, less what an index may find less that is faster, built sooner, or can be changed."""
+    """Return a plan's score: its recall, minus penalties for query time, build time and being a graph."""
     building = RECALL_OF_DOUBLING * math.log2(1 + plan.seconds / SHORT_SECONDS)
     stiffness = RECALL_OF_GRAPH if plan.kind == "graph" else 0
     return plan.recall - RECALL_OF_MILLISECOND * plan.query_ms - building - stiffness
 
 
 def list_plans(problem: Problem) -> list[Plan]:
-    """Return what could be built, with its cost, within the bounds or not; the best of each kind."""
+    """Return the best plan of each kind with its costs, within the bounds or not."""
     return list(shapes(problem))
 
 
@@ -110,7 +108,7 @@ def shapes(problem: Problem) -> Iterator[Plan]:
 
 
 def can_be_graph(problem: Problem) -> bool:
-    """Say whether the rows can be in a graph: it is made in one go, as graphs cannot be put together."""
+    """Say whether a graph is possible: graphs cannot be merged, so it is built in one piece."""
     return (
         problem.rows <= ROWS_OF_PART
         and problem.files == 1
@@ -120,12 +118,12 @@ def can_be_graph(problem: Problem) -> bool:
 
 
 def lengths(most: int) -> range:
-    """Return the bytes that codes may have, some hundred lengths at most."""
+    """Return the code lengths to try, in bytes, at most MOST_LENGTHS."""
     return range(min(LEAST_CODE_BYTES, most), most + 1, max(1, most // MOST_LENGTHS))
 
 
 def choose(problem: Problem, candidates: Iterable[Plan]) -> Iterator[Plan]:
-    """Yield the plan that is worth most within the bounds, else the smallest.
+    """Yield the plan with the best score within the bounds, else the smallest.
 
     With a wanted recall, the smallest plan that is expected to find it follows.
     """
@@ -148,7 +146,7 @@ def best_in_time(plans: Iterable[Plan], problem: Problem) -> Plan:
 
 
 def explain_misfit(problem: Problem, plans: list[Plan]) -> str:
-    """Say what the least demanding index would take."""
+    """Describe the needs of the least demanding index."""
     small = min(plans, key=lambda plan: max(plan.index_bytes / max(1, problem.bounds.max_index_bytes),
                                             plan.peak_bytes / max(1, problem.bounds.available_bytes)))  # fmt: skip
     least, memory = bound_above(small.index_bytes), bound_above(small.peak_bytes)

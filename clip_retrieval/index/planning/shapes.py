@@ -1,4 +1,4 @@
-"""What an index is to be: its bounds, its kind, the shape of its codes, and what faiss calls it."""
+"""Types of planning: the problem, the plan, the shape of codes, and faiss's names for them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from clip_retrieval.index.planning.bounds import Bounds
 Kind = Literal["exact", "graph", "refined", "listed", "coded", "given"]
 Store = Literal["fp32", "fp16", "SQ8", "SQ6", "SQ4", "codes"]
 
-FAISS_NAMES: dict[Store | None, str] = {"fp32": "Flat", "fp16": "SQfp16"}  # the others are called the same
+FAISS_NAMES: dict[Store | None, str] = {"fp32": "Flat", "fp16": "SQfp16"}  # others have faiss's name
 GRAPH_LINKS = 32
 LISTS_FOR_GRAPH = 16_384  # number of lists above which a graph finds the nearest ones
 MOST_LISTS = 32_768
@@ -21,7 +21,7 @@ LISTS_PER_ROOT = 1.2  # lists for each square root of the rows
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What is to be indexed, and within which bounds."""
+    """What is to be indexed, and the bounds."""
 
     rows: int
     dim: int
@@ -70,12 +70,12 @@ class Plan:
 
     @property
     def codes(self) -> Codes:
-        """What lists hold of a row, where they hold codes of ours."""
+        """The shape of the codes in lists; None if lists hold no codes of ours."""
         return Codes(self.dim, 8 * self.code_bytes // self.bits, self.bits)
 
     @property
     def stored_codes(self) -> Codes:
-        """What a store of codes holds of a row."""
+        """The shape of the codes in the store."""
         return Codes(self.dim, self.store_bytes, 8)
 
     @property
