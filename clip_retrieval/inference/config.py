@@ -44,7 +44,7 @@ DROPPED: Mapping[str, Dropped] = {
 
 @dataclass(frozen=True, kw_only=True)
 class TelemetryConfig:
-    """Who is shown a run while it goes; nothing of it changes what is written."""
+    """Options of live progress reports; none affects the output."""
 
     metrics_port: int = option(
         0, help="Port of 127.0.0.1 at which Prometheus finds /metrics; 0: none.", may_change=True
@@ -61,7 +61,7 @@ class TelemetryConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceConfig:
-    """One run, as it can be written into a file."""
+    """Options of one run; they can be stored as JSON."""
 
     DROPPED: ClassVar[Mapping[str, Dropped]] = DROPPED
     POSITIONAL: ClassVar[tuple[str, ...]] = (
@@ -132,7 +132,7 @@ class InferenceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig:
-    """A part of a run: some partitions of it, in this process."""
+    """Options of a worker: some partitions of a run, made in this process."""
 
     DROPPED: ClassVar[Mapping[str, Dropped]] = DROPPED
     POSITIONAL: ClassVar[tuple[str, ...]] = (

@@ -1,4 +1,4 @@
-"""manifest.json of an embeddings folder: what a run is, so that a later one goes on with it or refuses."""
+"""manifest.json of an embeddings folder: identifies a run, so that a later one can resume it or refuse to."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def describe_options(config: InferenceConfig, source: Source, plan: Sequence[Par
 def describe_run(
     config: InferenceConfig, source: Source, encoder: EncoderInfo, plan: Sequence[Partition], check: Check | None = None
 ) -> dict[str, Any]:
-    """Return the manifest: options, input, plan and encoder, with what became of trying its number format."""
+    """Return the manifest: options, input, plan, encoder, and the check of its number format."""
     described = describe_encoder(encoder) | {"pictures": to_json(source.config.pictures)}
     if check is not None:
         described["precision_check"] = asdict(check)
@@ -66,7 +66,7 @@ def digest_units(source: Source) -> str:
 
 @dataclass(frozen=True)
 class Check:
-    """How near a format comes to fp32: the least cosine of each modality, over these samples."""
+    """Accuracy of a number format: the least cosine with fp32 of each modality, over some samples."""
 
     samples: int
     least_cosine: dict[str, float]

@@ -34,7 +34,7 @@ PASSING_REASONS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What each worker of a run makes for itself out of the options: input, output, and how the input is cut."""
+    """Input, output and partitions of a run; every worker derives the same ones from the options."""
 
     config: InferenceConfig
     source: Source
@@ -60,7 +60,7 @@ class PlannedRun(Plan):
 
 
 def open_plan(config: InferenceConfig) -> Plan:
-    """Return the plan as a worker needs it that is told its partitions; reads the input, writes nothing."""
+    """Return the plan for a worker that is given its partitions; reads the input, writes nothing."""
     source = open_source(config.source, config.output_folder)
     folder = EmbeddingsFolder(config.output_folder)
     return Plan(config=config, source=source, folder=folder, partitions=make_partitions(config, source))
@@ -111,7 +111,7 @@ def make_partitions(config: InferenceConfig, source: Source) -> list[Partition]:
 
 
 def needs_work(folder: EmbeddingsFolder, partition: Partition) -> bool:
-    """Say whether a partition is to be made: it is not there, or what it lacks may be there by now."""
+    """Say whether to make a partition: it is missing, or failed for a reason that may have passed."""
     if not folder.is_done(partition):
         return True
     stats = folder.read_json(folder.stats_name(partition))
@@ -121,7 +121,7 @@ def needs_work(folder: EmbeddingsFolder, partition: Partition) -> bool:
 def settle_partition_count(
     config: InferenceConfig, folder: EmbeddingsFolder, source: Source, device_count: int
 ) -> InferenceConfig:
-    """Keep the partitions of a run that was begun; a new one on several devices gets some for each of them."""
+    """Keep the partition count of a started run; a new run on several devices gets some for each device."""
     if config.output_partition_count is not None:
         return config
     manifest = read_manifest(folder) if folder.partitions() else None
@@ -134,7 +134,7 @@ def settle_partition_count(
 
 
 def open_output(config: InferenceConfig) -> EmbeddingsFolder:
-    """Return the folder of a run; raises ConfigError where it is its input, or where the model's name is none."""
+    """Return the folder of a run; raises ConfigError if it is the input, or if the model's name is invalid."""
     parse_uri(config.encoder.clip_model)
     folder = EmbeddingsFolder(config.output_folder)
     path = local_path(config.source.input_dataset)

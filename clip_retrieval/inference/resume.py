@@ -1,4 +1,4 @@
-"""Whether a run may go on in a folder that has embeddings: with the same options, input and model."""
+"""Decides whether a run may resume in a folder with embeddings: only with the same options, input and model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from clip_retrieval.sources.files import FilesSource
 # Values of options that the manifests of older folders do not mention.
 PRESUMED = {"pictures": to_json(AS_BEFORE), "transparency": AS_BEFORE.transparency}
 
-PARTS = {"enable_image": "pictures", "enable_text": "captions"}  # switched off where the input has none
+PARTS = {"enable_image": "pictures", "enable_text": "captions"}  # switched off if the input has none
 
 # Keys of the manifest that may differ: options that do not change what is written, and records of how a run went.
 MAY_DIFFER = {flag.name for flag in flags_of(InferenceConfig) if flag.facts.get("may_change")} | {
@@ -30,7 +30,7 @@ MAY_DIFFER = {flag.name for flag in flags_of(InferenceConfig) if flag.facts.get(
 
 
 def settled_precision(folder: EmbeddingsFolder) -> str | None:
-    """Return the number format that a run was begun in; None where nothing is done yet."""
+    """Return the number format of a started run; None if no partition is done yet."""
     manifest = read_manifest(folder) if folder.has_partitions() else None
     return None if manifest is None else manifest.get("encoder", {}).get("precision")
 
@@ -45,7 +45,7 @@ def check_folder(folder: EmbeddingsFolder, described: dict[str, Any]) -> bool:
             )
         return False
     if not folder.has_partitions():
-        return False  # nothing is done yet: the options may still change
+        return False  # no partition is done yet: options may still change
     then, now = existing.get("input"), described["input"]
     if isinstance(then, dict) and then != now:
         is_folder = described["options"]["source"]["input_format"] == "files"
@@ -104,7 +104,7 @@ def claim_folder(folder: EmbeddingsFolder, manifest: dict[str, Any]) -> None:
 
 
 def compare(old: Any, new: Any, name: str = "") -> Iterator[str]:
-    """Yield `name: old -> new` for what differs and counts."""
+    """Yield `name: old -> new` for each relevant difference."""
     if name in MAY_DIFFER:
         return
     if isinstance(old, dict) and isinstance(new, dict):

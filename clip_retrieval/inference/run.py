@@ -1,4 +1,4 @@
-"""The whole of `inference`: plan, share out among workers, sum up."""
+"""The command `inference`: plans a run, distributes it to workers, sums up."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def revise(config: InferenceConfig, folder: EmbeddingsFolder, source: Source) ->
 
 
 def tidy_up(folder: EmbeddingsFolder, chosen: Sequence[Partition]) -> str:
-    """Remove what a stopped run has half done; return the sentence that it ends with."""
+    """Remove the unfinished files of a stopped run; return its last message."""
     folder.remove_leftovers(own=True)
     remove_wip(folder, chosen)
     there = set(folder.names(METADATA_FOLDER, ".parquet"))

@@ -1,4 +1,4 @@
-"""What a run did, and whether that is enough."""
+"""The summary of a run, and whether it counts as failed."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def sum_up(folder: EmbeddingsFolder, chosen: Sequence[Partition], made: Sequence
 
 
 def check_outcome(config: InferenceConfig, stats: Stats) -> None:
-    """A run that wrote no row, or left out more than is allowed, has failed."""
+    """Raise SourceError if a run wrote no row, or left out more than max_skipped."""
     reasons = ", ".join(f"{count} {reason}" for reason, count in stats.reasons.most_common())
     if not stats.sample_count:
         raise SourceError(

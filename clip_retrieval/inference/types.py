@@ -1,4 +1,4 @@
-"""What flows through inference: Sample, prepared Row, Batch, and Failure for what falls out."""
+"""Types that flow through inference: the prepared Row and Batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clip_retrieval.sources.types import Failure, Origin, Part
 
 @dataclass(slots=True, kw_only=True)
 class Row:
-    """One sample after preparation; a dropped one will be no row, its failures say why."""
+    """One sample after preparation; a dropped sample becomes no row, for the reasons in its failures."""
 
     key: str
     image_path: str | None
@@ -31,14 +31,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Rows in input order, and what fell out since the batch before; the last one may have no rows."""
+    """Rows in input order, and the failures since the previous batch; the last batch may have no rows."""
 
     rows: Sequence[Row]
     pixels: Pixels | None  # [rows with a picture, s, s, 3]; None where pictures are not wanted
     failures: Sequence[Failure]
     dropped_count: int  # samples that are no rows
-    read_seconds: float = 0.0  # reader-seconds spent on the chunks that begin in it: reading bytes
-    decode_seconds: float = 0.0  # decoding, resizing
+    read_seconds: float = 0.0  # reader-seconds of reading bytes, for the chunks that begin in this batch
+    decode_seconds: float = 0.0  # reader-seconds of decoding and resizing
     warnings: Mapping[str, int] = field(default_factory=dict)  # warnings of the picture decoders, by reason
 
     @property

@@ -17,5 +17,5 @@ Distributor = Callable[[PlannedRun, Live], None]
 
 
 def open_distributor(run: PlannedRun) -> Distributor:
-    """Return what has the missing partitions made: this process for one device, a process each for several."""
+    """Return the distributor: this process for one device, a process per device for several."""
     return make_on_devices if min(len(run.devices), len(run.missing)) > 1 else make_here

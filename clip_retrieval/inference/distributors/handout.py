@@ -1,4 +1,4 @@
-"""Which partitions are still to be made: whichever worker is free takes the next one."""
+"""The queue of partitions: whichever worker is free takes the next one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Handout:
             self.changed.notify_all()
 
     def give_back(self, partition_id: int) -> None:
-        """Have a partition made by another worker: the one that had it is gone."""
+        """Return a partition to the queue after its worker died."""
         with self.changed:
             self.under_way.remove(partition_id)
             if self.tries[partition_id] < MOST_TRIES:
@@ -48,12 +48,12 @@ class Handout:
             self.changed.notify_all()
 
     def close(self) -> None:
-        """Hand out nothing any more."""
+        """Stop handing out partitions."""
         with self.changed:
             self.is_closed = True
             self.changed.notify_all()
 
     def left(self) -> list[int]:
-        """Return what was not made."""
+        """Return the partitions that were not made."""
         with self.changed:
             return sorted([*self.waiting, *self.under_way, *self.given_up])

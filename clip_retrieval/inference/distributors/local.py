@@ -20,8 +20,8 @@ from clip_retrieval.process.subprocesses import describe_end, start_module
 
 logger = logging.getLogger(__name__)
 
-SECONDS_TO_END = 1.0  # time for a worker to remove what it has half done
-SECONDS_TO_LEAVE = 10.0  # time for a worker to end that has nothing left to do
+SECONDS_TO_END = 1.0  # time for a stopped worker to remove unfinished files
+SECONDS_TO_LEAVE = 10.0  # time for an idle worker to end
 
 
 def make_on_devices(run: PlannedRun, live: Live) -> None:
@@ -38,7 +38,7 @@ def make_on_devices(run: PlannedRun, live: Live) -> None:
 
 
 class Estimates:
-    """Passes the news of several workers on; each of them knows about how many samples the whole input has."""
+    """Forwards the news of several workers, with the mean of their estimates of the whole input."""
 
     def __init__(self, live: Live, share: float) -> None:
         self.live, self.share = live, share
@@ -53,14 +53,14 @@ class Estimates:
 
 
 class Team:
-    """A worker for each device, and what they have to do."""
+    """One worker per device, and their shared queue."""
 
     def __init__(self, run: PlannedRun, devices: Sequence[str], estimates: Estimates) -> None:
         self.config, self.estimates = run.config, estimates
         self.handout = Handout([partition.id for partition in run.missing])
         self.sentences: list[str] = []  # why workers ended before their time
         self.general: str | None = None  # an error that every worker would meet, such as a full disk
-        self.is_over = False  # the run has ended: news of workers no longer count
+        self.is_over = False  # after the run has ended, workers' news is ignored
         self.cores = max(1, count_cores() // len(devices))
         self.workers = [Worker(self, device) for device in devices]
 
@@ -74,14 +74,14 @@ class Team:
             self.end()
 
     def explain(self, left: Sequence[int]) -> str:
-        """Return the sentence that a run ends with whose partitions could not all be made."""
+        """Return the error message for partitions that could not be made."""
         if self.general is not None:
             return self.general
         why, numbers = "; ".join(dict.fromkeys(self.sentences)), ", ".join(map(str, left))
         return f"{why}; not made: partitions {numbers}; what is finished is kept, run the same command to go on"
 
     def lose(self, worker: Worker, sentence: str, *, is_general: bool) -> None:
-        """A worker is gone. What any other would meet too ends the run, all else is told, and the others go on."""
+        """Handle a worker's death: a general error ends the run, otherwise warn and let the others go on."""
         if self.is_over:
             return
         self.sentences.append(sentence)
@@ -94,7 +94,7 @@ class Team:
             logger.warning("%s; the others go on", sentence)
 
     def stop(self) -> None:
-        """Have all workers end, whatever they do."""
+        """End all workers, busy or not."""
         self.is_over = True
         self.handout.close()
         for worker in self.workers:
@@ -119,7 +119,7 @@ class Worker:
         self.thread = threading.Thread(target=self.run, daemon=True)
 
     def run(self) -> None:
-        """Give the worker one partition after the other, until none is left or it is gone."""
+        """Give the worker partitions one by one, until none is left or it died."""
         assert self.process.stdin is not None
         try:
             self.send({"config": to_json(self.team.config), "device": self.device})
@@ -143,7 +143,7 @@ class Worker:
         self.process.stdin.flush()
 
     def listen(self) -> bool:
-        """Hear the worker until its partition is whole; False where it ended before."""
+        """Read the worker's news until its partition is whole; False if the worker ended first."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             message = json.loads(line)

@@ -1,4 +1,4 @@
-"""A worker as a process of its own: a task, then partitions, as json lines on stdin; what it does on stdout."""
+"""A worker process: reads a task, then partitions, as JSON lines on stdin; reports on stdout."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def run(commands: IO[str], messages: Messages) -> None:
     """Make partitions until no more are given."""
     line = commands.readline()
     if not line:
-        return  # the run is gone
+        return  # the parent has ended
     task = json.loads(line)
     config = from_json(InferenceConfig, task["config"])
     plan = open_plan(config)
@@ -71,7 +71,7 @@ def main() -> None:
         messages.send(error=str(error), is_general=not isinstance(error, OF_ONE_DEVICE))
         sys.exit(1)
     except BrokenPipeError:
-        os._exit(1)  # the run is gone
+        os._exit(1)  # the parent has ended
 
 
 if __name__ == "__main__":

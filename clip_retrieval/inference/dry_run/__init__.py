@@ -1,1 +1,1 @@
-"""What a run will need, estimated from a sample of its input."""
+"""--dry_run: estimates a run's needs from a sample of its input."""

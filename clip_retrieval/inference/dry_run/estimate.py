@@ -1,4 +1,4 @@
-"""What a run will need, out of what a small part of it took: plain arithmetic."""
+"""Extrapolates a run's needs from the measured sample: plain arithmetic."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from clip_retrieval.inference.dry_run.sampling import Certainty
 from clip_retrieval.words import in_bytes
 
-SMALL_SHARE = 0.9  # share of the memory or disk there is; a run that needs more is warned of
+SMALL_SHARE = 0.9  # warn if a run needs more than this share of the memory or disk
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What the sample took. Seconds are for one sample: of one source, on one reader, or on one device."""
+    """Measurements of the sample. Seconds are per sample, on one source, reader or device."""
 
     samples: int
     rows: int
@@ -36,7 +36,7 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What is to be done, and on what."""
+    """The work of a run, and the hardware for it."""
 
     samples: int
     certainty: Certainty
@@ -69,14 +69,14 @@ class Rates:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What a run will need; bytes and seconds."""
+    """Estimated needs of a run, in bytes and seconds."""
 
     task: Task
     measured: Measured
 
     @property
     def samples(self) -> int:
-        """Samples that are not done yet."""
+        """Number of samples that are not done yet."""
         return round(self.task.samples * self.task.missing_share)
 
     @property
@@ -98,7 +98,7 @@ class Estimate:
 
     @property
     def samples_per_second(self) -> float:
-        """What the parts do together: a reader reads or decodes, and on a CPU decoding and encoding share the cores."""
+        """Rate of all parts together: readers read or decode in turn, and on CPUs decoding and encoding share cores."""
         rates = self.rates
         prepare = 1 / (1 / rates.read + 1 / rates.decode)
         if any(not device.startswith("cuda") for device in self.task.devices):
@@ -123,7 +123,7 @@ class Estimate:
 
     @property
     def disk(self) -> dict[str, int]:
-        """Return the bytes of embeddings, and of all that is beside them."""
+        """Return the bytes of embeddings, and of all other files."""
         embeddings = round(self.rows * self.measured.embedding_bytes)
         fixed = self.task.missing_count * self.measured.partition_bytes
         return {"embeddings": embeddings, "metadata": round(self.rows * self.measured.other_bytes + fixed)}

@@ -76,7 +76,7 @@ def estimate_run(config: InferenceConfig, tasks: Sequence[int] | None = None) ->
 
 
 def free_bytes(folder: EmbeddingsFolder) -> int | None:
-    """Return what the file system of the output has left; None where it is not of this machine."""
+    """Return the free bytes of the output's file system; None if it is not local."""
     if not folder.is_local:
         return None
     place = Path(folder.root).absolute()
@@ -84,7 +84,7 @@ def free_bytes(folder: EmbeddingsFolder) -> int | None:
 
 
 def measure(config: InferenceConfig, sampling: Sampling, device: str, settled: str | None) -> Measured:
-    """Take the sample through the pipeline: half, to get going; whole; and in full batches, as far as time allows."""
+    """Run half the sample through the pipeline as warm-up, then all of it, then full batches as time allows."""
     sampled, base, start = sampling.source, memory_now(), time.perf_counter()
     with open_equipment(config, device, sampled, settled) as equipment:
         load_seconds, loaded = time.perf_counter() - start, memory_now()
@@ -119,7 +119,7 @@ def measure(config: InferenceConfig, sampling: Sampling, device: str, settled: s
 
 
 def full_batches(sampled: SampledSource, whole: Pass, batch_size: int) -> SampledSource | None:
-    """Return the sample repeated until it fills batches; None where it does, or where that would take too long."""
+    """Return the sample repeated to fill batches; None if it fills them already, or if that would take too long."""
     seconds = whole.stats.total_duration / whole.samples
     wanted = min(FULL_BATCHES * batch_size, int(SECONDS_TO_MEASURE / max(seconds, 1e-9)))
     count = len(sampled.items)
@@ -130,7 +130,7 @@ def full_batches(sampled: SampledSource, whole: Pass, batch_size: int) -> Sample
 
 
 def embed(sampled: SampledSource, count: int, equipment: Equipment) -> Pass:
-    """Make a partition of the first `count` items in a scratch folder, and weigh it."""
+    """Make a partition of the first `count` items in a scratch folder, and measure its size."""
     with tempfile.TemporaryDirectory(prefix="clip-retrieval-dry-run-") as scratch:
         unheard = Teller(lambda _news: None)
         stats = make_partition(equipment, sampled, EmbeddingsFolder(scratch), Partition(0, 1, 0, count), unheard)

@@ -1,4 +1,4 @@
-"""A small part of an input, taken from all over it, and how many samples the whole has: for --dry_run."""
+"""Draws a small sample spread over an input, and estimates how many samples the input has: for --dry_run."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class SampledSource:
 
 
 class SampledInventory(SampledSource):
-    """The same of a source whose samples are files that can change."""
+    """A SampledSource over a source whose samples are files that can change."""
 
     def files_of(self, key: str) -> Mapping[Part, FileState]:
         assert isinstance(self.source, Inventory)
@@ -58,7 +58,7 @@ class SampledInventory(SampledSource):
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """The first items of one unit, and what is known of its size."""
+    """The first items of one unit, and its estimated size."""
 
     items: list[Item]
     seen: int  # samples that were read, to be counted
@@ -124,14 +124,14 @@ def look_into(source: Source, place: int, most: int | None) -> Look:
 
 
 def end_of(item: Item) -> int:
-    """Return where in its shard an item ends; 0 where that is not known."""
+    """Return the offset where an item ends in its shard; 0 if unknown."""
     if isinstance(item, Failure) or item.origin is None or item.origin.offset is None:
         return 0
     return item.origin.offset + (item.origin.size or 0)
 
 
 def size_of(url: str) -> int | None:
-    """Return the bytes of a plain tar; None where they cannot be told, or do not count what is in it."""
+    """Return the bytes of a plain tar; None if unknown, or if the tar is compressed."""
     if url.startswith(PIPE) or not url.partition("?")[0].endswith(PLAIN_SUFFIX):
         return None
     try:

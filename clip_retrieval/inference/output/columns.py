@@ -44,7 +44,7 @@ class MetadataWriter:
             self.spool.write("\n")
 
     def column_of(self, name: str, value: object, record: dict[str, Any]) -> str | None:
-        """Ours are never replaced: a json field of the same name is left out where it says the same, else renamed."""
+        """Return a json field's column; a field with our column's name is left out if equal, else renamed."""
         if name in self.own_columns and record.get(name) == value:
             return None
         while name in self.own_columns or name in record:
@@ -60,7 +60,7 @@ class MetadataWriter:
         with pq.ParquetWriter(path, schema, compression="snappy") as writer:
             for records in self.spooled():
                 writer.write_table(self.table(records, schema))
-                records.clear()  # before the next ones are read
+                records.clear()  # frees memory before the next ones are read
         self.spool_path.unlink()
 
     def spooled(self) -> Iterator[list[dict[str, Any]]]:

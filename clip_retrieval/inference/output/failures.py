@@ -1,4 +1,4 @@
-"""failures/*.parquet: what of the input could not be used, and why. Its schema, its writer and its reader."""
+"""failures/*.parquet: the parts of the input that could not be used, and why. Schema, writer and reader."""
 
 from __future__ import annotations
 

@@ -55,13 +55,13 @@ class LedgerWriter:
         self.left_out = ""
 
     def add_rows(self, rows: Sequence[Row], first: int) -> None:
-        """Take down rows first.. of the partition: all of them, or those that lack something."""
+        """Record the partition's rows from `first` on: all of them, or only the incomplete ones."""
         for number, row in enumerate(rows, first):
             if self.inventory is not None or row.failures:
                 self.add(self.record(row.key, number) | origin_of(row) | digests_of(row))
 
     def add_left_out(self, failures: Sequence[Failure]) -> None:
-        """Take down the samples of a folder that became no row; each may have several failures, one after the other."""
+        """Record a folder's samples that became no row; the failures of one sample are adjacent."""
         for failure in failures:
             if self.inventory is None or failure.row_kept or failure.part not in SAMPLE_PARTS:
                 continue
@@ -99,7 +99,7 @@ class LedgerWriter:
 
 
 def read_ledger(folder: Folder, name: str) -> Iterator[Record]:
-    """Yield the records of a partition's ledger, some thousand of them in memory at once."""
+    """Yield the records of a partition's ledger, with a few thousand in memory."""
     yield from read_records(folder, name)
 
 

@@ -50,7 +50,7 @@ class Sink:
         self.metadata.write_parquet(self.scratch / "metadata")
 
     def close(self) -> None:
-        """Let go of the scratch files, complete or not."""
+        """Close the scratch files, complete or not."""
         self.failures.close()
         self.ledger.close()
         self.metadata.spool.close()
@@ -64,7 +64,7 @@ def open_sink(
     own_columns: Sequence[str],
     inventory: Inventory | None = None,
 ) -> Iterator[Sink]:
-    """Give a sink; when the block ends well, publish its files, metadata last."""
+    """Yield a sink; if the block succeeds, publish its files, metadata last."""
     with folder.staging() as scratch:
         with ExitStack() as stack:
             writers = {

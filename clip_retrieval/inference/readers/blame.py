@@ -1,4 +1,4 @@
-"""Which sample of a chunk ends its readers: it is tried once more alone, then without its picture, then left out."""
+"""Finds the sample that kills readers: the suspect is retried alone, then without its picture, then left out."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ class Case:
         ]
 
     def note_loss(self, loss: ReaderLostError) -> bool:
-        """Take note of a lost reader; False where too many were lost between samples, so that none is to blame."""
+        """Record a lost reader; False if too many were lost between samples, so that no sample is to blame."""
         if loss.place is None:
             self.unexplained_count += 1
             return self.unexplained_count < MOST_UNEXPLAINED
         place = self.next_places()[loss.place]
         self.losses.setdefault(place, []).append(loss)
-        # Once may be anything: memory was short, somebody killed it. Alone in a new reader, the sample shows itself.
+        # One loss may have other causes, such as a lack of memory. Retrying the sample alone in a new reader tells.
         self.suspect = place if len(self.losses[place]) == 1 else None
         return True
 
     def acquit(self) -> bool:
-        """Say that what was asked for last came back; True where that was the whole chunk."""
+        """Record that the last request succeeded; True if it was the whole chunk."""
         is_whole = self.suspect is None
         self.suspect = None
         return is_whole
@@ -84,7 +84,7 @@ class Case:
         )
 
     def with_blame(self, row: Row, place: int) -> Row:
-        """Say in place of `no_image` why there is none; the rules for rows without a picture were kept already."""
+        """Replace the reason `no_image` by the real one; the rules for rows without a picture were applied already."""
         if self.lacks_picture(place):
             loss = self.losses[place][-1]
             row.failures[:] = [

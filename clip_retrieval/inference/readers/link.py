@@ -1,4 +1,4 @@
-"""A reader process and the pipes to it. No wait is endless: one that hangs is killed, one that dies is told of."""
+"""A reader process and its pipes. No wait is endless: a hung reader is killed, a dead one is reported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SECONDS_BETWEEN_LOOKS = 1.0
 
 
 class ReaderLostError(Exception):
-    """A reader died or hung: `reason` in one word, how it ended, and which sample it was at."""
+    """A reader died or hung: `reason` in one word, how it ended, and the sample under way."""
 
     def __init__(self, reason: str, how: str, place: int | None) -> None:
         super().__init__(f"a reader process {how}")
@@ -28,7 +28,7 @@ class ReaderLostError(Exception):
 class ReaderLink:
     """One reader process; `timeout_seconds` is how long one sample may take (0: for ever).
 
-    Without poll (Windows) nothing looks after a reader that hangs.
+    Windows has no poll: a hung reader is not noticed there.
     """
 
     def __init__(self, note: Note, timeout_seconds: float) -> None:
@@ -43,7 +43,7 @@ class ReaderLink:
             os.set_blocking(self.commands.fileno(), False)
 
     def greet(self, message: object) -> None:
-        """Hand over what it needs to begin; it may take its time to start."""
+        """Send the start-up message; starting may take longer than one sample."""
         limit = self.timeout_seconds
         self.task, self.timeout_seconds = "its start", max(limit, SECONDS_TO_START) if limit else 0.0
         self.ask(message)
@@ -87,7 +87,7 @@ class ReaderLink:
     def wait(self, pipe: IO[bytes], event: str) -> None:
         """Wait until the pipe is ready; raises TimeoutError when the reader begins no sample for too long.
 
-        What counts is time that was waited here, not the clock: a run that is suspended has not hung.
+        Only time spent waiting counts, not the clock: a run that was suspended has not hung.
         """
         if not hasattr(select, "poll"):
             return
@@ -104,7 +104,7 @@ class ReaderLink:
                 raise TimeoutError
 
     def give_up(self) -> None:
-        """Kill the process, which holds nothing that could be lost; whoever waits for it is told."""
+        """Kill the process, which holds no state; whoever waits for it gets an error."""
         self.is_given_up = True
         self.process.kill()
 

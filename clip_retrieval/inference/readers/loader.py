@@ -30,7 +30,7 @@ SECONDS_FOR_THE_FEEDER = 1.0
 
 
 class Pending:
-    """The next batch while it fills."""
+    """The batch that is being filled."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
@@ -171,7 +171,7 @@ class Loader:
             self.results.put(Prepared(chunk, prepare_chunk(chunk.samples, self.wanted, self.pixels.slots[chunk.slot])))
 
     def close(self) -> None:
-        """End the readers and let go of the shared memory."""
+        """End the readers and free the shared memory."""
         self.is_closed = True
         self.free_slots.put(0)  # wakes the feeder, which then ends
         if self.feeder is not None:

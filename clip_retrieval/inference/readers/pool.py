@@ -34,7 +34,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A chunk that came back."""
+    """A prepared chunk."""
 
     chunk: Chunk
     result: PreparedChunk
@@ -44,11 +44,11 @@ Results = queue.SimpleQueue[Prepared | BaseException | int]
 
 
 class ReadersClosedError(Exception):
-    """The readers were ended while one of them was still asked for something."""
+    """The readers were closed while a request was under way."""
 
 
 class Readers:
-    """Some reader processes; whichever is free takes the next chunk, and what it makes goes to `results`."""
+    """A pool of reader processes; a free one takes the next chunk, and puts its rows into `results`."""
 
     def __init__(
         self, wanted: Wanted, pixels: SharedPixels, results: Results, count: int, timeout_seconds: float
@@ -70,11 +70,11 @@ class Readers:
 
 
 class Reader:
-    """One reader process, whichever it is just now, and the thread that feeds it."""
+    """The thread that feeds one reader process, and replaces the process when it is lost."""
 
     def __init__(self, readers: Readers, number: int) -> None:
         self.readers, self.number = readers, number
-        self.lock = threading.Lock()  # no process is started once all were killed
+        self.lock = threading.Lock()  # prevents starting a process after all were killed
         self.link = self.connect()
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
@@ -97,7 +97,7 @@ class Reader:
             self.readers.results.put(error)
 
     def start(self) -> None:
-        """Get the process to where it takes chunks; one that fails to start by itself is not tried again."""
+        """Start the process and wait until it takes chunks; a process that fails to start is not retried."""
         pixels = self.readers.pixels
         for _ in range(MOST_STARTS):
             try:
@@ -112,7 +112,7 @@ class Reader:
         raise WorkerError(f"a reader process {loss.how} while it started; {TO_GO_ON}")
 
     def prepare(self, chunk: Chunk) -> PreparedChunk:
-        """Return the rows of a chunk, with as many reader processes as that takes."""
+        """Return the rows of a chunk, replacing lost reader processes."""
         case = Case(chunk.samples, wants_images=self.readers.wanted.image)
         while True:
             try:

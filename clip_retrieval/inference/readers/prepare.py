@@ -27,7 +27,7 @@ from clip_retrieval.sources.types import Failure, Part, Sample
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """Which parts a run asked for, and how pictures are made ready."""
+    """The parts that a run wants, and how pictures are prepared."""
 
     image: bool
     text: bool
@@ -50,7 +50,7 @@ class PartError(Exception):
 
 
 class PreparedChunk(NamedTuple):
-    """The rows of a chunk, the seconds spent on reading bytes and on all the rest, and what the decoders warned of."""
+    """The rows of a chunk, the seconds of reading and of all else, and the decoders' warnings."""
 
     rows: list[Row]
     read_seconds: float
@@ -59,7 +59,7 @@ class PreparedChunk(NamedTuple):
 
 
 class TimedReading:
-    """Reads parts, and counts the seconds of it."""
+    """Reads parts, and adds up the time."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -106,7 +106,7 @@ def prepare_sample(sample: Sample, wanted: Wanted, slot: Pixels, read_part: Call
 
 
 def noted(row: Row, part: Part, data: bytes, wanted: Wanted) -> bytes:
-    """Return the bytes of a part, once their digest is with the row if it is wanted."""
+    """Return the bytes of a part; notes their digest in the row if digests are wanted."""
     if wanted.digests:
         row.digests[part] = digest_bytes(data)
     return data
@@ -119,7 +119,7 @@ def digest_bytes(data: bytes) -> bytes:
 
 @contextmanager
 def noting_failure(row: Row, part: Part) -> Iterator[None]:
-    """Turn what is wrong with one part into a Failure of the row; the other parts go on."""
+    """Turn an error in one part into a Failure of the row; other parts are not affected."""
     try:
         yield
     except (PartError, ImageError) as error:
@@ -131,7 +131,7 @@ def shard_of(row: Row) -> str:
 
 
 def lacks_too_much(row: Row, wanted: Wanted) -> bool:
-    """Say whether the row goes: it has nothing to embed or, with all_parts, lacks a part that is wanted."""
+    """Say whether to drop the row: it has nothing to embed or, with all_parts, lacks a wanted part."""
     lacks_text = wanted.text and row.caption is None
     if not row.has_image and (lacks_text or not wanted.text):
         return True

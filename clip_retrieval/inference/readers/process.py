@@ -62,7 +62,7 @@ def serve(commands: IO[bytes], answers: IO[bytes]) -> None:
 
 
 def noting(samples: Sequence[Sample], note: Note) -> Iterator[Sample]:
-    """Note which sample is under way, so that the worker can tell which one killed this process."""
+    """Note the sample under way, so that the worker can tell which one killed this process."""
     for place, sample in enumerate(samples):
         note.begin(place)
         yield sample
@@ -76,7 +76,7 @@ def main() -> None:
     try:
         serve(sys.stdin.buffer, answers)
     except (BrokenPipeError, EOFError):
-        os._exit(1)  # the worker is gone
+        os._exit(1)  # the worker has ended
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ class SharedPixels:
         return cls(os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0)), shape, path, is_owner=False)
 
     def close(self) -> None:
-        """Let go of the memory; the array must not be used after this."""
+        """Free the memory; the array must not be used after this."""
         del self.slots, self.notes
         os.close(self.descriptor)
         if self.is_owner and not self.path.startswith("/proc/"):
