@@ -28,9 +28,9 @@ from clip_retrieval.git_lfs import describe_pointer
 
 T = TypeVar("T")
 OWN_MODULES = sys.stdlib_module_names | {"clip_retrieval", "pyarrow"}
+POINTER_BYTES = 64  # enough of a file to recognize a Git LFS pointer
 PIPE = "pipe:"
 LARGEST_BLOB = 1 << 29  # bytes of one picture, caption or json; /dev/zero and sparse files give any number
-POINTER_BYTES = 64  # enough of a file to recognize a Git LFS pointer
 SKIP_BYTES = 1 << 20
 STORE_RETRIES = 3
 FIRST_PAUSE = 0.2  # seconds; doubles after each try
@@ -257,12 +257,6 @@ def open_raw(url: str) -> Iterator[IO[bytes]]:
     fs, name = fsspec.core.url_to_fs(url)  # fs must stay referenced: files inside archives close with it
     with with_retries(fs, lambda: fs.open(name, "rb")) as file:
         yield file
-
-
-def pointer_at(url: str) -> str | None:
-    """Return advice if the file is a Git LFS pointer; None if it is not."""
-    with open_raw(url) as file:
-        return describe_pointer(file.read(POINTER_BYTES))
 
 
 def fetch_to_cache(url: str, cache_path: str) -> str:

@@ -74,7 +74,8 @@ def check_outcome(config: InferenceConfig, stats: Stats) -> None:
     reasons = ", ".join(f"{count} {reason}" for reason, count in stats.reasons.most_common())
     if not stats.sample_count:
         raise SourceError(
-            f"no sample of {config.source.input_dataset} could be embedded ({reasons or 'it holds none'})"
+            f"no sample of {config.source.input_dataset} could be embedded "
+            + (f"({reasons}); {config.output_folder}/failures says why" if reasons else "(it holds none)")
         )
     share = stats.skipped_count / (stats.sample_count + stats.skipped_count)
     if share > config.max_skipped:

@@ -133,7 +133,7 @@ def open_archives(config: SourceConfig, output_folder: str) -> ArchiveSource:
     has_texts = any(sample.text for sample in joined)
     config = switch_off_missing(config, has_images=has_images, has_texts=has_texts)
     if not has_images and not has_texts:
-        why = next((f": {failure.detail}" for archive in archives for failure in archive.ignored), "")
+        why = next((f" ({failure.detail})" for archive in archives for failure in archive.ignored), "")
         raise SourceError(f"{config.input_dataset} holds no sample: no picture, and no .txt caption{why}")
     samples = [(archive, name) for archive in archives for name in names_of(archive)]
     return ArchiveSource(config, samples, [f"{a.url.rpartition('/')[2]}:{name}" for a, name in samples])
@@ -152,7 +152,8 @@ def open_archive(url: str, config: SourceConfig) -> Archive:
     except FileNotFoundError as error:
         listed = [("", Damage("missing", f"cannot be opened: {first_line(error)}"))]
     except (zipfile.BadZipFile, EOFError, ValueError, OSError) as error:
-        listed = [("", Damage("unreadable" if may_pass(error) else "corrupt", first_line(error)))]
+        cut = f"cut off or damaged ({first_line(error)})"
+        listed = [("", Damage("unreadable", first_line(error)) if may_pass(error) else Damage("corrupt", cut))]
     for name, member in listed:
         add_member(archive, name, member)
     for item in join(list(archive.members), wants_images=config.enable_image):

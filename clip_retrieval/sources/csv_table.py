@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clip_retrieval.blobs import may_pass
 from clip_retrieval.errors import SourceError, first_line
-from clip_retrieval.git_lfs import describe_pointer
+from clip_retrieval.sources.content import describe_start
 from clip_retrieval.sources.csv_rows import LONGEST_CELL, read_rows
 from clip_retrieval.sources.tables import Table
 from clip_retrieval.sources.text_files import open_text
@@ -45,9 +44,7 @@ class CsvTable(Table):
                     row = dict(zip(names, cells, strict=False))
                     yield number, {name: row.get(name) or None for name in columns}
         except (csv.Error, OSError, EOFError, ValueError) as error:
-            reason = "unreadable" if may_pass(error) else "corrupt"
-            detail = f"what comes after row {number} cannot be read: {first_line(error)}"
-            yield Failure.of_shard(self.url, reason, detail)
+            yield Failure.of_rest(self.url, number + 1, error)
 
     def cells(self) -> Iterator[tuple[list[str], int | None]]:
         """Yield the cells of each row below the header, with the line number of an unclosed quote in it, or None.
@@ -75,9 +72,9 @@ def open_csv(url: str) -> CsvTable:
         raise SourceError(f"{url} does not exist") from error
     except (csv.Error, OSError, EOFError, ValueError) as error:
         raise SourceError(f"{url} cannot be read: {first_line(error)}") from error
-    pointer = describe_pointer(line)
-    if pointer is not None:
-        raise SourceError(f"{url} is {pointer}")
+    known = describe_start(line.encode("utf-8", "surrogateescape"))
+    if known is not None or "\0" in line:
+        raise SourceError(f"{url} is {known or 'no text: its first line holds NUL characters'}")
     if url.endswith((".txt", ".txt.gz")):
         return CsvTable(url, {"url": "text"}, {"url": "text"}, None)
     if any("://" in name for name in names):

@@ -5,20 +5,48 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
+import msgspec
 import pyarrow as pa
 
-from clip_retrieval.blobs import local_path, may_pass, open_raw, pointer_at, store_errors
+from clip_retrieval.blobs import local_path, may_pass, open_raw, store_errors
 from clip_retrieval.errors import SourceError, StorageError, first_line
+from clip_retrieval.json_files import Shape, check_shape
 from clip_retrieval.sources.arrow_rows import check_names, kinds_of, rows_of, types_of
 from clip_retrieval.sources.config import SourceConfig
+from clip_retrieval.sources.content import explain_refusal
 from clip_retrieval.sources.parquet import reason_of
 from clip_retrieval.sources.tables import Table, TablePart, TableSource, open_tables
 from clip_retrieval.sources.types import Failure
 from clip_retrieval.storage import Folder
 
 STATE, INFO, SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
+Name = Annotated[str, msgspec.Meta(pattern=r"^(?!\.\.?$)[^/\\]+$")]  # leads out of no folder
+
+
+class DataFile(TypedDict):
+    filename: Name
+
+
+class State(TypedDict, total=False):
+    _data_files: list[DataFile] | None
+    _indices_data_files: list[DataFile] | None
+    _split: str | None
+
+
+class Splits(TypedDict, total=False):
+    splits: list[Name]
+
+
+class SplitInfo(TypedDict, total=False):
+    num_examples: int | None
+
+
+class Info(TypedDict, total=False):
+    splits: dict[str, SplitInfo | None] | None
+
+
 FILE_MAGIC = b"ARROW1"  # of the IPC file format; `datasets` itself writes the stream format
 
 
@@ -39,8 +67,7 @@ class ArrowTable(Table):
                             yield number, row
                         number += 1
         except (pa.ArrowException, OSError, ValueError) as error:
-            lost = f"what comes after row {number - 1} cannot be read: {first_line(error)}"
-            yield Failure.of_shard(self.url, reason_of(error), lost)
+            yield Failure.of_rest(self.url, number, error)
 
 
 class Batches:
@@ -77,7 +104,7 @@ def open_datasets(config: SourceConfig) -> TableSource:
     folder = Folder(config.input_dataset)
     if not folder.exists():
         raise SourceError(f"there is no folder {config.input_dataset}")
-    splits = read_about(folder, SPLITS).get("splits", [""])
+    splits = read_about(folder, SPLITS, Splits).get("splits", [""])
     parts, counts = [], []
     for split in splits:
         names = arrow_names(folder, split)
@@ -94,34 +121,33 @@ def open_datasets(config: SourceConfig) -> TableSource:
     return open_tables(config, parts, row_count or None, "datasets")
 
 
-def read_about(folder: Folder, name: str) -> dict[str, Any]:
-    """Return one of the folder's JSON files; empty if it is missing."""
-    if not folder.exists(name):
-        return {}
+def read_about(folder: Folder, name: str, shape: type[Shape]) -> Shape:
+    """Return one of the folder's JSON files; empty if it is missing. Raises SourceError if it is of another shape."""
     try:
-        return folder.read_json(name)
+        about: object = folder.read_json(name) if folder.exists(name) else {}
     except StorageError as error:
         raise SourceError(str(error)) from error
+    return check_shape(about, shape, f"{folder.url}/{name}", SourceError)
 
 
 def arrow_names(folder: Folder, split: str) -> list[str]:
     """Return the arrow files of a split, in row order."""
     below = f"{split}/" if split else ""
-    state = read_about(folder, f"{below}{STATE}")
+    state = read_about(folder, f"{below}{STATE}", State)
     if state.get("_indices_data_files"):
         raise SourceError(f"{folder.url}/{below} has rows chosen by an index; save it again with flatten_indices()")
     files = state.get("_data_files")
-    if not isinstance(files, list):
+    if files is None:
         return [f"{below}{name}" for name in folder.names(split, ".arrow")] if folder.exists(f"{below}{INFO}") else []
     return [f"{below}{file['filename']}" for file in files]
 
 
 def count_rows(folder: Folder, split: str) -> int | None:
     """Return the number of rows according to the split's dataset_info.json, or None."""
-    about = read_about(folder, f"{split}/{INFO}" if split else INFO)
-    name = read_about(folder, f"{split}/{STATE}" if split else STATE).get("_split")
-    described = (about.get("splits") or {}).get(name)
-    return described.get("num_examples") if isinstance(described, dict) else None
+    about = read_about(folder, f"{split}/{INFO}" if split else INFO, Info)
+    name = read_about(folder, f"{split}/{STATE}" if split else STATE, State).get("_split")
+    described = (about.get("splits") or {}).get(name or "")
+    return None if described is None else described.get("num_examples")
 
 
 def part_of(url: str) -> TablePart:
@@ -133,8 +159,8 @@ def part_of(url: str) -> TablePart:
     except FileNotFoundError:
         return TablePart(name, None, damage=Failure.of_shard(url, "missing", "the file does not exist"))
     except (pa.ArrowException, OSError) as error:
-        pointer = None if may_pass(error) else pointer_at(url)
-        reason, detail = ("git_lfs_pointer", pointer) if pointer else (reason_of(error), first_line(error))
+        damaged = reason_of(error), first_line(error)
+        reason, detail = damaged if may_pass(error) else explain_refusal(url, *damaged, "an Arrow file")
         return TablePart(name, None, damage=Failure.of_shard(url, reason, detail))
     return TablePart(name, table)
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clip_retrieval.blobs import may_pass
 from clip_retrieval.errors import SourceError, first_line
 from clip_retrieval.git_lfs import describe_pointer
 from clip_retrieval.sources.tables import Kind, Table
@@ -37,9 +36,7 @@ class JsonTable(Table):
                     else:
                         yield number, {name: row.get(name) for name in columns}
         except (OSError, EOFError, ValueError) as error:
-            reason = "unreadable" if may_pass(error) else "corrupt"
-            detail = f"what comes after row {number} cannot be read: {first_line(error)}"
-            yield Failure.of_shard(self.url, reason, detail)
+            yield Failure.of_rest(self.url, number + 1, error)
 
 
 def lines_of(url: str) -> Iterator[str]:

@@ -12,10 +12,11 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clip_retrieval.blobs import local_path, may_pass, pointer_at, store_errors, with_retries
+from clip_retrieval.blobs import local_path, may_pass, store_errors, with_retries
 from clip_retrieval.errors import SourceError, first_line
 from clip_retrieval.sources.arrow_rows import MOST_BYTES, check_names, kinds_of, rows_of, types_of
 from clip_retrieval.sources.config import SourceConfig
+from clip_retrieval.sources.content import explain_refusal
 from clip_retrieval.sources.patterns import list_inputs
 from clip_retrieval.sources.tables import Table, TablePart, TableSource, open_tables
 from clip_retrieval.sources.types import Failure
@@ -128,8 +129,7 @@ def parts_of(url: str) -> tuple[list[TablePart], int]:
     except (pa.ArrowException, OSError) as error:
         if may_pass(error):
             raise SourceError(f"{url} cannot be read: {first_line(error)}") from error
-        pointer = pointer_at(url)
-        reason, detail = ("git_lfs_pointer", pointer) if pointer else ("not_parquet", first_line(error))
+        reason, detail = explain_refusal(url, "not_parquet", first_line(error), "a readable parquet file")
         return [TablePart(name, None, damage=Failure.of_shard(url, reason, detail))], 0
     parts = [
         TablePart(f"{name}:{start}-{min(start + ROWS_PER_UNIT, end)}", table, start, min(start + ROWS_PER_UNIT, end))

@@ -30,7 +30,8 @@ def list_inputs(text: str, suffixes: Sequence[str], word: str, output_folder: st
         raise SourceError(f"{text} holds no {word}")
     local = [path for path in map(local_path, urls) if path is not None]
     if len(local) == len(urls) and not any(path.exists() for path in local):
-        raise SourceError(f"none of the {len(urls)} {word}s of {text} exists (the first is {urls[0]})")
+        several = f"none of the {len(urls)} {word}s of {text} exists (the first is {urls[0]})"
+        raise SourceError(several if len(urls) > 1 else f"there is no file {urls[0]}")
     return urls
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO
 
-from clip_retrieval.blobs import PIPE, is_plain, open_url, pointer_at
+from clip_retrieval.blobs import is_plain, open_url
 from clip_retrieval.errors import one_line
+from clip_retrieval.sources.content import explain_refusal
 from clip_retrieval.sources.tar_headers import Tar
 from clip_retrieval.sources.tar_members import CutError, Member, MemberReader, PlainReader, StreamReader
 
@@ -47,8 +48,9 @@ def read_members(url: str, wanted: Callable[[str], bool]) -> Iterator[Member | D
 
 def named(damage: Damage, url: str) -> Damage:
     """Say of a file that is no tar what it is, where it is known."""
-    pointer = None if damage.reason != "not_a_tar" or url.startswith(PIPE) else pointer_at(url)
-    return damage if pointer is None else Damage("git_lfs_pointer", pointer)
+    return (
+        Damage(*explain_refusal(url, damage.reason, damage.detail, "a tar")) if damage.reason == "not_a_tar" else damage
+    )
 
 
 def walk(file: IO[bytes], wanted: Callable[[str], bool], reader: MemberReader) -> Iterator[Member | Damage]:
@@ -67,7 +69,7 @@ def walk(file: IO[bytes], wanted: Callable[[str], bool], reader: MemberReader) -
         if count:
             yield Damage("truncated", f"ends inside or after {last}: {error}")
         elif str(error) == "empty file" or getattr(reader, "byte_count", None) == 0:
-            yield Damage("empty", "has no bytes")
+            yield Damage("empty", "holds nothing: no bytes, or zeros alone")
         else:
             yield Damage("not_a_tar", str(error))
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
-from clip_retrieval.blobs import Blob
+from clip_retrieval.blobs import Blob, may_pass
+from clip_retrieval.errors import first_line
 
 SAMPLE_PARTS: tuple[Part, ...] = ("image", "text", "metadata")
 
@@ -49,6 +50,13 @@ class Failure:
     def of_shard(cls, url: str, reason: str, detail: str) -> Failure:
         """Return the failure of a whole tar, archive or table, or of the rest of one."""
         return cls("", url, "shard", reason, detail)
+
+    @classmethod
+    def of_rest(cls, url: str, row_count: int, error: Exception) -> Failure:
+        """Return the failure of all rows of a table after the first `row_count`."""
+        lost = f"what comes after row {row_count - 1}" if row_count else "no row"
+        detail = f"{lost} {'cannot' if row_count else 'can'} be read: {first_line(error)}"
+        return cls.of_shard(url, "unreadable" if may_pass(error) else "corrupt", detail)
 
 
 class FileState(NamedTuple):

@@ -362,7 +362,7 @@ def test_a_folder_of_broken_pictures_is_refused_after_the_run(tmp_path: Path) ->
 
     message = refusal(SourceError, tmp_path / "in", tmp_path / "out")
 
-    assert message == f"no sample of {tmp_path}/in could be embedded (1 image:decode)"
+    assert message == f"no sample of {tmp_path}/in could be embedded (1 image:decode); {tmp_path}/out/failures says why"
     assert (tmp_path / "out" / "failures" / "failures_0.parquet").exists()
 
 

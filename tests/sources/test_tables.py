@@ -551,3 +551,41 @@ def test_the_tables_that_a_run_wrote_are_no_input_of_the_next(
 
     assert summary.stats.image_count == len(pictures)
     assert summary.already_done == summary.partition_count
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "key"),
+    [
+        ("dataset_dict.json", '{"splits": ["train", 5]}', "splits[1]"),
+        ("dataset_dict.json", '{"splits": ["../train"]}', "splits[0]"),
+        ("dataset_dict.json", '{"splits": null}', "splits"),
+        ("train/state.json", '{"_data_files": ["a.arrow"]}', "_data_files[0]"),
+        ("train/state.json", '{"_data_files": [{"filename": "../../a.arrow"}]}', "_data_files[0].filename"),
+        ("train/state.json", '{"_split": ["x"]}', "_split"),
+        ("train/dataset_info.json", '{"splits": {"train": 3}}', "splits[...]"),
+        ("train/dataset_info.json", '{"splits": {"train": {"num_examples": "3"}}}', "splits[...].num_examples"),
+    ],
+)
+def test_a_file_about_a_dataset_with_another_shape_is_named_with_its_key(
+    tmp_path: Path, pictures: list[bytes], name: str, text: str, key: str
+) -> None:
+    write_datasets(tmp_path / "saved" / "train", [pa.RecordBatch.from_pydict({"image": pictures})])
+    (tmp_path / "saved" / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    (tmp_path / "saved" / name).write_text(text)
+
+    message = refusal(tmp_path / "saved", tmp_path / "out", "datasets")
+
+    assert message.startswith(f"{tmp_path}/saved/{name} cannot be used: {key}: expected ")
+
+
+def test_a_table_of_which_nothing_can_be_read_says_so(tmp_path: Path, pictures: list[bytes], read_table: Read) -> None:
+    batch = pa.RecordBatch.from_pydict({"image": pictures})
+    write_datasets(tmp_path / "saved" / "good", [batch])
+    cut = write_datasets(tmp_path / "saved" / "cut", [batch]) / "data-00000-of-00001.arrow"
+    cut.write_bytes(cut.read_bytes()[:-1000])
+    (tmp_path / "saved" / "dataset_dict.json").write_text('{"splits": ["good", "cut"]}')
+
+    embed(tmp_path / "saved", tmp_path / "output", "datasets")
+
+    (detail,) = read_table(tmp_path / "output", "failures")["detail"]
+    assert detail.startswith("no row can be read: ")
