@@ -60,9 +60,10 @@ def join_metadata(metadata: Metadata | None, found: SearchResult) -> pa.Table:
     }
     if metadata is not None:
         rows = metadata.rows(found.ids)
-        for name in rows.column_names:
+        theirs = frozenset(rows.column_names)  # a list, searched for each column, takes hours for 100,000 of them
+        for name, column in zip(rows.column_names, rows.columns, strict=True):
             own = name
-            while own in (*columns, "picture") or (own != name and own in rows.column_names):
+            while own in columns or own == "picture" or (own != name and own in theirs):
                 own = f"metadata.{own}"
-            columns[own] = rows[name]
+            columns[own] = column
     return pa.table(columns)
