@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# processes that share the tests, file by file
+# number of test processes; each takes whole files
 TEST_PROCESSES ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -12,14 +12,14 @@ help:
 	@echo "make demo   embed, index and query the embedded gallery (installs into $(VENV) first)"
 	@echo "make test   run all tests            make check  format, lint, types"
 	@echo "make fix    format and autofix       make bench  benchmarks of the pipeline"
-	@echo "make docs   write docs/cli.md anew   make clean  remove $(VENV) and caches"
+	@echo "make docs   write docs/cli.md         make clean  remove $(VENV) and caches"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	@$(PYTHON) -m venv $(VENV) || { echo "venv is missing: on Debian and Ubuntu, apt-get install python3-venv"; exit 1; }
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
-	@echo "installing clip-retrieval and what it needs into $(VENV): some minutes, torch alone is large"
+	@echo "installing clip-retrieval and its dependencies into $(VENV); torch is large, so this takes minutes"
 	@$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 

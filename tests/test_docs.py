@@ -10,6 +10,7 @@ import pytest
 from clip_retrieval.cli import cli
 
 ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "clip_retrieval"
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "clip_retrieval/demo/model/README.md"])
 
 
@@ -74,3 +75,49 @@ def test_flags_in_the_readme_exist() -> None:
             command = command.commands.get(line.split()[0], command)
         known = {spelling for parameter in command.params for spelling in parameter.opts}
         assert set(re.findall(r"--\w+", line)) <= known
+
+
+def code_blocks_of_the_architecture() -> list[str]:
+    return re.findall(r"^```\n(.*?)^```", (ROOT / "docs/architecture.md").read_text(encoding="utf-8"), re.M | re.S)
+
+
+def rooms_of_the_architecture() -> dict[str, str]:
+    """Return {room: what its lines say}; a room that is indented is inside the one above it."""
+    rooms, outer, room = {}, "", ""
+    for line in code_blocks_of_the_architecture()[2].splitlines():
+        start = re.match(r"( *)([a-z_]+)/ +(?=\S)", line)
+        if start is not None:
+            outer = outer if start[1] else start[2]
+            room = f"{outer}/{start[2]}" if start[1] else outer
+        rooms[room] = f"{rooms.get(room, '')} {line[start.end() if start else 0 :].strip()}"
+    return rooms
+
+
+def test_the_rooms_of_the_architecture_are_those_of_the_package() -> None:
+    folders = {path.parent.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("__init__.py")} - {"."}
+    assert set(rooms_of_the_architecture()) == folders
+
+
+def test_each_module_in_a_room_of_the_architecture_is_a_file_there() -> None:
+    for room, text in rooms_of_the_architecture().items():
+        for entry in text.split("|"):
+            names = entry.partition(":")[0].replace(" over ", ", ").split(",")
+            modules = [name.strip() for name in names if re.fullmatch(r"[a-z_]+", name.strip())]
+            missing = [name for name in modules if not (PACKAGE / room / f"{name}.py").is_file()]
+            assert not missing, f"{room}: {missing}"
+
+
+def test_the_layers_of_the_architecture_name_every_room_and_module() -> None:
+    lines = code_blocks_of_the_architecture()[1].splitlines()
+    named = [name for line in lines for name in re.split(r" {2,}", line)[0].split()]
+    rooms = [f"{path.parent.name}/" for path in PACKAGE.glob("*/__init__.py")]
+    there = rooms + [path.stem for path in PACKAGE.glob("[a-z]*.py")]
+    assert sorted(named) == sorted(there)
+
+
+def test_paths_in_the_pages_for_contributors_exist() -> None:
+    for page in ("CONTRIBUTING.md", "docs/architecture.md"):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for path in re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", text):
+            places = (ROOT / path, PACKAGE / path, PACKAGE / "inference" / path)
+            assert any(place.exists() for place in places), f"{page}: {path}"

@@ -5,7 +5,6 @@ Pillow is imported by the first picture: a process that encodes texts does witho
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, Literal, assert_never
@@ -123,12 +122,6 @@ class Preprocess:
 
 def as_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def triple(values: Iterable[float | str]) -> tuple[float, float, float]:
-    """Return a value for each color; raises ValueError where there are not three."""
-    red, green, blue = (float(value) for value in values)
-    return red, green, blue
 
 
 def fit_shortest(width: int, height: int, size: int) -> Fit:

@@ -15,8 +15,6 @@ LARGEST_INT64 = 2**63 - 1
 SEVERAL_TYPES = pa.large_string()
 FLOATS = ("FLOAT", "DOUBLE", "FIXED_LEN_BYTE_ARRAY")  # the last is how parquet stores half precision
 
-Column = tuple[pa.DataType, pq.FileMetaData]
-
 
 def common_schema(files: Sequence[tuple[pa.Schema, pq.FileMetaData]]) -> pa.Schema:
     """Return the union of all columns in order of first appearance, each with one type.

@@ -1,7 +1,7 @@
 """An empty index out of a sample of the rows: its rotation, its lists and its codebooks, for a plan.
 
 faiss's own training of product quantizers takes minutes and looks at the rows alone. Here the directions of the
-queries count as well, and codebooks are grids of scalar quantizers (`codes.py`), which are found in a moment.
+queries count as well, and codebooks are grids of scalar quantizers (`bit_allocation.py`), found in a moment.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A reader process: takes chunks of samples on stdin, decodes and resizes, answers rows on stdout.
 
-Pixels go straight into memory that is shared with the worker. Started by `readers.py` as a plain program, so
+Pixels go straight into memory that is shared with the worker. Started by `link.py` as a plain program, so
 that it neither imports the caller's main module nor torch.
 """
 
