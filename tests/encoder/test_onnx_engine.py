@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from clip_retrieval.encoder.config import EncoderConfig
@@ -213,3 +214,51 @@ def test_parts_of_a_batch_on_all_cores_come_back_in_order(demo_copy: Path, count
     pixels = np.random.default_rng(0).integers(0, 256, (count, 64, 64, 3), dtype=np.uint8)
     rows = load_encoder(config, workload="bulk").encode_images(pixels)
     assert (rows * demo().encode_images(pixels)).sum(axis=1).min() > 0.99999
+
+
+def write_wide_graph(path: Path, first: float) -> None:
+    """Write a graph whose intermediate values suit fp32, but not the product of its factors, which OpenVINO makes."""
+    helper, array = onnx.helper, onnx.numpy_helper.from_array
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["values"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["values", "sides"], ["mean"], keepdims=0),
+        helper.make_node("Mul", ["mean", "first"], ["small"]),
+        helper.make_node("Relu", ["small"], ["positive"]),
+        helper.make_node("Mul", ["positive", "wide"], ["once"]),
+        helper.make_node("Mul", ["once", "wide"], ["embeddings"]),
+    ]
+    constants = [
+        array(np.array(first, np.float32), "first"),
+        array(np.array([[1e20, 2e20, 3e20]], np.float32), "wide"),
+        array(np.array([1, 2]), "sides"),
+    ]
+    pixels = helper.make_tensor_value_info("pixels", onnx.TensorProto.UINT8, ["n", 64, 64, 3])
+    rows = helper.make_tensor_value_info("embeddings", onnx.TensorProto.FLOAT, ["n", 3])
+    graph = helper.make_graph(nodes, "wide", [pixels], [rows], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed")
+def test_onnx_runtime_takes_over_where_openvino_alone_gives_no_numbers(
+    demo_copy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_wide_graph(demo_copy / "visual.onnx", first=1e-30)
+    about = json.loads((demo_copy / "model.json").read_text())
+    (demo_copy / "model.json").write_text(json.dumps(about | {"dimension": 3, "towers": ["image"]}))
+    encoder = load_encoder(EncoderConfig(clip_model=f"onnx:{demo_copy}?runtime=openvino", precision="fp32"))
+    pixels = np.full((2, 64, 64, 3), 100, dtype=np.uint8)
+    wanted = np.array([[1, 4, 9]] * 2) / np.sqrt(98)
+    under_way = [encoder.start_images(pixels), encoder.start_images(pixels)]  # the second has begun on OpenVINO too
+    for rows in (under_way[0](), under_way[1](), encoder.encode_images(pixels)):
+        assert rows == pytest.approx(wanted, abs=1e-6)
+    assert caplog.text.count("ONNX Runtime encodes from here on") == 1
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed")
+def test_a_graph_that_gives_no_numbers_anywhere_is_refused(demo_copy: Path) -> None:
+    write_wide_graph(demo_copy / "visual.onnx", first=1)
+    about = json.loads((demo_copy / "model.json").read_text())
+    (demo_copy / "model.json").write_text(json.dumps(about | {"dimension": 3, "towers": ["image"]}))
+    encoder = load_encoder(EncoderConfig(clip_model=f"onnx:{demo_copy}?runtime=openvino", precision="fp32"))
+    with pytest.raises(EncoderError, match=r"no numbers \(NaN or infinite\)"):
+        encoder.encode_images(np.full((1, 64, 64, 3), 100, dtype=np.uint8))

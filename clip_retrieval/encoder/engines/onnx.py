@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from threading import Thread
@@ -25,7 +26,15 @@ from clip_retrieval.encoder.base import (
     check_tower,
 )
 from clip_retrieval.encoder.config import EncoderConfig
-from clip_retrieval.encoder.engines.sessions import Results, Runtime, Session, Way, is_installed, open_session
+from clip_retrieval.encoder.engines.sessions import (
+    OnnxruntimeSession,
+    Results,
+    Runtime,
+    Session,
+    Way,
+    is_installed,
+    open_session,
+)
 from clip_retrieval.encoder.formats.onnx_folder import GRAPHS, OnnxFolder, read_about, read_vocabulary
 from clip_retrieval.encoder.precision import cpu_precisions
 from clip_retrieval.encoder.tokenizer import BpeTokenizer
@@ -33,6 +42,8 @@ from clip_retrieval.encoder.uri import ModelName
 from clip_retrieval.errors import EncoderError
 from clip_retrieval.git_lfs import explaining_pointers
 from clip_retrieval.process.resources import count_cores
+
+logger = logging.getLogger(__name__)
 
 IMAGES_AT_ONCE = 64  # that are encoded together: more do not fit the caches
 TOKENS_AT_ONCE = 1024
@@ -132,7 +143,7 @@ class OnnxEncoder(EncodesTexts):
         check_tower(self.info, tower)
         path = self.folder / GRAPHS[tower]
         with explaining_pointers(self.folder, EncoderError):
-            return CheckedSession(open_session(path, self.way), path, self.info.dimension)
+            return CheckedSession(open_session(path, self.way), path, self.info.dimension, self.way)
 
     def encode_images(self, pixels: Pixels) -> Embeddings:
         return self.start_images(pixels)()
@@ -183,13 +194,18 @@ class OnnxEncoder(EncodesTexts):
             start += len(group)
 
 
-@dataclass(frozen=True)
+@dataclass
 class CheckedSession:
-    """A session that gives what its folder says."""
+    """A session that gives what its folder says, and numbers.
+
+    OpenVINO has given NaN for a graph that ONNX Runtime encodes well. ONNX Runtime then encodes the batch again, and
+    all that come after it.
+    """
 
     session: Session
     path: Path
     dimension: int
+    way: Way
 
     def start(self, batches: Sequence[NDArray[Any]]) -> Results:
         results = self.session.start(batches)
@@ -202,6 +218,25 @@ class CheckedSession:
                         f"{self.path} gives embeddings of {list(rows.shape)}, not [{len(batch)}, {self.dimension}] as "
                         "its model.json says; convert the model again"
                     )
-            return found
+            return found if self.way.runtime == "onnxruntime" or are_finite(found) else self.encode_again(batches)
 
         return checked
+
+    def encode_again(self, batches: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
+        """Encode batches on ONNX Runtime, and stay there where it gives numbers."""
+        way = replace(self.way, runtime="onnxruntime", precision="fp32", streams=1)
+        was_replaced = isinstance(self.session, OnnxruntimeSession)  # by an earlier batch; this one was under way
+        session = self.session if was_replaced else open_session(self.path, way)
+        found = session.start(batches)()
+        if not was_replaced and are_finite(found):
+            logger.warning(
+                "%s: OpenVINO gives embeddings that are no numbers (NaN or infinite), and ONNX Runtime does not; "
+                "ONNX Runtime encodes from here on, which takes longer",
+                self.path,
+            )
+            self.session = session
+        return found
+
+
+def are_finite(found: Sequence[NDArray[np.float32]]) -> bool:
+    return all(np.isfinite(rows).all() for rows in found)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_retrieval.encoder.preprocess import Preprocess
+from clip_retrieval.errors import EncoderError
 
 Family = Literal["clip", "mixer"]
 
@@ -70,3 +71,11 @@ class Checkpoint:
             sample = flat[:: max(1, flat.size // FINGERPRINT_VALUES)]
             digest.update(np.ascontiguousarray(sample, dtype=np.float32).tobytes())
         return digest.hexdigest()[:32]
+
+
+def check_attention(checkpoint: Checkpoint, form: str) -> None:
+    """Raise EncoderError for a Mixer CLIP, whose towers have a form in ONNX only."""
+    if checkpoint.family == "mixer":
+        raise EncoderError(
+            f"{checkpoint.source} is a Mixer CLIP, for which {form} has no form; write it with --to onnx"
+        )

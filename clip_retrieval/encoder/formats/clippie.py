@@ -18,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_retrieval.encoder.formats.checkpoint import Checkpoint
+from clip_retrieval.encoder.formats.checkpoint import Checkpoint, check_attention
 from clip_retrieval.encoder.formats.gguf_file import open_whole
 from clip_retrieval.encoder.formats.openai_pt import BROKEN_PICKLE, MEAN, STD, infer_config
 from clip_retrieval.encoder.formats.safetensors import count_blocks, one_line
@@ -183,6 +183,7 @@ def write_clippie(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def check_sayable(checkpoint: Checkpoint) -> None:
+    check_attention(checkpoint, "Clippie's .weights")
     config, preprocess = checkpoint.model_config, checkpoint.preprocess
     odd = None
     if not (checkpoint.has_image and checkpoint.has_text):

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_retrieval.encoder.formats.checkpoint import Checkpoint
+from clip_retrieval.encoder.formats.checkpoint import Checkpoint, check_attention
 from clip_retrieval.encoder.formats.ggml import read_ggml_file
 from clip_retrieval.encoder.formats.gguf_blocks import CODES, GgufTensor, Quantized, pack_later
 from clip_retrieval.encoder.formats.gguf_file import GgufFile, Value, open_gguf, quantize_matrices, write_gguf_file
@@ -175,6 +175,7 @@ def write_gguf(
     `vocabulary` has the tokens in the order of their ids, spelled in CLIP's byte alphabet. The patch kernel
     is float16 whatever the dtype, as clip.cpp takes no other; biases and norms are float32.
     """
+    check_attention(checkpoint, "clip.cpp's GGUF")
     if isinstance(checkpoint.model_config.get("vision_cfg", {}).get("layers"), list | tuple) and towers != "text":
         raise EncoderError(f"{checkpoint.source} has a ResNet for pictures, for which clip.cpp's GGUF has no place")
     text_layers, image_layers = (count_blocks(checkpoint.tensors, prefix) for prefix in (TEXT, IMAGE))

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_retrieval.encoder.formats.checkpoint import Checkpoint
+from clip_retrieval.encoder.formats.checkpoint import Checkpoint, check_attention
 from clip_retrieval.encoder.formats.gguf import Stored, Towers
 from clip_retrieval.encoder.formats.huggingface import (
     ACTIVATIONS,
@@ -71,10 +71,7 @@ def write_huggingface(checkpoint: Checkpoint, folder: Path, *, dtype: Stored = "
 
 
 def choose_towers(checkpoint: Checkpoint, towers: Towers) -> tuple[str, ...]:
-    if checkpoint.family == "mixer":
-        raise EncoderError(
-            f"{checkpoint.source} is a Mixer CLIP, which transformers cannot build; write it with --to onnx"
-        )
+    check_attention(checkpoint, "transformers")
     present = tuple(tower for tower in checkpoint.towers if towers in ("both", tower))
     if not present:
         raise EncoderError(f"{checkpoint.source} has no {towers} encoder to write; leave the choice of tower out")

@@ -20,7 +20,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from clip_retrieval.encoder.formats.checkpoint import Checkpoint
+from clip_retrieval.encoder.formats.checkpoint import Checkpoint, check_attention
 from clip_retrieval.encoder.formats.gguf import Stored, Towers
 from clip_retrieval.encoder.formats.huggingface import Names, name_image, name_text
 from clip_retrieval.encoder.formats.huggingface_preprocess import Positive
@@ -89,8 +89,7 @@ def write_openclip(checkpoint: Checkpoint, folder: Path, *, dtype: Stored = "f32
 def check_openclip(checkpoint: Checkpoint, towers: Towers) -> None:
     """Refuse what open_clip.create_model would not load, or not with its own transform."""
     source, present = checkpoint.source, checkpoint.towers
-    if checkpoint.family == "mixer":
-        raise EncoderError(f"{source} is a Mixer CLIP, which open_clip cannot build; write it with --to onnx")
+    check_attention(checkpoint, "open_clip")
     if len(present) < 2 or towers != "both":
         only = present[0] if len(present) == 1 else towers
         raise EncoderError(

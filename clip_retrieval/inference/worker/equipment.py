@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 
-from clip_retrieval.encoder.base import Encoder
+from clip_retrieval.encoder.base import BOTH_TOWERS, Encoder, check_tower
 from clip_retrieval.encoder.devices import list_devices
 from clip_retrieval.encoder.load import best_batch_size
 from clip_retrieval.inference.config import InferenceConfig
@@ -19,7 +20,9 @@ from clip_retrieval.inference.worker.number_format import candidates, load, sett
 from clip_retrieval.layout import EmbeddingsFolder
 from clip_retrieval.process.resources import count_cores
 from clip_retrieval.sources import Source
-from clip_retrieval.sources.types import Inventory
+from clip_retrieval.sources.types import Inventory, Sample
+
+PEEKED_SAMPLES = 64  # of tars, which are not listed before they are read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,7 @@ def open_equipment(config: InferenceConfig, device: str, source: Source, settled
     encoder_config = dataclasses.replace(config.encoder, device=device)
     formats = candidates(encoder_config, settled)
     encoder = load(encoder_config, formats[0])
+    check_towers(source, encoder)
     wanted = wanted_parts(source, encoder)
     size = config.batch_size or best_batch_size(encoder)
     loader = Loader(wanted, size, count_readers(config), config.reader_timeout, device)
@@ -54,6 +58,23 @@ def reopen_equipment(config: InferenceConfig, source: Source, folder: Embeddings
     with open_equipment(config, device, source, settled_precision(folder)) as equipment:
         check_encoder(folder, equipment.encoder)
         yield equipment
+
+
+def check_towers(source: Source, encoder: Encoder) -> None:
+    """Raise EncoderError before anything is embedded where the input has a part that the model cannot encode."""
+    config = source.config
+    wanted = {"image": config.enable_image, "text": config.enable_text}
+    for tower in BOTH_TOWERS:
+        if wanted[tower] and tower not in encoder.info.towers and begins_with(source, tower):
+            check_tower(encoder.info, tower)
+
+
+def begins_with(source: Source, part: str) -> bool:
+    """Return whether samples have this part; of tars, whether one of the first has."""
+    if source.config.input_format != "webdataset":
+        return True  # its source has switched off what the input lacks
+    first = islice(source.read(0, len(source.units)), PEEKED_SAMPLES)
+    return any(isinstance(item, Sample) and getattr(item, part) is not None for item in first)
 
 
 def wanted_parts(source: Source, encoder: Encoder) -> Wanted:

@@ -84,8 +84,12 @@ def test_its_padding_counts(tmp_path: Path, checkpoint: Path) -> None:
     assert (made.encode_tokens(tokens) * made.encode_tokens(other)).sum() < 0.99999
 
 
-@pytest.mark.parametrize("target", ["open_clip", "gguf"])
-def test_other_formats_have_no_place_for_it(tmp_path: Path, checkpoint: Path, target: str) -> None:
-    with pytest.raises(EncoderError):
+@pytest.mark.parametrize("target", ["open_clip", "hf", "gguf", "clippie"])
+def test_other_formats_have_no_form_for_it_and_the_sentence_names_the_one_that_has(
+    tmp_path: Path, checkpoint: Path, target: str
+) -> None:
+    with pytest.raises(EncoderError, match=r"is a Mixer CLIP.*--to onnx") as caught:
         run_convert(ConvertConfig(source=str(checkpoint), out=str(tmp_path / "out"), to=target))  # type: ignore[arg-type]
+    assert str(checkpoint) in str(caught.value)
+    assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
