@@ -105,7 +105,7 @@ def watch(command: list[str], log: Path) -> tuple[Usage, int, str]:
             raise
         wall = time.perf_counter() - start
     process.returncode = os.waitstatus_to_exitcode(status)
-    cpu = resources.ru_utime + resources.ru_stime  # of the children that it waited for, too
+    cpu = resources.ru_utime + resources.ru_stime  # includes finished child processes
     usage = Usage(wall, cpu, held, mapped, resources.ru_maxrss * 1024 / MEGABYTE)
     lines = log.read_text(errors="replace").strip().splitlines()
     return usage, process.returncode, lines[-1] if lines else ""

@@ -22,7 +22,7 @@ from clip_retrieval.search.settings import parse_settings, search_parameters
 
 K = 10
 MODES = {"one thread": 1, "all threads": len(os.sched_getaffinity(0))}
-FACTORS = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # of k, that go from the coarse codes to the fine ones
+FACTORS = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # candidates to refine, in multiples of k
 SHORTEST_SEARCH, LONGEST_SEARCH = 16, 4096  # efSearch
 TRIED_QUERIES, TIMED_QUERIES = 200, 40
 STEPS_WITHOUT_GAIN, GAIN = 3, 0.001

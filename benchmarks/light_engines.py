@@ -343,7 +343,7 @@ def start_worker(name: str, tower: str, folder: Path, task: str) -> dict:
     """Return what a fresh process measured, with `seconds` from its launch to its first embedding; {} where it died."""
     import subprocess  # here, since a worker that imports it starts later
 
-    start = time.perf_counter()  # of a clock that all processes share
+    start = time.perf_counter()  # this clock is shared by all processes
     command = [sys.executable, __file__, "--worker", name, tower, str(folder), task]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

@@ -32,7 +32,7 @@ from clip_retrieval.storage import Folder
 
 AT_ONCE = 1000
 THREE = ("url", "caption", "image_path")
-PANDAS_IDS, PARQUET_BATCHES = 20_000, 3  # of slow ways only some ids are asked for, and the time for all is reckoned
+PANDAS_IDS, PARQUET_BATCHES = 20_000, 3  # slow methods get fewer ids; their time is scaled up
 
 
 def make(folder: Path, rows: int) -> None:

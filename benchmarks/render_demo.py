@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 sys.path.insert(0, str(Path(__file__).parent.parent / "demo"))
 
 ROWS_PER_SHARD, PAINTED_AT_ONCE = 1000, 100
-QUALITY = 92  # of JPEGs
+QUALITY = 92  # JPEG quality
 
 
 @dataclass(frozen=True)

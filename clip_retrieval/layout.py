@@ -130,7 +130,7 @@ class IndexAbout(TypedDict, total=False):
     key: str | None
     trained_rows: int
     files: list[FileAbout]
-    sums: dict[str, FileSum]  # by the name of the file below the index folder
+    sums: dict[str, FileSum]  # key: path relative to the index folder
 
 
 class Manifest(TypedDict, total=False):

@@ -23,7 +23,7 @@ from rich.progress import (
 
 logger = logging.getLogger(__name__)
 
-Batch = TypeVar("Batch", bound=Sized)  # of rows
+Batch = TypeVar("Batch", bound=Sized)  # a batch of rows
 
 SECONDS_BETWEEN_LINES = 10.0
 

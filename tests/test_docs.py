@@ -83,7 +83,8 @@ def code_blocks_of_the_architecture() -> list[str]:
 
 def rooms_of_the_architecture() -> dict[str, str]:
     """Return {room: what its lines say}; a room that is indented is inside the one above it."""
-    rooms, outer, room = {}, "", ""
+    rooms: dict[str, str] = {}
+    outer = room = ""
     for line in code_blocks_of_the_architecture()[2].splitlines():
         start = re.match(r"( *)([a-z_]+)/ +(?=\S)", line)
         if start is not None:

@@ -22,7 +22,7 @@ Workload = Literal["once", "query", "bulk"]  # one batch soon, a few items now a
 USUAL_BATCH = 256  # pictures that are handed to a model at once
 
 BOTH_TOWERS = ("image", "text")
-USUAL_LOGIT_SCALE = 100.0  # where OpenAI's and most other trainings end
+USUAL_LOGIT_SCALE = 100.0  # bound that OpenAI's and most other models reach in training
 
 
 class TextEmbeddings(NamedTuple):
@@ -39,10 +39,10 @@ class EncoderInfo:
     uri: str
     dimension: int
     preprocess: Preprocess
-    fingerprint: str  # of the weights: equal weights, equal fingerprint
+    fingerprint: str  # hash of the weights
     precision: str
     device: str
-    towers: tuple[str, ...] = BOTH_TOWERS  # what it can encode: image, text
+    towers: tuple[str, ...] = BOTH_TOWERS  # towers it has: image, text
     no_text_reason: str | None = None  # why texts cannot be encoded, where the weights have a text tower
     logit_scale: float | None = None  # the factor from cosine to logit; None where the weights do not say it
     logit_bias: float | None = None  # added to logits; models that have it (SigLIP) judge each pair by itself

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 KEPT_BYTES = 20 * 2**30  # the models used last; others make room
 FAILED: set[Path] = set()  # places of models that this process could not convert: a second try would take as long
-FORM = 1  # of what is in the cache: another one is made anew
+FORM = 1  # version of the cache's content; entries of other versions are converted again
 
 
 def open_converted(name: ModelName, config: EncoderConfig, workload: Workload) -> Encoder | None:

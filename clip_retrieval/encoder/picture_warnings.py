@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-DECODERS = re.compile(r"[\\/](PIL|pillow_heif|pillow_avif)[\\/]")  # in the path of the module that warns
+DECODERS = re.compile(r"[\\/](PIL|pillow_heif|pillow_avif)[\\/]")  # path of the warning module
 END_OF_REASON = re.compile(r"\.\s|\.$|:\s")
 NUMBER = re.compile(r"\d+")
 FORMAT_FIELD = re.compile(r"%[-+ #0]*[\d.*]*(hh|h|ll|l|z|j|t)?[a-zA-Z]")
@@ -25,8 +25,8 @@ SHOWN_REASONS = 5
 LIBTIFF_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)  # module, format, values
 
 lock = threading.Lock()
-open_counts: list[Counter[str]] = []  # of the blocks that are under way, in whichever threads
-restore = ExitStack()  # what the last of them undoes
+open_counts: list[Counter[str]] = []  # counters of active blocks in all threads
+restore = ExitStack()  # callbacks that the last active block runs
 
 
 @contextmanager

@@ -22,7 +22,7 @@ Tokens = NDArray[np.int32]  # [n, context]; start, text, end, then zeros
 
 FIRST_MERGE = 2 * 256
 MERGE_COUNT = 49152 - 256 - 2
-VOCABULARY_SIZE = FIRST_MERGE + MERGE_COUNT + 2  # with start and end of text
+VOCABULARY_SIZE = FIRST_MERGE + MERGE_COUNT + 2  # plus start and end of text
 WORD_END = "</w>"
 START_TEXT, END_TEXT = "<start_of_text>", "<end_of_text>"
 WORDS = regex.compile(

@@ -18,7 +18,7 @@ from clip_retrieval.encoder.tensors import is_tensor, to_array
 from clip_retrieval.errors import EncoderError, ImageError
 from clip_retrieval.faces.arrays import Array, wrap
 
-EXACT_WITHIN = 0.05  # of a level of 255: float32 that was pixels once
+EXACT_WITHIN = 0.05  # levels of 255; float32 this close to whole levels came from pixels
 EXACT_WITHIN_16_BITS = 0.3  # the same after a way through float16 or bfloat16
 
 

@@ -20,7 +20,7 @@ from clip_retrieval.errors import ImageError, QueryError
 from clip_retrieval.options import from_json, to_json
 from clip_retrieval.query.config import SearcherConfig
 
-LEAST_LENGTH = 1e-3  # of a sum, as a share of its weights: below it is rounding
+LEAST_LENGTH = 1e-3  # length of a sum relative to its weights, below which it is only rounding
 
 QueryKind = Literal["text", "image", "embedding", "row", "sum"]
 

@@ -14,7 +14,7 @@ from clip_retrieval.sources.zips import is_zip, stored_crc
 from clip_retrieval.words import clean
 
 WEB = ("http://", "https://")
-REPLACED = "\ufffd"  # what metadata has for a byte of a name that is no UTF-8
+REPLACED = "\ufffd"  # metadata's replacement of bytes that are not UTF-8
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class Searcher:
     changes; encoders do (counters, buffers of the runtime), so one thread at a time encodes.
     """
 
-    name: str  # of the folder, for people
+    name: str  # the folder's name, for messages
     config: SearcherConfig
     expected: dict[str, Any] | None  # the encoder in the index's manifest
     index: Index

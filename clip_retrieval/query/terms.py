@@ -29,7 +29,7 @@ class Words:
     text: str
     weight: float = 1.0
     is_quoted: bool = False
-    row: int | None = None  # of the index, where that is meant instead of words
+    row: int | None = None  # row of the index, given in place of words
 
 
 def parse_words(query: str) -> list[Words]:

@@ -42,7 +42,7 @@ class Allowed:
     """The rows that may be hits: those of them that have an embedding."""
 
     ids: NDArray[np.int64]  # ascending
-    row_count: int  # of the index
+    row_count: int  # rows of the whole index
 
     @property
     def share(self) -> float:

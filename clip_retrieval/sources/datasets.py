@@ -47,7 +47,7 @@ class Info(TypedDict, total=False):
     splits: dict[str, SplitInfo | None] | None
 
 
-FILE_MAGIC = b"ARROW1"  # of the IPC file format; `datasets` itself writes the stream format
+FILE_MAGIC = b"ARROW1"  # Arrow's IPC file format; `datasets` itself writes the stream format
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from clip_retrieval.blobs import Blob, Lost
 Kind = Literal["file", "folder", "hard", "symbolic", "other"]
 
 MOST_HOPS = 40  # links on the way from one link to its file; Linux has the same bound
-KEPT_BYTES = 64 << 20  # of a stream's members, for links that come after them
-ENTRY_BYTES = 300  # of memory, roughly, for a member without its bytes
+KEPT_BYTES = 64 << 20  # bytes of a stream's members kept for later links
+ENTRY_BYTES = 300  # rough memory of a member without its content
 ADVICE = "give --cache_path, a folder in which to keep the tar, so that all of it can be reached"
 
 
@@ -22,8 +22,8 @@ class Entry:
 
     name: str
     kind: Kind
-    target: str = ""  # of a link
-    header: int = 0  # where in a tar its header is: a tar may hold a name several times
+    target: str = ""  # target of a link
+    header: int = 0  # offset of its header: a tar may hold a name several times
     offset: int | None = None
     size: int | None = None
     blob: Blob | None = None
@@ -44,7 +44,7 @@ class Entries:
     is_whole: bool = False  # False for a stream: what passed long ago, or is still to come, is not known
     by_path: dict[str, Entry] = field(default_factory=dict)
     folders: set[str] = field(default_factory=lambda: {"."})
-    behind_hard_links: dict[int, Entry] = field(default_factory=dict)  # by the place of the link's header
+    behind_hard_links: dict[int, Entry] = field(default_factory=dict)  # key: offset of the link's header
     held_bytes: int = 0
 
     def add(self, entry: Entry) -> None:

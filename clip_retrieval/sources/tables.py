@@ -50,8 +50,8 @@ class Table(ABC):
     """One file of rows."""
 
     url: str
-    kinds: Mapping[str, Kind]  # of each column
-    types: Mapping[str, str]  # of each column, for messages
+    kinds: Mapping[str, Kind]  # key: column
+    types: Mapping[str, str]  # key: column; for messages
 
     @abstractmethod
     def rows(

@@ -31,7 +31,7 @@ READER_THREADS = 4  # Pillow releases the GIL while it decodes and resizes
 class Pictures:
     """Rows of the pictures that could be read, and what became of the others."""
 
-    positions: tuple[int, ...]  # in the list of pictures, one for each row
+    positions: tuple[int, ...]  # each row's index in the list of pictures
     names: tuple[str, ...]
     rows: Embeddings
     failures: tuple[Failure, ...]

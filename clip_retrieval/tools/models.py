@@ -20,7 +20,7 @@ class ModelFacts:
 
     info: EncoderInfo
     kind: str  # the engine's
-    format: str | None  # of the file or folder, where the model is one
+    format: str | None  # file format; None for models that are no files
     context_length: int | None
     parameters: int | None
     bytes_on_disk: int | None

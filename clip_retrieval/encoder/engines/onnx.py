@@ -45,7 +45,7 @@ from clip_retrieval.process.resources import count_cores
 
 logger = logging.getLogger(__name__)
 
-IMAGES_AT_ONCE = 64  # that are encoded together: more do not fit the caches
+IMAGES_AT_ONCE = 64  # images per request: more do not fit into the CPU caches
 TOKENS_AT_ONCE = 1024
 
 

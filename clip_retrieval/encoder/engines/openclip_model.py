@@ -160,7 +160,7 @@ def fingerprint(model: nn.Module) -> str:
     """Return a digest of every weight's name, shape and a spread of its values."""
     digest = hashlib.sha256(b"quick_gelu" if any(isinstance(part, QuickGELU) for part in model.modules()) else b"")
     for name, value in sorted(model.state_dict().items()):
-        if name.endswith("num_batches_tracked"):  # of training, no weight
+        if name.endswith("num_batches_tracked"):  # BatchNorm's training counter, not a weight
             continue
         flat = value.detach().flatten()
         step = max(1, flat.numel() // FINGERPRINT_VALUES)

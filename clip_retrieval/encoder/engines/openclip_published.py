@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 OPENAI = "openai"  # the tag of OpenAI's weights
 PLACES = ("local-dir:", "hf-hub:")  # these bring a configuration of their own
-USUAL: Mapping[str, Any] = {  # of OpenAI's models
+USUAL: Mapping[str, Any] = {  # OpenAI's preprocessing
     "mean": open_clip.OPENAI_DATASET_MEAN,
     "std": open_clip.OPENAI_DATASET_STD,
     "interpolation": "bicubic",

@@ -13,7 +13,7 @@ from torch import Tensor
 from clip_retrieval.errors import EncoderError, first_line
 
 LOCAL = "local-dir:"
-CLIPS_ROOM = 3  # what open_clip's mode `clips` keeps free for its own tokens
+CLIPS_ROOM = 3  # tokens that open_clip's mode `clips` reserves
 
 
 def check_transformers(architecture: str) -> None:

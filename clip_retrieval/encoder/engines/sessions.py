@@ -18,7 +18,7 @@ from clip_retrieval.process.resources import count_cores
 Runtime = Literal["onnxruntime", "openvino"]
 Results = Callable[[], list[NDArray[np.float32]]]  # waits for one result for each batch, in order
 
-MOST_COPIES = 8  # of a quantized model, so that memory stays small on many cores
+MOST_COPIES = 8  # most copies of a quantized model, which bounds memory on many cores
 
 RUNTIMES: tuple[Runtime, ...] = ("onnxruntime", "openvino")
 
@@ -106,7 +106,7 @@ class OpenvinoSession:
 
     def __init__(self, path: Path, requests: Sequence[Any]) -> None:
         self.path, self.requests = path, requests
-        self.held: list[Ticket | None] = [None] * len(requests)  # whose result each request has, or will have
+        self.held: list[Ticket | None] = [None] * len(requests)  # owner of each request's result
         self.count = 0
 
     def start(self, batches: Sequence[NDArray[Any]]) -> Results:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
-SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8)  # of the scale, tried where there are few levels: less range, finer steps
+SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8)  # factors of the scale to try with few levels: less range, finer steps
 LEAST_BLOCK_SIZE = 32
 LEAST_HALF = 2.0**-14  # the least number that float16 holds with all of its digits
 CHUNK_BLOCKS = 65_536  # worked on together, to bound the memory
@@ -72,7 +72,7 @@ def quantize_blocks(blocks: Floats, form: Bits) -> tuple[Bytes, Floats]:
 
 def round_blocks(blocks: Floats, scale: Floats, form: Bits) -> tuple[Bytes, Floats]:
     if form.bits < 8 and np.abs(scale[scale != 0]).min(initial=1) >= LEAST_HALF:
-        scale = scale.astype(np.float16).astype(np.float32)  # as it is stored
+        scale = scale.astype(np.float16).astype(np.float32)  # rounded as stored
     levels = np.round(blocks / np.where(scale == 0, 1, scale)) + form.middle
     return np.clip(levels, 0, 2 * form.middle - 1).astype(np.uint8), scale.astype(np.float32)
 

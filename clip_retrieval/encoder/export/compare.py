@@ -38,7 +38,7 @@ class Agreement:
 
     least_cosine: float
     mean_cosine: float
-    largest_error: float  # of any value of a unit embedding, relative to the largest value
+    largest_error: float  # largest difference in a unit embedding, relative to its largest value
     count: int
 
 

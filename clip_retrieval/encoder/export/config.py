@@ -19,7 +19,7 @@ GGML_NUMBERS: dict[str, GgufType] = {
     "6": "q5_0",
     "7": "q5_1",
     "8": "q8_0",
-}  # as clip.cpp's quantize takes them
+}  # numbers that clip.cpp's quantize takes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,8 +28,8 @@ from clip_retrieval.encoder.uri import DEMO_MODEL, ModelName, parse_uri
 from clip_retrieval.errors import EncoderError
 from clip_retrieval.storage import made_whole
 
-LARGEST_ERROR = 1e-4  # of an ONNX graph with the same weights
-LEAST_COSINE = 0.999  # where the weights are rounded to float16
+LARGEST_ERROR = 1e-4  # bound for an ONNX graph with the same weights
+LEAST_COSINE = 0.999  # bound for weights rounded to float16
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ OPSET = 20  # the first with Gelu
 CONTRIB = "com.microsoft"  # operators that ONNX Runtime adds
 IR_VERSION = 10
 LEAST_EXTERNAL_BYTES = 1024
-PAGE_BYTES = 4096  # what a mapped file is aligned to
+PAGE_BYTES = 4096  # alignment of mapped files
 
 
 class Graph:
@@ -27,7 +27,7 @@ class Graph:
     def __init__(self, path: Path, stored: Stored = "f32", prefix: str = "") -> None:
         self.path = path
         self.stored = stored
-        self.prefix = prefix  # of new names, where nodes of another graph are copied too
+        self.prefix = prefix  # prefix of new names, so that they differ from copied nodes' names
         self.data_path = path.with_name(path.name + ".data")
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, TensorProto] = {}

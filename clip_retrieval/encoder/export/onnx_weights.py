@@ -33,10 +33,10 @@ from clip_retrieval.errors import EncoderError
 from clip_retrieval.storage import made_whole
 
 FORMS: Mapping[OnnxType, Bits] = {"int8": Bits(8, 256), "int4": Bits(4, 32)}
-PATCHES = "visual.conv1.weight"  # what errs here errs in all that follows, and it is a small matrix: 8 bits at least
+PATCHES = "visual.conv1.weight"  # at least 8 bits: the matrix is small, and its errors reach all layers
 TABLE_FORMS: Mapping[OnnxType, Bits] = {"int8": Bits(8, 128), "int4": Bits(4, 32)}
 LEAST_VALUES = 4096  # a matrix with fewer is kept as it is
-ACCURACY_LEVEL = 4  # of MatMulNBits: compute in int8
+ACCURACY_LEVEL = 4  # MatMulNBits attribute: compute in int8
 
 Array = NDArray[Any]
 
@@ -51,7 +51,7 @@ class Rewriter:
             raise EncoderError(f"{source} is no readable ONNX graph; convert the model again") from error
         self.folder, self.graph = source.parent, graph
         self.form, self.table_form = FORMS[kind], TABLE_FORMS[kind]
-        self.block_sizes: set[int] = set()  # of the products that were rewritten
+        self.block_sizes: set[int] = set()  # block sizes of rewritten products
         self.tensors = {tensor.name: tensor for tensor in self.model.graph.initializer}
         self.casts = {
             node.output[0]: node.input[0]

@@ -9,7 +9,7 @@ from clip_retrieval.encoder.export.transformer import Layers
 from clip_retrieval.encoder.export.vision import add_scaling
 from clip_retrieval.encoder.preprocess import Preprocess
 
-EPSILON = 1e-5  # of batch norms
+EPSILON = 1e-5  # BatchNorm's epsilon
 
 
 def add_resnet(layers: Layers, pixels: str, preprocess: Preprocess, config: Mapping[str, Any]) -> str:

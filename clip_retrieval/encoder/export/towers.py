@@ -19,7 +19,7 @@ from clip_retrieval.encoder.formats.checkpoint import Checkpoint
 from clip_retrieval.encoder.formats.onnx_folder import GRAPHS
 from clip_retrieval.errors import EncoderError
 
-SAYABLE = {  # what the graphs here can do of open_clip's configurations
+SAYABLE = {  # fields of open_clip's configurations that these graphs support
     "vision_cfg": {
         "image_size", "patch_size", "width", "layers", "head_width", "mlp_ratio", "norm_kwargs", "act_kwargs",
     },

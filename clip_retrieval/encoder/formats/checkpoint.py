@@ -16,9 +16,9 @@ from clip_retrieval.errors import EncoderError
 
 Family = Literal["clip", "mixer"]
 
-FINGERPRINT_VALUES = 4096  # of each tensor, evenly spread: enough to tell any two trainings apart
+FINGERPRINT_VALUES = 4096  # values hashed per tensor, evenly spaced: enough to tell any two trainings apart
 NO_WEIGHTS = ("logit_scale", "num_batches_tracked")  # endings of names that no tower computes with
-UNTRAINED_LOGIT_SCALE = math.log(1 / 0.07)  # what open_clip's modules have where a file says nothing
+UNTRAINED_LOGIT_SCALE = math.log(1 / 0.07)  # open_clip's initial value
 
 
 @dataclass(frozen=True)

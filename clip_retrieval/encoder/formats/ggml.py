@@ -20,7 +20,7 @@ TEXT_SIZES = (
     "vocab_size context_length embedding_length feed_forward_length projection_dim attention.head_count block_count"
 ).split()
 IMAGE_SIZES = ["image_size", "patch_size", *TEXT_SIZES[2:]]
-EPSILON = 1e-5  # of every norm: these files do not say it
+EPSILON = 1e-5  # LayerNorm's epsilon, which these files do not store
 RENAMED = (  # parts of transformers' names, and what clip.cpp's GGUF makes of them, in this order
     ("text_model.", "t."), ("vision_model.", "v."), ("encoder.layers", "blk"), ("embeddings.", ""),
     ("self_attn.", "attn_"), ("_proj.", "."), ("layer_norm", "ln"), ("layernorm", "ln"), ("layrnorm", "ln"),

@@ -31,7 +31,7 @@ from clip_retrieval.errors import EncoderError, StorageError
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)  # identical in little-endian files
-QUANTIZATION_VERSION, CLIP_CPP_VERSION = 2, 2  # of the block types, and of the container that clip.cpp writes
+QUANTIZATION_VERSION, CLIP_CPP_VERSION = 2, 2  # versions of the block types, and of clip.cpp's container
 ALIGNMENT_KEY = "general.alignment"
 ALIGNMENT = 32  # bytes; default of the key
 MOST_DIMENSIONS = 4

@@ -119,7 +119,7 @@ def check_model_type(folder: Path) -> dict[str, Any]:
 def convert(folder: Path, config: Config, weights: Tensors) -> Checkpoint:
     tensors: Tensors = {}
     model_config: dict[str, Any] = {}
-    image_size = 224  # of a text model's unused preprocessing
+    image_size = 224  # placeholder: text models use no preprocessing
     check_projections(folder, weights)
     if "text_projection.weight" in weights:
         tensors |= rename(weights, name_text(count_blocks(weights, f"{TEXT}encoder.layers.")))

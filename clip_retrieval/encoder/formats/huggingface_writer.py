@@ -36,7 +36,7 @@ from clip_retrieval.errors import EncoderError
 
 Json = dict[str, Any]
 
-TOKENS = 49408  # of CLIP's vocabulary; the last two are start and end of text
+TOKENS = 49408  # size of CLIP's vocabulary; the last two are start and end of text
 START, END = TOKENS - 2, TOKENS - 1
 ARCHITECTURES = {
     ("image", "text"): ("CLIPModel", "clip"),

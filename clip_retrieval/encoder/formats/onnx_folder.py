@@ -39,8 +39,8 @@ class TokenizerSpec:
     context_length: ContextLength
     is_cut: bool  # whether a batch may be cut to its longest text: the tower is causal
     pad_id: int = 0
-    clean: str = "whitespace"  # of huggingface tokenizers: what open_clip does to a text before
-    zeroed_id: int | None = None  # of huggingface tokenizers: an id that open_clip replaces by 0
+    clean: str = "whitespace"  # open_clip's text cleaning before a huggingface tokenizer
+    zeroed_id: int | None = None  # id of a huggingface tokenizer that open_clip replaces by 0
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ class OnnxFolder:
     """What model.json says."""
 
     source: str  # the model that was converted, as it was named
-    fingerprint: str  # of the weights that were converted
+    fingerprint: str  # hash of the source weights
     dimension: Dimension
     towers: Annotated[tuple[Tower, ...], Meta(min_length=1)]
     preprocess: Preprocess
     tokenizer: TokenizerSpec
     quantisation: Quantization = "none"
-    block_size: int = 0  # of quantized matrices: values that share a scale
+    block_size: int = 0  # values that share a scale in quantized matrices
     logit_scale: float | None = None
     logit_bias: float | None = None
     no_text_reason: str | None = None  # why there is no text tower, where the model that was converted has one

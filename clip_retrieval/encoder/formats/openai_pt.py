@@ -38,7 +38,7 @@ from clip_retrieval.errors import EncoderError
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
-HEAD_WIDTH = 64  # of every model of OpenAI's
+HEAD_WIDTH = 64  # the same in all OpenAI models
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # integers that OpenAI stored as buffers
 STORAGES = {
     "DoubleStorage": "<f8",
@@ -53,7 +53,7 @@ STORAGES = {
     "BoolStorage": "?",
 }
 SCRIPT_LISTS = ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist")
-BROKEN_PICKLE = (  # what the unpickler raises where the pickle makes no sense
+BROKEN_PICKLE = (  # errors that the unpickler raises on damaged pickles
     *(pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError, AttributeError, ImportError),
     *(MemoryError, OverflowError, RecursionError),
 )
@@ -86,7 +86,7 @@ class TorchArchive:
         member = self.zip.NameToInfo.get(f"{self.stem}data/{key}")
         if member is None or member.compress_type != zipfile.ZIP_STORED:
             return np.frombuffer(self.read(f"data/{key}"), dtype=np.uint8)
-        at = member.header_offset  # of the local header: 30 bytes, then a name and padding of their own lengths
+        at = member.header_offset  # local header: 30 bytes, name, padding
         start = at + 30 + sum(int(length) for length in self.map[at + 26 : at + 30].view("<u2"))
         return self.map[start : start + member.file_size]
 

@@ -37,7 +37,7 @@ class Stats:
     text_count: int = 0
     truncated_captions: int = 0
     reasons: Counter[str] = field(default_factory=Counter)  # part:reason -> how often
-    warnings: Counter[str] = field(default_factory=Counter)  # of the picture decoders, by reason; nothing is lost
+    warnings: Counter[str] = field(default_factory=Counter)  # decoder warnings by reason; the pictures are still used
     start_time: float = field(default_factory=time.time)  # seconds since 1970
     end_time: float = 0.0
     read_duration: float = 0.0  # seconds that the encoder waited for samples
