@@ -26,7 +26,7 @@ def search(config: SearchConfig) -> Outcome:
         return hold_conversation(photos, config)
     answered = photos.ask(config.words, config.selection)
     if config.output.open:
-        answered = with_sheet(answered, photos.kept)
+        answered = with_sheet(answered, photos)
     return Outcome(answered, lambda result: print_answer(result, config.output))
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from clip_retrieval.errors import ConfigError, QueryError
 from clip_retrieval.options import group, option
 from clip_retrieval.query.config import SearcherConfig, SelectionConfig
 from clip_retrieval.query.terms import Words, collect_words
+
+MARKER = ".clip-retrieval-results"  # in a folder that a query wrote into
+
+Export = Literal["copy", "hardlink", "symlink", "none"]
+Format = Literal["parquet", "json", "html", "jsonl", "csv", "ids", "datacomp", "webdataset"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +35,31 @@ class FilterConfig:
     weight: tuple[float, ...] = option(
         (), help="A factor for each --query, then for each --minus and --like, such as 1,0.5; without it all count 1."
     )
+    queries: str | None = option(
+        None,
+        help="A file of queries instead: txt with one a line, or csv, parquet or json lines with a column `query` "
+        "(else the first column of texts). All are searched at once; results begin with number and text of the query.",
+    )
+    recipe: str | None = option(
+        None, help="The recipe.json beside an earlier answer: make the same selection again; options given win."
+    )
     selection: SelectionConfig = group(SelectionConfig)
     searcher: SearcherConfig = group(SearcherConfig)
-    copy_images: bool = option(True, help="Copy the pictures of the hits, out of their tars where they are in some.")
+    export: Export = option(
+        "copy",
+        help="How the pictures of the hits come into images/: copied, or linked where they are files of this machine "
+        "(pictures in tars, zips and tables are copied then, too).",
+    )
+    copy_images: bool = option(True, help="False: as --export none.")
+    write: tuple[Format, ...] = option(
+        ("parquet", "json", "html"),
+        help="What is written of the hits: parquet, json, jsonl, csv, html (a sheet), ids (a row id a line), datacomp "
+        "(an npy of uids) and webdataset (tars with the samples of the hits).",
+    )
+
+    @property
+    def export_mode(self) -> Export:
+        return self.export if self.copy_images else "none"
 
     @property
     def words(self) -> list[Words]:
@@ -45,5 +72,12 @@ class FilterConfig:
     def __post_init__(self) -> None:
         if not self.output_folder:
             raise ConfigError("output_folder is empty; name a folder")
-        if not self.words:
-            raise ConfigError("there is no query; give a text, a picture, an embedding (.npy), or --like ID")
+        has_words = bool(self.words)
+        if self.queries is not None and has_words:
+            raise ConfigError("give queries in a file or in words, not both")
+        if self.queries is None and not has_words:
+            raise ConfigError(
+                "there is no query; give a text, a picture, an embedding (.npy), --like ID or --queries FILE"
+            )
+        if not self.write:
+            raise ConfigError("write is empty; name what is written, such as parquet,json")

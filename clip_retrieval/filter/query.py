@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from clip_retrieval.encoder.picture_suffixes import IMAGE_SUFFIXES
 from clip_retrieval.errors import QueryError
-from clip_retrieval.filter.export import MARKER
+from clip_retrieval.filter.config import MARKER
 from clip_retrieval.network.connections import FetchError
 from clip_retrieval.network.fetch import FetchLimits, fetch
 from clip_retrieval.query.embed import Query, QueryKind, add_up
 from clip_retrieval.query.searcher import Searcher
-from clip_retrieval.query.terms import Words, format_words
+from clip_retrieval.query.terms import Words, format_words, parse_words
 from clip_retrieval.sources.suffixes import TEXT_SUFFIX
 from clip_retrieval.words import clean
 
@@ -52,10 +52,46 @@ def kind_of(text: str) -> QueryKind:
 
 def open_query(words: Sequence[Words], searcher: Searcher) -> Query:
     """Embed the terms of the command line, and add them up. Raises QueryError and EncoderError."""
-    parts = [(term.weight, open_term(term, searcher)) for term in words]
-    if len(parts) == 1 and parts[0][0] > 0:
-        return parts[0][1]
-    return add_up(clean(format_words(words)), parts)
+    return join_terms(words, [open_term(term, searcher) for term in words], searcher)
+
+
+def open_queries(queries: Sequence[str], searcher: Searcher) -> list[Query | QueryError]:
+    """Embed many queries, the texts of all of them in one batch; the place of one that fails has the error."""
+    found: list[list[Words] | QueryError] = []
+    texts: dict[str, None] = {}  # in the order of their first use
+    for query in queries:
+        try:
+            words = parse_words(query)
+            texts |= {clean(term.text): None for term in words if is_text(term)}
+            found.append(words)
+        except QueryError as error:
+            found.append(error)
+    embedded = dict(zip(texts, searcher.embed_texts(list(texts)) if texts else (), strict=True))
+    return [words if isinstance(words, QueryError) else try_to_join(words, embedded, searcher) for words in found]
+
+
+def try_to_join(
+    words: Sequence[Words], texts: Mapping[str, Query | QueryError], searcher: Searcher
+) -> Query | QueryError:
+    try:
+        parts = [texts[clean(term.text)] if is_text(term) else open_term(term, searcher) for term in words]
+        failed = next((part for part in parts if isinstance(part, QueryError)), None)
+        return failed or join_terms(words, [part for part in parts if isinstance(part, Query)], searcher)
+    except QueryError as error:
+        return error
+
+
+def join_terms(words: Sequence[Words], parts: Sequence[Query], searcher: Searcher) -> Query:
+    """Return the weighted sum of opened terms; a single one is itself. Raises QueryError for another dimension."""
+    for part in parts:
+        searcher.check_dimension(part)
+    if len(parts) == 1 and words[0].weight > 0:
+        return parts[0]
+    return add_up(clean(format_words(words)), [(term.weight, part) for term, part in zip(words, parts, strict=True)])
+
+
+def is_text(term: Words) -> bool:
+    return term.row is None and (term.is_quoted or kind_of(term.text) == "text")
 
 
 def open_term(term: Words, searcher: Searcher) -> Query:

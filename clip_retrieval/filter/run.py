@@ -1,45 +1,78 @@
-"""The whole of `filter`: a query of the command line, asked of an index folder, and its hits as files."""
+"""The whole of `filter`: queries of the command line, asked of an index folder, and their hits as files."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from clip_retrieval.filter.config import FilterConfig
-from clip_retrieval.filter.export import claim_output, export_hits, write_sheet, write_tables
+from clip_retrieval.errors import ConfigError
+from clip_retrieval.filter.config import Export, FilterConfig, Format
+from clip_retrieval.filter.hits import Asked, Hits, collect_hits
+from clip_retrieval.filter.output import TARS_FOLDER, claim_output
+from clip_retrieval.filter.pictures import PictureExport
 from clip_retrieval.filter.query import open_query
+from clip_retrieval.filter.recipe import compare_recipe, read_config, write_recipe
+from clip_retrieval.filter.sheet import SHEET, shown_ranges, write_sheet
+from clip_retrieval.filter.tables import TABLES, check_formats, write_tables
 from clip_retrieval.layout import IndexFolder
-from clip_retrieval.metadata import text_array
-from clip_retrieval.options import build_config
-from clip_retrieval.query.answer import Answer, answer, tabulate
+from clip_retrieval.query.answer import answer
 from clip_retrieval.query.embed import Query
 from clip_retrieval.query.hits import json_rows
-from clip_retrieval.query.searcher import open_searcher
+from clip_retrieval.query.searcher import Searcher, open_searcher
 from clip_retrieval.revision import only_one
 from clip_retrieval.storage import Folder, check_writable
+from clip_retrieval.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
 
+FILES: dict[Format, str] = {"html": SHEET, **TABLES, "webdataset": f"{TARS_FOLDER}/"}
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class FilterResult:
-    """The hits of one query and where they were written."""
+    """The hits of one query, or of a file of queries, and where they were written."""
 
-    query: Query
+    hits: Hits
     output_folder: str
-    table: pa.Table  # rank, id, similarity, picture, and every metadata column
-    unreadable: int  # hits whose picture could not be read
-    how: tuple[str, ...] = ()  # the hits were found
+    files: Sequence[str]  # below the folder
+    how: Sequence[str] = ()  # the hits were found, and what could not be written as it was asked for
+    warnings: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def query(self) -> Query:
+        """The one query. A file of queries has none."""
+        (asked,) = self.hits.asked
+        assert asked.answer is not None
+        return asked.answer.query
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """All hits: rank, id, similarity, picture, and every metadata column; in a batch, the query comes first."""
+        return self.hits.table()
+
+    @property
+    def unreadable(self) -> int:
+        """Hits that could not be exported; the column `problem` says why."""
+        return len(self.hits.problems)
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "query": self.query.text,
-            "kind": self.query.kind,
-            "warning": self.query.warning,
+        about: dict[str, Any]
+        if self.hits.is_batch:
+            failed = [
+                {"query": asked.number, "query_text": asked.text, "problem": asked.problem}
+                for asked in self.hits.failed
+            ]
+            about = {"queries": len(self.hits.asked), "failed_queries": failed}
+        else:
+            about = {"query": self.query.text, "kind": self.query.kind, "warning": self.query.warning}
+        return about | {
             "how": list(self.how),
+            "warnings": list(self.warnings),
             "output_folder": self.output_folder,
             "unreadable_pictures": self.unreadable,
             "results": list(json_rows(self.table)),
@@ -51,29 +84,62 @@ def clip_filter(*arguments: object, **options: object) -> pd.DataFrame:
 
     Columns: rank, id, similarity, picture (the exported file), then the metadata. Raises ClipRetrievalError.
     """
-    hits: pd.DataFrame = run_filter(build_config(FilterConfig, options, arguments)).table.to_pandas()
+    hits: pd.DataFrame = run_filter(read_config(options, arguments)).table.to_pandas()
     return hits
 
 
 def run_filter(config: FilterConfig) -> FilterResult:
-    """Answer one query and write its results."""
-    searcher = open_searcher(IndexFolder(config.indice_folder), config.searcher, workload="once")
-    query = open_query(config.words, searcher)
-    answered = answer(searcher, query, config.selection)
-    table = tabulate(answered, searcher)
+    """Answer the queries and write their results."""
     target = Folder(config.output_folder)
+    if config.export_mode in ("hardlink", "symlink") and not target.is_local:
+        raise ConfigError(f"{target.url} can hold no links to pictures; give --export copy")
+    searcher = open_searcher(IndexFolder(config.indice_folder), config.searcher, workload="once")
+    check_formats(config.write, searcher)
+    hits = ask(config, searcher)
     check_writable(target)
     with only_one(target):
-        return export(answered, table, target, copy_images=config.copy_images)
+        return export(config, hits, target)
 
 
-def export(answered: Answer, table: pa.Table, target: Folder, *, copy_images: bool) -> FilterResult:
-    """Write the hits into a folder that no other query writes into meanwhile."""
-    query = answered.query
-    claim_output(target)
-    exported = export_hits(target, table, copy_images=copy_images)
-    table = table.add_column(3, "picture", text_array(exported.names))
-    write_tables(target, table, query)
-    write_sheet(target, query, len(table), exported.cards)
+def ask(config: FilterConfig, searcher: Searcher) -> Hits:
+    """Return the hits of the query, or of each query of the file."""
+    if config.queries is not None:
+        from clip_retrieval.filter.queries import answer_file
+
+        return collect_hits(searcher, answer_file(config.queries, searcher, config.selection), is_batch=True)
+    query = open_query(config.words, searcher)
+    return collect_hits(searcher, [Asked(1, query.text, answer(searcher, query, config.selection))], is_batch=False)
+
+
+def export(config: FilterConfig, hits: Hits, target: Folder) -> FilterResult:
+    """Write the hits and their recipe into a folder that no other query writes into meanwhile."""
+    notes = write_hits(target, hits, config.write, config.export_mode)
+    write_recipe(target, config, hits.searcher)
+    asked = hits.asked[0].answer
+    how = () if hits.is_batch or asked is None else asked.how
+    return FilterResult(
+        hits=hits,
+        output_folder=target.url,
+        files=[FILES[form] for form in FILES if form in config.write],
+        how=(*how, *notes),
+        warnings=compare_recipe(config, hits.searcher),
+    )
+
+
+def write_hits(target: Folder, hits: Hits, formats: Sequence[Format], mode: Export) -> list[str]:
+    """Write the hits, tables after pictures and tars, whose problems they tell; return what was done otherwise."""
+    has_sheet = "html" in formats
+    claim_output(target, hits, mode)
+    pictures = PictureExport(target, hits, mode, shown_ranges(hits) if has_sheet else ())
+    pictures.run()
+    if "webdataset" in formats:
+        from clip_retrieval.filter.tars import write_tars
+
+        write_tars(target, hits)
+    notes = write_tables(target, hits, formats)
+    if has_sheet:
+        write_sheet(target, hits, pictures.cards)
     target.remove_leftovers()
-    return FilterResult(query, target.url, table, exported.unreadable, answered.how)
+    if pictures.copied_instead:
+        notes.append(f"{counted(pictures.copied_instead, 'picture')} could not be linked from here and were copied")
+    return notes

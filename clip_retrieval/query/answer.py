@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,9 +16,10 @@ from clip_retrieval.query.embed import Query
 from clip_retrieval.query.searcher import Searcher
 from clip_retrieval.query.selection import choose_diverse, find_leaders
 from clip_retrieval.search.index import SearchResult
-from clip_retrieval.search.within import search_within
+from clip_retrieval.search.within import Within, search_within
 
 MORE = 4  # times the hits that are wanted are looked at, where near-duplicates or alike ones are left out
+FIRST_ASKED = 4_096  # hits are searched first where all above a threshold are wanted, then MORE times as many
 MOST_COMPARED = 20_000  # hits whose embeddings are compared with each other: 20,000 x 512 are 40 MB
 
 
@@ -41,29 +43,60 @@ class Answer:
 
 def answer(searcher: Searcher, query: Query, selection: SelectionConfig) -> Answer:
     """Return the hits of a query. Raises QueryError for a condition that is none, and for another dimension."""
-    wanted, own_count = selection.num_results, len(query.own_rows)
+    return answer_many(searcher, [query], selection)[0]
+
+
+def answer_many(searcher: Searcher, queries: Sequence[Query], selection: SelectionConfig) -> list[Answer]:
+    """Return the hits of each query; all are searched at once. Raises what `answer` raises."""
+    row_count = searcher.index.row_count
+    wanted = selection.num_results or max(1, row_count)
     is_compared = selection.deduplicate is not None or selection.diverse is not None
     if is_compared and wanted > MOST_COMPARED:
         raise ConfigError(f"deduplicate and diverse compare up to {MOST_COMPARED:,} hits, not {wanted:,}")
-    asked = (min(MORE * wanted, MOST_COMPARED) if is_compared else wanted) + own_count
-    while True:
-        found = cut(find(searcher, query, selection, asked), searcher, selection)
-        is_all = len(found.found.ids) < asked - own_count or asked >= min(searcher.index.row_count, MOST_COMPARED)
-        chosen = choose(found, searcher, selection) if is_compared else found.pick(slice(wanted))
-        if len(chosen.found.ids) >= wanted or is_all or not is_compared:
-            return chosen
-        asked = min(MORE * asked, MOST_COMPARED)
+    asked = min(MORE * wanted, MOST_COMPARED) if is_compared else wanted if selection.num_results else FIRST_ASKED
+    asked += max((len(query.own_rows) for query in queries), default=0)
+    within = None if selection.where is None else searcher.within(searcher.rows_where(selection.where))
+    search = Search(searcher, selection, within, wanted)
+    return [search.complete(found, asked) for found in search.find(queries, asked)]
 
 
-def find(searcher: Searcher, query: Query, selection: SelectionConfig, count: int) -> Answer:
-    """Search all rows, or those that meet the condition."""
-    if selection.where is None:
-        found = Answer(query, searcher.search(query, count))
-    else:
-        rows = searcher.within(searcher.rows_where(selection.where))
-        within = search_within(searcher.index, query.embedding[None], count, rows, searcher.settings)
-        found = Answer(query, within.hits[0], how=(within.sentence(),))
-    return found.pick(~np.isin(found.found.ids, query.own_rows)) if query.own_rows else found
+@dataclass(frozen=True)
+class Search:
+    """What the queries of a batch share."""
+
+    searcher: Searcher
+    selection: SelectionConfig
+    within: Within | None  # the rows that meet the condition
+    wanted: int
+
+    def find(self, queries: Sequence[Query], count: int) -> list[Answer]:
+        """Search all rows, or those that meet the condition."""
+        how: tuple[str, ...]
+        if self.within is None:
+            hits, how = self.searcher.search_many(queries, count), ()
+        else:
+            embeddings = np.stack([query.embedding for query in queries]) if queries else np.empty((0, 0), np.float32)
+            found = search_within(self.searcher.index, embeddings, count, self.within, self.searcher.settings)
+            hits, how = found.hits, (found.sentence(),)
+        answers = [Answer(query, found, how=how) for query, found in zip(queries, hits, strict=True)]
+        return [
+            found.pick(~np.isin(found.found.ids, found.query.own_rows)) if found.query.own_rows else found
+            for found in answers
+        ]
+
+    def complete(self, found: Answer, asked: int) -> Answer:
+        """Cut and choose among the hits of a query; search for more of them until they suffice or there are none."""
+        selection, own_count = self.selection, len(found.query.own_rows)
+        is_compared = selection.deduplicate is not None or selection.diverse is not None
+        most = min(self.searcher.index.row_count, MOST_COMPARED) if is_compared else self.searcher.index.row_count
+        while True:
+            kept = cut(found, self.searcher, selection)
+            is_all = len(kept.found.ids) < asked - own_count or asked >= most
+            chosen = choose(kept, self.searcher, selection) if is_compared else kept.pick(slice(self.wanted))
+            if len(chosen.found.ids) >= self.wanted or is_all or (selection.num_results and not is_compared):
+                return chosen
+            asked = min(MORE * asked, most)
+            found = self.find([found.query], asked)[0]
 
 
 def cut(found: Answer, searcher: Searcher, selection: SelectionConfig) -> Answer:

@@ -30,7 +30,9 @@ class SearcherConfig:
 class SelectionConfig:
     """Which of the rows that a query finds are its hits."""
 
-    num_results: int = option(100, help="Hits at most.", least=1)
+    num_results: int = option(
+        100, help="Hits at most; 0: all that are as similar as --threshold, or that meet --where.", least=0
+    )
     threshold: float | None = option(None, help="Leave out hits that are less similar than this (-1 to 1).")
     where: str | None = option(
         None, help="Search only rows that meet a condition over metadata columns: \"width >= 512 and license = 'cc0'\"."
@@ -50,6 +52,8 @@ class SelectionConfig:
 
     def __post_init__(self) -> None:
         check_least(self)
+        if not self.num_results and self.threshold is None and self.where is None:
+            raise ConfigError("num_results 0 means all hits there are: say with threshold or where which rows are some")
         if self.threshold is not None and not -1 <= self.threshold <= 1:
             raise ConfigError(f"threshold is a similarity between -1 and 1, not {self.threshold:g}")
         if self.surprise is not None and not self.surprise > 0:

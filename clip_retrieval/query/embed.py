@@ -41,6 +41,22 @@ def embed_text(encoder: Encoder, text: str) -> Query:
     return Query(text, "text", encoder.encode_texts([text])[0], explain_unknown_words(text, encoder))
 
 
+def embed_texts(encoder: Encoder, texts: Sequence[str]) -> list[Query | QueryError]:
+    """Embed texts in one batch; the place of a text of which the model knows no word has the error."""
+    warnings: list[str | QueryError | None] = []
+    for text in texts:
+        try:
+            warnings.append(explain_unknown_words(text, encoder))
+        except QueryError as error:
+            warnings.append(error)
+    known = [text for text, warning in zip(texts, warnings, strict=True) if not isinstance(warning, QueryError)]
+    embeddings = iter(encoder.encode_texts(known) if known else ())
+    return [
+        warning if isinstance(warning, QueryError) else Query(text, "text", next(embeddings), warning)
+        for text, warning in zip(texts, warnings, strict=True)
+    ]
+
+
 def read_query_picture(encoder: Encoder, data: bytes, name: str, pictures: PictureConfig) -> NDArray[np.uint8]:
     """Return the pixels [size, size, 3] that the model wants of a picture's bytes; raises QueryError."""
     try:

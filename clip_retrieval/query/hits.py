@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from clip_retrieval.metadata import Metadata, number_array
 from clip_retrieval.search.index import SearchResult
 
 ROWS_AT_ONCE = 1000
+OWN_NAMES = ("rank", "id", "similarity", "surprise", "picture", "problem")
 
 
 def rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
@@ -62,8 +63,12 @@ def join_metadata(metadata: Metadata | None, found: SearchResult) -> pa.Table:
         rows = metadata.rows(found.ids)
         theirs = frozenset(rows.column_names)  # a list, searched for each column, takes hours for 100,000 of them
         for name, column in zip(rows.column_names, rows.columns, strict=True):
-            own = name
-            while own in columns or own == "picture" or (own != name and own in theirs):
-                own = f"metadata.{own}"
-            columns[own] = column
+            columns[name_apart(name, theirs) if name in OWN_NAMES else name] = column
     return pa.table(columns)
+
+
+def name_apart(name: str, others: Collection[str]) -> str:
+    """Return a name for a metadata column that is called as one of ours: `metadata.` before it, until it is free."""
+    while name in others:
+        name = f"metadata.{name}"
+    return name

@@ -57,12 +57,32 @@ def read_elsewhere(path: str) -> bytes:
     """Read a picture by its image_path: a row of a table, a url of a list, or a file."""
     if path.startswith(WEB):
         return fetch(path, FetchLimits(fetch_retries=0))
-    if "#" in path:
-        from clip_retrieval.sources.table_pictures import is_in_table, read_picture
+    if is_row(path):
+        from clip_retrieval.sources.table_pictures import read_picture
 
-        if is_in_table(path):
-            return read_picture(path)
+        return read_picture(path)
     return read_blob(BlobRef(find_file(path)))
+
+
+def is_row(path: str) -> bool:
+    """Say whether an image_path names a row of a table."""
+    if "#" not in path:
+        return False
+    from clip_retrieval.sources.table_pictures import is_in_table
+
+    return is_in_table(path)
+
+
+def find_local_file(hit: dict[str, Any]) -> Path | None:
+    """Return the file of this machine that is a hit's picture; None where it is in an archive, elsewhere or gone."""
+    path = hit.get(IMAGE_PATH)
+    if path is None or hit.get(SHARD) is not None or str(path).startswith((*WEB, PIPE)) or is_row(str(path)):
+        return None
+    try:
+        found = local_path(find_file(str(path)))
+        return found.absolute() if found is not None and found.is_file() else None
+    except (OSError, ValueError):  # the path is too long, ambiguous, or holds a NUL
+        return None
 
 
 def find_file(url: str) -> str:

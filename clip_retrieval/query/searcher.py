@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
@@ -15,7 +16,7 @@ from clip_retrieval.embeddings.vectors import Vectors
 from clip_retrieval.encoder.base import Encoder, Workload
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.errors import QueryError, StorageError
-from clip_retrieval.layout import EmbeddingsFolder, IndexFolder, read_manifest
+from clip_retrieval.layout import EmbeddingsFolder, IndexFolder, about_index, read_manifest
 from clip_retrieval.metadata import Metadata, open_metadata
 from clip_retrieval.query.config import SearcherConfig
 from clip_retrieval.query.embed import (
@@ -24,11 +25,13 @@ from clip_retrieval.query.embed import (
     choose_encoder,
     choose_pictures,
     embed_text,
+    embed_texts,
     embed_vector,
     read_query_picture,
 )
 from clip_retrieval.query.hits import join_metadata
 from clip_retrieval.query.surprise import Background, read_background
+from clip_retrieval.search.checksums import fingerprint_index
 from clip_retrieval.search.held_rows import read_held
 from clip_retrieval.search.index import Index, SearchResult, open_index
 from clip_retrieval.search.refine import open_stored, search_stored
@@ -47,6 +50,7 @@ class Searcher:
     """
 
     name: str  # the folder's name, for messages
+    fingerprint: str  # the index that is asked, whatever its folder is called
     config: SearcherConfig
     expected: dict[str, Any] | None  # the encoder in the index's manifest
     index: Index
@@ -63,6 +67,11 @@ class Searcher:
         """Embed a text, which is never taken for a path. Raises QueryError and EncoderError."""
         with self.encoding:
             return embed_text(self.load(), text)
+
+    def embed_texts(self, texts: Sequence[str]) -> list[Query | QueryError]:
+        """Embed texts in one batch; one that cannot be embedded is its error. Raises EncoderError."""
+        with self.encoding:
+            return embed_texts(self.load(), texts)
 
     def embed_picture(self, data: bytes, name: str) -> Query:
         """Embed the bytes of a picture; `name` is what people know it by. Raises QueryError and EncoderError."""
@@ -85,6 +94,14 @@ class Searcher:
             raise QueryError(f"row {row} has no embedding: there was no {self.config.modality} that could be used")
         return Query(f"row {row}", "row", embedding, own_rows=(row,))
 
+    def check_dimension(self, query: Query) -> None:
+        """Raise QueryError where a query is of another dimension than the index."""
+        if query.embedding.shape[-1] != self.index.dim:
+            raise QueryError(
+                f"the query has {query.embedding.shape[-1]} dimensions, the index has {self.index.dim}: they are of "
+                f"different models ({query.text})"
+            )
+
     def load(self) -> Encoder:
         """Return the model, loaded and compared with that of the index once; the caller holds the lock."""
         if not self.loaded:
@@ -103,6 +120,12 @@ class Searcher:
             return found
         close = found.scores >= threshold
         return SearchResult(found.ids[close], found.scores[close])
+
+    def search_many(self, queries: Sequence[Query], k: int) -> list[SearchResult]:
+        """Return up to k hits for each query, searched at once. Raises QueryError for another dimension."""
+        if self.stored is not None or len(queries) < 2:
+            return [self.search(query, k) for query in queries]
+        return self.index.search_many(np.stack([query.embedding for query in queries]), k, self.settings)
 
     def rows_where(self, condition: str) -> NDArray[np.int64]:
         """Return the ids of the rows that meet a condition over the metadata. Raises QueryError."""
@@ -155,6 +178,7 @@ def open_searcher(folder: IndexFolder, config: SearcherConfig, *, workload: Work
     refine_from = config.refine_from
     return Searcher(
         name=folder.url,
+        fingerprint=fingerprint_index(folder, config.modality, about_index(manifest, config.modality)),
         config=config,
         expected=manifest.get("encoder") if manifest else None,
         index=index,

@@ -11,6 +11,7 @@ from typing import Any
 import xxhash
 
 from clip_retrieval.errors import StorageError
+from clip_retrieval.layout import IndexFolder, Modality
 from clip_retrieval.storage import Folder
 
 BYTES_AT_ONCE = 1 << 20
@@ -56,3 +57,22 @@ def find_damage(folder: Folder, sums: Mapping[str, Any], most_bytes: float = flo
         if size <= most_bytes and sum_file(folder, name) != said["xxh3_64"]:
             return StorageError(f"{path} is damaged: its bytes are not those that were written; build the index again")
     return None
+
+
+def fingerprint_index(folder: IndexFolder, modality: Modality, about: Mapping[str, Any]) -> str:
+    """Return what two indices share only where they are the same: of the checksums that the manifest keeps of them.
+
+    Without those, as of clip-retrieval 2, of the size and both ends of each file.
+    """
+    digest = xxhash.xxh3_64()
+    sums: Mapping[str, Any] = about.get("sums") or {}
+    for name in sorted(sums):
+        digest.update(f"{name} {sums[name]['bytes']} {sums[name]['xxh3_64']}\n".encode())
+    for name in [] if sums else list_files(folder, folder.index_name(modality)):
+        with folder.answering(), folder.open(name) as file:
+            size = file.seek(0, 2)
+            for start in (0, max(0, size - BYTES_AT_ONCE)):
+                file.seek(start)
+                digest.update(file.read(BYTES_AT_ONCE))
+            digest.update(str(size).encode())
+    return digest.hexdigest()

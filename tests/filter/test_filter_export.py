@@ -23,7 +23,7 @@ from PIL import Image
 from clip_retrieval import clip_filter, clip_index, clip_inference
 from clip_retrieval.cli import cli
 from clip_retrieval.errors import QueryError, StorageError
-from clip_retrieval.filter import export
+from clip_retrieval.filter import pictures, sheet
 from clip_retrieval.query import hits as query_hits
 from clip_retrieval.revision import only_one
 from clip_retrieval.storage import Folder
@@ -251,7 +251,7 @@ NAMES = {
 
 @pytest.mark.parametrize("path", NAMES, ids=ascii)
 def test_a_picture_gets_a_name_that_every_system_takes(path: str) -> None:
-    assert export.picture_name(1, {"image_path": path, "shard": None}, png(0)) == NAMES[path]
+    assert pictures.picture_name("00001", {"image_path": path, "shard": None}, png(0)) == NAMES[path]
 
 
 def test_pictures_of_names_that_no_file_system_takes_are_exported_from_a_tar(
@@ -273,7 +273,7 @@ def test_a_store_that_refuses_a_name_gets_the_rank_alone(
     tmp_path: Path, write_index: WriteIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Encrypted home folders allow 143 bytes for a name; here more than the 255 of other systems are tried."""
-    monkeypatch.setattr(export, "MOST_NAME_BYTES", 1000)
+    monkeypatch.setattr(pictures, "MOST_NAME_BYTES", 1000)
     (tmp_path / "in").mkdir()
     shard = {"shard": ["tar"], "shard_offset": [0], "shard_size": [1]}
     metadata = pd.DataFrame({"image_path": ["n" * 300], "caption": ["a"]} | shard)
@@ -364,7 +364,7 @@ def test_no_picture_is_copied_when_none_is_wanted(tmp_path: Path, write_index: W
     hits = ask("cat", tmp_path / "out", write_index(tmp_path / "ix", metadata), copy_images=False)
     assert hits.picture.tolist() == [None]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        ".clip-retrieval-results", "index.html", "results.json", "results.parquet",
+        ".clip-retrieval-results", "index.html", "recipe.json", "results.json", "results.parquet",
     ]  # fmt: skip
 
 
@@ -406,7 +406,7 @@ def test_pictures_of_a_killed_query_go_with_the_next(tmp_path: Path, write_index
 def test_many_hits_are_in_the_tables_in_full_and_on_the_sheet_in_part(
     tmp_path: Path, write_index: WriteIndex, monkeypatch: pytest.MonkeyPatch, copy_images: bool
 ) -> None:
-    monkeypatch.setattr(export, "MOST_THUMBNAILS", 3)
+    monkeypatch.setattr(sheet, "MOST_THUMBNAILS", 3)
     monkeypatch.setattr(query_hits, "ROWS_AT_ONCE", 2)
     paths = [tmp_path / f"{i}.png" for i in range(7)]
     for i, path in enumerate(paths):

@@ -17,30 +17,56 @@ SHOWN_HITS = 10
 
 
 def print_result(result: FilterResult) -> None:
-    """Print the first hits and where all of them are."""
+    """Print the first hits, or the queries of a batch, and where all hits are."""
     console = open_console()
-    if result.query.warning:
-        console.print(f"note: {result.query.warning}", style="yellow")
-    print_table(hit_table(result))
-    left = result.table.num_rows - SHOWN_HITS
-    if left > 0:
-        console.print(f"… and {left} more")
+    for warning in result.warnings:
+        console.print(f"warning: {warning}", style="yellow")
+    if result.hits.is_batch:
+        print_batch(result)
+    else:
+        if result.query.warning:
+            console.print(f"note: {result.query.warning}", style="yellow")
+        print_table(hit_table(result))
+        left = result.hits.count - SHOWN_HITS
+        if left > 0:
+            console.print(f"… and {left} more")
     for sentence in result.how:
         console.print(sentence, style="dim")
     if result.unreadable:
-        console.print(f"{counted(result.unreadable, 'picture')} could not be read; the sheet says why", style="yellow")
-    console.print(f"all of them: {result.output_folder}/index.html, results.parquet, results.json")
+        console.print(
+            f"{counted(result.unreadable, 'picture')} could not be read; the column problem says why", style="yellow"
+        )
+    first, *others = result.files
+    console.print(f"all of them: {', '.join([f'{result.output_folder}/{first}', *others])}")
+
+
+def print_batch(result: FilterResult) -> None:
+    """Print the first queries of a batch, each with its hits, and every query that failed."""
+    console, hits = open_console(), result.hits
+    sizes = (hits.starts[1:] - hits.starts[:-1]).tolist()
+    failed = counted(len(hits.failed), "query").replace("querys", "queries")
+    title = f"{hits.count:,} hits for {len(hits.asked):,} queries" + (f", {failed} failed" if hits.failed else "")
+    table = make_table(["query", "text", "hits"], title=title, numbers=("query", "hits"))
+    for asked, size in zip(hits.asked[:SHOWN_HITS], sizes, strict=False):
+        table.add_row(str(asked.number), Cell(asked.text), str(size))
+    print_table(table)
+    left = len(hits.asked) - SHOWN_HITS
+    if left > 0:
+        console.print(f"… and {left:,} more")
+    for asked in hits.failed[:SHOWN_HITS]:
+        console.print(f"query {asked.number}: {asked.problem}", style="yellow")
 
 
 def hit_table(result: FilterResult, shown: int = SHOWN_HITS) -> Table:
     """Return the first hits as a table."""
-    rows = result.table.num_rows
+    rows = result.hits.count
     found = counted(rows, "hit") if rows else "no hit"
-    names = [name for name in (CAPTION, IMAGE_PATH, "url") if name in result.table.column_names]
+    first = next(result.hits.blocks(0, shown))
+    names = [name for name in (CAPTION, IMAGE_PATH, "url") if name in first.column_names]
     table = make_table(
         ["rank", "similarity", *names], title=f"{found} for {result.query.text!r}", numbers=("rank", "similarity")
     )
-    for hit in result.table.slice(0, shown).to_pylist():
+    for hit in first.to_pylist():
         values = [("" if hit[name] is None else str(hit[name]), name == IMAGE_PATH) for name in names]
         cells = [Cell(value, keeps_end=is_path) for value, is_path in values]
         table.add_row(str(hit["rank"]), f"{hit['similarity']:.4f}", *cells)

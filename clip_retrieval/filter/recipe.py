@@ -1,0 +1,119 @@
+"""recipe.json: what a selection was made with, so that it can be made again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from clip_retrieval.blobs import BlobRef, local_path, read_blob
+from clip_retrieval.errors import ConfigError, one_line
+from clip_retrieval.filter.config import FilterConfig
+from clip_retrieval.json_files import parse_json
+from clip_retrieval.options import Flag, build_config, flags_of
+from clip_retrieval.query.searcher import Searcher
+from clip_retrieval.storage import Folder
+from clip_retrieval.version import __version__
+
+RECIPE = "recipe.json"
+TERMS = ("query", "minus", "like", "weight", "queries")
+FOLDERS = ("indice_folder", "refine_from")
+OF_THE_MACHINE = ("device", "clip_cache_path", "memory_map")  # change no selection
+
+
+class Recipe(msgspec.Struct, forbid_unknown_fields=True):
+    """A selection: options of filter by name, and which index and model they were asked of."""
+
+    version: str  # of clip-retrieval
+    index_fingerprint: str
+    model: str | None
+    model_fingerprint: str | None
+    options: dict[str, Any]
+
+
+def recorded_flags() -> Iterator[Flag]:
+    """Yield the options that a selection hangs on."""
+    for flag in flags_of(FilterConfig):
+        is_shared = flag.path[0] in ("selection", "searcher") and flag.name not in OF_THE_MACHINE
+        if is_shared or flag.name in (*TERMS, *FOLDERS):
+            yield flag
+
+
+def write_recipe(folder: Folder, config: FilterConfig, searcher: Searcher) -> None:
+    """Write recipe.json: the options that differ from their defaults, folders and files by their whole path."""
+    options: dict[str, Any] = {}
+    for flag in recorded_flags():
+        value: Any = config
+        for name in flag.path:
+            value = getattr(value, name)
+        if value != flag.default:
+            options[flag.name] = whole_path(flag.name, value)
+    encoder = searcher.expected or {}
+    recipe = Recipe(
+        version=__version__,
+        index_fingerprint=searcher.fingerprint,
+        model=encoder.get("clip_model"),
+        model_fingerprint=encoder.get("fingerprint"),
+        options=options,
+    )
+    folder.write_json(RECIPE, msgspec.to_builtins(recipe))
+
+
+def whole_path(name: str, value: Any) -> Any:
+    """Return the value of an option as it holds in every working folder."""
+    if name in FOLDERS:
+        return Folder(value).place
+    if name == "queries" and local_path(value) is not None:
+        return os.path.abspath(os.path.expanduser(value))  # noqa: PTH100, PTH111 -- links stay as they are
+    return value
+
+
+def read_recipe(path: str) -> Recipe:
+    """Return the recipe in a file; raises ConfigError in a sentence that names it."""
+    try:
+        data = read_blob(BlobRef(path))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
+        raise ConfigError(f"the recipe {path} cannot be read: {reason}") from error
+    recipe = parse_json(data, Recipe, path, ConfigError)
+    known = {flag.name for flag in recorded_flags()}
+    unknown = [name for name in recipe.options if name not in known]
+    if unknown:
+        raise ConfigError(
+            f"{path} cannot be used: options: {unknown[0]} is none that a recipe has ({', '.join(known)})"
+        )
+    return recipe
+
+
+def read_config(values: Mapping[str, object], arguments: Sequence[object] = ()) -> FilterConfig:
+    """Return the config that options describe, those of --recipe FILE where they say nothing else.
+
+    With a recipe, the first argument is the output folder, and the next the index folder. Raises ConfigError.
+    """
+    if values.get("recipe") is None:
+        return build_config(FilterConfig, values, arguments)
+    names = {name: flag.name for flag in flags_of(FilterConfig) for name in (flag.name, *flag.aliases)}
+    given = {names.get(name, name) for name in values}
+    kept = read_recipe(str(values["recipe"])).options
+    if given & {"query", "queries"}:
+        kept = {name: value for name, value in kept.items() if name not in TERMS}
+    if len(arguments) > 1:
+        kept = {name: value for name, value in kept.items() if name != "indice_folder"}
+    kept = {name: value for name, value in kept.items() if name not in given}
+    query = {} if "query" in given else {"query": ()}
+    return build_config(FilterConfig, {**query, **kept, **values}, arguments)
+
+
+def compare_recipe(config: FilterConfig, searcher: Searcher) -> list[str]:
+    """Return what differs from the recipe that was given, in sentences."""
+    if config.recipe is None:
+        return []
+    recipe = read_recipe(config.recipe)
+    if recipe.index_fingerprint == searcher.fingerprint:
+        return []
+    return [
+        f"the recipe was made with another index (fingerprint {recipe.index_fingerprint} -> {searcher.fingerprint}): "
+        "this selection may differ from that one"
+    ]

@@ -1,0 +1,192 @@
+"""The hits as lists for programs: parquet, json, json lines, csv, ids, and datacomp's uids; all in one pass."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from clip_retrieval.errors import QueryError
+from clip_retrieval.filter.config import Format
+from clip_retrieval.filter.hits import Hits
+from clip_retrieval.metadata import text_array
+from clip_retrieval.query.hits import plain
+from clip_retrieval.query.searcher import Searcher
+from clip_retrieval.storage import Folder
+
+TABLES: dict[Format, str] = {
+    "parquet": "results.parquet",
+    "json": "results.json",
+    "jsonl": "results.jsonl",
+    "csv": "results.csv",
+    "ids": "ids.txt",
+    "datacomp": "uids.npy",
+}
+UID, UID_DIGITS = "uid", 32  # datacomp's column, and the hexadecimal digits of its values
+UID_TYPE = np.dtype("u8,u8")
+JSON_ROWS = 2_000  # rows that are Python objects at once
+
+Write = Callable[[pa.Table], None]
+
+
+def check_formats(formats: Sequence[Format], searcher: Searcher) -> None:
+    """Raise QueryError where the index lacks what a format is made of."""
+    columns = [] if searcher.metadata is None else searcher.metadata.schema.names
+    if "datacomp" in formats and UID not in columns:
+        raise QueryError(
+            f"{searcher.name} has no column {UID} in its metadata, which --write datacomp lists; embed with "
+            "--enable_metadata True"
+        )
+
+
+def write_tables(folder: Folder, hits: Hits, formats: Sequence[Format]) -> list[str]:
+    """Write the lists that are wanted, and return what cannot be in them; memory holds one block of hits."""
+    writers: dict[Format, Callable[[Folder, Hits], AbstractContextManager[Write]]] = {
+        "parquet": write_parquet,
+        "json": write_json,
+        "jsonl": write_jsonl,
+        "csv": write_csv,
+    }
+    with ExitStack() as stack:
+        writes = [stack.enter_context(writers[form](folder, hits)) for form in formats if form in writers]
+        for table in hits.blocks() if writes else ():
+            for write in writes:
+                write(table)
+        if hits.failed:
+            for write in writes:
+                write(hits.failures())
+    if "ids" in formats:
+        with folder.staged(TABLES["ids"]) as staged:
+            staged.write_text("".join(f"{row}\n" for row in dict.fromkeys(hits.ids.tolist())), encoding="utf-8")
+    return write_uids(folder, hits) if "datacomp" in formats else []
+
+
+@contextmanager
+def write_parquet(folder: Folder, hits: Hits) -> Iterator[Write]:
+    with folder.staged(TABLES["parquet"]) as staged, pq.ParquetWriter(staged, hits.first_row().schema) as writer:
+        yield writer.write_table
+
+
+@contextmanager
+def write_csv(folder: Folder, hits: Hits) -> Iterator[Write]:
+    """Write csv; lists, structs and bytes are json and text in it."""
+    schema = flat(hits.first_row()).schema
+    with folder.staged(TABLES["csv"]) as staged, pa_csv.CSVWriter(staged, schema) as writer:
+        yield lambda table: writer.write_table(flat(table))
+
+
+def flat(table: pa.Table) -> pa.Table:
+    """Return the table with columns that a csv cell cannot hold as text."""
+    for place, field in enumerate(table.schema):
+        kind = field.type
+        if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+            values = [plain(value) for value in table.column(place).to_pylist()]
+            texts = [
+                value if isinstance(value, str | None) else json.dumps(value, ensure_ascii=False) for value in values
+            ]
+            table = table.set_column(place, field.name, text_array(texts))
+    return table
+
+
+@contextmanager
+def write_jsonl(folder: Folder, hits: Hits) -> Iterator[Write]:
+    del hits
+    with folder.staged(TABLES["jsonl"]) as staged, staged.open("wb") as file:
+        yield lambda table: file.writelines(line + b"\n" for line in json_lines(table))
+
+
+@contextmanager
+def write_json(folder: Folder, hits: Hits) -> Iterator[Write]:
+    """Write one object: about the query or the queries, then the list `results`, a hit a line."""
+    about = json.dumps(about_queries(hits), ensure_ascii=False)
+    with folder.staged(TABLES["json"]) as staged, staged.open("wb") as file:
+        file.write(f'{about.removesuffix("}")}, "results": ['.encode())
+        separator = b"\n"
+
+        def write(table: pa.Table) -> None:
+            nonlocal separator
+            for line in json_lines(table):
+                file.write(separator + line)
+                separator = b",\n"
+
+        yield write
+        file.write(b"\n]}\n")
+
+
+def about_queries(hits: Hits) -> dict[str, Any]:
+    if not hits.is_batch:
+        (asked,) = hits.asked
+        assert asked.answer is not None
+        return {"query": asked.text, "kind": asked.answer.query.kind}
+    counts = np.diff(hits.starts).tolist()
+    return {
+        "queries": [
+            {
+                "query": asked.number,
+                "query_text": asked.text,
+                "kind": None if asked.answer is None else asked.answer.query.kind,
+                "hits": count,
+                "problem": asked.problem,
+            }
+            for asked, count in zip(hits.asked, counts, strict=True)
+        ]
+    }
+
+
+def json_lines(table: pa.Table) -> Iterator[bytes]:
+    """Yield each row as json; NaN and infinity become null, dates and bytes text."""
+    encode = msgspec.json.Encoder().encode
+    names = table.column_names
+    for batch in table.to_batches(max_chunksize=JSON_ROWS):
+        columns = [
+            values if is_json(field.type) else [plain(value) for value in values]
+            for field, values in ((field, batch.column(place).to_pylist()) for place, field in enumerate(table.schema))
+        ]
+        for row in zip(*columns, strict=True):
+            yield encode(dict(zip(names, row, strict=True)))
+
+
+def is_json(kind: pa.DataType) -> bool:
+    """Say whether msgspec writes every value of a type as we want it; it makes null of NaN by itself."""
+    tests = (
+        pa.types.is_string,
+        pa.types.is_large_string,
+        pa.types.is_integer,
+        pa.types.is_boolean,
+        pa.types.is_floating,
+    )
+    return any(test(kind) for test in tests)
+
+
+def write_uids(folder: Folder, hits: Hits) -> list[str]:
+    """Write uids.npy as datacomp has it, both halves of each uid as u8, sorted; return what is left out."""
+    found: set[tuple[int, int]] = set()
+    bad: list[int] = []
+    for start in range(0, hits.count, 1 << 16):
+        ids = hits.ids[start : start + (1 << 16)]
+        assert hits.searcher.metadata is not None
+        for row, uid in zip(ids.tolist(), hits.searcher.metadata.rows(ids, [UID])[UID].to_pylist(), strict=True):
+            halves = parse_uid(uid)
+            bad.append(row) if halves is None else found.add(halves)
+    with folder.staged(TABLES["datacomp"]) as staged, staged.open("wb") as file:
+        np.save(file, np.array(sorted(found), UID_TYPE))
+    if not bad:
+        return []
+    shown = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
+    return [f"{len(bad):,} hits have no uid of {UID_DIGITS} hexadecimal digits and are not in uids.npy: rows {shown}"]
+
+
+def parse_uid(uid: Any) -> tuple[int, int] | None:
+    """Return both halves of a uid; None where it is none."""
+    try:
+        number = int(uid, 16) if isinstance(uid, str) and len(uid) == UID_DIGITS and uid.isalnum() else None
+    except ValueError:
+        return None
+    return None if number is None else divmod(number, 1 << 64)

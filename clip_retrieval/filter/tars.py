@@ -1,0 +1,146 @@
+"""A webdataset of the hits alone: samples of tars as they are, others made of picture, caption and metadata."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from itertools import chain, count, islice
+from typing import Any, NamedTuple
+
+import msgspec
+from webdataset.writer import TarWriter
+
+from clip_retrieval.blobs import PIPE, read_blob
+from clip_retrieval.errors import one_line
+from clip_retrieval.filter.hits import Hits
+from clip_retrieval.filter.output import TARS_FOLDER
+from clip_retrieval.filter.pictures import picture_name
+from clip_retrieval.layout import CAPTION, IMAGE_PATH, SHARD, SHARD_OFFSET
+from clip_retrieval.query.hits import OWN_NAMES, plain, rows_of
+from clip_retrieval.query.pictures import find_file, find_picture
+from clip_retrieval.sources.suffixes import split_key
+from clip_retrieval.sources.tar import read_members
+from clip_retrieval.sources.tar_members import Member
+from clip_retrieval.sources.types import Failure
+from clip_retrieval.sources.webdataset import group_key, grouped
+from clip_retrieval.sources.zips import is_zip
+from clip_retrieval.storage import Folder
+from clip_retrieval.words import clean, is_hidden
+
+SAMPLES_PER_TAR = 10_000
+
+Sample = dict[str, Any]  # key and members by suffix, as webdataset has them
+
+
+class Spot(NamedTuple):
+    """Where a hit's picture lies in its tar, and what it is called there in the metadata."""
+
+    offset: int
+    image_path: str
+
+
+def write_tars(folder: Folder, hits: Hits) -> int:
+    """Write webdataset/00000.tar and so on; return the number of samples. Hits without one get a problem."""
+    samples, written = unique_keys(make_samples(hits)), 0
+    for number in count():
+        first = next(samples, None)
+        if first is None:
+            break
+        with (
+            folder.staged(f"{TARS_FOLDER}/{number:05d}.tar") as staged,
+            staged.open("wb") as file,
+            TarWriter(file, encoder=False, keep_meta=True, mtime=0, format="PAX_FORMAT") as writer,
+        ):
+            for sample in chain([first], islice(samples, SAMPLES_PER_TAR - 1)):
+                writer.write(sample)
+                written += 1
+    return written
+
+
+def unique_keys(samples: Iterator[Sample]) -> Iterator[Sample]:
+    """Yield the samples; a key that an earlier one has, as of another tar, gets a number behind it."""
+    used: set[str] = set()
+    for sample in samples:
+        key, number = sample["__key__"], 1
+        while sample["__key__"] in used:
+            sample["__key__"], number = f"{key}-{number}", number + 1
+        used.add(sample["__key__"])
+        yield sample
+
+
+def make_samples(hits: Hits) -> Iterator[Sample]:
+    """Yield a sample for each row that is a hit: first those that are in no tar, then tar by tar, each read once."""
+    in_tars: dict[str, dict[Spot, int]] = defaultdict(dict)
+    done: set[int] = set()
+    for place, hit in enumerate(row for block in hits.blocks() for row in rows_of(block)):
+        if hit["id"] in done:  # a row may be a hit of several queries
+            continue
+        done.add(hit["id"])
+        try:
+            if hit.get(SHARD_OFFSET) is not None and is_tar(str(hit[SHARD])):
+                in_tars[str(hit[SHARD])][Spot(int(hit[SHARD_OFFSET]), str(hit[IMAGE_PATH]))] = place
+                continue
+        except OSError as error:
+            hits.problems[place] = one_line(error)
+            continue
+        sample = sample_of_row(place, hit, hits)
+        if sample is not None:
+            yield sample
+    for shard, wanted in in_tars.items():
+        yield from samples_of_tar(find_file(shard), wanted, hits)
+
+
+@lru_cache(maxsize=4096)
+def is_tar(shard: str) -> bool:
+    return not shard.startswith(PIPE) and not is_zip(find_file(shard))
+
+
+def sample_of_row(place: int, hit: dict[str, Any], hits: Hits) -> Sample | None:
+    """Return a sample of the picture of a hit, its caption and its metadata; None, and a problem, without picture."""
+    picture = find_picture(hit)
+    if picture.problem is not None:
+        hits.problems[place] = picture.problem
+        return None
+    sample: Sample = {"__key__": f"{hit['id']:09d}"}
+    if picture.data is not None:
+        name = picture_name(sample["__key__"], hit, picture.data)
+        stem, _, suffix = name.rpartition(".")
+        sample = {"__key__": stem.replace(".", "_"), suffix.lower(): picture.data}
+    if hit.get(CAPTION) is not None:
+        sample["txt"] = str(hit[CAPTION]).encode()
+    about = {name: plain(value) for name, value in hit.items() if name not in OWN_NAMES}
+    return {**sample, "json": msgspec.json.encode(about)}
+
+
+def samples_of_tar(url: str, wanted: Mapping[Spot, int], hits: Hits) -> Iterator[Sample]:
+    """Yield the samples of a tar that hold these pictures, in its order; only headers of the others are read."""
+    left, why = dict(wanted), "it has changed since it was embedded"
+    for group in grouped(read_members(url, lambda name: not is_hidden(name)), url):
+        if isinstance(group, Failure):
+            why = group.detail if group.part == "shard" else why
+            continue
+        places = [left.pop(spot) for member in group for spot in spots_of(member) if spot in left]
+        if places:
+            try:
+                yield sample_of_members(group)
+            except OSError as error:
+                hits.problems.update(dict.fromkeys(places, one_line(error)))
+        if not left:
+            return
+    hits.problems.update(dict.fromkeys(left.values(), f"it is not found in {url}: {why}"))
+
+
+def spots_of(member: Member) -> set[Spot]:
+    """Return what metadata may say of a member: its path is the key up to the last or first dot, or the whole name."""
+    if member.offset is None:
+        return set()
+    names = (member.name, split_key(member.name)[0], group_key(member.name))
+    return {Spot(member.offset, clean(name)) for name in names}
+
+
+def sample_of_members(group: list[Member]) -> Sample:
+    """Return the members of a sample with their bytes as they are; raises OSError where one cannot be read."""
+    key = group_key(group[0].name)
+    members = {member.name[len(key) + 1 :]: member.blob for member in group if member.name.startswith(f"{key}.")}
+    return {"__key__": key} | {name: read_blob(blob) for name, blob in members.items() if blob is not None}
