@@ -25,8 +25,8 @@ from clip_retrieval.layout import INDEX_SUFFIX, IndexFolder, Modality
 from clip_retrieval.progress import show_progress
 from clip_retrieval.revision import finish_revision, only_one
 from clip_retrieval.search.checksums import sum_files
-from clip_retrieval.search.files import LISTS, POPULATED, open_file, write_file
-from clip_retrieval.search.native_output import printing_to_stderr
+from clip_retrieval.search.files import LISTS, POPULATED, open_file, read_file, write_file
+from clip_retrieval.search.native_output import printing_nothing
 from clip_retrieval.search.settings import Settings, format_settings, settings_of
 from clip_retrieval.search.stored_settings import set_settings, store_settings
 from clip_retrieval.storage import Folder, leaving_nothing_empty
@@ -163,7 +163,7 @@ def merge_on_disk(source: Folder, names: Sequence[str], starts: Sequence[int], f
             vector.push_back(inverted(index, source.url).invlists)
         rows = sum(int(index.ntotal) for index in mapped)
         lists = faiss.OnDiskInvertedLists(ivf.nlist, ivf.code_size, str(folder / LISTS))
-        with printing_to_stderr(), Console(stderr=True).status(f"merging {rows:,} rows of {len(names)} files"):
+        with printing_nothing(), Console(stderr=True).status(f"merging {rows:,} rows of {len(names)} files"):
             lists.merge_from_multiple(vector.data(), vector.size())
     ivf.replace_invlists(lists, False)  # noqa: FBT003 -- faiss takes no keyword
     ivf.ntotal = whole.ntotal = rows
@@ -281,7 +281,7 @@ def empty_out(index: Any) -> None:
 def describe_merged(path: Path, key: str | None, rows: int, size: int) -> dict[str, Any]:
     """Return the json file's content without settings; `key` is the parts' common index key, if any."""
     file = path / POPULATED if path.is_dir() else path
-    index = faiss.read_index(str(file), faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_MMAP)
+    index = read_file(str(file), faiss.IO_FLAG_MMAP)
     return {
         "index_key": key or type(faiss.downcast_index(index)).__name__,
         "size in bytes": size,

@@ -8,9 +8,9 @@ import faiss
 
 from clip_retrieval.errors import QueryError
 from clip_retrieval.index.folder.build_options import OPTIONS
-from clip_retrieval.layout import MODALITIES, IndexFolder, Modality, about_index, read_manifest
+from clip_retrieval.layout import IndexFolder, Modality, about_index, read_manifest
 from clip_retrieval.search.checksums import find_damage
-from clip_retrieval.search.files import open_parts
+from clip_retrieval.search.files import list_indices, open_parts
 from clip_retrieval.search.index import read_settings
 from clip_retrieval.search.settings import format_settings, settings_of
 from clip_retrieval.search.tree import describe_tree, keeps_lists_in_memory
@@ -24,9 +24,7 @@ def describe_folder(url: str, *, check: bool = False) -> dict[str, Any]:
     folder = IndexFolder(url)
     if not folder.exists():
         raise QueryError(f"there is no index folder {folder.url}")
-    there = [modality for modality in MODALITIES if folder.exists(folder.index_name(modality))]
-    if not there:
-        raise QueryError(f"{folder.url} has neither image.index nor text.index; name a folder that `index` wrote")
+    there = list_indices(folder)
     manifest = read_manifest(folder) or {}
     sums = {modality: about_index(manifest, modality).get("sums") or {} for modality in there}
     for modality in there if check else ():

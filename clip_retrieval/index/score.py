@@ -10,18 +10,18 @@ from typing import Any
 
 from clip_retrieval.embeddings.local_copy import fetched
 from clip_retrieval.embeddings.vectors import Vectors, open_vectors
-from clip_retrieval.errors import ConfigError, IndexBuildError, QueryError
+from clip_retrieval.errors import ConfigError, IndexBuildError
 from clip_retrieval.index.config import ScoreConfig
 from clip_retrieval.index.folder.build_options import TARGET, kept_options, read_score_config, with_options
 from clip_retrieval.index.folder.publish import IndexRevision
 from clip_retrieval.index.measuring.evaluate import evaluate_index, find_truths
 from clip_retrieval.index.measuring.quality import Quality
 from clip_retrieval.index.measuring.tuning import Target
-from clip_retrieval.layout import MANIFEST, MODALITIES, EmbeddingsFolder, IndexFolder, Modality, read_manifest
+from clip_retrieval.layout import MANIFEST, EmbeddingsFolder, IndexFolder, Modality, read_manifest
 from clip_retrieval.revision import finish_revision, only_one
 from clip_retrieval.search.checksums import FileSums, list_files, sum_files
 from clip_retrieval.search.cores import using_cores
-from clip_retrieval.search.files import LISTS
+from clip_retrieval.search.files import LISTS, list_indices
 from clip_retrieval.search.index import Index, open_index
 from clip_retrieval.search.settings import Settings, parse_settings
 from clip_retrieval.search.stored_settings import store_settings
@@ -56,9 +56,7 @@ def run_score(config: ScoreConfig) -> IndexScores:
     start = time.perf_counter()
     folder = IndexFolder(config.index_folder)
     found = find_embeddings(config)
-    modalities = [modality for modality in MODALITIES if folder.exists(folder.index_name(modality))]
-    if not modalities:
-        raise QueryError(f"{folder.url} has neither image.index nor text.index; name a folder that `index` wrote")
+    modalities = list_indices(folder)
     if config.tune:
         check_writable(folder)
     output, output_name = split_path(config.output)
@@ -162,6 +160,7 @@ def write_settings(folder: IndexFolder, modality: Modality, quality: Quality, re
         for file in list_files(folder, name):
             if file.endswith(LISTS):
                 sums |= sum_files(folder, file)
+                (scratch / LISTS).symlink_to(folder.path(file))  # faiss opens no index without its lists beside it
                 continue
             staged = scratch / Path(file).name
             with folder.answering():

@@ -11,8 +11,8 @@ import faiss
 import numpy as np
 
 from clip_retrieval.errors import QueryError, StorageError, describe_os_error
-from clip_retrieval.layout import INDEX_SUFFIX, IndexFolder, Modality
-from clip_retrieval.search.native_output import printing_to_stderr
+from clip_retrieval.layout import INDEX_SUFFIX, MODALITIES, IndexFolder, Modality
+from clip_retrieval.search.native_output import printing_nothing
 from clip_retrieval.search.tree import list_nodes
 from clip_retrieval.storage import Folder
 
@@ -90,11 +90,10 @@ def open_file(folder: Folder, name: str, *, memory_map: bool = False) -> Any:
     except OSError as error:  # faiss would not say why it cannot open a file
         raise StorageError(f"cannot read {describe_os_error(error)}") from error
     try:
-        with printing_to_stderr():
-            if folder.is_local:
-                index = map_file(path, begin) if memory_map else read_file(path)
-            else:
-                index = read_remote(folder, name)
+        if folder.is_local:
+            index = map_file(path, begin) if memory_map else read_file(path)
+        else:
+            index = read_remote(folder, name)
     except (RuntimeError, MemoryError) as error:
         raise StorageError(f"{path} is no readable faiss index{explain_lists(error)}; build it again") from error
     if index.metric_type not in METRICS:
@@ -104,7 +103,8 @@ def open_file(folder: Folder, name: str, *, memory_map: bool = False) -> Any:
 
 def read_file(path: str, mapping: int = 0) -> Any:
     """Read a file with one of faiss's mapping flags; lists on disk are looked for beside it."""
-    index = faiss.read_index(path, faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_READ_ONLY | mapping)
+    with printing_nothing():  # faiss names each file of lists; errors are raised
+        index = faiss.read_index(path, faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_READ_ONLY | mapping)
     for lists in mapped_lists(index):
         lists.prefetch_nthread = 0  # 32 threads for each query took three times as long as the query
     return index
@@ -157,8 +157,21 @@ def explain_lists(error: BaseException) -> str:
     return f" (its {LISTS} is missing or damaged)" if ".ivfdata" in str(error) else ""
 
 
+def list_indices(folder: IndexFolder) -> list[Modality]:
+    """Return which indices a folder has; raises QueryError where it has none."""
+    found = [modality for modality in MODALITIES if folder.exists(folder.index_name(modality))]
+    if not found:
+        raise QueryError(f"{folder.url} has neither image.index nor text.index{other_index(folder)}")
+    return found
+
+
 def other_index(folder: IndexFolder) -> str:
     names = folder.names("", INDEX_SUFFIX)
     if not names:
         return "; `clip-retrieval index` makes one"
+    if POPULATED in names:
+        return (
+            f"; its {POPULATED} and {LISTS} are one index: move both into a folder image.index (or text.index), and "
+            "name the folder above it"
+        )
     return f"; it has {' and '.join(names)} (choose with --modality)"

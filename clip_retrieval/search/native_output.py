@@ -1,4 +1,4 @@
-"""Redirects what faiss prints to stderr: stdout is for results, which programs read."""
+"""What faiss prints by itself is dropped: stdout is for results, which programs read, and errors are raised."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def printing_to_stderr() -> Iterator[None]:
-    """Send what native code writes to stdout to stderr while the block lasts."""
+def printing_nothing() -> Iterator[None]:
+    """Drop what native code writes to stdout while the block lasts."""
     flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
     try:
         yield
     finally:

@@ -18,7 +18,8 @@ from clip_retrieval.cli import cli
 from clip_retrieval.errors import ClipRetrievalError
 from clip_retrieval.index.building.parts import add_rows
 from clip_retrieval.index.combine import combine_folder, run_combine
-from clip_retrieval.index.config import CombineConfig
+from clip_retrieval.index.config import CombineConfig, ScoreConfig
+from clip_retrieval.index.score import run_score
 from clip_retrieval.layout import IndexFolder
 from clip_retrieval.search.index import Index, open_index
 from clip_retrieval.search.settings import Settings, parse_settings, settings_of
@@ -101,6 +102,22 @@ def test_settings_in_the_files_of_parts_are_taken_and_do_not_set_them_apart(tmp_
     file = str(path / "populated.index" if on_disk else path)
     found = settings_of(faiss.read_index(file, faiss.IO_FLAG_ONDISK_SAME_DIR))
     assert (found["nprobe"], found["quantizer_efSearch"]) == (5, 20)
+
+
+def test_an_index_with_lists_on_disk_is_tuned_in_its_file(tmp_path: Path) -> None:
+    write_parts(tmp_path / "parts", "IVF16,Flat")
+    (tmp_path / "embeddings" / "img_emb").mkdir(parents=True)
+    np.save(tmp_path / "embeddings" / "img_emb" / "img_emb_0.npy", make_rows())
+    out = tmp_path / "out"
+    run_combine(CombineConfig(input_folder=str(tmp_path / "parts"), output_folder=str(out), on_disk=True))
+    lists = (out / "image.index" / "merged_index.ivfdata").read_bytes()
+    run_score(ScoreConfig(index_folder=str(out), embeddings_folder=str(tmp_path / "embeddings"), tune=True))
+
+    found = faiss.read_index(str(out / "image.index" / "populated.index"), faiss.IO_FLAG_ONDISK_SAME_DIR)
+    said = json.loads((out / "image.json").read_text())["index_param"]
+    assert found.nprobe == parse_settings(said)["nprobe"] > 1
+    assert (out / "image.index" / "merged_index.ivfdata").read_bytes() == lists
+    assert not (out / "image.index" / "merged_index.ivfdata").is_symlink()
 
 
 @pytest.mark.parametrize("is_global", [True, False])

@@ -55,7 +55,15 @@ def test_info_says_why_a_model_is_not_known(tmp_path: Path, manifest: dict[str, 
 def test_a_folder_without_an_index_is_a_sentence(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, ["index", "info", str(tmp_path)])
     assert result.exit_code == 1
-    assert "neither image.index nor text.index" in result.output
+    assert "neither image.index nor text.index; `clip-retrieval index` makes one" in result.output
+
+
+def test_what_index_combiner_wrote_is_told_where_to_go(tmp_path: Path) -> None:
+    for name in ("merged_index.ivfdata", "populated.index"):
+        (tmp_path / name).touch()
+    result = CliRunner().invoke(cli, ["index", "info", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "move both into a folder image.index" in result.output
 
 
 @pytest.mark.parametrize(
