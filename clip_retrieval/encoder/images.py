@@ -46,11 +46,12 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         try:
             image = Image.open(io.BytesIO(without_large_text(data)), formats=(plugin,) if plugin else FORMATS)
         except UnidentifiedImageError as error:
-            raise ImageError("decode", "no picture format recognized") from error
+            # The spelling is stored in failures/: changing it would change the bytes of runs.
+            raise ImageError("decode", "no picture format recognised") from error
         except Image.DecompressionBombError:
             raise
         except Exception as error:  # Pillow's decoders raise nearly anything on broken bytes
-            raise ImageError("decode", f"no picture format recognized ({one_line(error)})") from error
+            raise ImageError("decode", f"no picture format recognised ({one_line(error)})") from error
     if image.width * image.height > max_pixels:
         raise ImageError("too_large", f"more than {max_pixels} pixels, the limit of max_pixels")
     return image

@@ -189,7 +189,7 @@ def test_exif_orientation_is_ignored() -> None:
 def test_a_postscript_program_is_no_picture_and_is_not_run() -> None:
     program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
 
-    with pytest.raises(ImageError, match="no picture format recognized") as caught:
+    with pytest.raises(ImageError, match="no picture format recognised") as caught:
         decode_image(program)
 
     assert caught.value.reason == "decode"

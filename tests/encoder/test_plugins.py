@@ -132,5 +132,5 @@ def test_a_film_needs_no_plugin_and_is_no_picture() -> None:
     film = b"\0\0\0\x18ftypisom\0\0\0\0mp42" + bytes(100)
 
     assert plugin_format(film) is None
-    with pytest.raises(ImageError, match="no picture format recognized"):
+    with pytest.raises(ImageError, match="no picture format recognised"):
         decode_image(film)

@@ -128,7 +128,7 @@ def test_a_picture_that_cannot_be_read_is_named(model: clip.Clip, tmp_path: Path
     with pytest.raises(ImageError, match=r"gone.jpg cannot be read: No such file or directory"):
         model.encode_image(tmp_path / "gone.jpg")
     (tmp_path / "bad.jpg").write_bytes(b"broken")
-    with pytest.raises(ImageError, match=r"bad.jpg cannot be used as a picture: no picture format recognized"):
+    with pytest.raises(ImageError, match=r"bad.jpg cannot be used as a picture: no picture format recognised"):
         model.encode_image([tmp_path / "bad.jpg"])
 
 

@@ -139,6 +139,6 @@ def test_metadata_that_was_replaced_under_an_opened_folder_is_not_mixed_with_the
 
 def test_bytes_that_are_no_picture_are_named_and_harm_no_other_query(index: Path) -> None:
     searcher = open_folder(index)
-    with pytest.raises(QueryError, match="the upload cannot be used as a picture: no picture format recognized"):
+    with pytest.raises(QueryError, match="the upload cannot be used as a picture: no picture format recognised"):
         searcher.embed_picture(b"no picture", "the upload")
     assert len(searcher.search(searcher.embed_picture(png(0), "the upload"), 5).ids) == 5

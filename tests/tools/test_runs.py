@@ -106,7 +106,7 @@ def test_pictures_of_which_none_is_readable_are_an_error(tmp_path: Path) -> None
         (tmp_path / name).write_bytes(b"broken")
     with pytest.raises(SourceError, match=r"none of the 2 pictures can be used; the first is .*a.jpg: no picture"):
         run_zsl(build_config(ZslConfig, options(image=(str(tmp_path),), label=("dog",))))
-    with pytest.raises(SourceError, match=r"the picture cannot be used: .*b.jpg: no picture format recognized"):
+    with pytest.raises(SourceError, match=r"the picture cannot be used: .*b.jpg: no picture format recognised"):
         run_zsl(build_config(ZslConfig, options(image=(f"{tmp_path}/b.jpg",), label=("dog",))))
 
 
