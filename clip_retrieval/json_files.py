@@ -48,7 +48,7 @@ def parse_json(
         raise error(f"{source} is no valid JSON: it is nested too deeply") from problem
     except ValueError as problem:
         pointer = describe_pointer(data)
-        reason = f"is {pointer}" if pointer else f"is no valid JSON ({first_line(problem)}); fetch it again"
+        reason = f"is {pointer}" if pointer else f"is no valid JSON ({first_line(problem)}); fetch or write it anew"
         raise error(f"{source} {reason}") from problem
     return check_shape(value, shape, source, error)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from PIL import Image
 
+from clip_retrieval.encoder.picture_suffixes import IMAGE_SUFFIXES
 from clip_retrieval.errors import StorageError
 from clip_retrieval.filter.config import Export
 from clip_retrieval.filter.hits import Hits
@@ -41,7 +42,9 @@ def picture_name(prefix: str, hit: dict[str, Any], data: bytes) -> str:
     """
     path = str(hit[IMAGE_PATH])
     own = PurePosixPath(path.partition("?")[0] if path.startswith(WEB) else path)
-    suffix = own.suffix if hit.get(SHARD) is None and PLAIN_SUFFIX.fullmatch(own.suffix) else ""
+    # A path of an archive ends in the picture's suffix, a key of a webdataset has none: a.v1 is a whole key.
+    is_suffix = hit.get(SHARD) is None or own.suffix.lower() in IMAGE_SUFFIXES
+    suffix = own.suffix if is_suffix and PLAIN_SUFFIX.fullmatch(own.suffix) else ""
     stem = portable(own.name.removesuffix(suffix))
     suffix = suffix or suffix_of(data)
     short = stem.encode("utf-8", "replace")[: MOST_NAME_BYTES - len(suffix)].decode("utf-8", "ignore")

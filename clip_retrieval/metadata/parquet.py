@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -123,6 +125,8 @@ def open_parquet(folder: Folder, name: str) -> pq.ParquetFile:
         return pq.ParquetFile(
             folder.path(name) if folder.is_local else folder.open(name), memory_map=folder.is_local, pre_buffer=False
         )
+    except PermissionError as error:  # Arrow's names neither the file nor the reason by itself
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder.path(name)) from error
     except (pa.ArrowException, OSError) as error:
         raise StorageError(f"{folder.path(name)} is no readable parquet file: {error}") from error
 

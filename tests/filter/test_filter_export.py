@@ -418,3 +418,11 @@ def test_many_hits_are_in_the_tables_in_full_and_on_the_sheet_in_part(
     assert [hit["picture"] for hit in results(tmp_path / "out")] == hits.picture.tolist()
     assert (tmp_path / "out" / "index.html").read_text().count("<figure") == 3
     assert hits.picture.notna().sum() == (7 if copy_images else 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("sub/x.jpg", "00001_x.jpg"), ("a.v1", "00001_a.v1.png"), ("key", "00001_key.png"), ("x.JPEG", "00001_x.JPEG")],
+)
+def test_a_picture_of_a_shard_has_one_suffix(path: str, name: str) -> None:
+    assert pictures.picture_name("00001", {"image_path": path, "shard": "x.tar"}, png(0)) == name

@@ -199,7 +199,10 @@ def read_weights(path: Path) -> dict[str, NDArray[Any]]:
     """Return the tensors of a torch archive, a safetensors file, or a folder with model weights of either kind."""
     if path.is_dir() and not (path / "model.safetensors").exists() and not (path / INDEX_NAME).exists():
         index = path / "pytorch_model.bin.index.json"
-        files = list_shards(index) if index.exists() else [path / "pytorch_model.bin"]
+        whole = path / "pytorch_model.bin"
+        if not index.exists() and not whole.exists():
+            raise EncoderError(f"{path} has no weights, neither model.safetensors nor {whole.name}; fetch them too")
+        files = list_shards(index) if index.exists() else [whole]
         return {name: array for file in files for name, array in read_torch_zip(file).items()}
     if path.is_dir() or looks_like_safetensors(path):
         return strip_wrappers(read_safetensors(path))

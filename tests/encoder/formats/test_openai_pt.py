@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clip_retrieval.encoder.formats.checkpoint import Checkpoint
-from clip_retrieval.encoder.formats.openai_pt import read_openai, read_torch_zip
+from clip_retrieval.encoder.formats.openai_pt import read_openai, read_torch_zip, read_weights
 from clip_retrieval.errors import EncoderError
 
 TEXT = {"context_length": 16, "vocab_size": 300, "width": 128, "heads": 2, "layers": 2}
@@ -257,3 +257,8 @@ def test_wrong_and_truncated_files_are_one_sentence(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(EncoderError, match=rf"{name}.* {message}"):
             read_openai(tmp_path / name)
+
+
+def test_a_folder_without_weights_says_which_files_it_lacks(tmp_path: Path) -> None:
+    with pytest.raises(EncoderError, match=r"has no weights, neither model\.safetensors nor pytorch_model\.bin"):
+        read_weights(tmp_path)
