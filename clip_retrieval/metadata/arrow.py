@@ -10,7 +10,6 @@ from threading import Lock
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from clip_retrieval.errors import StorageError, one_line
@@ -24,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 SOURCES = b"clip_retrieval.sources"  # schema key: name and bytes of each source parquet file
 
+FEW = 256  # values that are fetched one by one
 ROWS_AT_ONCE = 1 << 15  # rows fetched in file order, then reordered by id
 
 
@@ -108,20 +108,27 @@ class ArrowMetadata:
         parts = [take_columns(self.batches[owner], places, part) for owner, part in zip(touched, rows, strict=True)]
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
-        indices = number_array(back)
-        return [pc.take(pa.concat_arrays(column), indices, boundscheck=False) for column in zip(*parts, strict=True)]
+        return [take(pa.concat_arrays(column), back) for column in zip(*parts, strict=True)]
 
 
 def take_columns(batch: pa.RecordBatch, places: Sequence[int], rows: NDArray[np.int64]) -> list[pa.Array]:
-    indices = number_array(rows)
     taken = []
     for place in places:
         column = batch.column(place)
         check_values(column, rows)
-        values = pc.take(column, indices, boundscheck=False)
+        values = take(column, rows)
         values.validate(full=True)
         taken.append(values)
     return taken
+
+
+def take(values: pa.Array, places: NDArray[np.int64]) -> pa.Array:
+    """Return the values at some places, which are all within the array."""
+    if 0 < len(places) <= FEW:
+        return pa.concat_arrays([values.slice(place, 1) for place in places.tolist()])
+    import pyarrow.compute as pc  # takes longer to load than a few rows to fetch
+
+    return pc.take(values, number_array(places), boundscheck=False)
 
 
 def open_table(folder: Folder, name: str) -> pa.Table:

@@ -35,21 +35,33 @@ def look_at(folder: str) -> Look:
     """List all pictures below a folder; hidden ones, and links to folders, are left out, as in `inference`."""
     look = Look()
     for place, files in walk(folder):
-        pictures, raws = set[str](), list[str]()
-        for entry in sorted(files, key=lambda entry: entry.name):
-            stem, _, suffix = entry.name.rpartition(".")
-            kind = f".{suffix.lower()}"
-            if kind in IMAGE_SUFFIXES and stem:
-                look.pictures += 1
-                pictures.add(stem.lower())
-                look.digester.update(os.fsencode(f"{entry.path}\0{state_of(entry)}\0"))
-            elif kind in RAW_SUFFIXES and stem:
-                raws.append(entry.name)
-        lone = [name for name in raws if name.rpartition(".")[0].lower() not in pictures]
-        look.raw_only += len(lone)
-        if lone and look.example_raw is None:
-            look.example_raw = os.path.relpath(os.path.join(place, lone[0]), folder)  # noqa: PTH118 -- plain strings
+        pictures, raws = list[str](), list[os.DirEntry[str]]()
+        for entry in files:
+            kind = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 -- there may be millions
+            if kind in IMAGE_SUFFIXES:
+                pictures.append(f"{entry.name}\0{state_of(entry)}\0")
+            elif kind in RAW_SUFFIXES:
+                raws.append(entry)
+        look.pictures += len(pictures)
+        if pictures:
+            pictures.sort()
+            look.digester.update(os.fsencode(f"{place}\0\0{''.join(pictures)}"))
+        if raws:
+            count_lone(raws, pictures, look, folder)
     return look
+
+
+def count_lone(raws: list[os.DirEntry[str]], pictures: list[str], look: Look, folder: str) -> None:
+    """Count the RAW files of a folder that have no picture of the same name beside them."""
+    stems = {stem_of(line.partition("\0")[0]) for line in pictures}
+    lone = sorted(entry.path for entry in raws if stem_of(entry.name) not in stems)
+    look.raw_only += len(lone)
+    if lone and look.example_raw is None:
+        look.example_raw = os.path.relpath(lone[0], folder)
+
+
+def stem_of(name: str) -> str:
+    return name.rpartition(".")[0].lower()
 
 
 def walk(folder: str) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:

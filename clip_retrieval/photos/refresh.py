@@ -14,7 +14,7 @@ from clip_retrieval.index.build import build_indices
 from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.inference.run import run_inference
-from clip_retrieval.layout import EmbeddingsFolder, IndexFolder, read_manifest
+from clip_retrieval.layout import FAILURES_FOLDER, EmbeddingsFolder, IndexFolder, read_manifest
 from clip_retrieval.photos.config import SearchConfig
 from clip_retrieval.photos.folders import About, Kept
 from clip_retrieval.photos.listing import Look
@@ -126,10 +126,15 @@ def embed(kept: Kept, model: str, look: Look) -> None:
                 f"{kept.folder} cannot be brought up to date: {error}; --reembed embeds it anew"
             ) from error
     tell_of_embedded(summary.revised.to_json() if summary.revised else {}, time.monotonic() - start)
-    unreadable = {reason: count for reason, count in summary.now.reasons.items() if reason.startswith("image:")}
-    if unreadable:
-        reasons = ", ".join(f"{count:,} {reason.removeprefix('image:')}" for reason, count in unreadable.items())
-        logger.warning("%s could not be read (%s)", counted(sum(unreadable.values()), "picture"), reasons)
+    reasons = {reason: count for reason, count in summary.now.reasons.items() if reason.startswith("image:")}
+    reasons.pop("image:no_image", None)  # captions and json files alone
+    if reasons:
+        logger.warning(
+            "%s could not be read (%s); %s/%s names them",
+            counted(sum(reasons.values()), "picture"),
+            ", ".join(f"{count:,} {reason.removeprefix('image:')}" for reason, count in reasons.items()),
+            target.url, FAILURES_FOLDER,
+        )  # fmt: skip
 
 
 def tell_of_embedded(revised: dict[str, int], seconds: float) -> None:

@@ -111,8 +111,9 @@ class Backstop:
                 return
         if not self.is_over.wait(SECONDS_OF_GRACE):
             stop = StoppedError(number)
-            sentence = last_words[-1]() if last_words else str(stop)
-            say_error(f"{SHOW_CURSOR if sys.stderr is not None and sys.stderr.isatty() else ''}{sentence}")
+            said = [say() for say in reversed(last_words)]  # the outermost block's sentence, as where it is raised
+            show = SHOW_CURSOR if sys.stderr is not None and sys.stderr.isatty() else ""
+            say_error(f"{show}{said[-1] if said else stop}")
             os._exit(stop.exit_code)
 
     def close(self) -> None:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from clip_retrieval.encoder.base import Encoder, normalize
 from clip_retrieval.encoder.config import AS_BEFORE, REFERENCE, EncoderConfig, PictureConfig
 from clip_retrieval.encoder.picture_warnings import counting_warnings
-from clip_retrieval.encoder.pictures import read_pixels
 from clip_retrieval.encoder.vocabulary import find_unknown_words
 from clip_retrieval.errors import ImageError, QueryError
 from clip_retrieval.options import from_json, to_json
@@ -59,6 +58,8 @@ def embed_texts(encoder: Encoder, texts: Sequence[str]) -> list[Query | QueryErr
 
 def read_query_picture(encoder: Encoder, data: bytes, name: str, pictures: PictureConfig) -> NDArray[np.uint8]:
     """Return the pixels [size, size, 3] that the model wants of a picture's bytes; raises QueryError."""
+    from clip_retrieval.encoder.pictures import read_pixels  # loads Pillow, which texts do without
+
     try:
         with counting_warnings():  # they would be shown otherwise
             return read_pixels(data, encoder.info.preprocess, pictures)

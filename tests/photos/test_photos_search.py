@@ -183,6 +183,16 @@ def test_folders_without_pictures_are_one_sentence(tmp_path: Path) -> None:
     assert not list_kept().folders
 
 
+def test_pictures_that_cannot_be_read_are_counted_and_other_files_are_not(
+    photos: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (photos / "broken.jpg").write_bytes(b"no picture")
+    (photos / "notes.txt").write_text("a caption")
+    (photos / "0.jpg.json").write_text("{}")
+    assert len(names(ask(photos))) == 5
+    assert "1 picture could not be read (1 decode)" in caplog.text
+
+
 def test_raw_files_without_a_jpeg_are_named_once(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
     (photos / "0.NEF").write_bytes(b"raw")  # beside 0.jpg
     (photos / "9.NEF").write_bytes(b"raw")

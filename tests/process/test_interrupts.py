@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends signals t
 NATIVE = """
 import hashlib, threading
 from clip_retrieval.process.interrupts import ending_with, stopping_in_time
-with stopping_in_time(), ending_with(lambda: "tidied up"):
+with stopping_in_time(), ending_with(lambda: "tidied up"), ending_with(lambda: "a part of it"):
     threading.Timer(0.5, lambda: print("ready", flush=True)).start()
     hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # minutes in native code, which no signal ends
 """

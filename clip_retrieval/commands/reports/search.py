@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -54,8 +54,6 @@ def print_hits(result: PhotoAnswer, *, has_thumbnails: bool) -> None:
 
 
 def hit_table(result: PhotoAnswer, *, has_thumbnails: bool) -> Table:
-    from clip_retrieval.photos.terminal import open_thumbnails, shows_pictures
-
     thumbnail = open_thumbnails() if has_thumbnails and shows_pictures() else None
     rows = result.table.to_pylist()
     found = counted(len(rows), "hit") if rows else "no hit"
@@ -66,8 +64,22 @@ def hit_table(result: PhotoAnswer, *, has_thumbnails: bool) -> Table:
     )  # fmt: skip
     for row, path in zip(rows, result.paths(), strict=True):
         pictures = [thumbnail(row)] if thumbnail else []
-        table.add_row(str(row["rank"]), f"{row['similarity']:.4f}", *pictures, Cell(path, keeps_end=True))  # type: ignore[arg-type]
+        table.add_row(str(row["rank"]), f"{row['similarity']:.4f}", *pictures, Cell(path, keeps_end=True))
     return table
+
+
+def shows_pictures() -> bool:
+    """Say whether the output is a terminal that has a size, not a file, a pipe or an editor's window."""
+    if sys.stdout is None or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
+        return False
+    size = os.get_terminal_size(sys.stdout.fileno())
+    return size.columns > 0 and size.lines > 0  # textual-image divides by them
+
+
+def open_thumbnails() -> Callable[[dict[str, Any]], Any]:
+    from clip_retrieval.photos import thumbnails  # loads Pillow
+
+    return thumbnails.open_thumbnails()
 
 
 def hold_conversation(photos: PhotoFolder, config: SearchConfig) -> Outcome:

@@ -114,8 +114,8 @@ def append_partitions(
 ) -> list[Stats]:
     """Make a partition of each source behind the folder's last one, a revision each."""
     report, last, made = live.teller(), folder.partitions()[-1], []
+    report.estimate_total = lambda: sum(len(source.units) for source in sources)
     for source in sources:
-        report.estimate_total = source.estimate_total
         last = next_partition(last, len(source.units))
         revision = Revision(folder.url)
         made.append(make_partition(equipment, source, revision, last, report))

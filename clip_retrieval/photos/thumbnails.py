@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -19,13 +19,9 @@ COLUMNS = 12
 SIDE = 160  # pixels that are handed to the terminal: sixel of more would take a second for ten hits
 
 
-def shows_pictures() -> bool:
-    """Say whether the output is a terminal, not a file, a pipe or an editor."""
-    return sys.stdout is not None and sys.stdout.isatty()
-
-
 def open_thumbnails() -> Callable[[dict[str, Any]], object]:
     """Return a function from a hit to what rich prints of its picture; asks the terminal what it can show."""
+    logging.getLogger("textual_image").setLevel(logging.ERROR)  # its warning of an unknown cell size is a traceback
     from textual_image.renderable import Image as Thumbnail  # at its import it asks the terminal
 
     def thumbnail(hit: dict[str, Any]) -> object:
@@ -37,7 +33,7 @@ def open_thumbnails() -> Callable[[dict[str, Any]], object]:
 
 
 def shrink(data: bytes) -> Image.Image | None:
-    """Return a small upright picture on white of the shape of a thumbnail; None where it cannot be decoded."""
+    """Return a small upright picture in a black frame of the shape of a thumbnail; None where it cannot be decoded."""
     try:
         with counting_warnings():
             orientation = read_orientation(open_image(data))
