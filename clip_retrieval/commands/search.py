@@ -19,13 +19,14 @@ def search(config: SearchConfig) -> Outcome:
         return maintain(config)
     from clip_retrieval.commands.reports.search import hold_conversation, print_answer
     from clip_retrieval.photos.ask import open_photos
-    from clip_retrieval.photos.sheet import with_sheet
 
     photos = open_photos(config)
     if config.output.interactive:
         return hold_conversation(photos, config)
     answered = photos.ask(config.words, config.selection)
     if config.output.open:
+        from clip_retrieval.photos.sheet import with_sheet  # loads Pillow
+
         answered = with_sheet(answered, photos)
     return Outcome(answered, lambda result: print_answer(result, config.output))
 
