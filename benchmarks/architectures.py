@@ -56,9 +56,9 @@ def run_all(arguments: argparse.Namespace) -> None:
     for architecture, count in list_sizes(arguments.only):
         if architecture in done:
             continue
-        result: Result = {"architecture": architecture, "parameters": count}
-        if count is None:
-            result["torch"] = "needs the package transformers"
+        result: Result = {"architecture": architecture, "parameters": count if isinstance(count, int) else None}
+        if isinstance(count, str):
+            result["torch"] = count
         elif count * BYTES_PER_PARAMETER > arguments.memory_gb * 1e9:
             result["torch"] = f"not tried: above {arguments.memory_gb:g} GB"
         else:
@@ -93,21 +93,21 @@ def tell_end(done: subprocess.CompletedProcess[str]) -> str:
     return f"ended with {done.returncode}: {last[:300]}"
 
 
-def list_sizes(only: list[str]) -> list[tuple[str, int | None]]:
-    """Return the architectures with their number of parameters, the smallest first; None where it cannot be built."""
+def list_sizes(only: list[str]) -> list[tuple[str, int | str]]:
+    """Return the architectures with their number of parameters, the smallest first, or why they cannot be built."""
     import open_clip
     import torch
 
-    sizes: list[tuple[str, int | None]] = []
+    sizes: list[tuple[str, int | str]] = []
     for architecture in only or open_clip.list_models():
         try:
             with torch.device("meta"):
                 model = open_clip.create_model(architecture, device="meta", pretrained_text=False)
             sizes.append((architecture, sum(value.numel() for value in model.parameters())))
         except Exception as error:  # noqa: BLE001 -- torch, timm and transformers raise all kinds
-            print(architecture, str(error)[:200], file=sys.stderr)
-            sizes.append((architecture, None))
-    return sorted(sizes, key=lambda size: size[1] or 0)
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            sizes.append((architecture, f"cannot be built here: {first[:200]}"))
+    return sorted(sizes, key=lambda size: size[1] if isinstance(size[1], int) else 0)
 
 
 def try_one(architecture: str) -> Result:
