@@ -55,17 +55,7 @@ class PrintableFormatter(logging.Formatter):
 
 
 class Cli(click.Group):
-    """Imports a command when it is asked for; turns errors that a user can cause into a sentence and exit code 1."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- click's signature
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        if cmd_name not in COMMANDS:
-            return None
-        module, function = COMMANDS[cmd_name]
-        command: click.Command = getattr(importlib.import_module(f"clip_retrieval.commands.{module}"), function)
-        return command
+    """Turns errors that a user can cause into one sentence and exit code 1; bugs keep their traceback."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, without_separator(args))
@@ -87,6 +77,20 @@ class Cli(click.Group):
             ctx.exit(stop.exit_code if isinstance(stop, StoppedError) else StoppedError().exit_code)
 
 
+class LazyCli(Cli):
+    """Imports a command when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        module, function = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(f"clip_retrieval.commands.{module}"), function)
+        return command
+
+
 def without_separator(args: list[str]) -> list[str]:
     """Return `inference -- --help`, which python-fire took, as `inference --help`."""
     if "--" not in args:
@@ -96,7 +100,7 @@ def without_separator(args: list[str]) -> list[str]:
     return [*before, *after] if after and set(after) <= set(HELP) else args
 
 
-@click.group(cls=Cli, context_settings=CONTEXT)
+@click.group(cls=LazyCli, context_settings=CONTEXT)
 @click.version_option(__version__, prog_name="clip-retrieval")
 @click.option("--verbose", is_flag=True, help="Show more of what happens.")
 def cli(*, verbose: bool) -> None:

@@ -268,12 +268,12 @@ def test_a_dropped_flag_with_a_value_that_asks_for_nothing_is_accepted(words: li
 
 def test_an_unknown_flag_is_a_usage_error() -> None:
     with pytest.raises(click.NoSuchOption):
-        inference("--subset_size=3")
+        inference("--subset_sizes=3")
 
 
 def test_an_unknown_keyword_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match="there is no option subset_size"):
-        build_config(InferenceConfig, {"subset_size": 3}, PATHS)
+    with pytest.raises(ConfigError, match="there is no option subset_sizes"):
+        build_config(InferenceConfig, {"subset_sizes": 3}, PATHS)
 
 
 def test_what_is_missing_is_named() -> None:
