@@ -96,7 +96,7 @@ def test_random_and_hash_take_numbers() -> None:
         ("hf_clip:/no/such/folder", "open_clip:hf-hub"),
         ("hf_clip:./folder", "hf_clip:ORG/NAME"),
         ("hf_clip:folder", "hf_clip:ORG/NAME"),
-        ("gguf:org/name", "hf_clip:ORG/NAME"),
+        ("gguf:name", "ORG/NAME"),
         ("nm:model", "DeepSparse"),
         ("ja_clip:model", "multilingual"),
     ],
