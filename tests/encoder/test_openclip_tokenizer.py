@@ -164,7 +164,7 @@ def test_a_tokenizer_that_cannot_be_fetched_is_one_sentence(tmp_path: Path) -> N
 
 def test_a_folder_without_its_tokenizer_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(EncoderError, match=r"put its tokenizer\.json and tokenizer_config\.json there") as caught:
-        load_encoder(write_model(tmp_path, **SIGLIP))
+        load_encoder(write_model(tmp_path, **SIGLIP)).encode_texts(["a dog"])
     assert "\n" not in str(caught.value)
 
 

@@ -87,7 +87,7 @@ def test_another_run_in_the_folder_is_refused_as_the_run_would(tmp_path: Path, w
     source, output = write_pictures(tmp_path / "in", 4), tmp_path / "out"
     clip_inference(str(source), str(output), **OPTIONS)
 
-    with pytest.raises(ConfigError, match="other options"):
+    with pytest.raises(ConfigError, match="with captions"):
         estimate(source, output, enable_text=False)
 
 

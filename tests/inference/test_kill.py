@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import re
@@ -249,30 +248,6 @@ def test_all_processes_end_when_the_run_alone_is_killed(source: Path, tmp_path: 
     process.communicate(timeout=SECONDS)
 
     wait_for_the_end_of_all(process.pid)
-
-
-def test_even_a_reader_that_hangs_ends_with_the_run(
-    tmp_path: Path, write_pictures: Callable[[Path, int], Path]
-) -> None:
-    folder = write_pictures(tmp_path / "pictures", 3)
-    os.mkfifo(tmp_path / "fifo")
-    (folder / "fifo.jpg").symlink_to(tmp_path / "fifo")
-    process = start(folder, tmp_path / "output", "--num_prepro_workers", "1", kind="files")
-    held: list[int] = []
-    wait_for(lambda: open_to_write(tmp_path / "fifo", held), process)
-
-    process.kill()
-    process.communicate(timeout=SECONDS)
-
-    wait_for_the_end_of_all(process.pid)
-    os.close(held[0])
-
-
-def open_to_write(fifo: Path, held: list[int]) -> bool:
-    """Open a named pipe that somebody reads from already, who then waits for what is never written."""
-    with contextlib.suppress(OSError):
-        held.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
-    return bool(held)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])

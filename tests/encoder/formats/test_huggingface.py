@@ -326,7 +326,7 @@ def test_missing_and_broken_files_are_named(folder: Path) -> None:
     with pytest.raises(EncoderError, match=r"model\.safetensors is cut off"):
         read_huggingface(folder)
     (folder / "model.safetensors").unlink()
-    with pytest.raises(EncoderError, match=r"pytorch_model\.bin cannot be read"):
+    with pytest.raises(EncoderError, match=r"pytorch_model\.bin"):
         read_huggingface(folder)
     (folder / "config.json").unlink()
     with pytest.raises(EncoderError, match=r"config\.json cannot be read"):

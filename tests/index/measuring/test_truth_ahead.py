@@ -79,7 +79,7 @@ def test_leaving_ends_it_at_once(found: Found, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(truth, "read_blocks", slow_blocks(truth.read_blocks, begun, Event()))
     ahead = TruthsAhead(found, ["image", "text"])
     with ahead:
-        assert begun.wait(30)
+        assert begun.wait(120)
     for future in ahead.coming.values():
         with pytest.raises(CancelledError):
             future.result(timeout=0)
@@ -110,7 +110,7 @@ def test_leaving_ends_it_while_queries_are_drawn(found: Found, monkeypatch: pyte
     monkeypatch.setattr(queries, "MOST_TRIED", 0)
     ahead = TruthsAhead(found, ["image"], cores=4)
     with ahead:
-        assert begun.wait(30)
+        assert begun.wait(120)
     with pytest.raises(CancelledError):
         ahead.coming["image"].result(timeout=0)
     assert not ran_out.is_set()
