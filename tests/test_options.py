@@ -19,7 +19,7 @@ from clip_retrieval.index.config import IndexConfig, ScoreConfig
 from clip_retrieval.inference.config import InferenceConfig, WorkerConfig
 from clip_retrieval.option_flags import config_options, given_options
 from clip_retrieval.options import build_config, flags_of, from_json, to_json
-from clip_retrieval.query.config import SelectionConfig
+from clip_retrieval.query.config import QueryConfig, SelectionConfig
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.tools.config import BenchmarkConfig, ExtractConfig, RuntimeConfig, ZslConfig
 
@@ -166,7 +166,7 @@ def test_index_takes_its_arguments_by_position_in_upstreams_order() -> None:
 def test_filter_takes_its_arguments_by_position_in_upstreams_order() -> None:
     config = parse(FilterConfig, "cat", "out", "ix", "7", "0.3")
     assert config == FilterConfig(
-        query=("cat",),
+        asked=QueryConfig(query=("cat",)),
         output_folder="out",
         indice_folder="ix",
         selection=SelectionConfig(num_results=7, threshold=0.3),
@@ -176,7 +176,7 @@ def test_filter_takes_its_arguments_by_position_in_upstreams_order() -> None:
 def test_flags_may_stand_before_between_and_after_the_positional_arguments() -> None:
     config = parse(FilterConfig, "--num_results=7", "cat", "--threshold", "0.3", "out", "ix", "--copy_images")
     assert config == FilterConfig(
-        query=("cat",),
+        asked=QueryConfig(query=("cat",)),
         output_folder="out",
         indice_folder="ix",
         selection=SelectionConfig(num_results=7, threshold=0.3),
@@ -185,7 +185,7 @@ def test_flags_may_stand_before_between_and_after_the_positional_arguments() -> 
 
 def test_positional_arguments_fill_the_names_that_no_flag_gave_as_in_fire() -> None:
     config = parse(FilterConfig, "--query", "cat", "out", "ix")
-    assert config == FilterConfig(query=("cat",), output_folder="out", indice_folder="ix")
+    assert config == FilterConfig(asked=QueryConfig(query=("cat",)), output_folder="out", indice_folder="ix")
 
 
 def test_too_many_positional_arguments_are_named() -> None:
@@ -200,12 +200,14 @@ def test_a_negative_number_is_a_value_and_no_flag(words: list[str]) -> None:
 
 @pytest.mark.parametrize("query", ["123", "True", "1.5", "[1,2]", "{'a': 1}", "-"])
 def test_a_query_that_looks_like_a_literal_stays_a_text(query: str) -> None:
-    assert parse(FilterConfig, f"--query={query}", "--output_folder=out", "--indice_folder=ix").query == (query,)
-    assert parse(FilterConfig, query, "out", "ix").query == (query,)
+    assert parse(FilterConfig, f"--query={query}", "--output_folder=out", "--indice_folder=ix").asked.query == (query,)
+    assert parse(FilterConfig, query, "out", "ix").asked.query == (query,)
 
 
 def test_a_query_that_is_a_number_in_python_becomes_its_text() -> None:
-    assert build_config(FilterConfig, {"query": 123, "output_folder": "o", "indice_folder": "i"}).query == ("123",)
+    assert build_config(FilterConfig, {"query": 123, "output_folder": "o", "indice_folder": "i"}).asked.query == (
+        "123",
+    )
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def search(config: SearchConfig) -> Outcome:
     photos = open_photos(config)
     if config.output.interactive:
         return hold_conversation(photos, config)
-    answered = photos.ask(config.words, config.selection)
+    answered = photos.ask(config.asked.words, config.selection)
     if config.output.open:
         from clip_retrieval.photos.sheet import with_sheet  # loads Pillow
 

@@ -13,7 +13,7 @@ from clip_retrieval.index.build import BuiltIndices, build_indices
 from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.inference.run import clip_inference
 from clip_retrieval.inference.summary import RunSummary
-from clip_retrieval.query.config import SelectionConfig
+from clip_retrieval.query.config import QueryConfig, SelectionConfig
 
 GALLERY = Path(__file__).parent / "gallery"
 QUERIES = ("slice of pizza", "red heart", "dog")
@@ -49,7 +49,7 @@ def run_demo(folder: str) -> DemoResult:
     answers = [
         run_filter(
             FilterConfig(
-                query=(query,),
+                asked=QueryConfig(query=(query,)),
                 output_folder=f"{folder}/{query.replace(' ', '-')}",
                 indice_folder=index,
                 selection=SelectionConfig(num_results=HITS),

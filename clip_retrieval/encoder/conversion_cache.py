@@ -13,7 +13,7 @@ import os
 import shutil
 from pathlib import Path
 
-from clip_retrieval.cache_home import cache_home
+from clip_retrieval.cache_home import cache_home, hub_repository
 from clip_retrieval.encoder.base import Encoder, Workload
 from clip_retrieval.encoder.config import Chosen, EncoderConfig
 from clip_retrieval.encoder.devices import is_on_cpu
@@ -158,9 +158,7 @@ def file_facts(text: str) -> list[tuple[str, int, int]]:
 
 def hub_folder(text: str) -> Path:
     name = text.removeprefix(HUB_PREFIX).removeprefix(GGUF_HUB_PREFIX).partition("@")[0]
-    repository = "/".join(name.split("/")[:2])
-    home = os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME", "~/.cache/huggingface")) / "hub"
-    return Path(home).expanduser() / f"models--{repository.replace('/', '--')}"
+    return hub_repository("/".join(name.split("/")[:2]))
 
 
 def cache_folder() -> Path:

@@ -36,8 +36,8 @@ class Recipe(msgspec.Struct, forbid_unknown_fields=True):
 def recorded_flags() -> Iterator[Flag]:
     """Yield the options that a selection hangs on."""
     for flag in flags_of(FilterConfig):
-        is_shared = flag.path[0] in ("selection", "searcher") and flag.name not in OF_THE_MACHINE
-        if is_shared or flag.name in (*TERMS, *FOLDERS):
+        is_shared = flag.path[0] in ("asked", "selection", "searcher") and flag.name not in OF_THE_MACHINE
+        if is_shared or flag.name in ("queries", *FOLDERS):
             yield flag
 
 

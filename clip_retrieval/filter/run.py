@@ -107,7 +107,7 @@ def ask(config: FilterConfig, searcher: Searcher) -> Hits:
         from clip_retrieval.filter.queries import answer_file
 
         return collect_hits(searcher, answer_file(config.queries, searcher, config.selection), is_batch=True)
-    query = open_query(config.words, searcher)
+    query = open_query(config.asked.words, searcher)
     return collect_hits(searcher, [Asked(1, query.text, answer(searcher, query, config.selection))], is_batch=False)
 
 

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from clip_retrieval.errors import ConfigError, QueryError
-from clip_retrieval.filter.config import FilterConfig
+from clip_retrieval.errors import ConfigError
 from clip_retrieval.options import build_config, group, option, option_of
-from clip_retrieval.query.config import SelectionConfig
-from clip_retrieval.query.terms import Words, collect_words
+from clip_retrieval.query.config import QueryConfig, SelectionConfig
 
 QUERYLESS = ("interactive", "like")  # options with which a single argument that is a folder is no query
 
@@ -65,11 +63,8 @@ class SearchConfig:
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ("query", "folder")
 
-    query: tuple[str, ...] = option_of(FilterConfig, "query")
+    asked: QueryConfig = group(QueryConfig)
     folder: str = option(".", help="Folder of pictures, with all folders below it; without it the working folder.")
-    minus: tuple[str, ...] = option_of(FilterConfig, "minus")
-    like: tuple[int, ...] = option_of(FilterConfig, "like")
-    weight: tuple[float, ...] = option_of(FilterConfig, "weight")
     clip_model: str | None = option(
         None,
         help="Model to embed a new folder with. None: what --use_model set, else the best on this machine.",
@@ -79,16 +74,8 @@ class SearchConfig:
     output: OutputConfig = group(OutputConfig)
     upkeep: UpkeepConfig = group(UpkeepConfig)
 
-    @property
-    def words(self) -> list[Words]:
-        """The terms of the query; none with --interactive alone. Raises ConfigError where one of them is none."""
-        try:
-            return collect_words(self.query, self.minus, self.like, self.weight)
-        except QueryError as error:
-            raise ConfigError(str(error)) from error
-
     def __post_init__(self) -> None:
-        if not self.upkeep.is_asked and not self.words and not self.output.interactive:
+        if not self.upkeep.is_asked and not self.asked.words and not self.output.interactive:
             raise ConfigError('there is no query; ask such as: clip-retrieval search "a dog on the beach" FOLDER')
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from clip_retrieval.cache_home import cache_home
+from clip_retrieval.cache_home import cache_home, hub_repository, openai_folders
 from clip_retrieval.encoder.uri import absolute_uri, parse_uri
 from clip_retrieval.errors import StorageError
 from clip_retrieval.json_files import read_json
@@ -64,24 +64,16 @@ def choose_model(named: str | None) -> Choice:
 
 def find_models() -> Iterator[Known]:
     """Yield the well-known models whose weights are here: in the hub's cache, open_clip's, or OpenAI's."""
-    hub = hub_cache()
-    for known in KNOWN:
-        if any(has_weights(hub / f"models--{name.replace('/', '--')}") for name in known.repositories):
-            yield known
-    openai = Path("~/.cache/clip").expanduser()  # where OpenAI's package and older open_clip put files
-    for name, accuracy in OPENAI_FILES.items():
-        if (openai / name).is_file():
-            yield Known(str(openai / name), accuracy)
+    yield from (known for known in KNOWN if any(has_weights(hub_repository(name)) for name in known.repositories))
+    for folder in openai_folders():
+        for name, accuracy in OPENAI_FILES.items():
+            if (folder / name).is_file():
+                yield Known(str(folder / name), accuracy)
 
 
 def has_weights(repository: Path) -> bool:
     """Say whether a snapshot in the hub's cache holds weights; a broken link is a download that never ended."""
     return any(path.suffix in WEIGHTS and path.exists() for path in repository.glob("snapshots/*/*"))
-
-
-def hub_cache() -> Path:
-    home = os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME", "~/.cache/huggingface")) / "hub"
-    return Path(home).expanduser()
 
 
 def can_fetch() -> bool:

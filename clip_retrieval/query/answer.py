@@ -48,14 +48,19 @@ def answer(searcher: Searcher, query: Query, selection: SelectionConfig) -> Answ
 
 def answer_many(searcher: Searcher, queries: Sequence[Query], selection: SelectionConfig) -> list[Answer]:
     """Return the hits of each query; all are searched at once. Raises what `answer` raises."""
-    row_count = searcher.index.row_count
+    if not queries:
+        return []
+    within = None if selection.where is None else searcher.within(searcher.rows_where(selection.where))
+    row_count = searcher.index.row_count if within is None else len(within.rows)
     wanted = selection.num_results or max(1, row_count)
     is_compared = selection.deduplicate is not None or selection.diverse is not None
     if is_compared and wanted > MOST_COMPARED:
-        raise ConfigError(f"deduplicate and diverse compare up to {MOST_COMPARED:,} hits, not {wanted:,}")
+        raise ConfigError(
+            f"deduplicate and diverse compare up to {MOST_COMPARED:,} hits, not {wanted:,}; say so many with "
+            "num_results"
+        )
     asked = min(MORE * wanted, MOST_COMPARED) if is_compared else wanted if selection.num_results else FIRST_ASKED
     asked += max((len(query.own_rows) for query in queries), default=0)
-    within = None if selection.where is None else searcher.within(searcher.rows_where(selection.where))
     search = Search(searcher, selection, within, wanted)
     return [search.complete(found, asked) for found in search.find(queries, asked)]
 
@@ -75,7 +80,7 @@ class Search:
         if self.within is None:
             hits, how = self.searcher.search_many(queries, count), ()
         else:
-            embeddings = np.stack([query.embedding for query in queries]) if queries else np.empty((0, 0), np.float32)
+            embeddings = np.stack([query.embedding for query in queries])
             found = search_within(self.searcher.index, embeddings, count, self.within, self.searcher.settings)
             hits, how = found.hits, (found.sentence(),)
         answers = [Answer(query, found, how=how) for query, found in zip(queries, hits, strict=True)]
@@ -92,11 +97,25 @@ class Search:
         while True:
             kept = cut(found, self.searcher, selection)
             is_all = len(kept.found.ids) < asked - own_count or asked >= most
-            chosen = choose(kept, self.searcher, selection) if is_compared else kept.pick(slice(self.wanted))
+            chosen = self.choose(kept) if is_compared else kept.pick(slice(self.wanted))
             if len(chosen.found.ids) >= self.wanted or is_all or (selection.num_results and not is_compared):
                 return chosen
             asked = min(MORE * asked, most)
             found = self.find([found.query], asked)[0]
+
+    def choose(self, found: Answer) -> Answer:
+        """Leave out near-duplicates, then take hits that differ; without diversity the order stays."""
+        if not len(found.found.ids):
+            return found
+        rows = self.searcher.rows(found.found.ids)
+        if self.selection.deduplicate is not None:
+            kept = find_leaders(rows, self.selection.deduplicate) == np.arange(len(rows))
+            rows, found = rows[kept], found.pick(kept)
+            if left_out := int((~kept).sum()):
+                found = found.told(f"{left_out:,} near-duplicates of nearer hits were left out")
+        if self.selection.diverse is None:
+            return found.pick(slice(self.wanted))
+        return found.pick(choose_diverse(rows, found.found.scores, self.wanted, self.selection.diverse))
 
 
 def cut(found: Answer, searcher: Searcher, selection: SelectionConfig) -> Answer:
@@ -106,32 +125,18 @@ def cut(found: Answer, searcher: Searcher, selection: SelectionConfig) -> Answer
     if selection.surprise is None:
         return found
     expected = searcher.background().expected_as_high(found.query.embedding, found.found.scores)
+    if np.isnan(expected).any():
+        return replace(found, expected=expected).told(
+            "the index has too few rows to tell hits from chance: all are kept"
+        )
     kept = expected < selection.surprise
     found = replace(found, expected=expected).pick(kept)
     left_out = int((~kept).sum())
-    if not left_out:
-        return found
-    if np.isnan(expected).all():
-        return found.told("the index has too few rows to tell hits from chance")
-    return found.told(f"{left_out:,} of the nearest rows were left out: chance explains their scores")
-
-
-def choose(found: Answer, searcher: Searcher, selection: SelectionConfig) -> Answer:
-    """Leave out near-duplicates, then take hits that differ; without diversity the order stays."""
-    if not len(found.found.ids):
-        return found
-    rows = searcher.rows(found.found.ids)
-    if selection.deduplicate is not None:
-        leaders = find_leaders(rows, selection.deduplicate)
-        kept = leaders == np.arange(len(leaders))
-        rows = rows[kept]
-        count = int((~kept).sum())
-        found = found.pick(kept)
-        if count:
-            found = found.told(f"{count:,} near-duplicates of nearer hits were left out")
-    if selection.diverse is None:
-        return found.pick(np.arange(min(selection.num_results, len(rows))))
-    return found.pick(choose_diverse(rows, found.found.scores, selection.num_results, selection.diverse))
+    return (
+        found
+        if not left_out
+        else found.told(f"{left_out:,} of the nearest rows were left out: chance explains their scores")
+    )
 
 
 def tabulate(found: Answer, searcher: Searcher) -> pa.Table:

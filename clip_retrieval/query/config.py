@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clip_retrieval.errors import ConfigError
+from clip_retrieval.errors import ConfigError, QueryError
 from clip_retrieval.layout import Modality
 from clip_retrieval.options import check_least, option
+from clip_retrieval.query.terms import Words, collect_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,31 @@ class SearcherConfig:
     refine_from: str | None = option(
         None, help="The embeddings folder of the index: compare ten times as many candidates by the stored embeddings."
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryConfig:
+    """What is asked: terms that are added and taken away."""
+
+    query: tuple[str, ...] = option(
+        (),
+        help='A text, a picture (path or URL), an embedding (.npy), or a sum such as "beach + 0.5*photo.jpg - people" '
+        "with spaces around the signs; quotes inside keep signs in a text. Several are added up.",
+        repeatable=True,
+    )
+    minus: tuple[str, ...] = option((), help="A text, picture or embedding to take away.", repeatable=True)
+    like: tuple[int, ...] = option((), help="Ids of rows of the index to add: more like these.")
+    weight: tuple[float, ...] = option(
+        (), help="A factor for each --query, then for each --minus and --like, such as 1,0.5; without it all count 1."
+    )
+
+    @property
+    def words(self) -> list[Words]:
+        """The terms of the query. Raises ConfigError where one of them is none."""
+        try:
+            return collect_words(self.query, self.minus, self.like, self.weight)
+        except QueryError as error:
+            raise ConfigError(str(error)) from error
 
 
 @dataclass(frozen=True, kw_only=True)

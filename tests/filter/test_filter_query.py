@@ -22,6 +22,7 @@ from clip_retrieval.errors import ClipRetrievalError, QueryError
 from clip_retrieval.filter.config import FilterConfig
 from clip_retrieval.filter.query import kind_of
 from clip_retrieval.filter.run import run_filter
+from clip_retrieval.query.config import QueryConfig
 
 MODEL = "hash:16?size=32"
 WriteIndex = Callable[..., Path]
@@ -112,7 +113,7 @@ def test_a_word_that_a_folder_is_called_is_asked_with_a_note(
 ) -> None:
     (tmp_path / "dog").mkdir()
     monkeypatch.chdir(tmp_path)
-    config = FilterConfig(query=("dog",), output_folder="dog", indice_folder=str(index))
+    config = FilterConfig(asked=QueryConfig(query=("dog",)), output_folder="dog", indice_folder=str(index))
     first, again = run_filter(config), run_filter(config)
     assert first.query.warning == "dog is the name of a folder here, and was asked as a word"
     assert again.query.warning is None  # it holds the hits of a query

@@ -42,7 +42,7 @@ def photos(tmp_path: Path, make_jpeg: Callable[[int], bytes]) -> Path:
 
 def ask(folder: Path, query: str | Path = "a dog", **options: Any) -> PhotoAnswer:
     config = read_search_config({"clip_model": HASH, **options}, (str(query), str(folder)))
-    return open_photos(config).ask(config.words, config.selection)
+    return open_photos(config).ask(config.asked.words, config.selection)
 
 
 def names(answered: PhotoAnswer) -> list[str]:

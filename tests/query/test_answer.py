@@ -78,3 +78,48 @@ def test_all_rows_that_meet_a_condition_are_found(searcher: Searcher) -> None:
 def test_all_hits_of_nothing_in_particular_are_refused() -> None:
     with pytest.raises(ConfigError, match="say with threshold or where which rows are some"):
         SelectionConfig(num_results=0)
+
+
+def test_near_duplicates_make_room_for_further_hits(searcher: Searcher, rows: NDArray[np.float32]) -> None:
+    query = searcher.embed_vector(rows[5], "a row")
+    found = answer(searcher, query, SelectionConfig(num_results=20, deduplicate=0.4)).found
+    assert len(found.ids) == 20
+    alike = rows[found.ids] @ rows[found.ids].T - np.eye(20)
+    assert alike.max() < 0.4 + 1e-5
+    plain = answer(searcher, query, SelectionConfig(num_results=20)).found
+    assert (rows[plain.ids] @ rows[plain.ids].T - np.eye(20)).max() > 0.4
+
+
+def test_all_hits_of_a_condition_can_be_without_near_duplicates(
+    searcher: Searcher, rows: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(query_answer, "MOST_COMPARED", 100)
+    selection = SelectionConfig(num_results=0, where="n < 60", deduplicate=0.5)
+    ids = answer(searcher, searcher.embed_vector(rows[5], "a row"), selection).found.ids
+    assert 1 < len(ids) < 60
+    rest = np.setdiff1d(np.arange(60), ids)
+    assert (rows[rest] @ rows[ids].T).max(axis=1).min() >= 0.5 - 1e-5  # each one left out is near to one that is kept
+    with pytest.raises(ConfigError, match="compare up to 100 hits, not 300; say so many with num_results"):
+        answer(searcher, searcher.like_row(1), SelectionConfig(num_results=0, threshold=0.1, diverse=0.5))
+
+
+def test_chance_explains_all_but_what_is_meant(searcher: Searcher, rows: NDArray[np.float32]) -> None:
+    found = answer(searcher, searcher.embed_vector(rows[5], "a row"), SelectionConfig(surprise=0.1))
+    assert found.found.ids.tolist() == [5]
+    assert found.expected is not None
+    assert found.expected[0] < 0.1
+    assert found.how == ("99 of the nearest rows were left out: chance explains their scores",)
+
+
+def test_too_few_rows_to_tell_from_chance_are_all_kept(
+    tmp_path: Path, write_index: Callable[..., Path], rows: NDArray[np.float32]
+) -> None:
+    folder = write_index(tmp_path / "ix", pd.DataFrame({"caption": list("abc")}), rows=rows[:3])
+    few = open_searcher(IndexFolder(str(folder)), SearcherConfig())
+    found = answer(few, few.embed_vector(rows[0], "a row"), SelectionConfig(surprise=0.1))
+    assert len(found.found.ids) == 3
+    assert "too few rows to tell" in found.how[0]
+
+
+def test_no_queries_have_no_answers(searcher: Searcher) -> None:
+    assert answer_many(searcher, [], SelectionConfig(where="n < 10")) == []

@@ -92,8 +92,8 @@ def hold_conversation(photos: PhotoFolder, config: SearchConfig) -> Outcome:
         show=lambda answered: print_hits(answered, has_thumbnails=config.output.thumbnails),
         say=lambda sentence: open_console().print(sentence),
     )
-    if config.words:
-        conversation.ask(config.words)
+    if config.asked.words:
+        conversation.ask(config.asked.words)
     converse(conversation)
     return Outcome({}, lambda _: None)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import open_clip
 from open_clip.pretrained import get_pretrained_cfg
 
+from clip_retrieval.cache_home import openai_folders
 from clip_retrieval.encoder.formats.recognize import is_script
 from clip_retrieval.encoder.uri import ModelName
 from clip_retrieval.errors import EncoderError
@@ -42,8 +42,7 @@ def resolve_weights(name: ModelName, cache: str | None) -> ModelName:
 def find_openai(name: ModelName, cache: str | None) -> str | None:
     """Return the file of OpenAI's weights, where OpenAI's package, CLIP_DIR or --clip_cache_path keeps one."""
     file = openai_file(name)
-    places = (cache, os.environ.get("CLIP_DIR"), "~/.cache/clip")
-    paths = [Path(place).expanduser() / file for place in places if place] if file else []
+    paths = [folder / file for folder in openai_folders(cache)] if file else []
     return next((str(path) for path in paths if path.is_file()), None)
 
 
