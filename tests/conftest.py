@@ -39,6 +39,11 @@ RUN_ENCODER: dict[str, Any] = {
 }
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name bytes by their parameter: some hold the time, and pytest-xdist wants the same names in each process."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Show names that are no UTF-8 as U+FFFD in reports: pytest-xdist cannot send them from one process to another."""
