@@ -97,10 +97,6 @@ def test_an_unknown_flag_is_a_usage_error_with_exit_code_2(run: Cli) -> None:
     assert "--subset_sizes" in result.output
 
 
-def test_the_size_of_a_subset_is_refused_with_what_to_do_instead(run: Cli) -> None:
-    assert_one_sentence(run("inference", "in", "out", "--subset_size", "3"), "name fewer shards")
-
-
 def test_an_unknown_command_is_a_usage_error_with_exit_code_2(run: Cli) -> None:
     assert run("frobnicate").exit_code == 2
 

@@ -24,10 +24,6 @@ DROPPED: Mapping[str, Dropped] = {
         NO_MCLIP.reason, harmless=(None, "sentence-transformers/clip-ViT-B-32-multilingual-v1")
     ),
     "use_jit": Dropped("torch has deprecated torch.jit, and models run compiled without it", is_refused=False),
-    "subset_size": Dropped(
-        "2.45 has no such flag either; name fewer shards, such as '{00000..00003}.tar', or try a part of "
-        "the input with --dry_run True"
-    ),
     "distribution_strategy": Dropped(
         "only sequential is built in; elsewhere run `clip-retrieval inference.worker --tasks …` once per task",
         harmless=(None, "sequential"),
@@ -128,6 +124,8 @@ class InferenceConfig:
             raise ConfigError("output_folder is empty; name a folder")
         if self.update and self.retry_failed:
             raise ConfigError("update and retry_failed are two runs; give one after the other")
+        if self.update and self.source.subset_size is not None:
+            raise ConfigError("update embeds all that is new; leave subset_size out, with a new folder")
 
 
 @dataclass(frozen=True, kw_only=True)

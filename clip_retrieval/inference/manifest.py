@@ -13,6 +13,7 @@ from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.layout import FORMAT_VERSION, Partition
 from clip_retrieval.options import to_json
 from clip_retrieval.sources import Source
+from clip_retrieval.sources.subset import Subset
 from clip_retrieval.version import __version__
 
 LEAST_COSINE = 0.999
@@ -42,7 +43,9 @@ def describe_run(
 
 
 def describe_input(source: Source) -> dict[str, Any]:
-    return {"units": len(source.units), "digest": digest_units(source)}
+    """Return what the input is; of a subset what the whole is, which it is the beginning of."""
+    whole = source.whole if isinstance(source, Subset) else source
+    return {"units": len(whole.units), "digest": digest_units(whole)}
 
 
 def describe_encoder(info: EncoderInfo) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from clip_retrieval.options import build_config
 from clip_retrieval.process.interrupts import ending_with
 from clip_retrieval.revision import finish_revision, only_one
 from clip_retrieval.sources import Source, open_source
+from clip_retrieval.sources.subset import Subset
 from clip_retrieval.storage import check_writable
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,8 @@ def revise(config: InferenceConfig, folder: EmbeddingsFolder, source: Source) ->
     with only_one(folder):
         finish_revision(folder)
         before = folder.partitions()
-        revised = (update_folder if config.update else retry_failed)(config, folder, source)
+        whole = source.whole if isinstance(source, Subset) else source  # it names its units
+        revised = (update_folder if config.update else retry_failed)(config, folder, whole)
     folder.remove_leftovers()
     partitions = folder.partitions()
     remove_wip(folder, partitions)

@@ -2,51 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
-from typing import Protocol, assert_never, runtime_checkable
+from typing import assert_never
 
 from clip_retrieval.sources.config import SourceConfig
-from clip_retrieval.sources.types import Failure, Sample
+from clip_retrieval.sources.protocol import Selective, Source
 
-
-class Source(Protocol):
-    """An ordered input, divided into units; a partition is a range of them."""
-
-    @property
-    def config(self) -> SourceConfig:
-        """The options; enable_text or enable_image is off if the input has no such part."""
-        ...
-
-    @property
-    def units(self) -> Sequence[str]:
-        """The names of the units, in order: samples of a folder, tars, or ranges of table rows."""
-        ...
-
-    @property
-    def samples_per_unit(self) -> int | None:
-        """The approximate number of samples per unit; None if unknown before reading."""
-        ...
-
-    def read(self, start: int, stop: int) -> Iterator[Sample | Failure]:
-        """Yield the samples of units [start, stop) in input order, and a Failure for whatever is left out."""
-        ...
-
-    def estimate_total(self) -> int | None:
-        """Return the approximate number of samples, as known so far."""
-        ...
-
-
-@runtime_checkable
-class Selective(Protocol):
-    """A source that can read chosen samples without reading or fetching their neighbors."""
-
-    def read_only(self, names: Container[tuple[str, str]]) -> Iterator[Sample | Failure]:
-        """Yield the samples with these pairs of shard and key, in input order."""
-        ...
+__all__ = ["Selective", "Source", "open_source"]
 
 
 def open_source(config: SourceConfig, output_folder: str) -> Source:
-    """Open the input, ignoring the output folder inside it; raises SourceError if it cannot be read or is empty."""
+    """Open the input, or the first samples of it, ignoring the output folder inside it.
+
+    Raises SourceError if it cannot be read or is empty.
+    """
+    source = open_whole(config, output_folder)
+    if config.subset_size is None:
+        return source
+    from clip_retrieval.sources.subset import take_first
+
+    return take_first(source, config.subset_size)
+
+
+def open_whole(config: SourceConfig, output_folder: str) -> Source:
     match config.input_format:
         case "files":
             from clip_retrieval.sources.files import open_files

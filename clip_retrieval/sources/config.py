@@ -30,6 +30,11 @@ class SourceConfig:
         "a folder of them, any fsspec url; tars also pipe:COMMAND."
     )
     input_format: InputFormat = option("files", help="What input_dataset is.")
+    subset_size: int | None = option(
+        None,
+        help="Embed only the first samples of the input, so many at most, for a try.",
+        least=1,
+    )
     enable_text: bool = option(True, help="Embed captions.")
     enable_image: bool = option(True, help="Embed pictures.")
     enable_metadata: bool = option(False, help="Keep the json beside each sample, or a table's columns, as columns.")

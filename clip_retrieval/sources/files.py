@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -34,6 +35,13 @@ class FilesSource:
     @property
     def samples_per_unit(self) -> int:
         return 1
+
+    def first(self, count: int) -> FilesSource:
+        """Return the source of the first samples alone."""
+        rows = Packed[Row]()
+        for row in self.rows.between(0, min(count, len(self.rows))):
+            rows.append(row)
+        return dataclasses.replace(self, rows=rows)
 
     def read(self, start: int, stop: int) -> Iterator[Sample | Failure]:
         if start == 0:
