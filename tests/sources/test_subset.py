@@ -14,7 +14,7 @@ from clip_retrieval import clip_inference
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.inference.dry_run.measure import estimate_inference
-from clip_retrieval.inference.run import RunSummary
+from clip_retrieval.inference.summary import RunSummary
 from clip_retrieval.options import build_config
 
 MODEL = "hash:16?size=32"
