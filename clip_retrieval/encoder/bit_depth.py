@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # TIFF tags
+BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # TIFF tags
 WHITE_IS_ZERO = 0
+SIGNED = 2  # value of SAMPLE_FORMAT
 MOSTLY = 99  # percent of a float picture's samples that tell its range; the others may be highlights
 
 
@@ -31,11 +32,18 @@ def fit_transparent_color(image: Image.Image) -> None:
         image.info["transparency"] = tuple(value >> 8 for value in color)
 
 
+def needs_narrowing(image: Image.Image) -> bool:
+    """Say whether samples have to be scaled to 8 bits: those of 16 bits, 32 bits or floats, and signed ones of 8."""
+    return (
+        image.mode.startswith("I") or image.mode == "F" or (image.mode == "L" and SIGNED in tag(image, SAMPLE_FORMAT))
+    )
+
+
 def narrow(image: Image.Image) -> Image.Image:
-    """Return a decoded picture of 16-bit, 32-bit or float gray in mode L, or LA where it has a transparent value."""
-    samples = np.asarray(image)
+    """Return a decoded gray picture in mode L with its samples scaled, or LA where it has a transparent value."""
+    samples = read_samples(image)
     gray = Image.fromarray(to_8_bits(samples, find_white(image)))
-    if getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO:
+    if WHITE_IS_ZERO in tag(image, PHOTOMETRIC):
         gray = gray.point(lambda value: 255 - value)
     transparent = image.info.get("transparency")
     if transparent is None:
@@ -46,20 +54,31 @@ def narrow(image: Image.Image) -> Image.Image:
 def find_white(image: Image.Image) -> int | None:
     """Return the sample that is white where the format says it; None where only the samples can tell."""
     if image.mode.startswith("I;16"):
-        return 4095 if 12 in as_tuple(getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE)) else 65535
+        return 4095 if 12 in tag(image, BITS_PER_SAMPLE) else 65535
     return 65535 if image.mode == "I" and image.format in ("PNG", "PPM") else None
 
 
-def as_tuple(value: Any) -> tuple[Any, ...]:
+def read_samples(image: Image.Image) -> NDArray[Any]:
+    """Return the samples in the type that a TIFF gives them: Pillow takes 32 bits for signed, and 8 for unsigned."""
+    samples, bits = np.asarray(image), tag(image, BITS_PER_SAMPLE)
+    if SIGNED in tag(image, SAMPLE_FORMAT):
+        return samples.astype(f"i{bits[0] // 8}")
+    return samples.view(np.uint32) if image.mode == "I" and 32 in bits else samples
+
+
+def tag(image: Image.Image, number: int) -> tuple[Any, ...]:
+    """Return the values of a TIFF's tag; none where it is absent, or the picture is no TIFF."""
+    value = getattr(image, "tag_v2", {}).get(number, ())
     return value if isinstance(value, tuple) else (value,)
 
 
 def to_8_bits(samples: NDArray[Any], white: int | None = None) -> NDArray[np.uint8]:
     """Scale samples of any type to uint8: 0..`white` where that is known, else a range guessed from the samples.
 
-    Integers are read as 8-bit where none exceeds 255, else as 16-bit; floats as 0..1 where 99 % of them do not exceed
-    1, else as 0..255. Samples outside of these ranges, or below 0, have all of them stretched from the lowest to the
-    highest. Infinities become black or white, NaN becomes black; neither counts for the range.
+    Integers are read as 8-bit where none exceeds 255, as 16-bit (15 where signed) where none exceeds that, and as
+    32-bit (31) where one needs the highest bit; floats as 0..1 where 99 % of them do not exceed 1, else as 0..255.
+    Samples outside of these ranges, or below 0, have all of them stretched from the lowest to the highest. Infinities
+    become black or white, NaN becomes black; neither counts for the range.
     """
     if white is not None:
         table = np.rint(np.arange(white + 1) * (255 / white)).astype(np.uint8)
@@ -71,14 +90,17 @@ def to_8_bits(samples: NDArray[Any], white: int | None = None) -> NDArray[np.uin
         finite = np.zeros(1)
     low, high = float(finite.min()), float(finite.max())
     is_float = samples.dtype.kind == "f"
+    most = float("inf") if is_float else float(np.iinfo(samples.dtype).max)
     if low < 0:
         black, scale = low, 255 / max(high - low, 1e-12)
     elif is_float and np.percentile(finite, MOSTLY) <= 1:
         black, scale = 0.0, 255.0
     elif high <= 255:
         black, scale = 0.0, 1.0
-    elif high <= 65535 and not is_float:
-        black, scale = 0.0, 255 / 65535
+    elif high <= min(65535, most) and not is_float:
+        black, scale = 0.0, 255 / min(65535, most)
+    elif high > most / 2:
+        black, scale = 0.0, 255 / most
     else:
         black, scale = low, 255 / max(high - low, 1e-12)
     wide = np.nan_to_num(samples.astype(np.float64), nan=black, posinf=np.inf, neginf=-np.inf)

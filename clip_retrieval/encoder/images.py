@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from clip_retrieval.encoder.bit_depth import fit_transparent_color, narrow
+from clip_retrieval.encoder.bit_depth import fit_transparent_color, narrow, needs_narrowing
 from clip_retrieval.encoder.config import MAX_PIXELS, Transparency
 from clip_retrieval.encoder.plugins import plugin_format
 from clip_retrieval.encoder.png_text import without_large_text
@@ -92,7 +92,7 @@ def to_8_bit_mode(image: Image.Image) -> Image.Image:
     """Return the picture in an 8-bit mode that Pillow can convert to RGB; deeper samples are scaled to 8 bits."""
     fit_transparent_color(image)
     image.load()
-    if image.mode.startswith("I") or image.mode == "F":
+    if needs_narrowing(image):
         return narrow(image)
     if image.mode in UNUSUAL_ALPHA:
         return image.convert(UNUSUAL_ALPHA[image.mode])
