@@ -20,6 +20,7 @@ from clip_retrieval.encoder.devices import is_on_cpu
 from clip_retrieval.encoder.engines.onnx import open_onnx
 from clip_retrieval.encoder.engines.sessions import is_installed
 from clip_retrieval.encoder.formats.onnx_folder import ABOUT
+from clip_retrieval.encoder.openai_cache import find_openai
 from clip_retrieval.encoder.precision import cpu_precisions
 from clip_retrieval.encoder.uri import GGUF_HUB_PREFIX, HUB_PREFIX, ModelName
 from clip_retrieval.errors import ClipRetrievalError
@@ -125,7 +126,7 @@ def make_light(name: ModelName, config: EncoderConfig) -> Path | None:
     try:
         write_light(checkpoint, target, name.uri)
         make_room(target)
-    except (ClipRetrievalError, OSError, ValueError, RuntimeError) as error:
+    except (ClipRetrievalError, OSError, ValueError, RuntimeError, ArithmeticError, LookupError, TypeError) as error:
         if not (target / ABOUT).exists():  # else another process was first
             logger.debug("%s is left to torch: %s", name.uri, error)
             return None
@@ -135,7 +136,8 @@ def make_light(name: ModelName, config: EncoderConfig) -> Path | None:
 def place(name: ModelName, config: EncoderConfig, precision: Chosen, suffix: str = "") -> Path:
     """Return where a model lies: its name, its files and the packages that read or make it say which one it is."""
     versions = [importlib.metadata.version(package) for package in ("open_clip_torch", "torch")]
-    files = [file_facts(text) for text in (name.architecture, name.weights or "")]
+    weights = find_openai(name, config.clip_cache_path) or name.weights or ""
+    files = [file_facts(text, config.clip_cache_path) for text in (name.architecture, weights)]
     facts = (
         *(FORM, name.kind, name.architecture, name.weights, name.options, config.clip_cache_path, versions, files),
         *name.pictures,
@@ -145,20 +147,20 @@ def place(name: ModelName, config: EncoderConfig, precision: Chosen, suffix: str
     return cache_folder() / f"{label}-{digest}{suffix}{'-int8' if precision == 'int8' else ''}"
 
 
-def file_facts(text: str) -> list[tuple[str, int, int]]:
+def file_facts(text: str, cache: str | None) -> list[tuple[str, int, int]]:
     """Return name, size and time of every file of a local model, or the revision of one of the hub."""
     path = Path(text.removeprefix("local-dir:")).expanduser()
     if text.startswith((HUB_PREFIX, GGUF_HUB_PREFIX)):
-        path = hub_folder(text) / "refs"
+        path = hub_folder(text, cache) / "refs"
     if not text or not path.exists():
         return []
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     return [(str(file), (facts := file.stat()).st_size, facts.st_mtime_ns) for file in files]
 
 
-def hub_folder(text: str) -> Path:
+def hub_folder(text: str, cache: str | None) -> Path:
     name = text.removeprefix(HUB_PREFIX).removeprefix(GGUF_HUB_PREFIX).partition("@")[0]
-    return hub_repository("/".join(name.split("/")[:2]))
+    return hub_repository("/".join(name.split("/")[:2]), cache)
 
 
 def cache_folder() -> Path:

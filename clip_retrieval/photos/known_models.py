@@ -29,14 +29,17 @@ KNOWN = (
     Known("hf_clip:openai/clip-vit-large-patch14", 75.5, ("openai/clip-vit-large-patch14",)),
     Known("open_clip:ViT-L-14/laion2b_s32b_b82k", 75.3, ("laion/CLIP-ViT-L-14-laion2B-s32B-b82K",)),
     Known("open_clip:MobileCLIP-S2/datacompdr", 74.4, ("apple/MobileCLIP-S2-OpenCLIP",)),
+    Known("RN50x64", 73.9, ("timm/resnet50x64_clip.openai",)),
     Known("open_clip:ViT-B-16/datacomp_xl_s13b_b90k", 73.5, ("laion/CLIP-ViT-B-16-DataComp.XL-s13B-b90K",)),
     Known("open_clip:ViT-B-32-256/datacomp_s34b_b86k", 72.8, ("laion/CLIP-ViT-B-32-256x256-DataComp-s34B-b86K",)),
     Known("open_clip:MobileCLIP-S1/datacompdr", 72.6, ("apple/MobileCLIP-S1-OpenCLIP",)),
+    Known("RN50x16", 70.5, ("timm/resnet50x16_clip.openai",)),
     Known("open_clip:ViT-B-16/laion2b_s34b_b88k", 70.2, ("laion/CLIP-ViT-B-16-laion2B-s34B-b88K",)),
     Known("open_clip:ViT-B-32/datacomp_xl_s13b_b90k", 69.2, ("laion/CLIP-ViT-B-32-DataComp.XL-s13B-b90K",)),
     Known("ViT-B/16", 68.3, ("timm/vit_base_patch16_clip_224.openai",)),
     Known("hf_clip:openai/clip-vit-base-patch16", 68.3, ("openai/clip-vit-base-patch16",)),
     Known("open_clip:ViT-B-32/laion2b_s34b_b79k", 66.6, ("laion/CLIP-ViT-B-32-laion2B-s34B-b79K",)),
+    Known("RN50x4", 66.2, ("timm/resnet50x4_clip.openai",)),
     Known("ViT-B/32", 63.3, ("timm/vit_base_patch32_clip_224.openai",)),
     Known("hf_clip:openai/clip-vit-base-patch32", 63.3, ("openai/clip-vit-base-patch32",)),
     Known(
@@ -44,10 +47,6 @@ KNOWN = (
         62.3,
         ("laion/CLIP-ViT-B-32-xlm-roberta-base-laion5B-s13B-b90k",),
     ),
+    Known("RN101", 62.3, ("timm/resnet101_clip.openai",)),
     Known("RN50", 59.8, ("timm/resnet50_clip.openai",)),
 )
-
-OPENAI_FILES = {  # of OpenAI's own package, by their names in ~/.cache/clip
-    "ViT-L-14-336px.pt": 76.6, "ViT-L-14.pt": 75.5, "RN50x64.pt": 73.9, "RN50x16.pt": 70.5, "ViT-B-16.pt": 68.3,
-    "RN50x4.pt": 66.2, "ViT-B-32.pt": 63.3, "RN101.pt": 62.3, "RN50.pt": 59.8,
-}  # fmt: skip

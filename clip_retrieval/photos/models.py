@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from clip_retrieval.cache_home import cache_home, hub_repository, openai_folders
+from clip_retrieval.cache_home import cache_home, hub_repository
+from clip_retrieval.encoder.openai_cache import find_openai
 from clip_retrieval.encoder.uri import absolute_uri, parse_uri
 from clip_retrieval.errors import StorageError
 from clip_retrieval.json_files import read_json
-from clip_retrieval.photos.known_models import KNOWN, OPENAI_FILES, Known
+from clip_retrieval.photos.known_models import KNOWN, Known
 from clip_retrieval.storage import Folder
 
 logger = logging.getLogger(__name__)
@@ -63,12 +64,11 @@ def choose_model(named: str | None) -> Choice:
 
 
 def find_models() -> Iterator[Known]:
-    """Yield the well-known models whose weights are here: in the hub's cache, open_clip's, or OpenAI's."""
-    yield from (known for known in KNOWN if any(has_weights(hub_repository(name)) for name in known.repositories))
-    for folder in openai_folders():
-        for name, accuracy in OPENAI_FILES.items():
-            if (folder / name).is_file():
-                yield Known(str(folder / name), accuracy)
+    """Yield the well-known models whose weights are here: in the hub's cache, or where OpenAI's package keeps its."""
+    for known in KNOWN:
+        is_here = any(has_weights(hub_repository(name)) for name in known.repositories)
+        if is_here or find_openai(parse_uri(known.clip_model), None):
+            yield known
 
 
 def has_weights(repository: Path) -> bool:

@@ -75,6 +75,35 @@ def test_another_file_under_the_same_name_is_another_model(tmp_path: Path) -> No
     assert len(places) == 4
 
 
+@pytest.mark.parametrize("model", ["hf_clip:org/name", "gguf:org/name/file.gguf", "open_clip:hf-hub:org/name"])
+@pytest.mark.parametrize("is_named", [True, False])
+def test_another_revision_in_the_hubs_cache_is_another_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str, is_named: bool
+) -> None:
+    if not is_named:
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    config = EncoderConfig(clip_cache_path=str(tmp_path) if is_named else None)
+    main = tmp_path / "models--org--name" / "refs" / "main"
+    main.parent.mkdir(parents=True)
+    places = set()
+    for time, commit in enumerate(("a" * 40, "b" * 40), start=1):
+        main.write_text(commit)
+        os.utime(main, (time, time))
+        places.add(converted.place(parse_uri(model), config, "fp32"))
+    assert len(places) == 2
+
+
+def test_another_file_of_openais_weights_is_another_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    places = set()
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "ViT-B-32.pt").write_bytes(b"weights")
+        monkeypatch.setenv("CLIP_DIR", str(tmp_path / folder))
+        places.add(converted.place(parse_uri("ViT-B/32"), EncoderConfig(), "fp32"))
+    assert len(places) == 2
+
+
 def test_where_nothing_can_be_kept_torch_runs_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from clip_retrieval.encoder.config import EncoderConfig
-from clip_retrieval.encoder.engines.openclip_published import openai_file
 from clip_retrieval.encoder.load import load_encoder
+from clip_retrieval.encoder.openai_cache import openai_file
 from clip_retrieval.encoder.uri import OPENAI_NAMES, parse_uri
 from clip_retrieval.errors import EncoderError
 

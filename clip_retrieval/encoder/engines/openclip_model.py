@@ -15,11 +15,12 @@ from open_clip.transformer import QuickGELU
 from torch import nn
 
 from clip_retrieval.encoder.config import EncoderConfig
-from clip_retrieval.encoder.engines.openclip_published import openai_file, published_preprocess
+from clip_retrieval.encoder.engines.openclip_published import published_preprocess
 from clip_retrieval.encoder.engines.openclip_tokenizer import check_transformers
 from clip_retrieval.encoder.engines.state_dict import explain_loading, reading_more_files
 from clip_retrieval.encoder.formats.checkpoint import FINGERPRINT_VALUES
 from clip_retrieval.encoder.formats.openclip_folder import CONFIG_NAME, OpenClipConfig, PreprocessConfig
+from clip_retrieval.encoder.openai_cache import openai_file
 from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.encoder.uri import ModelName
 from clip_retrieval.errors import EncoderError, first_line

@@ -12,14 +12,13 @@ from typing import Any
 import open_clip
 from open_clip.pretrained import get_pretrained_cfg
 
-from clip_retrieval.cache_home import openai_folders
 from clip_retrieval.encoder.formats.recognize import is_script
+from clip_retrieval.encoder.openai_cache import OPENAI, find_openai
 from clip_retrieval.encoder.uri import ModelName
 from clip_retrieval.errors import EncoderError
 
 logger = logging.getLogger(__name__)
 
-OPENAI = "openai"  # the tag of OpenAI's weights
 PLACES = ("local-dir:", "hf-hub:")  # these bring a configuration of their own
 USUAL: Mapping[str, Any] = {  # OpenAI's preprocessing
     "mean": open_clip.OPENAI_DATASET_MEAN,
@@ -37,21 +36,6 @@ def resolve_weights(name: ModelName, cache: str | None) -> ModelName:
     tag = OPENAI if is_openai_archive(weights) else weights
     architecture = match_activation(name.architecture, tag)
     return dataclasses.replace(name, architecture=architecture, weights=find_openai(name, cache) or weights)
-
-
-def find_openai(name: ModelName, cache: str | None) -> str | None:
-    """Return the file of OpenAI's weights, where OpenAI's package, CLIP_DIR or --clip_cache_path keeps one."""
-    file = openai_file(name)
-    paths = [folder / file for folder in openai_folders(cache)] if file else []
-    return next((str(path) for path in paths if path.is_file()), None)
-
-
-def openai_file(name: ModelName) -> str | None:
-    """Return what OpenAI calls the file of these weights; None for other weights than OpenAI's."""
-    if name.weights != OPENAI:
-        return None
-    architecture = name.architecture.removesuffix("-quickgelu")
-    return f"{architecture}{'px' if architecture.endswith('-336') else ''}.pt"
 
 
 def is_openai_archive(weights: str) -> bool:
