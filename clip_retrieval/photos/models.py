@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from clip_retrieval.cache_home import cache_home, hub_repository
+from clip_retrieval.encoder.hub_connection import find_obstacle
 from clip_retrieval.encoder.openai_cache import find_openai
 from clip_retrieval.encoder.uri import absolute_uri, parse_uri
 from clip_retrieval.errors import StorageError
@@ -25,7 +25,6 @@ AUTO = "auto"
 DEMO = "demo"
 FETCHED = "open_clip:ViT-B-32/laion2b_s34b_b79k"  # where no model is here: small, and fast on a CPU
 FETCHED_BYTES = "600 MB"
-HUB = "https://huggingface.co"
 SECONDS_FOR_HUB = 3.0
 WEIGHTS = (".safetensors", ".bin", ".pt")
 
@@ -58,8 +57,10 @@ def choose_model(named: str | None) -> Choice:
     found = max(find_models(), key=lambda known: known.accuracy, default=None)
     if found is not None:
         return Choice(found.clip_model, "the best of the models on this machine; --clip_model names another")
-    if can_fetch():
+    obstacle = find_obstacle(SECONDS_FOR_HUB)
+    if obstacle is None:
         return Choice(FETCHED, f"no model is on this machine yet: it is fetched, once, {FETCHED_BYTES}")
+    logger.debug("%s", obstacle)
     return Choice(DEMO, "no other model is on this machine, and none can be fetched")
 
 
@@ -74,19 +75,6 @@ def find_models() -> Iterator[Known]:
 def has_weights(repository: Path) -> bool:
     """Say whether a snapshot in the hub's cache holds weights; a broken link is a download that never ended."""
     return any(path.suffix in WEIGHTS and path.exists() for path in repository.glob("snapshots/*/*"))
-
-
-def can_fetch() -> bool:
-    """Say whether the hub answers, within three seconds."""
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        return False
-    request = urllib.request.Request(os.environ.get("HF_ENDPOINT") or HUB, method="HEAD")
-    try:
-        with urllib.request.urlopen(request, timeout=SECONDS_FOR_HUB):
-            return True
-    except (OSError, ValueError) as error:
-        logger.debug("the hub does not answer: %s", error)
-        return False
 
 
 def read_settings() -> Settings:

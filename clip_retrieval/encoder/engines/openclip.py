@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,9 +36,10 @@ from clip_retrieval.encoder.engines.openclip_model import (
     read_logits,
     read_preprocess,
 )
-from clip_retrieval.encoder.engines.openclip_published import resolve_weights
+from clip_retrieval.encoder.engines.openclip_published import asks_hub, resolve_weights
 from clip_retrieval.encoder.engines.openclip_tokenizer import count_truncated, load_tokenizer
 from clip_retrieval.encoder.formats.onnx_folder import read_vocabulary
+from clip_retrieval.encoder.hub_connection import hub_or_cache
 from clip_retrieval.encoder.uri import ModelName
 from clip_retrieval.errors import EncoderError, first_line
 
@@ -147,10 +148,11 @@ def open_openclip(name: ModelName, config: EncoderConfig) -> OpenClipEncoder:
     precision = choose_precision(config, device)
     check_architecture(name.architecture)
     name = resolve_weights(name, config.clip_cache_path)
-    model = create_model(name, config)
+    with hub_or_cache() if asks_hub(name) else nullcontext():
+        model = create_model(name, config)
+        tokenizer, no_text_reason = find_tokenizer(name, config)
     weights_digest = fingerprint(model)  # before the precision changes: it shall be the same in all of them
     model = model.to(device=device, dtype=DTYPES[precision])
-    tokenizer, no_text_reason = find_tokenizer(name, config)
     folder = name.architecture.removeprefix("local-dir:")
     is_local = folder != name.architecture
     info = EncoderInfo(

@@ -20,6 +20,7 @@ from clip_retrieval.encoder.engines.openclip_tokenizer import check_transformers
 from clip_retrieval.encoder.engines.state_dict import explain_loading, reading_more_files
 from clip_retrieval.encoder.formats.checkpoint import FINGERPRINT_VALUES
 from clip_retrieval.encoder.formats.openclip_folder import CONFIG_NAME, OpenClipConfig, PreprocessConfig
+from clip_retrieval.encoder.hub_connection import why_not_fetched
 from clip_retrieval.encoder.openai_cache import openai_file
 from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.encoder.uri import ModelName
@@ -116,7 +117,7 @@ def explain_failure(name: ModelName, error: Exception) -> str:
     openai = f"a folder with OpenAI's {file} (or CLIP_DIR, or ~/.cache/clip), or to a hub cache"
     where = openai if file else "a hub cache"
     return (
-        f"the weights of {name.uri} are not on this machine and could not be fetched ({first_line(error)}). "
+        f"the weights of {name.uri} are not on this machine and could not be fetched ({why_not_fetched(error)}). "
         f"Without network: fetch them elsewhere and pass open_clip:{name.architecture}//path/to/checkpoint, set "
         f"--clip_cache_path to {where} that holds them, or try the embedded model with --clip_model demo"
     )

@@ -1,4 +1,4 @@
-"""What open_clip's list of published weights says of an architecture; asks no network."""
+"""What open_clip's lists and folders say of an architecture and its published weights; asks no network."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from typing import Any
 import open_clip
 from open_clip.pretrained import get_pretrained_cfg
 
+from clip_retrieval.encoder.formats.openclip_folder import CONFIG_NAME, OpenClipConfig
 from clip_retrieval.encoder.formats.recognize import is_script
 from clip_retrieval.encoder.openai_cache import OPENAI, find_openai
 from clip_retrieval.encoder.uri import ModelName
 from clip_retrieval.errors import EncoderError
+from clip_retrieval.json_files import read_json
 
 logger = logging.getLogger(__name__)
 
+HUB_PARTS = {"hf_model_name", "hf_tokenizer_name"}  # keys of text_cfg that name repositories of the hub
 PLACES = ("local-dir:", "hf-hub:")  # these bring a configuration of their own
 USUAL: Mapping[str, Any] = {  # OpenAI's preprocessing
     "mean": open_clip.OPENAI_DATASET_MEAN,
@@ -36,6 +39,18 @@ def resolve_weights(name: ModelName, cache: str | None) -> ModelName:
     tag = OPENAI if is_openai_archive(weights) else weights
     architecture = match_activation(name.architecture, tag)
     return dataclasses.replace(name, architecture=architecture, weights=find_openai(name, cache) or weights)
+
+
+def asks_hub(name: ModelName) -> bool:
+    """Say whether opening the model asks the hub: for a repository, weights by their tag, or parts of transformers."""
+    if name.architecture.startswith("hf-hub:") or (name.weights is not None and not Path(name.weights).exists()):
+        return True
+    if name.architecture.startswith("local-dir:"):
+        path = Path(name.architecture.removeprefix("local-dir:")) / CONFIG_NAME
+        text_config = read_json(path, OpenClipConfig, EncoderError).model_cfg.text_cfg
+    else:
+        text_config = open_clip.get_model_config(name.architecture)["text_cfg"]
+    return bool(HUB_PARTS & text_config.keys())
 
 
 def is_openai_archive(weights: str) -> bool:

@@ -10,6 +10,7 @@ import open_clip
 from open_clip.tokenizer import get_clean_fn
 from torch import Tensor
 
+from clip_retrieval.encoder.hub_connection import why_not_fetched
 from clip_retrieval.errors import EncoderError, first_line
 
 LOCAL = "local-dir:"
@@ -54,7 +55,7 @@ def explain(architecture: str, error: Exception) -> str:
             "tokenizer_config.json there"
         )
     return (
-        f"the tokenizer of {architecture} is not on this machine and could not be fetched ({first_line(error)}); "
+        f"the tokenizer of {architecture} is not on this machine and could not be fetched ({why_not_fetched(error)}); "
         "without network: fetch it elsewhere and set --clip_cache_path to a hub cache that holds it, or name a folder "
         "with open_clip_config.json, weights and tokenizer.json"
     )

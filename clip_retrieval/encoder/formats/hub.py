@@ -1,4 +1,4 @@
-"""CLIP models of transformers by their names on a hub: fetched into its cache, then read like a folder."""
+"""Models by their names on a hub, of transformers or in GGUF: fetched into its cache, then read like a path."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from clip_retrieval.encoder.formats.checkpoint import Checkpoint
 from clip_retrieval.encoder.formats.huggingface import check_model_type, read_huggingface
 from clip_retrieval.encoder.formats.recognize import WEIGHT_FILES, read_checkpoint
+from clip_retrieval.encoder.hub_connection import hub_or_cache, why_not_fetched
 from clip_retrieval.encoder.uri import GGUF_HUB_PREFIX, HUB_PREFIX
 from clip_retrieval.errors import EncoderError, first_line
 
@@ -32,9 +33,11 @@ WEIGHTS = (
 def read_named(place: str, cache: str | None) -> Checkpoint:
     """Read what a checkpoint's name says: hf-hub:ORG/NAME[@REVISION], or a path."""
     if place.startswith(GGUF_HUB_PREFIX):
-        return read_checkpoint(fetch_gguf(place.removeprefix(GGUF_HUB_PREFIX), cache))
+        with hub_or_cache():
+            return read_checkpoint(fetch_gguf(place.removeprefix(GGUF_HUB_PREFIX), cache))
     if place.startswith(HUB_PREFIX):
-        return read_huggingface(fetch_model(place.removeprefix(HUB_PREFIX), cache))
+        with hub_or_cache():
+            return read_huggingface(fetch_model(place.removeprefix(HUB_PREFIX), cache))
     return read_checkpoint(Path(place))
 
 
@@ -80,12 +83,8 @@ def smallest_gguf(repository: str, revision: str | None) -> str:
 
 def fetch(repository: str, revision: str | None, cache: str | None, patterns: Sequence[str]) -> Path:
     """Return the snapshot with these files; without network the one that is here."""
-    try:
-        from huggingface_hub import snapshot_download  # noqa: PLC0415 -- only where a model is named on a hub
-    except ImportError as error:
-        raise EncoderError(
-            f"{repository} is fetched by huggingface_hub, which is missing; pip install huggingface_hub"
-        ) from error
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 -- only where a model is named on a hub
+
     try:
         found = snapshot_download(repository, revision=revision, cache_dir=cache, allow_patterns=list(patterns))
     except Exception as error:  # the hub and what it builds on raise all kinds here
@@ -111,7 +110,7 @@ def explain(repository: str, revision: str | None, error: Exception) -> str:
         case errors.RevisionNotFoundError():
             return f"{repository} has no revision {revision} on the hub; leave out @{revision} for the newest"
         case errors.LocalEntryNotFoundError() | errors.OfflineModeIsEnabled():
-            reason = first_line(error.__cause__ or error)
+            reason = why_not_fetched(error.__cause__ or error)
             return (
                 f"{repository} is neither a folder here, nor whole in the hub's cache, and could not be fetched "
                 f"({reason}); fetch it where there is a network, then name its folder or set --clip_cache_path to "
