@@ -85,6 +85,11 @@ def read_blob(blob: Blob) -> bytes:
     return data
 
 
+def read_file(path: Path) -> bytes:
+    """Return the bytes of a local file, whatever its name looks like; raises OSError as `read_blob` does."""
+    return read_blob(BlobRef(str(path.absolute())))
+
+
 def read_ref(ref: BlobRef) -> bytes:
     """Return the referenced bytes, fewer if the file ends early."""
     if ref.size is not None and ref.size > LARGEST_BLOB:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from clip_retrieval.blobs import read_file
 from clip_retrieval.encoder.base import Pixels
 from clip_retrieval.encoder.images import decode_as_stored, to_8_bit_mode, without_transparent_color
 from clip_retrieval.encoder.preprocess import Preprocess
@@ -54,11 +55,13 @@ def open_image(image: Any) -> Image.Image:
 
 def read_image(path: Path) -> Image.Image:
     try:
-        return decode_as_stored(path.read_bytes())
+        return decode_as_stored(read_file(path))
     except ImageError as error:
         raise ImageError(error.reason, f"{path} cannot be used as a picture: {error}") from error
     except OSError as error:
-        raise ImageError("read", f"{path} cannot be read: {error.strerror or error}") from error
+        raise ImageError(
+            getattr(error, "reason", "read"), f"{path} cannot be read: {error.strerror or error}"
+        ) from error
 
 
 def is_many(images: Any) -> bool:

@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from clip_retrieval.blobs import read_file
 from clip_retrieval.encoder.config import PictureConfig
 from clip_retrieval.encoder.picture_suffixes import has_image_suffix, pictures_below
 from clip_retrieval.encoder.pictures import read_pixels
@@ -100,11 +101,11 @@ def left_out(root: Path, empty: Sequence[str]) -> list[str]:
 def read_picture(path: Path, preprocess: Preprocess, pictures: PictureConfig) -> NDArray[np.uint8] | Failure:
     """Return the pixels of one picture as the model wants them, or why there are none."""
     try:
-        return read_pixels(path.read_bytes(), preprocess, pictures)
+        return read_pixels(read_file(path), preprocess, pictures)
     except ImageError as error:
         return Failure(shown(path), error.reason, str(error))
     except OSError as error:
-        return Failure(shown(path), "read", error.strerror or str(error))
+        return Failure(shown(path), getattr(error, "reason", "read"), error.strerror or str(error))
 
 
 def shown(path: Path) -> str:

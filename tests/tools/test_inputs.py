@@ -113,6 +113,20 @@ def test_a_picture_becomes_pixels_or_a_failure_with_its_reason(tmp_path: Path, w
     assert (gone.reason, gone.detail) == ("read", "No such file or directory")
 
 
+def test_a_git_lfs_pointer_is_told_and_a_name_is_only_a_name(
+    tmp_path: Path, write_jpegs: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(write_jpegs(tmp_path, 1))
+    for name in ("pipe:touch ran", "~", "s3::x"):
+        Path(name).write_bytes(Path("000.jpg").read_bytes())
+        assert isinstance(read_picture(Path(name), PREPROCESS, PictureConfig()), np.ndarray)
+    assert not Path("ran").exists()
+    Path("pointer.jpg").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    found = read_picture(Path("pointer.jpg"), PREPROCESS, PictureConfig())
+    assert isinstance(found, Failure)
+    assert (found.reason, "run git lfs pull" in found.detail) == ("git_lfs_pointer", True)
+
+
 def test_a_name_that_is_no_unicode_can_be_printed() -> None:
     assert shown(Path("a\udcff.jpg")) == "a\\udcff.jpg"
 

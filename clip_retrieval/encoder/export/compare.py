@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from clip_retrieval.blobs import read_file
 from clip_retrieval.encoder.base import Embeddings, Encoder, Pixels
 from clip_retrieval.encoder.images import decode_image
 from clip_retrieval.encoder.picture_suffixes import pictures_below
@@ -94,7 +95,7 @@ def read_batches(encoder: Encoder, folder: Path) -> Iterator[Pixels]:
     for path in paths[:: max(1, len(paths) // MOST_PICTURES)][:MOST_PICTURES]:
         try:
             with counting_warnings():
-                prepared.append(encoder.info.preprocess(decode_image(path.read_bytes())))
+                prepared.append(encoder.info.preprocess(decode_image(read_file(path))))
         except (ImageError, OSError):
             unusable += 1
     if unusable:
