@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_retrieval.encoder.tensors import is_torch_loaded, to_tensor
+from clip_retrieval.tools.scores import softmax
 
 
 class TopK(NamedTuple):
@@ -86,12 +87,3 @@ def as_tensors(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(map(as_tensors, value))
     return value
-
-
-def softmax(x: Any, axis: int = -1) -> NDArray[Any]:
-    """Return probabilities that sum to 1 along an axis, finite for values of any size."""
-    values = np.asarray(x)
-    wide = values.astype(np.float64)
-    powers = np.exp(wide - wide.max(axis=axis, keepdims=True))
-    shares: NDArray[Any] = powers / powers.sum(axis=axis, keepdims=True)
-    return shares.astype(values.dtype if values.dtype.kind == "f" else np.float32)

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_retrieval.faces.arrays import softmax
 from clip_retrieval.faces.model import Clip
 from clip_retrieval.faces.openai import load as load_model
 from clip_retrieval.faces.texts import TooManyTokensError, make_tokens
+from clip_retrieval.tools.scores import softmax
 
 __all__ = ["TooManyTokensError", "Weights", "encode_image", "encode_text", "load", "softmax"]
 

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_retrieval.faces.arrays import softmax
 from clip_retrieval.faces.model import Clip
 from clip_retrieval.faces.openai import load as load_model
 from clip_retrieval.faces.pictures import ImagePreprocess
 from clip_retrieval.faces.texts import make_tokens
+from clip_retrieval.tools.scores import softmax
 
 __all__ = ["load", "softmax", "tokenize"]
 

@@ -20,12 +20,13 @@ def cosines(images: Embeddings, texts: Embeddings) -> Floats:
     return found
 
 
-def softmax(logits: NDArray[np.floating[Any]]) -> Floats:
-    """Return probabilities that sum to 1 in each row, finite for logits of any size."""
-    wide = logits.astype(np.float64)
-    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
-    shares: Floats = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
-    return shares
+def softmax(x: Any, axis: int = -1) -> NDArray[Any]:
+    """Return probabilities that sum to 1 along an axis, finite for values of any size."""
+    values = np.asarray(x)
+    wide = values.astype(np.float64)
+    powers = np.exp(wide - wide.max(axis=axis, keepdims=True))
+    shares: NDArray[Any] = powers / powers.sum(axis=axis, keepdims=True)
+    return shares.astype(values.dtype if values.dtype.kind == "f" else np.float32)
 
 
 def sigmoid(logits: NDArray[np.floating[Any]]) -> Floats:
