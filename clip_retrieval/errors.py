@@ -74,9 +74,9 @@ def first_line(error: BaseException) -> str:
     return lines[0][:600].rstrip(".") if lines else type(error).__name__
 
 
-def one_line(error: BaseException) -> str:
-    """Return a library's error message on one line, cut to 200 characters; the error's name if it is empty."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def one_line(said: object) -> str:
+    """Return what a library's error or a stranger's file says on one line of 200 characters; its type if nothing."""
+    return " ".join(str(said).split())[:200] or type(said).__name__
 
 
 def describe_os_error(error: OSError) -> str:

@@ -22,7 +22,10 @@ def describe_pointer(data: bytes | str) -> str | None:
 
 def find_pointer(place: Path) -> Path | None:
     """Return the first file that is a pointer: the place itself, or one directly in that folder."""
-    files = sorted(place.iterdir()) if place.is_dir() else [place]
+    try:
+        files = sorted(place.iterdir()) if place.is_dir() else [place]
+    except OSError:  # it cannot be listed, or has just been removed: no reason to hide the error that is explained
+        return None
     for file in files:
         with suppress(OSError):
             if file.is_file() and file.stat().st_size <= LARGEST_POINTER and describe_pointer(file.read_bytes()):

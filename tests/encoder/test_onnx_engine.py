@@ -16,7 +16,7 @@ from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.engines.onnx import OnnxEncoder
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.encoder.uri import DEMO_MODEL
-from clip_retrieval.errors import EncoderError
+from clip_retrieval.errors import ConfigError, EncoderError
 
 TEXTS = ["a dog", "a slice of pizza on a plate", "", "red heart", " ".join(["very"] * 100)]
 HEAVY = ("torch", "open_clip", "transformers", "onnxscript", "onnx", "pandas", "pyarrow")
@@ -162,6 +162,22 @@ def test_missing_weights_are_one_sentence(demo_copy: Path) -> None:
     message = refusal(f"onnx:{demo_copy}", lambda encoder: encoder.encode_texts(["a"]))
     assert "open_clip_model.safetensors" in message
     assert "\n" not in message
+
+
+def test_a_model_that_is_gone_before_its_first_text_is_one_sentence(demo_copy: Path) -> None:
+    encoder = load_encoder(f"onnx:{demo_copy}")
+    shutil.rmtree(demo_copy)
+    with pytest.raises(EncoderError, match=r"textual\.onnx cannot be opened by ONNX Runtime"):
+        encoder.encode_texts(["a dog"])
+
+
+def test_an_error_of_the_thread_that_opens_the_graph_is_raised_and_not_printed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encoder = demo()
+    monkeypatch.setenv("CLIP_RETRIEVAL_CORES", "none")
+    with pytest.raises(ConfigError, match="CLIP_RETRIEVAL_CORES must be a number of cores"):
+        encoder.encode_texts(["a dog"])
 
 
 def test_anything_but_a_list_of_texts_is_refused() -> None:

@@ -18,6 +18,7 @@ from clip_retrieval.encoder.base import Encoder
 from clip_retrieval.encoder.config import EncoderConfig, Precision
 from clip_retrieval.encoder.engines.openclip import to_rows, to_unit
 from clip_retrieval.encoder.engines.openclip_model import fingerprint
+from clip_retrieval.encoder.engines.state_dict import explain_loading, reading_more_files
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.errors import EncoderError
 
@@ -184,6 +185,16 @@ def test_a_file_that_is_no_checkpoint_is_refused(tiny: str, tmp_path: Path) -> N
     path.write_bytes(b"this is no checkpoint")
 
     assert f"{path} could not be loaded into {tiny}" in refusal(f"open_clip:{tiny}/{path}")
+
+
+def test_a_file_that_cannot_be_opened_is_told_by_the_systems_reason(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.mkdir()
+
+    with reading_more_files(), pytest.raises(IsADirectoryError) as caught:
+        open_clip.factory.load_state_dict(str(path))
+
+    assert explain_loading(caught.value) == f"{path}: Is a directory"
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(tiny: str, tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ class OnnxEncoder(EncodesTexts):
             return
 
         def open_graph() -> None:
-            with suppress(EncoderError):  # raised again, and seen then, where the session is used
+            with suppress(Exception):  # raised again where the session is used; a thread would print it
                 _ = self.text_session
 
         opening = Thread(target=open_graph)

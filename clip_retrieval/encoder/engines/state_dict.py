@@ -16,7 +16,7 @@ import torch
 from clip_retrieval.encoder.formats.openai_pt import is_weight, read_weights
 from clip_retrieval.encoder.formats.recognize import is_script
 from clip_retrieval.encoder.formats.safetensors import strip_wrappers
-from clip_retrieval.errors import first_line
+from clip_retrieval.errors import describe_os_error, first_line
 
 SHOWN = 3  # names of each kind
 KINDS = (  # torch's lines, one for each kind or tensor
@@ -28,6 +28,8 @@ MISMATCH = re.compile(r"size mismatch for (\S+): .*shape (\S+\(\[.*?\]\)).*shape
 
 def explain_loading(error: BaseException) -> str:
     """Return the first line of an error; where a state dict does not fit, how many names, and the first of them."""
+    if isinstance(error, OSError):
+        return describe_os_error(error)
     text = str(error)
     if "Error(s) in loading state_dict" not in text:
         return first_line(error)
@@ -60,6 +62,8 @@ def reading_more_files() -> Iterator[None]:
 
     def load(checkpoint_path: str, *arguments: Any, **options: Any) -> dict[str, Any]:
         path = Path(checkpoint_path)
+        with path.open("rb"):  # safetensors says of a file that may not be read that there is none
+            pass
         if zipfile.is_zipfile(path) and is_script(path):
             weights = read_weights(path)
             return {name: torch.from_numpy(np.array(weights[name])) for name in weights if is_weight(name)}

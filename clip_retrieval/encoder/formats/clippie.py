@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from clip_retrieval.encoder.formats.checkpoint import Checkpoint, check_attention
 from clip_retrieval.encoder.formats.gguf_file import open_whole
 from clip_retrieval.encoder.formats.openai_pt import BROKEN_PICKLE, MEAN, STD, infer_config
-from clip_retrieval.encoder.formats.safetensors import count_blocks, one_line
+from clip_retrieval.encoder.formats.safetensors import count_blocks
 from clip_retrieval.encoder.preprocess import Preprocess
-from clip_retrieval.errors import EncoderError
+from clip_retrieval.errors import EncoderError, one_line
 
 MODULE, OFFSET_CLASS = "clippie.model", ("weightie.serialiser", "_NDArrayOffset")
 ALIGNMENT = 65536
@@ -59,7 +59,7 @@ def find_pickle(path: Path) -> bytes | None:
             file.seek(size - 4 - length)
             found = file.read(length)
     except OSError as error:
-        raise EncoderError(f"{path} cannot be read: {error}") from error
+        raise EncoderError(f"{path} cannot be read: {error.strerror or error}") from error
     return found if found[:1] in (b"\x80", b"c") and MODULE.encode() in found else None
 
 
@@ -128,6 +128,8 @@ def read_clippie(path: Path) -> Checkpoint:
 def make_checkpoint(path: Path, tensors: Mapping[str, NDArray[Any]], settings: Mapping[str, set[Any]]) -> Checkpoint:
     config = infer_config(tensors)
     (heads,), (image_heads,), (epsilon,) = settings[TEXT], settings[IMAGE], settings["eps"]
+    if min(heads, image_heads) < 1:
+        raise ValueError("blocks without heads of attention")
     config["text_cfg"]["heads"] = heads
     config["vision_cfg"]["head_width"] = config["vision_cfg"]["width"] // image_heads
     if epsilon != USUAL_EPSILON:
@@ -177,8 +179,10 @@ def write_clippie(checkpoint: Checkpoint, path: Path) -> None:
     """Write both towers, so that Clippie loads them; raises EncoderError for what it would compute otherwise."""
     check_sayable(checkpoint)
     with open_whole(path) as file:
-        writer = Writer(file, checkpoint)
-        description = b"\x80\x04" + writer.weights() + b"."
+        try:
+            description = b"\x80\x04" + Writer(file, checkpoint).weights() + b"."
+        except KeyError as error:
+            raise EncoderError(f"{checkpoint.source} does not hold {error}, which Clippie's .weights need") from error
         file.write(description + struct.pack("<I", len(description)))
 
 

@@ -149,12 +149,13 @@ def read_config(file: GgufFile, tower: str) -> dict[str, Any]:
     """Return open_clip's configuration of one tower."""
     width, hidden, heads, layers, epsilon = (file.get(f"clip.{tower}.{name}") for name in SHARED_KEYS)
     config: dict[str, Any] = {"width": width, "layers": layers}
+    head_width = width // heads
     if tower == "text":
         config["vocab_size"] = file.tensors["t.token_embd.weight"].shape[0]
         config |= {"context_length": file.get("clip.text.context_length"), "heads": heads}
     else:
         config |= {name: file.get(f"clip.vision.{name}") for name in ("image_size", "patch_size")}
-        config["head_width"] = width // heads
+        config["head_width"] = head_width
     if hidden != 4 * width:
         config["mlp_ratio"] = (hidden + 0.5) / width  # open_clip takes int(width * ratio)
     return config if epsilon == USUAL_EPSILON else config | {"norm_kwargs": {"eps": epsilon}}

@@ -76,7 +76,7 @@ class Cursor:
         try:
             self.map = np.memmap(path, dtype=np.uint8, mode="r")
         except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
-            raise EncoderError(f"{path} cannot be read: {error}") from error
+            raise EncoderError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
         self.view = self.map.data
 
     def take(self, length: int) -> memoryview:

@@ -28,13 +28,12 @@ from clip_retrieval.encoder.formats.safetensors import (
     count_blocks,
     list_shards,
     looks_like_safetensors,
-    one_line,
     read_safetensors,
     strip_wrappers,
     widen_bfloat16,
 )
 from clip_retrieval.encoder.preprocess import Preprocess
-from clip_retrieval.errors import EncoderError
+from clip_retrieval.errors import EncoderError, one_line
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -55,7 +54,7 @@ STORAGES = {
 SCRIPT_LISTS = ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist")
 BROKEN_PICKLE = (  # errors that the unpickler raises on damaged pickles
     *(pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError, AttributeError, ImportError),
-    *(MemoryError, OverflowError, RecursionError),
+    *(MemoryError, ArithmeticError, RecursionError),
 )
 
 
@@ -144,7 +143,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except OSError as error:
-        raise EncoderError(f"{path} cannot be read: {error}") from error
+        raise EncoderError(f"{path} cannot be read: {error.strerror or error}") from error
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise EncoderError(f"{path} {explain_no_zip(path)}") from error
 

@@ -71,7 +71,7 @@ def read_start(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(64)
     except OSError as error:
-        raise EncoderError(f"{path} cannot be read: {error}") from error
+        raise EncoderError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def recognize_folder(folder: Path) -> Format:

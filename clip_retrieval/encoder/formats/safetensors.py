@@ -16,7 +16,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from clip_retrieval.errors import EncoderError
+from clip_retrieval.errors import EncoderError, one_line
 from clip_retrieval.json_files import check_shape, parse_json, read_json
 
 Tensor = TypeVar("Tensor")
@@ -84,7 +84,7 @@ def read_one(path: Path) -> dict[str, NDArray[Any]]:
     try:
         data = np.memmap(path, dtype=np.uint8, mode="r")
     except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
-        raise EncoderError(f"{path} cannot be read: {error}") from error
+        raise EncoderError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     header, start = read_header(path)
     return {name: view_tensor(path, name, entry, data[start:]) for name, entry in header.items()}
 
@@ -117,11 +117,6 @@ def view_tensor(path: Path, name: str, entry: Any, data: NDArray[np.uint8]) -> N
     return widen_bfloat16(array) if dtype == "BF16" else array
 
 
-def one_line(text: object) -> str:
-    """Return what a file says of itself so that it fits into one printable sentence."""
-    return "".join(letter if letter.isprintable() else " " for letter in str(text)[:200]).strip()
-
-
 def widen_bfloat16(halves: NDArray[Any]) -> NDArray[np.float32]:
     """Return float32 for bfloat16 given as uint16: it is the upper half of the same number."""
     wide = np.array(halves, dtype=np.uint32)
@@ -134,7 +129,7 @@ def looks_like_safetensors(path: Path) -> bool:
         with path.open("rb") as file:
             return file.read(9)[8:] == b"{"
     except OSError as error:
-        raise EncoderError(f"{path} cannot be read: {error}") from error
+        raise EncoderError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def strip_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -93,6 +93,8 @@ def test_cut_and_broken_files_are_refused(tmp_path: Path, make_checkpoint: MakeC
     broken = {
         "cut": data[:-9],
         "no arrays": data[-4 - length :],
+        "no heads": data.replace(b"I2\n\x88", b"I0\n\x88"),
+        "no heads for pictures": data.replace(b"I2\n\x89", b"I0\n\x89"),
         "other fields": data.replace(b"clippie.model\nTextEncoderWeights", b"clippie.model\nImageEncoderWeights"),
     }
     for what, changed in broken.items():
@@ -100,6 +102,14 @@ def test_cut_and_broken_files_are_refused(tmp_path: Path, make_checkpoint: MakeC
         with pytest.raises(EncoderError, match=r"bad\.weights is"):
             read_clippie(tmp_path / "bad.weights")
         assert what
+
+
+def test_an_incomplete_model_is_not_written(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
+    checkpoint = make_checkpoint()
+    tensors = {name: array for name, array in checkpoint.tensors.items() if not name.startswith("visual.ln_pre.")}
+    with pytest.raises(EncoderError, match=r"does not hold 'visual\.ln_pre\.weight', which Clippie's"):
+        write_clippie(replace(checkpoint, tensors=tensors), tmp_path / "tiny.weights")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ def test_a_missing_tensor_is_named(tmp_path: Path, file: GgufFile) -> None:
     ("key", "value"),
     [
         ("clip.vision.attention.head_count", Value("u32", 0)),
+        ("clip.text.attention.head_count", Value("u32", 0)),
         ("clip.vision.image_mean", Value("f32", [0.5])),
         ("clip.text.embedding_length", Value("string", "wide")),
         ("clip.text.block_count", Value("string", "two")),
