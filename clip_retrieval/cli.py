@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 # Each command's module below `commands/` and its function there: only the command that runs is imported.
 COMMANDS = {
+    "back": ("serve", "back"),
     "benchmark": ("tools", "benchmark"),
     "convert": ("models", "convert"),
     "demo": ("tools", "demo"),

@@ -22,6 +22,7 @@ INDEX_SUFFIX = ".index"
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+PICTURES_BELOW = "pictures_below"  # key of an index's manifest: where the pictures of its input lie
 REVISION_FOLDER = "_revision"  # staged files that will replace others, all together
 JOURNAL = f"{REVISION_FOLDER}/journal.json"
 PARTITION_NAME = re.compile(r"metadata_(\d+(?:_\d{4})*)\.parquet")
@@ -139,6 +140,7 @@ class Manifest(TypedDict, total=False):
     format_version: int
     encoder: dict[str, Any] | None
     partition_count: int | None
+    pictures_below: list[str]
     indices: dict[Modality, IndexAbout]
     options: dict[str, Any] | None
 

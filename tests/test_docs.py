@@ -57,6 +57,7 @@ def test_the_first_commands_of_the_readme_are_targets_of_the_makefile() -> None:
 def test_flags_in_the_readme_exist() -> None:
     commands = re.findall(r"^clip-retrieval (\S+) (.*?)(?<!\\)$", (ROOT / "README.md").read_text(), re.M | re.S)
     assert {name for name, _ in commands} == {
+        "back",
         "inference",
         "index",
         "search",

@@ -26,7 +26,7 @@ LAYERS = (
     {"search"},
     {"tools", "inference", "index"},
     {"query", "faces"},
-    {"filter", "clip"},
+    {"filter", "clip", "server"},
     {"demo", "photos"},
     {"commands"},
     {"cli"},
@@ -104,7 +104,7 @@ def test_importing_the_command_line_loads_no_model_index_or_table_library() -> N
 
 HELPED = [
     [], ["inference"], ["inference.worker"], ["index"], ["index", "score"], ["filter"], ["search"], ["demo"],
-    ["parquet_to_arrow"],
+    ["parquet_to_arrow"], ["back"],
     ["similarity"], ["zsl"], ["extract"], ["benchmark"], ["models"], ["models", "list"], ["models", "info"],
 ]  # fmt: skip
 

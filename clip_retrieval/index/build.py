@@ -165,7 +165,7 @@ def build_found(
             publish(revision, scratch, infos, contents)
         place_metadata(config, source, revision)
         described = describe_indices(infos, filled, build.trained_rows, sums)
-        revision.write_json(MANIFEST, make_manifest(encoder, described, config))
+        revision.write_json(MANIFEST, make_manifest(source, described, config))
         revision.commit()
     return Outcome(infos, known.changes if known else {})
 

@@ -76,6 +76,36 @@ def stopping_in_time() -> Iterator[None]:
         backstop.close()
 
 
+@contextmanager
+def hearing_stop() -> Iterator[threading.Event]:
+    """Set an event at a signal, instead of ending the process, for a server that stops in its own time.
+
+    A second signal counts as it did outside of the block. Only the main thread hears signals.
+    """
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    heard = signal.set_wakeup_fd(-1)
+
+    def restore() -> None:
+        signal.set_wakeup_fd(heard, warn_on_full_buffer=False)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def hear(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 -- a signal handler's signature
+        stop.set()
+        restore()
+
+    for number in SIGNALS:
+        signal.signal(number, hear)
+    try:
+        yield stop
+    finally:
+        restore()
+
+
 class Backstop:
     """A thread that receives signals at once, and ends the process if nothing else does in time."""
 

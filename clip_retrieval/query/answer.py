@@ -109,13 +109,27 @@ class Search:
             return found
         rows = self.searcher.rows(found.found.ids)
         if self.selection.deduplicate is not None:
-            kept = find_leaders(rows, self.selection.deduplicate) == np.arange(len(rows))
-            rows, found = rows[kept], found.pick(kept)
-            if left_out := int((~kept).sum()):
-                found = found.told(f"{left_out:,} near-duplicates of nearer hits were left out")
+            found, rows = leave_out_duplicates(found, rows, self.selection.deduplicate)
         if self.selection.diverse is None:
             return found.pick(slice(self.wanted))
         return found.pick(choose_diverse(rows, found.found.scores, self.wanted, self.selection.diverse))
+
+
+def without_duplicates(found: Answer, searcher: Searcher, threshold: float) -> Answer:
+    """Leave out near-duplicates of nearer hits, without looking for other hits in their place."""
+    if not len(found.found.ids):
+        return found
+    return leave_out_duplicates(found, searcher.rows(found.found.ids), threshold)[0]
+
+
+def leave_out_duplicates(
+    found: Answer, rows: NDArray[np.float32], threshold: float
+) -> tuple[Answer, NDArray[np.float32]]:
+    """Return the hits and rows [n, d] without near-duplicates of nearer ones."""
+    kept = find_leaders(rows, threshold) == np.arange(len(rows))
+    left_out = int((~kept).sum())
+    found = found.pick(kept)
+    return (found.told(f"{left_out:,} near-duplicates of nearer hits were left out") if left_out else found), rows[kept]
 
 
 def cut(found: Answer, searcher: Searcher, selection: SelectionConfig) -> Answer:

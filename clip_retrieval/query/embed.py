@@ -71,7 +71,8 @@ def embed_vector(values: NDArray[Any], name: str) -> Query:
     """Return the query of a vector [d] or [1, d] of any length; raises QueryError where it has no direction."""
     if values.dtype.kind not in "fiu":
         raise QueryError(f"{name} holds {values.dtype}, not numbers")
-    rows = np.atleast_2d(values.astype(np.float32))
+    with np.errstate(over="ignore"):  # what becomes infinite is refused below
+        rows = np.atleast_2d(values.astype(np.float32))
     if rows.ndim != 2 or len(rows) != 1:
         raise QueryError(f"{name} has the shape {list(rows.shape)}; a query is one vector: [d] or [1, d]")
     if not np.isfinite(rows).all() or not rows.any():

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clip_retrieval.blobs import PIPE, BlobRef, local_path, read_blob
-from clip_retrieval.errors import one_line
+from clip_retrieval.errors import StorageError, one_line
 from clip_retrieval.layout import IMAGE_PATH, SHARD, SHARD_OFFSET, SHARD_SIZE
 from clip_retrieval.network.fetch import FetchLimits, fetch
 from clip_retrieval.sources.zips import is_zip, stored_crc
+from clip_retrieval.storage import Folder
 from clip_retrieval.words import clean
 
 WEB = ("http://", "https://")
@@ -25,11 +27,40 @@ class Picture:
     problem: str | None = None
 
 
-def find_picture(hit: dict[str, Any]) -> Picture:
-    """Read the picture of a hit: the file, or its place in a tar."""
+@dataclass(frozen=True)
+class Roots:
+    """Folders and archives out of which pictures may be read for strangers, by their real places."""
+
+    places: tuple[str, ...]
+
+    @staticmethod
+    def of(folders: Iterable[str]) -> Roots:
+        return Roots(
+            tuple(Folder(folder).place.rstrip("/") for folder in folders if not folder.startswith((*WEB, PIPE)))
+        )
+
+    def allow(self, hit: dict[str, Any]) -> bool:
+        """Say whether the file that holds the hit's picture is below a root once links and `..` are resolved."""
+        name = str(hit.get(IMAGE_PATH) if hit.get(SHARD) is None else hit[SHARD])
+        store, mark, _ = name.partition("://")
+        is_reached = not mark or store == "file" or any(place.startswith(f"{store}://") for place in self.places)
+        if not is_reached or name.startswith((*WEB, PIPE)) or "::" in name:
+            return False  # opening a store may connect to it
+        try:
+            table = name.rpartition("#")[0] if is_row(name) else name
+            place = Folder(find_file(table)).place
+        except (OSError, ValueError, StorageError):  # the path is empty, too long, ambiguous, or holds a NUL
+            return False
+        return any(place == root or place.startswith(f"{root}/") for root in self.places)
+
+
+def find_picture(hit: dict[str, Any], roots: Roots | None = None) -> Picture:
+    """Read the picture of a hit: the file, or its place in a tar. With roots, only from below them, never the web."""
     path, shard = hit.get(IMAGE_PATH), hit.get(SHARD)
     if path is None:
         return Picture(None)
+    if roots is not None and not roots.allow(hit):
+        return Picture(None, "it does not lie below a folder whose pictures are served (pictures_below)")
     if str(path if shard is None else shard).startswith(PIPE):
         return Picture(None, "it came through a pipe: command, which only you should run again")
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any
 
@@ -75,11 +75,22 @@ class Searcher:
 
     def embed_picture(self, data: bytes, name: str) -> Query:
         """Embed the bytes of a picture; `name` is what people know it by. Raises QueryError and EncoderError."""
+        return self.embed_pixels(self.read_picture(data, name)[None], [name])[0]
+
+    def read_picture(self, data: bytes, name: str, max_pixels: int | None = None) -> NDArray[np.uint8]:
+        """Return the pixels [size, size, 3] that the model wants of a picture. Raises QueryError and EncoderError."""
         with self.encoding:
             encoder = self.load()
-        pixels = read_query_picture(encoder, data, name, choose_pictures(self.expected))
+        pictures = choose_pictures(self.expected)
+        if max_pixels is not None:
+            pictures = replace(pictures, max_pixels=min(max_pixels, pictures.max_pixels))
+        return read_query_picture(encoder, data, name, pictures)
+
+    def embed_pixels(self, pixels: NDArray[np.uint8], names: Sequence[str]) -> list[Query]:
+        """Embed the pixels [n, size, size, 3] of `read_picture` in one batch. Raises EncoderError."""
         with self.encoding:
-            return Query(name, "image", encoder.encode_images(pixels[None])[0])
+            embeddings = self.load().encode_images(pixels)
+        return [Query(name, "image", embedding) for name, embedding in zip(names, embeddings, strict=True)]
 
     def embed_vector(self, values: NDArray[Any], name: str) -> Query:
         """Return the query of a vector [d] or [1, d]; no model is loaded. Raises QueryError."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 
 from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.folder.build_options import OPTIONS
-from clip_retrieval.layout import FORMAT_VERSION, MANIFEST, IndexFolder, Modality, about_index, read_manifest
+from clip_retrieval.layout import (
+    FORMAT_VERSION,
+    MANIFEST,
+    PICTURES_BELOW,
+    IndexFolder,
+    Modality,
+    about_index,
+    read_manifest,
+)
 from clip_retrieval.search.checksums import FileSums, find_damage
 from clip_retrieval.search.index import read_empty_rows
 from clip_retrieval.search.settings import Settings, can_be_off, parse_settings
@@ -27,6 +35,7 @@ class JoinedManifests:
     empty_rows: NDArray[np.int64]  # ids of the merged index
     row_count: int | None  # None: not every part is in an index folder with a manifest
     encoder: Any
+    pictures_below: list[str]
     settings: Settings  # the slowest of each part
     key: str | None  # None: the parts' json files name several kinds, or none
 
@@ -56,9 +65,15 @@ def join_folders(source: Folder, names: Sequence[str], starts: Sequence[int], mo
         empty_rows=np.concatenate([np.empty(0, np.int64), *empty]),
         row_count=sum(counts) if is_known else None,
         encoder=encoder,
+        pictures_below=list_all_roots(known.values()),
         settings=widest([parse_settings(info.get("index_param") or "") for info in infos]),
         key=keys.pop() if len(keys) == 1 else None,
     )
+
+
+def list_all_roots(manifests: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return where the pictures of all parts lie."""
+    return list(dict.fromkeys(root for manifest in manifests for root in manifest.get(PICTURES_BELOW) or ()))
 
 
 def widest(of_parts: Sequence[Settings]) -> Settings:
@@ -111,6 +126,7 @@ def write_beside(
             "format_version": FORMAT_VERSION,
             "made_by": f"clip-retrieval {__version__}",
             "encoder": manifest.get("encoder") if others else joined.encoder,
+            PICTURES_BELOW: list_all_roots([{PICTURES_BELOW: joined.pictures_below}, manifest if others else {}]),
             "indices": {**others, **({modality: here} if joined.row_count is not None else {})},
             **({OPTIONS: manifest[OPTIONS]} if others and OPTIONS in manifest else {}),
         },

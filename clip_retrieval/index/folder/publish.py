@@ -12,9 +12,18 @@ from numpy.typing import NDArray
 from clip_retrieval.embeddings.vectors import Contents, Vectors
 from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.index.folder.build_options import OPTIONS, kept_options
-from clip_retrieval.layout import FORMAT_VERSION, MODALITIES, IndexFolder, Modality
+from clip_retrieval.layout import (
+    FORMAT_VERSION,
+    MODALITIES,
+    PICTURES_BELOW,
+    EmbeddingsFolder,
+    IndexFolder,
+    Modality,
+    read_manifest,
+)
 from clip_retrieval.revision import Revision
 from clip_retrieval.search.checksums import FileSums
+from clip_retrieval.sources.roots import list_roots
 from clip_retrieval.version import __version__
 
 Infos = Mapping[Modality, Mapping[str, Any]]  # contents of image.json and text.json
@@ -70,13 +79,15 @@ def describe_indices(
 
 
 def make_manifest(
-    encoder: Mapping[str, Any] | None, indices: Mapping[Modality, Mapping[str, Any]], config: IndexConfig
+    source: EmbeddingsFolder, indices: Mapping[Modality, Mapping[str, Any]], config: IndexConfig
 ) -> dict[str, Any]:
-    """Return the manifest: which encoder the embeddings are of, what was built, and with which options."""
+    """Return the manifest: encoder and input of the embeddings, what was built, and with which options."""
+    theirs = read_manifest(source) or {}
     return {
         "format_version": FORMAT_VERSION,
         "made_by": f"clip-retrieval {__version__}",
-        "encoder": encoder,
+        "encoder": theirs.get("encoder"),
+        PICTURES_BELOW: list_roots((theirs.get("options") or {}).get("source") or {}),
         "indices": indices,
         OPTIONS: kept_options(config),
     }

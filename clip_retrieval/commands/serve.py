@@ -1,0 +1,21 @@
+"""The command that serves indices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import click
+
+from clip_retrieval.option_flags import config_options, given_options
+from clip_retrieval.options import build_config
+from clip_retrieval.server.config import BackConfig
+
+
+@click.command()
+@config_options(BackConfig)
+def back(*, arguments: Sequence[object], **options: Mapping[str, object]) -> None:
+    """Serve an index folder, or those of a json file, to clip-retrieval's clients and fronts, and under /v1."""
+    config = build_config(BackConfig, given_options(options), arguments)
+    from clip_retrieval.server.run import run_back
+
+    run_back(config)

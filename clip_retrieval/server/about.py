@@ -1,0 +1,79 @@
+"""Endpoints that are only asked: names of indices, pictures of rows, figures, and what a front has to know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import unquote
+
+from clip_retrieval.server.asking import Asker
+from clip_retrieval.server.config import BackConfig
+from clip_retrieval.server.indices import Indices
+from clip_retrieval.server.legacy import GENERATION, bad, check_generation
+from clip_retrieval.server.messages import TEXT, Header, HttpError, Request, Response, json_response
+from clip_retrieval.server.pictures import media_type
+
+PICTURES = "/v1/pictures/"
+LARGEST_SIDE = 1024
+USUAL_SIDE = 256
+DIGITS_OF_AN_ID = 18
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """What answers a GET."""
+
+    config: BackConfig
+    indices: Indices
+    asker: Asker
+
+    async def list_names(self, request: Request, said: Any) -> Response:  # noqa: ARG002 -- what every endpoint takes
+        return json_response(list(self.indices.served))
+
+    async def list_indices(self, request: Request, said: Any) -> Response:  # noqa: ARG002
+        """Return name, generation, model, dimension, rows and columns of each index."""
+        return json_response({"indices": [generation.describe() for generation in self.indices.all()]})
+
+    async def read_metrics(self, request: Request, said: Any) -> Response:  # noqa: ARG002
+        return Response(*self.asker.metrics.text())
+
+    async def summarize(self, request: Request, said: Any) -> Response:  # noqa: ARG002
+        return Response(self.asker.metrics.summary().encode(), TEXT)
+
+    async def configure_front(self, request: Request, said: Any) -> Response:  # noqa: ARG002
+        """Return what clip-retrieval 2's front reads beside its page."""
+        host = (request.header(b"host") or b"").decode("latin-1")
+        own = f"{request.scope.get('scheme', 'http')}://{host}"
+        backend = self.config.default_backend or own
+        return json_response({"defaultBackend": backend, "defaultIndex": "", "urlColumn": self.config.url_column})
+
+    async def show_picture(self, request: Request, said: Any) -> Response:  # noqa: ARG002
+        """Return the picture of a row: a small JPEG, or with ?original=1 its bytes. Raises HttpError 404."""
+        name, _, row = request.path.removeprefix(PICTURES).rpartition("/")
+        generation = self.indices.get(unquote(name))
+        parameters = request.parameters
+        check_generation(request, generation, parameters.get("generation"))
+        if not (row.isascii() and row.isdigit() and len(row) <= DIGITS_OF_AN_ID):
+            raise bad(f"the id of a row is a whole number, not {row[:50]!r}")
+        is_original = parameters.get("original", "").lower() in ("1", "true")
+        data = await self.asker.picture(
+            generation, int(row), None if is_original else read_side(parameters.get("size"))
+        )
+        kind = None if data is None else media_type(data)
+        if data is None or kind is None:
+            raise HttpError(HTTPStatus.NOT_FOUND, f"row {int(row)} of {generation.name} has no picture that is served")
+        headers: tuple[Header, ...] = (
+            (GENERATION, generation.id.encode()),
+            (b"cache-control", b"private, max-age=3600"),
+        )
+        return Response(data, kind.encode(), headers=headers)
+
+
+def read_side(text: str | None) -> int:
+    """Return the longest side that is asked for. Raises HttpError where it is none."""
+    if text is None:
+        return USUAL_SIDE
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= LARGEST_SIDE):
+        raise bad(f"size is 1 to {LARGEST_SIDE} pixels")
+    return int(text)

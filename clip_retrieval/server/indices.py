@@ -1,0 +1,237 @@
+"""Served indices: an opened build of a folder is a generation, and a newer one takes its place under way."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from clip_retrieval.encoder.base import Encoder
+from clip_retrieval.errors import ClipRetrievalError, StorageError, describe_os_error
+from clip_retrieval.layout import (
+    INDEX_SUFFIX,
+    MANIFEST,
+    METADATA_ARROW,
+    METADATA_FOLDER,
+    MODALITIES,
+    PICTURES_BELOW,
+    SHARD_COLUMNS,
+    IndexFolder,
+    Modality,
+    read_manifest,
+)
+from clip_retrieval.query.pictures import Roots
+from clip_retrieval.query.searcher import Searcher, open_searcher
+from clip_retrieval.search.files import list_indices
+from clip_retrieval.server.config import USUAL_COLUMNS, NamedIndex, ServedConfig
+from clip_retrieval.server.messages import HttpError
+
+logger = logging.getLogger(__name__)
+
+USUAL_MODEL = "ViT-B/32"  # of an index of clip-retrieval 2, which does not name its model
+OPENING_TRIES = 5
+FOOTER_BYTES = 8192  # of a parquet file's end: its footer has the least and largest value of each column
+
+Stamp = tuple[tuple[str, int, int, int], ...]  # name, inode, bytes and time of each file
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Generation:
+    """One build of an index folder, opened. It never changes, and is closed when the last request lets go of it."""
+
+    name: str
+    id: str
+    searchers: Mapping[Modality, Searcher]
+    stamp: Stamp
+    usual_columns: tuple[str, ...]  # metadata columns that clip-retrieval 2's endpoints return
+    columns: tuple[str, ...]  # all that may be returned
+    roots: Roots
+
+    def searcher(self, modality: Modality) -> Searcher:
+        """Return the index of pictures or of texts. Raises HttpError where the folder has none."""
+        found = self.searchers.get(modality)
+        if found is None:
+            there = " and ".join(self.searchers)
+            raise HttpError(HTTPStatus.BAD_REQUEST, f"the index {self.name} has no {modality} index, only {there}")
+        return found
+
+    @property
+    def first(self) -> Searcher:
+        return next(iter(self.searchers.values()))
+
+    def describe(self) -> dict[str, Any]:
+        """Return what requests may know of it."""
+        return {
+            "name": self.name,
+            "generation": self.id,
+            "clip_model": (self.first.expected or {}).get("clip_model") or self.first.config.clip_model,
+            "dimension": self.first.index.dim,
+            "rows": {modality: searcher.index.row_count for modality, searcher in self.searchers.items()},
+            "columns": list(self.columns),
+        }
+
+
+@dataclass
+class EncoderPool:
+    """Models that are open, shared by all searchers that want the same one."""
+
+    known: dict[str, tuple[threading.Lock, list[Encoder]]] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def share(self, searcher: Searcher) -> Searcher:
+        """Return the searcher with the model that an equal one has opened, or will open."""
+        config = searcher.config
+        key = json.dumps([searcher.expected, config.clip_model, config.device, config.clip_cache_path], sort_keys=True)
+        with self.lock:
+            encoding, loaded = self.known.setdefault(key, (searcher.encoding, searcher.loaded))
+        return dataclasses.replace(searcher, encoding=encoding, loaded=loaded)
+
+
+def open_generation(index: NamedIndex, encoders: EncoderPool) -> Generation:
+    """Open an index folder as it is now. Raises ClipRetrievalError where it cannot answer."""
+    folder = IndexFolder(index.folder)
+    for _ in range(OPENING_TRIES):
+        stamp = read_stamp(folder)
+        config = with_usual_model(index.config, folder)
+        found = {
+            modality: encoders.share(
+                open_searcher(folder, dataclasses.replace(config.searcher, modality=modality), workload="query")
+            )
+            for modality in list_indices(folder)
+        }
+        if read_stamp(folder) == stamp:
+            return describe_build(index, folder, found, stamp)
+    raise StorageError(f"{folder.url} changes all the time; try again when it is built")
+
+
+def with_usual_model(config: ServedConfig, folder: IndexFolder) -> ServedConfig:
+    """Return the options with the model that clip-retrieval 2 takes, where neither they nor the folder name one."""
+    if config.clip_model is not None or (read_manifest(folder) or {}).get("encoder"):
+        return config
+    logger.warning("%s does not say of which model it is: %s is taken (see --clip_model)", folder.url, USUAL_MODEL)
+    return dataclasses.replace(config, clip_model=USUAL_MODEL)
+
+
+def describe_build(
+    index: NamedIndex, folder: IndexFolder, searchers: Mapping[Modality, Searcher], stamp: Stamp
+) -> Generation:
+    first, manifest = next(iter(searchers.values())), read_manifest(folder) or {}
+    there = () if first.metadata is None else tuple(first.metadata.schema.names)
+    chosen = index.config.columns_to_return
+    usual = [name for name in there if name not in SHARD_COLUMNS]  # places of files on this machine
+    allowed = tuple(usual if chosen is None else [name for name in chosen if name in there])
+    return Generation(
+        name=index.name,
+        id=digest_build(folder, searchers),
+        searchers=searchers,
+        stamp=stamp,
+        usual_columns=tuple(name for name in (chosen or USUAL_COLUMNS) if name in there),
+        columns=allowed,
+        roots=Roots.of(index.config.pictures_below or manifest.get(PICTURES_BELOW) or ()),
+    )
+
+
+def digest_build(folder: IndexFolder, searchers: Mapping[Modality, Searcher]) -> str:
+    """Return what two builds share only where an id means the same row in both: the same on every machine."""
+    digest = xxhash.xxh3_64()
+    for modality, searcher in searchers.items():
+        digest.update(f"{modality} {searcher.fingerprint}\n".encode())
+    for name, size in folder.sizes(METADATA_FOLDER, ".parquet").items():
+        digest.update(f"{name} {size}\n".encode())
+        if folder.is_local:
+            with folder.open(f"{METADATA_FOLDER}/{name}") as file:
+                file.seek(max(0, size - FOOTER_BYTES))
+                digest.update(file.read())
+    return digest.hexdigest()
+
+
+def read_stamp(folder: IndexFolder) -> Stamp:
+    """Return what tells whether any file of a folder was replaced; empty for other stores than this machine."""
+    if not folder.is_local:
+        return ()
+    root = Path(folder.root)
+    names = [MANIFEST, METADATA_ARROW, *(IndexFolder.index_name(modality) for modality in MODALITIES)]
+    places = [root / name for name in names]
+    places += sorted((root / METADATA_FOLDER).glob("*")) + sorted(root.glob(f"*{INDEX_SUFFIX}/*"))
+    found = []
+    for place in places:
+        try:
+            facts = place.stat()
+        except OSError:
+            continue
+        found.append((str(place), facts.st_ino, facts.st_size, facts.st_mtime_ns))
+    return tuple(found)
+
+
+class ServedIndex:
+    """An index by its name; `current` is its newest build that could be opened."""
+
+    def __init__(self, index: NamedIndex, encoders: EncoderPool) -> None:
+        self.index, self.encoders = index, encoders
+        self.current = open_generation(index, encoders)
+        self.seen = self.refused = self.current.stamp
+
+    def look(self) -> bool:
+        """Open a newer build, once its files have stayed the same for one look; return whether there is one.
+
+        A build that cannot be opened is told of once, and the older one goes on answering.
+        """
+        stamp = read_stamp(IndexFolder(self.index.folder))
+        is_settled, self.seen = stamp == self.seen, stamp
+        if not is_settled or stamp in (self.current.stamp, self.refused):
+            return False
+        try:
+            opened = open_generation(self.index, self.encoders)
+        except (ClipRetrievalError, OSError) as error:
+            said = describe_os_error(error) if isinstance(error, OSError) else str(error)
+            logger.warning("the new build of %s is not served: %s", self.index.folder, said)
+            self.refused = stamp
+            return False
+        is_new = opened.id != self.current.id
+        self.current = opened
+        if is_new:
+            logger.info("%s: a new build is served, generation %s", self.index.name, opened.id)
+        return is_new
+
+
+class Indices:
+    """All served indices, by name and in order."""
+
+    def __init__(self, indices: Sequence[NamedIndex]) -> None:
+        encoders = EncoderPool()
+        self.served = {index.name: ServedIndex(index, encoders) for index in indices}
+        self.is_closed = threading.Event()
+
+    def get(self, name: object) -> Generation:
+        """Return the index of this name, the first one for None. Raises HttpError 404."""
+        if name is None:
+            return next(iter(self.served.values())).current
+        if not isinstance(name, str) or name not in self.served:
+            there = ", ".join(self.served)
+            raise HttpError(HTTPStatus.NOT_FOUND, f"there is no index {str(name)[:100]!r}; there are {there}")
+        return self.served[name].current
+
+    def all(self) -> list[Generation]:
+        return [served.current for served in self.served.values()]
+
+    def watch(self, seconds: float) -> None:
+        """Look for new builds every few seconds, in a thread of their own, until `close`."""
+
+        def run() -> None:
+            while not self.is_closed.wait(seconds):
+                for served in self.served.values():
+                    served.look()
+
+        if seconds > 0:
+            threading.Thread(target=run, name="reload", daemon=True).start()
+
+    def close(self) -> None:
+        self.is_closed.set()

@@ -1,0 +1,150 @@
+"""Bounded queues before worker threads: what waits is taken as one batch, and never waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Generic, TypeVar
+
+from clip_retrieval.search.cores import of_one_thread
+from clip_retrieval.server.messages import Header, HttpError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+RETRY_AFTER: tuple[Header, ...] = ((b"retry-after", b"1"),)
+
+
+def too_busy() -> HttpError:
+    return HttpError(HTTPStatus.TOO_MANY_REQUESTS, "too many requests are waiting; try again in a second", RETRY_AFTER)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaneSize:
+    """How much work a lane holds: threads, items that may wait, items that a thread takes at once."""
+
+    threads: int = 1
+    most_waiting: int = 64
+    most_at_once: int = 32
+
+
+@dataclass(eq=False)
+class Job(Generic[T, R]):
+    """An item that waits, and the future of whoever waits for it; cancelled where the client is gone."""
+
+    item: T
+    future: asyncio.Future[R]
+    since: float = field(default_factory=time.monotonic)
+
+
+class Lane(Generic[T, R]):
+    """Hands items to threads, and their results back to the event loop they came from.
+
+    `work` takes a batch and returns a result or an error for each item. Where it raises, each item is tried alone, so
+    that a bad one fails alone; no error ends a thread.
+    """
+
+    def __init__(self, name: str, work: Callable[[Sequence[T]], Sequence[R | Exception]], size: LaneSize) -> None:
+        self.name, self.work, self.size = name, work, size
+        self.waiting: deque[Job[T, R]] = deque()
+        self.changed = threading.Condition()
+        self.begun: dict[int, float] = {}  # thread -> when it took its batch
+        self.is_closed = False
+        self.threads = [
+            threading.Thread(target=self.run, name=f"{name}-{number}", daemon=True) for number in range(size.threads)
+        ]
+        for thread in self.threads:
+            thread.start()
+
+    async def do(self, item: T) -> R:
+        """Return the result of an item. Raises HttpError 429 where too many wait, and what `work` says of the item."""
+        if len(self.waiting) >= self.size.most_waiting or self.is_closed:
+            raise too_busy()
+        job: Job[T, R] = Job(item, asyncio.get_running_loop().create_future())
+        with self.changed:
+            self.waiting.append(job)
+            self.changed.notify()
+        return await job.future
+
+    def run(self) -> None:
+        with of_one_thread():  # each thread is one of several that search
+            while (jobs := self.take()) is not None:
+                results = self.results([job.item for job in jobs])
+                self.begun.pop(threading.get_ident(), None)
+                self.deliver(jobs, results)
+
+    def take(self) -> list[Job[T, R]] | None:
+        """Wait for work, and return all that waits, up to a batch; None at the end. Cancelled jobs are dropped."""
+        with self.changed:
+            while True:
+                while not self.waiting:
+                    if self.is_closed:
+                        return None
+                    self.changed.wait()
+                jobs = [self.waiting.popleft() for _ in range(min(len(self.waiting), self.size.most_at_once))]
+                if wanted := [job for job in jobs if not job.future.cancelled()]:
+                    self.begun[threading.get_ident()] = time.monotonic()
+                    return wanted
+
+    def results(self, items: Sequence[T]) -> Sequence[R | Exception]:
+        try:
+            return self.work(items)
+        except Exception as error:  # whatever it is, it belongs to an answer  # noqa: BLE001
+            if len(items) == 1:
+                return [error]
+        return [self.results([item])[0] for item in items]
+
+    def deliver(self, jobs: Sequence[Job[T, R]], results: Sequence[R | Exception]) -> None:
+        """Give the results back, with one call into the event loop for each loop there is."""
+        loops: dict[asyncio.AbstractEventLoop, list[tuple[Job[T, R], R | Exception]]] = {}
+        for job, result in zip(jobs, results, strict=True):
+            loops.setdefault(job.future.get_loop(), []).append((job, result))
+        for loop, pairs in loops.items():
+            try:
+                loop.call_soon_threadsafe(settle_all, pairs)
+            except RuntimeError:  # the loop was closed: the server has ended
+                continue
+
+    def seconds_behind(self) -> float:
+        """Return how long the oldest batch in work, or the oldest item that waits, has been there."""
+        now = time.monotonic()
+        first = [job.since for job in list(self.waiting)[:1]]
+        return max((now - begun for begun in [*self.begun.values(), *first]), default=0.0)
+
+    def is_alive(self) -> bool:
+        return all(thread.is_alive() for thread in self.threads)
+
+    def close(self) -> None:
+        with self.changed:
+            self.is_closed = True
+            self.changed.notify_all()
+
+
+def settle_all(pairs: Sequence[tuple[Job[T, R], R | Exception]]) -> None:
+    for job, result in pairs:
+        if job.future.done():
+            continue  # cancelled
+        if isinstance(result, Exception):
+            job.future.set_exception(result)
+        else:
+            job.future.set_result(result)
+
+
+def one_by_one(work: Callable[[T], R]) -> Callable[[Sequence[T]], Sequence[R | Exception]]:
+    """Return the work of a lane whose items have nothing in common."""
+
+    def run(items: Sequence[T]) -> Sequence[R | Exception]:
+        results: list[R | Exception] = []
+        for item in items:
+            try:
+                results.append(work(item))
+            except Exception as error:  # belongs to the answer of its item  # noqa: BLE001
+                results.append(error)
+        return results
+
+    return run

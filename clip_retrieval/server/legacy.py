@@ -1,0 +1,165 @@
+"""The endpoints of clip-retrieval 2, as its client and its front send and expect them: /knn-service and /metadata."""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64decode
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import numpy as np
+
+from clip_retrieval.layout import Modality
+from clip_retrieval.query.config import SelectionConfig
+from clip_retrieval.query.embed import Query
+from clip_retrieval.query.searcher import Searcher
+from clip_retrieval.query.selection import NEAR_DUPLICATE
+from clip_retrieval.server.asking import Ask, Asker, Fetch
+from clip_retrieval.server.config import BackConfig
+from clip_retrieval.server.indices import Generation, Indices
+from clip_retrieval.server.messages import HttpError, Request, Response, json_response
+
+GENERATION = b"index-generation"  # header of answers, and of requests that want this build and no other
+LARGEST_ID = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A query, and the length of its vector: clip-retrieval 2 does not normalize what it is sent."""
+
+    query: Query
+    length: float = 1.0
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """What answers the clients of clip-retrieval 2."""
+
+    config: BackConfig
+    indices: Indices
+    asker: Asker
+
+    async def knn_service(self, request: Request, body: Any) -> Response:
+        """Search by a text, a picture, a url or a vector: a list of hits, best first."""
+        with self.asker.metrics.timing("full_knn_request_time"):
+            return await self.find(request, as_object(body))
+
+    async def find(self, request: Request, said: dict[str, Any]) -> Response:
+        generation = self.indices.get(said.get("indice_name"))
+        check_generation(request, generation)
+        modality: Modality = "image" if said.get("modality", "image") == "image" else "text"
+        searcher = generation.searcher(modality)
+        shown = self.read_count(said, "num_images", None)
+        count = max(shown, self.read_count(said, "num_result_ids", shown))
+        embedded = await self.embed(said, searcher)
+        ask = Ask(
+            searcher,
+            (embedded.query,),
+            SelectionConfig(num_results=max(1, count)),
+            NEAR_DUPLICATE if read_flag(said, "deduplicate") else None,
+        )
+        (answer,) = await self.asker.ask(ask)
+        found = answer.pick(slice(count)).found
+        rows = await self.asker.rows(Fetch(generation, found.ids[:shown], generation.usual_columns))
+        scores = (found.scores * embedded.length).tolist()
+        own = [{"id": row_id, "similarity": score} for row_id, score in zip(found.ids.tolist(), scores, strict=True)]
+        return answer_with(generation, [row | ids for row, ids in zip(rows, own, strict=False)] + own[len(rows) :])
+
+    async def metadata(self, request: Request, body: Any) -> Response:
+        """Return the metadata of rows by their ids, with thumbnails."""
+        said = as_object(body)
+        generation = self.indices.get(said.get("indice_name"))
+        check_generation(request, generation, said.get("generation"))
+        ids = self.read_ids(said.get("ids"), generation)
+        rows = await self.asker.rows(Fetch(generation, ids, generation.usual_columns))
+        listed = [{"id": row_id, "metadata": row} for row_id, row in zip(ids.tolist(), rows, strict=True)]
+        return answer_with(generation, listed)
+
+    async def embed(self, said: dict[str, Any], searcher: Searcher) -> Embedded:
+        """Embed what is asked with: the first of text, image, image_url and embedding_input that there is."""
+        for name, kind in (("text", str), ("image", str), ("image_url", str), ("embedding_input", list)):
+            value = said.get(name)
+            if value is not None and not isinstance(value, kind):
+                raise bad(f"{name} is a {'text' if kind is str else 'list of numbers'}, not a {type(value).__name__}")
+        if said.get("text"):
+            return Embedded(await self.asker.embed_text(searcher, said["text"]))
+        if said.get("image"):
+            return Embedded(await self.asker.embed_picture(searcher, read_base64(said["image"])))
+        if said.get("image_url"):
+            return Embedded(await self.asker.embed_picture(searcher, await self.asker.fetch_picture(said["image_url"])))
+        if said.get("embedding_input"):
+            return embed_values(searcher, said["embedding_input"])
+        raise bad("give one of text, image (base64), image_url and embedding_input")
+
+    def read_count(self, said: dict[str, Any], name: str, usual: int | None) -> int:
+        """Return a number of hits; raises HttpError where it is none, or more than max_results."""
+        value = said.get(name)
+        value = usual if value is None else value
+        if isinstance(value, str) and value.isdecimal() and len(value) < 20:
+            value = int(value)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise bad(f"{name} is a number of hits, not {str(value)[:50]}")
+        return min(value, self.config.limits.max_results)
+
+    def read_ids(self, ids: Any, generation: Generation) -> np.ndarray[Any, np.dtype[np.int64]]:
+        if not isinstance(ids, list) or not all(type(row_id) is int for row_id in ids):
+            raise bad("ids is a list of whole numbers")
+        if len(ids) > self.config.limits.max_results:
+            raise bad(f"{len(ids):,} ids are more than one request may have, {self.config.limits.max_results:,}")
+        row_count = 0 if generation.first.metadata is None else generation.first.metadata.row_count
+        wrong = next((row_id for row_id in ids if not 0 <= row_id < row_count), None)
+        if wrong is not None:
+            raise bad(f"there is no row {str(wrong)[:30]}; ids are 0 to {row_count - 1:,}")
+        return np.array(ids, np.int64)
+
+
+def as_object(body: Any) -> dict[str, Any]:
+    if not isinstance(body, dict):
+        raise bad(f"the body is a JSON {type(body).__name__}, not an object")
+    return body
+
+
+def embed_values(searcher: Searcher, values: list[Any]) -> Embedded:
+    """Return a vector of a request as a query. Raises HttpError where it is no list of numbers, or of another size."""
+    try:
+        vector = np.asarray(values)
+    except (ValueError, OverflowError) as error:
+        raise bad("embedding_input is no list of numbers") from error
+    if vector.ndim != 1 or vector.dtype.kind not in "fiu":
+        raise bad("embedding_input is no list of numbers")
+    query = searcher.embed_vector(vector, "embedding_input")
+    return Embedded(query, float(np.linalg.norm(vector.astype(np.float64))))
+
+
+def read_base64(text: str) -> bytes:
+    """Return the bytes of base64, with or without the beginning of a data url."""
+    try:
+        return b64decode(text.partition(",")[2] if text.startswith("data:") else text)
+    except (binascii.Error, ValueError) as error:
+        raise bad("the picture is no base64") from error
+
+
+def read_flag(said: dict[str, Any], name: str) -> bool:
+    value = said.get(name)
+    return value if isinstance(value, bool) else str(value).lower() in ("true", "1")
+
+
+def check_generation(request: Request, generation: Generation, asked: Any = None) -> None:
+    """Refuse ids of an older build: they may be other rows now. Raises HttpError 409."""
+    header = request.header(GENERATION)
+    asked = header.decode("latin-1") if header is not None and asked is None else asked
+    if asked is not None and asked != generation.id:
+        raise HttpError(
+            HTTPStatus.CONFLICT,
+            f"the index {generation.name} was built anew: its generation is {generation.id}, not {str(asked)[:50]}",
+            ((GENERATION, generation.id.encode()),),
+        )
+
+
+def answer_with(generation: Generation, value: object) -> Response:
+    return json_response(value, headers=((GENERATION, generation.id.encode()),))
+
+
+def bad(message: str) -> HttpError:
+    return HttpError(HTTPStatus.BAD_REQUEST, message)

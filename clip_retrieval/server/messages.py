@@ -1,0 +1,135 @@
+"""Requests, responses and errors of the server: as little as ASGI needs, since a framework costs more than a search."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import parse_qs
+
+import msgspec
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Header = tuple[bytes, bytes]
+
+JSON, TEXT, HTML = b"application/json", b"text/plain; charset=utf-8", b"text/html; charset=utf-8"
+SECONDS_FOR_A_BODY = 20.0  # from the first byte to the last
+
+
+class HttpError(Exception):
+    """An answer other than the one that was asked for; the message is shown to whoever asked."""
+
+    def __init__(self, status: int, message: str, headers: tuple[Header, ...] = ()) -> None:
+        super().__init__(message)
+        self.status, self.message, self.headers = status, message, headers
+
+
+class GoneError(Exception):
+    """The client has hung up; there is nobody to answer."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """What is answered."""
+
+    body: bytes
+    content_type: bytes = JSON
+    status: int = HTTPStatus.OK
+    headers: tuple[Header, ...] = field(default=())
+
+
+class Request:
+    """One request; its body is read when it is asked for."""
+
+    __slots__ = ("method", "path", "receive", "scope")
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.scope, self.receive = scope, receive
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+
+    def header(self, name: bytes) -> bytes | None:
+        """Return a header by its name in small letters; the first where there are several."""
+        return next((value for key, value in self.scope["headers"] if key == name), None)
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """Return the query string's values by name, the last where there are several."""
+        text = self.scope.get("query_string", b"").decode("latin-1")
+        return {name: values[-1] for name, values in parse_qs(text, keep_blank_values=True, max_num_fields=32).items()}
+
+    async def body(self, most_bytes: int) -> bytes:
+        """Return the whole body; raises HttpError where it is too large or too slow, GoneError where it breaks off."""
+        said = self.header(b"content-length")
+        if said is not None and (not said.isdigit() or int(said) > most_bytes):
+            raise too_large(most_bytes)
+        try:
+            async with asyncio.timeout(SECONDS_FOR_A_BODY):
+                return await self.read_parts(most_bytes)
+        except TimeoutError as error:
+            raise HttpError(HTTPStatus.REQUEST_TIMEOUT, "the body did not come in time", CLOSING) from error
+
+    async def read_parts(self, most_bytes: int) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise GoneError
+            part = message.get("body", b"")
+            size += len(part)
+            if size > most_bytes:
+                raise too_large(most_bytes)
+            if not message.get("more_body", False):
+                return b"".join([*parts, part]) if parts else part
+            parts.append(part)
+
+    async def wait_until_gone(self) -> None:
+        """Return when the client hangs up; to be called after the body was read."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+
+
+CLOSING: tuple[Header, ...] = ((b"connection", b"close"),)  # what is left of the body is not read
+
+
+def too_large(most_bytes: int) -> HttpError:
+    return HttpError(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body has more than {most_bytes:,} bytes (max_body_bytes)", CLOSING
+    )
+
+
+def json_response(value: object, status: int = HTTPStatus.OK, headers: tuple[Header, ...] = ()) -> Response:
+    return Response(msgspec.json.encode(value), JSON, status, headers)
+
+
+def error_response(error: HttpError) -> Response:
+    return json_response({"message": error.message}, error.status, error.headers)
+
+
+def parse_json(body: bytes) -> Any:
+    """Return the JSON of a body, whatever its content type says; raises HttpError where it is none."""
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise HttpError(HTTPStatus.BAD_REQUEST, f"the body is no valid JSON: {explain(error)}") from error
+
+
+def explain(error: Exception) -> str:
+    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+async def send_response(send: Send, response: Response, more: tuple[Header, ...], *, has_body: bool) -> None:
+    """Send a response; `more` are headers of every answer. HEAD has the headers alone."""
+    headers = [
+        (b"content-type", response.content_type),
+        (b"content-length", str(len(response.body)).encode()),
+        *response.headers,
+        *more,
+    ]
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": response.body if has_body else b""})

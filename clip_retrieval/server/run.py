@@ -1,0 +1,225 @@
+"""The whole of `back`: indices opened, lanes and endpoints joined to an application, and served until it is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clip_retrieval.errors import ConfigError
+from clip_retrieval.process.interrupts import hearing_stop
+from clip_retrieval.server import about, legacy, openapi, v1
+from clip_retrieval.server.app import Access, App, Handler, Route, Routes
+from clip_retrieval.server.asking import Asker
+from clip_retrieval.server.config import AccessConfig, BackConfig, list_served
+from clip_retrieval.server.health import Health
+from clip_retrieval.server.indices import Indices
+from clip_retrieval.server.metrics import Metrics
+from clip_retrieval.server.static import OURS, read_front, serve_file
+
+logger = logging.getLogger(__name__)
+
+SHORTEST_KEY = 16
+IDLE_SECONDS = 75  # of a connection between requests; proxies keep theirs for 60
+BACKLOG = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """An application with the threads below it."""
+
+    app: App
+    indices: Indices
+    asker: Asker
+    health: Health
+
+    def close(self) -> None:
+        self.indices.close()
+        self.asker.close()
+
+
+def open_server(config: BackConfig) -> Served:
+    """Open the indices and what answers for them. Raises ClipRetrievalError."""
+    keys = read_keys(config.access.api_key_file)
+    files = read_front(Path(config.front_folder).expanduser() if config.front_folder else OURS)
+    indices = Indices(list_served(config))
+    metrics = Metrics()
+    asker = Asker(config, metrics)
+    metrics.watch(asker.gauges)
+    health = Health(indices, asker, config.limits.request_timeout)
+    routes = Routes(
+        exact=list_routes(config, indices, asker, health),
+        beginnings={about.PICTURES: get(about.Endpoints(config, indices, asker).show_picture)},
+        files=lambda request: serve_file(files, request),
+        is_our_front=config.front_folder is None,
+    )
+    indices.watch(config.reload_seconds)
+    return Served(App(routes, Access(config.access, keys), config.limits, metrics), indices, asker, health)
+
+
+def list_routes(
+    config: BackConfig, indices: Indices, asker: Asker, health: Health
+) -> Mapping[str, Mapping[str, Route]]:
+    """Return what answers each path."""
+    old, new, seen = (part.Endpoints(config, indices, asker) for part in (legacy, v1, about))
+    assert isinstance(old, legacy.Endpoints)
+    assert isinstance(new, v1.Endpoints)
+    assert isinstance(seen, about.Endpoints)
+    return {
+        "/indices-list": get(seen.list_names),
+        "/knn-service": post(old.knn_service),
+        "/metadata": post(old.metadata),
+        "/metrics": get(seen.read_metrics),
+        "/metrics-summary": get(seen.summarize),
+        "/config.json": get(seen.configure_front, is_open=True),
+        "/healthz": get(health.alive, is_open=True),
+        "/readyz": get(health.ready, is_open=True),
+        "/v1/search": post(new.search),
+        "/v1/embed": post(new.embed),
+        "/v1/embeddings": post(new.embed),
+        "/v1/indices": get(seen.list_indices),
+        "/v1/openapi.json": get(openapi.answer(openapi.as_json()), is_open=True),
+        "/v1/docs": get(openapi.answer(openapi.as_page()), is_open=True),
+    }
+
+
+def get(handler: Handler, *, is_open: bool = False) -> dict[str, Route]:
+    return {"GET": Route(handler=handler, is_open=is_open)}
+
+
+def post(handler: Handler) -> dict[str, Route]:
+    return {"POST": Route(handler=handler)}
+
+
+def read_keys(path: str | None) -> list[bytes]:
+    """Return the keys in a file, one a line; lines that begin with # are none. Raises ConfigError."""
+    if path is None:
+        return []
+    try:
+        lines = Path(path).expanduser().read_bytes().splitlines()
+    except OSError as error:
+        raise ConfigError(f"api_key_file {path} cannot be read: {error.strerror or error}") from error
+    keys = [line.strip() for line in lines if line.strip() and not line.startswith(b"#")]
+    if not keys:
+        raise ConfigError(f"api_key_file {path} holds no key; write one in a line")
+    if any(len(key) < SHORTEST_KEY for key in keys):
+        raise ConfigError(
+            f"a key in {path} is shorter than {SHORTEST_KEY} characters; make it with `openssl rand -hex 32`"
+        )
+    return keys
+
+
+@dataclass(frozen=True)
+class Listening:
+    """A server that listens, for whoever started it."""
+
+    url: str
+    served: Served
+
+
+@contextmanager
+def listening(config: BackConfig) -> Iterator[Listening]:
+    """Serve in a thread while the block runs, then stop: requests under way get `grace_seconds`."""
+    sock = bind(config.access)
+    with sock:
+        served = open_server(config)
+        server = make_server(config, served.app)
+        thread = threading.Thread(target=run_server, args=(server, sock), name="server")
+        thread.start()
+        try:
+            with_tls = config.access.ssl_certfile is not None
+            host, port = sock.getsockname()[:2]
+            yield Listening(f"http{'s' * with_tls}://{f'[{host}]' if ':' in host else host}:{port}", served)
+        finally:
+            server.should_exit = True
+            thread.join()
+            served.close()
+
+
+def make_server(config: BackConfig, app: App) -> Any:
+    """Return uvicorn's server. Raises ConfigError where it is not installed, or the certificate is none."""
+    try:
+        import uvicorn
+    except ImportError as error:
+        raise ConfigError("back needs uvicorn: pip install 'clip-retrieval[serve]'") from error
+    access = config.access
+    about_server = uvicorn.Config(
+        app,
+        lifespan="off",
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=IDLE_SECONDS,
+        timeout_graceful_shutdown=int(max(1, config.limits.grace_seconds)),
+        ssl_certfile=access.ssl_certfile,
+        ssl_keyfile=access.ssl_keyfile,
+    )
+    try:
+        about_server.load()
+    except OSError as error:  # ssl.SSLError among them
+        raise ConfigError(
+            f"{access.ssl_certfile} cannot be used as a certificate: {error.strerror or error}"
+        ) from error
+    return uvicorn.Server(about_server)
+
+
+def run_server(server: Any, sock: socket.socket) -> None:
+    """Run uvicorn with an event loop of its own."""
+    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+        runner.run(server.serve(sockets=[sock]))
+
+
+def bind(config: AccessConfig) -> socket.socket:
+    """Return a socket that is bound, but does not listen yet. Raises ConfigError where the address cannot be had."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((config.host, config.port))
+    except OSError as error:
+        sock.close()
+        why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be had ({error.strerror or error})"
+        raise ConfigError(f"port {config.port} of {config.host} {why}; name another --port, or 0 for any") from error
+    return sock
+
+
+def run_back(config: BackConfig) -> None:
+    """Serve until a signal says stop."""
+    with hearing_stop() as stop, listening(config) as server:
+        for generation in server.served.indices.all():
+            logger.info("%s: %s", generation.name, describe(generation.describe()))
+            if not generation.roots.places:
+                logger.info("%s: no pictures are served; say with --pictures_below where they lie", generation.name)
+        logger.info("%s answers; its pages are at %s/v1/docs", server.url, server.url)
+        warm_up(server.served)
+        stop.wait()
+        logger.info("stopping: requests under way are answered first")
+
+
+def describe(about_index: Mapping[str, Any]) -> str:
+    rows = ", ".join(f"{count:,} {modality} rows" for modality, count in about_index["rows"].items())
+    return f"{rows}, {about_index['clip_model']}, generation {about_index['generation']}"
+
+
+def warm_up(served: Served) -> None:
+    """Open the models now, so that no first request waits for them; one that cannot be opened is told of."""
+
+    def open_models() -> None:
+        for generation in served.indices.all():
+            try:
+                with generation.first.encoding:
+                    generation.first.load()
+            except Exception as error:  # only texts and pictures need it, and say so  # noqa: BLE001
+                logger.warning("%s: texts and pictures cannot be asked with: %s", generation.name, error)
+
+    threading.Thread(target=open_models, name="warm-up", daemon=True).start()

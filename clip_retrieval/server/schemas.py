@@ -1,0 +1,125 @@
+"""Shapes of requests and answers for the OpenAPI document, as far as no message class has them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+TEXT: dict[str, Any] = {"type": "string"}
+NUMBER: dict[str, Any] = {"type": "number"}
+COUNT: dict[str, Any] = {"type": "integer", "minimum": 0}
+
+
+def nullable(kind: str, description: str, **more: Any) -> dict[str, Any]:
+    return {"type": [kind, "null"], "description": description, **more}
+
+
+def record(properties: dict[str, Any], required: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(required)}
+
+
+def listing(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items}
+
+
+ERROR = record({"message": {"type": "string", "description": "What is wrong, in a sentence."}}, ("message",))
+METADATA: dict[str, Any] = {"type": "object", "description": "Columns of the metadata that have a value."}
+GENERATION = {"type": "string", "description": "The build of the index; it changes when ids may mean other rows."}
+
+KNN_REQUEST = record(
+    {
+        "text": nullable("string", "Asks with a text; the first of the four inputs that there is counts."),
+        "image": nullable("string", "Asks with a picture, as base64."),
+        "image_url": nullable("string", "Asks with the picture at a url, where the server was allowed to fetch some."),
+        "embedding_input": nullable("array", "Asks with a vector.", items=NUMBER),
+        "modality": {"type": "string", "description": "image: among pictures; anything else: among captions."},
+        "num_images": {**COUNT, "description": "Hits with metadata."},
+        "num_result_ids": nullable("integer", "Hits in all; those after num_images have id and similarity only."),
+        "indice_name": nullable("string", "Which index; null: the first."),
+        "deduplicate": {
+            "type": "boolean",
+            "default": False,
+            "description": "Leave out near-duplicates of better hits.",
+        },
+        "use_mclip": {"type": "boolean", "description": "Ignored."},
+        "use_safety_model": {"type": "boolean", "description": "Ignored: there is no such model."},
+        "use_violence_detector": {"type": "boolean", "description": "Ignored: there is no such model."},
+        "aesthetic_score": {"description": "Ignored."},
+        "aesthetic_weight": {"description": "Ignored."},
+    },
+    ("num_images",),
+)
+METADATA_REQUEST = record(
+    {
+        "ids": {**listing({"type": "integer"}), "description": "Rows of the index."},
+        "indice_name": nullable("string", "Which index; null: the first."),
+        "generation": nullable("string", "The build that the ids are of; another one is refused with 409."),
+    },
+    ("ids",),
+)
+HIT = record(
+    {
+        "rank": COUNT,
+        "id": COUNT,
+        "similarity": NUMBER,
+        "metadata": METADATA,
+        "surprise": {**NUMBER, "description": "Rows that chance would have put as high; with `surprise` only."},
+        "embedding": {"description": "With `embeddings` only: numbers, or base64 of float32 in little-endian order."},
+    },
+    ("rank", "id", "similarity", "metadata"),
+)
+ANSWER = record(
+    {
+        "query": TEXT,
+        "kind": TEXT,
+        "hits": listing(HIT),
+        "how": {**listing(TEXT), "description": "How the hits were found, where that is not plain."},
+        "warning": {"type": "string", "description": "Words that the model does not know."},
+    },
+    ("query", "kind", "hits", "how"),
+)
+EMBEDDING = record({"object": TEXT, "index": COUNT, "embedding": {}}, ("object", "index", "embedding"))
+ABOUT_INDEX = record(
+    {
+        "name": TEXT, "generation": GENERATION, "clip_model": {"type": ["string", "null"]}, "dimension": COUNT,
+        "rows": {"type": "object", "description": "Rows of each index, image and text."}, "columns": listing(TEXT),
+    }
+)  # fmt: skip
+RESULTS: dict[str, Any] = {
+    "search_result": record(
+        {"index": TEXT, "generation": GENERATION, "results": listing(ANSWER)}, ("index", "generation", "results")
+    ),
+    "embed_result": record(
+        {"object": TEXT, "data": listing(EMBEDDING), "model": {"type": ["string", "null"]}}, ("object", "data")
+    ),
+    "knn_service_result": listing(record({"id": COUNT, "similarity": NUMBER, "image": TEXT}, ("id", "similarity"))),
+    "metadata_result": listing(record({"id": COUNT, "metadata": METADATA}, ("id", "metadata"))),
+    "indices_result": record({"indices": listing(ABOUT_INDEX)}, ("indices",)),
+    "indices_list_result": listing(TEXT),
+}
+PARAMETERS: dict[str, list[dict[str, Any]]] = {
+    "/v1/pictures/{index}/{id}": [
+        {"name": "index", "in": "path", "required": True, "schema": TEXT, "description": "Name of the index."},
+        {"name": "id", "in": "path", "required": True, "schema": COUNT, "description": "Row of the index."},
+        {
+            "name": "size", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 1024},
+            "description": "Longest side in pixels.",
+        },
+        {
+            "name": "original", "in": "query", "schema": {"type": "string", "enum": ["1", "true"]},
+            "description": "The bytes as they lie in their file.",
+        },
+        {"name": "generation", "in": "query", "schema": TEXT, "description": "The build that the id is of."},
+    ]
+}  # fmt: skip
+EXAMPLES: dict[str, Any] = {
+    "/v1/search": {
+        "queries": ["beach - people", [{"text": "a dog"}, {"id": 17, "weight": 0.5}]],
+        "limit": 10,
+        "where": "width >= 512",
+        "deduplicate": 0.94,
+    },
+    "/v1/embed": {"input": ["a dog", "a cat"]},
+    "/v1/embeddings": {"input": "a dog", "encoding_format": "base64"},
+    "/knn-service": {"text": "a dog", "modality": "image", "num_images": 20, "indice_name": None},
+    "/metadata": {"ids": [0, 1], "indice_name": None},
+}

@@ -1,0 +1,58 @@
+"""Files of a web front, read once at the start: a request names a key of a dictionary, never a path."""
+
+from __future__ import annotations
+
+import hashlib
+import mimetypes
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+
+from clip_retrieval.errors import ConfigError
+from clip_retrieval.server.messages import HttpError, Request, Response
+
+LARGEST_FRONT = 64 << 20  # bytes of all its files
+INDEX = "index.html"
+OURS = Path(__file__).parent / "front"
+
+
+@dataclass(frozen=True)
+class File:
+    body: bytes
+    media_type: bytes
+    tag: bytes
+
+
+def read_front(folder: Path) -> dict[str, File]:
+    """Return the files below a folder by their paths from it; hidden ones and links that lead out are left out."""
+    if not (folder / INDEX).is_file():
+        raise ConfigError(f"{folder} holds no {INDEX}; name the folder that a front was built into")
+    root, files, total = folder.resolve(), {}, 0
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root)
+        if not path.is_file() or not path.resolve().is_relative_to(root) or any(part[0] == "." for part in name.parts):
+            continue
+        total += path.stat().st_size
+        if total > LARGEST_FRONT:
+            raise ConfigError(f"{folder} has more than {LARGEST_FRONT >> 20} MiB; is it a front?")
+        files[name.as_posix()] = read_file(path)
+    return files
+
+
+def read_file(path: Path) -> File:
+    body = path.read_bytes()
+    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    is_text = kind.startswith("text/") or kind in ("application/javascript", "application/json")
+    media_type = f"{kind}; charset=utf-8" if is_text else kind
+    return File(body, media_type.encode(), f'"{hashlib.sha256(body).hexdigest()[:32]}"'.encode())
+
+
+def serve_file(files: dict[str, File], request: Request) -> Response:
+    """Return a file of the front. Raises HttpError 404."""
+    file = files.get(request.path.lstrip("/") or INDEX)
+    if file is None:
+        raise HttpError(HTTPStatus.NOT_FOUND, f"there is nothing at {request.path[:200]}")
+    tags = ((b"etag", file.tag), (b"cache-control", b"no-cache"))
+    if request.header(b"if-none-match") == file.tag:
+        return Response(b"", file.media_type, HTTPStatus.NOT_MODIFIED, tags)
+    return Response(file.body, file.media_type, headers=tags)

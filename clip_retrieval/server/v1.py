@@ -1,0 +1,244 @@
+"""/v1: what `filter` can ask, over HTTP: sums of texts, pictures, rows and vectors, conditions, diversity, surprise."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import msgspec
+import numpy as np
+
+from clip_retrieval.errors import ConfigError, QueryError
+from clip_retrieval.json_files import describe
+from clip_retrieval.layout import Modality
+from clip_retrieval.query.answer import Answer
+from clip_retrieval.query.config import SelectionConfig
+from clip_retrieval.query.embed import Query, add_up
+from clip_retrieval.query.searcher import Searcher
+from clip_retrieval.query.terms import parse_words
+from clip_retrieval.server.asking import Ask, Asker, Fetch
+from clip_retrieval.server.config import BackConfig
+from clip_retrieval.server.indices import Generation, Indices
+from clip_retrieval.server.legacy import answer_with, bad, check_generation, embed_values, read_base64
+from clip_retrieval.server.messages import Request, Response
+
+MOST_TERMS = 32  # of one query
+LONGEST_TEXT = 10_000  # characters; models see some 300 of them
+
+Encoding = Literal["float", "base64"]
+T = TypeVar("T")
+
+
+class Term(msgspec.Struct, forbid_unknown_fields=True):
+    """A part of a query: one of text, image, image_url, embedding and id, and how much it counts."""
+
+    text: str | None = None
+    image: str | None = None
+    image_url: str | None = None
+    embedding: list[float] | None = None
+    id: int | None = None
+    weight: float = 1.0
+
+
+class SearchRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """What /v1/search takes. Each query is a text ("beach - people"), or a list of terms that are added up."""
+
+    queries: list[str | list[Term]]
+    index: str | None = None
+    modality: Modality = "image"
+    limit: int = 20
+    offset: int = 0
+    threshold: float | None = None
+    where: str | None = None
+    surprise: float | None = None
+    deduplicate: float | None = None
+    diverse: float | None = None
+    columns: list[str] | None = None
+    thumbnails: bool = False
+    embeddings: bool = False
+    encoding_format: Encoding = "float"
+    generation: str | None = None
+
+
+class Picture(msgspec.Struct, forbid_unknown_fields=True):
+    """A picture to embed, as base64."""
+
+    image: str
+
+
+class EmbedRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """What /v1/embed takes, as OpenAI's embeddings endpoint does: texts, and pictures beside them."""
+
+    input: str | list[str | Picture]
+    model: str | None = None
+    index: str | None = None
+    encoding_format: Encoding = "float"
+    user: str | None = None
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """What answers under /v1."""
+
+    config: BackConfig
+    indices: Indices
+    asker: Asker
+
+    async def search(self, request: Request, body: Any) -> Response:
+        """Search with one query or several: a list of hits for each, and how they were found."""
+        said = convert(body, SearchRequest)
+        generation = self.indices.get(said.index)
+        check_generation(request, generation, said.generation)
+        searcher = generation.searcher(said.modality)
+        selection = self.read_selection(said)
+        queries = await asyncio.gather(*[self.embed_query(query, searcher) for query in said.queries])
+        answers = await self.asker.ask(Ask(searcher, tuple(queries), selection))
+        shown = [answer.pick(slice(said.offset, None)) for answer in answers]
+        fetch = Fetch(
+            generation,
+            np.concatenate([one.found.ids for one in shown]),
+            read_columns(said, generation),
+            said.thumbnails,
+        )
+        rows = iter(await self.asker.rows(fetch))
+        results = [describe_answer(one, [next(rows) for _ in one.found.ids], said) for one in shown]
+        if said.embeddings:
+            held = await self.asker.held_rows(searcher, fetch.ids)
+            add_embeddings(results, held, said.encoding_format)
+        about = {"index": generation.name, "generation": generation.id, "results": results}
+        return answer_with(generation, about)
+
+    async def embed(self, request: Request, body: Any) -> Response:  # noqa: ARG002 -- what every endpoint takes
+        """Embed texts and pictures with the model of an index, in the form of OpenAI's endpoint."""
+        said = convert(body, EmbedRequest)
+        generation = self.indices.get(said.index)
+        searcher = generation.first
+        inputs: list[str | Picture] = [said.input] if isinstance(said.input, str) else said.input
+        self.check_number(len(inputs), "inputs")
+        queries = await asyncio.gather(*[self.embed_input(searcher, item) for item in inputs])
+        data = [
+            {"object": "embedding", "index": place, "embedding": encode(query.embedding, said.encoding_format)}
+            for place, query in enumerate(queries)
+        ]
+        model = generation.describe()["clip_model"]
+        usage = {"prompt_tokens": 0, "total_tokens": 0}
+        return answer_with(generation, {"object": "list", "data": data, "model": model, "usage": usage})
+
+    def check_number(self, count: int, what: str) -> None:
+        most = self.config.limits.max_queries
+        if not 0 < count <= most:
+            raise bad(f"there are {count} {what}; 1 to {most} may be in one request (max_queries)")
+
+    def read_selection(self, said: SearchRequest) -> SelectionConfig:
+        """Return which rows are hits. Raises HttpError where the request asks for too much, or for nonsense."""
+        self.check_number(len(said.queries), "queries")
+        most = self.config.limits.max_results
+        if said.limit < 1 or said.offset < 0 or said.offset + said.limit > most:
+            raise bad(f"limit is 1 or more, offset 0 or more, and both together up to {most:,} (max_results)")
+        try:
+            return SelectionConfig(
+                num_results=said.offset + said.limit,
+                threshold=said.threshold,
+                where=said.where,
+                surprise=said.surprise,
+                deduplicate=said.deduplicate,
+                diverse=said.diverse,
+            )
+        except ConfigError as error:
+            raise bad(str(error)) from error
+
+    async def embed_query(self, query: str | list[Term], searcher: Searcher) -> Query:
+        """Embed a query: its terms, added up with their weights."""
+        terms = read_terms(query) if isinstance(query, str) else query
+        if not 0 < len(terms) <= MOST_TERMS:
+            raise bad(f"a query has {len(terms)} terms; it may have 1 to {MOST_TERMS}")
+        parts = [await self.embed_term(term, searcher) for term in terms]
+        for part in parts:
+            searcher.check_dimension(part)
+        if len(parts) == 1 and terms[0].weight > 0:
+            return parts[0]
+        if all(term.weight <= 0 for term in terms):
+            raise bad("a query only takes away; give a term a weight above 0")
+        name = query if isinstance(query, str) else "the query"
+        return add_up(name, [(term.weight, part) for term, part in zip(terms, parts, strict=True)])
+
+    async def embed_term(self, term: Term, searcher: Searcher) -> Query:
+        given = [name for name in ("text", "image", "image_url", "embedding", "id") if getattr(term, name) is not None]
+        if len(given) != 1:
+            raise bad("a term has exactly one of text, image, image_url, embedding and id")
+        if term.text is not None:
+            return await self.embed_input(searcher, term.text)
+        if term.image is not None:
+            return await self.embed_input(searcher, Picture(term.image))
+        if term.image_url is not None:
+            return await self.asker.embed_picture(searcher, await self.asker.fetch_picture(term.image_url))
+        if term.embedding is not None:
+            return embed_values(searcher, term.embedding).query
+        return await self.asker.like_row(searcher, int(term.id or 0))
+
+    async def embed_input(self, searcher: Searcher, item: str | Picture) -> Query:
+        if isinstance(item, Picture):
+            return await self.asker.embed_picture(searcher, read_base64(item.image))
+        if not item.strip() or len(item) > LONGEST_TEXT:
+            raise bad(f"a text has 1 to {LONGEST_TEXT:,} characters, this one {len(item):,}")
+        return await self.asker.embed_text(searcher, item)
+
+
+def convert(body: Any, shape: type[T]) -> T:
+    """Return a body as a message. Raises HttpError that names the field."""
+    try:
+        return msgspec.convert(body, shape)
+    except msgspec.ValidationError as error:
+        raise bad(describe(error)) from error
+
+
+def read_terms(query: str) -> list[Term]:
+    """Return the terms of the compact form; every word is a text, whatever it looks like."""
+    try:
+        return [Term(text=words.text, weight=words.weight) for words in parse_words(query)]
+    except QueryError as error:
+        raise bad(str(error)) from error
+
+
+def read_columns(said: SearchRequest, generation: Generation) -> tuple[str, ...]:
+    if said.columns is None:
+        return generation.columns
+    unknown = next((name for name in said.columns if name not in generation.columns), None)
+    if unknown is not None:
+        raise bad(f"there is no column {unknown[:100]!r}; there are {', '.join(generation.columns[:30])}")
+    return tuple(dict.fromkeys(said.columns))
+
+
+def describe_answer(answer: Answer, rows: list[dict[str, Any]], said: SearchRequest) -> dict[str, Any]:
+    """Return the hits of one query as JSON."""
+    found = answer.found
+    hits: list[dict[str, Any]] = [
+        {"rank": said.offset + place, "id": row_id, "similarity": score, "metadata": row}
+        for place, (row_id, score, row) in enumerate(
+            zip(found.ids.tolist(), found.scores.tolist(), rows, strict=True), start=1
+        )
+    ]
+    if answer.expected is not None:
+        for hit, expected in zip(hits, answer.expected.tolist(), strict=True):
+            if expected == expected:  # not NaN
+                hit["surprise"] = expected
+    about: dict[str, Any] = {
+        "query": answer.query.text,
+        "kind": answer.query.kind,
+        "hits": hits,
+        "how": list(answer.how),
+    }
+    return about if answer.query.warning is None else about | {"warning": answer.query.warning}
+
+
+def add_embeddings(results: list[dict[str, Any]], rows: Any, form: Encoding) -> None:
+    hits = [hit for result in results for hit in result["hits"]]
+    for hit, row in zip(hits, rows, strict=True):
+        hit["embedding"] = encode(row, form)
+
+
+def encode(row: Any, form: Encoding) -> list[float] | str:
+    """Return an embedding as a list of numbers, or as base64 of little-endian float32."""
+    return row.tolist() if form == "float" else base64.b64encode(row.astype("<f4").tobytes()).decode()

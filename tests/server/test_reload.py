@@ -1,0 +1,115 @@
+"""A new build in the same folder takes the place of the old one, and no request fails meanwhile."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clip_retrieval import clip_index
+
+WriteRun = Callable[..., Path]
+
+
+def build(folder: Path, rows: Any, write_run: WriteRun, label: str) -> Path:
+    write_run(folder / "embeddings", [rows.astype(np.float16)], label=label)
+    clip_index(str(folder / "embeddings"), str(folder / "index"), index_key="Flat")
+    return folder / "index"
+
+
+def look(client: Any) -> bool:
+    """Look for a new build twice: it is opened once its files have stayed the same."""
+    served = next(iter(client.served.indices.served.values()))
+    return bool(served.look() or served.look())
+
+
+def ask(client: Any, row: Any) -> Any:
+    return client.post("/knn-service", {"embedding_input": row.tolist(), "num_images": 1, "modality": "image"})
+
+
+def test_a_new_build_is_served_and_says_so(
+    tmp_path: Path, write_run: WriteRun, unit_rows: Callable[..., Any], serve: Any
+) -> None:
+    rows = unit_rows(50)
+    client = serve(build(tmp_path, rows, write_run, "old"))
+    before = ask(client, rows[3])
+    old = client.served.indices.get(None)
+    assert not look(client)
+    build(tmp_path, rows[::-1].copy(), write_run, "new")
+    assert look(client)
+    after = ask(client, rows[3])
+    assert (before.json()[0]["caption"], after.json()[0]["caption"]) == ("old 3", "new 46")
+    generation = after.headers["index-generation"]
+    assert generation not in ("", before.headers["index-generation"])
+    assert old.first.metadata is not None  # who holds the old build reads it to the end
+    assert old.first.metadata.rows(np.array([3])).to_pylist()[0]["caption"] == "old 3"
+
+
+def test_ids_of_an_older_build_are_refused(
+    tmp_path: Path, write_run: WriteRun, unit_rows: Callable[..., Any], serve: Any
+) -> None:
+    client = serve(build(tmp_path, unit_rows(20), write_run, "old"))
+    old = client.get("/v1/indices").json()["indices"][0]["generation"]
+    for wanted in ({"generation": old}, {}):
+        assert client.post("/metadata", {"ids": [1], **wanted}, headers={"index-generation": old}).status_code == 200
+    build(tmp_path, unit_rows(20, seed=1), write_run, "new")
+    assert look(client)
+    by_field = client.post("/metadata", {"ids": [1], "generation": old})
+    by_header = client.post("/metadata", {"ids": [1]}, headers={"index-generation": old})
+    new = client.get("/v1/indices").json()["indices"][0]["generation"]
+    assert [(answer.status_code, answer.headers["index-generation"]) for answer in (by_field, by_header)] == [
+        (409, new)
+    ] * 2
+    assert client.post("/v1/search", {"queries": [[{"id": 1}]], "generation": old}).status_code == 409
+    assert client.post("/metadata", {"ids": [1]}).json()[0]["metadata"]["caption"] == "new 1"
+
+
+def test_the_same_build_has_the_same_generation_everywhere(
+    tmp_path: Path, write_run: WriteRun, unit_rows: Callable[..., Any], serve: Any
+) -> None:
+    found = []
+    for name in ("a", "b"):
+        client = serve(build(tmp_path / name, unit_rows(20), write_run, "same"))
+        found.append(client.get("/v1/indices").json()["indices"][0]["generation"])
+    assert found[0] == found[1]
+
+
+def test_a_build_that_cannot_be_opened_leaves_the_old_one(
+    tmp_path: Path, write_run: WriteRun, unit_rows: Any, serve: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = unit_rows(20)
+    client = serve(build(tmp_path, rows, write_run, "old"))
+    broken = tmp_path / "index" / "broken"
+    broken.write_bytes(b"no index")
+    broken.replace(tmp_path / "index" / "image.index")
+    assert not look(client)
+    assert not look(client)
+    assert caplog.text.count("is not served") == 1
+    assert ask(client, rows[3]).json()[0]["caption"] == "old 3"
+
+
+def test_no_request_fails_while_builds_change(
+    tmp_path: Path, write_run: WriteRun, unit_rows: Callable[..., Any], serve: Any
+) -> None:
+    rows = unit_rows(50)
+    client = serve(build(tmp_path, rows, write_run, "0"))
+    statuses, is_over = [], threading.Event()
+
+    def ask_on() -> None:
+        while not is_over.is_set():
+            answer = ask(client, rows[7])
+            statuses.append((answer.status_code, answer.json()[0]["id"]))
+
+    asking = threading.Thread(target=ask_on)
+    asking.start()
+    for number in range(1, 4):
+        build(tmp_path, rows, write_run, str(number))
+        look(client)
+    is_over.set()
+    asking.join()
+    assert set(statuses) == {(200, 7)}
+    assert ask(client, rows[7]).json()[0]["caption"] == "3 7"
