@@ -102,7 +102,7 @@ def test_pictures_in_tars_zips_and_tables_are_found(
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("a/1.jpg", make_jpeg(1))
     pd.DataFrame({"image": [make_jpeg(1)]}).to_parquet(table)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"image_path": "00001", "shard": str(tar), "shard_offset": 512, "shard_size": len(make_jpeg(1))},
         {"image_path": "a/1.jpg", "shard": str(packed)},
         {"image_path": f"{table}#image/0"},
