@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 from uuid import uuid4
 
-import fsspec
-
 from clip_retrieval import compression
 from clip_retrieval.errors import StorageError, first_line
 from clip_retrieval.git_lfs import describe_pointer
@@ -153,12 +151,20 @@ def is_on_store(url: str) -> bool:
     return local_path(url) is None and not url.startswith(PIPE)
 
 
+def open_store(url: str) -> tuple[Any, str]:
+    """Return the file system of a url, and the path in it. Raises ValueError or ImportError as fsspec does."""
+    import fsspec  # noqa: PLC0415 -- 30 to 50 ms, which a command on this machine's files does not need
+
+    fs, path = fsspec.core.url_to_fs(url)
+    return fs, path
+
+
 def read_from_store(ref: BlobRef) -> bytes:
     """Return the bytes with one request, retried if the error may pass; raises OSError."""
     start = ref.offset or None
     end = None if ref.size is None else ref.offset + ref.size
     with store_errors(ref.url):
-        fs, path = fsspec.core.url_to_fs(ref.url)
+        fs, path = open_store(ref.url)
         # otherwise s3fs asks for the size first, and does not retry the parts of an object
         options = {"max_concurrency": 1} if "s3" in fs.protocol else {}
         data: bytes = with_retries(fs, lambda: fs.cat_file(path, start=start, end=end, **options))
@@ -259,7 +265,7 @@ def open_raw(url: str) -> Iterator[IO[bytes]]:
         with path.open("rb") as file:
             yield file
         return
-    fs, name = fsspec.core.url_to_fs(url)  # fs must stay referenced: files inside archives close with it
+    fs, name = open_store(url)  # fs must stay referenced: files inside archives close with it
     with with_retries(fs, lambda: fs.open(name, "rb")) as file:
         yield file
 

@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import IO, Any, cast
 from uuid import uuid4
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
-
-from clip_retrieval.blobs import store_errors
+from clip_retrieval.blobs import local_path, open_store, store_errors
 from clip_retrieval.errors import StorageError, first_line
 from clip_retrieval.json_files import Shape, parse_json
+from clip_retrieval.local_files import LocalFiles
 from clip_retrieval.scratch import HOST, is_left, is_old, list_folder, make_scratch, make_temporary
 from clip_retrieval.words import is_hidden, json_text
 
@@ -31,15 +29,17 @@ class Folder:
         if not str(url).strip():
             raise StorageError("a folder's name is empty; name a folder (. is the one you are in)")
         self.url = str(url).rstrip("/") or "/"
-        try:
-            self.fs, self.root = fsspec.core.url_to_fs(self.url)
-        except (ValueError, ImportError) as error:
-            raise StorageError(f"{url} cannot be opened: {error}") from error
-        self.root = self.root.rstrip("/") or "/"
-
-    @property
-    def is_local(self) -> bool:
-        return isinstance(self.fs, LocalFileSystem)
+        path = local_path(self.url.replace("local://", "file://", 1))
+        self.is_local = path is not None
+        self.fs: Any  # of fsspec, or what answers like it
+        if path is not None:
+            self.fs, self.root = LocalFiles(), os.path.abspath(path)  # noqa: PTH100 -- links stay as they are
+        else:
+            try:
+                self.fs, root = open_store(self.url)
+            except (ValueError, ImportError) as error:
+                raise StorageError(f"{url} cannot be opened: {error}") from error
+            self.root = root.rstrip("/") or "/"
 
     @property
     def place(self) -> str:

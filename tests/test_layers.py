@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"errors", "words", "cache_home", "progress", "version", "option_values", "compression", "scratch"},
     {"git_lfs"},
-    {"options", "blobs", "clusters", "process", "json_files"},
+    {"options", "blobs", "clusters", "process", "json_files", "local_files"},
     {"option_flags", "storage", "network"},
     {"layout"},
     {"encoder", "metadata"},

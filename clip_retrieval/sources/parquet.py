@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import IO, Any, cast
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clip_retrieval.blobs import local_path, may_pass, store_errors, with_retries
+from clip_retrieval.blobs import local_path, may_pass, open_store, store_errors, with_retries
 from clip_retrieval.errors import SourceError, first_line
 from clip_retrieval.sources.arrow_rows import MOST_BYTES, check_names, kinds_of, rows_of, types_of
 from clip_retrieval.sources.config import SourceConfig
@@ -89,7 +88,7 @@ def reason_of(error: Exception) -> str:
 
 def open_file(url: str) -> IO[bytes]:
     """Open a file of a store for random access, without read-ahead."""
-    fs, path = fsspec.core.url_to_fs(url)
+    fs, path = open_store(url)
     return cast("IO[bytes]", with_retries(fs, lambda: fs.open(path, "rb", cache_type="none")))
 
 

@@ -8,9 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-import fsspec
-
-from clip_retrieval.blobs import PIPE, local_path
+from clip_retrieval.blobs import PIPE, local_path, open_store
 from clip_retrieval.sources import Source
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.types import Failure, FileState, Inventory, Part, Sample
@@ -138,7 +136,7 @@ def size_of(url: str) -> int | None:
         path = local_path(url)
         if path is not None:
             return path.stat().st_size
-        store, place = fsspec.core.url_to_fs(url)
+        store, place = open_store(url)
         return cast("int | None", store.size(place))
     except (OSError, ValueError, ImportError):
         return None
