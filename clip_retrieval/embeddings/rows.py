@@ -37,10 +37,10 @@ def pick(vectors: Vectors, ids: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.
     order = np.argsort(ids, kind="stable")
     first_id, at = 0, 0
     for file in vectors.files:
-        until = int(np.searchsorted(ids, first_id + file.row_count, sorter=order))
-        if until > at:
+        end = int(np.searchsorted(ids, first_id + file.row_count, sorter=order))
+        if end > at:
             stored = vectors.open(file)
-            for start in range(at, until, ROWS_TO_LOOK_AT):
-                places = order[start : min(start + ROWS_TO_LOOK_AT, until)]
+            for start in range(at, end, ROWS_TO_LOOK_AT):
+                places = order[start : min(start + ROWS_TO_LOOK_AT, end)]
                 yield places, widen(stored[ids[places] - first_id])
-        first_id, at = first_id + file.row_count, until
+        first_id, at = first_id + file.row_count, end

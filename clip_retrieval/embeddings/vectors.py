@@ -107,18 +107,6 @@ class Vectors:
             for _, part in self.parts_of(file, ROWS_TO_LOOK_AT):
                 yield part
 
-    def take(self, ids: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """Yield ids in increasing order with their rows, a few thousand at a time."""
-        first = 0
-        for file in self.files:
-            here = ids[np.searchsorted(ids, first) : np.searchsorted(ids, first + file.row_count)]
-            rows = self.open(file) if len(here) else None
-            for start in range(0, len(here), ROWS_TO_LOOK_AT):
-                some = here[start : start + ROWS_TO_LOOK_AT]
-                assert rows is not None
-                yield some, widen(rows[some - first])
-            first += file.row_count
-
     def locate(self, row: int) -> tuple[int, VectorFile]:
         """Return the place of a row in its file, and the file."""
         for file in self.files:

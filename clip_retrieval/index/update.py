@@ -12,6 +12,7 @@ from typing import Any
 import faiss
 import numpy as np
 
+from clip_retrieval.embeddings.rows import pick
 from clip_retrieval.embeddings.vectors import Contents, Vectors
 from clip_retrieval.embeddings.zero_rows import find_filled
 from clip_retrieval.errors import IndexBuildError
@@ -169,8 +170,8 @@ def read_index(target: IndexFolder, name: str, change: Change, bounds: Bounds) -
 def change_rows(index: Any, change: Change, vectors: Vectors, known_files: int) -> None:
     if len(change.emptied):
         remove_rows(index, change.emptied)
-    for ids, rows in vectors.take(change.filled):
-        put_rows(index, ids, rows)
+    for places, rows in pick(vectors, change.filled):
+        put_rows(index, change.filled[places], rows)
     first = change.known
     for rows in vectors.parts_from(known_files):
         add_rows(index, rows, first, find_filled(rows))
