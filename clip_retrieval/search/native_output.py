@@ -6,14 +6,19 @@ import ctypes
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 @contextmanager
 def printing_nothing() -> Iterator[None]:
     """Drop what native code writes to stdout while the block lasts."""
     flush()
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        kept = os.dup(1)
+    except OSError:  # closed
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)
     try:
@@ -25,7 +30,9 @@ def printing_nothing() -> Iterator[None]:
 
 
 def flush() -> None:
-    """Write out what Python and the C library still hold."""
-    sys.stdout.flush()
+    """Write out what Python and the C library still hold; an error is met again by whoever prints next."""
+    if sys.stdout is not None:  # a program without a console has none
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
     if sys.platform != "win32":
         ctypes.CDLL(None).fflush(None)
