@@ -19,7 +19,7 @@ Ids = NDArray[np.int64]
 
 
 def merge_lists(lists: Any, others: Any, first_id: int) -> None:
-    """Append the rows of `other`, adding `first_id` to their ids; both are BlockInvertedLists of one shape."""
+    """Append the rows of `others`, adding `first_id` to their ids; both are BlockInvertedLists of one shape."""
     packing = Packing(lists.packer)
     for number in range(lists.nlist):
         count, held = int(others.list_size(number)), int(lists.list_size(number))

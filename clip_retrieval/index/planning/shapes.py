@@ -70,7 +70,7 @@ class Plan:
 
     @property
     def codes(self) -> Codes:
-        """The shape of the codes in lists; None if lists hold no codes of ours."""
+        """The shape of the codes in lists; without meaning where `code_bytes` is 0."""
         return Codes(self.dim, 8 * self.code_bytes // self.bits, self.bits)
 
     @property
