@@ -16,21 +16,31 @@ from clip_retrieval.search.index import Index
 def read_held(index: Index, ids: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return rows [n, d] by id, of unit length, as near to the embeddings as the index's codes are.
 
-    Raises QueryError for an id without a row.
+    A row without an embedding is zero. Raises QueryError for an id without a row.
     """
     each, repeats = np.unique(ids, return_inverse=True)
-    rows = np.zeros((len(each), index.dim), np.float32)
-    missing = np.ones(len(each), np.bool_)
+    rows = decode_rows(index, each)
+    missing = each[~rows.any(axis=1) & ((each < 0) | (each >= index.row_count))]
+    if len(missing):
+        raise QueryError(f"the index has no row {int(missing[0])}; its ids are 0 to {index.row_count - 1:,}")
+    return to_unit_length(rows)[repeats]
+
+
+def decode_rows(index: Index, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return rows [n, d] by ascending ids out of all parts, as the codes have them; zero rows where no part has one."""
+    rows = np.zeros((len(ids), index.dim), np.float32)
     for part in index.parts:
-        places = locate(part, each)
-        found = missing & (places >= 0)
-        if found.any():
-            rows[found] = decode(faiss.downcast_index(part.index), places[found])
-            missing &= ~found
-    if missing.any():
-        raise QueryError(f"the index has no row {int(each[missing][0])}; its ids are 0 to {index.row_count - 1:,}")
+        places = locate(part, ids)
+        wanted = (places >= 0) & ~rows.any(axis=1)
+        if wanted.any():
+            rows[wanted] = decode(faiss.downcast_index(part.index), places[wanted])
+    return rows
+
+
+def to_unit_length(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return rows of length 1; zero rows stay."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: NDArray[np.float32] = (rows / np.where(lengths == 0, 1, lengths))[repeats]
+    unit: NDArray[np.float32] = rows / np.where(lengths == 0, 1, lengths)
     return unit
 
 
@@ -49,9 +59,7 @@ def sample_held(index: Index, count: int, seed: int = 0) -> NDArray[np.float32]:
         for i, part in enumerate(index.parts)
     ]
     rows = np.concatenate(parts)
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: NDArray[np.float32] = (rows / np.where(lengths == 0, 1, lengths))[lengths[:, 0] > 0]
-    return unit
+    return to_unit_length(rows[rows.any(axis=1)])
 
 
 def sample_part(index: Any, places: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -75,7 +83,7 @@ def sample_part(index: Any, places: NDArray[np.int64]) -> NDArray[np.float32]:
 
 
 def locate(part: OpenPart, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return a part's own ids of rows: explicit ids if it stores them, else positions; -1 for rows it lacks."""
+    """Return a part's own ids of rows: explicit ids, which it may lack, else positions; -1 outside of its range."""
     local = ids - part.first_row
     count = part.index.ntotal if not has_ids(part.index) else np.iinfo(np.int64).max
     return np.where((local >= 0) & (local < count), local, -1)
@@ -90,17 +98,30 @@ def decode(index: Any, ids: NDArray[np.int64]) -> NDArray[np.float32]:
     if isinstance(index, faiss.IndexIVF):
         return decode_lists(index, ids)
     if isinstance(index, faiss.IndexIDMap):
-        held = faiss.vector_to_array(index.id_map)
-        order = np.argsort(held)
-        return decode(faiss.downcast_index(index.index), order[np.searchsorted(held, ids, sorter=order)])
+        return decode_mapped(index, ids)
     rows: NDArray[np.float32] = index.reconstruct_batch(ids)
     return rows
 
 
+def decode_mapped(index: Any, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return rows by the ids of an id map; zero rows for ids that it does not hold."""
+    rows = np.zeros((len(ids), index.d), np.float32)
+    held = faiss.vector_to_array(index.id_map)
+    if len(held):
+        order = np.argsort(held)
+        places = order[np.minimum(np.searchsorted(held, ids, sorter=order), len(held) - 1)]
+        found = held[places] == ids
+        if found.any():
+            rows[found] = decode(faiss.downcast_index(index.index), places[found])
+    return rows
+
+
 def undo(index: Any, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Apply the reverse of the transforms before an index, the last one first."""
+    """Apply the reverse of the transforms before an index, the last one first; zero rows stay."""
+    is_held = rows.any(axis=1)
     for place in reversed(range(index.chain.size())):
         rows = faiss.downcast_VectorTransform(index.chain.at(place)).reverse_transform(rows)
+    rows[~is_held] = 0  # PCA adds its mean to every row
     return rows
 
 

@@ -53,12 +53,37 @@ def test_rows_of_parts_are_found_in_theirs(unit_rows: Callable[..., NDArray[np.f
     assert np.allclose(read_held(index, np.array([19, 20, 49])), rows[[19, 20, 49]], atol=1e-6)
 
 
+@pytest.mark.parametrize("key", ["IVF4,Flat", "PCA12,IVF4,SQ8", "IDMap,Flat"])
+def test_rows_of_parts_with_ids_are_found_in_theirs(key: str, unit_rows: Callable[..., NDArray[np.float32]]) -> None:
+    rows, asked = unit_rows(600), np.array([19, 20, 599, 301])
+    whole = faiss.index_factory(rows.shape[1], key, faiss.METRIC_INNER_PRODUCT)
+    whole.train(rows)
+    parts = [faiss.deserialize_index(faiss.serialize_index(whole)) for _ in range(3)]
+    for part, ids in zip(parts, np.split(np.arange(600), [20, 301]), strict=True):
+        part.add_with_ids(rows[ids], ids)
+    index = Index([OpenPart(part) for part in parts], NO_ROWS)
+    assert (read_held(index, asked) * rows[asked]).sum(axis=1).min() > 0.7
+
+
+@pytest.mark.parametrize("key", ["Flat", "IVF4,Flat", "IDMap,Flat"])
 @pytest.mark.parametrize("row", [-1, 50])
-def test_a_row_that_is_not_there_is_named(row: int, unit_rows: Callable[..., NDArray[np.float32]]) -> None:
-    index = faiss.IndexFlatIP(16)
-    index.add(unit_rows(50))
+def test_a_row_that_is_not_there_is_named(row: int, key: str, unit_rows: Callable[..., NDArray[np.float32]]) -> None:
+    rows = unit_rows(50)
+    index = faiss.index_factory(16, key, faiss.METRIC_INNER_PRODUCT)
+    index.train(rows)
+    index.add_with_ids(rows, np.arange(50)) if key != "Flat" else index.add(rows)
     with pytest.raises(QueryError, match=f"no row {row}"):
         read_held(Index(index, NO_ROWS), np.array([3, row]))
+
+
+@pytest.mark.parametrize("key", ["IVF4,Flat", "PCA12,IVF4,Flat"])
+def test_a_row_without_an_embedding_is_zero(key: str, unit_rows: Callable[..., NDArray[np.float32]]) -> None:
+    rows = unit_rows(50) + 1
+    index = faiss.index_factory(16, key, faiss.METRIC_INNER_PRODUCT)
+    index.train(rows)
+    index.add_with_ids(rows[1:], np.arange(1, 50))
+    held = read_held(Index(index, np.array([0]), row_count=50), np.array([1, 0]))
+    assert held.any(axis=1).tolist() == [True, False]
 
 
 @pytest.mark.parametrize("key", ["Flat", "IVF16,Flat", "IVF16,PQ8x4fs,Refine(SQfp16)", "OPQ8_16,IVF16,SQ8"])
