@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -63,10 +63,10 @@ class Index:
         self.dim = int(self.index.d)
         self.row_count = row_count or count_rows(self.parts)
         held = sum(int(part.index.ntotal) for part in self.parts)
-        if row_count is not None and held + len(empty_rows) <= row_count:
-            empty_rows = empty_rows[:0]  # the index does not contain them
-        self.empty_rows = empty_rows  # zero rows that searches have to leave out
-        self.selectors = [make_selector(part, empty_rows) for part in self.parts]
+        self.empty_rows = empty_rows  # zero rows, which are never hits
+        is_without = row_count is not None and held + len(empty_rows) <= row_count  # lists do not hold zero rows
+        self.excluded = empty_rows[:0] if is_without else empty_rows  # zero rows that searches have to leave out
+        self.selectors = [make_selector(part, self.excluded) for part in self.parts]
         self.kept: dict[tuple[int, Settings], Any] = {}  # cached faiss parameters; must never be written into
         self.settings = settings or Settings()
         for part in self.parts:
@@ -89,15 +89,18 @@ class Index:
                 f"the query has {queries.shape[-1]} dimensions, the index has {self.dim}: they are of different models"
             )
         chosen = self.settings_for(k) | self.checked(settings or Settings())
-        rows = np.ascontiguousarray(queries, dtype=np.float32)
-        step = max(1, HITS_AT_ONCE // max(1, min(k, self.row_count)))
         found: list[SearchResult] = []
-        for start in range(0, len(rows), step):
-            some = rows[start : start + step]
+        for some in self.split(queries, k):
             with of_one_thread() if len(some) == 1 else nullcontext():
                 of_parts = [self.search_part(i, some, k, chosen) for i in range(len(self.parts))]
             found += of_parts[0] if len(of_parts) == 1 else [merge(hits, k) for hits in zip(*of_parts, strict=True)]
         return found
+
+    def split(self, queries: NDArray[np.float32], k: int) -> Iterator[NDArray[np.float32]]:
+        """Yield the queries in blocks whose hits fit into memory."""
+        rows = np.ascontiguousarray(queries, dtype=np.float32)
+        step = max(1, HITS_AT_ONCE // max(1, min(k, self.row_count)))
+        yield from (rows[start : start + step] for start in range(0, len(rows), step))
 
     def settings_for(self, k: int, settings: Settings | None = None) -> Settings:
         """Return the settings of the index, or others, widened for k hits: they are tuned for ten.
@@ -147,25 +150,27 @@ class Index:
     def search_part(self, i: int, rows: NDArray[np.float32], k: int, settings: Settings) -> list[SearchResult]:
         """Search one faiss index; where it cannot leave rows out by itself, ask for more until enough are left."""
         part, selector = self.parts[i], self.selectors[i]
-        banned = self.empty_rows if selector is None else self.empty_rows[:0]
+        excluded = self.excluded if selector is None else NO_ROWS
         asked = k = min(k, part.index.ntotal)
         while k > 0:
             scores, ids = part.index.search(rows, asked, params=self.parameters(i, settings))
-            found = [clean(*hits, banned, part) for hits in zip(ids, scores, strict=True)]
+            found = [clean(*hits, excluded, part) for hits in zip(ids, scores, strict=True)]
             is_short = any(len(hits.ids) < k and row[-1] >= 0 for hits, row in zip(found, ids, strict=True))
             if not is_short or asked >= part.index.ntotal:
                 return [SearchResult(hits.ids[:k], hits.scores[:k]) for hits in found]
             asked = min(4 * asked, part.index.ntotal)
-        return [SearchResult(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in rows]
+        return [SearchResult(NO_ROWS, np.empty(0, np.float32)) for _ in rows]
 
     def search_allowed(
         self, rows: NDArray[np.float32], k: int, settings: Settings, allowed: NDArray[np.bool_]
     ) -> list[SearchResult]:
         """Search among the rows whose place in `allowed` [row_count] is true; k hits where the settings find them."""
-        queries = np.ascontiguousarray(rows, dtype=np.float32)
-        with of_one_thread() if len(queries) == 1 else nullcontext():
-            found = [search_part_allowed(part, queries, k, settings, allowed) for part in self.parts]
-        return [merge(hits, k) for hits in zip(*found, strict=True)]
+        found: list[SearchResult] = []
+        for some in self.split(rows, k):
+            with of_one_thread() if len(some) == 1 else nullcontext():
+                of_parts = [search_part_allowed(part, some, k, settings, allowed) for part in self.parts]
+            found += [merge(hits, k) for hits in zip(*of_parts, strict=True)]
+        return found
 
 
 def search_part_allowed(
@@ -213,13 +218,13 @@ def make_selector(part: OpenPart, empty_rows: NDArray[np.int64]) -> Any:
 
 
 def clean(
-    ids: NDArray[np.int64], scores: NDArray[np.float32], empty_rows: NDArray[np.int64], part: OpenPart
+    ids: NDArray[np.int64], scores: NDArray[np.float32], excluded: NDArray[np.int64], part: OpenPart
 ) -> SearchResult:
     """Return hits of one query as ids of the whole index and inner products of unit vectors."""
     hits = drop_missing(ids, scores)
     hits = SearchResult(hits.ids + part.first_row, hits.scores)
-    if len(empty_rows):
-        kept = ~np.isin(hits.ids, empty_rows)
+    if len(excluded):
+        kept = ~np.isin(hits.ids, excluded)
         hits = SearchResult(hits.ids[kept], hits.scores[kept])
     # |a - b|^2 = 2 - 2ab
     similar = 1 - hits.scores / 2 if part.index.metric_type == faiss.METRIC_L2 else hits.scores

@@ -7,7 +7,6 @@ rows. So the fewer rows are allowed, the more is scanned, and up to a thousand r
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from clip_retrieval.embeddings.rows import read_rows
 from clip_retrieval.embeddings.vectors import Vectors
+from clip_retrieval.search.held_rows import decode_rows
 from clip_retrieval.search.index import Index, SearchResult, merge
 from clip_retrieval.search.settings import Settings, format_settings
 from clip_retrieval.search.tree import list_nodes
@@ -150,20 +150,13 @@ def compare_all(index: Index, queries: NDArray[np.float32], k: int, allowed: All
     if not is_graph(index):
         return index.search_allowed(queries, k, look_at_all(index, k, allowed), allowed.mask())
     found = [empty_result() for _ in queries]
-    for ids, rows in reconstruct_blocks(index, allowed.ids):
+    for start in range(0, len(allowed.ids), ROWS_AT_ONCE):
+        ids = allowed.ids[start : start + ROWS_AT_ONCE]
+        rows = decode_rows(index, ids)
         found = [
             merge([before, best_of(ids, rows @ query, k)], k) for before, query in zip(found, queries, strict=True)
         ]
     return found
-
-
-def reconstruct_blocks(index: Index, ids: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Yield decoded rows of a graph by id, a few thousand at a time; each part holds a range of ids."""
-    for part in index.parts:
-        own = ids[(ids >= part.first_row) & (ids < part.first_row + part.index.ntotal)]
-        for start in range(0, len(own), ROWS_AT_ONCE):
-            some = own[start : start + ROWS_AT_ONCE]
-            yield some, part.index.reconstruct_batch(some - part.first_row)
 
 
 def best_of(ids: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> SearchResult:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from clip_retrieval.embeddings.vectors import open_vectors
 from clip_retrieval.layout import EmbeddingsFolder
+from clip_retrieval.search import index as search_index
 from clip_retrieval.search import within
 from clip_retrieval.search.files import OpenPart
 from clip_retrieval.search.index import Index
@@ -117,6 +118,45 @@ def test_parts_give_their_own_rows(rows: NDArray[np.float32], queries: NDArray[n
     index = Index([OpenPart(halves[0]), OpenPart(halves[1], 1500)], NO_ROWS)
     for share in SHARES:
         assert recall(index, rows, queries, choose(share)) == 1.0
+
+
+def test_a_graph_with_ids_of_its_own_is_compared_by_them(
+    rows: NDArray[np.float32], queries: NDArray[np.float32]
+) -> None:
+    graph = faiss.index_factory(DIM, "IDMap,HNSW16,Flat", faiss.METRIC_INNER_PRODUCT)
+    graph.add_with_ids(rows[::-1].copy(), np.arange(ROWS)[::-1].copy())
+    assert recall(Index(graph, NO_ROWS), rows, queries, choose(0.01)) == 1.0
+
+
+def test_many_queries_are_searched_block_by_block(
+    rows: NDArray[np.float32], queries: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = build("IVF64,Flat", rows, Settings({"nprobe": 64}))
+    at_once = [hits.ids.tolist() for hits in search_within(index, queries, K, Within(choose(0.5))).hits]
+    monkeypatch.setattr(search_index, "HITS_AT_ONCE", 3 * K)
+    assert [len(some) for some in index.split(queries, K)] == [3, 3, 2]
+    assert [hits.ids.tolist() for hits in search_within(index, queries, K, Within(choose(0.5))).hits] == at_once
+
+
+@pytest.mark.parametrize("has_stored", [False, True])
+def test_zero_rows_that_lists_do_not_hold_are_never_hits(
+    rows: NDArray[np.float32],
+    queries: NDArray[np.float32],
+    write_run: Callable[..., Path],
+    tmp_path: Path,
+    has_stored: bool,
+) -> None:
+    empty, filled = np.arange(0, ROWS, 2), np.arange(1, ROWS, 2)
+    lists = faiss.index_factory(DIM, "IVF64,Flat", faiss.METRIC_INNER_PRODUCT)
+    lists.train(rows)
+    lists.add_with_ids(rows[filled], filled)
+    index = Index(lists, empty, row_count=ROWS)
+    all_rows = rows.copy()
+    all_rows[empty] = 0
+    stored = open_vectors(EmbeddingsFolder(str(write_run(tmp_path, [all_rows]))), "img_emb") if has_stored else None
+    found = search_within(index, queries, K, Within(np.arange(6), stored))
+    assert [sorted(hits.ids.tolist()) for hits in found.hits] == [[1, 3, 5]] * len(queries)
+    assert found.kept == 3
 
 
 def test_rows_without_an_embedding_are_never_hits(rows: NDArray[np.float32], queries: NDArray[np.float32]) -> None:
