@@ -237,6 +237,22 @@ def test_damaged_offsets_in_metadata_arrow_are_seen_and_the_parquet_files_read(
     assert len(caplog.records) == 1
 
 
+@pytest.mark.parametrize("value", [-1, 1 << 30])
+@pytest.mark.parametrize("column", ["text", "bytes", "list", "struct"])
+def test_damaged_offsets_are_seen_before_a_whole_column_is_read(tmp_path: Path, column: str, value: int) -> None:
+    expected = nested_table(100)
+    folder = write(tmp_path, [expected], group_size=50)
+    write_metadata_arrow(folder, folder)
+    spoil_offsets(tmp_path / METADATA_ARROW, column, 30, value)
+    metadata = open_metadata(folder)
+    assert isinstance(metadata, ArrowMetadata)
+    other = "bytes" if column == "text" else "text"
+    assert metadata.columns([other])[other].to_pylist() == expected[other].to_pylist()
+    assert metadata.instead is None
+    assert metadata.columns([column])[column].to_pylist() == expected[column].to_pylist()
+    assert metadata.instead is not None
+
+
 def test_a_text_that_is_no_utf8_is_damage_too(tmp_path: Path) -> None:
     folder = write(tmp_path, [nested_table(100)])
     write_metadata_arrow(folder, folder)

@@ -31,8 +31,9 @@ class ArrowMetadata:
     """Random access to the rows of Arrow files, one after the other; pages come into memory as rows are asked for.
 
     Arrow trusts the offsets in a file, and reads anywhere in memory where they are damaged. So those of the rows that
-    are asked for are checked first, which takes microseconds; checking whole batches would read all of them. From the
-    first damage on, rows come from the parquet files that metadata.arrow was made of.
+    are asked for are checked first, which takes microseconds; checking whole batches would read all of them. A whole
+    column is checked when it is first asked for. From the first damage on, rows come from the parquet files that
+    metadata.arrow was made of.
     """
 
     def __init__(self, folder: Folder, names: Sequence[str]) -> None:
@@ -46,6 +47,7 @@ class ArrowMetadata:
         self.schema = tables[0].schema
         self.batches = [batch for table in tables for batch in table.to_batches() if len(batch)]
         self.starts = np.cumsum([0, *map(len, self.batches)])
+        self.whole: set[str] = set()  # columns that were checked from end to end
         self.instead: ParquetMetadata | None = None
         self.replacing = Lock()
 
@@ -91,9 +93,19 @@ class ArrowMetadata:
             return pa.Table.from_batches(list(threads.map(fetch, parts)), schema=schema)
 
     def columns(self, names: Sequence[str]) -> pa.Table:
-        """Return whole columns; see Metadata. Nothing is copied."""
-        schema = choose_columns(self.schema, names)
-        return pa.Table.from_batches([batch.select(schema.names) for batch in self.batches], schema=schema)
+        """Return whole columns; see Metadata. Nothing is copied. Raises StorageError where they are damaged."""
+        if self.instead is None:
+            schema = choose_columns(self.schema, names)
+            table = pa.Table.from_batches([batch.select(schema.names) for batch in self.batches], schema=schema)
+            try:
+                table.select([name for name in schema.names if name not in self.whole]).validate(full=True)
+            except pa.ArrowInvalid as error:
+                self.replace(error)
+            else:
+                self.whole.update(schema.names)
+                return table
+        assert self.instead is not None
+        return self.instead.columns(names)
 
     def gather(self, ids: NDArray[np.int64], places: Sequence[int]) -> list[pa.Array]:
         """Return the values of the columns at these places: batch by batch, then in the order of the ids."""
