@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from typing import Any
 
 from clip_retrieval.embeddings.local_copy import fetched
 from clip_retrieval.embeddings.vectors import Vectors, open_vectors
-from clip_retrieval.errors import ConfigError, IndexBuildError
+from clip_retrieval.errors import ConfigError, IndexBuildError, StorageError
 from clip_retrieval.index.config import ScoreConfig
 from clip_retrieval.index.folder.build_options import TARGET, kept_options, read_score_config, with_options
 from clip_retrieval.index.folder.publish import IndexRevision
@@ -26,6 +28,7 @@ from clip_retrieval.search.index import Index, open_index
 from clip_retrieval.search.settings import Settings, parse_settings
 from clip_retrieval.search.stored_settings import store_settings
 from clip_retrieval.storage import Folder, check_writable, temporary_folder
+from clip_retrieval.words import in_bytes
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ def tune_all(
     """Measure with new settings and store them, under a lock, so that no build replaces the index meanwhile."""
     with only_one(folder):
         finish_revision(folder)
+        check_room(folder, modalities)
         qualities = {modality: score_one(config, folder, modality, found) for modality in modalities}
         revision, sums = IndexRevision(folder.url), dict[Modality, FileSums]()
         for modality, quality in qualities.items():
@@ -91,6 +95,25 @@ def tune_all(
             revision.write_json(MANIFEST, with_sums(with_options(manifest, kept_options(config, TARGET)), sums))
         revision.commit()
     return qualities
+
+
+def check_room(folder: IndexFolder, modalities: Sequence[Modality]) -> None:
+    """Raise StorageError where the copies of the faiss files that `write_settings` makes do not fit on the disk."""
+    sizes = [
+        sum(
+            int(folder.fs.size(folder.path(file)))
+            for file in list_files(folder, folder.index_name(modality))
+            if not file.endswith(LISTS)
+        )
+        for modality in modalities
+    ]
+    place, wanted = (folder.root, sum(sizes)) if folder.is_local else (tempfile.gettempdir(), max(sizes))
+    free = shutil.disk_usage(place).free
+    if wanted > free:
+        raise StorageError(
+            f"tuned settings are written into copies of the index files: {in_bytes(wanted)}, but {in_bytes(free)} are "
+            f"free in {place}; make room there"
+        )
 
 
 def split_path(path: str | None) -> tuple[Folder | None, str]:

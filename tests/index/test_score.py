@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import faiss
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 
 from clip_retrieval.cli import cli
 from clip_retrieval.errors import ClipRetrievalError, ConfigError, IndexBuildError, QueryError, StorageError
+from clip_retrieval.index import score
 from clip_retrieval.index.score import score_index
 from clip_retrieval.layout import IndexFolder
 from clip_retrieval.search.index import open_index
@@ -203,6 +206,15 @@ def test_options_that_mean_nothing_are_refused(folders: tuple[str, str], options
 def test_settings_that_would_change_nothing_are_refused(folders: tuple[str, str]) -> None:
     with pytest.raises(QueryError, match=r"no search setting k_factor_rf; it has .*nprobe"):
         score_index(*folders, index_param="nprobe=3,k_factor_rf=4")
+
+
+def test_tuning_looks_for_room_before_it_measures(folders: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _place: SimpleNamespace(free=1000))
+    monkeypatch.setattr(score, "score_one", None)
+    before = info_of(folders[0])
+    with pytest.raises(StorageError, match=r"copies of the index files: .* kB, but 1\.0 kB are free in .*; make room"):
+        score_index(*folders, tune=True)
+    assert info_of(folders[0]) == before
 
 
 def test_a_failure_writes_nothing(folders: tuple[str, str]) -> None:
