@@ -117,7 +117,7 @@ class FileAbout(TypedDict):
 
 
 class FileSum(TypedDict):
-    """A file of an index as it was written."""
+    """A file of an index folder as it was written."""
 
     bytes: int
     xxh3_64: str
@@ -142,6 +142,7 @@ class Manifest(TypedDict, total=False):
     partition_count: int | None
     pictures_below: list[str]
     indices: dict[Modality, IndexAbout]
+    sums: dict[str, FileSum]  # of files beside the indices
     options: dict[str, Any] | None
 
 

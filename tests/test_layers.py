@@ -21,6 +21,7 @@ LAYERS = (
     {"options", "blobs", "clusters", "process", "json_files", "local_files"},
     {"option_flags", "storage", "network"},
     {"layout"},
+    {"checksums"},
     {"encoder", "metadata"},
     {"revision", "embeddings", "sources"},
     {"search"},

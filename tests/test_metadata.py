@@ -16,8 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clip_retrieval import checksums
+from clip_retrieval.checksums import sum_files
 from clip_retrieval.errors import StorageError
-from clip_retrieval.layout import METADATA_ARROW
+from clip_retrieval.layout import MANIFEST, METADATA_ARROW
 from clip_retrieval.metadata import count_rows, open_metadata
 from clip_retrieval.metadata import write as write_module
 from clip_retrieval.metadata.arrow import SOURCES, ArrowMetadata
@@ -92,11 +94,10 @@ def test_rows_of_metadata_arrow_equal_those_of_the_parquet_files(parts: list[pa.
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr(write_module, "BATCH_ROWS", 4)
         folder = write(Path(name), parts)
-        written = write_metadata_arrow(folder, folder)
+        write_metadata_arrow(folder, folder)
         found, expected = open_metadata(folder), ParquetMetadata(ParquetFiles(folder))
         assert isinstance(found, ArrowMetadata)
-        assert written is not None
-        assert written.rows == found.row_count == expected.row_count == count
+        assert found.row_count == expected.row_count == count
         assert found.rows(ids, columns).combine_chunks().equals(expected.rows(ids, columns).combine_chunks())
 
 
@@ -251,6 +252,38 @@ def test_damaged_offsets_are_seen_before_a_whole_column_is_read(tmp_path: Path, 
     assert metadata.instead is None
     assert metadata.columns([column])[column].to_pylist() == expected[column].to_pylist()
     assert metadata.instead is not None
+
+
+def damage_value(folder: Folder, path: Path) -> None:
+    """Note the checksum of metadata.arrow in a manifest, and change one value, which Arrow cannot see."""
+    write_metadata_arrow(folder, folder)
+    folder.write_json(MANIFEST, {"sums": sum_files(folder, METADATA_ARROW)})
+    path.write_bytes(path.read_bytes().replace(b"caption 40", b"caption 41"))
+
+
+def test_a_damaged_value_is_found_by_the_checksum_in_the_manifest(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write(tmp_path, [nested_table(100)])
+    damage_value(folder, tmp_path / METADATA_ARROW)
+    metadata = open_metadata(folder)
+    assert metadata is not None
+    assert metadata.rows(np.array([40]), ["text"]).to_pylist() == [{"text": "caption 40 é"}]
+    assert "metadata.arrow is damaged" in caplog.text
+    folder.remove("metadata")
+    with pytest.raises(StorageError, match=r"metadata\.arrow is damaged: .*; build the index again"):
+        open_metadata(folder)
+
+
+def test_a_large_metadata_arrow_is_compared_by_its_size_when_it_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checksums, "CHECKED_BYTES", 100)
+    folder = write(tmp_path, [nested_table(100)])
+    damage_value(folder, tmp_path / METADATA_ARROW)
+    assert isinstance(open_metadata(folder), ArrowMetadata)
+    (tmp_path / METADATA_ARROW).write_bytes((tmp_path / METADATA_ARROW).read_bytes() + b"more")
+    assert isinstance(open_metadata(folder), ParquetMetadata)
 
 
 def test_a_text_that_is_no_utf8_is_damage_too(tmp_path: Path) -> None:

@@ -61,7 +61,9 @@ def index_combiner(config: CombinerConfig) -> Outcome:
 
 @index.command("info")
 @click.argument("index_folder")
-@click.option("--check", is_flag=True, help="Compare every byte of the index files with their checksums.")
+@click.option(
+    "--check", is_flag=True, help="Compare every byte of the index files and of metadata.arrow with their checksums."
+)
 @with_json
 def info(index_folder: str, *, check: bool) -> Outcome:
     """Say what the indices of a folder are: kind, rows, size, settings, recall, model."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clip_retrieval.checksums import FileSums, sum_files
 from clip_retrieval.embeddings.local_copy import fetched
 from clip_retrieval.embeddings.vectors import Contents, Vectors
 from clip_retrieval.errors import ConfigError, IndexBuildError
@@ -41,7 +42,6 @@ from clip_retrieval.layout import (
     read_manifest,
 )
 from clip_retrieval.revision import finish_revision, only_one
-from clip_retrieval.search.checksums import FileSums, sum_files
 from clip_retrieval.search.cores import using_cores
 from clip_retrieval.search.settings import parse_settings
 from clip_retrieval.search.stored_settings import store_settings
@@ -162,20 +162,21 @@ def build_found(
                         before = target.read_info(modality)
                         warn_of_loss(modality, before, figures, is_new=modality in build.built_anew)
             sums = {modality: sum_built(target, modality, scratch) for modality in infos}
-            publish(revision, scratch, infos, contents)
-        place_metadata(config, source, revision)
+            for modality, of_rows in publish(revision, scratch, infos, contents).items():
+                sums[modality] |= of_rows
+        beside = place_metadata(config, source, revision)
         described = describe_indices(infos, filled, build.trained_rows, sums)
-        revision.write_json(MANIFEST, make_manifest(source, described, config))
+        revision.write_json(MANIFEST, make_manifest(source, described, beside, config))
         revision.commit()
     return Outcome(infos, known.changes if known else {})
 
 
 def sum_built(target: IndexFolder, modality: Modality, scratch: Path) -> FileSums:
-    """Return the checksums of an index: of what was built, else those that the manifest has."""
+    """Return the checksums of an index: of what was built, else those that the manifest has, if it has any."""
     name = target.index_name(modality)
     if (scratch / name).exists():
         return sum_files(IndexFolder(str(scratch)), name)
-    return about_index(read_manifest(target), modality).get("sums") or {}
+    return about_index(read_manifest(target), modality).get("sums") or sum_files(target, name)
 
 
 def wants_other_kind(config: IndexConfig, target: IndexFolder) -> bool:

@@ -16,6 +16,7 @@ import faiss
 import numpy as np
 from rich.console import Console
 
+from clip_retrieval.checksums import sum_files
 from clip_retrieval.errors import IndexBuildError, StorageError
 from clip_retrieval.index.building.parts import UNMERGED, can_be_merged, merge_into
 from clip_retrieval.index.config import CombineConfig
@@ -24,7 +25,6 @@ from clip_retrieval.index.folder.publish import IndexRevision
 from clip_retrieval.layout import INDEX_SUFFIX, IndexFolder, Modality
 from clip_retrieval.progress import show_progress
 from clip_retrieval.revision import finish_revision, only_one
-from clip_retrieval.search.checksums import sum_files
 from clip_retrieval.search.files import LISTS, POPULATED, open_file, read_file, write_file
 from clip_retrieval.search.native_output import printing_nothing
 from clip_retrieval.search.settings import Settings, format_settings, settings_of

@@ -6,10 +6,10 @@ from typing import Any
 
 import faiss
 
+from clip_retrieval.checksums import find_damage, find_damage_beside
 from clip_retrieval.errors import QueryError
 from clip_retrieval.index.folder.build_options import OPTIONS
 from clip_retrieval.layout import IndexFolder, Modality, about_index, read_manifest
-from clip_retrieval.search.checksums import find_damage
 from clip_retrieval.search.files import list_indices, open_parts
 from clip_retrieval.search.index import read_settings
 from clip_retrieval.search.settings import format_settings, settings_of
@@ -19,7 +19,7 @@ from clip_retrieval.search.tree import describe_tree, keeps_lists_in_memory
 def describe_folder(url: str, *, check: bool = False) -> dict[str, Any]:
     """Describe each index; raises ClipRetrievalError if there is none, or one is damaged.
 
-    With `check`, every byte of their files is compared with the checksums in the manifest.
+    With `check`, every byte of their files and of metadata.arrow is compared with the checksums in the manifest.
     """
     folder = IndexFolder(url)
     if not folder.exists():
@@ -27,9 +27,9 @@ def describe_folder(url: str, *, check: bool = False) -> dict[str, Any]:
     there = list_indices(folder)
     manifest = read_manifest(folder) or {}
     sums = {modality: about_index(manifest, modality).get("sums") or {} for modality in there}
-    for modality in there if check else ():
-        damage = find_damage(folder, sums[modality])
-        if damage is not None:
+    if check:
+        damages = (find_damage_beside(folder), *(find_damage(folder, sums[modality]) for modality in there))
+        for damage in filter(None, damages):
             raise damage
     return {
         "index_folder": folder.url,

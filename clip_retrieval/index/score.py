@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clip_retrieval.checksums import FileSums, list_files, sum_files
 from clip_retrieval.embeddings.local_copy import fetched
 from clip_retrieval.embeddings.vectors import Vectors, open_vectors
 from clip_retrieval.errors import ConfigError, IndexBuildError, StorageError
@@ -21,7 +22,6 @@ from clip_retrieval.index.measuring.quality import Quality
 from clip_retrieval.index.measuring.tuning import Target
 from clip_retrieval.layout import MANIFEST, EmbeddingsFolder, IndexFolder, Modality, read_manifest
 from clip_retrieval.revision import finish_revision, only_one
-from clip_retrieval.search.checksums import FileSums, list_files, sum_files
 from clip_retrieval.search.cores import using_cores
 from clip_retrieval.search.files import LISTS, list_indices
 from clip_retrieval.search.index import Index, open_index
@@ -198,7 +198,7 @@ def with_sums(manifest: Mapping[str, Any], sums: Mapping[Modality, FileSums]) ->
     """Return the manifest with new checksums of its indices."""
     indices: Mapping[Modality, Any] = manifest.get("indices") or {}
     changed = {
-        modality: {**about, "sums": sums[modality]} if modality in sums else about
+        modality: {**about, "sums": {**(about.get("sums") or {}), **sums[modality]}} if modality in sums else about
         for modality, about in indices.items()
     }
     return {**manifest, "indices": changed}

@@ -12,6 +12,7 @@ from typing import Any
 import faiss
 import numpy as np
 
+from clip_retrieval.checksums import find_damage, find_damage_beside
 from clip_retrieval.embeddings.rows import pick
 from clip_retrieval.embeddings.vectors import Contents, Vectors
 from clip_retrieval.embeddings.zero_rows import find_filled
@@ -39,7 +40,6 @@ from clip_retrieval.layout import (
     Modality,
     read_manifest,
 )
-from clip_retrieval.search.checksums import find_damage
 from clip_retrieval.search.files import write_file
 
 logger = logging.getLogger(__name__)
@@ -203,7 +203,7 @@ def warn_of_loss(modality: Modality, before: Mapping[str, Any], after: Mapping[s
 def has_current_metadata(config: IndexConfig, source: EmbeddingsFolder, target: IndexFolder) -> bool:
     """Say whether the copies of the metadata equal the embeddings folder's, and are the ones that options ask for."""
     names = source.names(METADATA_FOLDER, ".parquet")
-    if names and writes_arrow(config) and not target.exists(METADATA_ARROW):
+    if names and writes_arrow(config) and not (target.exists(METADATA_ARROW) and find_damage_beside(target) is None):
         return False
     if not config.copy_metadata:
         return True

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from clip_retrieval.checksums import checked_at_opening, find_damage_beside
 from clip_retrieval.errors import StorageError
 from clip_retrieval.layout import METADATA_ARROW, METADATA_FOLDER
 from clip_retrieval.metadata.arrays import number_array, text_array
@@ -77,6 +78,9 @@ def open_arrow(folder: Folder, sizes: dict[str, int]) -> ArrowMetadata | None:
     Raises StorageError where there are none.
     """
     try:
+        damage = find_damage_beside(folder, checked_at_opening(folder))
+        if damage is not None:
+            raise damage
         opened = ArrowMetadata(folder, [METADATA_ARROW])
     except StorageError as error:
         if not sizes:

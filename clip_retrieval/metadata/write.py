@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from clip_retrieval.checksums import FileSums, sum_files
 from clip_retrieval.errors import StorageError
 from clip_retrieval.layout import METADATA_ARROW
 from clip_retrieval.metadata.arrow import SOURCES
@@ -35,16 +36,17 @@ class WrittenArrow:
     size: int  # in bytes
 
 
-def write_metadata_arrow(source: Folder, target: Folder) -> WrittenArrow | None:
-    """Write metadata.arrow of a folder's metadata/*.parquet; it appears when it is whole. None where there are none.
+def write_metadata_arrow(source: Folder, target: Folder) -> FileSums:
+    """Write metadata.arrow of a folder's metadata/*.parquet, if there are any; it appears when it is whole.
 
-    Raises StorageError that names a file which cannot be read.
+    Returns its checksum. Raises StorageError that names a file which cannot be read.
     """
     files = ParquetFiles(source)
     if not files.footers:
-        return None
+        return {}
     with target.staged(METADATA_ARROW) as path:
-        return write_arrow(files, path)
+        write_arrow(files, path)
+        return sum_files(Folder(str(path.parent)), path.name)
 
 
 def write_arrow(

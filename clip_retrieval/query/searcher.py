@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from clip_retrieval.checksums import fingerprint_index
 from clip_retrieval.embeddings.rows import read_rows
 from clip_retrieval.embeddings.vectors import Vectors
 from clip_retrieval.encoder.base import Encoder, Workload
@@ -31,7 +32,6 @@ from clip_retrieval.query.embed import (
 )
 from clip_retrieval.query.hits import join_metadata
 from clip_retrieval.query.surprise import Background, read_background
-from clip_retrieval.search.checksums import fingerprint_index
 from clip_retrieval.search.held_rows import read_held
 from clip_retrieval.search.index import Index, SearchResult, open_index
 from clip_retrieval.search.refine import open_stored, search_stored

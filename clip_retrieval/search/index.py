@@ -13,10 +13,10 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from clip_retrieval.checksums import checked_at_opening, find_damage
 from clip_retrieval.errors import ConfigError, QueryError, StorageError
 from clip_retrieval.layout import IndexFolder, Modality, about_index, read_manifest
 from clip_retrieval.revision import settle
-from clip_retrieval.search.checksums import CHECKED_BYTES, find_damage
 from clip_retrieval.search.cores import of_one_thread
 from clip_retrieval.search.files import OpenPart, open_parts
 from clip_retrieval.search.settings import (
@@ -255,7 +255,7 @@ def open_index(folder: IndexFolder, modality: Modality, *, memory_map: bool = Fa
         settings = read_settings(folder, modality, parts[0].index)
         empty_rows = read_empty_rows(folder, modality)
         about = about_index(manifest, modality)
-        damage = find_damage(folder, about.get("sums") or {}, CHECKED_BYTES)
+        damage = find_damage(folder, about.get("sums") or {}, checked_at_opening(folder))
         if (read_manifest(folder) or {}) == manifest:  # otherwise a build changed files in between
             if damage is not None:
                 raise damage

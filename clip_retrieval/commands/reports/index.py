@@ -10,7 +10,7 @@ from rich.console import Console
 from clip_retrieval.commands.reports.console import make_table, open_console
 from clip_retrieval.index.planning.plan import fits
 from clip_retrieval.layout import MODALITIES, Modality
-from clip_retrieval.words import in_bytes
+from clip_retrieval.words import counted, in_bytes
 
 if TYPE_CHECKING:
     from clip_retrieval.index.build import BuiltIndices
@@ -105,7 +105,11 @@ def name_model(found: dict[str, Any]) -> str:
 
 
 def say_checked(file_count: int) -> str:
-    return f"as written ({file_count} files)" if file_count else "no checksums: build the index again to have some"
+    return (
+        f"as written ({counted(file_count, 'file')})"
+        if file_count
+        else "no checksums: build the index again to have some"
+    )
 
 
 def print_info(found: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clip_retrieval.checksums import FileSums, find_damage, sum_files
 from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.folder.build_options import OPTIONS
 from clip_retrieval.layout import (
@@ -21,7 +22,6 @@ from clip_retrieval.layout import (
     about_index,
     read_manifest,
 )
-from clip_retrieval.search.checksums import FileSums, find_damage
 from clip_retrieval.search.index import read_empty_rows
 from clip_retrieval.search.settings import Settings, can_be_off, parse_settings
 from clip_retrieval.storage import Folder
@@ -112,6 +112,7 @@ def write_beside(
     if len(joined.empty_rows):
         with target.staged(target.empty_rows_name(modality)) as staged:
             np.save(staged, joined.empty_rows)
+            sums = sums | sum_files(Folder(str(staged.parent)), staged.name)
     manifest = read_manifest(target) or {}
     others = {other: said for other, said in manifest.get("indices", {}).items() if other != modality}
     if joined.row_count is None and not others:
@@ -128,6 +129,6 @@ def write_beside(
             "encoder": manifest.get("encoder") if others else joined.encoder,
             PICTURES_BELOW: list_all_roots([{PICTURES_BELOW: joined.pictures_below}, manifest if others else {}]),
             "indices": {**others, **({modality: here} if joined.row_count is not None else {})},
-            **({OPTIONS: manifest[OPTIONS]} if others and OPTIONS in manifest else {}),
+            **{key: manifest[key] for key in ("sums", OPTIONS) if others and key in manifest},
         },
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 
+from clip_retrieval.checksums import FileSums
 from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.layout import METADATA_ARROW, METADATA_FOLDER, EmbeddingsFolder, IndexFolder
 from clip_retrieval.metadata.write import write_metadata_arrow
@@ -12,19 +13,17 @@ from clip_retrieval.metadata.write import write_metadata_arrow
 logger = logging.getLogger(__name__)
 
 
-def place_metadata(config: IndexConfig, source: EmbeddingsFolder, target: IndexFolder) -> None:
-    """Copy the metadata and write metadata.arrow, as the options say.
+def place_metadata(config: IndexConfig, source: EmbeddingsFolder, target: IndexFolder) -> FileSums:
+    """Copy the metadata and write metadata.arrow, as the options say; return the checksum of metadata.arrow.
 
-    An earlier metadata.arrow goes first: killed at any moment, none is left beside files that it is not of.
+    An earlier metadata.arrow goes first: it may be of other embeddings.
     """
-    if config.copy_metadata or writes_arrow(config):
-        target.remove(METADATA_ARROW)
+    target.remove(METADATA_ARROW)
     if config.copy_metadata:
         copy_metadata(source, target)
     else:
         drop_stale_copies(source, target)
-    if writes_arrow(config):
-        write_metadata_arrow(source, target)
+    return write_metadata_arrow(source, target) if writes_arrow(config) else {}
 
 
 def drop_stale_copies(source: EmbeddingsFolder, target: IndexFolder) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clip_retrieval.checksums import FileSums, sum_files
 from clip_retrieval.embeddings.vectors import Contents, Vectors
 from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.index.folder.build_options import OPTIONS, kept_options
@@ -22,8 +23,8 @@ from clip_retrieval.layout import (
     read_manifest,
 )
 from clip_retrieval.revision import Revision
-from clip_retrieval.search.checksums import FileSums
 from clip_retrieval.sources.roots import list_roots
+from clip_retrieval.storage import Folder
 from clip_retrieval.version import __version__
 
 Infos = Mapping[Modality, Mapping[str, Any]]  # contents of image.json and text.json
@@ -38,8 +39,12 @@ def publish(
     scratch: Path,
     infos: Infos,
     contents: Mapping[Modality, Contents],
-) -> None:
-    """Move finished indices to their names, and remove indices of other modalities from an earlier build."""
+) -> dict[Modality, FileSums]:
+    """Move finished indices to their names, and remove indices of other modalities from an earlier build.
+
+    Returns the checksums of the lists of zero rows.
+    """
+    sums: dict[Modality, FileSums] = {modality: {} for modality in infos}
     for modality in MODALITIES:
         index, checksums = target.index_name(modality), target.checksums_name(modality)
         target.remove(target.empty_rows_name(modality))
@@ -52,10 +57,13 @@ def publish(
             arrays[target.empty_rows_name(modality)] = contents[modality].empty
         for name, array in arrays.items():
             np.save(scratch / name, array)
+            if name != checksums:
+                sums[modality] = sum_files(Folder(str(scratch)), name)
             target.publish(scratch / name, name)
         if (scratch / index).exists():  # absent where an update kept the index
             target.publish(scratch / index, index)
         target.write_json(target.info_name(modality), infos[modality])
+    return sums
 
 
 def describe_indices(
@@ -79,9 +87,12 @@ def describe_indices(
 
 
 def make_manifest(
-    source: EmbeddingsFolder, indices: Mapping[Modality, Mapping[str, Any]], config: IndexConfig
+    source: EmbeddingsFolder, indices: Mapping[Modality, Mapping[str, Any]], sums: FileSums, config: IndexConfig
 ) -> dict[str, Any]:
-    """Return the manifest: encoder and input of the embeddings, what was built, and with which options."""
+    """Return the manifest: encoder and input of the embeddings, what was built, and with which options.
+
+    `sums` are the checksums of files beside the indices.
+    """
     theirs = read_manifest(source) or {}
     return {
         "format_version": FORMAT_VERSION,
@@ -89,5 +100,6 @@ def make_manifest(
         "encoder": theirs.get("encoder"),
         PICTURES_BELOW: list_roots((theirs.get("options") or {}).get("source") or {}),
         "indices": indices,
+        **({"sums": sums} if sums else {}),
         OPTIONS: kept_options(config),
     }

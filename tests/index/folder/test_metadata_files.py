@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 
 from clip_retrieval import clip_index
+from clip_retrieval.cli import cli
 from clip_retrieval.index.engines.local import LocalRunner
 from clip_retrieval.index.folder import metadata_files
 from clip_retrieval.layout import METADATA_ARROW, IndexFolder
@@ -72,6 +74,24 @@ def test_another_build_replaces_the_rows(run: Path, unit_rows: Callable[..., Any
 def test_without_write_arrow_an_earlier_one_goes(run: Path) -> None:
     build(run)
     assert not (build(run, write_arrow=False) / METADATA_ARROW).exists()
+
+
+def test_an_earlier_file_of_other_embeddings_goes_where_no_metadata_is_copied(run: Path) -> None:
+    build(run)
+    folder = build(run, copy_metadata=False)
+    assert not (folder / METADATA_ARROW).exists()
+
+
+def test_an_update_makes_a_damaged_file_anew(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = build(run) / METADATA_ARROW
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"row 7", b"row 8"))
+    assert CliRunner().invoke(cli, ["index", "info", str(path.parent), "--check"]).exit_code == 1
+    build(run, update=True)
+    assert path.read_bytes() == whole
+    assert captions(path.parent, [7]) == ["row 7"]
+    assert CliRunner().invoke(cli, ["index", "info", str(path.parent), "--check"]).exit_code == 0
+    assert "damaged" not in caplog.text
 
 
 def test_a_build_stopped_before_the_copies_are_whole_leaves_what_was_there(

@@ -1,6 +1,6 @@
-"""Checksums of index files, kept in the manifest: faiss answers wrongly from a damaged file without an error.
+"""Checksums of files in an index folder, kept in its manifest: damage gives wrong answers without an error.
 
-All files are compared by `index info --check`; at every opening their sizes are, and the content of small ones.
+`index info --check` compares all files. Every opening compares their sizes and, on this machine, what is in small ones.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any
 import xxhash
 
 from clip_retrieval.errors import StorageError
-from clip_retrieval.layout import IndexFolder, Modality
+from clip_retrieval.layout import IndexFolder, Modality, read_manifest
 from clip_retrieval.storage import Folder
 
 BYTES_AT_ONCE = 1 << 20
-CHECKED_BYTES = 32_000_000  # bytes of the largest file that is compared at every opening, in 3 to 16 ms
+CHECKED_BYTES = 32_000_000  # largest file whose content is compared at every opening, in 3 to 16 ms
 
 FileSums = dict[str, dict[str, Any]]  # key: name below the index folder; value: bytes and xxh3_64
 
@@ -43,12 +43,12 @@ def sum_file(folder: Folder, name: str) -> str:
 
 
 def find_damage(folder: Folder, sums: Mapping[str, Any], most_bytes: float = float("inf")) -> StorageError | None:
-    """Return what is wrong with an index's files; of files above `most_bytes` only the size is checked."""
+    """Return what is wrong with these files; of files above `most_bytes` only the size is checked."""
     for name, said in sums.items():
         path = folder.path(name)
-        if not folder.exists(name):
-            return StorageError(f"{path} is missing; build the index again")
         with folder.answering():
+            if not folder.fs.isfile(path):  # a device or a pipe, which a stranger's manifest may name, has no end
+                return StorageError(f"{path} is missing, or no file; build the index again")
             size = int(folder.fs.size(path))
         if size != said["bytes"]:
             return StorageError(
@@ -59,10 +59,20 @@ def find_damage(folder: Folder, sums: Mapping[str, Any], most_bytes: float = flo
     return None
 
 
-def fingerprint_index(folder: IndexFolder, modality: Modality, about: Mapping[str, Any]) -> str:
-    """Return what two indices share only where they are the same: of the checksums that the manifest keeps of them.
+def find_damage_beside(folder: Folder, most_bytes: float = float("inf")) -> StorageError | None:
+    """Return what is wrong with the files beside the indices, by their checksums in the manifest."""
+    return find_damage(folder, (read_manifest(folder) or {}).get("sums") or {}, most_bytes)
 
-    Without those, as of clip-retrieval 2, of the size and both ends of each file.
+
+def checked_at_opening(folder: Folder) -> int:
+    """Return the size of the largest file whose content is compared at every opening; 0 on a store."""
+    return CHECKED_BYTES if folder.is_local else 0
+
+
+def fingerprint_index(folder: IndexFolder, modality: Modality, about: Mapping[str, Any]) -> str:
+    """Return a digest that tells one index from another, made of the checksums in the manifest.
+
+    Where there are none, as in folders of clip-retrieval 2, it is made of the size and both ends of each file.
     """
     digest = xxhash.xxh3_64()
     sums: Mapping[str, Any] = about.get("sums") or {}
