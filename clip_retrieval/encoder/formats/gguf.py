@@ -109,20 +109,19 @@ class GgufTensors(Mapping[str, NDArray[Any]]):
 
 def read_gguf(path: Path) -> Checkpoint:
     """Read a file of clip.cpp's or of ours; a tower that it lacks is missing from configuration and tensors."""
-    file = open_gguf("clip", path)
-    try:
-        return convert(file)
-    except (TypeError, ValueError, LookupError, ArithmeticError) as error:
-        raise EncoderError(f"{path} is broken: its keys make no model ({error})") from error
+    return convert_opened(open_gguf("clip", path), path)
 
 
 def read_ggml(path: Path) -> Checkpoint:
     """Read a file of clip.cpp's from before GGUF, such as ggml-model-f16.bin."""
-    file = read_ggml_file(path)
+    return convert_opened(read_ggml_file(path), path)
+
+
+def convert_opened(file: GgufFile, path: Path) -> Checkpoint:
     try:
         return convert(file)
     except (TypeError, ValueError, LookupError, ArithmeticError) as error:
-        raise EncoderError(f"{path} is broken: its sizes make no model ({error})") from error
+        raise EncoderError(f"{path} is broken: its keys make no model ({error})") from error
 
 
 def convert(file: GgufFile) -> Checkpoint:
