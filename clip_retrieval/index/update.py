@@ -19,7 +19,6 @@ from clip_retrieval.embeddings.zero_rows import find_filled
 from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.building.edit_rows import (
     CannotChangeError,
-    can_fill,
     check_rows,
     is_trained_on_rows,
     put_rows,
@@ -41,6 +40,7 @@ from clip_retrieval.layout import (
     read_manifest,
 )
 from clip_retrieval.search.files import write_file
+from clip_retrieval.search.tree import has_graph
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ def update_index(known: Known, modality: Modality, vectors: Vectors, bounds: Bou
     )  # fmt: skip
     index = read_index(target, target.index_name(modality), change, bounds)
     check_rows(index, change.known)
-    if len(change.filled) and not can_fill(index):
+    if len(change.filled) and has_graph(index):
         raise CannotChangeError("rows got their embedding later, and a graph cannot take them in their place")
     if is_trained_on_rows(index) and index.ntotal + change.added > GROWTH * about["trained_rows"]:
         raise CannotChangeError(

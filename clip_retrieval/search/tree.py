@@ -20,6 +20,11 @@ def list_nodes(index: Any) -> Iterator[Any]:
         yield from list_nodes(node.index)
 
 
+def has_graph(index: Any) -> bool:
+    """Say whether rows are the nodes of a graph, which only grows."""
+    return any(isinstance(node, faiss.IndexHNSW) for node in list_nodes(index))
+
+
 def reconstruct(index: Any, ids: Sequence[int], rows: NDArray[np.float32]) -> NDArray[np.float32] | None:
     """Return rows as the index has them, without giving it a map from ids to places, which would change it.
 

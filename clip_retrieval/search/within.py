@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,7 +18,7 @@ from clip_retrieval.embeddings.vectors import Vectors
 from clip_retrieval.search.held_rows import decode_rows
 from clip_retrieval.search.index import Index, SearchResult, merge
 from clip_retrieval.search.settings import Settings, format_settings
-from clip_retrieval.search.tree import list_nodes
+from clip_retrieval.search.tree import has_graph
 
 Method = Literal["none", "exact", "widened"]
 
@@ -92,7 +91,7 @@ def search_within(
         vectors = read_rows(within.stored, allowed.ids)
         hits = [best_of(allowed.ids, vectors @ query, wanted) for query in queries]
         return FoundWithin(hits, "exact", len(allowed.ids), chosen)
-    if len(allowed.ids) <= (GRAPH_ROWS if is_graph(index) else EXACT_ROWS):
+    if len(allowed.ids) <= (GRAPH_ROWS if has_graph(index.index) else EXACT_ROWS):
         return FoundWithin(compare_all(index, queries, wanted, allowed), "exact", len(allowed.ids), chosen)
     wider = widen(index, chosen, allowed)
     hits = index.search_allowed(queries, wanted, wider, allowed.mask())
@@ -106,7 +105,7 @@ def widen(index: Index, settings: Settings, allowed: Allowed) -> Settings:
     changed: dict[str, float] = {}
     if index.list_count and "nprobe" in index.known_settings:
         changed["nprobe"] = min(index.list_count, math.ceil(setting(index, settings, "nprobe") / allowed.share))
-    if is_graph(index):
+    if has_graph(index.index):
         changed["efSearch"] = min(index.row_count, math.ceil(setting(index, settings, "efSearch") / allowed.share))
     return settings | changed | deep_quantizer(index, changed)
 
@@ -132,7 +131,7 @@ def deep_quantizer(index: Index, changed: dict[str, float]) -> dict[str, float]:
 
 def looks_at_all(index: Index, settings: Settings) -> bool:
     """Say whether every row is compared: in all lists, or in an index without lists or graph."""
-    if is_graph(index) or "k_factor_rf" in index.known_settings:
+    if has_graph(index.index) or "k_factor_rf" in index.known_settings:
         return False
     return not index.list_count or settings.get("nprobe", 0) >= index.list_count
 
@@ -141,13 +140,9 @@ def setting(index: Index, settings: Settings, name: str) -> float:
     return settings.get(name, index.own_settings[name])
 
 
-def is_graph(index: Index) -> bool:
-    return any(isinstance(node, faiss.IndexHNSW) for node in list_nodes(index.index))
-
-
 def compare_all(index: Index, queries: NDArray[np.float32], k: int, allowed: Allowed) -> list[SearchResult]:
     """Return the best k of the allowed rows for each query, by comparing each row as the index holds it."""
-    if not is_graph(index):
+    if not has_graph(index.index):
         return index.search_allowed(queries, k, look_at_all(index, k, allowed), allowed.mask())
     found = [empty_result() for _ in queries]
     for start in range(0, len(allowed.ids), ROWS_AT_ONCE):

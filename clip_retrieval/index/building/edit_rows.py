@@ -50,16 +50,6 @@ def check_lists(index: Any) -> None:
         raise CannotChangeError("its lists are in another file")
 
 
-def can_fill(index: Any) -> bool:
-    """Say whether rows that had no embedding can be filled in place."""
-    index = faiss.downcast_index(index)
-    if isinstance(index, faiss.IndexPreTransform):
-        return can_fill(index.index)
-    if isinstance(index, faiss.IndexRefine):
-        return can_fill(index.base_index)
-    return not isinstance(index, faiss.IndexHNSW)
-
-
 def is_trained_on_rows(index: Any) -> bool:
     """Say whether the index was trained on its rows, so that many new rows make it worse."""
     index = faiss.downcast_index(index)

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from clip_retrieval.index.building.edit_rows import (
     CannotChangeError,
-    can_fill,
     check_rows,
     is_trained_on_rows,
     put_rows,
     remove_rows,
 )
 from clip_retrieval.index.building.parts import add_rows
+from clip_retrieval.search.tree import has_graph
 
 DIM, KNOWN, ALL = 32, 600, 900
 LISTS = ["IVF4,Flat", "IVF4,SQ8", "IVF4,PQ16x4", "IVF4,PQ16x4fs", "IVF4,PQ16x4fsr", "IVF4,RaBitQ", "IVF4_HNSW8,SQ8"]
@@ -103,9 +103,11 @@ def test_rows_that_autofaiss_put_into_lists_as_zero_are_filled_once(unit_rows: A
     assert index.search(rows[5:6], 2)[1][0].tolist().count(5) == 1
 
 
-@pytest.mark.parametrize(("key", "filling"), [("HNSW8", False), ("Flat", True), ("IVF4,Flat", True)])
-def test_graphs_cannot_be_filled(unit_rows: Any, key: str, filling: bool) -> None:
-    assert can_fill(make_empty(key, unit_rows(200, DIM))) is filling
+@pytest.mark.parametrize(
+    ("key", "is_graph"), [("HNSW8", True), ("Flat", False), ("IVF4,Flat", False), (TREES[0], False)]
+)
+def test_graphs_are_known_as_such(unit_rows: Any, key: str, is_graph: bool) -> None:
+    assert has_graph(make_empty(key, unit_rows(200, DIM))) is is_graph
 
 
 @pytest.mark.parametrize(
