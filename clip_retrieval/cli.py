@@ -16,6 +16,7 @@ from clip_retrieval.option_flags import with_underscores
 from clip_retrieval.process.interrupts import STOPPED_CODES, StoppedError, stopping_in_time
 from clip_retrieval.process.standard_streams import (
     flush_streams,
+    log_to_stderr,
     open_missing_streams,
     say_error,
     tell_unprinted,
@@ -46,13 +47,6 @@ COMMANDS = {
 }
 HELP = ("-h", "--help")
 CONTEXT = {"help_option_names": HELP, "max_content_width": 110, "token_normalize_func": with_underscores}
-
-
-class PrintableFormatter(logging.Formatter):
-    """Formats log lines with terminal controls escaped, since file names may hold them."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
 
 
 class Cli(click.Group):
@@ -110,9 +104,7 @@ def cli(*, verbose: bool) -> None:
     Every option can be written --like_this or --like-this, --with value or --with=value; booleans take
     True or False. The required ones may also be given by position.
     """
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, stream=sys.stderr, force=True)
-    for handler in logging.getLogger().handlers:
-        handler.setFormatter(PrintableFormatter("%(message)s"))
+    log_to_stderr(logging.DEBUG if verbose else logging.WARNING)
     logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
     logging.getLogger("clip_retrieval").setLevel(logging.DEBUG if verbose else logging.INFO)
 

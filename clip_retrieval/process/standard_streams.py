@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sys
 from contextlib import suppress
@@ -26,6 +27,21 @@ def open_missing_streams() -> None:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 -- for the life of the process
     if sys.stderr is None:
         sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 -- for the life of the process
+
+
+class PrintableFormatter(logging.Formatter):
+    """Formats log lines with terminal controls escaped, since file names may hold them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the message, and a traceback where there is one."""
+        return printable(super().format(record))
+
+
+def log_to_stderr(level: int) -> None:
+    """Write the log's messages from a level on to stderr, in place of what was set up before."""
+    logging.basicConfig(level=level, stream=sys.stderr, force=True)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(PrintableFormatter("%(message)s"))
 
 
 def say_error(sentence: str) -> None:

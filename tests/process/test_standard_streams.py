@@ -31,6 +31,16 @@ def command(tmp_path: Path) -> str:
     return shlex.join([sys.executable, *words])
 
 
+@pytest.mark.parametrize("level", ["warning", "info"])
+def test_log_lines_cannot_talk_to_the_terminal(level: str) -> None:
+    code = (
+        "import logging\nfrom clip_retrieval.process.standard_streams import log_to_stderr\n"
+        f"log_to_stderr(logging.WARNING)\nlogging.getLogger('any').{level}('%s is odd', 'a\x1b]0;b\x07.jpg')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ("a\\x1b]0;b\\x07.jpg is odd\n" if level == "warning" else "")
+
+
 def run(shell_command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     environment = module_environment()
     return subprocess.run(

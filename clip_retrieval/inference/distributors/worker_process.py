@@ -17,6 +17,7 @@ from clip_retrieval.inference.telemetry.live import News, Teller
 from clip_retrieval.inference.worker.worker import run_worker
 from clip_retrieval.options import from_json
 from clip_retrieval.process.interrupts import StoppedError, stopping_in_time
+from clip_retrieval.process.standard_streams import log_to_stderr
 from clip_retrieval.process.subprocesses import end_with_parent
 
 OF_ONE_DEVICE = (EncoderError, WorkerError)  # errors that other devices and workers need not meet
@@ -61,7 +62,7 @@ def main() -> None:
     messages = Messages(os.fdopen(os.dup(1), "w"))
     os.dup2(2, 1)
     end_with_parent()
-    logging.basicConfig(level=logging.WARNING)
+    log_to_stderr(logging.WARNING)
     try:
         with stopping_in_time():  # removes half-made files
             run(sys.stdin, messages)

@@ -6,6 +6,7 @@ that it neither imports the caller's main module nor torch.
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import struct
@@ -15,6 +16,7 @@ from typing import IO, Any
 
 from clip_retrieval.inference.readers.prepare import Wanted, prepare_chunk
 from clip_retrieval.inference.readers.shared_pixels import Note, SharedPixels
+from clip_retrieval.process.standard_streams import log_to_stderr
 from clip_retrieval.process.subprocesses import end_with_parent
 from clip_retrieval.sources.types import Sample
 
@@ -73,6 +75,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     end_with_parent()
+    log_to_stderr(logging.WARNING)
     try:
         serve(sys.stdin.buffer, answers)
     except (BrokenPipeError, EOFError):
