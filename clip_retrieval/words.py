@@ -88,5 +88,6 @@ def is_hidden(path: str) -> bool:
     return any((part.startswith(".") and part not in (".", "..")) or part == MACOS_FOLDER for part in path.split("/"))
 
 
-def counted(count: int, what: str) -> str:
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+def counted(count: int, what: str, several: str = "") -> str:
+    """Return a number and its noun, whose plural is `several` where an s does not make it."""
+    return f"{count:,} {what if count == 1 else several or what + 's'}"

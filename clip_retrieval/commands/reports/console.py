@@ -13,6 +13,7 @@ from rich.text import Text
 from clip_retrieval.words import printable
 
 MOST_LINES = 2  # most lines of a cell with foreign text
+MOST_TITLE = 100  # characters of a query in the title of a table
 ELLIPSIS = "…"
 
 
@@ -42,6 +43,12 @@ def make_table(headings: Sequence[str], *, title: str | None = None, numbers: Co
         else:
             table.add_column(heading, overflow="fold")
     return table
+
+
+def quoted(text: str) -> str:
+    """Return a query for the title of a table: on one line, in quotes, cut where it is long."""
+    line = " ".join(text.split())
+    return repr(line if len(line) <= MOST_TITLE else f"{line[: MOST_TITLE - 1]}{ELLIPSIS}")
 
 
 class Cell:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from clip_retrieval.commands.reports.console import Cell, make_table, open_console, print_table
+from clip_retrieval.commands.reports.console import Cell, make_table, open_console, print_table, quoted
 from clip_retrieval.layout import CAPTION, IMAGE_PATH
 from clip_retrieval.words import counted
 
@@ -44,7 +44,7 @@ def print_batch(result: FilterResult) -> None:
     """Print the first queries of a batch, each with its hits, and every query that failed."""
     console, hits = open_console(), result.hits
     sizes = (hits.starts[1:] - hits.starts[:-1]).tolist()
-    failed = counted(len(hits.failed), "query").replace("querys", "queries")
+    failed = counted(len(hits.failed), "query", "queries")
     title = f"{hits.count:,} hits for {len(hits.asked):,} queries" + (f", {failed} failed" if hits.failed else "")
     table = make_table(["query", "text", "hits"], title=title, numbers=("query", "hits"))
     for asked, size in zip(hits.asked[:SHOWN_HITS], sizes, strict=False):
@@ -64,7 +64,9 @@ def hit_table(result: FilterResult, shown: int = SHOWN_HITS) -> Table:
     first = next(result.hits.blocks(0, shown))
     names = [name for name in (CAPTION, IMAGE_PATH, "url") if name in first.column_names]
     table = make_table(
-        ["rank", "similarity", *names], title=f"{found} for {result.query.text!r}", numbers=("rank", "similarity")
+        ["rank", "similarity", *names],
+        title=f"{found} for {quoted(result.query.text)}",
+        numbers=("rank", "similarity"),
     )
     for hit in first.to_pylist():
         values = [("" if hit[name] is None else str(hit[name]), name == IMAGE_PATH) for name in names]

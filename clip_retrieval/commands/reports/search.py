@@ -12,7 +12,7 @@ import click
 from rich.table import Table
 
 from clip_retrieval.commands import Outcome
-from clip_retrieval.commands.reports.console import Cell, make_table, open_console, print_table
+from clip_retrieval.commands.reports.console import Cell, make_table, open_console, print_table, quoted
 from clip_retrieval.photos.config import OutputConfig, SearchConfig
 from clip_retrieval.words import counted, in_bytes, printable
 
@@ -60,7 +60,7 @@ def hit_table(result: PhotoAnswer, *, has_thumbnails: bool) -> Table:
     columns = ["rank", "similarity", *(["picture"] if thumbnail else []), "path"]
     table = make_table(
         columns, numbers=("rank", "similarity"),
-        title=f"{found} for {result.answered.query.text!r} among {counted(result.about.pictures, 'picture')}",
+        title=f"{found} for {quoted(result.answered.query.text)} among {counted(result.about.pictures, 'picture')}",
     )  # fmt: skip
     for row, path in zip(rows, result.paths(), strict=True):
         pictures = [thumbnail(row)] if thumbnail else []

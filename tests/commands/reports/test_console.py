@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from clip_retrieval.cli import cli
 from clip_retrieval.commands import Outcome
-from clip_retrieval.commands.reports.console import Cell, SafeConsole, make_table, open_console
+from clip_retrieval.commands.reports.console import Cell, SafeConsole, make_table, open_console, quoted
 
 HOSTILE = "\x1b[31mred\x1b]0;title\x07 \u202egnp.exe \x9b2J\r"
 OBEYED = ("\x1b", "\x07", "\u202e", "\x9b", "\r")
@@ -71,6 +71,20 @@ def test_a_short_text_is_whole(text: str) -> None:
     printed = render(table, width=30)
     assert "\u2026" not in printed
     assert text.split() == " ".join(line.strip("\u2502 ") for line in printed.splitlines()[3:-1]).split()
+
+
+@pytest.mark.parametrize(
+    ("query", "shown"),
+    [
+        ("a dog's", '"a dog\'s"'),
+        ("two\n lines", "'two lines'"),
+        ("word\n" * 2000, f"'{'word ' * 19}word…'"),
+        (HOSTILE, None),
+    ],
+)
+def test_a_query_in_a_title_is_a_short_line(query: str, shown: str | None) -> None:
+    assert shown is None or quoted(query) == shown
+    assert not [mark for mark in OBEYED if mark in quoted(query)]
 
 
 def test_json_is_lossless_and_safe(capsys: pytest.CaptureFixture[str]) -> None:
