@@ -67,7 +67,7 @@ def open_csv(url: str) -> CsvTable:
             line = text.readline(LONGEST_CELL)
             delimiter = max(DELIMITERS, key=lambda mark: count_outside_quotes(line, mark))
             text.seek(0)
-            names, _ = next(read_rows(text, delimiter), ([], None))
+            names, open_line = next(read_rows(text, delimiter), ([], None))
     except FileNotFoundError as error:
         raise SourceError(f"{url} does not exist") from error
     except (csv.Error, OSError, EOFError, ValueError) as error:
@@ -77,6 +77,10 @@ def open_csv(url: str) -> CsvTable:
         raise SourceError(f"{url} is {known or 'no text: its first line holds NUL characters'}")
     if url.endswith((".txt", ".txt.gz")):
         return CsvTable(url, {"url": "text"}, {"url": "text"}, None)
+    if open_line is not None or any("\n" in name and "://" in name for name in names):
+        raise SourceError(
+            f"a quote in the first line of {url}, which names the columns, has no end; close or remove it"
+        )
     if any("://" in name for name in names):
         raise SourceError(
             f"the first line of {url} holds a url already; put column names such as url,caption before it"

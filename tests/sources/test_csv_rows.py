@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from clip_retrieval.errors import SourceError
 from clip_retrieval.sources.csv_rows import read_rows
 from clip_retrieval.sources.csv_table import open_csv
 from clip_retrieval.sources.types import Failure
@@ -65,3 +66,19 @@ def test_the_rows_of_a_table_name_the_line(tmp_path: Path) -> None:
     assert (failure.key, failure.reason, failure.row_kept) == ("0", "open_quote", True)
     assert "line 2" in failure.detail
     assert rows == [(0, {"caption": '"a', "url": "u"}), (1, {"caption": "b", "url": "v"})]
+
+
+@pytest.mark.parametrize(
+    "rows", ["http://x/1.jpg,a\n", 'http://x/1.jpg,a\nhttp://x/2.jpg,"b"\n', 'http://x/1.jpg,a\nhttp://x/2.jpg,b"\n']
+)
+def test_a_quote_without_an_end_among_the_column_names_is_refused(tmp_path: Path, rows: str) -> None:
+    (tmp_path / "t.csv").write_text(f'url,"caption\n{rows}')
+
+    with pytest.raises(SourceError, match=r"^a quote in the first line of .*, which names the columns, has no end; "):
+        open_csv(str(tmp_path / "t.csv"))
+
+
+def test_a_column_name_may_have_two_lines(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('url,"the\ncaption"\nhttp://x/1.jpg,a\n')
+
+    assert list(open_csv(str(tmp_path / "t.csv")).kinds) == ["url", "the\ncaption"]
