@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TypedDict
 
 from clip_retrieval.errors import BusyError, StorageError
 from clip_retrieval.layout import JOURNAL, REVISION_FOLDER
-from clip_retrieval.storage import Folder
+from clip_retrieval.storage import Folder, check_inside
 
 try:
     import fcntl
@@ -73,7 +73,7 @@ def finish_revision(folder: Folder) -> None:
     if not folder.exists(JOURNAL):
         return
     journal = folder.read_shaped_json(JOURNAL, Journal)
-    check_names(folder, [*journal["writes"], *journal["writes"].values(), *journal["removals"]])
+    check_inside(folder, JOURNAL, [*journal["writes"], *journal["writes"].values(), *journal["removals"]])
     for name, place in journal["writes"].items():
         if not folder.exists(place):
             continue  # done by an earlier try
@@ -84,14 +84,6 @@ def finish_revision(folder: Folder) -> None:
         folder.remove(name)
     folder.remove(JOURNAL)
     folder.remove(REVISION_FOLDER)
-
-
-def check_names(folder: Folder, names: Iterable[str]) -> None:
-    """Raise StorageError where a journal, which strangers may have written, names what is not in its folder."""
-    for name in names:
-        path = PurePosixPath(name.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or not path.parts:
-            raise StorageError(f"{folder.path(JOURNAL)} names {name!r}, which is not in its folder; remove the journal")
 
 
 @contextmanager

@@ -6,14 +6,14 @@ import os
 import posixpath
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 from uuid import uuid4
 
 from clip_retrieval.blobs import local_path, open_store, store_errors
-from clip_retrieval.errors import StorageError, first_line
+from clip_retrieval.errors import ClipRetrievalError, StorageError, first_line
 from clip_retrieval.json_files import Shape, parse_json
 from clip_retrieval.local_files import LocalFiles
 from clip_retrieval.scratch import HOST, is_left, is_old, list_folder, make_scratch, make_temporary
@@ -235,6 +235,16 @@ def leaving_nothing_empty(folder: Folder) -> Iterator[None]:
             for path in made:
                 path.rmdir()
         raise
+
+
+def check_inside(
+    folder: Folder, file: str, names: Iterable[str], error: type[ClipRetrievalError] = StorageError
+) -> None:
+    """Raise `error` where a file of the folder, which strangers may have written, names what is not in the folder."""
+    for name in names:
+        path = PurePosixPath(name.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or not path.parts:
+            raise error(f"{folder.path(file)} names {name!r}, which is not in its folder; remove or mend that file")
 
 
 def check_writable(folder: Folder) -> None:

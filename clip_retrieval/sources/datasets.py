@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, TypedDict
+from typing import Any, TypedDict
 
-import msgspec
 import pyarrow as pa
 
 from clip_retrieval.blobs import local_path, may_pass, open_raw, store_errors
@@ -19,14 +18,13 @@ from clip_retrieval.sources.content import explain_refusal
 from clip_retrieval.sources.parquet import reason_of
 from clip_retrieval.sources.tables import Table, TablePart, TableSource, open_tables
 from clip_retrieval.sources.types import Failure
-from clip_retrieval.storage import Folder
+from clip_retrieval.storage import Folder, check_inside
 
 STATE, INFO, SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
-Name = Annotated[str, msgspec.Meta(pattern=r"^(?!\.\.?$)[^/\\]+$")]  # leads out of no folder
 
 
 class DataFile(TypedDict):
-    filename: Name
+    filename: str
 
 
 class State(TypedDict, total=False):
@@ -36,7 +34,7 @@ class State(TypedDict, total=False):
 
 
 class Splits(TypedDict, total=False):
-    splits: list[Name]
+    splits: list[str]
 
 
 class SplitInfo(TypedDict, total=False):
@@ -105,6 +103,7 @@ def open_datasets(config: SourceConfig) -> TableSource:
     if not folder.exists():
         raise SourceError(f"there is no folder {config.input_dataset}")
     splits = read_about(folder, SPLITS, Splits).get("splits", [""])
+    check_inside(folder, SPLITS, filter(None, splits), SourceError)
     parts, counts = [], []
     for split in splits:
         names = arrow_names(folder, split)
@@ -139,7 +138,9 @@ def arrow_names(folder: Folder, split: str) -> list[str]:
     files = state.get("_data_files")
     if files is None:
         return [f"{below}{name}" for name in folder.names(split, ".arrow")] if folder.exists(f"{below}{INFO}") else []
-    return [f"{below}{file['filename']}" for file in files]
+    names = [f"{below}{file['filename']}" for file in files]
+    check_inside(folder, f"{below}{STATE}", names, SourceError)
+    return names
 
 
 def count_rows(folder: Folder, split: str) -> int | None:

@@ -557,10 +557,8 @@ def test_the_tables_that_a_run_wrote_are_no_input_of_the_next(
     ("name", "text", "key"),
     [
         ("dataset_dict.json", '{"splits": ["train", 5]}', "splits[1]"),
-        ("dataset_dict.json", '{"splits": ["../train"]}', "splits[0]"),
         ("dataset_dict.json", '{"splits": null}', "splits"),
         ("train/state.json", '{"_data_files": ["a.arrow"]}', "_data_files[0]"),
-        ("train/state.json", '{"_data_files": [{"filename": "../../a.arrow"}]}', "_data_files[0].filename"),
         ("train/state.json", '{"_split": ["x"]}', "_split"),
         ("train/dataset_info.json", '{"splits": {"train": 3}}', "splits[...]"),
         ("train/dataset_info.json", '{"splits": {"train": {"num_examples": "3"}}}', "splits[...].num_examples"),
@@ -576,6 +574,26 @@ def test_a_file_about_a_dataset_with_another_shape_is_named_with_its_key(
     message = refusal(tmp_path / "saved", tmp_path / "out", "datasets")
 
     assert message.startswith(f"{tmp_path}/saved/{name} cannot be used: {key}: expected ")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "place"),
+    [
+        ("dataset_dict.json", '{"splits": ["../train"]}', "../train"),
+        ("dataset_dict.json", '{"splits": ["/train"]}', "/train"),
+        ("train/state.json", '{"_data_files": [{"filename": "../../a.arrow"}]}', "train/../../a.arrow"),
+    ],
+)
+def test_a_file_about_a_dataset_that_leads_out_of_it_is_refused(
+    tmp_path: Path, pictures: list[bytes], name: str, text: str, place: str
+) -> None:
+    write_datasets(tmp_path / "saved" / "train", [pa.RecordBatch.from_pydict({"image": pictures})])
+    (tmp_path / "saved" / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    (tmp_path / "saved" / name).write_text(text)
+
+    assert refusal(tmp_path / "saved", tmp_path / "out", "datasets") == (
+        f"{tmp_path}/saved/{name} names '{place}', which is not in its folder; remove or mend that file"
+    )
 
 
 def test_a_table_of_which_nothing_can_be_read_says_so(tmp_path: Path, pictures: list[bytes], read_table: Read) -> None:
