@@ -125,7 +125,7 @@ class WebdatasetSource:
         key = group_key(group[0].name)
         if key in by_stem and by_stem[key].images:  # a.seg.png next to a.jpg belongs to sample a
             others = [member for stem, parts in by_stem.items() if stem != key for member in parts.members()]
-            yield from (duplicate(member, url, f"the picture of its sample is {key}.*") for member in others)
+            yield from (unjoined(member, url, key, suffixes) for member in others)
             by_stem = {key: by_stem[key]}
         for stem, parts in by_stem.items():
             yield from self.rows(stem, parts, url)
@@ -144,6 +144,16 @@ class WebdatasetSource:
 
 def duplicate(member: Member, url: str, detail: str) -> Failure:
     return Failure(member.name, url, "other", "duplicate", detail)
+
+
+def unjoined(member: Member, url: str, key: str, suffixes: Suffixes) -> Failure:
+    """Return the failure of a member that joins no picture, beside a sample whose picture is `key`.*"""
+    part = suffixes.part_of(member.name)
+    if part == "image":
+        return duplicate(member, url, f"the picture of its sample is {key}.*")
+    advice = f"--wds_caption_key {whole_suffix(member.name)[1:]} makes it the caption of {key}.*"
+    detail = f"no picture has its name; {advice if part == 'text' else f'the json of {key}.* is {key}.json'}"
+    return Failure(member.name, url, "other", "not_joined", detail)
 
 
 def grouped(members: Iterable[Member | Damage], url: str) -> Iterator[list[Member] | Failure]:

@@ -336,6 +336,23 @@ def test_dotted_keys_make_the_pairs_that_webdataset_makes(tmp_path: Path, write_
     assert not failures
 
 
+def test_a_caption_whose_name_has_more_dots_than_its_picture_s_is_named_with_advice(
+    tmp_path: Path, write_tar: WriteTar
+) -> None:
+    names = ("d/1.input.jpg", "d/1.outputs.txt", "d/1.more.json", "d/1.mask.jpg")
+    tar = write_tar(tmp_path / "x.tar", [(name, b"x") for name in names])
+
+    unnamed = "no picture has its name"
+    [sample], failures = read_all(tar, wds_image_key="input.jpg;jpg")
+
+    assert (sample.key, sample.text) == ("d/1", None)
+    assert [(failure.key, failure.reason, failure.detail) for failure in failures] == [
+        ("d/1.outputs.txt", "not_joined", f"{unnamed}; --wds_caption_key outputs.txt makes it the caption of d/1.*"),
+        ("d/1.more.json", "not_joined", f"{unnamed}; the json of d/1.* is d/1.json"),
+        ("d/1.mask.jpg", "duplicate", "the picture of its sample is d/1.*"),
+    ]  # fmt: skip
+
+
 def test_without_dotted_keys_each_version_is_a_sample(tmp_path: Path, write_tar: WriteTar) -> None:
     tar = write_tar(tmp_path / "x.tar", [(name, b"x") for name in ("a.v1.jpg", "a.v1.txt", "a.v2.jpg")])
 
