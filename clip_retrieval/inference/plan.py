@@ -114,6 +114,8 @@ def needs_work(folder: EmbeddingsFolder, partition: Partition) -> bool:
     """Say whether to make a partition: it is missing, or failed for a reason that may have passed."""
     if not folder.is_done(partition):
         return True
+    if partition.start == partition.stop:
+        return False  # more partitions were asked for than there are samples
     stats = folder.read_json(folder.stats_name(partition))
     return not stats["sample_count"] or any(reason in stats["reasons"] for reason in PASSING_REASONS)
 

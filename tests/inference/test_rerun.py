@@ -67,6 +67,16 @@ def test_a_finished_run_is_not_touched(shards: Path, done: Path) -> None:
     assert (summary.already_done, summary.partition_count, summary.stats.sample_count) == (3, 3, 18)
 
 
+def test_partitions_without_samples_are_not_made_again(shards: Path, tmp_path: Path) -> None:
+    embed(shards, tmp_path / "output", output_partition_count=10)
+    before = times(tmp_path / "output")
+
+    summary = embed(shards, tmp_path / "output", output_partition_count=10)
+
+    assert times(tmp_path / "output") == before
+    assert (summary.already_done, summary.partition_count, summary.stats.sample_count) == (10, 10, 18)
+
+
 def test_only_what_is_missing_is_made_again(shards: Path, done: Path, snapshot: Snapshot) -> None:
     expected, before = snapshot(done), times(done)
     (done / "metadata" / "metadata_1.parquet").unlink()
