@@ -250,6 +250,21 @@ def test_all_processes_end_when_the_run_alone_is_killed(source: Path, tmp_path: 
     wait_for_the_end_of_all(process.pid)
 
 
+def test_even_a_reader_that_hangs_ends_with_the_run(
+    tmp_path: Path, write_pictures: Callable[[Path, int], Path], hanging: tuple[bytes, Path]
+) -> None:
+    folder = write_pictures(tmp_path / "pictures", 3)
+    (folder / "hangs.jpg").write_bytes(hanging[0])
+    process = start(folder, tmp_path / "output", "--num_prepro_workers", "1", kind="files")
+    wait_for(hanging[1].exists, process)
+    assert hanging[1].exists()
+
+    process.kill()
+    process.communicate(timeout=SECONDS)
+
+    wait_for_the_end_of_all(process.pid)
+
+
 @pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["int", "term"])
 def test_a_stopped_run_says_how_far_it_is_and_goes_on(

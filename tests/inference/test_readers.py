@@ -7,9 +7,11 @@ import os
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from clip_retrieval import clip_inference
@@ -188,10 +190,11 @@ def test_readers_that_are_killed_between_samples_again_and_again_end_the_run(
         load(make_samples())
 
 
-def test_closing_does_not_wait_for_a_reader_that_hangs(make_samples: MakeSamples, tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "fifo.jpg")
+def test_closing_does_not_wait_for_a_reader_that_hangs(make_samples: MakeSamples, hanging: tuple[bytes, Path]) -> None:
     loader = Loader(WANTED, 5, 2)
-    next(loader.batches(make_samples(image=BlobRef(str(tmp_path / "fifo.jpg")))))
+    next(loader.batches(make_samples(image=hanging[0])))
+    while not hanging[1].exists():
+        time.sleep(0.01)
 
     loader.close()
 
@@ -200,14 +203,21 @@ def test_closing_does_not_wait_for_a_reader_that_hangs(make_samples: MakeSamples
 
 
 def test_a_run_with_a_bad_picture_says_so_in_its_failures(
-    tmp_path: Path, write_pictures: Callable[[Path, int], Path], read_table: Callable[..., object]
+    tmp_path: Path,
+    write_pictures: Callable[[Path, int], Path],
+    read_table: Callable[[Path, str], pd.DataFrame],
+    hanging: tuple[bytes, Path],
 ) -> None:
     folder = write_pictures(tmp_path / "pictures", 6)
-    (folder / "00003.jpg").unlink()
+    (folder / "00001.jpg").unlink()
     os.mkfifo(tmp_path / "fifo")
-    (folder / "00003.jpg").symlink_to(tmp_path / "fifo")
+    (folder / "00001.jpg").symlink_to(tmp_path / "fifo")
+    (folder / "00003.jpg").write_bytes(hanging[0])
 
     clip_inference(folder, tmp_path / "output", clip_model="hash:16?size=32", num_prepro_workers=1, reader_timeout=1.0)
 
     table = read_table(tmp_path / "output", "failures")
-    assert table[["key", "part", "reason"]].to_numpy().tolist() == [["00003.jpg", "image", "not_a_file"]]  # type: ignore[index]
+    assert table[["key", "part", "reason"]].to_numpy().tolist() == [
+        ["00001.jpg", "image", "not_a_file"],
+        ["00003.jpg", "image", "timeout"],
+    ]
