@@ -11,7 +11,7 @@ from clip_retrieval.blobs import PIPE, BlobRef, local_path, read_blob
 from clip_retrieval.errors import StorageError, one_line
 from clip_retrieval.layout import IMAGE_PATH, SHARD, SHARD_OFFSET, SHARD_SIZE
 from clip_retrieval.network.fetch import FetchLimits, fetch
-from clip_retrieval.sources.zips import is_zip, stored_crc
+from clip_retrieval.sources.zips import find_member, is_zip, stored_crc
 from clip_retrieval.storage import Folder
 from clip_retrieval.words import clean
 
@@ -81,7 +81,7 @@ def read_from_shard(hit: dict[str, Any]) -> bytes:
         return data
     if not is_zip(shard):
         raise OSError("it is not in one piece in its tar (a sparse file): unpack the tar to get it")
-    return read_blob(BlobRef(f"zip://{hit[IMAGE_PATH]}::{shard}"))  # compressed members have no place
+    return read_blob(find_member(str(hit[IMAGE_PATH]), shard))  # compressed members have no place
 
 
 def read_elsewhere(path: str) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 import zipfile
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from clip_retrieval.sources.patterns import list_inputs
 from clip_retrieval.sources.tar import Damage, read_members
 from clip_retrieval.sources.types import Failure, Origin, Sample
 from clip_retrieval.sources.webdataset import TAR_SUFFIXES
-from clip_retrieval.sources.zips import is_stored, is_zip, list_zip, place_of, read_member
+from clip_retrieval.sources.zips import is_stored, is_zip, list_zip, place_of, plain_name, read_member
 from clip_retrieval.words import clean
 
 ZIP_SUFFIX = ".zip"
@@ -165,7 +164,7 @@ def open_archive(url: str, config: SourceConfig) -> Archive:
 
 
 def add_member(archive: Archive, name: str, member: Held | Damage | None) -> None:
-    """Register a member under its normalized name, such as a/b.jpg for ./a//b.jpg."""
+    """Register a member under its plain name."""
     if member is None or isinstance(member, Damage):
         if member is not None:
             archive.ignored.append(Failure.of_shard(archive.url, member.reason, member.detail))
@@ -176,10 +175,6 @@ def add_member(archive: Archive, name: str, member: Held | Damage | None) -> Non
         archive.ignored.append(Failure(name, archive.url, "other", "duplicate", detail))
     else:
         archive.members[name] = member
-
-
-def plain_name(name: str) -> str:
-    return posixpath.normpath(name).lstrip("/")
 
 
 def list_tar(place: str) -> Iterator[tuple[str, Held | Damage | None]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import posixpath
 import stat
 import tarfile
 import zipfile
@@ -68,6 +69,24 @@ def read_member(info: zipfile.ZipInfo, url: str, zipped: zipfile.ZipFile) -> Blo
         known = ((NotImplementedError, "compression"), (OSError, "unreadable"))
         reason = next((word for kind, word in known if isinstance(error, kind)), "corrupt")
         return Lost(reason, f"{name}: {first_line(error)}")
+
+
+def find_member(name: str, url: str) -> Blob:
+    """Return the bytes of a zip's member, or a reference to them; `name` is as in metadata. Raises OSError.
+
+    Of several members with one name it is the first, as in metadata; zipfile itself takes the last.
+    """
+    wanted = plain_name(name)
+    with open_raw(url) as file, zipfile.ZipFile(file) as zipped:
+        info = next((info for info in zipped.infolist() if plain_name(info.filename) == wanted), None)
+        if info is None:
+            raise FileNotFoundError(f"{url} has no {name} any more")
+        return read_member(info, url, zipped)
+
+
+def plain_name(name: str) -> str:
+    """Return the name of a member without what leads nowhere, such as a/b.jpg for ./a//b.jpg."""
+    return posixpath.normpath(name).lstrip("/")
 
 
 def is_stored(info: zipfile.ZipInfo) -> bool:

@@ -110,6 +110,28 @@ def test_a_tar_whose_last_member_is_a_zip_is_a_tar(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("compression", [STORED, DEFLATED])
+@pytest.mark.parametrize(
+    "name", ["./a.jpg", "d//a.jpg", "/a.jpg", "d/x::y.jpg", "d/x#y?.jpg", "d/../[a].jpg", "\u00e4.jpg"]
+)
+def test_members_are_found_again_whatever_the_zip_calls_them(tmp_path: Path, name: str, compression: int) -> None:
+    write_zip(tmp_path / "x.zip", [("b.jpg", b"other"), (name, PICTURE)], compression)
+
+    [sample] = [sample for sample in read_samples(tmp_path / "x.zip") if sample.key != "b.jpg"]
+
+    assert image_of(sample) == find_picture(hit_of(sample)).data == PICTURE
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("second", ["a.jpg", "./a.jpg"])
+def test_of_two_members_with_one_name_the_first_is_embedded_and_found_again(tmp_path: Path, second: str) -> None:
+    write_zip(tmp_path / "x.zip", [("a.jpg", PICTURE), (second, b"other")], DEFLATED)
+
+    [sample] = read_samples(tmp_path / "x.zip")
+
+    assert image_of(sample) == find_picture(hit_of(sample)).data == PICTURE
+
+
+@pytest.mark.parametrize("compression", [STORED, DEFLATED])
 def test_symbolic_links_in_a_zip_are_read_where_they_lead(tmp_path: Path, compression: int) -> None:
     with zipfile.ZipFile(tmp_path / "x.zip", "w", compression) as zipped:
         zipped.writestr("d/a.jpg", PICTURE)
