@@ -96,10 +96,8 @@ def read_ref(ref: BlobRef) -> bytes:
     is_compressed = ref.url.endswith(compression.SUFFIXES)
     if is_on_store(ref.url) and not is_compressed and not (is_member and is_packed(ref.url)):
         return read_from_store(ref)
-    path = local_path(ref.url)
-    if path is not None:
-        check_regular(path)
-    with (open_url if is_compressed or is_member or path is None else open_raw)(ref.url) as file:
+    is_raw = local_path(ref.url) is not None and not is_compressed and not is_member
+    with (open_raw if is_raw else open_url)(ref.url) as file:
         skip(file, ref.offset)
         return read_sparse(file, ref.size or 0, ref.extents) if ref.extents is not None else read_most(file, ref.size)
 
@@ -204,7 +202,7 @@ def store_errors(url: str) -> Iterator[None]:
 def may_pass(error: BaseException) -> bool:
     """Say whether a later try may succeed: the error is from the system or a store, not from damaged bytes."""
     is_system = isinstance(error, OSError) and error.errno is not None
-    return is_system or isinstance(error, StoreError | TimeoutError | ConnectionError)
+    return is_system or isinstance(error, LostError | StoreError | TimeoutError | ConnectionError)
 
 
 def skip(file: IO[bytes], count: int) -> None:
@@ -259,9 +257,10 @@ def is_plain(url: str, file: IO[bytes]) -> bool:
 
 @contextmanager
 def open_raw(url: str) -> Iterator[IO[bytes]]:
-    """Open a file without decompressing it."""
+    """Open a file without decompressing it; raises LostError where it is a named pipe or a device."""
     path = local_path(url)
     if path is not None:
+        check_regular(path)
         with path.open("rb") as file:
             yield file
         return

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 
 import pyarrow as pa
 
-from clip_retrieval.blobs import local_path, may_pass, open_raw, store_errors
+from clip_retrieval.blobs import check_regular, local_path, may_pass, open_raw, store_errors
 from clip_retrieval.errors import SourceError, StorageError, first_line
 from clip_retrieval.json_files import Shape, check_shape
 from clip_retrieval.sources.arrow_rows import check_names, kinds_of, rows_of, types_of
@@ -90,6 +90,7 @@ def open_arrow(url: str) -> Iterator[Batches]:
     """Open an arrow file; a local one is memory-mapped, so that unused columns cost nothing."""
     path = local_path(url)
     if path is not None:
+        check_regular(path)
         with pa.memory_map(str(path)) as mapped:
             yield Batches(mapped)
         return

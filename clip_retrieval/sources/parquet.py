@@ -11,7 +11,7 @@ from typing import IO, Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clip_retrieval.blobs import local_path, may_pass, open_store, store_errors, with_retries
+from clip_retrieval.blobs import check_regular, local_path, may_pass, open_store, store_errors, with_retries
 from clip_retrieval.errors import SourceError, first_line
 from clip_retrieval.sources.arrow_rows import MOST_BYTES, check_names, kinds_of, rows_of, types_of
 from clip_retrieval.sources.config import SourceConfig
@@ -96,6 +96,7 @@ def open_file(url: str) -> IO[bytes]:
 def open_parquet(url: str) -> Iterator[pq.ParquetFile]:
     path, options = local_path(url), {"pre_buffer": False, "page_checksum_verification": True}
     if path is not None:
+        check_regular(path)
         with pq.ParquetFile(path, buffer_size=PAGE_BUFFER, **options) as file:
             yield file
         return
