@@ -23,11 +23,11 @@ from uuid import uuid4
 from clip_retrieval import compression
 from clip_retrieval.errors import StorageError, first_line
 from clip_retrieval.git_lfs import describe_pointer
+from clip_retrieval.paths import PIPE, is_on_store, is_pipe, local_path, without_query
 
 T = TypeVar("T")
 OWN_MODULES = sys.stdlib_module_names | {"clip_retrieval", "pyarrow"}
 POINTER_BYTES = 64  # enough of a file to recognize a Git LFS pointer
-PIPE = "pipe:"
 LARGEST_BLOB = 1 << 29  # bytes of one picture, caption or json; /dev/zero and sparse files give any number
 SKIP_BYTES = 1 << 20
 STORE_RETRIES = 3
@@ -93,7 +93,7 @@ def read_ref(ref: BlobRef) -> bytes:
     if ref.size is not None and ref.size > LARGEST_BLOB:
         raise LostError(too_large(ref.size))
     is_member = ref.size is not None  # offsets of members count decompressed bytes
-    is_compressed = ref.url.endswith(compression.SUFFIXES)
+    is_compressed = without_query(ref.url).endswith(compression.SUFFIXES)
     if is_on_store(ref.url) and not is_compressed and not (is_member and is_packed(ref.url)):
         return read_from_store(ref)
     is_raw = local_path(ref.url) is not None and not is_compressed and not is_member
@@ -140,13 +140,9 @@ def checked(ref: BlobRef, data: bytes) -> bytes:
 @cache
 def is_packed(url: str) -> bool:
     """Say whether a tar on a store is compressed, though its name does not say so."""
-    if not url.endswith(".tar"):
+    if not without_query(url).endswith(".tar"):
         return False
     return compression.opener_of(read_from_store(BlobRef(url, 0, compression.MAGIC_BYTES))) is not None
-
-
-def is_on_store(url: str) -> bool:
-    return local_path(url) is None and not url.startswith(PIPE)
 
 
 def open_store(url: str) -> tuple[Any, str]:
@@ -217,15 +213,6 @@ def skip(file: IO[bytes], count: int) -> None:
         count -= got
 
 
-def local_path(url: str) -> Path | None:
-    """Return the local path that a url names; None for stores and pipes."""
-    if url.startswith("file://"):
-        return Path(url.removeprefix("file://"))
-    if url.startswith("/"):
-        return Path(url)
-    return None if url.startswith(PIPE) or "://" in url or "::" in url else Path(url).expanduser()
-
-
 @contextmanager
 def open_pipe(command: str) -> Iterator[IO[bytes]]:
     """Read the output of a shell command; raises OSError if it failed, after all output was read.
@@ -242,7 +229,7 @@ def open_pipe(command: str) -> Iterator[IO[bytes]]:
 @contextmanager
 def open_url(url: str) -> Iterator[IO[bytes]]:
     """Open a url for reading, decompressed where it is gzip, bzip2, xz or zstandard."""
-    if url.startswith(PIPE):
+    if is_pipe(url):
         with open_pipe(url.removeprefix(PIPE)) as stream:
             yield stream
         return
@@ -273,7 +260,7 @@ def fetch_to_cache(url: str, cache_path: str) -> str:
     """Copy a file, decompressed, into the cache folder unless it is there; return the path of the copy."""
     folder = Path(cache_path)
     folder.mkdir(parents=True, exist_ok=True)
-    name = Path(url.split("?")[0]).name[-80:].replace(" ", "_")
+    name = Path(without_query(url)).name[-80:].replace(" ", "_")
     target = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
     if not target.exists():
         partial = target.with_name(f"{target.name}.{uuid4().hex[:8]}.partial")

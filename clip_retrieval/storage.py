@@ -12,10 +12,11 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 from uuid import uuid4
 
-from clip_retrieval.blobs import local_path, open_store, store_errors
+from clip_retrieval.blobs import open_store, store_errors
 from clip_retrieval.errors import ClipRetrievalError, StorageError, first_line
 from clip_retrieval.json_files import Shape, parse_json
 from clip_retrieval.local_files import LocalFiles
+from clip_retrieval.paths import literal, local_path
 from clip_retrieval.scratch import HOST, is_left, is_old, list_folder, make_scratch, make_temporary
 from clip_retrieval.words import is_hidden, json_text
 
@@ -28,12 +29,12 @@ class Folder:
     def __init__(self, url: str) -> None:
         if not str(url).strip():
             raise StorageError("a folder's name is empty; name a folder (. is the one you are in)")
-        self.url = str(url).rstrip("/") or "/"
+        self.url = literal(str(url).rstrip("/") or "/")
         path = local_path(self.url.replace("local://", "file://", 1))
         self.is_local = path is not None
         self.fs: Any  # of fsspec, or what answers like it
         if path is not None:
-            self.fs, self.root = LocalFiles(), os.path.abspath(path)  # noqa: PTH100 -- links stay as they are
+            self.fs, self.root = LocalFiles(), str(path.absolute())
         else:
             try:
                 self.fs, root = open_store(self.url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from pathlib import Path
 from typing import Any
@@ -139,3 +140,10 @@ def test_a_git_lfs_pointer_is_no_picture(tmp_path: Path, is_read: bool) -> None:
     with pytest.raises(LostError, match="git lfs pull") as caught:
         read_blob(pointer if is_read else BlobRef(str(tmp_path / "x.jpg")))
     assert caught.value.reason == "git_lfs_pointer"
+
+
+def test_a_compressed_tar_behind_a_signed_url_is_decompressed_for_its_members() -> None:
+    fs = fsspec.filesystem("memory")
+    for name in ("a.tar", "a.tar.gz"):
+        fs.pipe_file(f"/signed/{name}?signature=a/b", gzip.compress(bytes(range(100))))
+        assert read_blob(BlobRef(f"memory://signed/{name}?signature=a/b", 10, 5)) == bytes(range(10, 15))

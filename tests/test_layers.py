@@ -16,7 +16,7 @@ import clip_retrieval
 PACKAGE = Path(clip_retrieval.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
-    {"errors", "words", "cache_home", "progress", "version", "option_values", "compression", "scratch"},
+    {"errors", "words", "cache_home", "progress", "version", "option_values", "compression", "scratch", "paths"},
     {"git_lfs"},
     {"options", "blobs", "clusters", "process", "json_files", "local_files"},
     {"option_flags", "storage", "network"},

@@ -8,11 +8,12 @@ from typing import Any
 
 import msgspec
 
-from clip_retrieval.blobs import BlobRef, local_path, read_blob
+from clip_retrieval.blobs import BlobRef, read_blob
 from clip_retrieval.errors import ConfigError, one_line
 from clip_retrieval.filter.config import FilterConfig
 from clip_retrieval.json_files import parse_json
 from clip_retrieval.options import Flag, build_config, flags_of
+from clip_retrieval.paths import local_path
 from clip_retrieval.query.searcher import Searcher
 from clip_retrieval.storage import Folder
 from clip_retrieval.version import __version__
@@ -65,9 +66,8 @@ def whole_path(name: str, value: Any) -> Any:
     """Return the value of an option as it holds in every working folder."""
     if name in FOLDERS:
         return Folder(value).place
-    if name == "queries" and local_path(value) is not None:
-        return os.path.abspath(os.path.expanduser(value))  # noqa: PTH100, PTH111 -- links stay as they are
-    return value
+    path = local_path(value) if name == "queries" else None
+    return value if path is None else os.path.abspath(path)  # noqa: PTH100 -- links stay as they are
 
 
 def read_recipe(path: str) -> Recipe:

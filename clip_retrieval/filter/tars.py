@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import msgspec
 from webdataset.writer import TarWriter
 
-from clip_retrieval.blobs import PIPE, read_blob
+from clip_retrieval.blobs import read_blob
 from clip_retrieval.errors import one_line
 from clip_retrieval.filter.hits import Hits
 from clip_retrieval.filter.output import TARS_FOLDER
 from clip_retrieval.filter.pictures import picture_name
 from clip_retrieval.layout import CAPTION, IMAGE_PATH, SHARD, SHARD_OFFSET
+from clip_retrieval.paths import is_pipe
 from clip_retrieval.query.hits import OWN_NAMES, plain, rows_of
 from clip_retrieval.query.pictures import find_file, find_picture
 from clip_retrieval.sources.suffixes import split_key
@@ -93,7 +94,7 @@ def make_samples(hits: Hits) -> Iterator[Sample]:
 
 @lru_cache(maxsize=4096)
 def is_tar(shard: str) -> bool:
-    return not shard.startswith(PIPE) and not is_zip(find_file(shard))
+    return not is_pipe(shard) and not is_zip(find_file(shard))
 
 
 def sample_of_row(place: int, hit: dict[str, Any], hits: Hits) -> Sample | None:

@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from clip_retrieval.blobs import local_path
 from clip_retrieval.encoder.devices import list_devices
 from clip_retrieval.encoder.uri import parse_uri
 from clip_retrieval.errors import ConfigError
@@ -18,6 +17,7 @@ from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.inference.manifest import describe_options
 from clip_retrieval.inference.resume import as_it_was, check_folder, check_input, is_revised
 from clip_retrieval.layout import EmbeddingsFolder, Partition, read_manifest
+from clip_retrieval.paths import local_path
 from clip_retrieval.sources import Source, open_source
 from clip_retrieval.sources.files import FilesSource
 from clip_retrieval.storage import Folder

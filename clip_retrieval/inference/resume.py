@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from clip_retrieval.blobs import local_path
 from clip_retrieval.encoder.base import Encoder
 from clip_retrieval.encoder.config import AS_BEFORE
 from clip_retrieval.errors import ConfigError
@@ -15,6 +14,7 @@ from clip_retrieval.inference.manifest import REVISED, describe_encoder, describ
 from clip_retrieval.inference.output.ledger import Record, as_name, read_ledger
 from clip_retrieval.layout import LEDGER_FOLDER, MANIFEST, EmbeddingsFolder, Partition, read_manifest
 from clip_retrieval.options import flags_of, to_json
+from clip_retrieval.paths import local_path
 from clip_retrieval.sources import Source
 from clip_retrieval.sources.files import FilesSource
 

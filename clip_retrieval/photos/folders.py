@@ -20,6 +20,7 @@ from typing import Any
 from clip_retrieval.cache_home import cache_home
 from clip_retrieval.errors import SourceError, StorageError
 from clip_retrieval.json_files import read_json
+from clip_retrieval.paths import local_path
 from clip_retrieval.revision import only_one
 from clip_retrieval.storage import Folder, writable
 
@@ -93,7 +94,7 @@ def photos_home() -> Path:
 
 def find_kept(folder: str) -> Kept:
     """Return the place of a folder, which need not exist any more; every spelling of it has the same place."""
-    real = os.path.realpath(Path(folder).expanduser())
+    real = os.path.realpath(local_path(folder) or folder)
     digest = hashlib.sha256(os.fsencode(real)).hexdigest()[:16]
     label = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in Path(real).name)
     return Kept(real, photos_home() / f"{label[:LABEL_LETTERS].strip('-') or 'folder'}-{digest}")
@@ -101,8 +102,8 @@ def find_kept(folder: str) -> Kept:
 
 def check_is_folder(folder: str) -> None:
     """Raise SourceError where there is no folder of this name."""
-    path = Path(folder).expanduser()
-    if not path.exists():
+    path = local_path(folder)
+    if path is None or not path.exists():
         raise SourceError(f"there is no folder {folder}")
     if not path.is_dir():
         raise SourceError(f"{folder} is a file, not a folder; search takes the folder that it is in")

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clip_retrieval.blobs import PIPE, BlobRef, local_path, read_blob
+from clip_retrieval.blobs import BlobRef, read_blob
 from clip_retrieval.errors import StorageError, one_line
 from clip_retrieval.layout import IMAGE_PATH, SHARD, SHARD_OFFSET, SHARD_SIZE
 from clip_retrieval.network.fetch import FetchLimits, fetch
+from clip_retrieval.paths import is_pipe, literal, local_path
 from clip_retrieval.sources.zips import find_member, is_zip, stored_crc
 from clip_retrieval.storage import Folder
 from clip_retrieval.words import clean
@@ -35,16 +36,14 @@ class Roots:
 
     @staticmethod
     def of(folders: Iterable[str]) -> Roots:
-        return Roots(
-            tuple(Folder(folder).place.rstrip("/") for folder in folders if not folder.startswith((*WEB, PIPE)))
-        )
+        return Roots(tuple(Folder(folder).place.rstrip("/") for folder in folders if not is_foreign(folder)))
 
     def allow(self, hit: dict[str, Any]) -> bool:
         """Say whether the file that holds the hit's picture is below a root once links and `..` are resolved."""
         name = str(hit.get(IMAGE_PATH) if hit.get(SHARD) is None else hit[SHARD])
         store, mark, _ = name.partition("://")
         is_reached = not mark or store == "file" or any(place.startswith(f"{store}://") for place in self.places)
-        if not is_reached or name.startswith((*WEB, PIPE)) or "::" in name:
+        if not is_reached or is_foreign(name):
             return False  # opening a store may connect to it
         try:
             table = name.rpartition("#")[0] if is_row(name) else name
@@ -54,6 +53,11 @@ class Roots:
         return any(place == root or place.startswith(f"{root}/") for root in self.places)
 
 
+def is_foreign(name: str) -> bool:
+    """Say whether a name is a url of the web, a command, or a file inside what another url names."""
+    return name.startswith(WEB) or (local_path(name) is None and (is_pipe(name) or "::" in name))
+
+
 def find_picture(hit: dict[str, Any], roots: Roots | None = None) -> Picture:
     """Read the picture of a hit: the file, or its place in a tar. With roots, only from below them, never the web."""
     path, shard = hit.get(IMAGE_PATH), hit.get(SHARD)
@@ -61,7 +65,7 @@ def find_picture(hit: dict[str, Any], roots: Roots | None = None) -> Picture:
         return Picture(None)
     if roots is not None and not roots.allow(hit):
         return Picture(None, "it does not lie below a folder whose pictures are served (pictures_below)")
-    if str(path if shard is None else shard).startswith(PIPE):
+    if is_pipe(str(path if shard is None else shard)):
         return Picture(None, "it came through a pipe: command, which only you should run again")
     try:
         return Picture(read_elsewhere(str(path)) if shard is None else read_from_shard(hit))
@@ -107,7 +111,7 @@ def is_row(path: str) -> bool:
 def find_local_file(hit: dict[str, Any]) -> Path | None:
     """Return the file of this machine that is a hit's picture; None where it is in an archive, elsewhere or gone."""
     path = hit.get(IMAGE_PATH)
-    if path is None or hit.get(SHARD) is not None or str(path).startswith((*WEB, PIPE)) or is_row(str(path)):
+    if path is None or hit.get(SHARD) is not None or str(path).startswith(WEB) or is_row(str(path)):
         return None
     try:
         found = local_path(find_file(str(path)))
@@ -121,6 +125,7 @@ def find_file(url: str) -> str:
 
     Raises OSError where several files have that name in the metadata: any of them may be meant.
     """
+    url = literal(url)
     path = local_path(url)
     if REPLACED not in url or path is None or path.exists():
         return url
@@ -131,7 +136,7 @@ def find_file(url: str) -> str:
         raise OSError(
             f"{len(found)} files are called {url} in the metadata, which has U+FFFD for bytes that are no UTF-8"
         )
-    return str(found[0]) if found else url
+    return literal(str(found[0])) if found else url
 
 
 def matches(folder: Path, name: str) -> list[Path]:

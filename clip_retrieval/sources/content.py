@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import zipfile
 
-from clip_retrieval.blobs import PIPE, open_raw
+from clip_retrieval.blobs import open_raw
 from clip_retrieval.git_lfs import describe_pointer
+from clip_retrieval.paths import is_pipe
 
 UNPACK_ADVICE = "unpack it first"
 COMPRESSED = "a compressed file without a tar or table inside"
@@ -32,7 +33,7 @@ def describe_start(start: bytes) -> str | None:
 
 def explain_refusal(url: str, reason: str, detail: str, format_name: str) -> tuple[str, str]:
     """Return reason and detail of a file that is no `format_name` (`a tar`), although no system error kept it away."""
-    if url.startswith(PIPE):
+    if is_pipe(url):
         return reason, f"not {format_name} ({detail})"
     with open_raw(url) as file:
         start = file.read(START_BYTES)

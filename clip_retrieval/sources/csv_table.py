@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clip_retrieval.errors import SourceError, first_line
+from clip_retrieval.paths import without_query
 from clip_retrieval.sources.content import describe_start
 from clip_retrieval.sources.csv_rows import LONGEST_CELL, read_rows
 from clip_retrieval.sources.tables import Table
@@ -75,7 +76,7 @@ def open_csv(url: str) -> CsvTable:
     known = describe_start(line.encode("utf-8", "surrogateescape"))
     if known is not None or "\0" in line:
         raise SourceError(f"{url} is {known or 'no text: its first line holds NUL characters'}")
-    if url.endswith((".txt", ".txt.gz")):
+    if without_query(url).endswith((".txt", ".txt.gz")):
         return CsvTable(url, {"url": "text"}, {"url": "text"}, None)
     if open_line is not None or any("\n" in name and "://" in name for name in names):
         raise SourceError(

@@ -9,9 +9,10 @@ from typing import Any, TypedDict
 
 import pyarrow as pa
 
-from clip_retrieval.blobs import check_regular, local_path, may_pass, open_raw, store_errors
+from clip_retrieval.blobs import check_regular, may_pass, open_raw, store_errors
 from clip_retrieval.errors import SourceError, StorageError, first_line
 from clip_retrieval.json_files import Shape, check_shape
+from clip_retrieval.paths import local_path
 from clip_retrieval.sources.arrow_rows import check_names, kinds_of, rows_of, types_of
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.content import explain_refusal
@@ -91,7 +92,7 @@ def open_arrow(url: str) -> Iterator[Batches]:
     path = local_path(url)
     if path is not None:
         check_regular(path)
-        with pa.memory_map(str(path)) as mapped:
+        with pa.memory_map(str(path.absolute())) as mapped:  # pyarrow takes ~/1.arrow for a file of the home folder
             yield Batches(mapped)
         return
     with store_errors(url), open_raw(url) as file:

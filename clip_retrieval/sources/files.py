@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from clip_retrieval.blobs import LARGEST_BLOB, Blob, BlobRef, too_large
 from clip_retrieval.errors import SourceError
+from clip_retrieval.paths import literal
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.hints import hint_of
 from clip_retrieval.sources.joining import switch_off_missing
@@ -87,7 +88,7 @@ class FilesSource:
         return self.rows[place]
 
     def url(self, path: str) -> str:
-        return f"{self.folder.url.rstrip('/')}/{path}"
+        return literal(f"{self.folder.url.rstrip('/')}/{path}")
 
     def blob(self, state: State | None) -> Blob | None:
         if state is None:

@@ -11,8 +11,9 @@ from typing import IO, Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clip_retrieval.blobs import check_regular, local_path, may_pass, open_store, store_errors, with_retries
+from clip_retrieval.blobs import check_regular, may_pass, open_store, store_errors, with_retries
 from clip_retrieval.errors import SourceError, first_line
+from clip_retrieval.paths import local_path
 from clip_retrieval.sources.arrow_rows import MOST_BYTES, check_names, kinds_of, rows_of, types_of
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.content import explain_refusal
@@ -97,7 +98,8 @@ def open_parquet(url: str) -> Iterator[pq.ParquetFile]:
     path, options = local_path(url), {"pre_buffer": False, "page_checksum_verification": True}
     if path is not None:
         check_regular(path)
-        with pq.ParquetFile(path, buffer_size=PAGE_BUFFER, **options) as file:
+        # pyarrow takes a relative path such as pipe:x/1.parquet or ~/1.parquet for a url or the home folder
+        with pq.ParquetFile(path.absolute(), buffer_size=PAGE_BUFFER, **options) as file:
             yield file
         return
     with (

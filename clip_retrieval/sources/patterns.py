@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 
 from braceexpand import braceexpand
 
-from clip_retrieval.blobs import PIPE, local_path
 from clip_retrieval.errors import SourceError
 from clip_retrieval.layout import TABLE_FOLDERS
+from clip_retrieval.paths import is_pipe, literal, local_path
 from clip_retrieval.storage import Folder
 from clip_retrieval.words import is_hidden
 
@@ -53,12 +53,13 @@ def expand(pattern: str, suffixes: Sequence[str]) -> list[str]:
 
     What exists as it is written is no pattern: folders may have names such as `photos [2024]` and `a{b,c}`.
     """
-    if pattern.startswith(PIPE):
+    if is_pipe(pattern):
         return list(braceexpand(pattern))
+    pattern = literal(pattern)
     if not MARKS.search(pattern) or is_there(pattern):
         return files_of(pattern, suffixes)
     there = next((part for part in parents_of(pattern) if is_there(part)), "")
-    rest = pattern.removeprefix(there)
+    rest, there = pattern.removeprefix(there), literal(there)
     try:
         urls = [there + name for name in braceexpand(rest, escape=False)]
     except ValueError as error:
@@ -74,7 +75,7 @@ def without_own(urls: Sequence[str], output_folder: str) -> list[str]:
     """Leave out the tables that an earlier run wrote below the input."""
     place = Folder(output_folder).place
     own = {f"{place}/{name}" for name in TABLE_FOLDERS}
-    folders = {url.rpartition("/")[0] for url in urls if "/" in url and not url.startswith(PIPE)}
+    folders = {url.rpartition("/")[0] for url in urls if "/" in url and not is_pipe(url)}
     written = {folder for folder in folders if Folder(folder or "/").place in own}
     return [url for url in urls if url.rpartition("/")[0] not in written]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from clip_retrieval.blobs import PIPE
 from clip_retrieval.errors import SourceError
+from clip_retrieval.paths import is_pipe, without_query
 from clip_retrieval.sources.parquet import PARQUET_SUFFIXES
 from clip_retrieval.sources.patterns import MARKS, is_there, listed_patterns
 
@@ -30,10 +30,10 @@ def list_roots(source: Mapping[str, Any]) -> list[str]:
 
 def root_of(pattern: str) -> str:
     """Return what the files of a path or pattern are, or are below; nothing for a command."""
-    if pattern.startswith(PIPE):
+    if is_pipe(pattern):
         return ""
     literal = pattern if is_there(pattern) else MARKS.split(pattern, maxsplit=1)[0]
-    if literal == pattern and not pattern.endswith(PARQUET_SUFFIXES):
+    if literal == pattern and not without_query(pattern).endswith(PARQUET_SUFFIXES):
         return pattern  # a folder, tar or zip
     parent, mark, _ = literal.rpartition("/")  # pictures of a table lie beside it
     return parent or mark or "."

@@ -11,6 +11,7 @@ from clip_retrieval.blobs import Lost
 from clip_retrieval.network.connections import FetchError
 from clip_retrieval.network.fetch import fetch
 from clip_retrieval.network.fetch_many import InOrder
+from clip_retrieval.paths import without_query
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.csv_table import CSV_SUFFIXES, open_csv
 from clip_retrieval.sources.json_lines import JSON_SUFFIXES, open_json_lines
@@ -71,10 +72,11 @@ def open_urls(config: SourceConfig, output_folder: str) -> UrlSource:
     row_count = 0
     suffixes = (*PARQUET_SUFFIXES, *CSV_SUFFIXES, *JSON_SUFFIXES)
     for url in list_inputs(config.input_dataset, suffixes, "table", output_folder):
-        if url.endswith(PARQUET_SUFFIXES):
+        name = without_query(url)
+        if name.endswith(PARQUET_SUFFIXES):
             found, count = parts_of(url)
         else:
-            found, count = parts_of_rows(open_json_lines(url) if url.endswith(JSON_SUFFIXES) else open_csv(url))
+            found, count = parts_of_rows(open_json_lines(url) if name.endswith(JSON_SUFFIXES) else open_csv(url))
         parts += found
         row_count += count
     return UrlSource(open_tables(config, parts, row_count, "urls"))

@@ -10,8 +10,9 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 
-from clip_retrieval.blobs import LARGEST_BLOB, Blob, BlobRef, Lost, local_path, open_raw
+from clip_retrieval.blobs import LARGEST_BLOB, Blob, BlobRef, Lost, open_raw
 from clip_retrieval.errors import first_line
+from clip_retrieval.paths import local_path
 from clip_retrieval.sources.links import Entries, Entry
 
 LOCAL_HEADER = 30  # bytes before name and extra field

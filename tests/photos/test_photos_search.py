@@ -262,3 +262,13 @@ def test_one_argument_is_the_folder_where_lines_will_ask(photos: Path) -> None:
     assert read_search_config({}, (str(photos),)).asked.query == (str(photos),)
     with pytest.raises(ConfigError, match="leave out paths"):
         SearchConfig(output=read_search_config({"interactive": True, "paths": True}).output)
+
+
+@pytest.mark.parametrize("spelling", ["./~", "~"])
+def test_a_folder_named_like_the_home_folder_is_not_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spelling: str
+) -> None:
+    (tmp_path / "~").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    assert find_kept(spelling).folder == str(tmp_path / "~")

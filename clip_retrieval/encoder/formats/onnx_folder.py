@@ -26,7 +26,7 @@ AGAIN = "convert the model again"
 
 Dimension = Annotated[int, Meta(ge=1, le=65536)]
 ContextLength = Annotated[int, Meta(ge=3, le=65536)]  # at least start, one token, end
-Tower = Literal["image", "text"]
+Tower = Annotated[str, Meta(pattern="^(image|text)$")]
 Quantization = Literal["none", "int8", "int4"]
 TokenizerKind = Literal["clip", "huggingface"]
 

@@ -8,7 +8,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from clip_retrieval.blobs import PIPE, local_path, open_store
+from clip_retrieval.blobs import open_store
+from clip_retrieval.paths import is_pipe, local_path, without_query
 from clip_retrieval.sources import Source
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.types import Failure, FileState, Inventory, Part, Sample
@@ -130,7 +131,7 @@ def end_of(item: Item) -> int:
 
 def size_of(url: str) -> int | None:
     """Return the bytes of a plain tar; None if unknown, or if the tar is compressed."""
-    if url.startswith(PIPE) or not url.partition("?")[0].endswith(PLAIN_SUFFIX):
+    if is_pipe(url) or not without_query(url).endswith(PLAIN_SUFFIX):
         return None
     try:
         path = local_path(url)
