@@ -20,14 +20,14 @@ from clip_retrieval.layout import CAPTION, IMAGE_PATH, SHARD, SHARD_OFFSET
 from clip_retrieval.paths import is_pipe
 from clip_retrieval.query.hits import OWN_NAMES, plain, rows_of
 from clip_retrieval.query.pictures import find_file, find_picture
-from clip_retrieval.sources.suffixes import split_key
 from clip_retrieval.sources.tar import read_members
 from clip_retrieval.sources.tar_members import Member
+from clip_retrieval.sources.tar_pictures import names_of
 from clip_retrieval.sources.types import Failure
 from clip_retrieval.sources.webdataset import group_key, grouped
 from clip_retrieval.sources.zips import is_zip
 from clip_retrieval.storage import Folder
-from clip_retrieval.words import clean, is_hidden
+from clip_retrieval.words import is_hidden
 
 SAMPLES_PER_TAR = 10_000
 
@@ -133,11 +133,8 @@ def samples_of_tar(url: str, wanted: Mapping[Spot, int], hits: Hits) -> Iterator
 
 
 def spots_of(member: Member) -> set[Spot]:
-    """Return what metadata may say of a member: its path is the key up to the last or first dot, or the whole name."""
-    if member.offset is None:
-        return set()
-    names = (member.name, split_key(member.name)[0], group_key(member.name))
-    return {Spot(member.offset, clean(name)) for name in names}
+    """Return what metadata may say of a member."""
+    return set() if member.offset is None else {Spot(member.offset, name) for name in names_of(member.name)}
 
 
 def sample_of_members(group: list[Member]) -> Sample:

@@ -12,6 +12,7 @@ from clip_retrieval.errors import StorageError, one_line
 from clip_retrieval.layout import IMAGE_PATH, SHARD, SHARD_OFFSET, SHARD_SIZE
 from clip_retrieval.network.fetch import FetchLimits, fetch
 from clip_retrieval.paths import is_pipe, literal, local_path
+from clip_retrieval.sources.tar_pictures import find_sparse
 from clip_retrieval.sources.zips import find_member, is_zip, stored_crc
 from clip_retrieval.storage import Folder
 from clip_retrieval.words import clean
@@ -74,7 +75,7 @@ def find_picture(hit: dict[str, Any], roots: Roots | None = None) -> Picture:
 
 
 def read_from_shard(hit: dict[str, Any]) -> bytes:
-    """Read a picture out of its tar or zip: where its bytes have a place there, else by its name in the zip."""
+    """Read a picture out of its tar or zip: by the place of its bytes, or by its name where it has none."""
     shard = find_file(str(hit[SHARD]))
     if hit.get(SHARD_OFFSET) is not None:
         offset, size = int(hit[SHARD_OFFSET]), int(hit[SHARD_SIZE])
@@ -83,19 +84,20 @@ def read_from_shard(hit: dict[str, Any]) -> bytes:
         if len(data) != size:
             raise OSError(f"{hit[SHARD]} has changed since it was embedded")
         return data
-    if not is_zip(shard):
-        raise OSError("it is not in one piece in its tar (a sparse file): unpack the tar to get it")
-    return read_blob(find_member(str(hit[IMAGE_PATH]), shard))  # compressed members have no place
+    find = find_member if is_zip(shard) else find_sparse  # compressed members and sparse files have no place
+    return read_blob(find(str(hit[IMAGE_PATH]), shard))
 
 
 def read_elsewhere(path: str) -> bytes:
     """Read a picture by its image_path: a row of a table, a url of a list, or a file."""
-    if path.startswith(WEB):
-        return fetch(path, FetchLimits(fetch_retries=0))
     if is_row(path):
+        if path.startswith(WEB):
+            raise OSError("it is in a table on the web; download that table, and embed the copy")
         from clip_retrieval.sources.table_pictures import read_picture
 
         return read_picture(path)
+    if path.startswith(WEB):
+        return fetch(path, FetchLimits(fetch_retries=0))
     return read_blob(BlobRef(find_file(path)))
 
 

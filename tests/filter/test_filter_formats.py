@@ -183,6 +183,23 @@ def test_a_webdataset_of_the_hits_has_their_members_untouched(
 
 
 @leaves_files_open
+@pytest.mark.parametrize("prefix", ["./", "/", "d//"])
+def test_a_webdataset_of_the_hits_has_loose_pictures_of_a_tar_whatever_it_calls_them(
+    tmp_path: Path, write_tar: WriteTar, prefix: str
+) -> None:
+    write_tar(tmp_path / "in.tar", [(f"{prefix}a.png", png(0)), (f"{prefix}b.v1.png", png(1))])
+    clip_inference(
+        str(tmp_path / "in.tar"), str(tmp_path / "emb"), input_format="archive", clip_model=MODEL, num_prepro_workers=0
+    )
+    clip_index(str(tmp_path / "emb"), str(tmp_path / "ix"), engine="faiss")
+
+    clip_filter("cat", str(tmp_path / "out"), str(tmp_path / "ix"), write="webdataset")
+
+    samples = list(webdataset.WebDataset(str(tmp_path / "out" / "webdataset" / "00000.tar"), shardshuffle=False))
+    assert sorted(sample.get("png", sample.get("v1.png")) for sample in samples) == sorted([png(0), png(1)])
+
+
+@leaves_files_open
 def test_a_webdataset_of_files_holds_picture_caption_and_metadata_and_lists_what_is_gone(
     tmp_path: Path, index: Path
 ) -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from clip_retrieval import clip_filter, clip_index, clip_inference
 from clip_retrieval.errors import ConfigError, SourceError
 from clip_retrieval.inference.summary import RunSummary
+from clip_retrieval.query.pictures import find_picture
 from clip_retrieval.sources import open_source
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.parquet import parts_of
@@ -607,3 +608,13 @@ def test_a_table_of_which_nothing_can_be_read_says_so(tmp_path: Path, pictures: 
 
     (detail,) = read_table(tmp_path / "output", "failures")["detail"]
     assert detail.startswith("no row can be read: ")
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "x.arrow"])
+def test_a_picture_of_a_table_on_the_web_is_not_taken_for_the_table(name: str) -> None:
+    picture = find_picture({"image_path": f"https://example.invalid/{name}#image/3"})
+
+    assert (picture.data, picture.problem) == (
+        None,
+        "it is in a table on the web; download that table, and embed the copy",
+    )

@@ -16,6 +16,7 @@ import pytest
 
 from clip_retrieval import clip_filter, clip_index, clip_inference
 from clip_retrieval.blobs import BlobRef, Lost, read_blob
+from clip_retrieval.query.pictures import find_picture
 from clip_retrieval.sources import open_source
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.tar import Damage, read_members
@@ -211,22 +212,32 @@ def fields_of(piece: tuple[int, int]) -> list[tuple[str, str]]:
     return [("GNU.sparse.offset", str(piece[0])), ("GNU.sparse.numbytes", str(piece[1]))]
 
 
-def write_sparse(path: Path, form: str) -> Path:
+def hit_of(sample: Sample) -> dict[str, object]:
+    """Return what metadata says of a picture."""
+    origin = sample.origin
+    assert origin is not None
+    return {
+        "image_path": sample.image_path, "shard": origin.shard, "shard_offset": origin.offset,
+        "shard_size": origin.size,
+    }  # fmt: skip
+
+
+def write_sparse(path: Path, form: str, name: str = "a.bmp") -> Path:
     """Write a tar with a sparse file, two pieces of data with zeros between and after them, and a plain one."""
     pieces = [(0, 512), (HOLE, 512)]
     data, size = DATA + DATA[::-1], str(len(EXPANDED))
     flat = [str(number) for piece in pieces for number in piece]
     records = {
         "0.0": [("GNU.sparse.size", size), *(field for piece in pieces for field in fields_of(piece))],
-        "0.1": [("GNU.sparse.size", size), ("GNU.sparse.map", ",".join(flat)), ("GNU.sparse.name", "a.bmp")],
+        "0.1": [("GNU.sparse.size", size), ("GNU.sparse.map", ",".join(flat)), ("GNU.sparse.name", name)],
         "1.0": [
             ("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"),
-            ("GNU.sparse.name", "a.bmp"), ("GNU.sparse.realsize", size),
+            ("GNU.sparse.name", name), ("GNU.sparse.realsize", size),
         ],
     }.get(form)  # fmt: skip
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
         if form == "gnu":
-            info = tarfile.TarInfo("a.bmp")
+            info = tarfile.TarInfo(name)
             info.type, info.size = tarfile.GNUTYPE_SPARSE, len(data)
             header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
             header[386:434] = b"".join(b"%011o\0" % int(number) for number in flat)
@@ -240,7 +251,7 @@ def write_sparse(path: Path, form: str) -> Path:
             add(tar, "x", tarfile.XHDTYPE, data=pax_records(records or []))
             if form == "1.0":
                 data = "\n".join(["2", *flat, ""]).encode().ljust(512, b"\0") + data
-            add(tar, "a.bmp", data=data)
+            add(tar, name, data=data)
         add(tar, "b.jpg", data=b"picture")
     return path
 
@@ -262,6 +273,35 @@ def test_a_sparse_file_has_no_place_in_its_tar(tmp_path: Path) -> None:
     assert not isinstance(plain, Damage)
     assert isinstance(plain.blob, BlobRef)
     assert plain.offset == plain.blob.offset
+
+
+@pytest.mark.parametrize("form", ["gnu", "0.0", "0.1", "1.0"])
+def test_a_sparse_picture_is_found_again_by_its_name(tmp_path: Path, finish: Callable[[Path], str], form: str) -> None:
+    tar = Path(finish(write_sparse(tmp_path / "x.tar", form)))
+
+    samples, failures = read_all(tar)
+
+    assert not failures
+    assert [find_picture(hit_of(sample)).data for sample in samples] == [EXPANDED, b"picture"]
+
+
+def test_a_sparse_picture_of_a_tar_of_loose_pictures_is_found_again_by_its_path(tmp_path: Path) -> None:
+    tar = write_sparse(tmp_path / "x.tar", "1.0", name="./d/a.v1.bmp")
+    source = open_source(SourceConfig(input_dataset=str(tar), input_format="archive"), "out")
+
+    samples = [item for item in source.read(0, len(source.units)) if isinstance(item, Sample)]
+
+    assert [sample.image_path for sample in samples] == ["b.jpg", "d/a.v1.bmp"]
+    assert [find_picture(hit_of(sample)).data for sample in samples] == [b"picture", EXPANDED]
+
+
+def test_of_two_sparse_pictures_with_one_key_none_is_taken_for_the_other(tmp_path: Path) -> None:
+    tars = [write_sparse(tmp_path / f"{name}.tar", "1.0", name=name) for name in ("a.bmp", "a.png")]
+    tars[0].write_bytes(b"".join(tar.read_bytes() for tar in tars))
+    hit = {"image_path": "a", "shard": str(tars[0])}
+
+    assert find_picture(hit).problem == f"2 sparse files of {tars[0]} are called a in the metadata"
+    assert find_picture(hit | {"image_path": "a.png"}).data == EXPANDED
 
 
 def test_a_sparse_file_with_pieces_outside_of_it_is_named(tmp_path: Path, finish: Callable[[Path], str]) -> None:
