@@ -65,6 +65,9 @@ class ArrowTable(Table):
                         if start <= number and (stop is None or number < stop):
                             yield number, row
                         number += 1
+                if left := batches.count_left():
+                    detail = f"{left:,} bytes come after the end of its rows, and are left out"
+                    yield Failure.of_shard(self.url, "corrupt", detail)
         except (pa.ArrowException, OSError, ValueError) as error:
             yield Failure.of_rest(self.url, number, error)
 
@@ -73,17 +76,23 @@ class Batches:
     """The record batches of a file, one at a time, and their schema."""
 
     def __init__(self, file: Any) -> None:
-        magic = file.read(len(FILE_MAGIC))
+        self.file = file
+        self.is_stream = file.read(len(FILE_MAGIC)) != FILE_MAGIC
         file.seek(0)
-        self.reader: Any = pa.ipc.open_file(file) if magic == FILE_MAGIC else pa.ipc.open_stream(file)
+        self.reader: Any = pa.ipc.open_stream(file) if self.is_stream else pa.ipc.open_file(file)
         self.schema: pa.Schema = self.reader.schema
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
-        if hasattr(self.reader, "num_record_batches"):
+        if self.is_stream:
+            yield from self.reader
+        else:
             for number in range(self.reader.num_record_batches):
                 yield self.reader.get_batch(number)
-        else:
-            yield from self.reader
+
+    def count_left(self) -> int:
+        """Return the bytes after the end of a stream that was read: another one, where streams were joined."""
+        end = self.file.tell()
+        return int(self.file.seek(0, 2)) - int(end) if self.is_stream else 0
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from clip_retrieval.blobs import LARGEST_BLOB, Blob, BlobRef, Lost, open_raw
 from clip_retrieval.errors import first_line
 from clip_retrieval.paths import local_path
 from clip_retrieval.sources.links import Entries, Entry
+from clip_retrieval.sources.tar import Damage
 
 LOCAL_HEADER = 30  # bytes before name and extra field
 LOCAL_MAGIC = b"PK\x03\x04"
@@ -25,9 +26,13 @@ DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError
 LONGEST_TARGET = 4096  # bytes of the path that a link holds
 
 
-def list_zip(url: str) -> Iterator[tuple[str, zipfile.ZipInfo | Lost]]:
-    """Yield the name of each file in a zip with its member; for a symbolic link, the member it leads to, or Lost."""
+def list_zip(url: str) -> Iterator[tuple[str, zipfile.ZipInfo | Lost | Damage]]:
+    """Yield the name of each file in a zip with its member; for a symbolic link, the member it leads to, or Lost.
+
+    A Damage comes first where zips were joined: the list of members at the end is that of the last one.
+    """
     with open_raw(url) as file, zipfile.ZipFile(file) as zipped:
+        yield from find_joined(zipped)
         infos = [info for info in zipped.infolist() if not info.is_dir()]
         links = {info.filename: target_of(info, zipped) for info in infos if is_link(info)}
         entries = Entries(is_whole=True)
@@ -42,6 +47,17 @@ def list_zip(url: str) -> Iterator[tuple[str, zipfile.ZipInfo | Lost]]:
                 found = entries.follow(Entry(name=info.filename, kind="symbolic", target=links[info.filename]))
                 member = found if isinstance(found, Lost) else zipped.getinfo(found.name)
             yield info.filename, member
+
+
+def find_joined(zipped: zipfile.ZipFile) -> Iterator[tuple[str, Damage]]:
+    """Yield a Damage where another zip comes before this one; other bytes before it are a program that unpacks it."""
+    start = min((info.header_offset for info in zipped.infolist()), default=0)
+    file = zipped.fp
+    assert file is not None
+    file.seek(0)
+    if start and file.read(len(LOCAL_MAGIC)) == LOCAL_MAGIC:
+        detail = f"its first {start:,} bytes are another zip, whose members are left out; give each zip a file"
+        yield "", Damage("corrupt", detail)
 
 
 def is_link(info: zipfile.ZipInfo) -> bool:

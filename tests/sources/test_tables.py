@@ -597,6 +597,24 @@ def test_a_file_about_a_dataset_that_leads_out_of_it_is_refused(
     )
 
 
+def test_what_comes_after_the_end_of_an_arrow_stream_is_told_of(
+    tmp_path: Path, pictures: list[bytes], read_table: Read
+) -> None:
+    batch = pa.RecordBatch.from_pydict({"image": pictures})
+    for name in ("saved", "second"):
+        write_datasets(tmp_path / name, [batch])
+    file, second = (tmp_path / name / "data-00000-of-00001.arrow" for name in ("saved", "second"))
+    with file.open("ab") as joined:
+        joined.write(second.read_bytes())
+
+    summary = embed(tmp_path / "saved", tmp_path / "out", "datasets")
+
+    assert summary.stats.image_count == len(pictures)
+    [failure] = read_table(tmp_path / "out", "failures").itertuples()
+    assert (failure.shard, failure.part, failure.reason) == (str(file), "shard", "corrupt")
+    assert f"{second.stat().st_size:,} bytes come after the end" in failure.detail
+
+
 def test_a_table_of_which_nothing_can_be_read_says_so(tmp_path: Path, pictures: list[bytes], read_table: Read) -> None:
     batch = pa.RecordBatch.from_pydict({"image": pictures})
     write_datasets(tmp_path / "saved" / "good", [batch])

@@ -15,7 +15,7 @@ from clip_retrieval.blobs import BlobRef, LostError, read_blob
 from clip_retrieval.query.pictures import find_picture
 from clip_retrieval.sources import open_source
 from clip_retrieval.sources.config import SourceConfig
-from clip_retrieval.sources.types import Sample
+from clip_retrieval.sources.types import Failure, Sample
 from clip_retrieval.sources.zips import stored_crc
 
 STORED, DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
@@ -39,9 +39,13 @@ def write_zip(path: Path, members: Iterable[tuple[str, bytes]], compression: int
     return path
 
 
-def read_samples(path: Path) -> list[Sample]:
+def read_items(path: Path) -> list[Sample | Failure]:
     source = open_source(SourceConfig(input_dataset=str(path), input_format="archive"), "/nowhere")
-    return [item for item in source.read(0, len(source.units)) if isinstance(item, Sample)]
+    return list(source.read(0, len(source.units)))
+
+
+def read_samples(path: Path) -> list[Sample]:
+    return [item for item in read_items(path) if isinstance(item, Sample)]
 
 
 def image_of(sample: Sample) -> bytes:
