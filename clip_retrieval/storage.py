@@ -34,7 +34,7 @@ class Folder:
         self.is_local = path is not None
         self.fs: Any  # of fsspec, or what answers like it
         if path is not None:
-            self.fs, self.root = LocalFiles(), str(path.absolute())
+            self.fs, self.root = LocalFiles(), absolute(path)
         else:
             try:
                 self.fs, root = open_store(self.url)
@@ -182,6 +182,13 @@ class Folder:
                 Path(self.path(PARTIAL_FOLDER)).rmdir()
             except OSError:
                 return  # another process uses it, or it is gone
+
+
+def absolute(path: Path) -> str:
+    """Return an absolute path, links in it as they are; without `..`, unless that follows a link to a folder."""
+    plain = os.path.abspath(path)  # noqa: PTH100 -- resolve() replaces links
+    is_same = ".." not in path.parts or os.path.realpath(plain) == os.path.realpath(path)
+    return plain if is_same else str(path.absolute())
 
 
 @contextmanager

@@ -47,6 +47,17 @@ def test_a_folder_of_this_machine_has_one_root_by_any_spelling(tmp_path: Path, u
     assert pickle.loads(pickle.dumps(folder)).root == str(tmp_path)
 
 
+def test_dots_after_a_link_to_a_folder_lead_where_the_system_goes(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "deep")
+
+    folder = Folder(f"{tmp_path}/link/../made")
+    folder.write_json("a.json", {})
+
+    assert folder.place == str(tmp_path / "elsewhere" / "made")
+    assert (tmp_path / "elsewhere" / "made" / "a.json").exists()
+
+
 def test_a_folder_of_this_machine_is_read_and_written_without_fsspec(tmp_path: Path) -> None:
     code = (
         "import sys; from clip_retrieval.storage import Folder; folder = Folder(sys.argv[1])\n"

@@ -14,7 +14,6 @@ from clip_retrieval.encoder.config import MAX_PIXELS, Transparency
 from clip_retrieval.encoder.plugins import plugin_format
 from clip_retrieval.encoder.png_text import without_large_text
 from clip_retrieval.errors import ImageError, one_line
-from clip_retrieval.git_lfs import describe_pointer
 
 # The formats of IMAGE_SUFFIXES and no others: some start programs (PostScript) or read other files.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "ICO", "TGA")
@@ -25,9 +24,8 @@ ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Return the picture in RGB; raises ImageError.
+    """Return the picture in RGB; raises ImageError: empty, decode, truncated, too_large or needs_plugin.
 
-    Its reasons: empty, git_lfs_pointer, decode, truncated, too_large, needs_plugin.
     The first frame of an animation. 16-bit and float pictures are scaled to 8 bits, transparency is laid on white.
     EXIF orientation is ignored, as in the models' reference transforms.
     """
@@ -43,9 +41,6 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read the header of a picture; its pixels are not decoded yet, and take no memory."""
     if not data:
         raise ImageError("empty", "the file has no bytes")
-    pointer = describe_pointer(data)
-    if pointer is not None:
-        raise ImageError("git_lfs_pointer", pointer)
     plugin = plugin_format(data)
     with refusing_bombs(max_pixels):
         try:

@@ -195,13 +195,6 @@ def test_a_postscript_program_is_no_picture_and_is_not_run() -> None:
     assert caught.value.reason == "decode"
 
 
-def test_a_git_lfs_pointer_in_place_of_a_picture_says_so() -> None:
-    with pytest.raises(ImageError, match="git lfs pull") as caught:
-        decode_image(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
-
-    assert caught.value.reason == "git_lfs_pointer"
-
-
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "TIFF", "BMP"])
 @pytest.mark.parametrize("share", [0.5, 0.9])
 def test_a_cut_picture_is_an_image_error(kind: str, share: float) -> None:

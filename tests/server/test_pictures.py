@@ -123,8 +123,11 @@ def test_pictures_outside_of_the_input_are_not_served(
         folder.mkdir()
         (folder / "a.jpg").write_bytes(make_jpeg(1))
     (inside / "link.jpg").symlink_to(outside / "a.jpg")
+    (outside / "deep").mkdir()
+    (inside / "deep").symlink_to(outside / "deep")
     paths = [
         str(inside / "a.jpg"), str(outside / "a.jpg"), f"{inside}/../in-outside/a.jpg", str(inside / "link.jpg"),
+        f"{inside}/deep/../a.jpg",
         f"file://{outside}/a.jpg", "pipe:cat /etc/passwd", "http://127.0.0.1:1/a.jpg", "memory://a.jpg",
         f"simplecache::file://{inside}/a.jpg", f"{inside}/\0", "a" * 5000, "", "s3://bucket/a.jpg",
     ]  # fmt: skip

@@ -610,9 +610,9 @@ def test_what_comes_after_the_end_of_an_arrow_stream_is_told_of(
     summary = embed(tmp_path / "saved", tmp_path / "out", "datasets")
 
     assert summary.stats.image_count == len(pictures)
-    [failure] = read_table(tmp_path / "out", "failures").itertuples()
-    assert (failure.shard, failure.part, failure.reason) == (str(file), "shard", "corrupt")
-    assert f"{second.stat().st_size:,} bytes come after the end" in failure.detail
+    [failure] = read_table(tmp_path / "out", "failures").to_dict("records")
+    assert (failure["shard"], failure["part"], failure["reason"]) == (str(file), "shard", "corrupt")
+    assert f"{second.stat().st_size:,} bytes come after the end" in failure["detail"]
 
 
 def test_a_table_of_which_nothing_can_be_read_says_so(tmp_path: Path, pictures: list[bytes], read_table: Read) -> None:
