@@ -59,9 +59,15 @@ def without_none(hint: Any) -> tuple[Any, bool]:
     return hint, False
 
 
+EXAMPLES = {int: "1,2", float: "1,0.5"}  # of lists
+
+
 def describe_type(wanted: Any) -> str:
     if typing.get_origin(wanted) is Literal:
         return "one of " + ", ".join(str(choice) for choice in typing.get_args(wanted))
     if typing.get_origin(wanted) is tuple:
-        return f"a list of {describe_type(typing.get_args(wanted)[0])}"
+        item = describe_type(typing.get_args(wanted)[0])
+        return (
+            f"{item.partition(' ')[2]}s with commas between, such as {EXAMPLES.get(typing.get_args(wanted)[0], 'a,b')}"
+        )
     return {bool: "True or False", int: "a whole number", float: "a number"}.get(wanted, "a text")

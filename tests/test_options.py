@@ -118,7 +118,7 @@ def test_a_list_from_python_may_be_any_sequence(given_tasks: object) -> None:
 
 @pytest.mark.parametrize("written", ["[0.5]", "0.5", "[None]", "[True]", "zero", "[[0]]"])
 def test_tasks_that_are_no_whole_numbers_are_refused(written: str) -> None:
-    with pytest.raises(ConfigError, match="tasks takes a list of"):
+    with pytest.raises(ConfigError, match="tasks takes whole numbers with commas between, such as 1,2, not"):
         worker(f"--tasks={written}")
 
 

@@ -30,4 +30,6 @@ def print_demo(result: DemoResult) -> None:
 
 def own_command() -> str:
     """Return the command to repeat a call: `clip-retrieval` if it is on the path, else the way it was started."""
-    return "clip-retrieval" if shutil.which("clip-retrieval") else sys.argv[0]
+    if shutil.which("clip-retrieval"):
+        return "clip-retrieval"
+    return "python -m clip_retrieval" if Path(sys.argv[0]).name == "__main__.py" else sys.argv[0]
