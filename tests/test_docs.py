@@ -117,9 +117,16 @@ def test_the_layers_of_the_architecture_name_every_room_and_module() -> None:
     assert sorted(named) == sorted(there)
 
 
-def test_paths_in_the_pages_for_contributors_exist() -> None:
-    for page in ("CONTRIBUTING.md", "docs/architecture.md"):
-        text = (ROOT / page).read_text(encoding="utf-8")
-        for path in re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", text):
-            places = (ROOT / path, PACKAGE / path, PACKAGE / "inference" / path)
-            assert any(place.exists() for place in places), f"{page}: {path}"
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: page.name)
+def test_python_files_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.py)`", text):
+        places = (ROOT / path, PACKAGE / path, PACKAGE / "inference" / path)
+        is_there = any(place.exists() for place in places) or ("/" not in path and any(PACKAGE.rglob(path)))
+        assert is_there, path
+
+
+def test_modules_that_the_decisions_name_exist() -> None:
+    for page in (ROOT / "docs/decisions").glob("*.md"):
+        for name in re.findall(r"python -m (clip_retrieval(?:\.[a-z_]+)+)", page.read_text(encoding="utf-8")):
+            assert (ROOT / name.replace(".", "/")).with_suffix(".py").exists(), f"{page.name}: {name}"
