@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -60,14 +61,20 @@ def write_tars(folder: Folder, hits: Hits) -> int:
 
 
 def unique_keys(samples: Iterator[Sample]) -> Iterator[Sample]:
-    """Yield the samples; a key that an earlier one has, as of another tar, gets a number behind it."""
+    """Yield the samples under keys that lead out of no folder; one that an earlier sample has gets a number."""
     used: set[str] = set()
     for sample in samples:
-        key, number = sample["__key__"], 1
+        key, number = inside(sample["__key__"]), 1
+        sample["__key__"] = key
         while sample["__key__"] in used:
             sample["__key__"], number = f"{key}-{number}", number + 1
         used.add(sample["__key__"])
         yield sample
+
+
+def inside(key: str) -> str:
+    """Return a key without a slash before it and without `..`: whoever unpacks the tar gets the files in one folder."""
+    return posixpath.normpath(f"/{key}").lstrip("/") or "_"
 
 
 def make_samples(hits: Hits) -> Iterator[Sample]:

@@ -183,7 +183,7 @@ def test_a_webdataset_of_the_hits_has_their_members_untouched(
 
 
 @leaves_files_open
-@pytest.mark.parametrize("prefix", ["./", "/", "d//"])
+@pytest.mark.parametrize("prefix", ["./", "/", "d//", "../../"])
 def test_a_webdataset_of_the_hits_has_loose_pictures_of_a_tar_whatever_it_calls_them(
     tmp_path: Path, write_tar: WriteTar, prefix: str
 ) -> None:
@@ -197,6 +197,7 @@ def test_a_webdataset_of_the_hits_has_loose_pictures_of_a_tar_whatever_it_calls_
 
     samples = list(webdataset.WebDataset(str(tmp_path / "out" / "webdataset" / "00000.tar"), shardshuffle=False))
     assert sorted(sample.get("png", sample.get("v1.png")) for sample in samples) == sorted([png(0), png(1)])
+    assert {sample["__key__"] for sample in samples} <= {"a", "b", "d/a", "d/b"}
 
 
 @leaves_files_open
