@@ -21,6 +21,8 @@ from clip_retrieval.sources.tables import Table, TablePart, TableSource, open_ta
 from clip_retrieval.sources.types import Failure
 from clip_retrieval.storage import Folder, check_inside
 
+MARK = b"\xff\xff\xff\xff"  # begins each message of a stream
+END_MARK = MARK + bytes(4)
 STATE, INFO, SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
 
 
@@ -65,9 +67,7 @@ class ArrowTable(Table):
                         if start <= number and (stop is None or number < stop):
                             yield number, row
                         number += 1
-                if left := batches.count_left():
-                    detail = f"{left:,} bytes come after the end of its rows, and are left out"
-                    yield Failure.of_shard(self.url, "corrupt", detail)
+                yield from batches.explain_end(self.url)
         except (pa.ArrowException, OSError, ValueError) as error:
             yield Failure.of_rest(self.url, number, error)
 
@@ -76,9 +76,10 @@ class Batches:
     """The record batches of a file, one at a time, and their schema."""
 
     def __init__(self, file: Any) -> None:
-        self.file = file
-        self.is_stream = file.read(len(FILE_MAGIC)) != FILE_MAGIC
+        start = file.read(len(FILE_MAGIC))
         file.seek(0)
+        self.file, self.is_stream = file, start != FILE_MAGIC
+        self.has_marks = start.startswith(MARK)  # written by Arrow 0.15 or later
         self.reader: Any = pa.ipc.open_stream(file) if self.is_stream else pa.ipc.open_file(file)
         self.schema: pa.Schema = self.reader.schema
 
@@ -89,10 +90,18 @@ class Batches:
             for number in range(self.reader.num_record_batches):
                 yield self.reader.get_batch(number)
 
-    def count_left(self) -> int:
-        """Return the bytes after the end of a stream that was read: another one, where streams were joined."""
+    def explain_end(self, url: str) -> Iterator[Failure]:
+        """Yield a Failure for a stream that was cut between two batches, or that another one was joined to."""
+        if not self.is_stream:
+            return
         end = self.file.tell()
-        return int(self.file.seek(0, 2)) - int(end) if self.is_stream else 0
+        left = self.file.seek(0, 2) - end
+        self.file.seek(max(0, end - len(END_MARK)))
+        if left:
+            detail = f"{left:,} bytes come after the end of its rows, and are left out"
+            yield Failure.of_shard(url, "corrupt", detail)
+        elif self.has_marks and self.file.read(len(END_MARK)) != END_MARK:
+            yield Failure.of_shard(url, "truncated", "ends without an end-of-stream mark; rows may be missing")
 
 
 @contextmanager

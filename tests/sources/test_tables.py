@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -613,6 +614,19 @@ def test_what_comes_after_the_end_of_an_arrow_stream_is_told_of(
     [failure] = read_table(tmp_path / "out", "failures").to_dict("records")
     assert (failure["shard"], failure["part"], failure["reason"]) == (str(file), "shard", "corrupt")
     assert f"{second.stat().st_size:,} bytes come after the end" in failure["detail"]
+
+
+def test_an_arrow_stream_that_was_cut_between_two_batches_is_told_of(
+    tmp_path: Path, pictures: list[bytes], read_table: Read
+) -> None:
+    whole = write_datasets(tmp_path / "whole", [pa.RecordBatch.from_pydict({"image": pictures})])
+    cut = Path(shutil.copytree(whole, tmp_path / "cut")) / "data-00000-of-00001.arrow"
+    cut.write_bytes(cut.read_bytes()[:-8])  # a batch, then no mark of the end
+
+    for name, reasons in (("whole", []), ("cut", ["truncated"])):
+        summary = embed(tmp_path / name, tmp_path / f"out-{name}", "datasets")
+        assert summary.stats.image_count == len(pictures)
+        assert read_table(tmp_path / f"out-{name}", "failures")["reason"].tolist() == reasons
 
 
 def test_a_table_of_which_nothing_can_be_read_says_so(tmp_path: Path, pictures: list[bytes], read_table: Read) -> None:
