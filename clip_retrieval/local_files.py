@@ -39,9 +39,12 @@ class LocalFiles:
 
     def ls(self, path: str, *, detail: bool = True) -> list[Any]:
         """Return the paths of what is in a folder, or what fsspec tells of each; a file is in itself."""
-        if detail or not Path(path).is_dir():
-            return list(local_file_system().ls(path, detail=detail))
-        return [entry.path for entry in os.scandir(path)]
+        if detail:
+            return list(local_file_system().ls(path, detail=True))
+        try:
+            return [entry.path for entry in os.scandir(path)]
+        except NotADirectoryError:
+            return [path]
 
 
 @cache

@@ -66,3 +66,12 @@ def test_a_folder_of_this_machine_is_read_and_written_without_fsspec(tmp_path: P
         "sys.exit('fsspec' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == 0
+
+
+def test_asking_an_index_of_this_machine_opens_no_http_and_no_store() -> None:
+    code = (
+        "import sys, clip_retrieval.filter.run, clip_retrieval.photos.ask\n"
+        "sys.exit(' '.join({'fsspec', 'http.client', 'torch', 'pandas'} & sys.modules.keys()) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

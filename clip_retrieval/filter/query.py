@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from clip_retrieval.encoder.picture_suffixes import IMAGE_SUFFIXES
 from clip_retrieval.errors import QueryError
 from clip_retrieval.filter.config import MARKER
-from clip_retrieval.network.connections import FetchError
-from clip_retrieval.network.fetch import FetchLimits, fetch
+from clip_retrieval.network.limits import FetchLimits
 from clip_retrieval.query.embed import Query, QueryKind, add_up
 from clip_retrieval.query.searcher import Searcher
 from clip_retrieval.query.terms import Words, format_words, parse_words
@@ -114,6 +113,9 @@ def open_term(term: Words, searcher: Searcher) -> Query:
 
 def fetch_picture(url: str) -> bytes:
     """Return the bytes behind a url; raises QueryError where it cannot be fetched, or is none of the web."""
+    from clip_retrieval.network.connections import FetchError  # noqa: PLC0415 -- http, TLS: 25 ms of every start
+    from clip_retrieval.network.fetch import fetch  # noqa: PLC0415
+
     try:
         return fetch(url, FetchLimits())
     except FetchError as error:

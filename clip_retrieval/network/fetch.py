@@ -15,13 +15,12 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
-from clip_retrieval.errors import ConfigError, one_line
+from clip_retrieval.errors import one_line
 from clip_retrieval.network.connections import Deadline, FetchError, connected
-from clip_retrieval.options import check_least, option
+from clip_retrieval.network.limits import FetchLimits
 from clip_retrieval.version import __version__
 
 USER_AGENT = f"clip-retrieval/{__version__}"
@@ -33,24 +32,6 @@ LONGEST_PAUSE = 30.0  # seconds; a longer Retry-After ends the tries
 READ_BYTES = 1 << 16
 GZIP_OR_ZLIB = 47  # wbits value that detects gzip and zlib headers
 UNQUOTED = "%/:=&?~#+!$,;'@()*[]|"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FetchLimits:
-    """Limits of time, size and retries, and which urls may be fetched."""
-
-    fetch_timeout: float = option(10.0, help="urls: seconds for one request, with redirects and body.", may_change=True)
-    fetch_retries: int = option(
-        2, help="urls: further tries after 429, 5xx, time-outs and cut connections.", least=0, may_change=True
-    )
-    fetch_max_bytes: int = option(32 << 20, help="urls: largest download in bytes.", least=1)
-    allow_private_addresses: bool = option(False, help="urls: fetch from private and loopback addresses too.")
-    respect_robots_tag: bool = option(True, help="urls: leave out what X-Robots-Tag asks not to be used by machines.")
-
-    def __post_init__(self) -> None:
-        if not self.fetch_timeout > 0:
-            raise ConfigError(f"fetch_timeout must be more than 0, not {self.fetch_timeout}")
-        check_least(self)
 
 
 def fetch(url: str, limits: FetchLimits, pause: Callable[[float], None] = time.sleep) -> bytes:

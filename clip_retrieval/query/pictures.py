@@ -10,7 +10,7 @@ from typing import Any
 from clip_retrieval.blobs import BlobRef, read_blob
 from clip_retrieval.errors import StorageError, one_line
 from clip_retrieval.layout import IMAGE_PATH, SHARD, SHARD_OFFSET, SHARD_SIZE
-from clip_retrieval.network.fetch import FetchLimits, fetch
+from clip_retrieval.network.limits import FetchLimits
 from clip_retrieval.paths import is_pipe, literal, local_path
 from clip_retrieval.sources.tar_pictures import find_sparse
 from clip_retrieval.sources.zips import find_member, is_zip, stored_crc
@@ -97,6 +97,8 @@ def read_elsewhere(path: str) -> bytes:
 
         return read_picture(path)
     if path.startswith(WEB):
+        from clip_retrieval.network.fetch import fetch  # http, TLS: 25 ms of every start
+
         return fetch(path, FetchLimits(fetch_retries=0))
     return read_blob(BlobRef(find_file(path)))
 

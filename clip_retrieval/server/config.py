@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.json_files import check_shape, read_json
-from clip_retrieval.network.fetch import FetchLimits
+from clip_retrieval.network.limits import FetchLimits
 from clip_retrieval.options import Dropped, check_least, dropped_flags, flags_of, group, option, option_of, read_given
 from clip_retrieval.query.config import SearcherConfig
 

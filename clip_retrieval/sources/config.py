@@ -8,7 +8,7 @@ from typing import Literal
 
 from clip_retrieval.encoder.config import PictureConfig
 from clip_retrieval.errors import ConfigError
-from clip_retrieval.network.fetch import FetchLimits
+from clip_retrieval.network.limits import FetchLimits
 from clip_retrieval.options import check_least, group, option
 
 InputFormat = Literal["files", "webdataset", "parquet", "archive", "datasets", "urls"]

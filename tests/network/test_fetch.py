@@ -19,7 +19,8 @@ import pytest
 
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.network.connections import FetchError, is_public
-from clip_retrieval.network.fetch import USER_AGENT, FetchLimits, asks_to_be_left_out, fetch, parse_url, pause_of
+from clip_retrieval.network.fetch import USER_AGENT, asks_to_be_left_out, fetch, parse_url, pause_of
+from clip_retrieval.network.limits import FetchLimits
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 LIMITS = FetchLimits(allow_private_addresses=True, fetch_timeout=5.0, fetch_retries=0)
