@@ -14,7 +14,7 @@ from clip_retrieval.filter.query import open_query
 from clip_retrieval.layout import IMAGE_PATH, IndexFolder
 from clip_retrieval.photos.config import SearchConfig
 from clip_retrieval.photos.folders import About, Kept, check_is_folder, find_kept
-from clip_retrieval.photos.listing import look_at
+from clip_retrieval.photos.listing import Look, look_at
 from clip_retrieval.photos.models import DEMO
 from clip_retrieval.query.answer import Answer, answer, tabulate
 from clip_retrieval.query.config import SearcherConfig, SelectionConfig
@@ -22,6 +22,7 @@ from clip_retrieval.query.hits import json_rows
 from clip_retrieval.query.pictures import REPLACED, find_file
 from clip_retrieval.query.searcher import Searcher, open_searcher
 from clip_retrieval.query.terms import Words
+from clip_retrieval.words import counted
 
 DEMO_NOTE = (
     "the demo model knows emoji only: for photographs name a real model, such as --reembed --clip_model ViT-B/32"
@@ -95,7 +96,7 @@ def open_photos(config: SearchConfig) -> PhotoFolder:
     is_current = about is not None and about.seen == look.digest and not config.reembed and config.clip_model is None
     if about is None or not is_current:
         if not look.pictures:
-            raise SourceError(explain_empty(config.folder, look.example_raw))
+            raise SourceError(explain_empty(config.folder, look))
         from clip_retrieval.photos.refresh import refresh
 
         about = refresh(kept, config, look)
@@ -109,7 +110,14 @@ def open_photos(config: SearchConfig) -> PhotoFolder:
     return PhotoFolder(kept, about, searcher, config.folder, notes)
 
 
-def explain_empty(folder: str, raw: str | None) -> str:
-    if raw is not None:
-        return f"{folder} holds no picture but RAW files such as {raw}, which are not read; export them as JPEG"
+def explain_empty(folder: str, look: Look) -> str:
+    if look.example_raw is not None:
+        return (
+            f"{folder} holds no picture but RAW files such as {look.example_raw}, which are not read; export them as "
+            "JPEG"
+        )
+    if look.closed:
+        return (
+            f"no picture is seen in {folder}: {counted(len(look.closed), 'folder')} cannot be listed ({look.closed[0]})"
+        )
     return f"{folder} holds no picture, nor do the folders below it (hidden ones are left out)"

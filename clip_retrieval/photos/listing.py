@@ -24,6 +24,7 @@ class Look:
     pictures: int = 0
     raw_only: int = 0
     example_raw: str | None = None
+    closed: list[str] = field(default_factory=list)  # folders that cannot be listed, each with the reason
     digester: Any = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
 
     @property
@@ -34,7 +35,7 @@ class Look:
 def look_at(folder: str) -> Look:
     """List all pictures below a folder; hidden ones, and links to folders, are left out, as in `inference`."""
     look = Look()
-    for place, files in walk(folder):
+    for place, files in walk(folder, look.closed):
         pictures, raws = list[str](), list[os.DirEntry[str]]()
         for entry in files:
             kind = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 -- there may be millions
@@ -64,8 +65,8 @@ def stem_of(name: str) -> str:
     return name.rpartition(".")[0].lower()
 
 
-def walk(folder: str) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
-    """Yield each folder with its files, in the order of the names; what cannot be listed is passed over."""
+def walk(folder: str, closed: list[str]) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
+    """Yield each folder with its files, in the order of the names; what cannot be listed is added to `closed`."""
     waiting = [folder]
     while waiting:
         place = waiting.pop()
@@ -79,8 +80,9 @@ def walk(folder: str) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
                         folders.append(entry.path)
                     else:
                         files.append(entry)
-        except OSError:
-            continue  # closed to this user, or deleted just now; inference names it in failures/
+        except OSError as error:  # closed to this user, or deleted just now; inference names it in failures/
+            closed.append(f"{place}: {error.strerror}")
+            continue
         waiting += sorted(folders, reverse=True)
         yield place, files
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import threading
@@ -167,6 +168,20 @@ def test_forgetting_removes_what_is_kept_and_no_picture(photos: Path) -> None:
     assert len(list(photos.rglob("*.jpg"))) == 5
     with pytest.raises(SourceError, match="nothing is kept"):
         forget(str(photos))
+
+
+def test_a_folder_that_cannot_be_listed_is_not_called_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "below").mkdir()
+    real = os.scandir
+
+    def refuse(place: str) -> Any:
+        if place.endswith("below"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), place)
+        return real(place)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # the tests may run as root, whom nothing is closed to
+    with pytest.raises(SourceError, match=r"1 folder cannot be listed \(.*below: Permission denied\)"):
+        ask(tmp_path)
 
 
 def test_folders_without_pictures_are_one_sentence(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from clip_retrieval.errors import QueryError
 from clip_retrieval.metadata import Metadata, open_metadata
-from clip_retrieval.query.predicates import LONGEST, parse_predicate, rows_where
+from clip_retrieval.query.predicates import LONGEST, open_sandbox, parse_predicate, rows_where
 from clip_retrieval.storage import Folder
 
 COLUMNS = ["width", "license", "caption", "source.site", "tags"]
@@ -104,7 +104,9 @@ def test_a_condition_that_takes_too_long_is_interrupted(tmp_path: Path) -> None:
 
 
 def test_only_the_columns_of_a_condition_are_named() -> None:
-    assert set(parse_predicate("width > 1 and license = 'a'", COLUMNS).columns) == {"width", "license"}
+    with open_sandbox() as sandbox:
+        found = parse_predicate(sandbox, "width > 1 and license = 'a'", COLUMNS)
+    assert set(found.columns) == {"width", "license"}
 
 
 def test_ids_ascend(metadata: Metadata) -> None:
