@@ -10,6 +10,7 @@ ClipRetrievalError
   WorkerError       a process of ours died
   IndexBuildError   no index can be built
   QueryError        a query cannot be answered
+  ClientError       a server cannot be reached, or refuses
 """
 
 from __future__ import annotations
@@ -66,6 +67,14 @@ class IndexBuildError(ClipRetrievalError):
 
 class QueryError(ClipRetrievalError):
     """A query cannot be answered by this index."""
+
+
+class ClientError(ClipRetrievalError):
+    """A server cannot be reached, or refuses; `status` is that of its answer, None without one."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def first_line(error: BaseException) -> str:

@@ -18,8 +18,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"errors", "words", "cache_home", "progress", "version", "option_values", "compression", "scratch", "paths"},
     {"git_lfs"},
-    {"options", "blobs", "clusters", "process", "json_files", "local_files"},
-    {"option_flags", "storage", "network"},
+    {"options", "blobs", "clusters", "process", "json_files", "local_files", "client"},
+    {"option_flags", "storage", "network", "clip_client"},
     {"layout"},
     {"checksums"},
     {"encoder", "metadata"},
@@ -97,6 +97,13 @@ def test_no_file_is_long(path: Path) -> None:
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
     assert not loaded_by("import clip_retrieval") & (HEAVY | {"numpy", "click"})
+
+
+def test_the_client_of_a_server_loads_neither_numpy_nor_a_model_library() -> None:
+    importing = "from clip_retrieval.clip_client import ClipClient"
+    asking = "try:\n    ClipClient('http://127.0.0.1:1').names()\nexcept Exception as error:\n    print(error)"
+    assert not loaded_by(importing) & (HEAVY | {"numpy", "click", "httpx"})
+    assert not loaded_by(f"{importing}\n{asking}") & (HEAVY | {"numpy"})
 
 
 def test_importing_the_command_line_loads_no_model_index_or_table_library() -> None:

@@ -1,0 +1,1 @@
+"""What `clip_client` sends, and how it reads answers; neither numpy nor torch is loaded."""
