@@ -296,6 +296,51 @@ def test_a_text_that_is_no_utf8_is_damage_too(tmp_path: Path) -> None:
     assert metadata.rows(np.array([40]), ["text"]).to_pylist() == [{"text": "caption 40 é"}]
 
 
+def test_values_are_those_of_rows_column_by_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pa.table(
+        {
+            "text": ["a", None, "ü", "", "b"] * 5,
+            "long": pa.array(["x", "y", None, "z", "\U0001f600"] * 5, pa.large_string()),
+            "number": [1, None, -3, 2**62, 0] * 5,
+            "small": pa.array([1, 2, None, 4, 255] * 5, pa.uint8()),
+            "share": [0.5, None, float("inf"), -0.0, 1e300] * 5,
+            "yes": [True, False, None, True, True] * 5,  # no kind that is read cell by cell
+        }
+    )
+    monkeypatch.setattr(write_module, "BATCH_BYTES", 64)
+    folder = write(tmp_path, [table, table])
+    write_metadata_arrow(folder, folder)
+    metadata = open_metadata(folder)
+    assert isinstance(metadata, ArrowMetadata)
+    assert len(metadata.batches) > 1
+    whole = pa.concat_tables([table, table])
+    ids = np.array([49, 0, 2, 2, 30, 11])
+    for names in (["text", "long", "number", "small", "share"], ["yes", "text"], None):
+        found = metadata.values(ids, names)
+        assert [field.name for field, _ in found] == (whole.column_names if names is None else names)
+        assert all(values == whole[field.name].take(ids).to_pylist() for field, values in found)
+    assert [values for _, values in ParquetMetadata(ParquetFiles(folder)).values(ids, ["text"])] == [
+        whole["text"].take(ids).to_pylist()
+    ]
+    with pytest.raises(StorageError):
+        metadata.values(np.array([50]))
+
+
+@pytest.mark.parametrize("value", [-1, 1 << 40])
+def test_a_value_that_lies_outside_of_its_column_is_read_from_the_parquet_files(
+    tmp_path: Path, value: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = nested_table(100)
+    folder = write(tmp_path, [expected], group_size=50)
+    write_metadata_arrow(folder, folder)
+    spoil_offsets(tmp_path / METADATA_ARROW, "text", 30, value)
+    metadata = open_metadata(folder)
+    assert metadata is not None
+    ((_, values),) = metadata.values(np.array([29, 30]), ["text"])
+    assert values == expected["text"].take([29, 30]).to_pylist()
+    assert "is damaged" in caplog.text
+
+
 def test_a_damaged_metadata_arrow_without_parquet_files_is_one_sentence(tmp_path: Path) -> None:
     folder = write(tmp_path, [nested_table(100)])
     write_metadata_arrow(folder, folder)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from clip_retrieval.errors import StorageError, one_line
 from clip_retrieval.metadata.arrays import DamageError, check_values, number_array
-from clip_retrieval.metadata.parquet import ParquetFiles, ParquetMetadata, check_ids
+from clip_retrieval.metadata.cells import Cells
+from clip_retrieval.metadata.parquet import Column, ParquetFiles, ParquetMetadata, as_columns, check_ids
 from clip_retrieval.metadata.schema import choose_columns
 from clip_retrieval.process.resources import count_cores
 from clip_retrieval.storage import Folder
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 SOURCES = b"clip_retrieval.sources"  # schema key: name and bytes of each source parquet file
 
+MOST_CELLS = 1024  # rows that are read value by value
 FEW = 256  # values that are fetched one by one
 ROWS_AT_ONCE = 1 << 15  # rows fetched in file order, then reordered by id
 
@@ -50,6 +52,7 @@ class ArrowMetadata:
         self.whole: set[str] = set()  # columns that were checked from end to end
         self.instead: ParquetMetadata | None = None
         self.replacing = Lock()
+        self.opened: dict[tuple[int, int], Cells] = {}  # by batch and column
 
     @property
     def row_count(self) -> int:
@@ -91,6 +94,33 @@ class ArrowMetadata:
             return pa.Table.from_batches([fetch(part) for part in parts], schema=schema)
         with ThreadPoolExecutor(count_cores()) as threads:  # arrow releases the GIL while it copies
             return pa.Table.from_batches(list(threads.map(fetch, parts)), schema=schema)
+
+    def values(self, ids: NDArray[np.int64], columns: Sequence[str] | None = None) -> list[Column]:
+        """Return the rows with these ids column by column; see Metadata. Raises StorageError where they are damaged."""
+        check_ids(ids, self.row_count)
+        schema = choose_columns(self.schema, columns)
+        if len(ids) > MOST_CELLS or self.instead is not None or not all(Cells.can_read(f.type) for f in schema):
+            return as_columns(self.rows(ids, columns))
+        owners = np.searchsorted(self.starts, ids, side="right") - 1
+        rows = (ids - self.starts[owners]).tolist()
+        places = [(field, self.schema.get_field_index(field.name)) for field in schema]
+        try:
+            if len(self.batches) == 1:
+                return [(field, self.cells(0, place).read(rows)) for field, place in places]
+            found = list(zip(owners.tolist(), rows, strict=True))
+            return [
+                (field, [self.cells(owner, place).read([row])[0] for owner, row in found]) for field, place in places
+            ]
+        except DamageError as error:
+            self.replace(error)
+            return as_columns(self.rows(ids, columns))
+
+    def cells(self, batch: int, place: int) -> Cells:
+        """Return a column of a batch, opened once."""
+        known = self.opened.get((batch, place))
+        if known is None:
+            known = self.opened[batch, place] = Cells(self.batches[batch].column(place))
+        return known
 
     def columns(self, names: Sequence[str]) -> pa.Table:
         """Return whole columns; see Metadata. Nothing is copied. Raises StorageError where they are damaged."""

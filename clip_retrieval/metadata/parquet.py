@@ -22,6 +22,8 @@ from clip_retrieval.metadata.arrays import number_array
 from clip_retrieval.metadata.schema import as_text, choose_columns, common_schema, conform
 from clip_retrieval.storage import Folder
 
+Column = tuple[pa.Field, list[Any]]  # a column of some rows as Python values
+
 
 @dataclass(frozen=True)
 class Footer:
@@ -84,6 +86,10 @@ class ParquetMetadata:
             positions.append(here)
         return pa.concat_tables(parts).take(number_array(np.argsort(np.concatenate(positions))))
 
+    def values(self, ids: NDArray[np.int64], columns: Sequence[str] | None = None) -> list[Column]:
+        """Return the rows with these ids column by column; see Metadata."""
+        return as_columns(self.rows(ids, columns))
+
     def columns(self, names: Sequence[str]) -> pa.Table:
         """Return whole columns; see Metadata. They are read into memory."""
         schema = choose_columns(self.schema, names)
@@ -107,6 +113,11 @@ class ParquetMetadata:
         skipped = np.zeros(len(sizes), dtype=np.int64)  # rows of the groups before each one that are not in the table
         skipped[needed] = starts[needed] - np.cumsum([0, *[sizes[group] for group in needed[:-1]]])
         return conform(table, schema).take(number_array(rows - skipped[groups]))
+
+
+def as_columns(table: pa.Table) -> list[Column]:
+    """Return a table as Python values, column by column."""
+    return [(field, column.to_pylist()) for field, column in zip(table.schema, table.columns, strict=True)]
 
 
 def check_ids(ids: NDArray[np.int64], row_count: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from clip_retrieval.errors import ImageError, QueryError
 from clip_retrieval.options import from_json, to_json
 from clip_retrieval.query.config import SearcherConfig
 
+LEAST_NORM, LARGEST_NORM = 1e-38, 1e38  # of a vector in a query: about what float32 holds
 LEAST_LENGTH = 1e-3  # length of a sum relative to its weights, below which it is only rounding
 
 QueryKind = Literal["text", "image", "embedding", "row", "sum"]
@@ -71,13 +73,13 @@ def embed_vector(values: NDArray[Any], name: str) -> Query:
     """Return the query of a vector [d] or [1, d] of any length; raises QueryError where it has no direction."""
     if values.dtype.kind not in "fiu":
         raise QueryError(f"{name} holds {values.dtype}, not numbers")
-    with np.errstate(over="ignore"):  # what becomes infinite is refused below
-        rows = np.atleast_2d(values.astype(np.float32))
-    if rows.ndim != 2 or len(rows) != 1:
-        raise QueryError(f"{name} has the shape {list(rows.shape)}; a query is one vector: [d] or [1, d]")
-    if not np.isfinite(rows).all() or not rows.any():
+    if values.ndim != 1 and (values.ndim != 2 or len(values) != 1):
+        raise QueryError(f"{name} has the shape {list(values.shape)}; a query is one vector: [d] or [1, d]")
+    row = values.reshape(-1).astype(np.float64)
+    length = math.sqrt(row @ row)
+    if not LEAST_NORM < length < LARGEST_NORM:  # also false for NaN
         raise QueryError(f"{name} is no direction: it is zero, or not finite")
-    return Query(name, "embedding", normalize(rows)[0])
+    return Query(name, "embedding", (row / length).astype(np.float32))
 
 
 def add_up(name: str, parts: Sequence[tuple[float, Query]]) -> Query:

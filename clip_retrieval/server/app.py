@@ -122,7 +122,7 @@ class App:
             headers = (*COMMON, *self.access.headers(request))
             if name != "files" or self.routes.is_our_front:
                 headers = (*headers, (b"content-security-policy", STRICT))
-            self.metrics.requests.labels(name, str(int(response.status))).inc()
+            self.metrics.count(name, int(response.status))
             await send_response(send, response, headers, has_body=request.method != "HEAD")
         except GoneError:
             self.metrics.gone.inc()
@@ -162,20 +162,21 @@ class App:
         task = asyncio.current_task()
         assert task is not None
         watcher = asyncio.create_task(cancel_when_gone(request, task))
+        loop, seconds = asyncio.get_running_loop(), self.limits.request_timeout
+        end = loop.time() + seconds
+        timer = loop.call_at(end, task.cancel)
         try:
-            async with asyncio.timeout(self.limits.request_timeout):
-                return await route.handler(request, said)
-        except TimeoutError as error:
-            raise HttpError(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                f"the answer took longer than {self.limits.request_timeout:g} s (request_timeout)",
-            ) from error
+            return await route.handler(request, said)
         except asyncio.CancelledError:
-            if not watcher.done():
+            if not watcher.done() and loop.time() < end:
                 raise
             task.uncancel()
-            raise GoneError from None
+            if watcher.done():
+                raise GoneError from None
+            said = f"the answer took longer than {seconds:g} s (request_timeout)"
+            raise HttpError(HTTPStatus.SERVICE_UNAVAILABLE, said) from None
         finally:
+            timer.cancel()
             watcher.cancel()
 
 

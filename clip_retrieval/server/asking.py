@@ -33,12 +33,23 @@ MOST_PICTURES = 32  # in a batch: 32 x 224 x 224 x 3 are 5 MB
 
 
 @dataclass(frozen=True)
+class Shown:
+    """Of which hits the metadata is wanted, and which columns of it."""
+
+    generation: Generation
+    columns: tuple[str, ...]
+    start: int = 0
+    stop: int = 0
+
+
+@dataclass(frozen=True)
 class Ask:
     """Queries over one index, which rows are their hits, and what is returned of these."""
 
     searcher: Searcher
     queries: tuple[Query, ...]
     selection: SelectionConfig
+    shown: Shown | None = None
     near_duplicate: float | None = None  # leave out what is as similar to a better hit, without looking for more
 
     @property
@@ -61,7 +72,9 @@ class Fetch:
     generation: Generation
     ids: NDArray[np.int64]
     columns: tuple[str, ...]
-    has_thumbnails: bool = True
+
+
+Found = tuple[list[Answer], list[list[Row]]]  # the answer of each query, and the metadata of its hits
 
 
 class Asker:
@@ -73,10 +86,10 @@ class Asker:
         self.thumbnails = Thumbnails(config.thumbnail_size)
         waiting = limits.max_waiting
         heavy = LaneSize(most_waiting=limits.max_heavy, most_at_once=1)
-        self.searching: Lane[Ask, list[Answer]] = Lane(
+        self.searching: Lane[Ask, Found] = Lane(
             "search", self.search, LaneSize(threads=limits.search_threads, most_waiting=waiting)
         )
-        self.heavy: Lane[Ask, list[Answer]] = Lane("heavy", self.search, heavy)
+        self.heavy: Lane[Ask, Found] = Lane("heavy", self.search, heavy)
         self.reading: Lane[Fetch, list[Row]] = Lane(
             "metadata", self.read, LaneSize(threads=limits.search_threads, most_waiting=waiting)
         )
@@ -135,15 +148,22 @@ class Asker:
             )
         return await self.fetching.do(url)
 
-    async def ask(self, ask: Ask) -> list[Answer]:
-        """Return the answer of each query. Raises QueryError and HttpError."""
+    async def ask(self, ask: Ask) -> Found:
+        """Return the answer of each query, and the metadata of the hits to show. Raises QueryError and HttpError."""
         for query in ask.queries:
             ask.searcher.check_dimension(query)
         return await (self.heavy if ask.is_heavy else self.searching).do(ask)
 
     async def rows(self, fetch: Fetch) -> list[Row]:
-        """Return the metadata of rows, with thumbnails where those are wanted and found."""
+        """Return the metadata of rows by their ids."""
         return await self.reading.do(fetch)
+
+    async def with_thumbnails(self, generation: Generation, ids: NDArray[np.int64], rows: list[Row]) -> list[Row]:
+        """Return rows with their pictures, where those can be had."""
+        if not rows or not self.thumbnails.side or not generation.roots.places:
+            return rows
+        added: list[Row] = await self.showing.do(lambda: self.thumbnails.add(generation, ids, rows))
+        return added
 
     async def like_row(self, searcher: Searcher, row_id: int) -> Query:
         """Return a row of the index as a query. Raises QueryError."""
@@ -201,18 +221,31 @@ class Asker:
         with self.metrics.timing("download_time"):
             return fetch(url, self.config.fetch)
 
-    def search(self, items: Sequence[Ask]) -> Sequence[list[Answer] | Exception]:
+    def search(self, items: Sequence[Ask]) -> Sequence[Found | Exception]:
         """Search what several requests ask alike at once: the same index, with the same selection."""
-        results: list[list[Answer] | Exception] = [QueryError("it was not searched")] * len(items)
+        answers: list[list[Answer]] = [[] for _ in items]
         for places in alike([(id(item.searcher.index), item.selection) for item in items]):
             group = [items[place] for place in places]
             with self.metrics.timing("knn_index_time"):
                 queries = [query for item in group for query in item.queries]
                 found = iter(answer_many(group[0].searcher, queries, group[0].selection))
             for place, item in zip(places, group, strict=True):
-                answers = [next(found) for _ in item.queries]
-                results[place] = self.without_duplicates(item, answers)
-        return results
+                answers[place] = self.without_duplicates(item, [next(found) for _ in item.queries])
+        return list(zip(answers, self.show(items, answers), strict=True))
+
+    def show(self, items: Sequence[Ask], answers: Sequence[list[Answer]]) -> list[list[list[Row]]]:
+        """Return the metadata of the hits that are shown, read at once for all requests that want the same columns."""
+        ids = [
+            [answer.found.ids[item.shown.start : item.shown.stop] for answer in own] if item.shown else []
+            for item, own in zip(items, answers, strict=True)
+        ]
+        fetches = [
+            Fetch(item.shown.generation, np.concatenate(parts), item.shown.columns)
+            for item, parts in zip(items, ids, strict=True)
+            if item.shown
+        ]
+        found = iter(self.read(fetches))
+        return [split(next(found), parts) if parts else [] for parts in ids]
 
     def without_duplicates(self, ask: Ask, answers: list[Answer]) -> list[Answer]:
         if ask.near_duplicate is None:
@@ -220,18 +253,23 @@ class Asker:
         with self.metrics.timing("dedup_time"):
             return [without_duplicates(answer, ask.searcher, ask.near_duplicate) for answer in answers]
 
-    def read(self, items: Sequence[Fetch]) -> Sequence[list[Row] | Exception]:
-        """Read the rows of several requests at once, then the thumbnails of each."""
-        results: list[list[Row] | Exception] = [QueryError("it was not read")] * len(items)
+    def read(self, items: Sequence[Fetch]) -> list[list[Row]]:
+        """Read the rows of several requests at once."""
+        results: list[list[Row]] = [[] for _ in items]
         for places in alike([(id(item.generation), item.columns) for item in items]):
             group = [items[place] for place in places]
             with self.metrics.timing("metadata_get_time"):
                 ids = np.concatenate([item.ids for item in group])
                 rows = iter(read_rows(group[0].generation, ids, group[0].columns))
             for place, item in zip(places, group, strict=True):
-                own = [next(rows) for _ in item.ids]
-                results[place] = self.thumbnails.add(item.generation, item.ids, own) if item.has_thumbnails else own
+                results[place] = [next(rows) for _ in item.ids]
         return results
+
+
+def split(rows: Sequence[Row], parts: Sequence[NDArray[np.int64]]) -> list[list[Row]]:
+    """Return rows as a list for each part."""
+    left = iter(rows)
+    return [[next(left) for _ in part] for part in parts]
 
 
 def call(work: Callable[[], Any]) -> Any:

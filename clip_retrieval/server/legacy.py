@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import binascii
+import math
 from base64 import b64decode
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
@@ -15,7 +17,7 @@ from clip_retrieval.query.config import SelectionConfig
 from clip_retrieval.query.embed import Query
 from clip_retrieval.query.searcher import Searcher
 from clip_retrieval.query.selection import NEAR_DUPLICATE
-from clip_retrieval.server.asking import Ask, Asker, Fetch
+from clip_retrieval.server.asking import Ask, Asker, Fetch, Shown
 from clip_retrieval.server.config import BackConfig
 from clip_retrieval.server.indices import Generation, Indices
 from clip_retrieval.server.messages import HttpError, Request, Response, json_response
@@ -56,12 +58,13 @@ class Endpoints:
         ask = Ask(
             searcher,
             (embedded.query,),
-            SelectionConfig(num_results=max(1, count)),
+            plain_selection(max(1, count)),
+            Shown(generation, generation.usual_columns, stop=shown),
             NEAR_DUPLICATE if read_flag(said, "deduplicate") else None,
         )
-        (answer,) = await self.asker.ask(ask)
-        found = answer.pick(slice(count)).found
-        rows = await self.asker.rows(Fetch(generation, found.ids[:shown], generation.usual_columns))
+        (answer,), (rows,) = await self.asker.ask(ask)
+        found = answer.found if count else answer.pick(slice(0)).found
+        rows = await self.asker.with_thumbnails(generation, found.ids[: len(rows)], rows)
         scores = (found.scores * embedded.length).tolist()
         own = [{"id": row_id, "similarity": score} for row_id, score in zip(found.ids.tolist(), scores, strict=True)]
         return answer_with(generation, [row | ids for row, ids in zip(rows, own, strict=False)] + own[len(rows) :])
@@ -73,6 +76,7 @@ class Endpoints:
         check_generation(request, generation, said.get("generation"))
         ids = self.read_ids(said.get("ids"), generation)
         rows = await self.asker.rows(Fetch(generation, ids, generation.usual_columns))
+        rows = await self.asker.with_thumbnails(generation, ids, rows)
         listed = [{"id": row_id, "metadata": row} for row_id, row in zip(ids.tolist(), rows, strict=True)]
         return answer_with(generation, listed)
 
@@ -114,6 +118,12 @@ class Endpoints:
         return np.array(ids, np.int64)
 
 
+@lru_cache(256)
+def plain_selection(count: int) -> SelectionConfig:
+    """Return the selection of the best hits; kept, since its checks take longer than a request may."""
+    return SelectionConfig(num_results=count)
+
+
 def as_object(body: Any) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise bad(f"the body is a JSON {type(body).__name__}, not an object")
@@ -129,7 +139,8 @@ def embed_values(searcher: Searcher, values: list[Any]) -> Embedded:
     if vector.ndim != 1 or vector.dtype.kind not in "fiu":
         raise bad("embedding_input is no list of numbers")
     query = searcher.embed_vector(vector, "embedding_input")
-    return Embedded(query, float(np.linalg.norm(vector.astype(np.float64))))
+    row = vector.astype(np.float64)
+    return Embedded(query, math.sqrt(row @ row))
 
 
 def read_base64(text: str) -> bytes:

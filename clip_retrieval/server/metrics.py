@@ -39,9 +39,17 @@ class Metrics:
         self.requests = Counter(
             "clip_retrieval_requests", "Requests by route and status.", ("route", "status"), registry=self.registry
         )
+        self.counters: dict[tuple[str, int], Counter] = {}
         self.gone = Counter(
             "clip_retrieval_hang_ups", "Requests whose client hung up before the answer.", registry=self.registry
         )
+
+    def count(self, route: str, status: int) -> None:
+        """Count an answer."""
+        counter = self.counters.get((route, status))
+        if counter is None:
+            counter = self.counters[route, status] = self.requests.labels(route, str(status))
+        counter.inc()
 
     def watch(self, gauges: Gauges) -> None:
         """Add gauges that are looked up whenever somebody asks."""

@@ -19,10 +19,9 @@ def read_rows(generation: Generation, ids: NDArray[np.int64], columns: tuple[str
     rows: list[Row] = [{} for _ in ids]
     if metadata is None or not columns or not len(ids):
         return rows
-    table = metadata.rows(ids, columns)
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        values = column.to_pylist()
-        if not has_json_form(column.type):
+    for field, values in metadata.values(ids, columns):
+        name = field.name
+        if not has_json_form(field.type):
             values = [without_nothing(plain(value)) for value in values]
         for row, value in zip(rows, values, strict=True):
             if value is not None:

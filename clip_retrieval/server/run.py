@@ -180,12 +180,13 @@ def run_server(server: Any, sock: socket.socket) -> None:
 
 
 def bind(config: AccessConfig) -> socket.socket:
-    """Return a socket that is bound, but does not listen yet. Raises ConfigError where the address cannot be had."""
+    """Return a socket that listens: who connects waits for the server. Raises ConfigError where none can be had."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((config.host, config.port))
+        sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
         why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be had ({error.strerror or error})"

@@ -18,7 +18,7 @@ from clip_retrieval.query.config import SelectionConfig
 from clip_retrieval.query.embed import Query, add_up
 from clip_retrieval.query.searcher import Searcher
 from clip_retrieval.query.terms import parse_words
-from clip_retrieval.server.asking import Ask, Asker, Fetch
+from clip_retrieval.server.asking import Ask, Asker, Shown
 from clip_retrieval.server.config import BackConfig
 from clip_retrieval.server.indices import Generation, Indices
 from clip_retrieval.server.legacy import answer_with, bad, check_generation, embed_values, read_base64
@@ -94,18 +94,16 @@ class Endpoints:
         searcher = generation.searcher(said.modality)
         selection = self.read_selection(said)
         queries = await asyncio.gather(*[self.embed_query(query, searcher) for query in said.queries])
-        answers = await self.asker.ask(Ask(searcher, tuple(queries), selection))
-        shown = [answer.pick(slice(said.offset, None)) for answer in answers]
-        fetch = Fetch(
-            generation,
-            np.concatenate([one.found.ids for one in shown]),
-            read_columns(said, generation),
-            said.thumbnails,
-        )
-        rows = iter(await self.asker.rows(fetch))
-        results = [describe_answer(one, [next(rows) for _ in one.found.ids], said) for one in shown]
+        shown = Shown(generation, read_columns(said, generation), said.offset, said.offset + said.limit)
+        answers, rows = await self.asker.ask(Ask(searcher, tuple(queries), selection, shown))
+        answers = [answer.pick(slice(said.offset, None)) for answer in answers]
+        ids = np.concatenate([answer.found.ids for answer in answers])
+        if said.thumbnails:
+            added = iter(await self.asker.with_thumbnails(generation, ids, [row for part in rows for row in part]))
+            rows = [[next(added) for _ in part] for part in rows]
+        results = [describe_answer(answer, part, said) for answer, part in zip(answers, rows, strict=True)]
         if said.embeddings:
-            held = await self.asker.held_rows(searcher, fetch.ids)
+            held = await self.asker.held_rows(searcher, ids)
             add_embeddings(results, held, said.encoding_format)
         about = {"index": generation.name, "generation": generation.id, "results": results}
         return answer_with(generation, about)
