@@ -13,7 +13,7 @@ import pytest
 from clip_retrieval.query.searcher import Searcher
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks/server_fuzz.py"
-COUNT = 1200
+COUNT = 600
 
 
 @pytest.fixture(scope="module")
