@@ -30,6 +30,7 @@ from clip_retrieval.index.building.code_stores import (
 from clip_retrieval.index.building.parts import fill_lists, find_halves, merge_into, open_bytes, read_range
 from clip_retrieval.index.building.ranges import MergedPart, RowRange, codes_name, part_name
 from clip_retrieval.progress import Watch, unwatched
+from clip_retrieval.search.cores import using_cores
 from clip_retrieval.search.files import has_ids, write_file
 from clip_retrieval.storage import Folder
 
@@ -72,8 +73,11 @@ def add_part(job: IndexJob, trained: Shared, rows: RowRange) -> None:
         raise IndexBuildError(
             f"an executor sees no folder {job.vectors.folder.url}; share it with all of them, or use a store"
         )
-    use_cores(job.cores)
-    index = open_bytes(trained.value)
+    with using_cores(job.cores):
+        write_part(job, open_bytes(trained.value), rows)
+
+
+def write_part(job: IndexJob, index: Any, rows: RowRange) -> None:
     lists, store = find_lists(index), find_store(index)
     own_codes = store is not None and halves_of(job, store, rows) is None
     share = 0.5 if own_codes and lists is not None else 1.0
@@ -90,8 +94,11 @@ def merge_group(job: IndexJob, trained: Shared, merged: MergedPart) -> None:
     """Merge neighboring parts into one file of the index; memory holds its lists and those of one part."""
     if job.work.exists(job.merged_name(merged)):
         return
-    use_cores(job.cores)
-    index = open_bytes(trained.value)
+    with using_cores(job.cores):
+        write_merged(job, open_bytes(trained.value), merged)
+
+
+def write_merged(job: IndexJob, index: Any, merged: MergedPart) -> None:
     lists, store = find_lists(index), find_store(index)
     for rows in merged.parts:
         part = read_part(job, store, rows)
@@ -117,11 +124,6 @@ def merged_codes(job: IndexJob, store: Any, rows: RowRange) -> Iterable[Codes]:
 def halves_of(job: IndexJob, store: Any, rows: RowRange) -> list[CodesInFile] | None:
     """Return where the embeddings hold the store's codes byte for byte; None if they do not."""
     return find_halves(job.vectors, rows) if holds_halves(store) else None
-
-
-def use_cores(cores: int | None) -> None:
-    if cores is not None:
-        faiss.omp_set_num_threads(cores)
 
 
 def read_part(job: IndexJob, store: Any | None, rows: RowRange) -> Any:

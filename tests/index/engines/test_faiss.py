@@ -32,7 +32,7 @@ Rows = Callable[..., NDArray[np.float32]]
 WriteRun = Callable[..., Path]
 KINDS = (
     *("Flat", "SQ8", "IVF4,SQ8", "OPQ4,IVF4,PQ4x4fs", "RR16,IVF4,PQ4x4fs,Refine(SQ8)", "IVF4,SQ4,Refine(SQfp16)"),
-    *("RR16,IVF4,PQ4x4fs,Refine(RR16,PQ4x4)", "IVF4,SQ8,Refine(RaBitQ)"),
+    *("RR16,IVF4,PQ4x4fs,Refine(RR16,PQ4x4np)", "IVF4,SQ8,Refine(RaBitQ)"),
 )
 
 
@@ -209,6 +209,16 @@ def test_a_task_that_is_done_is_not_done_again(job: IndexJob, unit_rows: Rows) -
     job.work.remove(part_name(rows))
     merge_group(job, Sent(empty), merged)
     assert faiss.read_index(job.work.path("merged_1/00.index")).ntotal == 100
+
+
+def test_tasks_leave_the_threads_of_their_process_as_they_were(job: IndexJob, unit_rows: Rows) -> None:
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(2)
+    try:
+        merge(job, trained(unit_rows(300), "IVF4,SQ8"), 0, 100)  # with one core
+        assert faiss.omp_get_max_threads() == 2
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def test_a_task_that_sees_no_folder_says_so(job: IndexJob, tmp_path: Path) -> None:
