@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 # number of test processes; each takes whole files
 TEST_PROCESSES ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# threads of OpenMP sleep while they wait, as in our commands: the test processes share the cores
+test test-fast: export OMP_WAIT_POLICY := passive
 
 .PHONY: help setup demo fix check test test-fast bench docs clean
 

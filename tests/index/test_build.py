@@ -64,17 +64,12 @@ def test_the_folder_holds_indices_infos_metadata_and_manifest_and_nothing_else(b
 
 def test_image_json_has_the_keys_of_clip_retrieval_2(built: Built) -> None:
     info = read_json(built[0] / "image.json")
-    assert set(info) - {"plan"} == UPSTREAM_KEYS | {"quality"}
+    of_ours = set() if "autofaiss" in built[0].parent.name else {"plan"}
+    assert set(info) == UPSTREAM_KEYS | {"quality"} | of_ours
     assert info["quality"]["image"]["recall@10"] == info["quality"]["text"]["recall@10"] == 1
     assert (info["nb vectors"], info["vectors dimension"]) == (31, 16)
     assert info["index_path"] == str(built[0] / "image.index")
     assert info["size in bytes"] == pytest.approx((built[0] / "image.index").stat().st_size, abs=64)
-
-
-def test_autofaiss_fills_every_key_of_image_json(tmp_path: Path, unit_rows: Rows, write_run: WriteRun) -> None:
-    emb = write_run(tmp_path / "emb", [unit_rows(5)])
-    clip_index(str(emb), str(tmp_path / "ix"), engine="autofaiss", nb_cores=1)
-    assert set(read_json(tmp_path / "ix" / "image.json")) == UPSTREAM_KEYS | {"quality"}
 
 
 def test_plain_faiss_opens_the_index_and_ids_are_rows(built: Built) -> None:
@@ -101,34 +96,33 @@ def test_the_manifest_names_the_encoder_and_the_rows(built: Built) -> None:
 
 
 @pytest.mark.parametrize("engine", ["autofaiss", "faiss"])
-def test_ids_are_rows_over_many_small_files(tmp_path: Path, unit_rows: Rows, write_run: WriteRun, engine: str) -> None:
+def test_ids_are_rows_over_the_many_small_files_that_row_numbers_count(
+    tmp_path: Path, unit_rows: Rows, write_run: WriteRun, engine: str
+) -> None:
     rows = unit_rows(60)
     cuts = [1, 1, 2, 5, 6, 9, 9, 10, 20, 33, 59]
     emb = write_run(tmp_path / "emb", np.split(rows.astype(np.float16), cuts), manifest=False)
+    (emb / "img_emb" / "backup").mkdir()
+    np.save(emb / "img_emb" / "backup" / "a.npy", unit_rows(7, seed=2))  # which is none of them
     clip_index(str(emb), str(tmp_path / "ix"), engine=engine, nb_cores=1)
+    assert faiss.read_index(str(tmp_path / "ix" / "image.index")).ntotal == 60
     assert [best(tmp_path / "ix", row) for row in rows] == list(range(60))
 
 
-@pytest.mark.parametrize("engine", ["autofaiss", "faiss"])
-def test_only_the_files_that_row_numbers_count_are_indexed(
-    tmp_path: Path, unit_rows: Rows, write_run: WriteRun, engine: str
-) -> None:
-    emb = write_run(tmp_path / "emb", [unit_rows(5)])
-    (emb / "img_emb" / "backup").mkdir()
-    np.save(emb / "img_emb" / "backup" / "a.npy", unit_rows(7, seed=2))
-    clip_index(str(emb), str(tmp_path / "ix"), engine=engine, nb_cores=1)
-    assert faiss.read_index(str(tmp_path / "ix" / "image.index")).ntotal == 5
-
-
-@pytest.mark.parametrize("name", ["with space", "run [1]", "100%", "a*b", "ünï", "{0..3}"])
+@pytest.mark.parametrize("name", ["100% of ünï {0..3}", "run [1] a*b"])
 def test_folders_may_have_any_name(tmp_path: Path, unit_rows: Rows, write_run: WriteRun, name: str) -> None:
     emb = write_run(tmp_path / name, [unit_rows(5)])
     clip_index(str(emb), str(tmp_path / f"ix {name}"), engine="autofaiss", nb_cores=1)
     assert best(tmp_path / f"ix {name}", unit_rows(5)[2]) == 2
 
 
-@pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8", ">f4"])
-@pytest.mark.parametrize("engine", ["autofaiss", "faiss"])
+@pytest.mark.parametrize(
+    ("engine", "dtype"),
+    [
+        *(("faiss", kind) for kind in ("<f2", "<f4", "<f8", ">f4")),
+        *(("autofaiss", kind) for kind in ("<f2", "<f8", ">f4")),
+    ],
+)
 def test_every_floating_type_is_indexed(
     tmp_path: Path, unit_rows: Rows, write_run: WriteRun, engine: str, dtype: str
 ) -> None:

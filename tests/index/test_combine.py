@@ -33,7 +33,7 @@ COUNT, DIM, CUT = 1500, 16, 601
 WIDE = {"nprobe": 16, "k_factor_rf": 4}
 KEYS = [
     "Flat", "SQ8", "IVF16,Flat", "RR16,IVF16,SQ8", "IVF16,PQ8x4fs", "IVF16,SQ4,Refine(SQ8)",
-    "RR16,IVF16,PQ8x4fs,RFlat", "RR16,IVF16,PQ8x4fs,Refine(RR16,PQ16x4)", "IVF16,RaBitQ",
+    "RR16,IVF16,PQ8x4fs,RFlat", "RR16,IVF16,PQ8x4fs,Refine(RR16,PQ16x4np)", "IVF16,RaBitQ",
 ]  # fmt: skip
 
 

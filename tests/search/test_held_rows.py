@@ -22,7 +22,7 @@ LEAST_COSINES = {
     "IVF16,SQ8": 0.999,
     "IDMap,Flat": 0.9999,
     "IVF16,PQ8x4fs,Refine(SQfp16)": 0.9999,
-    "OPQ4_16,IVF16,PQ4x4": 0.4,
+    "OPQ4_16,IVF16,PQ4x4np": 0.4,
     "OPQ8_16,IVF16,PQ8x4fs": 0.6,
     "PCAR12,Flat": 0.7,
 }

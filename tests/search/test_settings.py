@@ -27,7 +27,7 @@ EMPTY = np.arange(0, COUNT, 3, dtype=np.int64)
 KEYS = {  # index, and settings that differ from its own
     "Flat": "",
     "SQ8": "",
-    "PQ8x4": "",
+    "PQ8x4np": "",
     "PQ8x4fs": "",
     "RaBitQ": "",
     "RaBitQfs": "",
@@ -38,17 +38,17 @@ KEYS = {  # index, and settings that differ from its own
     "IDMap,RR16,IVF16,SQ8": "nprobe=3",
     "IVF16,Flat": "nprobe=3",
     "IVF16,SQ8": "nprobe=3,max_codes=200",
-    "IVF16,PQ8x4": "nprobe=5",
+    "IVF16,PQ8x4np": "nprobe=5",
     "IVF16,PQ8x4fs": "nprobe=3",
     "IVF16,RaBitQ": "nprobe=3",
     "IVF16,RaBitQfs": "nprobe=3",
     "IVF16_HNSW4,Flat": "nprobe=3,quantizer_efSearch=4",
-    "IVF16_HNSW4,PQ8x4": "nprobe=3,efSearch=4",
+    "IVF16_HNSW4,PQ8x4np": "nprobe=3,efSearch=4",
     "IVF16,SQ4,Refine(SQ8)": "nprobe=5,k_factor_rf=3",
     "RR16,IVF16_HNSW4,PQ8x4fs,RFlat": "nprobe=4,quantizer_efSearch=6,k_factor_rf=2",
     "PQ8x4fs,RFlat": "k_factor_rf=5",
 }
-REFUSE = {"PQ8x4", "PQ8x4fs", "RaBitQfs", "IVF16,RaBitQfs", "PQ8x4fs,RFlat", "IDMap,RR16,IVF16,SQ8"}
+REFUSE = {"PQ8x4np", "PQ8x4fs", "RaBitQfs", "IVF16,RaBitQfs", "PQ8x4fs,RFlat", "IDMap,RR16,IVF16,SQ8"}
 
 
 def build(key: str) -> Any:
@@ -188,7 +188,7 @@ def test_a_wrong_setting_is_named(text: str, message: str) -> None:
 
 
 def test_the_polysemous_filter_is_the_index_own(queries: NDArray[np.float32]) -> None:
-    index = build("IVF16,PQ4x8")
+    index = build("IVF16,PQ4x8np")
     set_up(index, parse_settings("nprobe=5,ht=12"))
     assert settings_of(index)["ht"] == 12
     assert settings_of(index)["nprobe"] == 1  # which searches choose

@@ -22,7 +22,7 @@ KEYS = {
     "IVF16,RaBitQ": "nprobe=3",
     "SQ4,Refine(Flat)": "k_factor_rf=3.5",
     "PCA8,HNSW8,Refine(Flat)": "efSearch=33,k_factor_rf=3",
-    "RR8,IVF16_HNSW8,PQ4x4": "nprobe=3,quantizer_efSearch=99",
+    "RR8,IVF16_HNSW8,PQ4x4np": "nprobe=3,quantizer_efSearch=99",
     "RR8,IVF16,PQ4x4fs,Refine(SQfp16)": "k_factor_rf=7,nprobe=3",
 }
 

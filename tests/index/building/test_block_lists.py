@@ -27,6 +27,9 @@ def contents(index: Any) -> list[dict[int, bytes]]:
     return found
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 def make_empty(rows: NDArray[np.float32], key: str) -> Any:
     index = faiss.index_factory(rows.shape[1], key, faiss.METRIC_INNER_PRODUCT)
     index.train(rows)

@@ -20,14 +20,15 @@ from clip_retrieval.index.building.parts import add_rows
 from clip_retrieval.search.tree import has_graph
 
 DIM, KNOWN, ALL = 32, 600, 900
-LISTS = ["IVF4,Flat", "IVF4,SQ8", "IVF4,PQ16x4", "IVF4,PQ16x4fs", "IVF4,PQ16x4fsr", "IVF4,RaBitQ", "IVF4_HNSW8,SQ8"]
-CODES = ["Flat", "SQ8", "SQfp16", "PQ16x4"]
-TREES = ["refine:IVF4,PQ16x4fs|SQ8", "refine:IVF4,PQ16x4fs|PQ16x4", "refine:IVF4,PQ8x4|Flat"]
-TREES += ["refine:rotated:IVF4,PQ16x4fs|rotated:PQ16x4"]  # as our engine builds them
+# np: without faiss's annealing of the codebooks, which takes seconds and decides no answer
+LISTS = ["IVF4,Flat", "IVF4,SQ8", "IVF4,PQ16x4np", "IVF4,PQ16x4fs", "IVF4,PQ16x4fsr", "IVF4,RaBitQ", "IVF4_HNSW8,SQ8"]
+CODES = ["Flat", "SQ8", "SQfp16", "PQ16x4np"]
+TREES = ["refine:IVF4,PQ16x4fs|SQ8", "refine:IVF4,PQ16x4fs|PQ16x4np", "refine:IVF4,PQ8x4np|Flat"]
+TREES += ["refine:rotated:IVF4,PQ16x4fs|rotated:PQ16x4np"]  # as our engine builds them
 
 
 def make_empty(key: str, rows: NDArray[np.float32]) -> Any:
-    """Return a trained index without rows; the same one each time."""
+    """Return a trained index without rows."""
     kind, _, rest = key.partition(":")
     if kind == "rotated":
         rotation = faiss.RandomRotationMatrix(DIM, DIM)
@@ -77,7 +78,8 @@ def test_changing_rows_gives_the_answers_of_adding_them(
 ) -> None:
     before, after = states
     training, queries = unit_rows(1000, DIM, 7), unit_rows(60, DIM, 8)
-    changed, fresh = make_empty(key, training), make_empty(key, training)
+    fresh = make_empty(key, training)
+    changed = faiss.deserialize_index(faiss.serialize_index(fresh))  # RaBitQ cannot be cloned
     append(changed, before, 0)
     append(fresh, after, 0)
 

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from clip_retrieval.embeddings.zero_rows import find_filled
 from clip_retrieval.index.building.quick_lists import make_quick, quick_lists
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Rows = Callable[..., NDArray[np.float32]]
 DIM, LISTS = 128, 256
 

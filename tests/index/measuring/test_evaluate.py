@@ -27,7 +27,7 @@ from clip_retrieval.search.settings import Settings, settings_of
 Rows = NDArray[np.float32]
 Found = dict[Modality, Vectors]
 NO_ROWS = np.empty(0, np.int64)
-TREES = ["Flat", "SQ8", "HNSW8", "IVF16,Flat", "IVF16,SQ8", "IVF16_HNSW8,PQ8x4", "IVF16,PQ8x4fs", "refined"]
+TREES = ["Flat", "SQ8", "HNSW8", "IVF16,Flat", "IVF16,SQ8", "IVF16_HNSW8,PQ8x4np", "IVF16,PQ8x4fs", "refined"]
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -201,14 +201,14 @@ def test_a_graph_over_lists_may_be_called_plainly(
     unit_rows: Callable[..., Rows], open_run: Callable[..., Found]
 ) -> None:
     rows = unit_rows(700)
-    index = Index(grow("IVF16_HNSW8,PQ8x4", rows), NO_ROWS)
+    index = Index(grow("IVF16_HNSW8,PQ8x4np", rows), NO_ROWS)
     quality = measure(index, "image", open_run(rows), Settings({"nprobe": 3, "efSearch": 9}))
     assert quality.info()["index_param"] == "nprobe=3,quantizer_efSearch=9"
 
 
 def test_what_could_not_be_reached_is_said(unit_rows: Callable[..., Rows], open_run: Callable[..., Found]) -> None:
     rows = unit_rows(700)
-    index = Index(grow("IVF16_HNSW8,PQ8x4", rows), NO_ROWS)
+    index = Index(grow("IVF16_HNSW8,PQ8x4np", rows), NO_ROWS)
     quality = measure(index, "image", open_run(rows), Target(10_000, 0.999))
     assert "recall@10 of 0.999 was not reached" in (quality.shortfall() or "")
     assert quality.to_json()["shortfall"] == quality.shortfall()
@@ -230,7 +230,7 @@ def test_a_wanted_recall_is_reached_with_fewer_lists_than_the_best(
     [
         ("Flat", []),
         ("IVF16,SQ8", ["nprobe"]),
-        ("IVF16_HNSW8,PQ8x4", ["nprobe", "quantizer_efSearch"]),
+        ("IVF16_HNSW8,PQ8x4np", ["nprobe", "quantizer_efSearch"]),
         ("HNSW8", ["efSearch"]),
         ("refined", ["k_factor_rf", "nprobe"]),
     ],

@@ -77,7 +77,7 @@ def test_one_core_looks_for_truth_when_the_indices_are_there(found: Found) -> No
 def test_leaving_ends_it_at_once(found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = Event()
     monkeypatch.setattr(truth, "read_blocks", slow_blocks(truth.read_blocks, begun, Event()))
-    ahead = TruthsAhead(found, ["image", "text"])
+    ahead = TruthsAhead(found, ["image", "text"], cores=2)
     with ahead:
         assert begun.wait(120)
     for future in ahead.coming.values():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +16,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from clip_retrieval.errors import IndexBuildError
+from clip_retrieval.index.building import training
 from clip_retrieval.index.building.parts import add_rows
 from clip_retrieval.index.building.training import train_index
 from clip_retrieval.index.config import parse_bytes
+from clip_retrieval.index.planning import plan as planning
 from clip_retrieval.index.planning.bounds import Bounds
 from clip_retrieval.index.planning.costs import held_bytes, row_bytes, with_cost
 from clip_retrieval.index.planning.expected import to_expect
@@ -55,6 +59,14 @@ problems = st.builds(
 )
 
 
+@contextmanager
+def few_lengths() -> Iterator[None]:
+    """Try an eighth of the code lengths: plans of rows of many dimensions take an eighth of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "MOST_LENGTHS", 64)
+        yield
+
+
 def plan_if_any(problem: Problem) -> Plan | None:
     try:
         return make_plan(problem)
@@ -64,6 +76,7 @@ def plan_if_any(problem: Problem) -> Plan | None:
 
 @settings(max_examples=100, deadline=None)
 @given(problem=problems)
+@few_lengths()
 def test_a_plan_is_within_its_bounds_or_refused_with_bounds_that_do(problem: Problem) -> None:
     try:
         plan = make_plan(problem)
@@ -88,6 +101,7 @@ def test_a_plan_is_within_its_bounds_or_refused_with_bounds_that_do(problem: Pro
 
 @settings(max_examples=100, deadline=None)
 @given(problem=problems, more=powers(3, 13.5), more_memory=powers(3, 13.5))
+@few_lengths()
 def test_more_memory_is_never_worth_less(problem: Problem, more: int, more_memory: int) -> None:
     problem = problem.within(wanted_recall=None)
     less = plan_if_any(problem)
@@ -106,6 +120,7 @@ def test_more_memory_is_never_worth_less(problem: Problem, more: int, more_memor
 
 @settings(max_examples=100, deadline=None)
 @given(problem=problems, wanted=st.floats(0.3, 0.99))
+@few_lengths()
 def test_a_wanted_recall_takes_the_smallest_that_has_it(problem: Problem, wanted: float) -> None:
     best = plan_if_any(problem.within(wanted_recall=None))
     assume(best is not None)
@@ -318,7 +333,7 @@ def file_bytes(index: faiss.Index) -> int:
 
 
 @pytest.mark.parametrize(
-    ("count", "dim", "code_bytes"), [(6_000, 64, (8, 16, 21, 64)), (20_000, 32, (4, 9, 32)), (9_000, 33, (8, 33))]
+    ("count", "dim", "code_bytes"), [(6_000, 48, (8, 16, 21, 48)), (20_000, 16, (4, 9, 16)), (9_000, 33, (8, 33))]
 )
 def test_files_are_as_large_as_planned_or_a_little_smaller(count: int, dim: int, code_bytes: tuple[int, ...]) -> None:
     problem, rows = problem_of(count, dim, AMPLE, AMPLE), make_rows(count, dim)
@@ -334,10 +349,11 @@ def test_files_are_as_large_as_planned_or_a_little_smaller(count: int, dim: int,
         assert real <= plan.index_bytes <= max(1.15 * real, real + 65_536), plan.key
 
 
-def test_files_with_a_graph_of_lists_are_as_large_as_planned() -> None:
+def test_files_with_a_graph_of_lists_are_as_large_as_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "CLUSTERING_STEPS", 1)  # where the centroids lie changes no size
     count = LISTS_FOR_GRAPH + 1
-    problem, rows = problem_of(count, 16, AMPLE, AMPLE), make_rows(count, 16)
-    shape = Plan("coded", count, 16, None, LISTS_FOR_GRAPH, 16, 8, sample_rows=count)
+    problem, rows = problem_of(count, 8, AMPLE, AMPLE), make_rows(count, 8)
+    shape = Plan("coded", count, 8, None, LISTS_FOR_GRAPH, 8, 8, sample_rows=count)
     plan = with_cost(shape, problem)
 
     index = build(plan, rows)
@@ -350,7 +366,7 @@ SHAPES = ["alike", "nearly alike", "rank 1", "constant", "zeros", "all zero"]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("dim", [1, 2, 3, 33, 100])
+@pytest.mark.parametrize("dim", [1, 2, 3, 33, 64])
 def test_rows_of_any_shape_give_an_index_within_its_bytes(shape: str, dim: int) -> None:
     count = ROWS_FOR_LISTS + 1
     rows = make_rows(count, dim, shape)
