@@ -12,8 +12,9 @@ from clip_retrieval.encoder.base import Encoder
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.export import convert
 from clip_retrieval.encoder.export.compare import compare_towers
-from clip_retrieval.encoder.export.config import ConvertConfig, Target
+from clip_retrieval.encoder.export.config import ConvertConfig, QuantizeConfig, Target
 from clip_retrieval.encoder.export.convert import run_convert
+from clip_retrieval.encoder.export.quantize import run_quantize
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.errors import ConfigError, EncoderError, StorageError
 
@@ -66,11 +67,18 @@ def test_an_onnx_graph_has_the_embeddings_of_its_model(
     assert "clip-retrieval" in graphs  # built here, not traced by torch
 
 
-def test_what_cannot_be_built_is_traced(tmp_path: Path, write_model: WriteModel) -> None:
-    source = write_model(vision={"ls_init_value": 0.5, "layers": 1}, text={"layers": 1})
-    made = to_onnx(source, tmp_path / "onnx")
+def quantize_traced(folder: Path) -> None:
+    result = run_quantize(QuantizeConfig(source=str(folder), out=f"{folder}8", type="int8"))
+    assert min(agreement.least_cosine for agreement in result.agreement.values()) > 0.995
+    assert result.size_bytes < 0.6 * result.source_bytes
+
+
+def test_what_cannot_be_built_is_traced_and_can_be_quantized(tmp_path: Path, write_model: WriteModel) -> None:
+    source = write_model(vision={"layers": 1}, text={"ls_init_value": 0.5, "layers": 1})
+    made = to_onnx(source, tmp_path / "onnx", text_only=True)
     assert_same(load(source), made)
-    assert b"clip-retrieval" not in (tmp_path / "onnx" / "visual.onnx").read_bytes()
+    assert b"clip-retrieval" not in (tmp_path / "onnx" / "textual.onnx").read_bytes()
+    quantize_traced(tmp_path / "onnx")
 
 
 def test_a_siglip_is_traced_with_its_bias_and_pooling(tmp_path: Path, write_model: WriteModel) -> None:
@@ -93,6 +101,7 @@ def test_a_siglip_is_traced_with_its_bias_and_pooling(tmp_path: Path, write_mode
     assert_same(reference, made, 1e-4)
     assert made.info.logit_bias == pytest.approx(reference.info.logit_bias)
     assert made.info.logit_bias is not None
+    quantize_traced(tmp_path / "onnx")
 
 
 def test_the_folder_says_all_that_the_model_said(tmp_path: Path, write_model: WriteModel) -> None:
