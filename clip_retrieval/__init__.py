@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from clip_retrieval.version import __version__
 
 if TYPE_CHECKING:
+    from clip_retrieval import clip_back
     from clip_retrieval.clip import available_models, load, tokenize
     from clip_retrieval.encoder.load import load_encoder
     from clip_retrieval.filter.run import clip_filter
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "__version__",
     "available_models",
+    "clip_back",
     "clip_filter",
     "clip_index",
     "clip_inference",
@@ -43,6 +45,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "clip_back":  # a module that can be called
+        return importlib.import_module("clip_retrieval.clip_back")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

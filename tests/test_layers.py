@@ -28,7 +28,7 @@ LAYERS = (
     {"tools", "inference", "index"},
     {"query", "faces"},
     {"filter", "clip", "server"},
-    {"demo", "photos"},
+    {"demo", "photos", "clip_back"},
     {"commands"},
     {"cli"},
     {"__init__", "__main__"},
