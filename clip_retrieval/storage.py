@@ -231,6 +231,12 @@ def made_whole(path: Path) -> Iterator[Path]:
         yield staged
 
 
+def size_of(path: Path) -> int:
+    """Return the bytes of a local file, or of all files below a folder."""
+    files = [path] if path.is_file() else path.rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
 @contextmanager
 def leaving_nothing_empty(folder: Folder) -> Iterator[None]:
     """If the block fails, remove the folder and its parents as far as the block created them and left them empty."""

@@ -24,6 +24,7 @@ from clip_retrieval.encoder.openai_cache import find_openai
 from clip_retrieval.encoder.precision import cpu_precisions
 from clip_retrieval.encoder.uri import GGUF_HUB_PREFIX, HUB_PREFIX, ModelName
 from clip_retrieval.errors import ClipRetrievalError
+from clip_retrieval.storage import size_of
 
 logger = logging.getLogger(__name__)
 
@@ -173,6 +174,6 @@ def make_room(kept: Path) -> None:
     folders = sorted(kept.parent.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
     total = 0
     for folder in folders:
-        total += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        total += size_of(folder)
         if total > KEPT_BYTES and folder != kept:
             shutil.rmtree(folder, ignore_errors=True)

@@ -45,7 +45,7 @@ from clip_retrieval.revision import finish_revision, only_one
 from clip_retrieval.search.cores import using_cores
 from clip_retrieval.search.settings import parse_settings
 from clip_retrieval.search.stored_settings import store_settings
-from clip_retrieval.storage import check_writable, leaving_nothing_empty
+from clip_retrieval.storage import check_writable, leaving_nothing_empty, size_of
 
 logger = logging.getLogger(__name__)
 
@@ -286,7 +286,7 @@ def warn_of_surprise(modality: Modality, info: Mapping[str, Any]) -> None:
 
 
 def check_size(path: Path, bounds: Bounds) -> None:
-    size = sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
+    size = size_of(path)
     if size > bounds.max_index_bytes:
         raise IndexBuildError(
             f"the index came out at {size:,} bytes, above max_index_memory_usage, "

@@ -11,6 +11,7 @@ from clip_retrieval.encoder.facts import context_length, count_parameters
 from clip_retrieval.encoder.formats.recognize import recognize
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.encoder.uri import ModelName, parse_uri
+from clip_retrieval.storage import size_of
 from clip_retrieval.tools.config import ModelInfoConfig
 
 
@@ -73,6 +74,4 @@ def bytes_on_disk(name: ModelName) -> int | None:
     is_path = name.kind not in ("open_clip", "random", "hash")
     places = [name.architecture if is_path else name.architecture.partition("local-dir:")[2]]
     places += [name.weights] if name.weights and "/" in name.weights else []  # a tag has no slash
-    paths = [Path(place) for place in places if place and Path(place).exists()]
-    files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else (path,)) if file.is_file()]
-    return sum(file.stat().st_size for file in files) or None
+    return sum(size_of(Path(place)) for place in places if place and Path(place).exists()) or None

@@ -26,7 +26,7 @@ from clip_retrieval.encoder.formats.openclip_folder import write_openclip
 from clip_retrieval.encoder.tokenizer import clip_vocabulary
 from clip_retrieval.encoder.uri import DEMO_MODEL, ModelName, parse_uri
 from clip_retrieval.errors import EncoderError
-from clip_retrieval.storage import made_whole
+from clip_retrieval.storage import made_whole, size_of
 
 LARGEST_ERROR = 1e-4  # bound for an ONNX graph with the same weights
 LEAST_COSINE = 0.999  # bound for weights rounded to float16
@@ -75,11 +75,6 @@ def run_convert(config: ConvertConfig) -> Converted:
     return Converted(config.source, str(out), config.to, size_of(out), towers, agreement)
 
 
-def size_of(path: Path) -> int:
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files)
-
-
 def open_origin(config: ConvertConfig) -> Origin:
     name = parse_uri(config.source)
     if name.kind == "hash":
@@ -87,7 +82,9 @@ def open_origin(config: ConvertConfig) -> Origin:
     if name.kind == "onnx" and config.source != "demo":
         raise EncoderError(f"{config.source} is ONNX already; convert the model it was made from, or quantize it")
     source = parse_uri(f"open_clip:local-dir:{DEMO_MODEL}") if config.source == "demo" else name
-    return dataclasses.replace(open_torch(source, config.clip_cache_path), name=config.source)
+    origin = open_torch(source, config.clip_cache_path)
+    checkpoint = origin.checkpoint and dataclasses.replace(origin.checkpoint, source=config.source)
+    return dataclasses.replace(origin, name=config.source, checkpoint=checkpoint)
 
 
 def open_torch(name: ModelName, cache_path: str | None) -> Origin:

@@ -9,13 +9,12 @@ from typing import Any, get_args
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.export.compare import Agreement, compare_towers
 from clip_retrieval.encoder.export.config import OnnxType, QuantizeConfig
-from clip_retrieval.encoder.export.convert import size_of
 from clip_retrieval.encoder.export.onnx_weights import quantize_folder
 from clip_retrieval.encoder.formats.gguf import quantize_gguf
 from clip_retrieval.encoder.formats.recognize import recognize
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.errors import EncoderError
-from clip_retrieval.storage import made_whole
+from clip_retrieval.storage import made_whole, size_of
 
 
 @dataclass(frozen=True)

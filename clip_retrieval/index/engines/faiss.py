@@ -36,7 +36,7 @@ from clip_retrieval.index.planning.shapes import Plan, Problem
 from clip_retrieval.layout import INDEX_SUFFIX
 from clip_retrieval.progress import show_progress, unwatched, watch_rows
 from clip_retrieval.search.files import write_file
-from clip_retrieval.storage import Folder
+from clip_retrieval.storage import Folder, size_of
 from clip_retrieval.version import __version__
 from clip_retrieval.words import in_bytes
 
@@ -193,7 +193,7 @@ def fetch_merged_file(job: IndexJob, group: MergedPart, path: Path) -> None:
 
 def describe_built(plan: Plan, path: Path, parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the content of image.json before measuring."""
-    size = sum(file.stat().st_size for file in ([path] if path.is_file() else path.iterdir()))
+    size = size_of(path)
     return {
         "index_key": plan.key,
         "size in bytes": size,

@@ -17,6 +17,7 @@ from clip_retrieval.encoder.export.convert import run_convert
 from clip_retrieval.encoder.export.quantize import run_quantize
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.errors import ConfigError, EncoderError, StorageError
+from clip_retrieval.storage import size_of
 
 WriteModel = Callable[..., Path]
 RESNET = {"image_size": 64, "layers": [1, 2, 1, 1], "width": 16, "head_width": 32, "patch_size": None}
@@ -116,7 +117,7 @@ def test_the_folder_says_all_that_the_model_said(tmp_path: Path, write_model: Wr
 def test_half_the_bytes_and_nearly_the_same_embeddings(tmp_path: Path, write_model: WriteModel) -> None:
     source = write_model()
     whole, half = to_onnx(source, tmp_path / "f32"), to_onnx(source, tmp_path / "f16", dtype="f16")
-    size = {name: convert.size_of(tmp_path / name) for name in ("f32", "f16")}
+    size = {name: size_of(tmp_path / name) for name in ("f32", "f16")}
     assert size["f16"] < 0.6 * size["f32"]
     assert_same(whole, half, 0.02)
 

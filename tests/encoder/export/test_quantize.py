@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -28,6 +30,14 @@ def unpack(packed: NDArray[np.uint8], form: Bits) -> NDArray[np.uint8]:
         return packed
     halves: NDArray[np.uint8] = np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)
     return halves
+
+
+def test_torch_is_not_needed() -> None:
+    code = (
+        "import sys, clip_retrieval.encoder.export.quantize; print(sorted({'torch', 'open_clip'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("form", [Bits(8, 32), Bits(4, 32), Bits(4, 64)])
