@@ -34,6 +34,7 @@ from clip_retrieval.encoder.formats.safetensors import (
 )
 from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.errors import EncoderError, one_line
+from clip_retrieval.git_lfs import LARGEST_POINTER, describe_pointer
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -150,8 +151,10 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 
 def explain_no_zip(path: Path) -> str:
     with path.open("rb") as file:
-        start = file.read(2)
-    if start == b"PK":
+        start = file.read(LARGEST_POINTER)
+    if pointer := describe_pointer(start):
+        return f"is {pointer}"
+    if start[:2] == b"PK":
         return "is cut off or broken; fetch it again"
     if start[:1] == b"\x80":  # a bare pickle
         return (

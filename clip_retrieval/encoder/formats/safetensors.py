@@ -17,6 +17,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from clip_retrieval.errors import EncoderError, one_line
+from clip_retrieval.git_lfs import LARGEST_POINTER, describe_pointer
 from clip_retrieval.json_files import check_shape, parse_json, read_json
 
 Tensor = TypeVar("Tensor")
@@ -92,9 +93,12 @@ def read_one(path: Path) -> dict[str, NDArray[Any]]:
 def read_header(path: Path) -> tuple[dict[str, Any], int]:
     """Return the header without its metadata, and where the tensors' bytes begin."""
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
+        start = file.read(LARGEST_POINTER)
+        length = int.from_bytes(start[:8], "little")
         if not 2 <= length <= min(LARGEST_HEADER, path.stat().st_size - 8):
-            raise EncoderError(f"{path} is no safetensors file, or is cut off within its header")
+            what = describe_pointer(start) or "no safetensors file, or is cut off within its header"
+            raise EncoderError(f"{path} is {what}")
+        file.seek(8)
         header = parse_json(file.read(length), dict[str, Any], f"{path}: the header", EncoderError)
     header.pop("__metadata__", None)
     return header, 8 + length

@@ -119,6 +119,13 @@ def test_what_is_nothing_known_is_refused_with_what_was_looked_for(tmp_path: Pat
         assert str(tmp_path / name) in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_git_lfs_pointer_in_a_folder_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(EncoderError, match=rf"{name} is a Git LFS pointer, not the file itself; run git lfs pull"):
+        recognize(tmp_path)
+
+
 def test_models_that_are_no_checkpoint_say_how_to_open_them(tmp_path: Path) -> None:
     torch.save(OPENAI, tmp_path / "model.pt")
     with pytest.raises(EncoderError, match=r"use open_clip:ARCH/.*model\.pt"):
