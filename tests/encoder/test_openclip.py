@@ -123,12 +123,13 @@ def test_texts_that_are_cut_are_counted(tiny: str) -> None:
     assert found.truncated_count == 2
 
 
-def test_a_checkpoint_file_is_loaded(tiny: str, encoder: Encoder, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sizes", [(), ("input_resolution", "context_length", "vocab_size")])
+def test_a_checkpoint_file_is_loaded(tiny: str, encoder: Encoder, tmp_path: Path, sizes: tuple[str, ...]) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model: Any = open_clip.create_model(tiny)
     path = tmp_path / "weights.pt"
-    torch.save(model.state_dict(), path)
+    torch.save(model.state_dict() | {name: torch.tensor(7) for name in sizes}, path)  # as OpenAI's archives have them
 
     loaded = load_encoder(f"open_clip:{tiny}/{path}")
 

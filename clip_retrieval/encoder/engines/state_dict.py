@@ -13,7 +13,7 @@ import numpy as np
 import open_clip.factory
 import torch
 
-from clip_retrieval.encoder.formats.openai_pt import is_weight, read_weights
+from clip_retrieval.encoder.formats.openai_pt import NOT_WEIGHTS, is_weight, read_weights
 from clip_retrieval.encoder.formats.recognize import is_script
 from clip_retrieval.encoder.formats.safetensors import strip_wrappers
 from clip_retrieval.errors import describe_os_error, first_line
@@ -55,8 +55,8 @@ def list_names(kind: str, names: list[str]) -> str:
 def reading_more_files() -> Iterator[None]:
     """Have open_clip take names with prefixes of torch.compile or distributed training, and OpenAI's own files.
 
-    open_clip itself strips `module.` only, refuses TorchScript archives, and gives no place between reading a file and
-    filling the model.
+    open_clip itself strips `module.` only, refuses TorchScript archives, and the sizes in their state dicts, and gives
+    no place between reading a file and filling the model.
     """
     original = open_clip.factory.load_state_dict
 
@@ -67,7 +67,8 @@ def reading_more_files() -> Iterator[None]:
         if zipfile.is_zipfile(path) and is_script(path):
             weights = read_weights(path)
             return {name: torch.from_numpy(np.array(weights[name])) for name in weights if is_weight(name)}
-        return strip_wrappers(original(checkpoint_path, *arguments, **options))
+        found = strip_wrappers(original(checkpoint_path, *arguments, **options))
+        return {name: value for name, value in found.items() if name not in NOT_WEIGHTS}
 
     open_clip.factory.load_state_dict = load
     try:
