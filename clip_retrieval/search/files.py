@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from clip_retrieval.errors import QueryError, StorageError, describe_os_error
 from clip_retrieval.layout import INDEX_SUFFIX, MODALITIES, IndexFolder, Modality
 from clip_retrieval.search.native_output import printing_nothing
+from clip_retrieval.search.row_places import RowPlaces
 from clip_retrieval.search.tree import list_nodes
 from clip_retrieval.storage import Folder
 
@@ -24,10 +25,11 @@ METRICS = (faiss.METRIC_INNER_PRODUCT, faiss.METRIC_L2)
 
 @dataclass(frozen=True)
 class OpenPart:
-    """One opened faiss index, and the offset of its ids."""
+    """One opened faiss index, the offset of its ids, and where its rows lie once that was asked."""
 
     index: Any
     first_row: int = 0
+    places: RowPlaces = field(default_factory=RowPlaces, compare=False)
 
 
 def open_parts(folder: IndexFolder, modality: Modality, *, memory_map: bool = False) -> list[OpenPart]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from clip_retrieval.errors import QueryError
 from clip_retrieval.search.files import OpenPart, has_ids
 from clip_retrieval.search.index import Index
+from clip_retrieval.search.row_places import RowPlaces, decode_placed
 
 
 def read_held(index: Index, ids: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -33,7 +34,7 @@ def decode_rows(index: Index, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         places = locate(part, ids)
         wanted = (places >= 0) & ~rows.any(axis=1)
         if wanted.any():
-            rows[wanted] = decode(faiss.downcast_index(part.index), places[wanted])
+            rows[wanted] = decode(faiss.downcast_index(part.index), places[wanted], part.places)
     return rows
 
 
@@ -71,7 +72,7 @@ def sample_part(index: Any, places: NDArray[np.int64]) -> NDArray[np.float32]:
     if isinstance(index, faiss.IndexIDMap):
         return sample_part(faiss.downcast_index(index.index), places)
     if not isinstance(index, faiss.IndexIVF):
-        return decode(index, places)
+        return decode(index, places, RowPlaces())
     ends = np.cumsum([index.invlists.list_size(number) for number in range(index.nlist)])
     places = places[places < ends[-1]]  # rows without an embedding are in no list
     rows = np.empty((len(places), index.d), np.float32)
@@ -89,21 +90,22 @@ def locate(part: OpenPart, ids: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.where((local >= 0) & (local < count), local, -1)
 
 
-def decode(index: Any, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+def decode(index: Any, ids: NDArray[np.int64], places: RowPlaces) -> NDArray[np.float32]:
     """Return rows by the index's own ids; zero rows for ids that it does not hold."""
     if isinstance(index, faiss.IndexRefine):  # its store has every row at its place
-        return decode(faiss.downcast_index(index.refine_index), ids)
+        return decode(faiss.downcast_index(index.refine_index), ids, places)
     if isinstance(index, faiss.IndexPreTransform):
-        return undo(index, decode(faiss.downcast_index(index.index), ids))
+        return undo(index, decode(faiss.downcast_index(index.index), ids, places))
     if isinstance(index, faiss.IndexIVF):
-        return decode_lists(index, ids)
+        known = places.find(index)
+        return decode_lists(index, ids) if known is None else decode_placed(index, ids, known)
     if isinstance(index, faiss.IndexIDMap):
-        return decode_mapped(index, ids)
+        return decode_mapped(index, ids, places)
     rows: NDArray[np.float32] = index.reconstruct_batch(ids)
     return rows
 
 
-def decode_mapped(index: Any, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+def decode_mapped(index: Any, ids: NDArray[np.int64], row_places: RowPlaces) -> NDArray[np.float32]:
     """Return rows by the ids of an id map; zero rows for ids that it does not hold."""
     rows = np.zeros((len(ids), index.d), np.float32)
     held = faiss.vector_to_array(index.id_map)
@@ -112,7 +114,7 @@ def decode_mapped(index: Any, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         places = order[np.minimum(np.searchsorted(held, ids, sorter=order), len(held) - 1)]
         found = held[places] == ids
         if found.any():
-            rows[found] = decode(faiss.downcast_index(index.index), places[found])
+            rows[found] = decode(faiss.downcast_index(index.index), places[found], row_places)
     return rows
 
 
@@ -126,10 +128,7 @@ def undo(index: Any, rows: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def decode_lists(index: Any, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return rows by ascending ids out of inverted lists, by scanning the lists.
-
-    faiss's direct map is not made: it would write into an index that other threads are searching.
-    """
+    """Return rows by ascending ids out of inverted lists, by scanning the lists."""
     rows = np.zeros((len(ids), index.d), np.float32)
     lists, left = index.invlists, len(ids)
     for number in range(index.nlist):

@@ -44,6 +44,21 @@ def test_rows_come_back_as_near_as_the_codes_are(key: str, unit_rows: Callable[.
     assert ((held * rows[ids]).sum(axis=1)).min() > LEAST_COSINES[key]
 
 
+@pytest.mark.parametrize("most", [10, 1_000_000])
+def test_rows_are_the_same_looked_up_and_scanned_for(
+    most: int, unit_rows: Callable[..., NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, ids = unit_rows(500), np.array([7, 499, 3, 7])
+    index = faiss.index_factory(rows.shape[1], "IVF8,Flat", faiss.METRIC_INNER_PRODUCT)
+    index.train(rows)
+    index.add_with_ids(rows, np.arange(0, 2000, 4))  # ids with gaps
+    opened = Index(index, NO_ROWS, row_count=2000)
+    monkeypatch.setattr("clip_retrieval.search.row_places.MOST_PLACED", most)
+    assert np.allclose(read_held(opened, 4 * ids), rows[ids], atol=1e-6)
+    assert not read_held(opened, np.array([5])).any()
+    assert (opened.parts[0].places.found is None) == (most == 10)
+
+
 def test_rows_of_parts_are_found_in_theirs(unit_rows: Callable[..., NDArray[np.float32]]) -> None:
     rows = unit_rows(50)
     parts = [faiss.IndexFlatIP(16), faiss.IndexFlatIP(16)]

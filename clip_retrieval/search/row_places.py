@@ -1,0 +1,61 @@
+"""Where each row lies in inverted lists: found once for an opened index, so that a few rows need no scan."""
+
+from __future__ import annotations
+
+from threading import Lock
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+MOST_PLACED = 20_000_000  # rows: 160 MB; larger indices are scanned
+LIST_SHIFT = 32  # a place is list number << 32 | offset in the list
+OFFSET_MASK = (1 << LIST_SHIFT) - 1
+
+
+class RowPlaces:
+    """The places of one part's rows by id; -1 for ids that it does not hold.
+
+    faiss's direct map is not used: making it would write into an index that other threads are searching.
+    """
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.found: NDArray[np.int64] | None = None
+
+    def find(self, index: Any) -> NDArray[np.int64] | None:
+        """Return the places of all rows in an IVF index; None where that would take too much memory."""
+        if index.ntotal > MOST_PLACED:
+            return None
+        with self.lock:
+            if self.found is None:
+                self.found = list_places(index)
+            return self.found
+
+
+def list_places(index: Any) -> NDArray[np.int64] | None:
+    """Read the ids of all lists; None where they are too far apart for a table."""
+    lists = index.invlists
+    sizes = [lists.list_size(number) for number in range(index.nlist)]
+    held = [faiss.rev_swig_ptr(lists.get_ids(number), size) for number, size in enumerate(sizes) if size]
+    largest = max((int(ids.max()) for ids in held), default=-1)
+    if largest >= MOST_PLACED:
+        return None
+    places = np.full(largest + 1, -1, np.int64)
+    for number, ids in zip((number for number, size in enumerate(sizes) if size), held, strict=True):
+        places[ids] = (number << LIST_SHIFT) + np.arange(len(ids))
+    return places
+
+
+def decode_placed(index: Any, ids: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return rows of an IVF index by id; zero rows for ids that it does not hold."""
+    rows = np.zeros((len(ids), index.d), np.float32)
+    inside = np.flatnonzero(ids < len(places))
+    found = inside[places[ids[inside]] >= 0]
+    code = np.empty(index.d, np.float32)
+    pointer = faiss.swig_ptr(code)
+    for row, place in zip(found.tolist(), places[ids[found]].tolist(), strict=True):
+        index.reconstruct_from_offset(place >> LIST_SHIFT, place & OFFSET_MASK, pointer)
+        rows[row] = code
+    return rows
