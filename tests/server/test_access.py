@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import http.server
+import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -248,3 +250,67 @@ def test_a_server_that_does_not_search_is_not_ready(index: Path, serve: Any, mon
     assert client.post("/knn-service", ASKS).json() == {"message": "Internal Server Error"}
     monkeypatch.undo()
     assert client.post("/knn-service", ASKS).status_code == 200  # no thread ended
+
+
+URLS = [
+    "http://127.0.0.1:{port}/", "http://localhost:{port}/", "http://[::1]:{port}/", "http://0.0.0.0:{port}/",
+    "http://2130706433:{port}/", "http://0x7f.1:{port}/", "http://127.1:{port}/", "http://[::ffff:127.0.0.1]:{port}/",
+    "http://10.0.0.1/", "http://192.168.1.1/", "http://172.16.0.1/", "http://169.254.169.254/latest/meta-data/",
+    "http://[fd00::1]/", "http://[fe80::1]/", "http://[64:ff9b::7f00:1]/", "http://100.64.0.1/", "http://224.0.0.1/",
+    "file:///etc/passwd", "ftp://127.0.0.1/", "gopher://127.0.0.1:{port}/", "dict://127.0.0.1:{port}/", "//127.0.0.1/",
+    "http://user:word@127.0.0.1:{port}/", "http://127.0.0.1:{port}@example.invalid/", "/etc/passwd", "pipe:id", "http://",
+    "data:image/png;base64,AAAA", "http://127.0.0.1:99999/", "http://a b/", "http://\n127.0.0.1/", "", " ",
+]  # fmt: skip
+
+
+def test_no_url_leads_into_the_network_of_the_server(index: Path, serve: Any) -> None:
+    client, asked = serve(index, allow_image_urls=True, fetch_retries=0, fetch_timeout=2), []
+    with socket.create_server(("127.0.0.1", 0)) as trap:
+        port = trap.getsockname()[1]
+        trap.settimeout(0)
+        for url in URLS:
+            picture = url.format(port=port)
+            old = client.post("/knn-service", {"image_url": picture, "modality": "image", "num_images": 1})
+            new = client.post("/v1/search", {"queries": [[{"image_url": picture}]]})
+            asked += [(picture, answer.status_code) for answer in (old, new) if answer.status_code != 400]
+            assert "127.0.0.1 is" not in old.text  # what a name leads to is nobody's business
+        with pytest.raises(BlockingIOError):
+            trap.accept()
+    assert not asked
+
+
+def test_pictures_of_urls_are_fetched_where_that_was_allowed(
+    index: Path, serve: Any, make_jpeg: Callable[[int], bytes]
+) -> None:
+    picture = make_jpeg(3)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(picture)))
+            self.end_headers()
+            self.wfile.write(picture)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as web:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        client = serve(index, allow_image_urls=True, allow_private_addresses=True)
+        url = f"http://127.0.0.1:{web.server_address[1]}/a.jpg"
+        by_url = client.post("/knn-service", {"image_url": url, "modality": "image", "num_images": 3})
+        web.shutdown()
+    body = {"image": base64.b64encode(picture).decode(), "modality": "image", "num_images": 3}
+    assert by_url.json() == client.post("/knn-service", body).json()
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clip_retrieval.server.messages.SECONDS_FOR_A_BODY", 0.05)
+
+    async def body() -> Any:
+        yield b"{"
+        await asyncio.sleep(30)
+
+    answer = client.request("POST", "/knn-service", content=body())
+    assert (answer.status_code, "did not come in time" in answer.json()["message"]) == (408, True)
+    assert client.served.app.in_work == 0
