@@ -29,6 +29,7 @@ T = TypeVar("T")
 OWN_MODULES = sys.stdlib_module_names | {"clip_retrieval", "pyarrow"}
 POINTER_BYTES = 64  # enough of a file to recognize a Git LFS pointer
 LARGEST_BLOB = 1 << 29  # bytes of one picture, caption or json; /dev/zero and sparse files give any number
+OF_THE_KERNEL = ("/proc/", "/sys/")
 SKIP_BYTES = 1 << 20
 STORE_RETRIES = 3
 FIRST_PAUSE = 0.2  # seconds; doubles after each try
@@ -103,11 +104,16 @@ def read_ref(ref: BlobRef) -> bytes:
 
 
 def check_regular(path: Path) -> None:
-    """Raise LostError unless the path is a regular file: named pipes block, /dev/zero never ends."""
-    mode = path.stat().st_mode
-    if not stat.S_ISREG(mode):
-        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+    """Raise LostError unless the path is a regular file: named pipes block, /dev/zero never ends.
+
+    Linux calls /proc/kmsg a regular file of no bytes, and whoever reads it waits for the next message of the kernel.
+    """
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        kind = "a folder" if stat.S_ISDIR(about.st_mode) else "a pipe, a socket or a device"
         raise LostError(Lost("not_a_file", f"{path} is {kind}, not a file"))
+    if about.st_size == 0 and os.path.realpath(path).startswith(OF_THE_KERNEL):
+        raise LostError(Lost("not_a_file", f"{path} is a window into the kernel, not a file"))
 
 
 def read_most(file: IO[bytes], size: int | None) -> bytes:

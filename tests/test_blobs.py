@@ -112,7 +112,13 @@ def test_file_names_that_are_not_utf8_are_read(tmp_path: Path, make_jpeg: Any, r
     assert read_table(tmp_path / "out", "metadata")["image_path"].tolist() == [f"{tmp_path}/in/caf\ufffd.jpg"]
 
 
-@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir])
+def link_to_the_kernel(path: Path) -> None:
+    if not Path("/proc/kmsg").exists():
+        pytest.skip("only Linux has /proc")
+    path.symlink_to("/proc/kmsg")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir, link_to_the_kernel])
 def test_only_regular_files_are_read(tmp_path: Path, make: Any) -> None:
     make(tmp_path / "x.jpg")
 
