@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from clip_retrieval.blobs import read_file
 from clip_retrieval.encoder.picture_suffixes import IMAGE_SUFFIXES
 from clip_retrieval.errors import QueryError
 from clip_retrieval.filter.config import MARKER
@@ -102,7 +103,7 @@ def open_term(term: Words, searcher: Searcher) -> Query:
     if kind == "embedding":
         return searcher.embed_vector(read_npy(Path(text)), name)
     if kind == "image":
-        data = fetch_picture(text) if URL.fullmatch(text) else read_file(Path(text))
+        data = fetch_picture(text) if URL.fullmatch(text) else read_picture(Path(text))
         return searcher.embed_picture(data, name)
     query = searcher.embed_text(name)
     if is_foreign_folder(text):
@@ -130,10 +131,10 @@ def is_foreign_folder(text: str) -> bool:
         return False
 
 
-def read_file(path: Path) -> bytes:
+def read_picture(path: Path) -> bytes:
     """Return the bytes of a picture that a query names; raises QueryError where they are text, or cannot be read."""
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except OSError as error:
         raise QueryError(f"{path} cannot be used as a picture: {error.strerror or error}") from error
     if path.suffix.lower() == TEXT_SUFFIX:
