@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import stat
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
+
+from clip_retrieval.errors import StorageError
 
 
 class LocalFiles:
@@ -35,6 +38,8 @@ class LocalFiles:
         Path(path).mkdir(parents=True, exist_ok=exist_ok)
 
     def open(self, path: str, mode: str = "rb") -> IO[Any]:
+        if mode.startswith("r"):
+            check_regular(path)
         return Path(path).open(mode)
 
     def ls(self, path: str, *, detail: bool = True) -> list[Any]:
@@ -45,6 +50,13 @@ class LocalFiles:
             return [entry.path for entry in os.scandir(path)]
         except NotADirectoryError:
             return [path]
+
+
+def check_regular(path: str) -> None:
+    """Raise StorageError for a pipe, a socket or a device in place of a file: reading it may never end."""
+    mode = Path(path).stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise StorageError(f"{path} is a pipe or a device, not a file; put the file there, or make the folder again")
 
 
 @cache

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from clip_retrieval.blobs import POINTER_BYTES, with_retries
 from clip_retrieval.errors import IndexBuildError, describe_os_error
 from clip_retrieval.git_lfs import describe_pointer
+from clip_retrieval.local_files import check_regular
 from clip_retrieval.storage import Folder
 
 HEADER_BYTES = 4096  # NumPy writes 128 for a two-dimensional array of numbers
@@ -77,6 +78,7 @@ def open_npy(folder: Folder, name: str) -> NDArray[Any]:
     """Return the rows: memory-mapped where the folder is on this machine."""
     try:
         if folder.is_local:
+            check_regular(folder.path(name))
             rows = np.load(folder.path(name), mmap_mode="r", allow_pickle=False)
         else:
             rows = np.load(io.BytesIO(folder.read_bytes(name)), allow_pickle=False)

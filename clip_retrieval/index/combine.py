@@ -23,6 +23,7 @@ from clip_retrieval.index.config import CombineConfig
 from clip_retrieval.index.folder.joined_manifests import join_folders, widest, write_beside
 from clip_retrieval.index.folder.publish import IndexRevision
 from clip_retrieval.layout import INDEX_SUFFIX, IndexFolder, Modality
+from clip_retrieval.local_files import check_regular
 from clip_retrieval.progress import show_progress
 from clip_retrieval.revision import finish_revision, only_one
 from clip_retrieval.search.files import LISTS, POPULATED, open_file, read_file, write_file
@@ -129,6 +130,8 @@ def find_files(source: Folder, modality: Modality, target: IndexFolder) -> list[
         raise IndexBuildError(f"{source.url} holds no {modality} index: neither */{name} nor *.index")
     if any(path.name == POPULATED for path in found):
         raise IndexBuildError(f"{source.url} holds an index with its lists on disk already; name a folder of parts")
+    for path in found:
+        check_regular(str(path))
     return [str(path.relative_to(root)) for path in found]
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from clip_retrieval.errors import StorageError, one_line
+from clip_retrieval.local_files import check_regular
 from clip_retrieval.metadata.arrays import DamageError, check_values, number_array
 from clip_retrieval.metadata.cells import Cells
 from clip_retrieval.metadata.parquet import Column, ParquetFiles, ParquetMetadata, as_columns, check_ids
@@ -176,6 +177,8 @@ def take(values: pa.Array, places: NDArray[np.int64]) -> pa.Array:
 def open_table(folder: Folder, name: str) -> pa.Table:
     """Map an Arrow file; one of another store is read into memory. Raises StorageError where it is not whole."""
     path = folder.path(name)
+    if folder.is_local:
+        check_regular(path)
     try:
         source = pa.memory_map(path) if folder.is_local else pa.BufferReader(folder.read_bytes(name))
         table = pa.ipc.open_file(source).read_all()

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from clip_retrieval.errors import StorageError
 from clip_retrieval.layout import METADATA_FOLDER
+from clip_retrieval.local_files import check_regular
 from clip_retrieval.metadata.arrays import number_array
 from clip_retrieval.metadata.schema import as_text, choose_columns, common_schema, conform
 from clip_retrieval.storage import Folder
@@ -132,6 +133,8 @@ def columns_there(footer: Footer, schema: pa.Schema) -> list[str]:
 
 
 def open_parquet(folder: Folder, name: str) -> pq.ParquetFile:
+    if folder.is_local:
+        check_regular(folder.path(name))
     try:
         return pq.ParquetFile(
             folder.path(name) if folder.is_local else folder.open(name), memory_map=folder.is_local, pre_buffer=False

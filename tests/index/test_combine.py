@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from clip_retrieval import clip_index
 from clip_retrieval.cli import cli
-from clip_retrieval.errors import ClipRetrievalError
+from clip_retrieval.errors import ClipRetrievalError, StorageError
 from clip_retrieval.index.building.parts import add_rows
 from clip_retrieval.index.combine import combine_folder, run_combine
 from clip_retrieval.index.config import CombineConfig, ScoreConfig
@@ -148,6 +149,12 @@ def test_the_command_of_clip_retrieval_2_takes_index_files_only(
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in target.iterdir()) == ["merged_index.ivfdata", "populated.index"]
     check_same(tmp_path / "out", whole, same_hits)
+
+
+def test_a_device_among_the_parts_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "0.index").symlink_to(os.devnull)
+    with pytest.raises(StorageError, match=r"0\.index is a pipe or a device"):
+        run_combine(CombineConfig(input_folder=str(tmp_path), output_folder=str(tmp_path / "whole")))
 
 
 def test_parts_that_were_not_trained_together_are_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from PIL import Image
 
 from clip_retrieval import load_encoder
 from clip_retrieval.encoder.uri import DEMO_MODEL
-from clip_retrieval.errors import QueryError
+from clip_retrieval.errors import QueryError, StorageError
 from clip_retrieval.layout import IndexFolder
 from clip_retrieval.query.config import SearcherConfig
 from clip_retrieval.query.searcher import Searcher, open_searcher
@@ -39,6 +40,22 @@ def png(seed: int) -> bytes:
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory, write_index: WriteIndex) -> Path:
     return write_index(tmp_path_factory.mktemp("searcher") / "ix", pd.DataFrame({"caption": WORDS}))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["manifest.json", "image.json", "image.index", "image.empty.npy", "metadata.arrow", "metadata/metadata_0.parquet"],
+)
+def test_a_device_in_place_of_a_file_is_one_sentence(index: Path, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "ix"
+    shutil.copytree(index, folder)
+    if name == "metadata.arrow":
+        shutil.rmtree(folder / "metadata")  # it would be read instead
+    for other in {"manifest.json", "metadata.arrow", name}:  # checksums would find it first
+        (folder / other).unlink(missing_ok=True)
+    (folder / name).symlink_to(os.devnull)  # a pipe would hang where this fails
+    with pytest.raises(StorageError, match=f"{name} is a pipe or a device"):
+        open_folder(folder)
 
 
 def test_a_text_is_never_opened_as_a_file(index: Path, tmp_path: Path) -> None:
