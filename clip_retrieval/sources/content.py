@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 
 from clip_retrieval.blobs import open_raw
@@ -21,6 +22,8 @@ KINDS = (
     (b"<!doctype html", "a web page, perhaps a server's error; fetch the file again"),
     (b"<html", "a web page, perhaps a server's error; fetch the file again"),
 )
+JSON = re.compile(rb"(\xef\xbb\xbf)?\s*(\{|\[\s*\{)\s*[\"}]")
+JSON_WORDS = "JSON; a table of urls has one object a line, and a name that ends with .jsonl"
 COMPRESSED_MAGICS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
 START_BYTES = 1024
 
@@ -28,7 +31,7 @@ START_BYTES = 1024
 def describe_start(start: bytes) -> str | None:
     """Return what a file with these first bytes is, and what to do with it; None where that is not known."""
     known = next((words for magic, words in KINDS if start[: len(magic)].lower() == magic.lower()), None)
-    return describe_pointer(start) or known
+    return describe_pointer(start) or known or (JSON_WORDS if JSON.match(start) else None)
 
 
 def explain_refusal(url: str, reason: str, detail: str, format_name: str) -> tuple[str, str]:

@@ -12,6 +12,7 @@ import pytest
 from clip_retrieval import clip_inference
 from clip_retrieval.errors import SourceError
 from clip_retrieval.sources.content import explain_refusal
+from clip_retrieval.sources.csv_table import open_csv
 
 
 def zip_of(name: str) -> bytes:
@@ -29,6 +30,8 @@ STRANGERS = [
     (b"PAR1 table PAR1", "a parquet table; give --input_format parquet"),
     (b"<!DOCTYPE html><p>403", "a web page, perhaps a server's error; fetch the file again"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it first"),
+    (b'\xef\xbb\xbf{"url": "http://x/1.jpg"}\n', "JSON; a table of urls has one object a line"),
+    (b'[\n  {\n "url": "http://x/1.jpg"}]', "JSON; a table of urls has one object a line"),
 ]
 
 
@@ -68,3 +71,14 @@ def test_binary_data_is_no_csv(tmp_path: Path) -> None:
 
     with pytest.raises(SourceError, match=r"x\.csv is no text: its first line holds NUL characters"):
         clip_inference(tmp_path / "x.csv", tmp_path / "out", "urls", clip_model="hash:16?size=32")
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.tsv", "x.json", "x.txt"])
+@pytest.mark.parametrize(
+    "text", ['{"url": "http://x/1.jpg"}\n{"url": "http://x/2.jpg"}\n', '[{"url": "http://x/1.jpg"}]']
+)
+def test_json_under_another_name_is_not_taken_for_a_csv(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+
+    with pytest.raises(SourceError, match=r"is JSON; a table of urls has one object a line, and a name that ends with"):
+        open_csv(str(tmp_path / name))
