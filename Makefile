@@ -8,10 +8,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # threads of OpenMP sleep while they wait, as in our commands: the test processes share the cores
 test test-fast: export OMP_WAIT_POLICY := passive
 
-.PHONY: help setup demo fix check test test-fast bench docs clean
+.PHONY: help setup demo serve fix check test test-fast bench docs clean
 
 help:
 	@echo "make demo   embed, index and query the embedded gallery (installs into $(VENV) first)"
+	@echo "make serve  serve the demo's index at http://127.0.0.1:1234"
 	@echo "make test   run all tests            make check  format, lint, types"
 	@echo "make fix    format and autofix       make bench  benchmarks of the pipeline"
 	@echo "make docs   write docs/cli.md         make clean  remove $(VENV) and caches"
@@ -34,6 +35,14 @@ setup: $(VENV)/.installed-dev
 demo: $(VENV)/.installed
 	@rm -rf demo-run
 	@$(BIN)/clip-retrieval demo demo-run
+
+$(VENV)/.installed-serve: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --editable '.[serve]'
+	@touch $@
+
+serve: $(VENV)/.installed-serve
+	@test -f demo-run/index/manifest.json || $(BIN)/clip-retrieval demo demo-run
+	@$(BIN)/clip-retrieval back demo-run/index
 
 fix: setup
 	$(BIN)/ruff format .

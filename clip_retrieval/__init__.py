@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from clip_retrieval import clip_back
     from clip_retrieval.clip import available_models, load, tokenize
     from clip_retrieval.encoder.load import load_encoder
+    from clip_retrieval.end2end.run import clip_end2end
     from clip_retrieval.filter.run import clip_filter
     from clip_retrieval.index.build import clip_index
     from clip_retrieval.index.score import score_index
@@ -23,6 +24,7 @@ __all__ = [
     "__version__",
     "available_models",
     "clip_back",
+    "clip_end2end",
     "clip_filter",
     "clip_index",
     "clip_inference",
@@ -34,6 +36,7 @@ __all__ = [
 
 _HOMES = {
     "available_models": "clip_retrieval.clip",
+    "clip_end2end": "clip_retrieval.end2end.run",
     "clip_filter": "clip_retrieval.filter.run",
     "clip_index": "clip_retrieval.index.build",
     "clip_inference": "clip_retrieval.inference.run",

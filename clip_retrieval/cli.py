@@ -32,6 +32,7 @@ COMMANDS = {
     "benchmark": ("tools", "benchmark"),
     "convert": ("models", "convert"),
     "demo": ("tools", "demo"),
+    "end2end": ("serve", "end2end"),
     "extract": ("tools", "extract"),
     "filter": ("filter", "filter_command"),
     "index": ("index", "index"),

@@ -58,6 +58,7 @@ def test_flags_in_the_readme_exist() -> None:
     commands = re.findall(r"^clip-retrieval (\S+) (.*?)(?<!\\)$", (ROOT / "README.md").read_text(), re.M | re.S)
     assert {name for name, _ in commands} == {
         "back",
+        "end2end",
         "inference",
         "index",
         "search",
@@ -87,7 +88,7 @@ def rooms_of_the_architecture() -> dict[str, str]:
     rooms: dict[str, str] = {}
     outer = room = ""
     for line in code_blocks_of_the_architecture()[2].splitlines():
-        start = re.match(r"( *)([a-z_]+)/ +(?=\S)", line)
+        start = re.match(r"( *)([a-z_0-9]+)/ +(?=\S)", line)
         if start is not None:
             outer = outer if start[1] else start[2]
             room = f"{outer}/{start[2]}" if start[1] else outer

@@ -39,6 +39,7 @@ class Modality(Enum):
 class SearchOptions(TypedDict, total=False):
     """What /v1/search takes beside its queries; see docs/server.md."""
 
+    modality: str  # image or text, instead of the client's
     limit: int
     offset: int
     threshold: float | None

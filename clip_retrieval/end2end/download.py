@@ -1,0 +1,67 @@
+"""Pictures of urls as tars, by the program img2dataset."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from clip_retrieval.end2end.config import IMAGES, End2EndConfig
+from clip_retrieval.errors import ConfigError, SourceError
+
+logger = logging.getLogger(__name__)
+
+PROGRAM = "img2dataset"
+FINISHED = ".finished"  # in the folder of the tars, once the program has ended well
+PROCESSES, THREADS = 4, 128  # as clip-retrieval 2 has them
+FORMATS = ("parquet", "csv", "tsv", "json", "jsonl", "txt", "csv.gz", "tsv.gz", "txt.gz", "jsonl.gz")
+
+
+def find_program() -> str:
+    """Return img2dataset's path. Raises ConfigError where it is not installed."""
+    found = shutil.which(PROGRAM) or shutil.which(PROGRAM, path=str(Path(sys.executable).parent))
+    if found is None:
+        raise ConfigError(
+            f"--downloader {PROGRAM} needs that program on the path: pip install {PROGRAM} (an environment of its own "
+            "will do), or leave --downloader out"
+        )
+    return found
+
+
+def download(config: End2EndConfig) -> str:
+    """Have img2dataset write the pictures into tars, unless it has; return their folder.
+
+    Raises SourceError where it fails; it goes on where it was when it is called again.
+    """
+    folder = Path(config.output_folder, IMAGES)
+    if (folder / FINISHED).exists():
+        logger.info("pictures: %s is finished", folder)
+        return str(folder)
+    program = find_program()
+    folder.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run([program, *arguments(config, folder)], check=False, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        raise SourceError(
+            f"{PROGRAM} ended with code {done.returncode}; its messages are above, and the same command goes on where "
+            "it was"
+        )
+    if not any(folder.glob("*.tar")):
+        raise SourceError(
+            f"{PROGRAM} wrote no tar into {folder}: there was no picture at the urls of {config.url_list}"
+        )
+    (folder / FINISHED).touch()
+    return str(folder)
+
+
+def arguments(config: End2EndConfig, folder: Path) -> list[str]:
+    """Return the options of clip-retrieval 2's call, and those that let it go on where it was."""
+    kind = next((kind for kind in sorted(FORMATS, key=len, reverse=True) if config.url_list.endswith(kind)), "parquet")
+    captions = [] if kind.startswith("txt") else ["--caption_col", config.caption_column or "TEXT"]
+    return [
+        "--url_list", config.url_list, "--input_format", kind, "--output_folder", str(folder),
+        "--output_format", "webdataset", "--url_col", config.url_column or "URL", *captions,
+        "--image_size", str(config.image_size), "--processes_count", str(PROCESSES), "--thread_count", str(THREADS),
+        "--incremental_mode", "incremental",
+    ]  # fmt: skip

@@ -1,0 +1,71 @@
+"""What an input is, by the names and columns of its files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clip_retrieval.encoder.picture_suffixes import has_image_suffix
+from clip_retrieval.errors import ConfigError
+from clip_retrieval.sources.config import InputFormat
+
+TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
+PARQUET = ".parquet"
+TABLES = (PARQUET, ".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".csv.gz", ".tsv.gz", ".txt.gz", ".jsonl.gz")
+LOOKED_AT = 100_000  # files of a folder, of which one is a picture, or none
+
+
+def recognize(place: str) -> InputFormat:
+    """Return the format of an input. Raises ConfigError where its names do not tell."""
+    path = Path(place).expanduser()
+    if "://" not in place and path.is_dir():
+        if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
+            return "datasets"
+        names = list(islice(files_below(path), LOOKED_AT))
+        if any(has_image_suffix(name) for name in names):
+            return "files"
+        kinds = [(kind, name) for name in names if (kind := by_suffix(name.name)) is not None]
+    else:
+        name = place.partition("?")[0].rstrip("/}]'")
+        kinds = [(kind, path) for kind in [by_suffix(name)] if kind is not None]
+    if not kinds:
+        raise ConfigError(
+            f"what {place} is cannot be told from its name; say it with --input_format (files, webdataset, parquet, "
+            "archive, datasets or urls)"
+        )
+    kind, first = kinds[0]
+    return "parquet" if kind == "urls" and has_pictures(first) else kind
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder and below it that are not hidden."""
+    for here, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(here, name) for name in sorted(names) if not name.startswith("."))
+
+
+def by_suffix(name: str) -> InputFormat | None:
+    lower = name.lower()
+    if lower.endswith(TARS):
+        return "webdataset"
+    if lower.endswith(".zip"):
+        return "archive"
+    return "urls" if lower.endswith(TABLES) else None
+
+
+def has_pictures(path: Path) -> bool:
+    """Say whether a table holds the pictures themselves: a parquet file with a column of bytes."""
+    if path.suffix.lower() != PARQUET or not path.is_file():
+        return False
+    try:
+        schema = pq.read_schema(path)
+    except (OSError, pa.ArrowInvalid):  # inference says what is wrong with it
+        return False
+    return any(
+        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_struct(kind) for kind in schema.types
+    )
