@@ -129,6 +129,26 @@ def test_text_towers_that_need_transformers_say_so_before_anything_is_fetched(ar
         load_encoder(uri.format(architecture))
 
 
+def test_a_text_tower_of_transformers_is_found_in_the_cache_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers")
+    texts = {"hf_model_name": "org/texts", "hf_tokenizer_name": "org/texts", "hf_pooler_type": "mean_pooler"}
+    vision = {"image_size": 32, "layers": 1, "width": 64, "head_width": 32, "patch_size": 8}
+    config = {"embed_dim": 24, "vision_cfg": vision, "text_cfg": texts}
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tests-roberta", config)
+    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    repository = tmp_path / "models--org--texts"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    (repository / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    (repository / "snapshots" / ("0" * 40) / "config.json").write_text(json.dumps({"model_type": "roberta", **sizes}))
+
+    encoder = load_encoder(EncoderConfig(clip_model="random:tests-roberta", clip_cache_path=str(tmp_path)))
+
+    assert encoder.info.dimension == 24
+
+
 @pytest.mark.parametrize("variant", [SIGLIP, CLIPA], ids=["siglip", "clipa"])
 def test_pictures_need_no_tokenizer(tmp_path: Path, variant: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     folder = write_model(tmp_path, **variant)

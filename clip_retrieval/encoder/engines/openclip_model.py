@@ -6,7 +6,9 @@ import hashlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import open_clip
@@ -31,14 +33,20 @@ from clip_retrieval.json_files import check_shape, read_json
 def create_model(name: ModelName, config: EncoderConfig) -> nn.Module:
     """Build the model on the CPU, in fp32, and load or make its weights."""
     check_transformers(name.architecture)
-    is_random = name.kind == "random"
-    with torch.random.fork_rng(devices=[]), quiet_root(is_random), without_chance(is_random), reading_more_files():
+    is_random, cache = name.kind == "random", config.clip_cache_path
+    with (
+        torch.random.fork_rng(devices=[]),
+        quiet_root(is_random),
+        without_chance(is_random),
+        reading_more_files(),
+        text_configs_in(cache),
+    ):
         torch.manual_seed(name.option("seed", 0))
         try:
             model = open_clip.create_model(
                 name.architecture,
                 pretrained=name.weights,
-                cache_dir=config.clip_cache_path,
+                cache_dir=cache,
                 force_preprocess_cfg=published_preprocess(name) | dict(name.pictures),
                 pretrained_text=False,  # random is random, and other weights cover it
                 require_pretrained=name.kind == "open_clip",  # a folder without weights gives random ones else
@@ -48,6 +56,21 @@ def create_model(name: ModelName, config: EncoderConfig) -> nn.Module:
     if is_random:
         clear_unset(model)
     return cast("nn.Module", model.eval())
+
+
+@contextmanager
+def text_configs_in(cache: str | None) -> Iterator[None]:
+    """Have open_clip look for the configuration of a text tower of transformers in the cache that weights are in."""
+    module: Any = open_clip.hf_model
+    original = getattr(module, "AutoConfig", None)
+    if cache is None or original is None:  # transformers is not installed
+        yield
+        return
+    module.AutoConfig = SimpleNamespace(from_pretrained=partial(original.from_pretrained, cache_dir=cache))
+    try:
+        yield
+    finally:
+        module.AutoConfig = original
 
 
 @contextmanager
