@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from clip_retrieval.errors import ConfigError
 
+has_limits = importlib.util.find_spec("resource") is not None  # not on Windows
+if has_limits:
+    import resource
+
 PROCESSES = Path("/proc")
+MOST_FILES = 65_536
 
 CORES_VARIABLE = "CLIP_RETRIEVAL_CORES"
 CGROUP_ROOT = Path("/sys/fs/cgroup")
@@ -51,6 +57,17 @@ def use_cores(count: int | None) -> Iterator[None]:
             del os.environ[CORES_VARIABLE]
         else:
             os.environ[CORES_VARIABLE] = before
+
+
+def raise_file_limit(most: int = MOST_FILES) -> None:
+    """Let this process open as many files and connections as its hard limit allows, `most` at most."""
+    if not has_limits:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):  # some systems have a lower limit than they say
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def memory_limit() -> int | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -29,6 +32,8 @@ HEAVY_HITS = 1_000  # hits from which a search is heavy
 HEAVY_DUPLICATES = 200  # hits whose embeddings are compared from which it is
 DECODERS, FETCHERS = 2, 8  # threads
 MOST_SHOWN = 512  # pictures that a page of hits may ask for at once
+MOST_THUMBNAILS = 500  # in one answer; later hits have none
+AT_ONCE = 8  # thumbnails that a thread makes before it looks whether anybody waits for more
 MOST_PICTURES = 32  # in a batch: 32 x 224 x 224 x 3 are 5 MB
 
 
@@ -97,10 +102,10 @@ class Asker:
             "text", self.encode_texts, LaneSize(most_waiting=waiting * limits.max_queries, most_at_once=64)
         )
         self.pictures: Lane[tuple[Searcher, NDArray[np.uint8]], Query] = Lane(
-            "picture", self.encode_pictures, LaneSize(most_waiting=waiting, most_at_once=MOST_PICTURES)
+            "picture", self.encode_pictures, LaneSize(most_waiting=4 * waiting, most_at_once=MOST_PICTURES)
         )
         self.decoding: Lane[tuple[Searcher, bytes], NDArray[np.uint8]] = Lane(
-            "decode", one_by_one(self.decode), LaneSize(threads=DECODERS, most_waiting=waiting, most_at_once=1)
+            "decode", one_by_one(self.decode), LaneSize(threads=DECODERS, most_waiting=4 * waiting, most_at_once=1)
         )
         self.fetching: Lane[str, bytes] = Lane(
             "fetch", one_by_one(self.fetch), LaneSize(threads=FETCHERS, most_waiting=waiting, most_at_once=1)
@@ -162,8 +167,12 @@ class Asker:
         """Return rows with their pictures, where those can be had."""
         if not rows or not self.thumbnails.side or not generation.roots.places:
             return rows
-        added: list[Row] = await self.showing.do(lambda: self.thumbnails.add(generation, ids, rows))
-        return added
+        shown = min(len(rows), MOST_THUMBNAILS)
+        cuts = pairwise([*range(0, shown, AT_ONCE), shown])
+        add = self.thumbnails.add
+        work = [partial(add, generation, ids[start:stop], rows[start:stop]) for start, stop in cuts]
+        parts = await asyncio.gather(*[self.showing.do(part) for part in work])
+        return [row for part in parts for row in part] + rows[MOST_THUMBNAILS:]
 
     async def like_row(self, searcher: Searcher, row_id: int) -> Query:
         """Return a row of the index as a query. Raises QueryError."""

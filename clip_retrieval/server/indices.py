@@ -15,7 +15,7 @@ from typing import Any
 import xxhash
 
 from clip_retrieval.encoder.base import Encoder
-from clip_retrieval.errors import ClipRetrievalError, StorageError, describe_os_error
+from clip_retrieval.errors import ClipRetrievalError, QueryError, StorageError, describe_os_error
 from clip_retrieval.layout import (
     INDEX_SUFFIX,
     MANIFEST,
@@ -98,6 +98,8 @@ class EncoderPool:
 def open_generation(index: NamedIndex, encoders: EncoderPool) -> Generation:
     """Open an index folder as it is now. Raises ClipRetrievalError where it cannot answer."""
     folder = IndexFolder(index.folder)
+    if not folder.exists():
+        raise QueryError(f"there is no index folder {folder.url}")
     for _ in range(OPENING_TRIES):
         stamp = read_stamp(folder)
         config = with_usual_model(index.config, folder)

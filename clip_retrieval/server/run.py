@@ -15,6 +15,7 @@ from typing import Any
 
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.process.interrupts import hearing_stop
+from clip_retrieval.process.resources import raise_file_limit
 from clip_retrieval.server import about, legacy, openapi, v1
 from clip_retrieval.server.app import Access, App, Handler, Route, Routes
 from clip_retrieval.server.asking import Asker
@@ -196,6 +197,7 @@ def bind(config: AccessConfig) -> socket.socket:
 
 def run_back(config: BackConfig) -> None:
     """Serve until a signal says stop."""
+    raise_file_limit()  # each connection takes one
     with hearing_stop() as stop, listening(config) as server:
         for generation in server.served.indices.all():
             logger.info("%s: %s", generation.name, describe(generation.describe()))
@@ -223,4 +225,7 @@ def warm_up(served: Served) -> None:
             except Exception as error:  # only texts and pictures need it, and say so  # noqa: BLE001
                 logger.warning("%s: texts and pictures cannot be asked with: %s", generation.name, error)
 
+        served.health.is_warm = True
+
+    served.health.is_warm = False
     threading.Thread(target=open_models, name="warm-up", daemon=True).start()

@@ -25,6 +25,7 @@ from clip_retrieval.server.legacy import answer_with, bad, check_generation, emb
 from clip_retrieval.server.messages import Request, Response
 
 MOST_TERMS = 32  # of one query
+MOST_EMBEDDINGS = 2_000  # hits with their embeddings in one answer: some 20 MB of JSON
 LONGEST_TEXT = 10_000  # characters; models see some 300 of them
 
 Encoding = Literal["float", "base64"]
@@ -135,6 +136,10 @@ class Endpoints:
         most = self.config.limits.max_results
         if said.limit < 1 or said.offset < 0 or said.offset + said.limit > most:
             raise bad(f"limit is 1 or more, offset 0 or more, and both together up to {most:,} (max_results)")
+        rows, most_rows = len(said.queries) * said.limit, MOST_EMBEDDINGS if said.embeddings else 10 * most
+        if rows > most_rows:
+            word = "with embeddings, " if said.embeddings else ""
+            raise bad(f"{word}a request may have {most_rows:,} hits, not {rows:,}; lower limit, or ask in several")
         try:
             return SelectionConfig(
                 num_results=said.offset + said.limit,

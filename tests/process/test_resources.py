@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,3 +98,14 @@ def test_memory_is_what_the_machine_and_every_cgroup_leave(
     make_tree(own, files)
 
     assert memory_limit() == expected
+
+
+def test_the_limit_of_files_is_raised_as_far_as_it_may_be() -> None:
+    code = (
+        "import resource\nfrom clip_retrieval.process.resources import raise_file_limit\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (100, 500))\n"
+        "for most in (300, 1000, 50):\n"
+        "    raise_file_limit(most)\n    print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["300", "500", "500"]

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from clip_retrieval import load_encoder
+from clip_retrieval.errors import ClipRetrievalError
 
 MODEL = "hash:16?size=32"
 Serve = Callable[..., Any]
@@ -208,3 +209,54 @@ def test_each_index_of_a_json_file_has_options_of_its_own(
     assert "secret" not in client.post("/knn-service", of_front(indice_name="two")).json()[0]
     assert "colour is no option of an index" in caplog.text
     assert "--enable_hdf5 changes nothing" in caplog.text
+
+
+def test_an_index_of_clip_retrieval_2_is_served_as_it_is(
+    tmp_path: Path, write_index: Callable[..., Path], serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_index(tmp_path / "old", pd.DataFrame({"caption": ["a", "b"], "image_path": "x.jpg"}), manifest=None)
+    client = serve(folder)
+    assert "ViT-B/32 is taken" in caplog.text
+    body = {"embedding_input": [1.0] * 16, "modality": "image", "num_images": 2, "indice_name": "old"}
+    assert [hit["image_path"] for hit in client.post("/knn-service", body).json()] == ["x.jpg"] * 2
+    said = {"indice_folder": str(folder), "clip_model": MODEL, "use_jit": True, "enable_faiss_memory_mapping": False}
+    (tmp_path / "paths.json").write_text(json.dumps({"old": said}))
+    named = serve(tmp_path / "paths.json")
+    assert named.post("/knn-service", of_front(indice_name="old", text="b")).json()[0]["caption"] == "b"
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({}, "names no index"),
+        ([], "cannot be used"),
+        ({"a": 3}, "cannot be used"),
+        ({"a": {}}, "names no indice_folder"),
+        ({"a": {"indice_folder": "/x", "provide_safety_model": True}}, "provide_safety_model is not supported"),
+        ({"a": {"indice_folder": "/x", "columns_to_return": 3.5, "memory_map": "maybe"}}, "memory_map takes True or"),
+        ({"a": "nowhere"}, "there is no index folder .*nowhere"),
+    ],
+)
+def test_a_json_file_that_names_no_indices_is_one_sentence(
+    tmp_path: Path, serve: Serve, said: object, message: str
+) -> None:
+    (tmp_path / "paths.json").write_text(json.dumps(said))
+    with pytest.raises(ClipRetrievalError, match=message):
+        serve(tmp_path / "paths.json")
+
+
+def test_flags_of_clip_retrieval_2_work_or_are_refused_by_name(
+    index: Path, serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    works = {
+        "enable_hdf5": True, "enable_faiss_memory_mapping": True, "reorder_metadata_by_ivf_index": True,
+        "default_backend": None, "url_column": "url", "enable_mclip_option": True, "use_jit": True, "use_arrow": True,
+        "provide_safety_model": False, "provide_violence_detector": False, "provide_aesthetic_embeddings": True,
+        "clip_model": MODEL, "columns_to_return": ["caption"], "port": 1234,
+    }  # fmt: skip
+    assert len(serve(index, **works).post("/knn-service", of_client(text="dog")).json()) == len(WORDS)
+    for name in ("enable_hdf5", "enable_mclip_option", "use_arrow", "provide_aesthetic_embeddings"):
+        assert f"--{name} changes nothing" in caplog.text
+    for name in ("provide_safety_model", "provide_violence_detector"):
+        with pytest.raises(ClipRetrievalError, match=f"--{name} is not supported"):
+            serve(index, **{name: True})

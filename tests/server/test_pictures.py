@@ -59,6 +59,14 @@ def test_answers_hold_small_pictures_and_a_bad_one_fails_nothing(loose: Path, se
     assert all("image" not in hit for hit in serve(loose, thumbnail_size=0).post("/knn-service", ASK).json())
 
 
+def test_many_rows_get_the_pictures_of_the_first(loose: Path, serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clip_retrieval.server.asking.MOST_THUMBNAILS", 9)
+    client = serve(loose)
+    row = next(hit["id"] for hit in client.post("/knn-service", ASK).json() if "image" in hit)
+    rows = client.post("/metadata", {"ids": [row] * 20}).json()
+    assert ["image" in one["metadata"] for one in rows] == [True] * 9 + [False] * 11
+
+
 def test_a_picture_is_served_small_or_as_it_is(loose: Path, serve: Any) -> None:
     client = serve(loose)
     names = [

@@ -134,6 +134,8 @@ def test_indices_are_described(client: Any) -> None:
         ({"queries": [[{"embedding": [1.0]}]]}, "dimensions"),
         ({"queries": [[{"image": "!"}]]}, "picture"),
         ({"limit": 0}, "limit is 1 or more"),
+        ({"limit": 2_001, "embeddings": True}, "2,000 hits, not 2,001"),
+        ({"queries": ["x"] * 64, "limit": 10_000}, "100,000 hits, not 640,000"),
         ({"limit": 10_001}, "10,000 (max_results)"),
         ({"offset": -1}, "offset 0 or more"),
         ({"where": "nothing = 1"}, "there is no column nothing"),
