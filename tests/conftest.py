@@ -95,7 +95,7 @@ def make_jpeg() -> Callable[[int], bytes]:
     return jpeg_bytes
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_sample() -> Callable[[int], list[tuple[str, bytes]]]:
     """Give a function from a number to the named files of a sample: 00000.jpg, .txt and .json."""
     return sample_members
@@ -115,13 +115,13 @@ def write_pictures() -> Callable[[Path, int], Path]:
     return write
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_tar() -> Callable[[Path, Members], Path]:
     """Give a function that writes (name, bytes) members into a tar."""
     return add_members
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_shards() -> Callable[[Path, int, int], Path]:
     """Give a function that writes `shard_count` tars 000.tar, 001.tar, ... with `size` samples each."""
 

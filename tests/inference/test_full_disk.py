@@ -21,11 +21,13 @@ MOST_BYTES = 1_000_000
 Snapshot = Callable[[Path], dict[str, bytes]]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def source(
-    tmp_path: Path, write_tar: Callable[..., Path], make_sample: Callable[[int], list[tuple[str, bytes]]]
+    tmp_path_factory: pytest.TempPathFactory,
+    write_tar: Callable[..., Path],
+    make_sample: Callable[[int], list[tuple[str, bytes]]],
 ) -> Path:
-    number = 0
+    tmp_path, number = tmp_path_factory.mktemp("source"), 0
     for shard, size in enumerate(SIZES):
         members = [member for i in range(number, number + size) for member in make_sample(i)]
         write_tar(tmp_path / "shards" / f"{shard}.tar", members)
@@ -52,15 +54,23 @@ def embed(source: Path, output: Path, device: str, limit: int | None = None) -> 
     return done.returncode, [line for line in done.stderr.splitlines() if " samples, " not in line]
 
 
+@pytest.fixture(scope="module")
+def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the output of a run that has room."""
+    output = tmp_path_factory.mktemp("room") / "whole"
+    assert embed(source, output, "cpu") == (0, [])
+    return output
+
+
 def files(output: Path) -> set[str]:
     return {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
 def test_a_file_that_may_not_grow_ends_the_run_with_a_sentence(
-    source: Path, tmp_path: Path, snapshot: Snapshot, device: str
+    source: Path, whole: Path, tmp_path: Path, snapshot: Snapshot, device: str
 ) -> None:
-    output, whole = tmp_path / "output", tmp_path / "whole"
+    output = tmp_path / "output"
     code, said = embed(source, output, device, MOST_BYTES)
 
     assert (code, said) == (1, [f"Error: cannot write to {output}: File too large; what is finished is kept"])
@@ -68,7 +78,6 @@ def test_a_file_that_may_not_grow_ends_the_run_with_a_sentence(
         assert "metadata/metadata_0.parquet" in files(output)
     assert not any("_2." in name or name.startswith("_partial") for name in files(output))
     assert embed(source, output, device) == (0, [])
-    assert embed(source, whole, "cpu") == (0, [])
     assert snapshot(output) == snapshot(whole)
     assert files(output) == files(whole)
 
@@ -86,9 +95,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_ends_the_run_with_a_sentence(
-    source: Path, tmp_path: Path, small_disk: Path, snapshot: Snapshot
+    source: Path, whole: Path, small_disk: Path, snapshot: Snapshot
 ) -> None:
-    output, whole = small_disk / "output", tmp_path / "whole"
+    output = small_disk / "output"
 
     code, said = embed(source, output, "cpu")
     left = files(output)
@@ -100,7 +109,6 @@ def test_a_full_disk_ends_the_run_with_a_sentence(
     assert "metadata/metadata_0.parquet" in left
     assert not any("_2." in name or name.startswith("_partial") for name in left)
     assert embed(source, output, "cpu") == (0, [])
-    assert embed(source, whole, "cpu") == (0, [])
     assert snapshot(output) == snapshot(whole)
 
 
