@@ -18,7 +18,7 @@ DECODER = {"context_length": 76, "vocab_size": 49408, "width": 64, "heads": 2, "
 CPU = torch.device("cpu")
 
 
-def captions(count: int = 200) -> list[str]:
+def captions(count: int = 60) -> list[str]:
     rng = random.Random(0)
     words = "a the of on dog cat man beach photograph red small running umbrella in with unbelievable".split()
     return [" ".join(rng.choices(words, k=rng.randint(4, 18))) for _ in range(count)]
