@@ -28,6 +28,32 @@ from clip_retrieval.words import SURROGATES, clean
 # Before any test module imports open_clip: huggingface_hub looks at it once, and retries for a minute without it.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+# Files that take longest, longest first: pytest-xdist hands files out in this order, and the last ones must be short.
+SLOW_FILES = (
+    "clusters/test_spark",
+    "inference/test_kill",
+    "encoder/export/test_convert",
+    "index/planning/test_plan",
+    "inference/test_update",
+    "sources/test_s3",
+    "inference/test_full_disk",
+    "inference/test_retry",
+    "encoder/export/test_quantize",
+    "index/engines/test_autofaiss",
+    "encoder/test_onnx_engine",
+    "index/test_update",
+    "inference/test_readers",
+    "inference/test_invariants",
+    "inference/test_dry_run",
+    "index/test_build",
+    "embeddings/test_local_copy",
+    "encoder/test_conversion_cache",
+    "encoder/test_openclip",
+    "encoder/test_causal_text",
+    "index/building/test_training",
+    "inference/test_loader",
+    "demo/test_demo",
+)
 Members = Iterable[tuple[str, bytes]]
 OUTPUTS = ("img_emb", "text_emb", "metadata", "failures")
 STEPS = ("publish", "move", "remove")
@@ -42,6 +68,12 @@ RUN_ENCODER: dict[str, Any] = {
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Name bytes by their parameter: some hold the time, and pytest-xdist wants the same names in each process."""
     return argname if isinstance(val, bytes) else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the slow files first."""
+    places = {Path(__file__).parent / f"{name}.py": place for place, name in enumerate(SLOW_FILES)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.hookimpl(wrapper=True)
