@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import IO
 from clip_retrieval.blobs import is_plain, open_url
 from clip_retrieval.errors import one_line
 from clip_retrieval.sources.content import explain_refusal
-from clip_retrieval.sources.tar_headers import Tar
+from clip_retrieval.sources.tar_headers import Tar, Window
 from clip_retrieval.sources.tar_members import CutError, Member, MemberReader, PlainReader, StreamReader
 
 WITHOUT_FILE = (tarfile.DIRTYPE, b"D", b"V")  # folders, and GNU tar's lists of a folder's files and volume labels
@@ -57,6 +58,7 @@ def walk(file: IO[bytes], wanted: Callable[[str], bool], reader: MemberReader) -
     last, count = "the first member", 0
     try:
         with Tar.open(fileobj=file, mode="r:" if isinstance(reader, PlainReader) else "r|") as tar:
+            tar.window = Window(file) if isinstance(reader, PlainReader) and hasattr(os, "pread") else None
             for info in tar:
                 last, count = info.name, count + 1
                 if info.type not in WITHOUT_FILE:

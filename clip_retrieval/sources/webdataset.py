@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from clip_retrieval.blobs import fetch_to_cache
 from clip_retrieval.errors import one_line
@@ -16,6 +17,7 @@ from clip_retrieval.sources.tar_members import Member
 from clip_retrieval.sources.types import Failure, Origin, Sample
 from clip_retrieval.words import is_hidden
 
+KEPT_ENDINGS = 1000  # parts by what follows the first dot of a name: a tar has few, most often three
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
 
 
@@ -38,12 +40,18 @@ class Suffixes:
         keys = config.wds_image_key
         self.image = IMAGE_SUFFIXES if keys is None else frozenset(map(as_suffix, keys.split(";")))
         self.text = as_suffix(config.wds_caption_key)
+        self.part_of_ending = lru_cache(KEPT_ENDINGS)(self.find_part)
 
     def are_wanted(self, name: str) -> bool:
         return not is_hidden(name) and self.part_of(name) is not None
 
     def part_of(self, name: str) -> str | None:
         """Return image, text, metadata, or None for a member that is none of them."""
+        base = name[name.rfind("/") + 1 :]
+        dot = base.find(".")
+        return self.part_of_ending(base if dot < 1 else f"x{base[dot:]}")
+
+    def find_part(self, name: str) -> str | None:
         whole, last = whole_suffix(name), split_key(name)[1]
         if last in self.image or whole in self.image:
             return "image"
@@ -57,9 +65,11 @@ class Suffixes:
         So the options input.jpg and outputs.txt make one sample of 1.input.jpg and 1.outputs.txt, as webdataset does;
         without them a.v1.jpg and a.v2.jpg are two.
         """
-        whole = whole_suffix(name)
-        is_named = whole.count(".") > 1 and (whole in self.image or whole == self.text)
-        return group_key(name) if is_named else split_key(name)[0]
+        if name.count(".", name.rfind("/") + 1) > 1:
+            whole = whole_suffix(name)
+            if whole in self.image or whole == self.text:
+                return group_key(name)
+        return split_key(name)[0]
 
 
 def as_suffix(key: str) -> str:
