@@ -15,6 +15,7 @@ from clip_retrieval.process.subprocesses import describe_end, start_module
 SECONDS_TO_DIE = 5.0  # a process that waits for a stalled file system may not even obey SIGKILL
 SECONDS_TO_START = 120.0
 SECONDS_BETWEEN_LOOKS = 1.0
+PIPE_BYTES = 1 << 16
 
 
 class ReaderLostError(Exception):
@@ -36,6 +37,7 @@ class ReaderLink:
         self.timeout_seconds = timeout_seconds
         self.task = "one sample"  # named in the sentence where the reader hangs
         self.is_given_up = False
+        self.received = bytearray()  # of the answer that is being read
         note.rest()
         self.process = start_module("clip_retrieval.inference.readers.process", OMP_NUM_THREADS="1")
         self.commands, self.answers = pipes_of(self.process)
@@ -71,18 +73,22 @@ class ReaderLink:
     def write(self, payload: bytes) -> None:
         rest = memoryview(payload)
         while rest:
-            self.wait(self.commands, "POLLOUT")
-            rest = rest[os.write(self.commands.fileno(), rest) :]
+            try:
+                rest = rest[os.write(self.commands.fileno(), rest) :]
+            except BlockingIOError:
+                self.wait(self.commands, "POLLOUT")
 
     def read(self, size: int) -> bytes:
-        payload = bytearray()
-        while len(payload) < size:
+        """Return so many bytes of the answer; what came with them is kept: each call of the system is a turn lost."""
+        while len(self.received) < size:
             self.wait(self.answers, "POLLIN")
-            got = os.read(self.answers.fileno(), size - len(payload))
+            got = os.read(self.answers.fileno(), max(PIPE_BYTES, size - len(self.received)))
             if not got:
                 raise EOFError
-            payload += got
-        return bytes(payload)
+            self.received += got
+        payload = bytes(self.received[:size])
+        del self.received[:size]
+        return payload
 
     def wait(self, pipe: IO[bytes], event: str) -> None:
         """Wait until the pipe is ready; raises TimeoutError when the reader begins no sample for too long.

@@ -47,6 +47,10 @@ class Pending:
         else:
             self.rows.append(row)
 
+    def fill(self, buffer: Pixels, pixels: Pixels) -> None:
+        """Copy the pixels of the rows that were added last."""
+        buffer[self.image_count - len(pixels) : self.image_count] = pixels
+
 
 class LoaderClosedError(Exception):
     """The loader was closed while it still read."""
@@ -91,14 +95,16 @@ class Loader:
             pending.read_seconds += prepared.result.read_seconds
             pending.decode_seconds += prepared.result.decode_seconds
             pending.warnings.update(prepared.result.warnings)
-            source = iter(self.pixels.slots[prepared.chunk.slot])
+            slot, copied, seen = self.pixels.slots[prepared.chunk.slot], 0, 0
             for row in prepared.result.rows:
-                if row.has_image:
-                    pixels[pending.image_count] = next(source)
+                seen += row.has_image
                 pending.add(row)
                 if self.is_full(pending):
+                    pending.fill(pixels, slot[copied:seen])
+                    copied = seen
                     yield self.batch(pending, pixels)
                     pixels, pending, self.wanted_size = next(buffers), Pending(), self.batch_size
+            pending.fill(pixels, slot[copied:seen])
             self.free_slots.put(prepared.chunk.slot)
         if pending.rows or pending.failures or pending.dropped_count:
             yield self.batch(pending, pixels)

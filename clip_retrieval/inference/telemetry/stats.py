@@ -71,8 +71,11 @@ class Stats:
         """Pass the source's items on, and count the time that it takes for each."""
         iterator = iter(items)
         while True:
-            with self.timing("source_duration"):
+            start = time.perf_counter()
+            try:
                 item = next(iterator, END)
+            finally:
+                self.add("source_duration", time.perf_counter() - start)
             if item is END:
                 return
             yield item  # type: ignore[misc]  # END alone is no T
