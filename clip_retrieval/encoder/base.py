@@ -20,6 +20,7 @@ Embeddings = NDArray[np.float32]  # [n, d], rows of unit length
 Workload = Literal["once", "query", "bulk"]  # one batch soon, a few items now and then, or many items fast
 
 USUAL_BATCH = 256  # pictures that are handed to a model at once
+GPU_BATCH = 512  # an H200 gains nothing by more, and with ViT-L/14 nothing by more than 64 (benchmarks/RESULTS.md)
 
 BOTH_TOWERS = ("image", "text")
 USUAL_LOGIT_SCALE = 100.0  # bound that OpenAI's and most other models reach in training

@@ -44,5 +44,6 @@ def allocate_pixels(shape: tuple[int, int, int, int], device: str) -> Pixels:
     if device.startswith("cuda"):
         import torch
 
-        return torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
+        with torch.cuda.device(device):  # else the first GPU would hold a context of every worker
+            return torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
     return np.empty(shape, dtype=np.uint8)

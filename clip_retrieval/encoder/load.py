@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clip_retrieval.encoder.base import USUAL_BATCH, Encoder, Workload
+from clip_retrieval.encoder.base import GPU_BATCH, USUAL_BATCH, Encoder, Workload
 from clip_retrieval.encoder.config import Chosen, EncoderConfig
 from clip_retrieval.encoder.devices import is_on_cpu
 from clip_retrieval.encoder.engines.open import open_engine
@@ -41,12 +41,15 @@ def list_precisions(config: EncoderConfig) -> tuple[Chosen, ...]:
     return cpu_precisions()
 
 
-def best_batch_size(encoder: Encoder) -> int:
-    """Return how many pictures an encoder shall get at once: on a GPU what is fastest there, which is tried out."""
-    if not encoder.info.device.startswith("cuda") or "image" not in encoder.info.towers:
-        return USUAL_BATCH
-    from clip_retrieval.encoder.engines.gpu import find_batch_size
-    from clip_retrieval.encoder.engines.openclip import OpenClipEncoder
+def best_batch_size(device: str) -> int:
+    """Return how many pictures an encoder shall get at once; fixed for each kind of device, so that bytes are, too."""
+    return GPU_BATCH if device.startswith("cuda") else USUAL_BATCH
 
-    assert isinstance(encoder, OpenClipEncoder)
-    return find_batch_size(encoder.encode_images, encoder.memory, encoder.info.preprocess.size)
+
+def expect_batches(encoder: Encoder, size: int) -> None:
+    """Have an encoder on a GPU prepare for many batches of this size."""
+    if encoder.info.device.startswith("cuda"):
+        from clip_retrieval.encoder.engines.openclip import OpenClipEncoder
+
+        assert isinstance(encoder, OpenClipEncoder)
+        encoder.expect_batches(size)

@@ -71,7 +71,7 @@ class InferenceConfig:
     encoder: EncoderConfig = group(EncoderConfig)
     batch_size: int | None = option(
         None,
-        help="Pictures in a batch. None: 256; on a GPU as many as make it faster, which is tried out.",
+        help="Pictures in a batch. None: 256, on a GPU 512, or what its memory holds.",
         least=1,
         may_change=True,
     )

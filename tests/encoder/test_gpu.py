@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import timm
 import torch
+from open_clip.transformer import VisionTransformer
 
 from clip_retrieval.encoder.base import Embeddings, Pixels
 from clip_retrieval.encoder.config import EncoderConfig
-from clip_retrieval.encoder.engines.gpu import DeviceMemory, Streams, find_batch_size
+from clip_retrieval.encoder.engines.gpu import DeviceMemory, Patches, Streams, with_patches
 from clip_retrieval.encoder.engines.open import open_engine
 from clip_retrieval.encoder.engines.openclip import OpenClipEncoder
 from clip_retrieval.encoder.uri import parse_uri
@@ -46,25 +48,16 @@ def test_a_model_that_does_not_fit_is_one_sentence() -> None:
         list(DeviceMemory("a model").in_parts(device_of(0)[1], PIXELS))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("capacity", "full_at", "expected"),
-    [(10_000, 64, 64), (10_000, 512, 512), (10_000, 10_000, 2048), (300, 10_000, 256), (100, 10_000, 64), (40, 99, 32)],
-)
-def test_the_batch_size_is_where_more_brings_nothing(capacity: int, full_at: int, expected: int) -> None:
-    """The device takes as long for one picture as for `full_at` at once."""
-    now, memory = [0.0], DeviceMemory("a model")
-    encode = device_of(capacity)[1]
+def test_a_cpu_encodes_at_once() -> None:
+    sizes: list[int] = []
 
-    def run(pixels: Pixels) -> None:
-        for part in memory.in_parts(encode, pixels):  # type: ignore[arg-type]
-            now[0] += max(len(part), full_at)
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(pixels))
+        return pixels.float()
 
-    assert find_batch_size(run, memory, 1, clock=lambda: now[0]) == expected
-
-
-def test_a_cpu_has_no_streams() -> None:
-    with Streams(torch.device("cpu")).next() as stream:
-        assert stream is None
+    wait = Streams(torch.device("cpu")).start(encode, torch.ones(3, 1))
+    assert sizes == [3]
+    assert wait().tolist() == [[1.0]] * 3
 
 
 def test_a_batch_that_does_not_fit_is_started_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +66,7 @@ def test_a_batch_that_does_not_fit_is_started_in_parts(monkeypatch: pytest.Monke
     pixels = np.random.default_rng(0).integers(0, 256, (6, 224, 224, 3), dtype=np.uint8)
     expected, whole = encoder.encode_images(pixels), encoder.features
 
-    def features(part: Pixels) -> torch.Tensor:
+    def features(part: torch.Tensor) -> torch.Tensor:
         if len(part) > 2:
             raise torch.cuda.OutOfMemoryError
         return whole(part)
@@ -83,3 +76,34 @@ def test_a_batch_that_does_not_fit_is_started_in_parts(monkeypatch: pytest.Monke
         np.testing.assert_allclose(encoder.start_images(pixels)(), expected, atol=1e-5)
     assert encoder.memory.most == 1
     assert encoder.start_images(pixels[:0])().shape == (0, 384)
+
+
+def build(name: str) -> tuple[torch.nn.Module, int]:
+    """Return a small image tower and the side of its pictures."""
+    if name == "open_clip":
+        tower = VisionTransformer(
+            image_size=40, patch_size=8, width=64, layers=1, heads=1, mlp_ratio=2.0, output_dim=16
+        )
+        return tower.eval(), 40
+    return timm.create_model(name, pretrained=False, num_classes=0).eval(), 224
+
+
+@pytest.mark.parametrize(
+    ("name", "has_patches"), [("open_clip", True), ("vit_tiny_patch16_224", True), ("convnext_atto", False)]
+)
+def test_patches_as_one_product_give_the_same_features(name: str, has_patches: bool) -> None:
+    tower, side = build(name)
+    images = torch.randn((2, 3, side, side), generator=torch.Generator().manual_seed(0))
+    names = list(tower.state_dict())
+    with torch.inference_mode():
+        expected = tower(images)
+        found = with_patches(tower)(images)
+    assert any(isinstance(part, Patches) for part in tower.modules()) == has_patches
+    assert list(tower.state_dict()) == names
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_patches_leave_out_what_is_no_whole_patch() -> None:
+    convolution = torch.nn.Conv2d(3, 5, 14, 14, bias=False)
+    images = torch.randn((2, 3, 50, 59), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(Patches(convolution)(images), convolution(images), atol=1e-5, rtol=1e-4)

@@ -71,7 +71,7 @@ def check_pictures(config: dict[str, Any]) -> None:
     encoder.mean, encoder.std = (torch.tensor(v).view(1, 3, 1, 1) for v in (preprocess.mean, preprocess.std))
     transform = image_transform_v2(PreprocessCfg(**config), is_train=False)
     for picture in pictures():
-        assert encoder.scale(preprocess(picture)[None])[0].equal(transform(picture))
+        assert encoder.scale(torch.from_numpy(preprocess(picture)[None]))[0].equal(transform(picture))
 
 
 @pytest.mark.parametrize(("architecture", "tag"), PUBLISHED)

@@ -1,36 +1,125 @@
-"""What a GPU needs beside the model: batches that fit its memory, and streams that overlap."""
+"""What a GPU needs beside the model: batches that fit its memory, streams that overlap, patches as one product."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
-import numpy as np
 import torch
+from torch import Tensor, nn
 
 from clip_retrieval.encoder.base import Embeddings, Pixels
-from clip_retrieval.errors import EncoderError
+from clip_retrieval.errors import EncoderError, first_line
 
-SMALLEST_TRIED, LARGEST_TRIED = 64, 2048
-LEAST_GAIN = 1.05  # least speed-up for which the batch size is doubled
-TIMED_RUNS = 2
+logger = logging.getLogger(__name__)
+
+SMALLEST_PATCH = 8
 
 
 class Streams:
     """Two of them, in turn: one batch is copied while the one before it is computed."""
 
     def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.streams: list[Any] = []
+        self.graphs: list[Graph] = []  # one for each stream, where they were recorded
         if device.type == "cuda":
             self.streams = [torch.cuda.Stream(device) for _ in range(2)]  # type: ignore[no-untyped-call]
+            torch.cuda.synchronize(device)  # the weights came on another stream
         self.count = 0
 
-    def next(self) -> AbstractContextManager[object]:
-        """Give a stream to use; nothing on a CPU."""
+    def start(self, encode: Callable[[Tensor], Tensor], pixels: Tensor) -> Callable[[], Tensor]:
+        """Queue the copy and the encoding of a batch, and return what waits for the rows, on the CPU."""
+        if not self.streams:
+            rows = encode(pixels)
+            return lambda: rows
+        number = self.count % 2
         self.count += 1
-        return torch.cuda.stream(self.streams[self.count % 2]) if self.streams else nullcontext()
+        stream = self.streams[number]
+        with torch.cuda.stream(stream):
+            if self.graphs and self.graphs[number].fits(pixels):
+                features = self.graphs[number].replay(pixels)
+            else:
+                features = encode(pixels.to(self.device, non_blocking=True))
+            rows = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
+            rows.copy_(features, non_blocking=True)
+            # Unless it blocks, waiting keeps a core busy that readers need.
+            done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+            done.record(stream)
+
+        def wait() -> Tensor:
+            done.synchronize()
+            return rows
+
+        return wait
+
+    def record(self, encode: Callable[[Tensor], Tensor], shape: Sequence[int]) -> None:
+        """Record the encoding of batches of this shape as CUDA graphs: one launch for each batch, not hundreds."""
+        try:
+            with torch.cuda.device(self.device):
+                self.graphs = [Graph(encode, shape, stream) for stream in self.streams]
+        except RuntimeError as error:  # too large for the memory, or a model that waits for its own results
+            self.graphs = []
+            torch.cuda.synchronize(self.device)
+            logger.info("batches are encoded without CUDA graphs: %s", first_line(error))
+
+
+class Graph:
+    """The encoding of a batch of one shape on one stream, recorded; input and output have fixed places."""
+
+    def __init__(self, encode: Callable[[Tensor], Tensor], shape: Sequence[int], stream: Any) -> None:
+        with torch.cuda.stream(stream):
+            self.pixels = torch.zeros(tuple(shape), dtype=torch.uint8, device=stream.device)
+            encode(self.pixels)  # the first run of a shape chooses kernels, which cannot be recorded
+        stream.synchronize()
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"):
+            self.features = encode(self.pixels)
+
+    def fits(self, pixels: Tensor) -> bool:
+        return pixels.shape == self.pixels.shape
+
+    def replay(self, pixels: Tensor) -> Tensor:
+        self.pixels.copy_(pixels, non_blocking=True)
+        self.graph.replay()
+        return self.features.clone()  # the next replay overwrites it
+
+
+class Patches(nn.Module):
+    """A convolution whose patches do not overlap, as one product of matrices: nine times as fast in fp16."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.side = convolution.kernel_size[0]
+        self.weight, self.bias = convolution.weight, convolution.bias
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return [n, width, rows, columns] for images [n, 3, height, width]."""
+        count, channels, side = len(images), images.shape[1], self.side
+        rows, columns = images.shape[2] // side, images.shape[3] // side
+        whole = images[:, :, : rows * side, : columns * side]  # what is left over at the edge is in no patch
+        cells = whole.reshape(count, channels, rows, side, columns, side).permute(0, 2, 4, 1, 3, 5)
+        patches = cells.reshape(count, rows * columns, channels * side * side)
+        features = nn.functional.linear(patches, self.weight.flatten(1), self.bias)
+        return features.transpose(1, 2).reshape(count, len(self.weight), rows, columns)
+
+
+def are_patches(module: nn.Module) -> bool:
+    """Say whether this is the first step of a vision transformer."""
+    if not isinstance(module, nn.Conv2d) or module.groups != 1 or len(set(module.kernel_size)) != 1:
+        return False
+    is_plain = module.padding in ((0, 0), "valid") and module.dilation == (1, 1)
+    return is_plain and module.stride == module.kernel_size and module.kernel_size[0] >= SMALLEST_PATCH
+
+
+def with_patches(model: nn.Module) -> nn.Module:
+    """Replace convolutions over patches in the model, which keeps its weights and their names."""
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if are_patches(child):
+                setattr(parent, name, Patches(cast("nn.Conv2d", child)))
+    return model
 
 
 class DeviceMemory:
@@ -58,24 +147,3 @@ class DeviceMemory:
                 continue
             yield rows
             start += len(part)
-
-
-def find_batch_size(
-    encode: Callable[[Pixels], object], memory: DeviceMemory, side: int, clock: Callable[[], float] = time.perf_counter
-) -> int:
-    """Return the batch size past which a larger one is no faster, or does not fit; it is tried on noise."""
-    noise = np.random.default_rng(0).integers(0, 256, (LARGEST_TRIED, side, side, 3), dtype=np.uint8)
-    best_size, best_rate = SMALLEST_TRIED, 0.0
-    size = SMALLEST_TRIED
-    while size <= LARGEST_TRIED:
-        encode(noise[:size])  # the first run of a shape chooses kernels
-        start = clock()
-        for _ in range(TIMED_RUNS):
-            encode(noise[:size])
-        rate = TIMED_RUNS * size / max(clock() - start, 1e-9)
-        if memory.most is not None:
-            return max(1, min(best_size, memory.most))
-        if rate < LEAST_GAIN * best_rate:
-            return best_size
-        best_size, best_rate, size = size, rate, size * 2
-    return best_size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +27,7 @@ from clip_retrieval.encoder.base import (
 )
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.engines.causal_text import choose_text_encoder
-from clip_retrieval.encoder.engines.gpu import DeviceMemory, Streams
+from clip_retrieval.encoder.engines.gpu import DeviceMemory, Streams, with_patches
 from clip_retrieval.encoder.engines.openclip_model import (
     check_architecture,
     create_model,
@@ -52,7 +52,7 @@ class OpenClipEncoder(EncodesTexts):
     """An open_clip model and its tokenizer on one device."""
 
     def __init__(self, model: nn.Module, tokenizer: Any, info: EncoderInfo) -> None:
-        self.model = model
+        self.model = with_patches(model) if info.device.startswith("cuda") else model
         self.architecture: str | None = None  # open_clip's name of it, where it has one
         self.tokenizer = tokenizer
         self.info = info
@@ -69,32 +69,39 @@ class OpenClipEncoder(EncodesTexts):
         check_tower(self.info, "image")
         if not len(pixels):
             return np.zeros((0, self.info.dimension), dtype=np.float32)
-        return np.concatenate(list(self.memory.in_parts(lambda part: to_rows(self.features(part)), pixels)))
+        return np.concatenate(list(self.memory.in_parts(self.encode_part, pixels)))
+
+    def encode_part(self, pixels: Pixels) -> Embeddings:
+        return to_rows(self.features(as_tensor(pixels).to(self.device)))
 
     @torch.inference_mode()
     def start_images(self, pixels: Pixels) -> Callable[[], Embeddings]:
         """On a GPU all is queued, and the call returns while it works; a batch that does not fit is done in parts."""
+        check_tower(self.info, "image")
         if self.memory.most is None and len(pixels):
-            stream = self.streams.next()
             try:
-                with stream:
-                    features = self.features(pixels)
+                wait = self.streams.start(self.features, as_tensor(pixels))
             except torch.cuda.OutOfMemoryError:
                 self.memory.most = max(1, len(pixels) // 2)
             else:
-                return lambda: fetch(features, stream)
+                return lambda: to_rows(wait())
         rows = self.encode_images(pixels)
         return lambda: rows
 
-    def features(self, pixels: Pixels) -> Tensor:
-        """Return unit embeddings, on the device."""
-        check_tower(self.info, "image")
+    @torch.inference_mode()
+    def expect_batches(self, batch_size: int) -> None:
+        """Prepare for many batches of this size: a GPU records what it does with one, and only repeats that."""
+        if self.device.type == "cuda" and "image" in self.info.towers and self.memory.most is None:
+            side = self.info.preprocess.size
+            self.streams.record(self.features, (batch_size, side, side, 3))
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Return unit embeddings of pixels on the device."""
         return self.to_length(cast("Any", self.model).encode_image(self.scale(pixels).to(self.dtype)))
 
-    def scale(self, pixels: Pixels) -> Tensor:
+    def scale(self, pixels: Tensor) -> Tensor:
         """Return what the image tower takes: float32 [n, 3, s, s], by mean and standard deviation."""
-        batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device, non_blocking=True)
-        return (batch.permute(0, 3, 1, 2).float().div(255) - self.mean) / self.std
+        return (pixels.permute(0, 3, 1, 2).float().div(255) - self.mean) / self.std
 
     @torch.inference_mode()
     def encode_scaled(self, images: NDArray[np.float32]) -> Embeddings:
@@ -136,10 +143,8 @@ def to_rows(features: Tensor) -> Embeddings:
     return rows
 
 
-def fetch(features: Tensor, stream: AbstractContextManager[object]) -> Embeddings:
-    """Wait for the stream that computes them, and copy them to the CPU."""
-    with stream:
-        return to_rows(features)
+def as_tensor(pixels: Pixels) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels))
 
 
 def open_openclip(name: ModelName, config: EncoderConfig) -> OpenClipEncoder:

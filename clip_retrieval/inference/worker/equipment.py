@@ -10,7 +10,7 @@ from itertools import islice
 
 from clip_retrieval.encoder.base import BOTH_TOWERS, Encoder, check_tower
 from clip_retrieval.encoder.devices import list_devices
-from clip_retrieval.encoder.load import best_batch_size
+from clip_retrieval.encoder.load import best_batch_size, expect_batches
 from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.inference.manifest import Check
 from clip_retrieval.inference.readers.loader import Loader
@@ -42,10 +42,12 @@ def open_equipment(config: InferenceConfig, device: str, source: Source, settled
     encoder = load(encoder_config, formats[0])
     check_towers(source, encoder)
     wanted = wanted_parts(source, encoder)
-    size = config.batch_size or best_batch_size(encoder)
+    size = config.batch_size or best_batch_size(encoder.info.device)
     loader = Loader(wanted, size, count_readers(config), config.reader_timeout, device)
     try:
         encoder, check = settle(encoder_config, encoder, loader, source, formats)
+        if wanted.image:
+            expect_batches(encoder, size)
         yield Equipment(encoder=encoder, check=check, loader=loader)
     finally:
         loader.close()
