@@ -29,6 +29,7 @@ from clip_retrieval.index.folder.checks import (
 from clip_retrieval.index.folder.metadata_files import place_metadata
 from clip_retrieval.index.folder.publish import IndexRevision, Infos, describe_indices, make_manifest, publish
 from clip_retrieval.index.measuring.evaluate import evaluate_built
+from clip_retrieval.index.measuring.queries import MOST_QUERIES, QUERIES_OF_EXACT
 from clip_retrieval.index.measuring.truth_ahead import TruthsAhead
 from clip_retrieval.index.planning.bounds import Bounds
 from clip_retrieval.index.update import Known, compare, has_current_metadata, update_index, warn_of_loss
@@ -152,7 +153,8 @@ def build_found(
     with chosen_engine(config, target) as engine:  # keeps its parts to the end, in case a later step fails
         with target.staging() as scratch:
             build = Build(target=target, engine=engine, bounds=bounds, scratch=scratch, known=known)
-            with TruthsAhead(filled, build.changing(filled), config.nb_cores) as truths:
+            most = QUERIES_OF_EXACT if config.index_key == "Flat" else MOST_QUERIES
+            with TruthsAhead(filled, build.changing(filled), config.nb_cores, most) as truths:
                 infos = {modality: build.make(modality, vectors) for modality, vectors in filled.items()}
                 for modality, figures in measure_built(IndexFolder(str(scratch)), truths, contents, config).items():
                     infos[modality] |= figures

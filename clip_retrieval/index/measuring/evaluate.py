@@ -45,7 +45,8 @@ def find_truths(modality: Modality, found: Mapping[Modality, Vectors], effort: E
 
     Raises IndexBuildError where all its rows are zero, and CancelledError soon after it is told to stop.
     """
-    queries = draw_queries(modality, found, effort.stop if effort else None)
+    effort = effort or Effort()
+    queries = draw_queries(modality, found, effort.stop, effort.most_queries)
     if modality not in queries:
         folder = found[modality].folder.path(found[modality].subfolder)
         raise IndexBuildError(f"every embedding in {folder} is zero: there is nothing to measure an index with")

@@ -15,6 +15,7 @@ from clip_retrieval.layout import MODALITIES, Modality
 
 SEED = 20
 MOST_QUERIES, FEWEST_QUERIES = 256, 64
+QUERIES_OF_EXACT = 16  # an exact index finds all: they tell its time
 TRUTH_PRODUCTS = 1e11  # multiplications that exact truth may take before there are fewer queries: a second or two
 TRIED_MORE, MOST_TRIED = 8, 64  # multiples of the wanted rows to try where some are empty
 
@@ -45,16 +46,18 @@ def count_queries(row_count: int, dim: int) -> int:
 
 
 def draw_queries(
-    modality: Modality, found: Mapping[Modality, Vectors], stop: Event | None = None
+    modality: Modality, found: Mapping[Modality, Vectors], stop: Event | None = None, most: int = MOST_QUERIES
 ) -> dict[Modality, QuerySet]:
-    """Return queries for the index of `modality`, by theirs; a modality without embeddings of its dimension has none.
+    """Return at most so many queries for the index of `modality`, by theirs.
+
+    A modality without embeddings of its dimension has none.
 
     The same folder gives the same queries. A query of the index's own modality is one of its rows: it is to be left
     out of truth and answers alike, which is the same as having held it out but for the training of quantizers.
     Raises CancelledError soon after it is told to stop.
     """
     dim = found[modality].dim
-    count = count_queries(found[modality].row_count, dim)
+    count = min(most, count_queries(found[modality].row_count, dim))
     drawn = {}
     for other in MODALITIES:
         if other in found and found[other].dim == dim:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from clip_retrieval.embeddings.rows import read_rows
 from clip_retrieval.embeddings.vectors import Vectors
 from clip_retrieval.embeddings.zero_rows import find_filled
-from clip_retrieval.index.measuring.queries import QuerySet
+from clip_retrieval.index.measuring.queries import MOST_QUERIES, QuerySet
 from clip_retrieval.index.planning.costs import MOST_TRUTH_THREADS, TRUTH_BLOCK_BYTES
 
 DEPTH = 128  # neighbors that are kept: the 100 that count, and some that may be as near as the last of them
@@ -86,10 +86,11 @@ class Nearest:
 
 @dataclass(frozen=True)
 class Effort:
-    """The number of threads, and the event that stops them."""
+    """The number of threads, the event that stops them, and how many queries of each modality are drawn at most."""
 
     threads: int = field(default_factory=faiss.omp_get_max_threads)
     stop: Event = field(default_factory=Event)
+    most_queries: int = MOST_QUERIES
 
 
 def find_truth(vectors: Vectors, query_sets: Sequence[QuerySet], effort: Effort | None = None) -> list[Truth]:

@@ -10,6 +10,7 @@ import faiss
 
 from clip_retrieval.embeddings.vectors import Vectors
 from clip_retrieval.index.measuring.evaluate import Truths, find_truths
+from clip_retrieval.index.measuring.queries import MOST_QUERIES
 from clip_retrieval.index.measuring.truth import Effort, use_one_thread
 from clip_retrieval.layout import Modality
 
@@ -22,11 +23,15 @@ class TruthsAhead:
     """
 
     def __init__(
-        self, found: Mapping[Modality, Vectors], modalities: Collection[Modality], cores: int | None = None
+        self,
+        found: Mapping[Modality, Vectors],
+        modalities: Collection[Modality],
+        cores: int | None = None,
+        most_queries: int = MOST_QUERIES,
     ) -> None:
         self.found = found
         self.cores = cores or faiss.omp_get_max_threads()
-        self.effort = Effort(max(1, self.cores // 2))
+        self.effort = Effort(max(1, self.cores // 2), most_queries=most_queries)
         self.thread = ThreadPoolExecutor(1, initializer=use_one_thread)
         early = [modality for modality in modalities if found[modality].is_here and self.cores > 1]
         self.coming: dict[Modality, Future[Truths]] = {
@@ -45,7 +50,8 @@ class TruthsAhead:
     def of(self, modalities: Collection[Modality]) -> dict[Modality, Truths]:
         """Wait for all truths, so that times are measured on an idle machine; return those of some indices."""
         coming = {modality: self.coming.get(modality) for modality in modalities}
+        alone = Effort(self.cores, most_queries=self.effort.most_queries)
         return {
-            modality: future.result() if future else find_truths(modality, self.found, Effort(self.cores))
+            modality: future.result() if future else find_truths(modality, self.found, alone)
             for modality, future in coming.items()
         }

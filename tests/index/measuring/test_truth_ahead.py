@@ -123,3 +123,10 @@ def test_rows_that_are_looked_up_are_no_longer_wanted(found: Found, draw: Callab
     stop.set()
     with pytest.raises(CancelledError):
         draw(found["image"], np.arange(5), stop)
+
+
+def test_so_few_queries_are_drawn_as_are_wanted(found: Found) -> None:
+    for cores in (1, 4):
+        with TruthsAhead(found, ["image", "text"], cores=cores, most_queries=5) as ahead:
+            truths = ahead.of(["image", "text"])
+            assert [len(truth.queries) for by_modality in truths.values() for truth in by_modality.values()] == [5] * 4
