@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from clip_retrieval.json_files import parse_json
 from clip_retrieval.options import Flag, build_config, flags_of
 from clip_retrieval.paths import local_path
 from clip_retrieval.query.searcher import Searcher
-from clip_retrieval.storage import Folder
+from clip_retrieval.storage import Folder, absolute
 from clip_retrieval.version import __version__
 
 RECIPE = "recipe.json"
@@ -67,7 +66,7 @@ def whole_path(name: str, value: Any) -> Any:
     if name in FOLDERS:
         return Folder(value).place
     path = local_path(value) if name == "queries" else None
-    return value if path is None else os.path.abspath(path)  # noqa: PTH100 -- links stay as they are
+    return value if path is None else absolute(path)
 
 
 def read_recipe(path: str) -> Recipe:

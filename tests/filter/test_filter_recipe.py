@@ -50,6 +50,24 @@ def test_a_recipe_makes_the_same_selection_from_any_folder(
     assert json.loads((tmp_path / "again" / "recipe.json").read_text()) == json.loads(recipe.read_text())
 
 
+@pytest.mark.parametrize("place", ["lists/q.txt", "link/../q.txt", "~/q.txt", "a::b/q.txt"])
+def test_a_recipe_finds_the_file_of_queries_from_any_folder(
+    tmp_path: Path, index: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "deep")
+    for folder in ("lists", "~", "a::b"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path)
+    Path(place).write_text("cat\nsea\n")
+    clip_filter(queries=place, output_folder="first", indice_folder=str(index), write=("parquet",))
+    monkeypatch.chdir("/")
+
+    clip_filter(str(tmp_path / "again"), recipe=str(tmp_path / "first" / "recipe.json"))
+
+    pd.testing.assert_frame_equal(table(tmp_path / "again"), table(tmp_path / "first"))
+
+
 def test_options_beside_a_recipe_win(tmp_path: Path, recipe: Path) -> None:
     hits = clip_filter(str(tmp_path / "again"), recipe=str(recipe), query="rocket", num_results=1)
     assert hits.caption.tolist() == ["rocket"]
