@@ -75,7 +75,7 @@ def embed_vector(values: NDArray[Any], name: str) -> Query:
         raise QueryError(f"{name} holds {values.dtype}, not numbers")
     if values.ndim != 1 and (values.ndim != 2 or len(values) != 1):
         raise QueryError(f"{name} has the shape {list(values.shape)}; a query is one vector: [d] or [1, d]")
-    row = values.reshape(-1).astype(np.float64)
+    row = np.asarray(values.reshape(-1), np.float64)
     with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused
         length = math.sqrt(row @ row)
     if not LEAST_NORM < length < LARGEST_NORM:  # also false for NaN

@@ -25,6 +25,7 @@ from clip_retrieval.network.connections import FetchError
 from clip_retrieval.server.config import AccessConfig, LimitsConfig
 from clip_retrieval.server.lanes import too_busy
 from clip_retrieval.server.messages import (
+    JSON,
     GoneError,
     Header,
     HttpError,
@@ -33,6 +34,7 @@ from clip_retrieval.server.messages import (
     Response,
     Scope,
     Send,
+    TimeLimit,
     error_response,
     parse_json,
     send_response,
@@ -49,10 +51,11 @@ STRICT = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: https: http:; font-src 'self'; "
     b"connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
-COMMON: tuple[Header, ...] = (
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-)
+NOSNIFF: Header = (
+    b"x-content-type-options",
+    b"nosniff",
+)  # enough for JSON; uvicorn checks each header for microseconds
+OF_PAGES: tuple[Header, ...] = ((b"referrer-policy", b"no-referrer"), (b"content-security-policy", STRICT))
 PREFLIGHT: tuple[Header, ...] = (
     (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
     (b"access-control-allow-headers", b"authorization, content-type, index-generation, x-api-key"),
@@ -119,9 +122,9 @@ class App:
         request = Request(scope, receive)
         try:
             name, response = await self.respond(request)
-            headers = (*COMMON, *self.access.headers(request))
-            if name != "files" or self.routes.is_our_front:
-                headers = (*headers, (b"content-security-policy", STRICT))
+            headers = (NOSNIFF, *self.access.headers(request))
+            if response.content_type != JSON and (name != "files" or self.routes.is_our_front):
+                headers = (*headers, *OF_PAGES)
             self.metrics.count(name, int(response.status))
             await send_response(send, response, headers, has_body=request.method != "HEAD")
         except GoneError:
@@ -162,21 +165,18 @@ class App:
         task = asyncio.current_task()
         assert task is not None
         watcher = asyncio.create_task(cancel_when_gone(request, task))
-        loop, seconds = asyncio.get_running_loop(), self.limits.request_timeout
-        end = loop.time() + seconds
-        timer = loop.call_at(end, task.cancel)
         try:
-            return await route.handler(request, said)
+            with TimeLimit(self.limits.request_timeout):
+                return await route.handler(request, said)
+        except TimeoutError:
+            said = f"the answer took longer than {self.limits.request_timeout:g} s (request_timeout)"
+            raise HttpError(HTTPStatus.SERVICE_UNAVAILABLE, said) from None
         except asyncio.CancelledError:
-            if not watcher.done() and loop.time() < end:
+            if not watcher.done():
                 raise
             task.uncancel()
-            if watcher.done():
-                raise GoneError from None
-            said = f"the answer took longer than {seconds:g} s (request_timeout)"
-            raise HttpError(HTTPStatus.SERVICE_UNAVAILABLE, said) from None
+            raise GoneError from None
         finally:
-            timer.cancel()
             watcher.cancel()
 
 

@@ -139,7 +139,7 @@ def embed_values(searcher: Searcher, values: list[Any]) -> Embedded:
     if vector.ndim != 1 or vector.dtype.kind not in "fiu":
         raise bad("embedding_input is no list of numbers")
     query = searcher.embed_vector(vector, "embedding_input")
-    row = vector.astype(np.float64)
+    row = np.asarray(vector, np.float64)
     return Embedded(query, math.sqrt(row @ row))
 
 
