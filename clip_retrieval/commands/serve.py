@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 
 import click
 
 from clip_retrieval.commands import Outcome, json_option
 from clip_retrieval.end2end.config import End2EndConfig
+from clip_retrieval.errors import ConfigError
+from clip_retrieval.mcp_tools.config import McpConfig
 from clip_retrieval.option_flags import config_options, given_options
 from clip_retrieval.options import build_config
 from clip_retrieval.server.config import BackConfig
@@ -40,3 +43,15 @@ def end2end(*, arguments: Sequence[object], as_json: bool, **options: Mapping[st
     Outcome(result, print_result).show(as_json=as_json)
     if config.run_back:
         run_back(back_config(config, result))
+
+
+@click.command()
+@config_options(McpConfig)
+def mcp(*, arguments: Sequence[object], **options: Mapping[str, object]) -> None:
+    """Give a language model the tools search, more_like, describe and picture over an index folder (MCP, by stdio)."""
+    config = build_config(McpConfig, given_options(options), arguments)
+    if importlib.util.find_spec("mcp") is None:
+        raise ConfigError("mcp needs the package of that name: pip install 'clip-retrieval[mcp]'")
+    from clip_retrieval.mcp_tools.server import run_mcp
+
+    run_mcp(config.index_folder, config.served)

@@ -1,0 +1,1 @@
+"""`mcp`: an index folder as tools of a language model."""
