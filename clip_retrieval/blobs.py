@@ -7,7 +7,6 @@ import hashlib
 import io
 import os
 import shutil
-import stat
 import subprocess
 import sys
 import time
@@ -23,13 +22,12 @@ from uuid import uuid4
 from clip_retrieval import compression
 from clip_retrieval.errors import StorageError, first_line
 from clip_retrieval.git_lfs import describe_pointer
-from clip_retrieval.paths import PIPE, is_on_store, is_pipe, local_path, without_query
+from clip_retrieval.paths import PIPE, describe_special, is_on_store, is_pipe, local_path, without_query
 
 T = TypeVar("T")
 OWN_MODULES = sys.stdlib_module_names | {"clip_retrieval", "pyarrow"}
 POINTER_BYTES = 64  # enough of a file to recognize a Git LFS pointer
 LARGEST_BLOB = 1 << 29  # bytes of one picture, caption or json; /dev/zero and sparse files give any number
-OF_THE_KERNEL = ("/proc/", "/sys/")
 SKIP_BYTES = 1 << 20
 STORE_RETRIES = 3
 FIRST_PAUSE = 0.2  # seconds; doubles after each try
@@ -104,16 +102,10 @@ def read_ref(ref: BlobRef) -> bytes:
 
 
 def check_regular(path: Path) -> None:
-    """Raise LostError unless the path is a regular file: named pipes block, /dev/zero never ends.
-
-    Linux calls /proc/kmsg a regular file of no bytes, and whoever reads it waits for the next message of the kernel.
-    """
-    about = path.stat()
-    if not stat.S_ISREG(about.st_mode):
-        kind = "a folder" if stat.S_ISDIR(about.st_mode) else "a pipe, a socket or a device"
+    """Raise LostError unless the path is a regular file; OSError where nothing is there."""
+    kind = "a folder" if path.is_dir() else describe_special(path)
+    if kind is not None:
         raise LostError(Lost("not_a_file", f"{path} is {kind}, not a file"))
-    if about.st_size == 0 and os.path.realpath(path).startswith(OF_THE_KERNEL):
-        raise LostError(Lost("not_a_file", f"{path} is a window into the kernel, not a file"))
 
 
 def read_most(file: IO[bytes], size: int | None) -> bytes:

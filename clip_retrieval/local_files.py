@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import stat
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 from clip_retrieval.errors import StorageError
+from clip_retrieval.paths import describe_special
 
 
 class LocalFiles:
@@ -53,10 +53,10 @@ class LocalFiles:
 
 
 def check_regular(path: str) -> None:
-    """Raise StorageError for a pipe, a socket or a device in place of a file: reading it may never end."""
-    mode = Path(path).stat().st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise StorageError(f"{path} is a pipe or a device, not a file; put the file there, or make the folder again")
+    """Raise StorageError for what stands in place of a file and may never end when it is read, such as a pipe."""
+    kind = describe_special(Path(path))
+    if kind is not None:
+        raise StorageError(f"{path} is {kind}, not a file; put the file there, or make the folder again")
 
 
 @cache

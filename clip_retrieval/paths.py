@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 PIPE = "pipe:"
+OF_THE_KERNEL = ("/proc/", "/sys/")
 ROOTS = ("/", "./", "../")  # beginnings of what can only be a local path
 
 
@@ -47,3 +49,18 @@ def is_on_store(url: str) -> bool:
 def is_pipe(url: str) -> bool:
     """Say whether a url is a shell command, and not a file or folder whose name begins like one."""
     return url.startswith(PIPE) and local_path(url) is None
+
+
+def describe_special(path: Path) -> str | None:
+    """Return what stands where a file should, and may never end when it is read; None for a file or a folder.
+
+    Named pipes block, /dev/zero never ends. Linux calls /proc/kmsg a regular file of no bytes, and whoever reads it
+    waits for the next message of the kernel. Raises OSError where nothing is there.
+    """
+    about = path.stat()
+    if stat.S_ISDIR(about.st_mode):
+        return None
+    if not stat.S_ISREG(about.st_mode):
+        return "a pipe, a socket or a device"
+    is_of_kernel = about.st_size == 0 and os.path.realpath(path).startswith(OF_THE_KERNEL)
+    return "a window into the kernel" if is_of_kernel else None

@@ -34,5 +34,5 @@ def test_a_file_that_is_cut_off_is_called_unreadable(tmp_path: Path) -> None:
 
 def test_a_device_in_place_of_a_file_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "a.npy").symlink_to(os.devnull)
-    with pytest.raises(StorageError, match=r"a\.npy is a pipe or a device"):
+    with pytest.raises(StorageError, match=r"a\.npy is a pipe, a socket or a device"):
         open_npy(Folder(str(tmp_path)), "a.npy")

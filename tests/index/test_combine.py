@@ -153,7 +153,7 @@ def test_the_command_of_clip_retrieval_2_takes_index_files_only(
 
 def test_a_device_among_the_parts_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "0.index").symlink_to(os.devnull)
-    with pytest.raises(StorageError, match=r"0\.index is a pipe or a device"):
+    with pytest.raises(StorageError, match=r"0\.index is a pipe, a socket or a device"):
         run_combine(CombineConfig(input_folder=str(tmp_path), output_folder=str(tmp_path / "whole")))
 
 

@@ -54,7 +54,7 @@ def test_a_device_in_place_of_a_file_is_one_sentence(index: Path, tmp_path: Path
     for other in {"manifest.json", "metadata.arrow", name}:  # checksums would find it first
         (folder / other).unlink(missing_ok=True)
     (folder / name).symlink_to(os.devnull)  # a pipe would hang where this fails
-    with pytest.raises(StorageError, match=f"{name} is a pipe or a device"):
+    with pytest.raises(StorageError, match=f"{name} is a pipe, a socket or a device"):
         open_folder(folder)
 
 

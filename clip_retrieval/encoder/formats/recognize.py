@@ -18,6 +18,7 @@ from clip_retrieval.encoder.formats.safetensors import looks_like_safetensors
 from clip_retrieval.encoder.uri import GGUF_HUB_PREFIX, HUB_PREFIX
 from clip_retrieval.errors import EncoderError
 from clip_retrieval.git_lfs import describe_pointer
+from clip_retrieval.paths import describe_special
 
 Format = Literal["open_clip", "huggingface", "openai", "mixer", "state_dict", "gguf", "ggml", "clippie", "onnx"]
 
@@ -68,6 +69,8 @@ def recognize_file(path: Path, start: bytes) -> Format:
 
 def read_start(path: Path) -> bytes:
     try:
+        if kind := describe_special(path):
+            raise EncoderError(f"{path} is {kind}, not a file")
         with path.open("rb") as file:
             return file.read(64)
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -143,3 +144,10 @@ def test_the_readers_need_no_torch() -> None:
     imports = ", ".join(f"clip_retrieval.encoder.formats.{name}" for name in modules)
     code = f"import sys, {imports}; sys.exit(bool({{'torch', 'open_clip', 'transformers'}} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["model.pt", "x.gguf", "x.safetensors", "x.weights"])
+def test_a_device_in_place_of_a_model_is_one_sentence(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).symlink_to(os.devnull)  # a pipe would hang where this fails
+    with pytest.raises(EncoderError, match=f"{name} is a pipe, a socket or a device, not a file"):
+        recognize(tmp_path / name)
