@@ -161,12 +161,15 @@ def refusal(model: str, **options: Any) -> str:
 
 
 @pytest.mark.parametrize("model", ["ViT-B/32", "open_clip:ViT-B-32/laion2b_s34b_b79k", "open_clip:hf-hub:org/name"])
-def test_weights_that_cannot_be_fetched_are_one_sentence_with_advice(model: str, tmp_path: Path) -> None:
+def test_weights_that_cannot_be_fetched_are_one_sentence_with_advice(
+    model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     message = refusal(model, clip_cache_path=str(tmp_path))
 
     assert message.startswith(f"the weights of {model} are not on this machine and could not be fetched")
     assert "--clip_model demo" in message
     assert "\n" not in message
+    assert "Failed to" not in caplog.text
 
 
 def test_an_unknown_architecture_is_refused_with_near_names() -> None:

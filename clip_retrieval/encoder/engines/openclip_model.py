@@ -104,16 +104,19 @@ def clear_unset(model: nn.Module) -> None:
 
 
 @contextmanager
-def quiet_root(is_quiet: bool) -> Iterator[None]:  # noqa: FBT001 -- reads as what it is
-    """Keep open_clip, which logs to the root logger, from warning that random weights are random."""
+def quiet_root(is_random: bool) -> Iterator[None]:  # noqa: FBT001 -- reads as what it is
+    """Keep back what open_clip logs to the root logger: errors that it raises too, and that weights are random."""
+    hidden = (logging.ERROR, logging.WARNING) if is_random else (logging.ERROR,)
+
+    def is_shown(record: logging.LogRecord) -> bool:
+        return record.levelno not in hidden
+
     root = logging.getLogger()
-    level = root.level
-    if is_quiet:
-        root.setLevel(logging.ERROR)
+    root.addFilter(is_shown)
     try:
         yield
     finally:
-        root.setLevel(level)
+        root.removeFilter(is_shown)
 
 
 def check_architecture(architecture: str) -> None:
