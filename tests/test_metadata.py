@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +23,7 @@ from clip_retrieval import checksums
 from clip_retrieval.checksums import sum_files
 from clip_retrieval.errors import StorageError
 from clip_retrieval.layout import MANIFEST, METADATA_ARROW
-from clip_retrieval.metadata import count_rows, open_metadata
+from clip_retrieval.metadata import arrays, count_rows, make_array, open_metadata
 from clip_retrieval.metadata import write as write_module
 from clip_retrieval.metadata.arrow import SOURCES, ArrowMetadata
 from clip_retrieval.metadata.parquet import Footer, ParquetFiles, ParquetMetadata, columns_there
@@ -469,3 +472,48 @@ def test_the_names_of_very_many_columns_are_asked_for_once(tmp_path: Path) -> No
     columns = Columns(about)
     assert [next(columns.chunks(name)).statistics.max for name in ("key7", "key299")] == [7, 299]
     assert list(columns.chunks("other")) == []
+
+
+KINDS: list[tuple[pa.DataType, list[Any]]] = [
+    (pa.string(), ["a", None, "", "caf\u00e9 \u732b"]),
+    (pa.binary(), [b"a", None, b"", b"\xff"]),
+    (pa.binary(2), [b"ab", None, b"cd"]),
+    (pa.bool_(), [True, None, False] * 4),
+    (pa.int64(), [1, None, -(2**63), 2**63 - 1]),
+    (pa.float64(), [0.5, None, float("inf"), 3]),
+    (pa.list_(pa.string()), [["a", None], [], None, ["bc"]]),
+    (pa.list_(pa.int64()), [[1, None], None, [2, 3]]),
+    (pa.list_(pa.float64()), [[1.5], [], None]),
+]
+
+
+@pytest.mark.parametrize(("kind", "values"), KINDS, ids=[str(kind) for kind, _ in KINDS])
+@pytest.mark.parametrize("part", [slice(None), slice(1, 2), slice(0)])
+def test_arrays_are_those_that_pyarrow_makes(kind: pa.DataType, values: list[Any], part: slice) -> None:
+    made, wanted = make_array(values[part], kind), pa.array(values[part], kind)
+    made.validate(full=True)
+    assert made.equals(wanted)
+    assert made.null_count == wanted.null_count
+
+
+def test_a_number_that_does_not_fit_is_no_other_number() -> None:
+    with pytest.raises((OverflowError, pa.ArrowInvalid)):
+        make_array([2**63], pa.int64())
+
+
+@pytest.mark.parametrize("values", [["ab", "cd"], [["ab"], ["cd"]]])
+def test_strings_that_are_too_long_for_one_array_are_kept(monkeypatch: pytest.MonkeyPatch, values: list[Any]) -> None:
+    monkeypatch.setattr(arrays, "MOST_BYTES", 3)
+    kind = pa.string() if isinstance(values[0], str) else pa.list_(pa.string())
+    assert make_array(values, kind).to_pylist() == values
+
+
+def test_tables_are_made_without_pandas() -> None:
+    code = (
+        "import sys, pyarrow as pa, pyarrow.parquet as pq\nfrom clip_retrieval.metadata import make_table\n"
+        "schema = pa.schema([('a', pa.string()), ('b', pa.list_(pa.int64())), ('c', pa.bool_())])\n"
+        "pq.write_table(make_table([{'a': 'x', 'b': [1]}, {'c': True}], schema), sys.argv[1])\n"
+        "print('pandas' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, os.devnull], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

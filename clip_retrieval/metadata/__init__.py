@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from clip_retrieval.checksums import checked_at_opening, find_damage_beside
 from clip_retrieval.errors import StorageError
 from clip_retrieval.layout import METADATA_ARROW, METADATA_FOLDER
-from clip_retrieval.metadata.arrays import number_array, text_array
+from clip_retrieval.metadata.arrays import make_array, make_table, number_array, text_array
 from clip_retrieval.metadata.arrow import ArrowMetadata, read_sources
 from clip_retrieval.metadata.parquet import Column, ParquetFiles, ParquetMetadata, concat, open_parquet, read_records
 from clip_retrieval.storage import Folder
@@ -23,6 +23,8 @@ __all__ = [
     "Metadata",
     "concat",
     "count_rows",
+    "make_array",
+    "make_table",
     "number_array",
     "open_metadata",
     "open_parquet",

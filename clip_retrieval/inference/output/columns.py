@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from clip_retrieval.inference.types import Row
 from clip_retrieval.layout import CAPTION, IMAGE_PATH, SHARD, SHARD_COLUMNS, SHARD_OFFSET, SHARD_SIZE
+from clip_retrieval.metadata import make_array
 from clip_retrieval.words import clean
 
 ROWS_PER_GROUP = 10_000
@@ -77,7 +78,7 @@ class MetadataWriter:
     def table(self, records: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
         kinds = {**dict.fromkeys(self.own_columns, "own"), **self.kinds}
         arrays = [
-            pa.array([as_kind(record.get(name), kind) for record in records], type=field.type)
+            make_array([as_kind(record.get(name), kind) for record in records], field.type)
             for (name, kind), field in zip(kinds.items(), schema, strict=True)
         ]
         return pa.Table.from_arrays(arrays, schema=schema)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clip_retrieval.layout import EmbeddingsFolder, Partition
-from clip_retrieval.metadata import read_records
+from clip_retrieval.metadata import make_table, read_records
 from clip_retrieval.sources.types import Failure
 from clip_retrieval.words import clean
 
@@ -46,7 +46,7 @@ class FailureWriter:
                 self.flush()
 
     def flush(self) -> None:
-        self.writer.write_table(pa.Table.from_pylist(self.pending, schema=FAILURE_SCHEMA))
+        self.writer.write_table(make_table(self.pending, FAILURE_SCHEMA))
         self.pending = []
 
     def finish(self) -> None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clip_retrieval.inference.types import Row
-from clip_retrieval.metadata import read_records
+from clip_retrieval.metadata import make_table, read_records
 from clip_retrieval.sources.types import SAMPLE_PARTS, Failure, FileState, Inventory, Part
 from clip_retrieval.storage import Folder
 
@@ -81,8 +81,7 @@ class LedgerWriter:
             self.flush()
 
     def pack(self) -> None:
-        columns = {name: [record.get(name) for record in self.pending] for name in LEDGER_SCHEMA.names}
-        self.tables.append(pa.table(columns, schema=LEDGER_SCHEMA))
+        self.tables.append(make_table(self.pending, LEDGER_SCHEMA))
         self.pending = []
 
     def flush(self) -> None:
