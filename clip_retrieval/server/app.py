@@ -51,10 +51,8 @@ STRICT = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: https: http:; font-src 'self'; "
     b"connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
-NOSNIFF: Header = (
-    b"x-content-type-options",
-    b"nosniff",
-)  # enough for JSON; uvicorn checks each header for microseconds
+# Enough for JSON: uvicorn takes some microseconds for each header.
+NOSNIFF: Header = (b"x-content-type-options", b"nosniff")
 OF_PAGES: tuple[Header, ...] = ((b"referrer-policy", b"no-referrer"), (b"content-security-policy", STRICT))
 PREFLIGHT: tuple[Header, ...] = (
     (b"access-control-allow-methods", b"GET, POST, OPTIONS"),

@@ -23,7 +23,7 @@ from clip_retrieval.server.indices import Generation, Indices
 from clip_retrieval.server.messages import HttpError, Request, Response, json_response
 
 GENERATION = b"index-generation"  # header of answers, and of requests that want this build and no other
-LARGEST_ID = 2**63 - 1
+LONGEST_TEXT = 10_000  # characters; models see some 300 of them
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Endpoints:
             if value is not None and not isinstance(value, kind):
                 raise bad(f"{name} is a {'text' if kind is str else 'list of numbers'}, not a {type(value).__name__}")
         if said.get("text"):
-            return Embedded(await self.asker.embed_text(searcher, said["text"]))
+            return Embedded(await self.asker.embed_text(searcher, said["text"][:LONGEST_TEXT]))  # models see less
         if said.get("image"):
             return Embedded(await self.asker.embed_picture(searcher, read_base64(said["image"])))
         if said.get("image_url"):

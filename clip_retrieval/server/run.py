@@ -17,7 +17,7 @@ from clip_retrieval.errors import ConfigError
 from clip_retrieval.process.interrupts import hearing_stop
 from clip_retrieval.process.resources import raise_file_limit
 from clip_retrieval.server import about, legacy, openapi, v1
-from clip_retrieval.server.app import Access, App, Handler, Route, Routes
+from clip_retrieval.server.app import Access, App, Handler, Route, Routes, is_loopback
 from clip_retrieval.server.asking import Asker
 from clip_retrieval.server.config import AccessConfig, BackConfig, list_served
 from clip_retrieval.server.health import Health
@@ -204,6 +204,8 @@ def run_back(config: BackConfig) -> None:
             if not generation.roots.places:
                 logger.info("%s: no pictures are served; say with --pictures_below where they lie", generation.name)
         logger.info("%s answers; its pages are at %s/v1/docs", server.url, server.url)
+        if not is_loopback(config.access.host) and config.access.api_key_file is None:
+            logger.warning("anyone who reaches %s may ask; --api_key_file lets in those who have a key", server.url)
         warm_up(server.served)
         stop.wait()
         logger.info("stopping: requests under way are answered first")

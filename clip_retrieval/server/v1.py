@@ -21,12 +21,11 @@ from clip_retrieval.query.terms import parse_words
 from clip_retrieval.server.asking import Ask, Asker, Shown
 from clip_retrieval.server.config import BackConfig
 from clip_retrieval.server.indices import Generation, Indices
-from clip_retrieval.server.legacy import answer_with, bad, check_generation, embed_values, read_base64
+from clip_retrieval.server.legacy import LONGEST_TEXT, answer_with, bad, check_generation, embed_values, read_base64
 from clip_retrieval.server.messages import Request, Response
 
 MOST_TERMS = 32  # of one query
 MOST_EMBEDDINGS = 2_000  # hits with their embeddings in one answer: some 20 MB of JSON
-LONGEST_TEXT = 10_000  # characters; models see some 300 of them
 
 Encoding = Literal["float", "base64"]
 T = TypeVar("T")
