@@ -114,22 +114,23 @@ def measure_many(folder: Path, count: int, runs: int) -> None:
     opening = time.perf_counter()
     searcher = open_searcher(IndexFolder(str(folder / "index")), SearcherConfig())
     print(f"\nOpening the index: {1e3 * (time.perf_counter() - opening):.0f} ms\n")
-    print("| written | hits | search, ms | metadata, ms | write, ms | in all, ms | first run, ms |")
-    print("|---|---|---|---|---|---|---|")
+    print("| written | hits | search, ms | metadata, ms | write, ms | in all, ms | CPU ms | first run, ms |")
+    print("|---|---|---|---|---|---|---|---|")
     vectors = np.load(folder / "embeddings" / "queries_text.npy")
     for form in WRITTEN:
         parts = []
         for number in range(runs + 1):
-            start, spent[0] = time.perf_counter(), 0.0
+            start, cpu, spent[0] = time.perf_counter(), time.process_time(), 0.0
             query = searcher.embed_vector(vectors[number % len(vectors)], "a vector")
             answered = answer(searcher, query, SelectionConfig(num_results=count))
             middle = time.perf_counter()
             hits = collect_hits(searcher, [Asked(1, query.text, answered)], is_batch=False)
             write_tables(Folder(str(folder / "many")), Watched(**vars(hits)), (form,))
-            end = time.perf_counter()
-            parts.append([1e3 * part for part in (middle - start, spent[0], end - middle - spent[0], end - start)])
+            end, cpu = time.perf_counter(), time.process_time() - cpu
+            seconds = (middle - start, spent[0], end - middle - spent[0], end - start, cpu)
+            parts.append([1e3 * part for part in seconds])
         cells = " | ".join(f"{statistics.median(part):.0f}" for part in zip(*parts[1:], strict=True))
-        print(f"| {form} | {hits.count:,} | {cells} | {parts[0][-1]:.0f} |", flush=True)
+        print(f"| {form} | {hits.count:,} | {cells} | {parts[0][-2]:.0f} |", flush=True)
 
 
 def main() -> None:
