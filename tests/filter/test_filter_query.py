@@ -168,7 +168,7 @@ VECTORS: dict[str, tuple[NDArray[np.generic], str]] = {
     "deep": (np.ones((1, 1, 16), np.float32), "one vector"),
     "text": (np.array(["a"] * 16), "not numbers"),
     "long": (np.ones(8, np.float32), "8 dimensions, the index has 16"),
-    "scalar": (np.array(3, np.float32), "1 dimensions, the index has 16"),
+    "scalar": (np.array(3, np.float32), "one vector"),
 }  # fmt: skip
 
 
