@@ -316,3 +316,15 @@ def test_a_body_that_does_not_come_is_not_waited_for(client: Any, monkeypatch: p
     answer = client.request("POST", "/knn-service", content=body())
     assert (answer.status_code, "did not come in time" in answer.json()["message"]) == (408, True)
     assert client.served.app.in_work == 0
+
+
+def test_a_thread_that_is_stuck_is_told_of(index: Path, serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, gate = serve(index, request_timeout=0.05), Gate(monkeypatch)
+    assert client.post("/knn-service", ASKS).status_code == 503
+    while client.get("/healthz").status_code == 200:
+        pass  # until the search has taken twice as long as a request may
+    assert client.get("/healthz").json() == {"status": "stuck: search"}
+    gate.opened.set()
+    while client.get("/healthz").status_code != 200:
+        pass
+    assert client.post("/knn-service", ASKS).status_code == 200
