@@ -95,8 +95,10 @@ def read_ref(ref: BlobRef) -> bytes:
     is_compressed = without_query(ref.url).endswith(compression.SUFFIXES)
     if is_on_store(ref.url) and not is_compressed and not (is_member and is_packed(ref.url)):
         return read_from_store(ref)
-    is_raw = local_path(ref.url) is not None and not is_compressed and not is_member
-    with (open_raw if is_raw else open_url)(ref.url) as file:
+    path = None if is_compressed or is_member else local_path(ref.url)
+    if path is not None and (size := path.stat().st_size) > LARGEST_BLOB:
+        raise LostError(too_large(size))
+    with (open_url if path is None else open_raw)(ref.url) as file:
         skip(file, ref.offset)
         return read_sparse(file, ref.size or 0, ref.extents) if ref.extents is not None else read_most(file, ref.size)
 
