@@ -16,7 +16,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from clip_retrieval.inference.output.columns import ARROW_TYPES, MetadataWriter, kind_of, merge_kinds, own_columns
+from clip_retrieval.inference.output.columns import (
+    ARROW_TYPES,
+    ROWS_PER_GROUP,
+    Columns,
+    MetadataWriter,
+    kind_of,
+    merge_kinds,
+    own_columns,
+)
 from clip_retrieval.inference.types import Row
 from clip_retrieval.sources.types import Origin
 
@@ -34,13 +42,30 @@ def row(metadata: dict[str, object] | None, caption: str | None = None, path: st
     )
 
 
+def write(path: Path, rows: Sequence[Row], columns: Columns) -> None:
+    writer = MetadataWriter(path, columns)
+    for start in range(0, len(rows), 2):
+        writer.append(rows[start : start + 2])
+    writer.finish()
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
 def written(rows: Sequence[Row], columns: Sequence[str] = ()) -> pa.Table:
     with tempfile.TemporaryDirectory() as folder:
-        writer = MetadataWriter(Path(folder) / "spool", columns)
-        for start in range(0, len(rows), 2):
-            writer.append(rows[start : start + 2])
-        writer.write_parquet(Path(folder) / "metadata")
+        write(Path(folder) / "metadata", rows, Columns(columns))
         return pq.read_table(Path(folder) / "metadata")
+
+
+@pytest.mark.parametrize("count", [0, 1, ROWS_PER_GROUP - 1, ROWS_PER_GROUP, 2 * ROWS_PER_GROUP + 3])
+def test_rows_without_fields_are_written_as_they_come_with_the_same_bytes(tmp_path: Path, count: int) -> None:
+    rows = [row(None, caption=f"a\ud800{i}", path=None if i % 3 else f"é{i}") for i in range(count)]
+    paths = [tmp_path / name / "metadata" for name in ("spooled", "at once")]
+    for path in paths:
+        path.parent.mkdir()
+        write(path, rows, Columns(own_columns(image=True, text=True, shards=True), has_fields=path is paths[0]))
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert pq.read_table(paths[1]).num_rows == count
+    assert pq.ParquetFile(paths[1]).num_row_groups == -(-count // ROWS_PER_GROUP)
 
 
 def column(values: Sequence[object]) -> pa.ChunkedArray:

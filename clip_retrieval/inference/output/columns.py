@@ -1,4 +1,4 @@
-"""Rows to a parquet file of metadata, in flat memory: spooled first, typed when every value was seen.
+"""Rows to a parquet file of metadata, in flat memory: written as they come, or spooled until every value was seen.
 
 A json field may be a number in one row and a word in another. Its column's type is decided over all rows of the
 partition: the type that all values share, else text, with every value that was no text in its json form.
@@ -7,9 +7,9 @@ partition: the type that all values share, else text, with every value that was 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,18 +24,30 @@ LARGEST_INT = 2**63 - 1
 EXACT_FLOAT_INT = 2**53
 
 
-class MetadataWriter:
-    """Collects rows in a spool file; `write_parquet` gives them their columns and types."""
+class Columns(NamedTuple):
+    """The columns of a run: ours, and whether fields of json may join them."""
 
-    def __init__(self, spool_path: Path, own_columns: Sequence[str]) -> None:
-        self.spool_path = spool_path
-        self.own_columns = list(own_columns)
-        self.spool: IO[str] = spool_path.open("w", encoding="utf-8")
+    own: Sequence[str]
+    has_fields: bool = True
+
+
+class MetadataWriter:
+    """Writes rows to a parquet file; `finish` completes it."""
+
+    def __init__(self, path: Path, columns: Columns) -> None:
+        self.path, self.spool_path = path, path.with_name(f"{path.name}-spool")
+        self.own_columns = list(columns.own)
+        self.spool = self.spool_path.open("w", encoding="utf-8") if columns.has_fields else None
         self.kinds: dict[str, str] = {}  # json field -> kind of all its values so far
+        self.pending: list[dict[str, Any]] = []  # records of the next row group
+        self.writer: pq.ParquetWriter | None = None
 
     def append(self, rows: Sequence[Row]) -> None:
         for row in rows:
             record = {name: value for name, value in own_values(row).items() if name in self.own_columns}
+            if self.spool is None:
+                self.add(record)
+                continue
             for name, value in (row.metadata or {}).items():
                 column = self.column_of(name, value, record)
                 if column is not None:
@@ -52,36 +64,45 @@ class MetadataWriter:
             name = f"json.{name}"
         return name
 
-    def write_parquet(self, path: Path) -> None:
-        self.spool.close()
-        schema = pa.schema(
-            [pa.field(name, OWN_TYPES[name]) for name in self.own_columns]
-            + [pa.field(clean(name), ARROW_TYPES[kind]) for name, kind in self.kinds.items()]
-        )
-        with pq.ParquetWriter(path, schema, compression="snappy") as writer:
-            for records in self.spooled():
-                writer.write_table(self.table(records, schema))
-                records.clear()  # frees memory before the next ones are read
-        self.spool_path.unlink()
+    def add(self, record: dict[str, Any]) -> None:
+        self.pending.append(record)
+        if len(self.pending) == ROWS_PER_GROUP:
+            self.flush()
 
-    def spooled(self) -> Iterator[list[dict[str, Any]]]:
-        records: list[dict[str, Any]] = []
-        with self.spool_path.open(encoding="utf-8") as spool:
-            for line in spool:
-                records.append(json.loads(line))
-                if len(records) == ROWS_PER_GROUP:
-                    yield records
-                    records = []
-        if records:
-            yield records
+    def flush(self) -> None:
+        if self.writer is None:
+            self.schema = pa.schema(
+                [pa.field(name, OWN_TYPES[name]) for name in self.own_columns]
+                + [pa.field(clean(name), ARROW_TYPES[kind]) for name, kind in self.kinds.items()]
+            )
+            self.writer = pq.ParquetWriter(self.path, self.schema, compression="snappy")
+        if self.pending:
+            self.writer.write_table(self.table(self.pending))
+            self.pending.clear()
 
-    def table(self, records: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    def finish(self) -> None:
+        """Write what was spooled, now that the types of all fields are known, and the rest."""
+        if self.spool is not None:
+            self.spool.close()
+            with self.spool_path.open(encoding="utf-8") as spool:
+                for line in spool:
+                    self.add(json.loads(line))
+            self.spool_path.unlink()
+        self.flush()
+        self.close()
+
+    def close(self) -> None:
+        for file in (self.spool, self.writer):
+            if file is not None:
+                file.close()
+
+    def table(self, records: list[dict[str, Any]]) -> pa.Table:
         kinds = {**dict.fromkeys(self.own_columns, "own"), **self.kinds}
         arrays = [
             make_array([as_kind(record.get(name), kind) for record in records], field.type)
-            for (name, kind), field in zip(kinds.items(), schema, strict=True)
+            for (name, kind), field in zip(kinds.items(), self.schema, strict=True)
         ]
-        return pa.Table.from_arrays(arrays, schema=schema)
+        return pa.Table.from_arrays(arrays, schema=self.schema)
 
 
 OWN_TYPES = {

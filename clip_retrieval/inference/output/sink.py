@@ -10,7 +10,7 @@ import numpy as np
 
 from clip_retrieval.embeddings.npy_writer import NpyWriter
 from clip_retrieval.encoder.base import Embeddings
-from clip_retrieval.inference.output.columns import MetadataWriter
+from clip_retrieval.inference.output.columns import Columns, MetadataWriter
 from clip_retrieval.inference.output.failures import FailureWriter, describe_failure
 from clip_retrieval.inference.output.ledger import LedgerWriter
 from clip_retrieval.inference.types import Row
@@ -47,13 +47,13 @@ class Sink:
         """Complete the files in the scratch folder."""
         self.failures.finish()
         self.ledger.finish()
-        self.metadata.write_parquet(self.scratch / "metadata")
+        self.metadata.finish()
 
     def close(self) -> None:
         """Close the scratch files, complete or not."""
         self.failures.close()
         self.ledger.close()
-        self.metadata.spool.close()
+        self.metadata.close()
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def open_sink(
     folder: EmbeddingsFolder,
     partition: Partition,
     dims: dict[Modality, int],
-    own_columns: Sequence[str],
+    columns: Columns,
     inventory: Inventory | None = None,
 ) -> Iterator[Sink]:
     """Yield a sink; if the block succeeds, publish its files, metadata last."""
@@ -71,7 +71,7 @@ def open_sink(
                 modality: stack.enter_context(NpyWriter(scratch / modality, dim, np.dtype(np.float16)))
                 for modality, dim in dims.items()
             }
-            metadata = MetadataWriter(scratch / "spool", own_columns)
+            metadata = MetadataWriter(scratch / "metadata", columns)
             sink = Sink(scratch, writers, metadata, LedgerWriter(scratch / "ledger", inventory))
             stack.callback(sink.close)
             yield sink

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clip_retrieval.inference.output.columns import own_columns
+from clip_retrieval.inference.output.columns import Columns, own_columns
 from clip_retrieval.inference.output.sink import open_sink
 from clip_retrieval.inference.telemetry.live import Report
 from clip_retrieval.inference.telemetry.stats import Stats
@@ -23,11 +23,12 @@ def make_partition(
     stats = Stats(reader_count=max(1, len(loader.readers.all)))
     wanted: dict[Modality, bool] = {"image": config.enable_image, "text": config.enable_text}
     dims = {modality: encoder.info.dimension for modality, is_wanted in wanted.items() if is_wanted}
-    columns = own_columns(
+    own = own_columns(
         image=config.enable_image,
         text=config.enable_text,
         shards=config.input_format in SHARD_FORMATS and config.enable_image,
     )
+    columns = Columns(own, has_fields=config.enable_metadata)
     samples = stats.sourcing(source.read(partition.start, partition.stop))
     inventory = source if isinstance(source, Inventory) else None
     with (
