@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 
 from clip_retrieval.end2end.config import IMAGES, End2EndConfig
-from clip_retrieval.errors import ConfigError, SourceError
+from clip_retrieval.errors import ConfigError, SourceError, StorageError
+from clip_retrieval.json_files import read_json
+from clip_retrieval.storage import Folder
 
 logger = logging.getLogger(__name__)
 
 PROGRAM = "img2dataset"
-FINISHED = ".finished"  # in the folder of the tars, once the program has ended well
+FINISHED = "finished.json"  # the options, in the folder of the tars, once the program has ended well
 PROCESSES, THREADS = 4, 128  # as clip-retrieval 2 has them
 FORMATS = ("parquet", "csv", "tsv", "json", "jsonl", "txt", "csv.gz", "tsv.gz", "txt.gz", "jsonl.gz")
 
@@ -33,15 +35,21 @@ def find_program() -> str:
 def download(config: End2EndConfig) -> str:
     """Have img2dataset write the pictures into tars, unless it has; return their folder.
 
-    Raises SourceError where it fails; it goes on where it was when it is called again.
+    Raises SourceError where it fails, ConfigError where the tars are there of other options; it goes on where it was
+    when it is called again.
     """
     folder = Path(config.output_folder, IMAGES)
+    asked = arguments(config, folder)
     if (folder / FINISHED).exists():
-        logger.info("pictures: %s is finished", folder)
+        if read_json(folder / FINISHED, list[str], StorageError) != asked:
+            raise ConfigError(
+                f"the pictures in {folder} are of another list, or of other options; name another output_folder"
+            )
+        logger.info("%s is finished", folder)
         return str(folder)
     program = find_program()
     folder.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run([program, *arguments(config, folder)], check=False, stdin=subprocess.DEVNULL)
+    done = subprocess.run([program, *asked], check=False, stdin=subprocess.DEVNULL)
     if done.returncode:
         raise SourceError(
             f"{PROGRAM} ended with code {done.returncode}; its messages are above, and the same command goes on where "
@@ -51,7 +59,7 @@ def download(config: End2EndConfig) -> str:
         raise SourceError(
             f"{PROGRAM} wrote no tar into {folder}: there was no picture at the urls of {config.url_list}"
         )
-    (folder / FINISHED).touch()
+    Folder(str(folder)).write_json(FINISHED, asked)
     return str(folder)
 
 

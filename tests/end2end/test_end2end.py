@@ -172,6 +172,8 @@ def test_img2dataset_is_called_as_before_and_its_tars_are_embedded(
     assert "url" in pd.read_parquet(tmp_path / "out/index/metadata").columns
     (tmp_path / "bin/img2dataset").unlink()  # what is finished is not asked for again
     assert clip_end2end("test_1000.parquet", str(tmp_path / "out"), **options).summary.already_done == 1
+    with pytest.raises(ConfigError, match="are of another list"):
+        clip_end2end("other.parquet", str(tmp_path / "out"), **options)
 
 
 def test_img2dataset_that_fails_or_is_missing_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
