@@ -129,20 +129,47 @@ def test_text_towers_that_need_transformers_say_so_before_anything_is_fetched(ar
         load_encoder(uri.format(architecture))
 
 
+def new_snapshot(cache: Path, repository: str) -> Path:
+    """Lay an empty repository out as the hub's cache does."""
+    folder = cache / f"models--{repository.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0" * 40)
+    (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    return folder / "snapshots" / ("0" * 40)
+
+
+def test_a_tokenizer_in_the_cache_needs_no_config_beside_it(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<unk>": 0, "dog": 5}, unk_token="<unk>"))
+    snapshot = new_snapshot(tmp_path, "timm/ViT-B-16-SigLIP")
+    transformers.PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<unk>").save_pretrained(snapshot)
+
+    tokens = load_tokenizer("ViT-B-16-SigLIP", str(tmp_path))(["dog"])
+
+    assert tokens[0].tolist() == [5] + [0] * 63
+
+
+ROBERTA = {
+    "model_type": "roberta",
+    "hidden_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
+MT5 = {"model_type": "mt5", "d_model": 24, "d_kv": 8, "num_layers": 1, "num_heads": 2, "d_ff": 32, "vocab_size": 100}
+
+
+@pytest.mark.parametrize("text_config", [ROBERTA, MT5], ids=["roberta", "mt5"])
 def test_a_text_tower_of_transformers_is_found_in_the_cache_that_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text_config: dict[str, Any]
 ) -> None:
     pytest.importorskip("transformers")
     texts = {"hf_model_name": "org/texts", "hf_tokenizer_name": "org/texts", "hf_pooler_type": "mean_pooler"}
     vision = {"image_size": 32, "layers": 1, "width": 64, "head_width": 32, "patch_size": 8}
     config = {"embed_dim": 24, "vision_cfg": vision, "text_cfg": texts}
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tests-roberta", config)
-    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    repository = tmp_path / "models--org--texts"
-    (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / "main").write_text("0" * 40)
-    (repository / "snapshots" / ("0" * 40)).mkdir(parents=True)
-    (repository / "snapshots" / ("0" * 40) / "config.json").write_text(json.dumps({"model_type": "roberta", **sizes}))
+    snapshot = new_snapshot(tmp_path, "org/texts")
+    (snapshot / "config.json").write_text(json.dumps(text_config))
 
     encoder = load_encoder(EncoderConfig(clip_model="random:tests-roberta", clip_cache_path=str(tmp_path)))
 

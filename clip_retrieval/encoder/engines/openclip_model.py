@@ -180,7 +180,8 @@ def read_preprocess(model: nn.Module, source: str) -> Preprocess:
 @torch.inference_mode()
 def embedding_dimension(model: nn.Module, device: str) -> int:
     """Return the length of an embedding, from a text of nothing but the token 1: no tokenizer is needed for it."""
-    tokens = torch.ones(1, int(cast("Any", model).context_length), dtype=torch.int64, device=device)
+    length = max(1, int(cast("Any", model).context_length))  # open_clip says 0 of mT5, which takes any number
+    tokens = torch.ones(1, length, dtype=torch.int64, device=device)
     return int(cast("Any", model).encode_text(tokens).shape[1])
 
 

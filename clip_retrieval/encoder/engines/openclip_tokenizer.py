@@ -43,8 +43,18 @@ def load_tokenizer(architecture: str, cache: str | None) -> Any:
         return open_clip.get_tokenizer(architecture, cache_dir=cache)
     except ImportError as error:
         raise EncoderError(need_transformers(architecture)) from error
-    except Exception as error:  # transformers and the hub raise all kinds here
-        raise EncoderError(explain(architecture, error)) from error
+    except Exception as error:  # transformers and the hub raise all kinds here  # noqa: BLE001
+        try:
+            return load_without_config(architecture, cache)
+        except Exception:  # noqa: BLE001 -- the first error is the one to tell
+            raise EncoderError(explain(architecture, error)) from error
+
+
+def load_without_config(architecture: str, cache: str | None) -> Any:
+    """Return a tokenizer that has no config.json beside it, as SigLIP's; transformers 5 wants one without network."""
+    from transformers import PretrainedConfig  # noqa: PLC0415 -- an extra
+
+    return open_clip.get_tokenizer(architecture, cache_dir=cache, config=PretrainedConfig())
 
 
 def explain(architecture: str, error: Exception) -> str:
