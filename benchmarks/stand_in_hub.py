@@ -98,8 +98,7 @@ def main() -> None:
         sys.exit(__doc__)
     for name in sorted(list_names()):
         snapshot = new_snapshot(Path(sys.argv[1]), name)
-        if name in CONFIGS:
-            (snapshot / "config.json").write_text(json.dumps(CONFIGS[name]))
+        (snapshot / "config.json").write_text(json.dumps(CONFIGS.get(name, {})))  # AutoTokenizer wants one
         write_tokenizer(snapshot, name)
         print(name)
 
