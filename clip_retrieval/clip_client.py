@@ -59,7 +59,7 @@ class ClipClient(Settings):
 
     def indices(self) -> list[Json]:
         """Return name, generation, model, dimension, rows and columns of each index."""
-        return list(self.ask(Call(f"{self.server}/v1/indices"))["indices"])
+        return list(self.ask(Call(f"{self.server}/v1/indices", part="indices")))
 
     def search(self, query: Query, **options: Unpack[SearchOptions]) -> list[Json]:
         """Return the hits of one query: rank, id, similarity and metadata."""
@@ -67,11 +67,11 @@ class ClipClient(Settings):
 
     def search_many(self, queries: Sequence[Query], **options: Unpack[SearchOptions]) -> list[Json]:
         """Return for each query its hits, how they were found, and a warning where there is one."""
-        return list(self.ask(self.search_call(queries, options))["results"])
+        return list(self.ask(self.search_call(queries, options)))
 
     def embed(self, inputs: Sequence[Input]) -> list[list[float]]:
         """Return the embeddings of texts (str) and pictures (Path, or their bytes), of length 1."""
-        return [item["embedding"] for item in self.ask(self.embed_call(inputs))["data"]]
+        return [item["embedding"] for item in self.ask(self.embed_call(inputs))]
 
     def picture(self, row_id: int, size: int | None = 256) -> bytes:
         """Return a row's picture as a JPEG whose longest side is `size`; None: the bytes as they are."""
@@ -119,16 +119,16 @@ class AsyncClipClient(Settings):
         return list(await self.ask(Call(f"{self.server}/indices-list")))
 
     async def indices(self) -> list[Json]:
-        return list((await self.ask(Call(f"{self.server}/v1/indices")))["indices"])
+        return list(await self.ask(Call(f"{self.server}/v1/indices", part="indices")))
 
     async def search(self, query: Query, **options: Unpack[SearchOptions]) -> list[Json]:
         return list((await self.search_many([query], **options))[0]["hits"])
 
     async def search_many(self, queries: Sequence[Query], **options: Unpack[SearchOptions]) -> list[Json]:
-        return list((await self.ask(self.search_call(queries, options)))["results"])
+        return list(await self.ask(self.search_call(queries, options)))
 
     async def embed(self, inputs: Sequence[Input]) -> list[list[float]]:
-        return [item["embedding"] for item in (await self.ask(self.embed_call(inputs)))["data"]]
+        return [item["embedding"] for item in await self.ask(self.embed_call(inputs))]
 
     async def picture(self, row_id: int, size: int | None = 256) -> bytes:
         index = self.indice_name or (await self.names())[0]

@@ -65,12 +65,21 @@ def read_answer(settings: Settings, call: Call, answer: Any) -> Any:
     if not call.is_json:
         return answer.content
     try:
-        return answer.json()
+        said = answer.json()
     except ValueError as error:
-        kind = answer.headers.get("content-type", "something")
-        raise ClientError(
-            f"{place} answers {kind}, not JSON; is this the address of a clip-retrieval server?", answer.status_code
-        ) from error
+        raise not_ours(answer, place) from error
+    listed = said.get(call.part) if call.part is not None and isinstance(said, dict) else said
+    if not isinstance(listed, list):
+        raise not_ours(answer, place)
+    return listed
+
+
+def not_ours(answer: Any, place: str) -> ClientError:
+    kind = answer.headers.get("content-type", "something")
+    return ClientError(
+        f"{place} answers {kind} that is not what clip-retrieval answers; is this the address of such a server?",
+        answer.status_code,
+    )
 
 
 def read_message(answer: Any) -> str:

@@ -9,7 +9,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 from clip_retrieval.errors import ConfigError
 
@@ -55,11 +55,12 @@ class SearchOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Call:
-    """One request: what is sent, and whether JSON or bytes come back."""
+    """One request: what is sent, and whether bytes come back or JSON, a list or an object with one of that name."""
 
     url: str
     body: Json | None = None
     is_json: bool = True
+    part: str | None = None
 
     @property
     def method(self) -> str:
@@ -91,9 +92,13 @@ class Settings:
     backoff: float = 0.25  # seconds before the second try, twice as many before each further one
 
     def __post_init__(self) -> None:
-        if not self.url.startswith(("http://", "https://")):
-            raise ConfigError(f"url begins with http:// or https://, unlike {self.url!r}")
+        if not is_address(self.url):
+            raise ConfigError(f"url is the address of a server, such as http://localhost:1234, unlike {self.url!r}")
         self.modality = Modality(self.modality)
+        if self.api_key is not None:
+            self.api_key = self.api_key.strip()  # it may be the line of a file
+            if not (self.api_key.isascii() and self.api_key.isprintable()):
+                raise ConfigError("api_key has characters that no header may have")
 
     @property
     def server(self) -> str:
@@ -133,15 +138,23 @@ class Settings:
     def search_call(self, queries: Sequence[Query], options: SearchOptions) -> Call:
         asked = [query if isinstance(query, str) else [as_term(term) for term in query] for query in queries]
         said = {"queries": asked, "index": self.indice_name, "modality": self.modality.value}
-        return Call(f"{self.server}/v1/search", {**said, **options})
+        return Call(f"{self.server}/v1/search", {**said, **options}, part="results")
 
     def embed_call(self, inputs: Sequence[Input]) -> Call:
         items = [item if isinstance(item, str) else {"image": encode(item)} for item in inputs]
-        return Call(f"{self.server}/v1/embed", {"input": items, "index": self.indice_name})
+        return Call(f"{self.server}/v1/embed", {"input": items, "index": self.indice_name}, part="data")
 
     def picture_call(self, index: str, row_id: int, size: int | None) -> Call:
         query = urlencode({"original": 1} if size is None else {"size": size})
         return Call(f"{self.server}/v1/pictures/{quote(index, safe='')}/{int(row_id)}?{query}", is_json=False)
+
+
+def is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # the port or an address in brackets is none
+        return False
 
 
 def encode(picture: bytes | Path) -> str:

@@ -14,7 +14,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from numpy.typing import NDArray
 from pydantic import Field
 
-from clip_retrieval.errors import ClipRetrievalError, QueryError
+from clip_retrieval.errors import ClipRetrievalError, ConfigError, QueryError
 from clip_retrieval.query.answer import answer
 from clip_retrieval.query.config import SelectionConfig
 from clip_retrieval.query.embed import Query, add_up
@@ -115,8 +115,10 @@ def embed_words(searcher: Searcher, query: str) -> Query:
 
 def run_mcp(index_folder: str, config: ServedConfig) -> None:
     """Answer a client over stdin and stdout until it hangs up. Raises ClipRetrievalError where the index is none."""
-    (index, *_) = list_served(BackConfig(indices_paths=index_folder, served=config))
-    make_server(open_generation(index, EncoderPool())).run("stdio")
+    indices = list_served(BackConfig(indices_paths=index_folder, served=config))
+    if len(indices) > 1:
+        raise ConfigError(f"{index_folder} names {len(indices)} indices; give the folder of one")
+    make_server(open_generation(indices[0], EncoderPool())).run("stdio")
 
 
 def make_server(generation: Generation) -> MCPServer:

@@ -98,7 +98,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, write_index: Callable[..., 
 
 @pytest.fixture(scope="module")
 def client(server: str) -> Iterator[ClipClient]:
-    with ClipClient(f"{server}/knn-service", "words", num_images=2, api_key=KEY) as opened:
+    with ClipClient(f"{server}/knn-service", "words", num_images=2, api_key=f"{KEY}\n") as opened:
         yield opened
 
 
@@ -153,8 +153,12 @@ def test_a_query_is_of_one_kind(server: str) -> None:
             client.query(**given)
     with pytest.raises(ValueError, match="2 rows"):
         client.query(embedding_input=np.eye(2))
-    with pytest.raises(ConfigError, match="http://"):
-        ClipClient("localhost:1234")
+    for url in ("localhost:1234", "http://", "http://[::1", "http://localhost:port", "ftp://localhost"):
+        with pytest.raises(ConfigError, match="such as http://localhost:1234"):
+            ClipClient(url)
+    with pytest.raises(ConfigError, match="api_key") as caught:
+        ClipClient(server, api_key="secret\nsecret")
+    assert "secret" not in str(caught.value)
 
 
 def test_the_original_methods_find_what_is_there(client: ClipClient, tmp_path: Path) -> None:
@@ -225,12 +229,16 @@ def test_an_error_of_the_server_is_told_in_its_words_with_its_status(server: str
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        ((200, {"content-type": "text/html"}, b"<html>"), "answers text/html, not JSON; is this the address of"),
+        (
+            (200, {"content-type": "text/html"}, b"<html>"),
+            "answers text/html that is not what clip-retrieval answers; is this",
+        ),
+        ((200, {"content-type": "application/json"}, b'{"hits": []}'), "answers application/json that is not what"),
         ((301, {"location": "https://example.org/"}, b""), "it has moved to https://example.org/; give that address"),
         ((500, {}, b"oh"), "answers 500: Internal Server Error"),
         ((0, {}, b""), "cannot be asked: Server disconnected"),
     ],
-    ids=["page", "moved", "broken", "hung up"],
+    ids=["page", "another service", "moved", "broken", "hung up"],
 )
 def test_what_is_no_answer_is_one_sentence(
     record: Callable[..., Recorder], answer: tuple[int, dict[str, str], bytes], said: str

@@ -96,7 +96,10 @@ def test_a_language_model_finds_looks_and_goes_on(index: Path) -> None:
         assert "Traceback" not in sentence
 
 
-def test_what_is_no_index_is_refused_in_a_sentence(tmp_path: Path) -> None:
+def test_what_is_no_index_or_several_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "two.json").write_text('{"a": "a", "b": "b"}')
+    done = CliRunner().invoke(cli, ["mcp", str(tmp_path / "two.json")])
+    assert "names 2 indices; give the folder of one" in done.output
     done = CliRunner().invoke(cli, ["mcp", str(tmp_path / "nothing")])
     assert done.exit_code == 1
     assert "there is neither an index folder nor a json file" in done.output
