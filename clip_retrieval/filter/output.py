@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+from collections.abc import Sequence
 
 from clip_retrieval.errors import QueryError
 from clip_retrieval.filter.config import MARKER, Export
@@ -12,21 +14,26 @@ from clip_retrieval.filter.pictures import IMAGES_FOLDER, list_own
 from clip_retrieval.filter.recipe import RECIPE
 from clip_retrieval.filter.sheet import SHEET
 from clip_retrieval.filter.tables import TABLES
+from clip_retrieval.layout import IMAGE_PATH, MANIFEST, MODALITIES, SHARD, IndexFolder
 from clip_retrieval.storage import Folder
 
 TARS_FOLDER = "webdataset"
 OWN_TAR = re.compile(r"\d{5,}\.tar")
 OUTPUTS = (SHEET, RECIPE, *TABLES.values())
+FOREIGN = (MANIFEST, *map(IndexFolder.index_name, MODALITIES))  # files of embeddings and of indices, old ones too
 
 
 def claim_output(folder: Folder, hits: Hits, mode: Export) -> None:
     """Mark the folder as one of ours, and remove what an earlier query wrote, finished or not.
 
     Pictures stay where the answer is the same: a copy that was stopped goes on. Raises QueryError where files of the
-    names that we write are there, and are not ours.
+    names that we write are there, and are not ours, and where the hits' own pictures would be removed.
     """
     digest = digest_answer(hits, mode)
+    if any(folder.exists(name) for name in FOREIGN):
+        raise QueryError(f"{folder.url} holds embeddings or an index; give the hits a folder of their own")
     if folder.exists(MARKER):
+        check_sources(folder, hits)
         if f"answer: {digest}" not in folder.read_bytes(MARKER).decode("utf-8", "replace").splitlines():
             for name in list_own(folder):
                 folder.remove(f"{IMAGES_FOLDER}/{name}")
@@ -37,11 +44,35 @@ def claim_output(folder: Folder, hits: Hits, mode: Export) -> None:
     else:
         foreign = [name for name in OUTPUTS if folder.exists(name)]
         foreign += [f"{TARS_FOLDER}/{name}" for name in list_tars(folder)]
+        foreign += [f"{IMAGES_FOLDER}/{name}" for name in list_own(folder)]
         if foreign:
             raise QueryError(f"{folder.url} has {foreign[0]}, which no query wrote; name another output folder")
     with folder.staged(MARKER) as staged:
         note = "clip-retrieval filter writes here, and replaces what it wrote before"
         staged.write_text(f"{note}\nanswer: {digest}\n", encoding="utf-8")
+
+
+def check_sources(folder: Folder, hits: Hits) -> None:
+    """Raise QueryError where pictures of the hits, or their tars, lie in the folder, which a new answer replaces."""
+    if not list_own(folder) and not list_tars(folder):
+        return
+    folders: set[str] = set()
+    for block in hits.blocks():
+        for column in (IMAGE_PATH, SHARD):
+            if column in block.column_names:
+                folders |= {path.rpartition("/")[0] for path in block[column].to_pylist() if path and "/" in path}
+    own = [f"{folder.place}/{name}" for name in (IMAGES_FOLDER, TARS_FOLDER)]
+    inside = next((path for path in sorted(folders) if is_inside(path, own)), None)
+    if inside is not None:
+        raise QueryError(
+            f"pictures of the hits lie in {inside}, which an earlier query wrote and this one would replace; name "
+            "another output folder"
+        )
+
+
+def is_inside(path: str, own: Sequence[str]) -> bool:
+    place = path if "://" in path else os.path.realpath(path)
+    return any(f"{place}/".startswith(f"{name}/") for name in own)
 
 
 def list_tars(folder: Folder) -> list[str]:

@@ -392,6 +392,41 @@ def test_a_page_that_no_query_wrote_is_not_overwritten(tmp_path: Path, write_ind
     assert (tmp_path / "out" / "index.html").read_text() == "mine"
 
 
+@pytest.mark.parametrize("mode", ["copy", "symlink", "none"])
+def test_pictures_that_no_query_wrote_are_not_removed(tmp_path: Path, write_index: WriteIndex, mode: str) -> None:
+    (tmp_path / "out" / "images" / "00004_folder").mkdir(parents=True)
+    (tmp_path / "out" / "images" / "00777_street.jpg").write_text("mine")
+    index = write_index(tmp_path / "ix", pd.DataFrame({"caption": ["cat"]}))
+    with pytest.raises(QueryError, match=r"has images/00004_folder, which no query wrote"):
+        ask("cat", tmp_path / "out", index, export=mode)
+    assert sorted(path.name for path in (tmp_path / "out" / "images").iterdir()) == ["00004_folder", "00777_street.jpg"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["images"]
+
+
+@pytest.mark.parametrize("spelling", ["{}", "{}/../link"])
+def test_an_answer_is_not_written_over_the_pictures_that_it_found(
+    tmp_path: Path, write_index: WriteIndex, spelling: str
+) -> None:
+    (tmp_path / "a.png").write_bytes(png(0))
+    metadata = pd.DataFrame({"image_path": [str(tmp_path / "a.png")], "caption": ["cat"]})
+    (found,) = ask("cat", tmp_path / "out", write_index(tmp_path / "ix", metadata)).picture
+    (tmp_path / "link").symlink_to("out")
+    path = f"{spelling.format(tmp_path / 'out')}/{found}"
+    again = write_index(tmp_path / "again", pd.DataFrame({"image_path": [path], "caption": ["dog"]}))
+    with pytest.raises(QueryError, match=r"pictures of the hits lie in .*images, which an earlier query wrote"):
+        ask("dog", tmp_path / "out", again)
+    assert (tmp_path / "out" / found).read_bytes() == png(0)
+    assert copies(ask("dog", tmp_path / "other", again), tmp_path / "other") == [png(0)]
+
+
+def test_hits_are_not_written_into_an_index(tmp_path: Path, write_index: WriteIndex) -> None:
+    index = write_index(tmp_path / "ix", pd.DataFrame({"caption": ["cat"]}))
+    before = sorted(path.name for path in index.iterdir())
+    with pytest.raises(QueryError, match="holds embeddings or an index; give the hits a folder of their own"):
+        ask("cat", index, index)
+    assert sorted(path.name for path in index.iterdir()) == before
+
+
 def test_pictures_of_a_killed_query_go_with_the_next(tmp_path: Path, write_index: WriteIndex) -> None:
     index = write_index(tmp_path / "ix", pd.DataFrame({"caption": ["cat"]}))
     ask("cat", tmp_path / "out", index)
