@@ -66,8 +66,9 @@ def describe_type(wanted: Any) -> str:
     if typing.get_origin(wanted) is Literal:
         return "one of " + ", ".join(str(choice) for choice in typing.get_args(wanted))
     if typing.get_origin(wanted) is tuple:
-        item = describe_type(typing.get_args(wanted)[0])
-        return (
-            f"{item.partition(' ')[2]}s with commas between, such as {EXAMPLES.get(typing.get_args(wanted)[0], 'a,b')}"
-        )
+        (kind, *_) = typing.get_args(wanted)
+        item = describe_type(kind)
+        if typing.get_origin(kind) is Literal:
+            return f"some of {item.removeprefix('one of ')} with commas between"
+        return f"{item.partition(' ')[2]}s with commas between, such as {EXAMPLES.get(kind, 'a,b')}"
     return {bool: "True or False", int: "a whole number", float: "a number"}.get(wanted, "a text")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 
 from clip_retrieval.errors import QueryError, SourceError
@@ -17,7 +18,9 @@ from clip_retrieval.sources.parquet import PARQUET_SUFFIXES, parts_of
 from clip_retrieval.sources.tables import Table
 from clip_retrieval.sources.text_files import open_text
 from clip_retrieval.sources.types import Failure
-from clip_retrieval.words import clean
+from clip_retrieval.words import clean, counted
+
+logger = logging.getLogger(__name__)
 
 QUERIES_AT_ONCE = 256
 COLUMN = "query"
@@ -27,14 +30,18 @@ Line = tuple[int, str | QueryError]  # number of the query in its file, from 1, 
 
 
 def answer_file(path: str, searcher: Searcher, selection: SelectionConfig) -> list[Asked]:
-    """Return the answer of each query of a file, in its order. Raises QueryError where the file cannot be read."""
+    """Return the answer of each query of a file, in its order. Raises QueryError where none can be."""
     lines = list(read_queries(path))
     if not lines:
         raise QueryError(f"{path} holds no query; write one a line")
     starts = range(0, len(lines), QUERIES_AT_ONCE)
-    return [
+    found = [
         asked for start in starts for asked in answer_lines(lines[start : start + QUERIES_AT_ONCE], searcher, selection)
     ]
+    if all(asked.answer is None for asked in found):
+        all_of_them = counted(len(found), "query", "queries")
+        raise QueryError(f"none of {all_of_them} could be asked; the first: {found[0].problem}")
+    return found
 
 
 def answer_lines(lines: Sequence[Line], searcher: Searcher, selection: SelectionConfig) -> Iterator[Asked]:
@@ -101,4 +108,9 @@ def choose_column(path: str, table: Table) -> str:
     texts = [name for name, kind in table.kinds.items() if kind == "text"]
     if not named and not texts:
         raise QueryError(f"{path} has no column {COLUMN}, and none of texts; its columns are {', '.join(table.kinds)}")
+    if not named and isinstance(table, CsvTable):
+        logger.warning(
+            "the first line of %s is taken for the names of its columns (%s), and is not asked; add a line %s above it",
+            path, ", ".join(table.kinds), COLUMN,
+        )  # fmt: skip
     return (named or texts)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ FOLDERS = ("indice_folder", "refine_from")
 OF_THE_MACHINE = ("device", "clip_cache_path", "memory_map")  # change no selection
 
 
-class Recipe(msgspec.Struct, forbid_unknown_fields=True):
+class Recipe(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """A selection: options of filter by name, and which index and model they were asked of."""
 
     version: str  # of clip-retrieval
@@ -31,6 +32,7 @@ class Recipe(msgspec.Struct, forbid_unknown_fields=True):
     model: str | None
     model_fingerprint: str | None
     options: dict[str, Any]
+    queries_digest: str | None = None  # of the file that --queries named
 
 
 def recorded_flags() -> Iterator[Flag]:
@@ -57,8 +59,18 @@ def write_recipe(folder: Folder, config: FilterConfig, searcher: Searcher) -> No
         model=encoder.get("clip_model"),
         model_fingerprint=encoder.get("fingerprint"),
         options=options,
+        queries_digest=digest_queries(config),
     )
     folder.write_json(RECIPE, msgspec.to_builtins(recipe))
+
+
+def digest_queries(config: FilterConfig) -> str | None:
+    """Return what tells a file of queries from another one; None where there is none, or it has gone meanwhile."""
+    try:
+        data = None if config.queries is None else read_blob(BlobRef(config.queries))
+    except (OSError, ValueError):
+        return None
+    return None if data is None else hashlib.sha256(data).hexdigest()[:16]
 
 
 def whole_path(name: str, value: Any) -> Any:
@@ -110,9 +122,9 @@ def compare_recipe(config: FilterConfig, searcher: Searcher) -> list[str]:
     if config.recipe is None:
         return []
     recipe = read_recipe(config.recipe)
-    if recipe.index_fingerprint == searcher.fingerprint:
-        return []
-    return [
-        f"the recipe was made with another index (fingerprint {recipe.index_fingerprint} -> {searcher.fingerprint}): "
-        "this selection may differ from that one"
-    ]
+    found = []
+    if recipe.index_fingerprint != searcher.fingerprint:
+        found.append(f"another index (fingerprint {recipe.index_fingerprint} -> {searcher.fingerprint})")
+    if recipe.queries_digest and config.queries and recipe.queries_digest != digest_queries(config):
+        found.append(f"another content of {config.queries}")
+    return [f"the recipe was made with {what}: this selection may differ from that one" for what in found]

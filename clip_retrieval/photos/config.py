@@ -39,7 +39,7 @@ class OutputConfig:
 
     def __post_init__(self) -> None:
         if self.interactive and (self.paths or self.null or self.open):
-            raise ConfigError("interactive answers with tables; leave out paths, null and open")
+            raise ConfigError("--interactive answers with tables; leave out --paths, -0 and --open")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,7 +79,7 @@ class SelectionConfig:
     def __post_init__(self) -> None:
         check_least(self)
         if not self.num_results and self.threshold is None and self.where is None:
-            raise ConfigError("num_results 0 means all hits there are: say with threshold or where which rows are some")
+            raise ConfigError("--num_results 0 means all hits: add --threshold or --where, which say what a hit is")
         if self.threshold is not None and not -1 <= self.threshold <= 1:
             raise ConfigError(f"threshold is a similarity between -1 and 1, not {self.threshold:g}")
         if self.surprise is not None and not self.surprise > 0:

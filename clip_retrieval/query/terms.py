@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from clip_retrieval.errors import QueryError
+from clip_retrieval.words import counted
 
 QUOTES = "'\""
 SIGN = re.compile(r"\s[+-]\s")
@@ -112,7 +113,8 @@ def collect_words(
     parts += [[Words(*unquote_words(text, -1.0))] for text in minus]
     parts += [[Words(f"row {row}", row=row)] for row in like]
     if weights and len(weights) != len(parts):
-        raise QueryError(f"there are {len(weights)} weights for {len(parts)} queries; give one for each, or none")
+        wanted, given = counted(len(parts), "query", "queries"), counted(len(weights), "weight")
+        raise QueryError(f"{wanted} cannot have {given}; give one for each, or none")
     factors = weights or [1.0] * len(parts)
     if parts and all(term.weight * factor <= 0 for terms, factor in zip(parts, factors, strict=True) for term in terms):
         raise QueryError("the query only takes away; add something with --query or --like")

@@ -19,6 +19,7 @@ from clip_retrieval.search.held_rows import decode_rows
 from clip_retrieval.search.index import Index, SearchResult, merge
 from clip_retrieval.search.settings import Settings, format_settings
 from clip_retrieval.search.tree import has_graph
+from clip_retrieval.words import counted
 
 Method = Literal["none", "exact", "widened"]
 
@@ -67,7 +68,7 @@ class FoundWithin:
         if self.method == "none":
             return "no row meets the condition"
         how = "all of them compared" if self.method == "exact" else f"searched with {format_settings(self.settings)}"
-        return f"{self.kept:,} rows kept, {how}"
+        return f"{counted(self.kept, 'row')} kept, {how}"
 
 
 def search_within(

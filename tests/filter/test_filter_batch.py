@@ -134,3 +134,18 @@ def test_pictures_of_several_queries_have_names_of_their_own(tmp_path: Path, wri
         "00001_00001_a.png",
         "00002_00001_a.png",
     ]
+
+
+def test_a_csv_whose_first_line_is_a_query_is_told_of(
+    tmp_path: Path, index: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "q.csv").write_text("dog\ncat\n")
+    ask_file(tmp_path / "q.csv", tmp_path / "out", index)
+    assert "is taken for the names of its columns (dog), and is not asked; add a line query above it" in caplog.text
+
+
+def test_a_file_of_which_no_query_can_be_asked_is_refused(tmp_path: Path, index: Path) -> None:
+    (tmp_path / "q.jsonl").write_text('{"query": " "}\n{"query": " "}\n')
+    with pytest.raises(ClipRetrievalError, match="none of 2 queries could be asked; the first: the query is empty"):
+        ask_file(tmp_path / "q.jsonl", tmp_path / "out", index)
+    assert not (tmp_path / "out").exists()

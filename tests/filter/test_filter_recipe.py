@@ -68,6 +68,16 @@ def test_a_recipe_finds_the_file_of_queries_from_any_folder(
     pd.testing.assert_frame_equal(table(tmp_path / "again"), table(tmp_path / "first"))
 
 
+def test_other_queries_in_the_file_of_a_recipe_are_told_of(tmp_path: Path, index: Path) -> None:
+    (tmp_path / "q.txt").write_text("dog\ncat\n")
+    clip_filter(queries=str(tmp_path / "q.txt"), output_folder=str(tmp_path / "out"), indice_folder=str(index))
+    again = {"recipe": str(tmp_path / "out" / "recipe.json"), "output_folder": str(tmp_path / "again")}
+    assert not run_filter(read_config(again)).warnings
+    (tmp_path / "q.txt").write_text("sun\n")
+    (warning,) = run_filter(read_config(again)).warnings
+    assert warning.startswith(f"the recipe was made with another content of {tmp_path / 'q.txt'}: ")
+
+
 def test_options_beside_a_recipe_win(tmp_path: Path, recipe: Path) -> None:
     hits = clip_filter(str(tmp_path / "again"), recipe=str(recipe), query="rocket", num_results=1)
     assert hits.caption.tolist() == ["rocket"]

@@ -275,7 +275,7 @@ def test_one_argument_is_the_folder_where_lines_will_ask(photos: Path) -> None:
     assert read_search_config({"interactive": True}, (str(photos),)).folder == str(photos)
     assert read_search_config({"like": "3"}, (str(photos),)).asked.query == ()
     assert read_search_config({}, (str(photos),)).asked.query == (str(photos),)
-    with pytest.raises(ConfigError, match="leave out paths"):
+    with pytest.raises(ConfigError, match="leave out --paths"):
         SearchConfig(output=read_search_config({"interactive": True, "paths": True}).output)
 
 

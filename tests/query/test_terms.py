@@ -73,7 +73,7 @@ def test_options_add_up_with_their_weights() -> None:
 
 
 def test_weights_that_belong_to_nothing_are_refused() -> None:
-    with pytest.raises(QueryError, match="2 weights for 1 queries"):
+    with pytest.raises(QueryError, match="1 query cannot have 2 weights"):
         collect_words(["beach"], weights=[1, 2])
     with pytest.raises(QueryError, match="weight of 'beach' is nan"):
         collect_words(["beach"], weights=[float("nan")])
