@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from clip_retrieval import clip_filter
-from clip_retrieval.commands.filter import filter_command
+from clip_retrieval.cli import cli
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.filter.recipe import read_config
 from clip_retrieval.filter.run import run_filter
@@ -43,7 +43,7 @@ def test_a_recipe_makes_the_same_selection_from_any_folder(
     tmp_path: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir("/")
-    done = CliRunner().invoke(filter_command, ["--recipe", str(recipe), str(tmp_path / "again")])
+    done = CliRunner().invoke(cli, ["filter", "--recipe", str(recipe), str(tmp_path / "again")])
     assert done.exit_code == 0, done.output
     assert "may differ" not in done.output
     pd.testing.assert_frame_equal(table(tmp_path / "again"), table(tmp_path / "first"))

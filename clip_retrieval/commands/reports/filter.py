@@ -45,8 +45,8 @@ def print_batch(result: FilterResult) -> None:
     console, hits = open_console(), result.hits
     sizes = (hits.starts[1:] - hits.starts[:-1]).tolist()
     failed = counted(len(hits.failed), "query", "queries")
-    asked = counted(len(hits.asked), "query", "queries")
-    title = f"{counted(hits.count, 'hit')} for {asked}" + (f", {failed} failed" if hits.failed else "")
+    queries = counted(len(hits.asked), "query", "queries")
+    title = f"{counted(hits.count, 'hit')} for {queries}" + (f", {failed} failed" if hits.failed else "")
     table = make_table(["query", "text", "hits"], title=title, numbers=("query", "hits"))
     for asked, size in zip(hits.asked[:SHOWN_HITS], sizes, strict=False):
         table.add_row(str(asked.number), Cell(asked.text), str(size))
