@@ -76,7 +76,7 @@ def test_all_rows_that_meet_a_condition_are_found(searcher: Searcher) -> None:
 
 
 def test_all_hits_of_nothing_in_particular_are_refused() -> None:
-    with pytest.raises(ConfigError, match="say with threshold or where which rows are some"):
+    with pytest.raises(ConfigError, match="num_results 0 means all hits: add --threshold"):
         SelectionConfig(num_results=0)
 
 
