@@ -8,13 +8,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # threads of OpenMP sleep while they wait, as in our commands: the test processes share the cores
 test test-fast: export OMP_WAIT_POLICY := passive
 
-.PHONY: help setup demo serve fix check test test-fast bench docs clean
+.PHONY: help setup demo serve fix check test test-fast front front-check front-test bench docs clean
 
 help:
 	@echo "make demo   embed, index and query the embedded gallery (installs into $(VENV) first)"
 	@echo "make serve  serve the demo's index at http://127.0.0.1:1234"
 	@echo "make test   run all tests            make check  format, lint, types"
 	@echo "make fix    format and autofix       make bench  benchmarks of the pipeline"
+	@echo "make front  build the web pages (front/) into the package; needs node 20.19 or later"
 	@echo "make docs   write docs/cli.md         make clean  remove $(VENV) and caches"
 
 $(BIN)/python:
@@ -58,6 +59,24 @@ test: setup
 
 test-fast: setup
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m 'not slow'
+
+front/node_modules/.package-lock.json: front/package-lock.json
+	cd front && npm ci --no-audit --no-fund
+	@touch $@
+
+front: front/node_modules/.package-lock.json
+	cd front && npm run build
+
+front-test: front/node_modules/.package-lock.json
+	cd front && npm test
+
+# types and unit tests of the pages; `make test` then builds them anew and compares
+front-check:
+	@if ! node -e 'const [a, b] = process.versions.node.split("."); process.exit(a > 20 || (a == 20 && b >= 19) ? 0 : 1)' 2>/dev/null; then \
+	    echo "front/ is not checked: node 20.19 or later is not installed"; \
+	elif [ ! -e front/node_modules ] && ! npm view svelte version >/dev/null 2>&1; then \
+	    echo "front/ is not checked: no npm registry can be reached"; \
+	else $(MAKE) front/node_modules/.package-lock.json && cd front && npm run check && npm test; fi
 
 bench: setup
 	$(BIN)/python benchmarks/pipeline.py tars

@@ -13,7 +13,7 @@ from clip_retrieval.server.messages import HttpError, Request, Response
 
 LARGEST_FRONT = 64 << 20  # bytes of all its files
 INDEX = "index.html"
-OURS = Path(__file__).parent / "front"
+OURS = Path(__file__).parents[1] / "pages" / "front"  # built from front/ by `make front`
 
 
 @dataclass(frozen=True)
