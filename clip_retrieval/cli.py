@@ -35,6 +35,7 @@ COMMANDS = {
     "end2end": ("serve", "end2end"),
     "extract": ("tools", "extract"),
     "filter": ("filter", "filter_command"),
+    "front": ("serve", "front"),
     "index": ("index", "index"),
     "index_combiner": ("index", "index_combiner"),
     "inference": ("inference", "inference"),

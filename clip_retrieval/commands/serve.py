@@ -13,7 +13,7 @@ from clip_retrieval.errors import ConfigError
 from clip_retrieval.mcp_tools.config import McpConfig
 from clip_retrieval.option_flags import config_options, given_options
 from clip_retrieval.options import build_config
-from clip_retrieval.server.config import BackConfig
+from clip_retrieval.server.config import BackConfig, FrontConfig
 
 
 @click.command()
@@ -24,6 +24,16 @@ def back(*, arguments: Sequence[object], **options: Mapping[str, object]) -> Non
     from clip_retrieval.server.run import run_back
 
     run_back(config)
+
+
+@click.command()
+@config_options(FrontConfig)
+def front(*, arguments: Sequence[object], **options: Mapping[str, object]) -> None:
+    """Serve the web page alone, for a server elsewhere; `back` serves it too, at its own address."""
+    config = build_config(FrontConfig, given_options(options), arguments)
+    from clip_retrieval.server.front import run_front
+
+    run_front(config)
 
 
 @click.command()

@@ -42,11 +42,8 @@ class Endpoints:
         return Response(self.asker.metrics.summary().encode(), TEXT)
 
     async def configure_front(self, request: Request, said: Any) -> Response:  # noqa: ARG002
-        """Return what clip-retrieval 2's front reads beside its page."""
-        host = (request.header(b"host") or b"").decode("latin-1")
-        own = f"{request.scope.get('scheme', 'http')}://{host}"
-        backend = self.config.default_backend or own
-        return json_response({"defaultBackend": backend, "defaultIndex": "", "urlColumn": self.config.url_column})
+        """Return what a front reads beside its page."""
+        return json_response(front_settings(request, self.config.default_backend, "", self.config.url_column))
 
     async def show_picture(self, request: Request, said: Any) -> Response:  # noqa: ARG002
         """Return the picture of a row: a small JPEG, or with ?original=1 its bytes. Raises HttpError 404."""
@@ -68,6 +65,18 @@ class Endpoints:
             (b"cache-control", b"private, max-age=3600"),
         )
         return Response(data, kind.encode(), headers=headers)
+
+
+def front_settings(request: Request, backend: str | None, index: str, url_column: str) -> dict[str, str]:
+    """Return clip-retrieval 2's config.json.
+
+    Without a backend this server is it. Our page takes `backend`, relative to itself: behind a proxy, this
+    server does not know the name that the browser calls it by.
+    """
+    host = (request.header(b"host") or b"").decode("latin-1")
+    own = f"{request.scope.get('scheme', 'http')}://{host}"
+    said = {"defaultBackend": backend or own, "defaultIndex": index, "urlColumn": url_column}
+    return said if backend else {**said, "backend": "."}
 
 
 def read_side(text: str | None) -> int:

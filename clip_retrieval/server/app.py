@@ -47,13 +47,8 @@ Handler = Callable[[Request, Any], Awaitable[Response]]
 
 SLASHES = re.compile("/{2,}")
 OPTION = re.compile(r"--(?=\w)")
-STRICT = (
-    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: https: http:; font-src 'self'; "
-    b"connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-)
 # Enough for JSON: uvicorn takes some microseconds for each header.
 NOSNIFF: Header = (b"x-content-type-options", b"nosniff")
-OF_PAGES: tuple[Header, ...] = ((b"referrer-policy", b"no-referrer"), (b"content-security-policy", STRICT))
 PREFLIGHT: tuple[Header, ...] = (
     (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
     (b"access-control-allow-headers", b"authorization, content-type, index-generation, x-api-key"),
@@ -83,7 +78,8 @@ class Routes:
     exact: Mapping[str, Mapping[str, Route]]
     beginnings: Mapping[str, Mapping[str, Route]]
     files: Callable[[Request], Response]
-    is_our_front: bool = True
+    page_headers: tuple[Header, ...] = ()  # of what is no JSON
+    is_our_front: bool = True  # its files have these headers too
 
     def find(self, request: Request) -> tuple[str, Route | None]:
         """Return the route's name for metrics and the route; None for files. Raises HttpError 404 and 405."""
@@ -105,6 +101,21 @@ class Routes:
         return "files", None
 
 
+def page_headers(backend: str | None) -> tuple[Header, ...]:
+    """Return the headers that keep our pages to this server, and to the backend that they ask where it is another.
+
+    Pictures may come from anywhere: hits have urls. `blob:` is for pictures that are fetched with a key.
+    """
+    found = re.match(r"https?://[\w.:\[\]-]+", backend or "")
+    asked = f"'self' {found[0]}" if found else "'self'"
+    policy = (
+        f"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob: https: http:; "
+        f"font-src 'self'; connect-src {asked}; frame-ancestors 'none'; base-uri 'none'; form-action 'none'; "
+        f"require-trusted-types-for 'script'"
+    )
+    return ((b"referrer-policy", b"no-referrer"), (b"content-security-policy", policy.encode()))
+
+
 class App:
     """One server's ASGI application."""
 
@@ -122,7 +133,7 @@ class App:
             name, response = await self.respond(request)
             headers = (NOSNIFF, *self.access.headers(request))
             if response.content_type != JSON and (name != "files" or self.routes.is_our_front):
-                headers = (*headers, *OF_PAGES)
+                headers = (*headers, *self.routes.page_headers)
             self.metrics.count(name, int(response.status))
             await send_response(send, response, headers, has_body=request.method != "HEAD")
         except GoneError:

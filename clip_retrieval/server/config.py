@@ -164,6 +164,33 @@ class BackConfig:
         check_least(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class FrontConfig:
+    """Where the web page is served alone, and which server it asks."""
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("default_backend", "default_index", "url_column")
+
+    default_backend: str = option(
+        "http://127.0.0.1:1234", help="Address of the server that the page asks: `back`, or one of clip-retrieval 2."
+    )
+    default_index: str = option("", help="Index that the page begins with; empty: the server's first.")
+    url_column: str = option_of(BackConfig, "url_column")
+    host: str = option_of(AccessConfig, "host")
+    port: int = option(1235, help="Port to listen at; 0: any that is free.", least=0)
+    allowed_hosts: tuple[str, ...] = option_of(AccessConfig, "allowed_hosts")
+
+    def __post_init__(self) -> None:
+        check_least(self)
+        if not self.default_backend.startswith(("http://", "https://")):
+            raise ConfigError(
+                f"default_backend is an address such as http://127.0.0.1:1234, not {self.default_backend!r}"
+            )
+
+    @property
+    def access(self) -> AccessConfig:
+        return AccessConfig(host=self.host, port=self.port, allowed_hosts=self.allowed_hosts)
+
+
 @dataclass(frozen=True)
 class NamedIndex:
     """An index by the name that requests call it by."""

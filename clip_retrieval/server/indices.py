@@ -76,6 +76,7 @@ class Generation:
             "dimension": self.first.index.dim,
             "rows": {modality: searcher.index.row_count for modality, searcher in self.searchers.items()},
             "columns": list(self.columns),
+            "pictures": bool(self.roots.places),
         }
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import errno
 import logging
-import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,19 +14,18 @@ from clip_retrieval.errors import ConfigError
 from clip_retrieval.process.interrupts import hearing_stop
 from clip_retrieval.process.resources import raise_file_limit
 from clip_retrieval.server import about, legacy, openapi, v1
-from clip_retrieval.server.app import Access, App, Handler, Route, Routes, is_loopback
+from clip_retrieval.server.app import Access, App, Handler, Route, Routes, is_loopback, page_headers
 from clip_retrieval.server.asking import Asker
-from clip_retrieval.server.config import AccessConfig, BackConfig, list_served
+from clip_retrieval.server.config import BackConfig, list_served
 from clip_retrieval.server.health import Health
 from clip_retrieval.server.indices import Indices
 from clip_retrieval.server.metrics import Metrics
+from clip_retrieval.server.sockets import answering, bind
 from clip_retrieval.server.static import OURS, read_front, serve_file
 
 logger = logging.getLogger(__name__)
 
 SHORTEST_KEY = 16
-IDLE_SECONDS = 75  # of a connection between requests; proxies keep theirs for 60
-BACKLOG = 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +55,7 @@ def open_server(config: BackConfig) -> Served:
         exact=list_routes(config, indices, asker, health),
         beginnings={about.PICTURES: get(about.Endpoints(config, indices, asker).show_picture)},
         files=lambda request: serve_file(files, request),
+        page_headers=page_headers(config.default_backend),
         is_our_front=config.front_folder is None,
     )
     indices.watch(config.reload_seconds)
@@ -128,71 +125,13 @@ class Listening:
 @contextmanager
 def listening(config: BackConfig) -> Iterator[Listening]:
     """Serve in a thread while the block runs, then stop: requests under way get `grace_seconds`."""
-    sock = bind(config.access)
-    with sock:
+    with bind(config.access) as sock:
         served = open_server(config)
-        server = make_server(config, served.app)
-        thread = threading.Thread(target=run_server, args=(server, sock), name="server")
-        thread.start()
         try:
-            with_tls = config.access.ssl_certfile is not None
-            host, port = sock.getsockname()[:2]
-            yield Listening(f"http{'s' * with_tls}://{f'[{host}]' if ':' in host else host}:{port}", served)
+            with answering(sock, served.app, config.access, config.limits.grace_seconds) as url:
+                yield Listening(url, served)
         finally:
-            server.should_exit = True
-            thread.join()
             served.close()
-
-
-def make_server(config: BackConfig, app: App) -> Any:
-    """Return uvicorn's server. Raises ConfigError where it is not installed, or the certificate is none."""
-    try:
-        import uvicorn
-    except ImportError as error:
-        raise ConfigError("back needs uvicorn: pip install 'clip-retrieval[serve]'") from error
-    access = config.access
-    about_server = uvicorn.Config(
-        app,
-        lifespan="off",
-        ws="none",
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        backlog=BACKLOG,
-        timeout_keep_alive=IDLE_SECONDS,
-        timeout_graceful_shutdown=int(max(1, config.limits.grace_seconds)),
-        ssl_certfile=access.ssl_certfile,
-        ssl_keyfile=access.ssl_keyfile,
-    )
-    try:
-        about_server.load()
-    except OSError as error:  # ssl.SSLError among them
-        raise ConfigError(
-            f"{access.ssl_certfile} cannot be used as a certificate: {error.strerror or error}"
-        ) from error
-    return uvicorn.Server(about_server)
-
-
-def run_server(server: Any, sock: socket.socket) -> None:
-    """Run uvicorn with an event loop of its own."""
-    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-        runner.run(server.serve(sockets=[sock]))
-
-
-def bind(config: AccessConfig) -> socket.socket:
-    """Return a socket that listens: who connects waits for the server. Raises ConfigError where none can be had."""
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((config.host, config.port))
-        sock.listen(BACKLOG)
-    except OSError as error:
-        sock.close()
-        why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be had ({error.strerror or error})"
-        raise ConfigError(f"port {config.port} of {config.host} {why}; name another --port, or 0 for any") from error
-    return sock
 
 
 def run_back(config: BackConfig) -> None:

@@ -82,6 +82,7 @@ ABOUT_INDEX = record(
     {
         "name": TEXT, "generation": GENERATION, "clip_model": {"type": ["string", "null"]}, "dimension": COUNT,
         "rows": {"type": "object", "description": "Rows of each index, image and text."}, "columns": listing(TEXT),
+        "pictures": {"type": "boolean", "description": "The server has pictures of its rows."},
     }
 )  # fmt: skip
 RESULTS: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import mimetypes
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 from clip_retrieval.errors import ConfigError
-from clip_retrieval.server.messages import HttpError, Request, Response
+from clip_retrieval.server.messages import Header, HttpError, Request, Response
 
 LARGEST_FRONT = 64 << 20  # bytes of all its files
 INDEX = "index.html"
@@ -21,6 +22,7 @@ class File:
     body: bytes
     media_type: bytes
     tag: bytes
+    packed: bytes | None = None  # gzip, where that is smaller
 
 
 def read_front(folder: Path) -> dict[str, File]:
@@ -44,7 +46,9 @@ def read_file(path: Path) -> File:
     kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
     is_text = kind.startswith("text/") or kind in ("application/javascript", "application/json")
     media_type = f"{kind}; charset=utf-8" if is_text else kind
-    return File(body, media_type.encode(), f'"{hashlib.sha256(body).hexdigest()[:32]}"'.encode())
+    packed = gzip.compress(body, mtime=0) if is_text or kind == "image/svg+xml" else body
+    tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'.encode()
+    return File(body, media_type.encode(), tag, packed if len(packed) < len(body) else None)
 
 
 def serve_file(files: dict[str, File], request: Request) -> Response:
@@ -52,7 +56,11 @@ def serve_file(files: dict[str, File], request: Request) -> Response:
     file = files.get(request.path.lstrip("/") or INDEX)
     if file is None:
         raise HttpError(HTTPStatus.NOT_FOUND, f"there is nothing at {request.path[:200]}")
-    tags = ((b"etag", file.tag), (b"cache-control", b"no-cache"))
-    if request.header(b"if-none-match") == file.tag:
-        return Response(b"", file.media_type, HTTPStatus.NOT_MODIFIED, tags)
-    return Response(file.body, file.media_type, headers=tags)
+    is_packed = file.packed is not None and b"gzip" in (request.header(b"accept-encoding") or b"")
+    tag = file.tag[:-1] + b'-gzip"' if is_packed else file.tag
+    headers: tuple[Header, ...] = ((b"etag", tag), (b"cache-control", b"no-cache"), (b"vary", b"Accept-Encoding"))
+    if request.header(b"if-none-match") == tag:
+        return Response(b"", file.media_type, HTTPStatus.NOT_MODIFIED, headers)
+    if file.packed is not None and is_packed:
+        return Response(file.packed, file.media_type, headers=(*headers, (b"content-encoding", b"gzip")))
+    return Response(file.body, file.media_type, headers=headers)

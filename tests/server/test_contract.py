@@ -170,10 +170,10 @@ def test_near_duplicates_of_better_hits_are_left_out_and_not_made_up_for(
 
 def test_a_front_is_told_where_its_server_is(index: Path, client: Any, serve: Serve) -> None:
     assert client.get("/config.json").json() == {
-        "defaultBackend": "http://localhost:1234", "defaultIndex": "", "urlColumn": "url",
+        "defaultBackend": "http://localhost:1234", "defaultIndex": "", "urlColumn": "url", "backend": ".",
     }  # fmt: skip
     other = serve(index, default_backend="https://example.org", url_column="link").get("/config.json").json()
-    assert (other["defaultBackend"], other["urlColumn"]) == ("https://example.org", "link")
+    assert other == {"defaultBackend": "https://example.org", "defaultIndex": "", "urlColumn": "link"}
 
 
 def test_the_figures_have_the_names_that_dashboards_ask_for(index: Path, serve: Serve) -> None:

@@ -1,0 +1,307 @@
+// What the page knows and does: one search at a time, its hits, and what is wrong just now.
+
+import { SvelteSet } from "svelte/reactivity";
+import { openBack, readConfig, type About, type Back, type Config, type Hit } from "./api/back";
+import { ask, insist, Problem, type Waiting } from "./api/http";
+import { digest, keepPicture, keptPicture, preparePicture } from "./pictures";
+import { nameOf, questionKey, readState, writeState, type Question, type State } from "./state";
+import type { Part, Term } from "./terms";
+
+const FIRST_PAGE = 60; // hits; pages grow, so that ten thousand are some fourteen requests
+const LARGEST_PAGE = 1_000;
+const MOST_REMEMBERED = 8; // searches that the back button finds as they were left
+const SLOW_MS = 4_000;
+const KEY = "clip-retrieval key ";
+
+type Remembered = { hits: Hit[]; isLast: boolean; how: string[]; warning: string | null; generation: string | null };
+const NOTHING: Remembered = { hits: [], isLast: true, how: [], warning: null, generation: null };
+
+export class Session {
+  state = $state.raw<State>(readState(location.search));
+  back = $state.raw<Back | null>(null);
+  found = $state.raw<Remembered>(NOTHING);
+  loading = $state(false);
+  slow = $state(false);
+  problem = $state.raw<Problem | null>(null); // trying again by itself would not mend it
+  waiting = $state.raw<Waiting | null>(null); // it is tried again
+  needsKey = $state(false);
+  keyWasWrong = $state(false);
+  isStale = $state(false); // the address has ids of another build
+  adding = $state(false); // a picture is on its way into the query
+  selected = new SvelteSet<number>();
+  gone = new SvelteSet<number>(); // rows whose picture cannot be had
+  active = $state(0); // place of the tile that has, or had, the focus
+  epoch = $state(0); // grows when the server answers again: pictures that failed are asked anew
+  known = new Map<number, Hit>(); // hits by id, for the panel
+
+  private config: Config | null = null;
+  private running = new AbortController();
+  private key: string | null = null; // of the search in `found`
+  private remembered = new Map<string, Remembered>();
+  private refreshed = 0;
+
+  get about(): About | null {
+    const { indices } = this.back ?? { indices: [] };
+    return indices.find(({ name }) => name === this.state.index) ?? indices[0] ?? null;
+  }
+  get question(): Question | null {
+    return this.about && this.state.terms.length ? { ...this.state, index: this.about.name } : null;
+  }
+  get urlColumn(): string {
+    return this.config?.urlColumn ?? "url";
+  }
+  get hits(): Hit[] {
+    return this.found.hits;
+  }
+
+  // The key that the server may want, kept until the tab is closed, for that server only.
+  get apiKey(): string | null {
+    return this.config && sessionStorage.getItem(KEY + this.config.base);
+  }
+  enterKey(key: string): void {
+    if (this.config) sessionStorage.setItem(KEY + this.config.base, key.trim());
+    this.needsKey = false;
+    void this.begin();
+  }
+
+  /** Find the server, then do what the address says. */
+  async begin(): Promise<void> {
+    this.running.abort();
+    this.running = new AbortController();
+    const { signal } = this.running;
+    this.problem = null;
+    this.loading = true;
+    try {
+      await insist(
+        async () => {
+          this.config = await readConfig(document.baseURI, this.state.back, () => this.apiKey);
+          this.back = await openBack(this.config, signal);
+        },
+        signal,
+        (waiting) => (this.waiting = waiting),
+      );
+      if (!this.state.index && this.config?.index) this.state = { ...this.state, index: this.config.index };
+      this.epoch++;
+      this.loading = false;
+      this.key = null;
+      this.follow();
+    } catch (error) {
+      this.fail(error, signal);
+    }
+  }
+
+  /** Change the state, and with it the address; a further entry of the history unless it only replaces the last. */
+  go(change: Partial<State>, how: "push" | "replace" = "push"): void {
+    if (how === "push") history.replaceState({ scroll: scrollY }, "");
+    const generation = this.about?.generation ?? null;
+    this.state = { ...this.state, ...change, generation };
+    const address = writeState(this.state) || location.pathname;
+    if (how === "push") history.pushState({ scroll: 0 }, "", address);
+    else history.replaceState(history.state, "", address);
+    this.follow();
+  }
+  ask(terms: Term[], change: Partial<State> = {}): void {
+    this.go({ terms, open: null, ...change });
+  }
+  add(part: Part, weight = 1): void {
+    const term = { ...part, weight };
+    this.ask(this.back?.can.sum ? [...this.state.terms, term] : [term]);
+  }
+
+  /** Search, where the state asks another question than the one that was answered. */
+  follow(scroll = 0): void {
+    document.title = this.state.terms.length ? `${nameOf(this.state.terms)} · clip-retrieval` : "clip-retrieval";
+    const { question } = this;
+    const key = question && questionKey(question);
+    if (key === this.key) return;
+    this.running.abort();
+    this.running = new AbortController();
+    this.key = key;
+    this.problem = null;
+    this.waiting = null;
+    this.loading = false;
+    this.active = 0;
+    this.selected.clear();
+    this.isStale = false;
+    const kept = key === null ? NOTHING : this.remembered.get(key);
+    this.found = kept ?? { ...NOTHING, isLast: false };
+    requestAnimationFrame(() => scrollTo(0, kept ? scroll : 0));
+    if (!question || kept) return;
+    const hasIds = question.terms.some((term) => term.kind === "id");
+    if (hasIds && this.state.generation && this.about?.generation && this.state.generation !== this.about.generation) {
+      this.isStale = true;
+      return;
+    }
+    void this.more();
+  }
+  goOnStale(): void {
+    this.isStale = false;
+    this.go({}, "replace");
+    void this.more();
+  }
+
+  /** Fetch the next page of hits. */
+  async more(): Promise<void> {
+    const { question, back } = this;
+    if (!question || !back || this.loading || this.found.isLast || this.problem) return;
+    const { signal } = this.running;
+    const before = this.found;
+    this.loading = true;
+    const timer = setTimeout(() => (this.slow = true), SLOW_MS);
+    try {
+      const size = Math.min(LARGEST_PAGE, Math.max(FIRST_PAGE, before.hits.length));
+      const page = await insist(
+        () => back.search(question, before.hits.length, size, signal),
+        signal,
+        (waiting) => this.tell(waiting, signal),
+      );
+      signal.throwIfAborted();
+      this.loading = false;
+      if (before.hits.length && page.generation !== before.generation) return this.startAnew();
+      if (page.generation && page.generation !== this.about?.generation) void this.refresh();
+      const there = new Set(before.hits.map(({ id }) => id));
+      const fresh = page.hits.filter(({ id }) => !there.has(id));
+      for (const hit of fresh) this.known.set(hit.id, hit);
+      // A page without anything new would be asked for again and again.
+      this.found = { ...page, hits: [...before.hits, ...fresh], isLast: page.isLast || !fresh.length };
+      this.remember();
+    } catch (error) {
+      this.fail(error, signal);
+    } finally {
+      clearTimeout(timer);
+      if (!signal.aborted) this.slow = false;
+    }
+  }
+
+  retry(): void {
+    this.problem = null;
+    if (!this.back) void this.begin();
+    else void this.more();
+  }
+
+  private tell(waiting: Waiting | null, signal: AbortSignal): void {
+    if (signal.aborted) return;
+    if (this.waiting && !waiting) this.epoch++;
+    this.waiting = waiting;
+  }
+  private fail(error: unknown, signal: AbortSignal): void {
+    if (signal.aborted) return;
+    this.loading = false;
+    this.waiting = null;
+    if (error instanceof Problem && error.kind === "key") {
+      this.keyWasWrong = this.apiKey !== null;
+      this.needsKey = true;
+      return;
+    }
+    this.problem = error instanceof Problem ? error : new Problem("broken", String(error));
+  }
+  private startAnew(): void {
+    this.remembered.clear();
+    this.key = null;
+    void this.refresh().then(() => this.follow());
+  }
+  /** Ask anew which indices and builds there are; at most every few seconds. */
+  async refresh(): Promise<void> {
+    if (!this.config || Date.now() - this.refreshed < 3_000) return;
+    this.refreshed = Date.now();
+    try {
+      this.back = await openBack(this.config, new AbortController().signal);
+      this.epoch++;
+    } catch {
+      // whoever asks next tells what is wrong
+    }
+  }
+  private remember(): void {
+    if (this.key === null) return;
+    this.remembered.delete(this.key);
+    this.remembered.set(this.key, this.found);
+    const oldest = this.remembered.keys().next().value;
+    if (this.remembered.size > MOST_REMEMBERED && oldest !== undefined) this.remembered.delete(oldest);
+  }
+
+  /** Add a picture that was dropped, pasted or chosen. */
+  async addPicture(file: Blob): Promise<void> {
+    const { about, back } = this;
+    if (!about || !back || this.adding) return;
+    this.adding = true;
+    const { signal } = this.running;
+    try {
+      const { base64, thumbnail } = await preparePicture(file);
+      const part = await insist(() => back.embed(about.name, base64, signal), signal, (waiting) => this.tell(waiting, signal));
+      if (part) {
+        if (thumbnail) keepPicture(digest(part.vector), thumbnail);
+        this.add(part);
+      } else {
+        const key = digest(base64);
+        keepPicture(key, base64);
+        this.add({ kind: "picture", key });
+      }
+    } catch (error) {
+      this.fail(error, signal);
+    } finally {
+      this.adding = false;
+    }
+  }
+  /** Return the picture of a part of the query, where there is one to show. */
+  thumbnailOf(term: Term): string | null {
+    if (term.kind === "vector") return keptPicture(digest(term.vector));
+    if (term.kind === "url") return term.url;
+    if (term.kind === "picture") {
+      const kept = keptPicture(term.key);
+      return kept && `data:image/jpeg;base64,${kept}`;
+    }
+    return null;
+  }
+
+  /** Return the part that means "more like this hit"; null where the server cannot be asked so. */
+  likeness(hit: Hit): Part | null {
+    if (this.back?.can.sum) return { kind: "id", id: hit.id };
+    if (hit.image) {
+      const key = digest(hit.image);
+      keepPicture(key, hit.image);
+      return { kind: "picture", key };
+    }
+    const url = webAddress(hit.metadata[this.urlColumn]);
+    return url ? { kind: "url", url } : null;
+  }
+
+  /** Return where a hit's picture may be, the best place first. */
+  sourcesOf(hit: Hit, size: number | "original"): string[] {
+    const sources: string[] = [];
+    const served = this.about && this.back?.pictureUrl(this.about, hit.id, size);
+    if (hit.image && size !== "original" && (size <= 256 || !served)) sources.push(`data:image/jpeg;base64,${hit.image}`);
+    if (served) sources.push(served);
+    const web = webAddress(hit.metadata[this.urlColumn]);
+    if (web) sources.push(web);
+    return sources;
+  }
+  isServed(source: string): boolean {
+    return this.back !== null && source.startsWith(`${this.back.base}/`);
+  }
+  /** Return the bytes of a picture of the server. Throws Problem. */
+  async fetchPicture(source: string, signal?: AbortSignal): Promise<Blob> {
+    return (await ask(source, { key: this.apiKey, ...(signal ? { signal } : {}) })).blob();
+  }
+
+  open(hit: Hit, how: "push" | "replace" = "push"): void {
+    this.known.set(hit.id, hit);
+    this.go({ open: hit.id }, how);
+  }
+  toggle(id: number): void {
+    if (!this.selected.delete(id)) this.selected.add(id);
+  }
+}
+
+function webAddress(value: unknown): string | null {
+  return typeof value === "string" && /^https?:\/\//i.test(value) ? value : null;
+}
+
+export function captionOf(hit: Hit): string {
+  for (const name of ["caption", "title", "text", "TEXT", "alt"]) {
+    const value = hit.metadata[name];
+    if (typeof value === "string" && value.trim()) return value;
+  }
+  return "";
+}
+
+export const session = new Session();
