@@ -23,9 +23,11 @@ from clip_retrieval import checksums
 from clip_retrieval.checksums import sum_files
 from clip_retrieval.errors import StorageError
 from clip_retrieval.layout import MANIFEST, METADATA_ARROW
-from clip_retrieval.metadata import arrays, count_rows, make_array, open_metadata
+from clip_retrieval.metadata import arrays, arrow, count_rows, make_array, open_metadata
 from clip_retrieval.metadata import write as write_module
+from clip_retrieval.metadata.arrays import DamageError
 from clip_retrieval.metadata.arrow import SOURCES, ArrowMetadata
+from clip_retrieval.metadata.direct import DirectColumn, open_direct
 from clip_retrieval.metadata.parquet import Footer, ParquetFiles, ParquetMetadata, columns_there
 from clip_retrieval.metadata.schema import Columns
 from clip_retrieval.metadata.write import write_arrow, write_metadata_arrow
@@ -221,6 +223,12 @@ def spoil_offsets(path: Path, column: str, row: int, value: int) -> None:
     path.write_bytes(data[:start] + value.to_bytes(width, "little", signed=True) + data[start + width :])
 
 
+@pytest.fixture(params=[0, arrow.MOST_CELLS], ids=["through the map", "from the file"])
+def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrow, "MOST_CELLS", request.param)
+
+
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("value", [-1, 1 << 30, 0])
 @pytest.mark.parametrize("column", ["text", "bytes", "list", "struct"])
 def test_damaged_offsets_in_metadata_arrow_are_seen_and_the_parquet_files_read(
@@ -289,6 +297,7 @@ def test_a_large_metadata_arrow_is_compared_by_its_size_when_it_is_opened(
     assert isinstance(open_metadata(folder), ParquetMetadata)
 
 
+@pytest.mark.usefixtures("both_ways")
 def test_a_text_that_is_no_utf8_is_damage_too(tmp_path: Path) -> None:
     folder = write(tmp_path, [nested_table(100)])
     write_metadata_arrow(folder, folder)
@@ -297,6 +306,52 @@ def test_a_text_that_is_no_utf8_is_damage_too(tmp_path: Path) -> None:
     metadata = open_metadata(folder)
     assert metadata is not None
     assert metadata.rows(np.array([40]), ["text"]).to_pylist() == [{"text": "caption 40 é"}]
+
+
+@pytest.mark.usefixtures("both_ways")
+def test_rows_of_every_type_are_those_that_were_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    columns: dict[str, Any] = {
+        "text": ["a", None, "ü", "", "b"] * 5,
+        "bytes": pa.array([b"\xff", None, b"", b"x" * 300, b"\0"] * 5, pa.large_binary()),
+        "small": pa.array([1, 2, None, 4, 255] * 5, pa.uint8()),
+        "share": [0.5, None, float("inf"), -0.0, 1e300] * 5,
+        "day": pa.array([0, None, 1, 2, 3] * 5, pa.date32()),
+        "yes": [True, False, None, True, True] * 5,
+        "never": pa.array([None] * 25, pa.string()),
+        "list": [[1], [], None, [2, 3], [None]] * 5,
+    }
+    expected = pa.table(columns)
+    monkeypatch.setattr(write_module, "BATCH_BYTES", 64)
+    folder = write(tmp_path, [expected, expected.slice(3)])
+    write_metadata_arrow(folder, folder)
+    metadata = open_metadata(folder)
+    assert isinstance(metadata, ArrowMetadata)
+    assert len(metadata.batches) > 1
+    whole = pa.concat_tables([expected, expected.slice(3)])
+    for ids in (np.array([46, 0, 2, 2, 30, 11]), np.array([], np.int64)):
+        found = metadata.rows(ids)
+        found.validate(full=True)
+        assert found.to_pylist() == whole.take(ids).to_pylist()
+    read_directly = bool(arrow.MOST_CELLS)
+    assert [bool(metadata.direct.get(place)) for place in range(8)] == [
+        read_directly and name not in ("yes", "list") for name in whole.column_names
+    ]
+
+
+def test_a_file_that_was_replaced_or_cut_short_is_not_read_in_place_of_its_map(tmp_path: Path) -> None:
+    path = tmp_path / "some.arrow"
+    write_arrow(ParquetFiles(write(tmp_path, [pa.table({"text": ["one", "two"]})])), path)
+    mapped, before = pa.memory_map(str(path)), path.stat()
+    column = pa.ipc.open_file(mapped).get_batch(0).column("text")
+    direct = open_direct(str(path), mapped, before)
+    assert direct is not None
+    assert DirectColumn(direct, column).read(1) == b"two"
+    os.truncate(path, 8)
+    with pytest.raises(DamageError):
+        DirectColumn(direct, column).read(1)
+    path.with_suffix(".new").write_bytes(b"another file")
+    path.with_suffix(".new").replace(path)
+    assert open_direct(str(path), mapped, before) is None
 
 
 def test_values_are_those_of_rows_column_by_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

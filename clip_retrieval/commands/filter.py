@@ -8,10 +8,14 @@ import click
 
 from clip_retrieval.commands import Outcome, with_config
 from clip_retrieval.filter.config import FilterConfig
+from clip_retrieval.options import build_config
+from clip_retrieval.process.imports import importing
 
 
 def read_config(values: Mapping[str, object], arguments: Sequence[object]) -> FilterConfig:
     """Return the config of options and arguments, with those of a recipe where one is named."""
+    if values.get("recipe") is None:
+        return build_config(FilterConfig, values, arguments)
     from clip_retrieval.filter.recipe import read_config
 
     return read_config(values, arguments)
@@ -21,7 +25,13 @@ def read_config(values: Mapping[str, object], arguments: Sequence[object]) -> Fi
 @with_config(FilterConfig, read_config)
 def filter_command(config: FilterConfig) -> Outcome:
     """Find what a text, a picture or an embedding (.npy) asks for, and export it to OUTPUT_FOLDER."""
-    from clip_retrieval.commands.reports.filter import print_result
+    from clip_retrieval.filter.opening import Opening
+
+    opening = Opening(config.indice_folder, config.searcher, config.asked.words)
     from clip_retrieval.filter.run import run_filter
 
-    return Outcome(run_filter(config), print_result)
+    with importing("clip_retrieval.filter.export", "clip_retrieval.commands.reports.filter"):
+        result = run_filter(config, opening)
+    from clip_retrieval.commands.reports.filter import print_result
+
+    return Outcome(result, print_result)

@@ -84,6 +84,9 @@ class EncodesTexts:
         check_finite(rows)
         return rows
 
+    def start_text_side(self) -> None:
+        """Have threads open what first texts would wait for; most engines open all of it at once, before."""
+
     def encode_texts(self: Encoder, texts: Sequence[str]) -> Embeddings:
         return self.embed_texts(texts).rows
 

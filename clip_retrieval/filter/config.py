@@ -11,6 +11,8 @@ from clip_retrieval.query.config import QueryConfig, SearcherConfig, SelectionCo
 
 MARKER = ".clip-retrieval-results"  # in a folder that a query wrote into
 
+UID = "uid"  # datacomp's column
+
 Export = Literal["copy", "hardlink", "symlink", "none"]
 Format = Literal["parquet", "json", "html", "jsonl", "csv", "ids", "datacomp", "webdataset"]
 

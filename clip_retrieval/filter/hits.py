@@ -43,6 +43,7 @@ class Hits:
     starts: NDArray[np.int64]  # [queries + 1], places in ids
     names: dict[int, str] = field(default_factory=dict)  # exported picture by place
     problems: dict[int, str] = field(default_factory=dict)  # why a hit could not be exported, by place
+    joined: dict[int, pa.Table] = field(default_factory=dict)  # the metadata read last, by its first place
 
     @property
     def count(self) -> int:
@@ -63,7 +64,7 @@ class Hits:
         """Return some hits: rank, id, similarity, surprise, picture, problem where any has one, and the metadata."""
         places = np.arange(start, stop)
         owners = np.searchsorted(self.starts, places, side="right") - 1
-        table = self.searcher.join(SearchResult(self.ids[start:stop], self.scores[start:stop]))
+        table = self.join(start, stop)
         table = table.set_column(0, "rank", number_array(places - self.starts[owners] + 1))
         if self.expected is not None:
             table = table.add_column(3, "surprise", number_array(self.expected[start:stop]))
@@ -73,6 +74,18 @@ class Hits:
             problems = text_array([self.problems.get(i) for i in range(start, stop)])
             table = table.add_column(place + 1, PROBLEM, problems)
         return self.with_queries(table, owners) if self.is_batch else table
+
+    def join(self, start: int, stop: int) -> pa.Table:
+        """Return some hits and their metadata, out of the block that was read last where it holds them.
+
+        Pictures, tables, sheet and report ask for the same block one after the other.
+        """
+        for first, block in self.joined.items():
+            if first <= start and stop <= first + len(block):
+                return block.slice(start - first, stop - start)
+        self.joined.clear()  # before the next is read: memory holds one
+        block = self.joined[start] = self.searcher.join(SearchResult(self.ids[start:stop], self.scores[start:stop]))
+        return block
 
     def with_queries(self, table: pa.Table, owners: NDArray[np.int64]) -> pa.Table:
         """Return a block with the number and text of the query first; metadata of these names is renamed."""

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from PIL import Image
-
 from clip_retrieval.encoder.picture_suffixes import IMAGE_SUFFIXES
 from clip_retrieval.errors import StorageError
 from clip_retrieval.filter.config import Export
@@ -58,6 +56,8 @@ def portable(name: str) -> str:
 
 def suffix_of(data: bytes) -> str:
     try:
+        from PIL import Image  # 30 ms of every start, and most pictures are called by a suffix
+
         with Image.open(io.BytesIO(data)) as image:
             return SUFFIX_OF_FORMAT.get(image.format or "", f".{(image.format or 'bin').lower()}")
     except Exception:  # it was a picture when it was embedded; export it whatever it is now  # noqa: BLE001

@@ -1,9 +1,7 @@
-"""What a word of the command line asks for: a text, or the picture or embedding in the file that it names."""
+"""The words of a command line as a query: texts, rows, and the pictures and embeddings in files that they name."""
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,42 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_retrieval.blobs import read_file
-from clip_retrieval.encoder.picture_suffixes import IMAGE_SUFFIXES
 from clip_retrieval.errors import QueryError
 from clip_retrieval.filter.config import MARKER
-from clip_retrieval.network.limits import FetchLimits
-from clip_retrieval.query.embed import Query, QueryKind, add_up
+from clip_retrieval.filter.kinds import URL, is_text, kind_of
+from clip_retrieval.query.embed import Query, add_up
 from clip_retrieval.query.searcher import Searcher
 from clip_retrieval.query.terms import Words, format_words, parse_words
-from clip_retrieval.sources.suffixes import TEXT_SUFFIX
 from clip_retrieval.words import clean
-
-URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
-TAKEN = "a query is a text, or the path of a picture or an embedding (.npy)"
-
-
-def kind_of(text: str) -> QueryKind:
-    """Say what a query is: a url and a file that exists are opened, all else is a text.
-
-    Raises QueryError for what is no text but a mistake: the name of a picture that is not there, the path of a folder
-    or device.
-    """
-    if URL.fullmatch(text):
-        return "image"
-    path = Path(text)
-    suffix = path.suffix.lower()
-    try:
-        is_file, exists, is_folder = path.is_file(), path.exists(), path.is_dir()
-    except (OSError, ValueError):  # too long for a path, or below a folder that is closed to this user
-        return "text"
-    if is_file:
-        return "embedding" if suffix == ".npy" else "image"
-    is_path = "/" in text or os.sep in text or text in (".", "..")
-    if exists and is_path:
-        raise QueryError(f"{text} is {'a folder' if is_folder else 'no regular file'}; {TAKEN}")
-    if (is_path or " " not in text) and suffix in IMAGE_SUFFIXES | {".npy"}:
-        raise QueryError(f"there is no file {text}")
-    return "text"
 
 
 def open_query(words: Sequence[Words], searcher: Searcher) -> Query:
@@ -90,10 +59,6 @@ def join_terms(words: Sequence[Words], parts: Sequence[Query], searcher: Searche
     return add_up(clean(format_words(words)), [(term.weight, part) for term, part in zip(words, parts, strict=True)])
 
 
-def is_text(term: Words) -> bool:
-    return term.row is None and (term.is_quoted or kind_of(term.text) == "text")
-
-
 def open_term(term: Words, searcher: Searcher) -> Query:
     """Embed one term: a row, a quoted text, a picture of the web, or whatever its words name."""
     text, name = term.text, clean(term.text)
@@ -114,8 +79,9 @@ def open_term(term: Words, searcher: Searcher) -> Query:
 
 def fetch_picture(url: str) -> bytes:
     """Return the bytes behind a url; raises QueryError where it cannot be fetched, or is none of the web."""
-    from clip_retrieval.network.connections import FetchError  # noqa: PLC0415 -- http, TLS: 25 ms of every start
-    from clip_retrieval.network.fetch import fetch  # noqa: PLC0415
+    from clip_retrieval.network.connections import FetchError  # http, TLS: 25 ms of every start
+    from clip_retrieval.network.fetch import fetch
+    from clip_retrieval.network.limits import FetchLimits
 
     try:
         return fetch(url, FetchLimits())
@@ -133,6 +99,8 @@ def is_foreign_folder(text: str) -> bool:
 
 def read_picture(path: Path) -> bytes:
     """Return the bytes of a picture that a query names; raises QueryError where they are text, or cannot be read."""
+    from clip_retrieval.sources.suffixes import TEXT_SUFFIX  # readers of inputs: 10 ms of every start
+
     try:
         data = read_file(path)
     except OSError as error:

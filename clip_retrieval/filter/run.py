@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from clip_retrieval.errors import ConfigError
-from clip_retrieval.filter.config import Export, FilterConfig, Format
+from clip_retrieval.errors import ConfigError, QueryError
+from clip_retrieval.filter.config import UID, FilterConfig, Format
 from clip_retrieval.filter.hits import Asked, Hits, collect_hits
-from clip_retrieval.filter.output import TARS_FOLDER, claim_output
-from clip_retrieval.filter.pictures import PictureExport
+from clip_retrieval.filter.opening import Opening
 from clip_retrieval.filter.query import open_query
 from clip_retrieval.filter.recipe import compare_recipe, read_config, write_recipe
-from clip_retrieval.filter.sheet import SHEET, shown_ranges, write_sheet
-from clip_retrieval.filter.tables import TABLES, check_formats, write_tables
 from clip_retrieval.layout import IndexFolder
 from clip_retrieval.query.answer import answer
 from clip_retrieval.query.embed import Query
@@ -25,12 +22,9 @@ from clip_retrieval.query.hits import json_rows
 from clip_retrieval.query.searcher import Searcher, open_searcher
 from clip_retrieval.revision import only_one
 from clip_retrieval.storage import Folder, check_writable
-from clip_retrieval.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
-
-FILES: dict[Format, str] = {"html": SHEET, **TABLES, "webdataset": f"{TARS_FOLDER}/"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,17 +82,32 @@ def clip_filter(*arguments: object, **options: object) -> pd.DataFrame:
     return hits
 
 
-def run_filter(config: FilterConfig) -> FilterResult:
-    """Answer the queries and write their results."""
+def run_filter(config: FilterConfig, opening: Opening | None = None) -> FilterResult:
+    """Answer the queries and write their results; `opening` is the model, where it is being opened already."""
     target = Folder(config.output_folder)
     if config.export_mode in ("hardlink", "symlink") and not target.is_local:
         raise ConfigError(f"{target.url} can hold no links to pictures; give --export copy")
-    searcher = open_searcher(IndexFolder(config.indice_folder), config.searcher, workload="once")
+    searcher = open_searcher(
+        IndexFolder(config.indice_folder),
+        config.searcher,
+        workload="once",
+        take_opened=None if opening is None else opening.take,
+    )
     check_formats(config.write, searcher)
     hits = ask(config, searcher)
     check_writable(target)
     with only_one(target):
         return export(config, hits, target)
+
+
+def check_formats(formats: Sequence[Format], searcher: Searcher) -> None:
+    """Raise QueryError where the index lacks what a format is made of."""
+    columns = [] if searcher.metadata is None else searcher.metadata.schema.names
+    if "datacomp" in formats and UID not in columns:
+        raise QueryError(
+            f"{searcher.name} has no column {UID} in its metadata, which --write datacomp lists; embed with "
+            "--enable_metadata True"
+        )
 
 
 def ask(config: FilterConfig, searcher: Searcher) -> Hits:
@@ -113,6 +122,8 @@ def ask(config: FilterConfig, searcher: Searcher) -> Hits:
 
 def export(config: FilterConfig, hits: Hits, target: Folder) -> FilterResult:
     """Write the hits and their recipe into a folder that no other query writes into meanwhile."""
+    from clip_retrieval.filter.export import FILES, write_hits  # 40 ms, which a command spends while it searches
+
     notes = write_hits(target, hits, config.write, config.export_mode)
     write_recipe(target, config, hits.searcher)
     asked = hits.asked[0].answer
@@ -124,22 +135,3 @@ def export(config: FilterConfig, hits: Hits, target: Folder) -> FilterResult:
         how=(*how, *notes),
         warnings=compare_recipe(config, hits.searcher),
     )
-
-
-def write_hits(target: Folder, hits: Hits, formats: Sequence[Format], mode: Export) -> list[str]:
-    """Write the hits, tables after pictures and tars, whose problems they tell; return what was done otherwise."""
-    has_sheet = "html" in formats
-    claim_output(target, hits, mode)
-    pictures = PictureExport(target, hits, mode, shown_ranges(hits) if has_sheet else ())
-    pictures.run()
-    if "webdataset" in formats:
-        from clip_retrieval.filter.tars import write_tars
-
-        write_tars(target, hits)
-    notes = write_tables(target, hits, formats)
-    if has_sheet:
-        write_sheet(target, hits, pictures.cards)
-    target.remove_leftovers()
-    if pictures.copied_instead:
-        notes.append(f"{counted(pictures.copied_instead, 'picture')} could not be linked from here and were copied")
-    return notes

@@ -6,12 +6,11 @@ import base64
 import html
 import io
 from collections.abc import Mapping
-from importlib.resources import files
 from itertools import pairwise
+from pathlib import Path
 from string import Template
 from typing import Any
 
-from clip_retrieval.encoder.images import decode_image
 from clip_retrieval.encoder.picture_warnings import counting_warnings
 from clip_retrieval.errors import ImageError
 from clip_retrieval.filter.hits import Asked, Hits
@@ -36,7 +35,7 @@ def shown_ranges(hits: Hits) -> list[range]:
 
 def write_sheet(folder: Folder, hits: Hits, cards: Cards) -> None:
     """Write index.html."""
-    template = Template(files("clip_retrieval.filter").joinpath("sheet.html").read_text(encoding="utf-8"))
+    template = Template(Path(__file__).with_name("sheet.html").read_text(encoding="utf-8"))
     starts = hits.starts.tolist()
     sections = [
         section(asked, range(start, stop), cards, has_heading=hits.is_batch)
@@ -73,6 +72,8 @@ def card(hit: dict[str, Any], picture: Picture) -> str:
 def thumbnail(picture: Picture) -> str:
     if picture.data is None:
         return f'<div class="missing">{html.escape(picture.problem or "no picture")}</div>'
+    from clip_retrieval.encoder.images import decode_image  # loads Pillow: 30 ms of every start
+
     try:
         with counting_warnings():
             image = decode_image(picture.data)

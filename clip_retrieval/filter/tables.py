@@ -13,12 +13,10 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from clip_retrieval.errors import QueryError
-from clip_retrieval.filter.config import Format
+from clip_retrieval.filter.config import UID, Format
 from clip_retrieval.filter.hits import Hits
 from clip_retrieval.metadata import text_array
 from clip_retrieval.query.hits import plain
-from clip_retrieval.query.searcher import Searcher
 from clip_retrieval.storage import Folder
 
 TABLES: dict[Format, str] = {
@@ -29,21 +27,11 @@ TABLES: dict[Format, str] = {
     "ids": "ids.txt",
     "datacomp": "uids.npy",
 }
-UID, UID_DIGITS = "uid", 32  # datacomp's column, and the hexadecimal digits of its values
+UID_DIGITS = 32  # hexadecimal digits of datacomp's uids
 UID_TYPE = np.dtype("u8,u8")
 JSON_ROWS = 2_000  # rows that are Python objects at once
 
 Write = Callable[[pa.Table], None]
-
-
-def check_formats(formats: Sequence[Format], searcher: Searcher) -> None:
-    """Raise QueryError where the index lacks what a format is made of."""
-    columns = [] if searcher.metadata is None else searcher.metadata.schema.names
-    if "datacomp" in formats and UID not in columns:
-        raise QueryError(
-            f"{searcher.name} has no column {UID} in its metadata, which --write datacomp lists; embed with "
-            "--enable_metadata True"
-        )
 
 
 def write_tables(folder: Folder, hits: Hits, formats: Sequence[Format]) -> list[str]:

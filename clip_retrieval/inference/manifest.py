@@ -12,7 +12,7 @@ from clip_retrieval.encoder.uri import absolute_uri
 from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.layout import FORMAT_VERSION, Partition
 from clip_retrieval.options import to_json
-from clip_retrieval.sources import Source
+from clip_retrieval.sources.protocol import Source
 from clip_retrieval.sources.subset import Subset
 from clip_retrieval.version import __version__
 

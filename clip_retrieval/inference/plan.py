@@ -18,8 +18,9 @@ from clip_retrieval.inference.manifest import describe_options
 from clip_retrieval.inference.resume import as_it_was, check_folder, check_input, is_revised
 from clip_retrieval.layout import EmbeddingsFolder, Partition, read_manifest
 from clip_retrieval.paths import local_path
-from clip_retrieval.sources import Source, open_source
+from clip_retrieval.sources import open_source
 from clip_retrieval.sources.files import FilesSource
+from clip_retrieval.sources.protocol import Source
 from clip_retrieval.storage import Folder
 
 PARTITIONS_FOR_EACH_DEVICE = 4  # faster devices then make more partitions, and none waits long for the last one

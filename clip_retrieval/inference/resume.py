@@ -15,8 +15,8 @@ from clip_retrieval.inference.output.ledger import Record, as_name, read_ledger
 from clip_retrieval.layout import LEDGER_FOLDER, MANIFEST, EmbeddingsFolder, Partition, read_manifest
 from clip_retrieval.options import flags_of, to_json
 from clip_retrieval.paths import local_path
-from clip_retrieval.sources import Source
 from clip_retrieval.sources.files import FilesSource
+from clip_retrieval.sources.protocol import Source
 
 # Values of options that the manifests of older folders do not mention.
 PRESUMED = {"pictures": to_json(AS_BEFORE), "transparency": AS_BEFORE.transparency}

@@ -20,7 +20,8 @@ from clip_retrieval.layout import JOURNAL, METADATA_FOLDER, EmbeddingsFolder, Pa
 from clip_retrieval.options import build_config
 from clip_retrieval.process.interrupts import ending_with
 from clip_retrieval.revision import finish_revision, only_one
-from clip_retrieval.sources import Source, open_source
+from clip_retrieval.sources import open_source
+from clip_retrieval.sources.protocol import Source
 from clip_retrieval.sources.subset import Subset
 from clip_retrieval.storage import check_writable
 

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Lock
 
 import numpy as np
@@ -16,6 +17,7 @@ from clip_retrieval.errors import StorageError, one_line
 from clip_retrieval.local_files import check_regular
 from clip_retrieval.metadata.arrays import DamageError, check_values, number_array
 from clip_retrieval.metadata.cells import Cells
+from clip_retrieval.metadata.direct import DirectColumn, DirectFile, array_of, open_direct
 from clip_retrieval.metadata.parquet import Column, ParquetFiles, ParquetMetadata, as_columns, check_ids
 from clip_retrieval.metadata.schema import choose_columns
 from clip_retrieval.process.resources import count_cores
@@ -40,7 +42,8 @@ class ArrowMetadata:
     """
 
     def __init__(self, folder: Folder, names: Sequence[str]) -> None:
-        tables = [open_table(folder, name) for name in names]
+        opened = [open_table(folder, name) for name in names]
+        tables = [table for table, _ in opened]
         for name, table in zip(names, tables, strict=True):
             if table.schema != tables[0].schema:
                 raise StorageError(
@@ -49,11 +52,15 @@ class ArrowMetadata:
         self.folder, self.names = folder, names
         self.schema = tables[0].schema
         self.batches = [batch for table in tables for batch in table.to_batches() if len(batch)]
+        self.files = [file for table, file in opened for batch in table.to_batches() if len(batch)]  # by batch
         self.starts = np.cumsum([0, *map(len, self.batches)])
         self.whole: set[str] = set()  # columns that were checked from end to end
         self.instead: ParquetMetadata | None = None
         self.replacing = Lock()
         self.opened: dict[tuple[int, int], Cells] = {}  # by batch and column
+        self.direct: dict[
+            int, list[DirectColumn]
+        ] = {}  # by column, those of all batches; none where one cannot be read
 
     @property
     def row_count(self) -> int:
@@ -139,6 +146,28 @@ class ArrowMetadata:
         return self.instead.columns(names)
 
     def gather(self, ids: NDArray[np.int64], places: Sequence[int]) -> list[pa.Array]:
+        """Return the values of the columns at these places; those of a few rows are not read through the map."""
+        direct = {place: self.direct_columns(place) for place in places} if len(ids) <= MOST_CELLS else {}
+        mapped = [place for place in places if not direct.get(place)]
+        found = dict(zip(mapped, self.gather_mapped(ids, mapped), strict=True)) if mapped else {}
+        if len(mapped) < len(places):
+            owners = np.searchsorted(self.starts, ids, side="right") - 1
+            rows = list(zip(owners.tolist(), (ids - self.starts[owners]).tolist(), strict=True))
+            for place in direct.keys() - mapped:
+                columns = direct[place]
+                found[place] = array_of(columns[0].kind, [columns[owner].read(row) for owner, row in rows])
+        return [found[place] for place in places]
+
+    def direct_columns(self, place: int) -> list[DirectColumn]:
+        """Return a column of all batches as they lie in their files; none where one of them cannot be read so."""
+        if place not in self.direct:
+            of_batches = zip(self.files, self.batches, strict=True)
+            columns = [DirectColumn(file, batch.column(place)) for file, batch in of_batches if file is not None]
+            is_readable = len(columns) == len(self.batches) and all(column.can_read for column in columns)
+            self.direct[place] = columns if is_readable else []
+        return self.direct[place]
+
+    def gather_mapped(self, ids: NDArray[np.int64], places: Sequence[int]) -> list[pa.Array]:
         """Return the values of the columns at these places: batch by batch, then in the order of the ids."""
         order = np.argsort(ids, kind="stable")
         ordered = ids[order]
@@ -174,16 +203,20 @@ def take(values: pa.Array, places: NDArray[np.int64]) -> pa.Array:
     return pc.take(values, number_array(places), boundscheck=False)
 
 
-def open_table(folder: Folder, name: str) -> pa.Table:
-    """Map an Arrow file; one of another store is read into memory. Raises StorageError where it is not whole."""
+def open_table(folder: Folder, name: str) -> tuple[pa.Table, DirectFile | None]:
+    """Map an Arrow file, and open it for direct reading; one of another store is read into memory.
+
+    Raises StorageError where it is not whole.
+    """
     path = folder.path(name)
     if folder.is_local:
         check_regular(path)
     try:
+        before = Path(path).stat() if folder.is_local else None
         source = pa.memory_map(path) if folder.is_local else pa.BufferReader(folder.read_bytes(name))
         table = pa.ipc.open_file(source).read_all()
         table.validate()
-        return table
+        return table, None if before is None else open_direct(path, source, before)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise StorageError(f"{path} is no whole Arrow file: {error}") from error
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from clip_retrieval.filter.export import write_hits
 from clip_retrieval.filter.hits import Asked, collect_hits
-from clip_retrieval.filter.run import write_hits
 from clip_retrieval.filter.sheet import SHEET
 from clip_retrieval.photos.ask import PhotoAnswer, PhotoFolder
 from clip_retrieval.revision import only_one

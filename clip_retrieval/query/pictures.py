@@ -12,8 +12,7 @@ from clip_retrieval.errors import StorageError, one_line
 from clip_retrieval.layout import IMAGE_PATH, SHARD, SHARD_OFFSET, SHARD_SIZE
 from clip_retrieval.network.limits import FetchLimits
 from clip_retrieval.paths import is_pipe, literal, local_path
-from clip_retrieval.sources.tar_pictures import find_sparse
-from clip_retrieval.sources.zips import find_member, is_zip, stored_crc
+from clip_retrieval.sources.zip_headers import stored_crc
 from clip_retrieval.storage import Folder
 from clip_retrieval.words import clean
 
@@ -84,6 +83,9 @@ def read_from_shard(hit: dict[str, Any]) -> bytes:
         if len(data) != size:
             raise OSError(f"{hit[SHARD]} has changed since it was embedded")
         return data
+    from clip_retrieval.sources.tar_pictures import find_sparse  # zipfile, tarfile: 20 ms of every start
+    from clip_retrieval.sources.zips import find_member, is_zip
+
     find = find_member if is_zip(shard) else find_sparse  # compressed members and sparse files have no place
     return read_blob(find(str(hit[IMAGE_PATH]), shard))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any
@@ -15,6 +15,7 @@ from clip_retrieval.checksums import fingerprint_index
 from clip_retrieval.embeddings.rows import read_rows
 from clip_retrieval.embeddings.vectors import Vectors
 from clip_retrieval.encoder.base import Encoder, Workload
+from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.errors import QueryError, StorageError
 from clip_retrieval.layout import EmbeddingsFolder, IndexFolder, about_index, read_manifest
@@ -40,6 +41,8 @@ from clip_retrieval.search.within import Within
 
 OPENING_TRIES = 10
 
+TakeOpened = Callable[[EncoderConfig], Encoder | None]  # a model that was opened meanwhile, if it is that one
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Searcher:
@@ -58,6 +61,7 @@ class Searcher:
     stored: Vectors | None  # the embeddings that candidates are compared by again
     settings: Settings | None
     workload: Workload
+    take_opened: TakeOpened | None = None
     encoding: Lock = field(default_factory=Lock)
     drawing: Lock = field(default_factory=Lock)
     drawn: list[Background] = field(default_factory=list)  # none or one; changed under the lock only
@@ -116,7 +120,9 @@ class Searcher:
     def load(self) -> Encoder:
         """Return the model, loaded and compared with that of the index once; the caller holds the lock."""
         if not self.loaded:
-            encoder = load_encoder(choose_encoder(self.expected, self.config), workload=self.workload)
+            config = choose_encoder(self.expected, self.config)
+            opened = None if self.take_opened is None else self.take_opened(config)
+            encoder = load_encoder(config, workload=self.workload) if opened is None else opened
             check_model(encoder, self.expected)
             self.loaded.append(encoder)
         return self.loaded[0]
@@ -166,7 +172,13 @@ class Searcher:
         return join_metadata(self.metadata, found)
 
 
-def open_searcher(folder: IndexFolder, config: SearcherConfig, *, workload: Workload = "query") -> Searcher:
+def open_searcher(
+    folder: IndexFolder,
+    config: SearcherConfig,
+    *,
+    workload: Workload = "query",
+    take_opened: TakeOpened | None = None,
+) -> Searcher:
     """Open an index folder; raises QueryError and StorageError where it cannot answer.
 
     A build may replace the folder's files meanwhile: all that is opened is of one build.
@@ -197,4 +209,5 @@ def open_searcher(folder: IndexFolder, config: SearcherConfig, *, workload: Work
         stored=open_stored(EmbeddingsFolder(refine_from), config.modality, index) if refine_from else None,
         settings=None if config.index_param is None else index.checked(parse_settings(config.index_param)),
         workload=workload,
+        take_opened=take_opened,
     )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
-from clip_retrieval.sources.config import SourceConfig
-from clip_retrieval.sources.protocol import Selective, Source
-
-__all__ = ["Selective", "Source", "open_source"]
+if TYPE_CHECKING:
+    from clip_retrieval.sources.config import SourceConfig
+    from clip_retrieval.sources.protocol import Source
 
 
 def open_source(config: SourceConfig, output_folder: str) -> Source:

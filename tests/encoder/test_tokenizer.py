@@ -52,10 +52,16 @@ def test_any_unicode_has_the_tokens_of_open_clip(tokenizer: BpeTokenizer, refere
     assert np.array_equal(tokenizer(texts), reference(texts).numpy())
 
 
+def test_any_ascii_has_the_tokens_of_open_clip(tokenizer: BpeTokenizer, reference: open_clip.SimpleTokenizer) -> None:
+    rng = random.Random(1)
+    texts = ["".join(chr(rng.randrange(1, 128)) for _ in range(rng.randrange(1, 40))) for _ in range(1500)]
+    assert np.array_equal(tokenizer(texts), reference(texts).numpy())
+
+
 def test_it_needs_neither_torch_nor_open_clip() -> None:
     code = (
         "import sys; from clip_retrieval.encoder.tokenizer import BpeTokenizer; BpeTokenizer()(['a dog']); "
-        "sys.exit(bool({'torch', 'open_clip', 'transformers'} & sys.modules.keys()))"
+        "sys.exit(bool({'torch', 'open_clip', 'transformers', 'regex', 'ftfy'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -16,7 +16,7 @@ from clip_retrieval.query.pictures import find_picture
 from clip_retrieval.sources import open_source
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.types import Failure, Sample
-from clip_retrieval.sources.zips import stored_crc
+from clip_retrieval.sources.zip_headers import stored_crc
 
 STORED, DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 PICTURE = b"picture " * 20

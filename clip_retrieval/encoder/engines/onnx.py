@@ -32,6 +32,7 @@ from clip_retrieval.encoder.engines.sessions import (
     Runtime,
     Session,
     Way,
+    import_runtime,
     is_installed,
     open_session,
 )
@@ -106,6 +107,7 @@ class OnnxEncoder(EncodesTexts):
 
     def __init__(self, folder: Path, about: OnnxFolder, info: EncoderInfo, way: Way) -> None:
         self.folder, self.about, self.info, self.way = folder, about, info, way
+        self.opening: list[Thread] = []
 
     @cached_property
     def image_session(self) -> Session:
@@ -125,19 +127,24 @@ class OnnxEncoder(EncodesTexts):
         with explaining_pointers(self.folder, EncoderError):
             return HuggingfaceTokenizer(self.folder, spec)
 
-    def open_text_side(self) -> None:
+    def start_text_side(self) -> None:
         """Open the graph while the vocabulary is read: neither waits for the other, and a first text is out sooner."""
-        if {"text_session", "tokenizer"} & vars(self).keys():
+        if self.opening or {"text_session", "tokenizer"} & vars(self).keys():
             return
+        import_runtime(self.way.runtime)  # here: threads that import at once get in each other's way
 
-        def open_graph() -> None:
-            with suppress(Exception):  # raised again where the session is used; a thread would print it
-                _ = self.text_session
+        def open_part(name: str) -> None:
+            with suppress(Exception):  # raised again where the part is used; a thread would print it
+                getattr(self, name)
 
-        opening = Thread(target=open_graph)
-        opening.start()
-        _ = self.tokenizer
-        opening.join()
+        self.opening = [Thread(target=open_part, args=[name]) for name in ("text_session", "tokenizer")]
+        for thread in self.opening:
+            thread.start()
+
+    def wait_for_text_side(self) -> None:
+        self.start_text_side()
+        for thread in self.opening:
+            thread.join()
 
     def open_session(self, tower: str) -> Session:
         check_tower(self.info, tower)
@@ -163,7 +170,7 @@ class OnnxEncoder(EncodesTexts):
     def embed_texts(self, texts: Sequence[str]) -> TextEmbeddings:
         check_tower(self.info, "text")
         check_texts(texts)
-        self.open_text_side()
+        self.wait_for_text_side()
         tokens, truncated_count = self.tokenizer.tokenize(texts)
         return TextEmbeddings(self.encode_tokens(tokens), truncated_count)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -56,6 +57,11 @@ def open_session(path: Path, way: Way) -> Session:
             return open_openvino(path, way)
         case _:
             assert_never(way.runtime)
+
+
+def import_runtime(runtime: Runtime) -> None:
+    if is_installed(runtime):
+        importlib.import_module(runtime)
 
 
 def is_installed(runtime: Runtime) -> bool:

@@ -10,8 +10,8 @@ from typing import Any, Literal, cast
 
 from clip_retrieval.blobs import open_store
 from clip_retrieval.paths import is_pipe, local_path, without_query
-from clip_retrieval.sources import Source
 from clip_retrieval.sources.config import SourceConfig
+from clip_retrieval.sources.protocol import Source
 from clip_retrieval.sources.types import Failure, FileState, Inventory, Part, Sample
 
 MOST_SAMPLES = 64

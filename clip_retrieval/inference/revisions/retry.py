@@ -24,9 +24,9 @@ from clip_retrieval.inference.telemetry.watch import watching
 from clip_retrieval.inference.worker.equipment import reopen_equipment
 from clip_retrieval.inference.worker.partition import make_partition
 from clip_retrieval.layout import MANIFEST, EmbeddingsFolder, Partition, read_manifest
-from clip_retrieval.sources import Selective, Source
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.files import FilesSource
+from clip_retrieval.sources.protocol import Selective, Source
 from clip_retrieval.sources.types import Failure, FileState, Inventory, Part, Sample
 from clip_retrieval.words import clean
 

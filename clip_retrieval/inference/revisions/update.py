@@ -37,9 +37,9 @@ from clip_retrieval.layout import (
     next_partition,
     read_manifest,
 )
-from clip_retrieval.sources import Source
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.files import FilesSource
+from clip_retrieval.sources.protocol import Source
 from clip_retrieval.sources.types import FileState, Part, Sample
 from clip_retrieval.storage import Folder
 from clip_retrieval.words import clean

@@ -19,7 +19,7 @@ from clip_retrieval.inference.resume import check_encoder, settled_precision
 from clip_retrieval.inference.worker.number_format import candidates, load, settle
 from clip_retrieval.layout import EmbeddingsFolder
 from clip_retrieval.process.resources import count_cores
-from clip_retrieval.sources import Source
+from clip_retrieval.sources.protocol import Source
 from clip_retrieval.sources.types import Inventory, Sample
 
 PEEKED_SAMPLES = 64  # of tars, which are not listed before they are read

@@ -16,7 +16,7 @@ from clip_retrieval.encoder.load import list_precisions, load_encoder
 from clip_retrieval.errors import EncoderError
 from clip_retrieval.inference.manifest import Check
 from clip_retrieval.inference.readers.loader import Loader
-from clip_retrieval.sources import Source
+from clip_retrieval.sources.protocol import Source
 from clip_retrieval.sources.types import Sample
 
 logger = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from clip_retrieval.inference.telemetry.wip import followed
 from clip_retrieval.inference.worker.equipment import Equipment
 from clip_retrieval.inference.worker.pipeline import Pipeline
 from clip_retrieval.layout import EmbeddingsFolder, Modality, Partition
-from clip_retrieval.sources import Source
 from clip_retrieval.sources.config import SHARD_FORMATS
+from clip_retrieval.sources.protocol import Source
 from clip_retrieval.sources.types import Inventory
 
 

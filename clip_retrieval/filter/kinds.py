@@ -1,0 +1,46 @@
+"""What a word of the command line asks for: a text, or the picture or embedding in the file that it names."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clip_retrieval.encoder.picture_suffixes import IMAGE_SUFFIXES
+from clip_retrieval.errors import QueryError
+from clip_retrieval.query.terms import Words
+
+if TYPE_CHECKING:
+    from clip_retrieval.query.embed import QueryKind  # loads NumPy, which takes longer than to tell a kind
+
+URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
+TAKEN = "a query is a text, or the path of a picture or an embedding (.npy)"
+
+
+def kind_of(text: str) -> QueryKind:
+    """Say what a query is: a url and a file that exists are opened, all else is a text.
+
+    Raises QueryError for what is no text but a mistake: the name of a picture that is not there, the path of a folder
+    or device.
+    """
+    if URL.fullmatch(text):
+        return "image"
+    path = Path(text)
+    suffix = path.suffix.lower()
+    try:
+        is_file, exists, is_folder = path.is_file(), path.exists(), path.is_dir()
+    except (OSError, ValueError):  # too long for a path, or below a folder that is closed to this user
+        return "text"
+    if is_file:
+        return "embedding" if suffix == ".npy" else "image"
+    is_path = "/" in text or os.sep in text or text in (".", "..")
+    if exists and is_path:
+        raise QueryError(f"{text} is {'a folder' if is_folder else 'no regular file'}; {TAKEN}")
+    if (is_path or " " not in text) and suffix in IMAGE_SUFFIXES | {".npy"}:
+        raise QueryError(f"there is no file {text}")
+    return "text"
+
+
+def is_text(term: Words) -> bool:
+    return term.row is None and (term.is_quoted or kind_of(term.text) == "text")
