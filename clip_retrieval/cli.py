@@ -31,6 +31,7 @@ COMMANDS = {
     "back": ("serve", "back"),
     "benchmark": ("tools", "benchmark"),
     "convert": ("models", "convert"),
+    "dedup": ("curate", "dedup"),
     "demo": ("tools", "demo"),
     "end2end": ("serve", "end2end"),
     "extract": ("tools", "extract"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,8 @@ from clip_retrieval.option_values import convert, describe_type, literal, withou
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+UNITS = "KMGT"  # of sizes in bytes
+
 Path = tuple[str, ...]  # attribute names from a config to a field
 
 
@@ -226,3 +229,12 @@ def from_json(config: type[T], values: Mapping[str, Any]) -> T:
             value = tuple(value)
         arguments[field.name] = value
     return config(**arguments)
+
+
+def parse_bytes(text: str) -> int:
+    """Return the bytes that a size means: 500MB and 4G count in powers of 1000, 500MiB and 4Gi in powers of 1024."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
+    if match is None or float(match[1]) <= 0:
+        raise ConfigError(f"{text!r} is no size; write it as 500MB or 4G")
+    power = UNITS.index(match[2].upper()) + 1 if match[2] else 0
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clip_retrieval.index.config import parse_bytes
+from clip_retrieval.options import parse_bytes
 from clip_retrieval.words import bound_above, in_bytes, is_hidden
 
 

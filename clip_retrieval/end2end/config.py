@@ -7,10 +7,10 @@ from typing import ClassVar, Literal
 
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.errors import ConfigError
-from clip_retrieval.index.config import IndexConfig, parse_bytes
+from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.network.limits import FetchLimits
-from clip_retrieval.options import check_least, group, option, option_of
+from clip_retrieval.options import check_least, group, option, option_of, parse_bytes
 from clip_retrieval.server.config import AccessConfig
 from clip_retrieval.sources.config import InputFormat, SourceConfig
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import chain, count, islice
 from typing import Any, NamedTuple
@@ -33,6 +33,7 @@ from clip_retrieval.words import is_hidden
 SAMPLES_PER_TAR = 10_000
 
 Sample = dict[str, Any]  # key and members by suffix, as webdataset has them
+Problems = dict[int, str]  # why a row has no sample, by its place
 
 
 class Spot(NamedTuple):
@@ -44,19 +45,27 @@ class Spot(NamedTuple):
 
 def write_tars(folder: Folder, hits: Hits) -> int:
     """Write webdataset/00000.tar and so on; return the number of samples. Hits without one get a problem."""
-    samples, written = unique_keys(make_samples(hits)), 0
+    rows = enumerate(row for block in hits.blocks() for row in rows_of(block))
+    samples, written = unique_keys(make_samples(rows, hits.problems)), 0
     for number in count():
         first = next(samples, None)
         if first is None:
             break
-        with (
-            folder.staged(f"{TARS_FOLDER}/{number:05d}.tar") as staged,
-            staged.open("wb") as file,
-            TarWriter(file, encoder=False, keep_meta=True, mtime=0, format="PAX_FORMAT") as writer,
-        ):
-            for sample in chain([first], islice(samples, SAMPLES_PER_TAR - 1)):
-                writer.write(sample)
-                written += 1
+        written += write_tar(folder, number, chain([first], islice(samples, SAMPLES_PER_TAR - 1)))
+    return written
+
+
+def write_tar(folder: Folder, number: int, samples: Iterable[Sample]) -> int:
+    """Write one tar, whole or not at all; return the number of its samples."""
+    written = 0
+    with (
+        folder.staged(f"{TARS_FOLDER}/{number:05d}.tar") as staged,
+        staged.open("wb") as file,
+        TarWriter(file, encoder=False, keep_meta=True, mtime=0, format="PAX_FORMAT") as writer,
+    ):
+        for sample in samples:
+            writer.write(sample)
+            written += 1
     return written
 
 
@@ -77,11 +86,14 @@ def inside(key: str) -> str:
     return posixpath.normpath(f"/{key}").lstrip("/") or "_"
 
 
-def make_samples(hits: Hits) -> Iterator[Sample]:
-    """Yield a sample for each row that is a hit: first those that are in no tar, then tar by tar, each read once."""
+def make_samples(rows: Iterable[tuple[int, dict[str, Any]]], problems: Problems) -> Iterator[Sample]:
+    """Yield a sample for each row: first those that are in no tar, then tar by tar, each read once.
+
+    Rows come with their places, by which `problems` tells of those that have no sample.
+    """
     in_tars: dict[str, dict[Spot, int]] = defaultdict(dict)
     done: set[int] = set()
-    for place, hit in enumerate(row for block in hits.blocks() for row in rows_of(block)):
+    for place, hit in rows:
         if hit["id"] in done:  # a row may be a hit of several queries
             continue
         done.add(hit["id"])
@@ -90,13 +102,13 @@ def make_samples(hits: Hits) -> Iterator[Sample]:
                 in_tars[str(hit[SHARD])][Spot(int(hit[SHARD_OFFSET]), str(hit[IMAGE_PATH]))] = place
                 continue
         except OSError as error:
-            hits.problems[place] = one_line(error)
+            problems[place] = one_line(error)
             continue
-        sample = sample_of_row(place, hit, hits)
+        sample = sample_of_row(place, hit, problems)
         if sample is not None:
             yield sample
     for shard, wanted in in_tars.items():
-        yield from samples_of_tar(find_file(shard), wanted, hits)
+        yield from samples_of_tar(find_file(shard), wanted, problems)
 
 
 @lru_cache(maxsize=4096)
@@ -104,11 +116,11 @@ def is_tar(shard: str) -> bool:
     return not is_pipe(shard) and not is_zip(find_file(shard))
 
 
-def sample_of_row(place: int, hit: dict[str, Any], hits: Hits) -> Sample | None:
+def sample_of_row(place: int, hit: dict[str, Any], problems: Problems) -> Sample | None:
     """Return a sample of the picture of a hit, its caption and its metadata; None, and a problem, without picture."""
     picture = find_picture(hit)
     if picture.problem is not None:
-        hits.problems[place] = picture.problem
+        problems[place] = picture.problem
         return None
     sample: Sample = {"__key__": f"{hit['id']:09d}"}
     if picture.data is not None:
@@ -121,7 +133,7 @@ def sample_of_row(place: int, hit: dict[str, Any], hits: Hits) -> Sample | None:
     return {**sample, "json": msgspec.json.encode(about)}
 
 
-def samples_of_tar(url: str, wanted: Mapping[Spot, int], hits: Hits) -> Iterator[Sample]:
+def samples_of_tar(url: str, wanted: Mapping[Spot, int], problems: Problems) -> Iterator[Sample]:
     """Yield the samples of a tar that hold these pictures, in its order; only headers of the others are read."""
     left, why = dict(wanted), "it has changed since it was embedded"
     for group in grouped(read_members(url, lambda name: not is_hidden(name)), url):
@@ -133,10 +145,10 @@ def samples_of_tar(url: str, wanted: Mapping[Spot, int], hits: Hits) -> Iterator
             try:
                 yield sample_of_members(group)
             except OSError as error:
-                hits.problems.update(dict.fromkeys(places, one_line(error)))
+                problems.update(dict.fromkeys(places, one_line(error)))
         if not left:
             return
-    hits.problems.update(dict.fromkeys(left.values(), f"it is not found in {url}: {why}"))
+    problems.update(dict.fromkeys(left.values(), f"it is not found in {url}: {why}"))
 
 
 def spots_of(member: Member) -> set[Spot]:

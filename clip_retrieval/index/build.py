@@ -14,7 +14,7 @@ from clip_retrieval.embeddings.local_copy import fetched
 from clip_retrieval.embeddings.vectors import Contents, Vectors
 from clip_retrieval.errors import ConfigError, IndexBuildError
 from clip_retrieval.index.building.edit_rows import CannotChangeError
-from clip_retrieval.index.config import IndexConfig, parse_bytes
+from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.index.engines import Engine, chosen_engine
 from clip_retrieval.index.folder.build_options import OPTIONS, TARGET, keep_options, kept_options, read_index_config
 from clip_retrieval.index.folder.changed_rows import Change
@@ -42,6 +42,7 @@ from clip_retrieval.layout import (
     about_index,
     read_manifest,
 )
+from clip_retrieval.options import parse_bytes
 from clip_retrieval.revision import finish_revision, only_one
 from clip_retrieval.search.cores import using_cores
 from clip_retrieval.search.settings import parse_settings

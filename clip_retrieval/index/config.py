@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.index.measuring.tuning import DEFAULT_QUERY_MS, Target
 from clip_retrieval.layout import EMBEDDING_FOLDERS, Modality
-from clip_retrieval.options import check_least, group, option, option_of
+from clip_retrieval.options import check_least, group, option, option_of, parse_bytes
 
 EngineName = Literal["auto", "autofaiss", "faiss"]
-UNITS = "KMGT"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,12 +158,3 @@ class CombinerConfig:
 
     input_folder: str = option(help="Folder with *.index files.")
     output_folder: str = option(help="Folder that merged_index.ivfdata and populated.index go to.")
-
-
-def parse_bytes(text: str) -> int:
-    """Return the bytes that a size means: 500MB and 4G count in powers of 1000, 500MiB and 4Gi in powers of 1024."""
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
-    if match is None or float(match[1]) <= 0:
-        raise ConfigError(f"{text!r} is no size; write it as 500MB or 4G")
-    power = UNITS.index(match[2].upper()) + 1 if match[2] else 0
-    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)

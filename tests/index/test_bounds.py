@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from clip_retrieval import clip_index
 from clip_retrieval.errors import ConfigError, IndexBuildError
-from clip_retrieval.index.config import IndexConfig, parse_bytes
+from clip_retrieval.index.config import IndexConfig
+from clip_retrieval.options import parse_bytes
 
 Rows = Callable[..., NDArray[np.float32]]
 

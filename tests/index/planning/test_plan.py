@@ -19,13 +19,13 @@ from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.building import training
 from clip_retrieval.index.building.parts import add_rows
 from clip_retrieval.index.building.training import train_index
-from clip_retrieval.index.config import parse_bytes
 from clip_retrieval.index.planning import plan as planning
 from clip_retrieval.index.planning.bounds import Bounds
 from clip_retrieval.index.planning.costs import held_bytes, row_bytes, with_cost
 from clip_retrieval.index.planning.expected import to_expect
 from clip_retrieval.index.planning.plan import ROWS_FOR_LISTS, SMALLEST, is_slow, lengths, list_plans, make_plan, worth
 from clip_retrieval.index.planning.shapes import LISTS_FOR_GRAPH, Plan, Problem
+from clip_retrieval.options import parse_bytes
 
 Rows = NDArray[np.float32]
 AMPLE = 10**14  # bytes

@@ -1,0 +1,26 @@
+"""Commands that make a better data set of an embeddings folder."""
+
+from __future__ import annotations
+
+import click
+
+from clip_retrieval.commands import Outcome, with_config
+from clip_retrieval.curate.config import DedupConfig
+
+
+def prepare() -> None:
+    """Load faiss so that its threads sleep while they wait."""
+    from clip_retrieval.search.load_faiss import load_faiss
+
+    load_faiss()
+
+
+@click.command()
+@with_config(DedupConfig)
+def dedup(config: DedupConfig) -> Outcome:
+    """Find the duplicates in an embeddings folder, choose which are kept, and write both, with a page to look at."""
+    prepare()
+    from clip_retrieval.commands.reports.curate import print_dedup
+    from clip_retrieval.curate.dedup import run_dedup
+
+    return Outcome(run_dedup(config), print_dedup)

@@ -1,0 +1,57 @@
+"""The outcomes of curation, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from clip_retrieval.commands.reports.console import open_console
+from clip_retrieval.words import counted
+
+if TYPE_CHECKING:
+    from clip_retrieval.curate.dedup import DedupResult
+
+REASONS = {
+    "bytes": "the same bytes",
+    "embedding": "the same embedding",
+    "perceptual": "a like perceptual hash",
+    "semantic": "a like embedding",
+}
+
+
+def print_dedup(result: DedupResult) -> None:
+    """Print how many duplicates there are and why, how sure that is, and where everything is."""
+    console = open_console()
+    console.print(
+        f"{counted(result.duplicates, 'duplicate')} in {counted(result.groups, 'group')}; "
+        f"{result.kept:,} of {counted(result.rows, 'row')} are kept"
+    )
+    for name, count in result.reasons.items():
+        console.print(f"  {count:,}: {REASONS[name]}")
+    if result.compared < result.rows:
+        console.print(f"without an embedding: {counted(result.rows - result.compared, 'row')}", style="dim")
+    console.print(how_sure(result), style="dim")
+    print_files(result.output_folder, result.files, result.notes)
+
+
+def how_sure(result: DedupResult) -> str:
+    """Say which pairs were compared, and what may have been missed."""
+    if result.is_exact:
+        return "every pair within the threshold is known"
+    if result.recall is None:
+        return (
+            f"compared within {counted(result.blocks, 'block')} and with their neighbors; --check_rows measures recall"
+        )
+    found = f"{result.recall.found:,} of {counted(result.recall.pairs, 'pair')}"
+    return (
+        f"compared within {counted(result.blocks, 'block')} and with their neighbors: {found} of "
+        f"{counted(result.recall.rows, 'row')} were found; --exact True finds all"
+    )
+
+
+def print_files(folder: str, files: Sequence[str], notes: Sequence[str]) -> None:
+    console = open_console()
+    for note in notes:
+        console.print(f"note: {note}", style="yellow")
+    first, *others = files
+    console.print(f"written: {', '.join([f'{folder}/{first}', *others])}")

@@ -1,0 +1,1 @@
+"""An embeddings folder to a better one: duplicates, labels, choices, a report."""

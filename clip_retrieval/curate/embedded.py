@@ -1,0 +1,141 @@
+"""The folder that is curated: its embeddings of one modality, and the metadata of the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from clip_retrieval.embeddings.half_precision import widen
+from clip_retrieval.embeddings.rows import read_rows
+from clip_retrieval.embeddings.vectors import ROWS_AT_ONCE, Vectors, open_vectors
+from clip_retrieval.errors import ConfigError, SourceError
+from clip_retrieval.layout import EMBEDDING_FOLDERS, MODALITIES, EmbeddingsFolder, Modality
+from clip_retrieval.metadata import Metadata, open_metadata
+from clip_retrieval.words import counted
+
+Floats = NDArray[np.float32]
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """An embeddings folder, opened."""
+
+    folder: EmbeddingsFolder
+    vectors: Vectors
+    metadata: Metadata | None
+
+    @property
+    def row_count(self) -> int:
+        return self.vectors.row_count
+
+    @property
+    def column_names(self) -> list[str]:
+        return [] if self.metadata is None else list(self.metadata.schema.names)
+
+    def check_column(self, name: str, option: str) -> None:
+        """Raise ConfigError where the metadata lacks a column."""
+        if name not in self.column_names:
+            shown = ", ".join(sorted(self.column_names)[:20]) or "none"
+            raise ConfigError(f"--{option} {name}: {self.folder.url} has no such column; it has {shown}")
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """Return a whole column, in row order."""
+        assert self.metadata is not None
+        return self.metadata.columns([name])[name]
+
+    def numbers(self, name: str, option: str) -> NDArray[np.float64]:
+        """Return a column of numbers or booleans [n], NaN for null; raises ConfigError for another kind."""
+        self.check_column(name, option)
+        column = self.column(name)
+        kind = column.type
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+            raise ConfigError(f"--{option} {name}: the column holds {kind}, not numbers")
+        whole = column.combine_chunks().cast(pa.float64(), safe=False)
+        found: NDArray[np.float64] = whole.to_numpy(zero_copy_only=False)
+        return found
+
+
+def open_embedded(url: str, modality: Modality) -> Embedded:
+    """Open a folder; raises SourceError where it has no such embeddings, or metadata of other rows."""
+    folder = EmbeddingsFolder(url)
+    if not folder.exists():
+        raise SourceError(f"{url} is not there; name a folder that `clip-retrieval inference` wrote")
+    vectors = open_vectors(folder, EMBEDDING_FOLDERS[modality])
+    if vectors is None:
+        others = [name for name in MODALITIES if folder.names(EMBEDDING_FOLDERS[name], ".npy")]
+        hint = f"it has those of {others[0]}s: --modality {others[0]}" if others else "name an embeddings folder"
+        raise SourceError(f"{url} holds no {modality} embeddings; {hint}")
+    metadata = open_metadata(folder)
+    if metadata is not None and metadata.row_count != vectors.row_count:
+        raise SourceError(
+            f"{url} has {counted(vectors.row_count, 'embedding')} and {counted(metadata.row_count, 'row')} of "
+            "metadata; finish the run that writes it, or make the folder again"
+        )
+    return Embedded(folder, vectors, metadata)
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """The rows of several folders in one numbering, one folder after the other."""
+
+    members: Sequence[Vectors]
+
+    @property
+    def row_count(self) -> int:
+        return sum(vectors.row_count for vectors in self.members)
+
+    @property
+    def dim(self) -> int:
+        return self.members[0].dim
+
+    @property
+    def dtype(self) -> np.dtype[np.floating[Any]]:
+        kinds = [vectors.open(file).dtype for vectors in self.members for file in vectors.files]
+        return np.dtype(np.float16 if all(kind == np.float16 for kind in kinds) else np.float32)
+
+    def parts(self) -> Iterator[tuple[int, Floats]]:
+        """Yield (first row, rows in fp32) in order."""
+        first = 0
+        for vectors in self.members:
+            for file in vectors.files:
+                for start, rows in vectors.stored_parts(file, ROWS_AT_ONCE):
+                    yield first + start, widen(rows)
+                first += file.row_count
+
+    def rows(self, ids: Ids) -> Floats:
+        """Return rows by number, in their order."""
+        found = np.empty((len(ids), self.dim), np.float32)
+        first = 0
+        for vectors in self.members:
+            here = np.flatnonzero((ids >= first) & (ids < first + vectors.row_count))
+            if len(here):
+                found[here] = read_rows(vectors, ids[here] - first)
+            first += vectors.row_count
+        return found
+
+
+def unit(rows: Floats) -> Floats:
+    """Return rows of length 1; zero rows stay zero."""
+    lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows))
+    scaled: Floats = rows / np.maximum(lengths, np.float32(1e-12))[:, None]
+    return scaled
+
+
+def exact_cosines(a: Floats, b: Floats) -> NDArray[np.float64]:
+    """Return the cosine of each pair of rows [n], in float64 and rounded to 9 places: the same wherever it is computed.
+
+    Sums run in one order, whatever the number of rows, so no decision hangs on block sizes or threads.
+    """
+    found = np.empty(len(a), np.float64)
+    for start in range(0, len(a), 4096):
+        x, y = a[start : start + 4096].astype(np.float64), b[start : start + 4096].astype(np.float64)
+        product = (x * y).sum(axis=1)
+        found[start : start + 4096] = product / np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
+    rounded: NDArray[np.float64] = np.round(found, 9)
+    return rounded

@@ -1,0 +1,197 @@
+"""What makes rows duplicates: the relations that `dedup` covers, and the words for why two rows are alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_retrieval.curate.bits import count_differing, near_pairs
+from clip_retrieval.curate.blocks import Blocks, count_blocks, find_blocks, half_chord, visit_share
+from clip_retrieval.curate.config import DedupConfig
+from clip_retrieval.curate.cover import More, Relation
+from clip_retrieval.curate.embedded import Embedded, Ids, Pool, exact_cosines, unit
+from clip_retrieval.curate.pairs import Compare, Pairs, find_pairs, rounding
+from clip_retrieval.curate.pictures import find_digests, hash_pictures
+from clip_retrieval.curate.placed import Placed, place_rows
+from clip_retrieval.curate.scan import Scan, same_rows
+from clip_retrieval.curate.workspace import Workspace
+
+ALL_PAIRS_UP_TO = 50_000  # rows, which are compared in seconds
+WORTH_BLOCKS = 0.2  # share of the blocks that rows visit, from which on all are compared with all
+SAMPLE = 1000
+BYTES, EMBEDDING, PERCEPTUAL, SEMANTIC = "bytes", "embedding", "perceptual", "semantic"
+ROWS_AT_ONCE = 8192
+NO_PAIRS: NDArray[np.int64] = np.empty((0, 2), np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Recall:
+    """Pairs of some rows by comparison with all others, and how many of them the blocks told."""
+
+    rows: int
+    pairs: int
+    found: int
+
+
+@dataclass(frozen=True, eq=False)
+class Likeness:
+    """Everything that is known of which rows are alike."""
+
+    scan: Scan
+    digests: Ids | None  # [rows]: class of the same bytes, -1 where unknown
+    hashes: NDArray[np.uint64] | None  # [rows]: pHashes, 0 where there is none
+    relations: list[Relation]
+    more: More | None  # looks for what the pairs in memory do not tell
+    blocks: int
+    is_exact: bool  # every pair is known
+    recall: Recall | None
+
+    def why(self, rows: Ids, leaders: Ids) -> list[str]:
+        """Return for each row and the one that covers it the strongest reason."""
+        classes = self.scan.classes
+        found = np.full(len(rows), SEMANTIC, dtype=object)
+        if self.hashes is not None:
+            is_like = (self.hashes[rows] > 0) & (self.hashes[leaders] > 0)
+            differing = count_differing(self.hashes[rows], self.hashes[leaders])
+            found[is_like & (differing <= self.most_bits)] = PERCEPTUAL
+        found[(classes[rows] >= 0) & (classes[rows] == classes[leaders])] = EMBEDDING
+        if self.digests is not None:
+            found[(self.digests[rows] >= 0) & (self.digests[rows] == self.digests[leaders])] = BYTES
+        return list(found)
+
+    most_bits: int = 0
+
+
+def find_likeness(
+    members: list[Embedded], config: DedupConfig, scan: Scan, compare: Compare, work: Workspace
+) -> Likeness:
+    """Compare the rows in every way that was asked for."""
+    relations, digests, hashes, more, recall = [], None, None, None, None
+    pool = Pool([member.vectors for member in members])
+    blocks, is_exact = 0, True
+    if "exact" in config.by:
+        digests = np.asarray(work.keep("digests", partial(join_digests, members, scan)))
+        across = equal_across(pool, scan, compare)
+        relations += [Relation.of(digests, NO_PAIRS), Relation.of(scan.classes, across)]
+    if "perceptual" in config.by:
+        hashes = np.asarray(work.keep("hashes_of_pictures", partial(join_hashes, members)))
+        relations.append(relate_hashes(hashes, config.max_bits))
+    if "semantic" in config.by:
+        placed, chosen, is_exact = place(pool, config, scan, work)
+        pairs = find_pairs(placed, compare, work)
+        relations.append(Relation.of(scan.classes, scan.classes[pairs.ends]))
+        blocks = chosen.count
+        more = None if not pairs.cut else look_for_more(pool, scan, compare, pairs)
+        if not is_exact and not pairs.cut and config.check_rows:
+            recall = measure_recall(placed, compare, pairs, config.check_rows)
+    return Likeness(scan, digests, hashes, relations, more, blocks, is_exact, recall, config.max_bits)
+
+
+def equal_across(pool: Pool, scan: Scan, compare: Compare) -> NDArray[np.int64]:
+    """Return the pairs of classes of equal embeddings on both sides of the boundary."""
+    if compare.boundary is None:
+        return NO_PAIRS
+    hashes = scan.hashes[scan.representatives]
+    order = np.argsort(hashes, kind="stable")
+    same = np.flatnonzero(np.diff(hashes[order]) == 0)
+    pairs = np.stack([order[same], order[same + 1]], axis=1)
+    found = [NO_PAIRS]
+    for start in range(0, len(pairs), ROWS_AT_ONCE):
+        left, right = scan.representatives[pairs[start : start + ROWS_AT_ONCE]].T
+        found.append(pairs[start : start + ROWS_AT_ONCE][same_rows(pool.rows(left), pool.rows(right))])
+    return np.concatenate(found)
+
+
+def join_digests(members: list[Embedded], scan: Scan) -> Ids:
+    """Return classes of the same bytes over all folders, -1 where unknown; pictures of equal embeddings are read."""
+    is_equal = np.append(scan.sizes > 1, [False])[scan.classes]
+    found, first = [], 0
+    for member in members:
+        own = slice(first, first + member.row_count)
+        found.append(find_digests(member, np.flatnonzero(is_equal[own])))
+        first += member.row_count
+    return number_values(np.concatenate(found))[1]
+
+
+def number_values(values: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], Ids]:
+    """Return the distinct values but 0, and the number of each row's value, -1 where that is 0."""
+    known = np.flatnonzero(values)
+    distinct, numbers = np.unique(values[known], return_inverse=True)
+    classes = np.full(len(values), -1, np.int64)
+    classes[known] = numbers
+    return distinct, classes
+
+
+def join_hashes(members: list[Embedded]) -> NDArray[np.uint64]:
+    return np.concatenate([hash_pictures(member, np.arange(member.row_count)) for member in members])
+
+
+def relate_hashes(hashes: NDArray[np.uint64], most: int) -> Relation:
+    distinct, classes = number_values(hashes)
+    return Relation.of(classes, near_pairs(distinct, most) if most else NO_PAIRS)
+
+
+def place(pool: Pool, config: DedupConfig, scan: Scan, work: Workspace) -> tuple[Placed, Blocks, bool]:
+    """Return the rows by block, the blocks, and whether these tell every pair."""
+    ids = scan.representatives
+    is_exact = len(ids) <= ALL_PAIRS_UP_TO if config.exact is None else config.exact
+    count = min(config.blocks or count_blocks(len(ids)), max(1, len(ids)))
+    centroids = np.asarray(work.keep("centroids", lambda: find(pool, ids, count, config, is_exact=is_exact)))
+    blocks = Blocks(centroids[:, :-1], float(centroids[0, -1]))
+    return place_rows(pool, ids, blocks, work), blocks, is_exact or blocks.count == 1
+
+
+def find(pool: Pool, ids: Ids, count: int, config: DedupConfig, *, is_exact: bool) -> NDArray[np.float32]:
+    """Return centroids, and the margin in a last column; one block where all would visit all anyway."""
+    blocks = find_blocks(pool, ids, count, config.threshold, is_exact=is_exact)
+    if is_exact and config.blocks is None and blocks.count > 1:
+        sample = unit(pool.rows(ids[:: max(1, len(ids) // SAMPLE)]))
+        if visit_share(blocks, sample) > WORTH_BLOCKS:
+            blocks = find_blocks(pool, ids, 1, config.threshold, is_exact=True)
+    assert blocks.margin <= half_chord(config.threshold)
+    return np.column_stack([blocks.centroids, np.full(blocks.count, blocks.margin, np.float32)])
+
+
+def look_for_more(pool: Pool, scan: Scan, compare: Compare, pairs: Pairs) -> More:
+    """Return what compares a row with more pairs than memory holds with all rows that were kept."""
+
+    def more(row: int, kept: list[int]) -> int | None:
+        number = scan.classes[row]
+        if number < 0 or int(scan.representatives[number]) not in pairs.cut:
+            return None
+        own = pool.rows(np.array([row]))
+        for start in range(0, len(kept), ROWS_AT_ONCE):
+            some = np.array(kept[start : start + ROWS_AT_ONCE])
+            some = some[scan.classes[some] >= 0]
+            near = np.flatnonzero(unit(pool.rows(some)) @ unit(own)[0] >= compare.threshold - rounding(pool.dim))
+            there = pool.rows(some[near])
+            is_pair = exact_cosines(there, np.repeat(own, len(there), axis=0)) >= compare.threshold
+            if is_pair.any():
+                return int(some[near][is_pair][0])
+        return None
+
+    return more
+
+
+def measure_recall(placed: Placed, compare: Compare, pairs: Pairs, count: int) -> Recall:
+    """Compare some rows, evenly spread, with all others, and count how many of their pairs are known."""
+    positions = np.unique(np.linspace(0, len(placed.ids) - 1, min(count, len(placed.ids))).astype(np.int64))
+    own = unit(placed.load(positions))
+    true: list[NDArray[np.int64]] = [NO_PAIRS]
+    for start in range(0, len(placed.ids), ROWS_AT_ONCE):
+        there = placed.load(slice(start, start + ROWS_AT_ONCE))
+        left, right = np.nonzero(own @ unit(there).T >= compare.threshold - rounding(own.shape[1]))
+        is_other = positions[left] != right + start
+        left, right = left[is_other], right[is_other]
+        is_pair = exact_cosines(placed.load(positions[left]), there[right]) >= compare.threshold
+        ends = np.stack([placed.ids[positions[left[is_pair]]], placed.ids[right[is_pair] + start]], axis=1)
+        if compare.boundary is not None:
+            ends = ends[(ends[:, 0] < compare.boundary) != (ends[:, 1] < compare.boundary)]
+        true.append(np.sort(ends, axis=1))
+    wanted = np.unique(np.concatenate(true), axis=0)
+    width = np.int64(len(compare.rank))
+    is_known = np.isin(wanted[:, 0] * width + wanted[:, 1], pairs.ends[:, 0] * width + pairs.ends[:, 1])
+    return Recall(len(positions), len(wanted), int(is_known.sum()))

@@ -1,0 +1,72 @@
+"""Intermediate arrays of a long run, beside its result: the same command goes on with those that are whole."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_retrieval.storage import Folder, temporary_folder, writable
+
+WORK_FOLDER = "_work"
+KEY = "key.json"
+
+
+class Workspace:
+    """A local folder of npy files, each whole or absent."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def keep(self, name: str, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """Return the array of this name, mapped; made and saved where an earlier run has not."""
+        path = self.path / f"{name}.npy"
+        if not path.exists():
+            with self.making(name) as made, made.open("wb") as file:
+                np.save(file, make())
+        mapped: NDArray[Any] = np.load(path, mmap_mode="r")
+        return mapped
+
+    def has(self, name: str) -> bool:
+        return (self.path / f"{name}.npy").exists()
+
+    @contextmanager
+    def making(self, name: str) -> Iterator[Path]:
+        """Yield a path to write an npy file to; it gets its name if the block succeeds."""
+        made = self.path / f"{name}.making"
+        with writable(str(self.path)):
+            yield made
+            made.replace(self.path / f"{name}.npy")
+
+
+@contextmanager
+def open_workspace(target: Folder, key: Mapping[str, Any]) -> Iterator[Workspace]:
+    """Yield the workspace of a result; it is emptied where `key` differs, and removed if the block succeeds.
+
+    A result on a store has a temporary one, which does not outlive the run.
+    """
+    if not target.is_local:
+        with temporary_folder() as path:
+            yield Workspace(path)
+        return
+    path, said = Path(target.path(WORK_FOLDER)), json.dumps(key, sort_keys=True)
+    with writable(target.url):
+        if path.exists() and not is_of(path, said):
+            shutil.rmtree(path)
+        path.mkdir(parents=True, exist_ok=True)
+        (path / KEY).write_text(said, encoding="utf-8")
+    yield Workspace(path)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def is_of(path: Path, said: str) -> bool:
+    try:
+        return (path / KEY).read_text(encoding="utf-8") == said
+    except OSError:
+        return False
