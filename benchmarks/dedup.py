@@ -3,7 +3,7 @@
     python benchmarks/dedup.py --rows 100000                 # both, and brute force for recall
     python benchmarks/dedup.py --rows 1000000 --only ours    # time and memory of `dedup` alone
 
-The method of NeMo Curator's semantic deduplication, written in numpy: k-means over all rows with cosine distance (Lloyd,
+The method of NeMo Curator's semantic deduplication in numpy: k-means over all rows with cosine distance (Lloyd,
 --iterations steps at most, where theirs defaults to 300), then all pairs within each cluster; a row goes if an earlier
 one of its cluster is within the threshold. Times are CPU seconds of the process and its threads.
 """

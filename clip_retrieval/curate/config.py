@@ -71,7 +71,7 @@ class DedupConfig:
     )
     blocks: int | None = option(None, help="Number of k-means blocks. None: chosen by the number of rows.", least=1)
     check_rows: int = option(
-        200, help="Rows that are compared with all others, to measure the recall; 0: none.", least=0
+        1000, help="Rows that are compared with all others, to measure the recall; 0: none.", least=0
     )
     max_memory: str = option("4G", help="Memory that pairs and tables of rows may take.")
     sheet_groups: int = option(200, help="Groups that index.html shows, the largest first; 0: no page.", least=0)
