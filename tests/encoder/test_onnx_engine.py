@@ -187,26 +187,6 @@ def test_anything_but_a_list_of_texts_is_refused() -> None:
         demo().encode_texts([b"a dog"])  # type: ignore[list-item]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_token_table_stays_a_mapped_file(tmp_path: Path) -> None:
-    """The table of 49,408 x 384 is 76 MB; what a text needs of it are a few rows."""
-    convert = f"convert random:ViT-S-32 {tmp_path / 'text'} --to onnx --text_only"
-    subprocess.run([sys.executable, "-m", "clip_retrieval", *convert.split()], check=True, capture_output=True)
-    code = (
-        "import sys\nfrom clip_retrieval import load_encoder\n"
-        "def anonymous():\n"
-        "    lines = open('/proc/self/status').read().splitlines()\n"
-        "    return next(int(line.split()[1]) for line in lines if line.startswith('RssAnon'))\n"
-        "load_encoder('demo').encode_texts(['a dog'])\nbefore = anonymous()\n"
-        "load_encoder(sys.argv[1]).encode_texts(['a dog'])\nprint(anonymous() - before)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "text")], capture_output=True, text=True, check=True
-    )
-    matrices = (tmp_path / "text" / "textual.onnx.data").stat().st_size / 1024 - 49408 * 384 * 4 / 1024
-    assert int(done.stdout) < 1.5 * matrices + 10_000  # kB
-
-
 @pytest.mark.parametrize("change", [{"dimension": 64}, {"preprocess": {**PREPROCESS, "size": 32}}], ids=str)
 def test_a_description_of_another_graph_is_one_sentence(demo_copy: Path, change: dict[str, object]) -> None:
     about = json.loads((demo_copy / "model.json").read_text())

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,6 +114,26 @@ def test_the_folder_says_all_that_the_model_said(tmp_path: Path, write_model: Wr
     assert made.info.preprocess == reference.info.preprocess
     assert made.info.dimension == 48
     assert made.info.logit_scale == pytest.approx(reference.info.logit_scale)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_token_table_stays_a_mapped_file(tmp_path: Path, write_model: WriteModel) -> None:
+    """The table of 49,408 x 384 is 76 MB; what a text needs of it are a few rows."""
+    source = write_model(text={"width": 384, "heads": 6, "layers": 1})
+    to_onnx(source, tmp_path / "text", text_only=True)
+    code = (
+        "import sys\nfrom clip_retrieval import load_encoder\n"
+        "def anonymous():\n"
+        "    lines = open('/proc/self/status').read().splitlines()\n"
+        "    return next(int(line.split()[1]) for line in lines if line.startswith('RssAnon'))\n"
+        "load_encoder('demo').encode_texts(['a dog'])\nbefore = anonymous()\n"
+        "load_encoder(sys.argv[1]).encode_texts(['a dog'])\nprint(anonymous() - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "text")], capture_output=True, text=True, check=True
+    )
+    matrices = (tmp_path / "text" / "textual.onnx.data").stat().st_size / 1024 - 49408 * 384 * 4 / 1024
+    assert int(done.stdout) < 1.5 * matrices + 10_000  # kB
 
 
 def test_half_the_bytes_and_nearly_the_same_embeddings(tmp_path: Path, write_model: WriteModel) -> None:
