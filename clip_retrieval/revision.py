@@ -8,6 +8,7 @@ a journal that is there.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,8 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
+# What a file system says that has no locks: there, as on object stores, a second process is not noticed.
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 SECONDS_OF_PATIENCE = 10.0  # renames take milliseconds
 
 
@@ -112,8 +115,9 @@ def lock(descriptor: int, name: str, before_waiting: Callable[[], None] | None) 
             raise BusyError(f"another process changes {name} just now; wait until it has ended") from error
         before_waiting()
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-    except OSError:
-        pass  # a file system without locks
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise StorageError(f"{name} cannot be locked: {error.strerror}") from error
 
 
 def settle(folder: Folder) -> None:

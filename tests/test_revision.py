@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -162,3 +165,18 @@ def test_a_journal_of_strangers_moves_nothing_out_of_its_folder(tmp_path: Path, 
         finish_revision(Folder(str(folder)))
     assert (tmp_path / "outside.txt").read_text() == "old"
     assert (folder / "_revision" / "0").exists()
+
+
+@pytest.mark.parametrize(("number", "is_refused"), [(errno.EIO, True), (errno.ENOLCK, False), (errno.ENOSYS, False)])
+def test_only_a_file_system_without_locks_does_without_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, number: int, *, is_refused: bool
+) -> None:
+    fcntl = pytest.importorskip("fcntl", reason="there is no flock here")
+
+    def fail(_descriptor: int, _operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    refusal = pytest.raises(StorageError, match=r"cannot be locked: ") if is_refused else nullcontext()
+    with refusal, only_one(Folder(str(folder))):
+        pass
