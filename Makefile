@@ -1,4 +1,4 @@
-# make demo: everything once, on the embedded gallery.   make test: all tests.   CI runs: make check test
+# make demo: everything once, on the embedded gallery.   make test: all tests.   CI runs: make check test test-light
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,12 +8,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # threads of OpenMP sleep while they wait, as in our commands: the test processes share the cores
 test test-fast: export OMP_WAIT_POLICY := passive
 
-.PHONY: help setup demo serve fix check test test-fast front front-check front-test bench docs clean
+.PHONY: help setup demo serve fix check test test-fast test-light front front-check front-test bench docs clean
 
 help:
 	@echo "make demo   embed, index and query the embedded gallery (installs into $(VENV) first)"
 	@echo "make serve  serve the demo's index at http://127.0.0.1:1234"
 	@echo "make test   run all tests            make check  format, lint, types"
+	@echo "make test-light   install clip-retrieval-light into a fresh environment, and try it"
 	@echo "make fix    format and autofix       make bench  benchmarks of the pipeline"
 	@echo "make front  build the web pages (front/) into the package; needs node 20.19 or later"
 	@echo "make docs   write docs/cli.md         make clean  remove $(VENV) and caches"
@@ -77,6 +78,10 @@ front-check:
 	elif [ ! -e front/node_modules ] && ! npm view svelte version >/dev/null 2>&1; then \
 	    echo "front/ is not checked: no npm registry can be reached"; \
 	else $(MAKE) front/node_modules/.package-lock.json && cd front && npm run check && npm test; fi
+
+# apart from `make test`: it downloads what it installs
+test-light: setup
+	$(BIN)/python -m pytest packaging/light/tests -rP
 
 bench: setup
 	$(BIN)/python benchmarks/pipeline.py tars

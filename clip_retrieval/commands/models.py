@@ -6,6 +6,8 @@ import click
 
 from clip_retrieval.commands import Outcome, with_config, with_json
 from clip_retrieval.encoder.export.config import ConvertConfig, QuantizeConfig
+from clip_retrieval.errors import EncoderError
+from clip_retrieval.installed import need_full
 from clip_retrieval.tools.config import ModelInfoConfig
 
 
@@ -13,6 +15,7 @@ from clip_retrieval.tools.config import ModelInfoConfig
 @with_config(ConvertConfig)
 def convert(config: ConvertConfig) -> Outcome:
     """Write a model in another format: onnx (runs without torch), open_clip, hf or gguf; checked before it is kept."""
+    need_full("torch", "convert", EncoderError)
     from clip_retrieval.commands.reports.models import print_converted
     from clip_retrieval.encoder.export.convert import run_convert
 
@@ -23,6 +26,7 @@ def convert(config: ConvertConfig) -> Outcome:
 @with_config(QuantizeConfig)
 def quantize(config: QuantizeConfig) -> Outcome:
     """Write a converted model with fewer bits, and say what that does to its embeddings."""
+    need_full("onnx", "quantize", EncoderError)
     from clip_retrieval.commands.reports.models import print_quantized
     from clip_retrieval.encoder.export.quantize import run_quantize
 
@@ -38,6 +42,7 @@ def models() -> None:
 @with_json
 def models_list() -> Outcome:
     """List the names that --clip_model takes."""
+    need_full("open_clip", "the list of models", EncoderError)
     from clip_retrieval.commands.reports.models import print_models
     from clip_retrieval.tools.model_list import list_models
 

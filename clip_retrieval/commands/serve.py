@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 
 import click
@@ -10,6 +9,7 @@ import click
 from clip_retrieval.commands import Outcome, json_option
 from clip_retrieval.end2end.config import End2EndConfig
 from clip_retrieval.errors import ConfigError
+from clip_retrieval.installed import need
 from clip_retrieval.mcp_tools.config import McpConfig
 from clip_retrieval.option_flags import config_options, given_options
 from clip_retrieval.options import build_config
@@ -60,8 +60,7 @@ def end2end(*, arguments: Sequence[object], as_json: bool, **options: Mapping[st
 def mcp(*, arguments: Sequence[object], **options: Mapping[str, object]) -> None:
     """Give a language model the tools search, more_like, describe and picture over an index folder (MCP, by stdio)."""
     config = build_config(McpConfig, given_options(options), arguments)
-    if importlib.util.find_spec("mcp") is None:
-        raise ConfigError("mcp needs the package of that name: pip install 'clip-retrieval[mcp]'")
+    need("mcp", "this command", ConfigError, extra="mcp")
     from clip_retrieval.mcp_tools.server import run_mcp
 
     run_mcp(config.index_folder, config.served)

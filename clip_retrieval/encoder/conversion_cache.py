@@ -18,12 +18,12 @@ from clip_retrieval.encoder.base import Encoder, Workload
 from clip_retrieval.encoder.config import Chosen, EncoderConfig
 from clip_retrieval.encoder.devices import is_on_cpu
 from clip_retrieval.encoder.engines.onnx import open_onnx
-from clip_retrieval.encoder.engines.sessions import is_installed
 from clip_retrieval.encoder.formats.onnx_folder import ABOUT
 from clip_retrieval.encoder.openai_cache import find_openai
 from clip_retrieval.encoder.precision import cpu_precisions
 from clip_retrieval.encoder.uri import GGUF_HUB_PREFIX, HUB_PREFIX, ModelName
 from clip_retrieval.errors import ClipRetrievalError
+from clip_retrieval.installed import is_installed
 from clip_retrieval.storage import size_of
 
 logger = logging.getLogger(__name__)

@@ -11,6 +11,7 @@ import numpy as np
 from clip_retrieval.encoder.base import Pixels
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.uri import parse_uri
+from clip_retrieval.installed import is_installed
 
 GPU_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")  # NVIDIA, NVIDIA under WSL, AMD
 
@@ -20,6 +21,8 @@ def list_devices(config: EncoderConfig) -> list[str]:
     if config.device not in ("auto", "cuda"):
         return [device.strip() for device in config.device.split(",") if device.strip()]
     if parse_uri(config.clip_model).kind in ("hash", "onnx") or (config.device == "auto" and not may_have_gpu()):
+        return ["cpu"]
+    if not is_installed("torch"):
         return ["cpu"]
     from clip_retrieval.encoder.engines.openclip import count_gpus
 

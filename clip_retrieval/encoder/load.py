@@ -5,10 +5,10 @@ from __future__ import annotations
 from clip_retrieval.encoder.base import GPU_BATCH, USUAL_BATCH, Encoder, Workload
 from clip_retrieval.encoder.config import Chosen, EncoderConfig
 from clip_retrieval.encoder.devices import is_on_cpu
-from clip_retrieval.encoder.engines.open import open_engine
-from clip_retrieval.encoder.engines.sessions import is_installed
+from clip_retrieval.encoder.engines.open import check_model_name, open_engine
 from clip_retrieval.encoder.precision import cpu_precisions
 from clip_retrieval.encoder.uri import parse_uri
+from clip_retrieval.installed import is_installed
 
 
 def load_encoder(model: str | EncoderConfig, *, workload: Workload = "query") -> Encoder:
@@ -19,7 +19,7 @@ def load_encoder(model: str | EncoderConfig, *, workload: Workload = "query") ->
     Raises EncoderError where there is no such model, or its weights are not here and cannot be fetched.
     """
     config = EncoderConfig(clip_model=model) if isinstance(model, str) else model
-    name = parse_uri(config.clip_model)
+    name = check_model_name(config.clip_model)
     if name.kind in ("checkpoint", "open_clip", "random"):
         from clip_retrieval.encoder.conversion_cache import open_converted
 

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clip_retrieval.errors import EncoderError
+from clip_retrieval.installed import need_full
+
 
 def is_tensor(value: object) -> bool:
     """Say whether a value is a tensor; where torch was never imported, nothing is."""
@@ -28,6 +31,7 @@ def to_array(tensor: Any) -> NDArray[Any]:
 
 def to_tensor(array: NDArray[Any]) -> Any:
     """Return a tensor on the CPU that shares the array's memory where it can be written to; imports torch."""
+    need_full("torch", "a tensor", EncoderError)
     import torch
 
     plain = np.asarray(array).view(np.ndarray)

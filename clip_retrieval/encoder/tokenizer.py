@@ -1,13 +1,12 @@
 """CLIP's byte-pair tokenizer without torch: the same ids as open_clip's SimpleTokenizer.
 
-Format of the vocabulary: OpenAI's bpe_simple_vocab_16e6, as open_clip installs it; 48,894 merges, in order of rank.
-A token is bytes, shown as 256 printable characters, `</w>` at the end of a word.
+`clip_merges.txt.gz` holds the 48,894 merges of OpenAI's bpe_simple_vocab_16e6 that CLIP uses, in order of rank: two
+tokens in a line. A token is bytes, shown as 256 printable characters, `</w>` at the end of a word.
 """
 
 from __future__ import annotations
 
 import html
-import importlib.util
 import re
 import zlib
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 Tokens = NDArray[np.int32]  # [n, context]; start, text, end, then zeros
 
+MERGES = Path(__file__).with_name("clip_merges.txt.gz")
 FIRST_MERGE = 2 * 256
 MERGE_COUNT = 49152 - 256 - 2
 VOCABULARY_SIZE = FIRST_MERGE + MERGE_COUNT + 2  # plus start and end of text
@@ -28,7 +28,6 @@ START_TEXT, END_TEXT = "<start_of_text>", "<end_of_text>"
 WORD = rf"{START_TEXT}|{END_TEXT}|'s|'t|'re|'ve|'m|'ll|'d|[%(letter)s]+|[%(digit)s]|[^\s%(letter)s%(digit)s]+"
 ASCII_WORD = re.compile(WORD % {"letter": "a-z", "digit": "0-9"}, re.ASCII)
 GZIP = 31  # zlib's window bits for a gzip file
-BYTES_OF_MERGES = 600_000  # of the decompressed file, whose first sixth they are
 KEPT_WORDS = 65_536
 PUBLISHED = {START_TEXT: "<|startoftext|>", END_TEXT: "<|endoftext|>"}  # in transformers' and clip.cpp's files
 
@@ -41,16 +40,8 @@ def printable_bytes() -> dict[int, str]:
 
 
 def read_merges() -> list[str]:
-    """Return the merges by rank, each two tokens with a space between them, from the file that open_clip brings.
-
-    open_clip itself is not imported.
-    """
-    spec = importlib.util.find_spec("open_clip")
-    assert spec is not None
-    assert spec.origin is not None
-    data = (Path(spec.origin).parent / "bpe_simple_vocab_16e6.txt.gz").read_bytes()
-    begin = zlib.decompressobj(GZIP).decompress(data, BYTES_OF_MERGES).decode("utf-8", "ignore")
-    return begin.split("\n", MERGE_COUNT + 1)[1:-1]
+    """Return the merges by rank, each two tokens with a space between them."""
+    return zlib.decompress(MERGES.read_bytes(), GZIP).decode().rstrip("\n").split("\n")
 
 
 @cache

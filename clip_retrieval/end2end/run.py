@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from clip_retrieval.index.folder.build_options import read_index_config
 from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.inference.run import run_inference
 from clip_retrieval.inference.summary import RunSummary
+from clip_retrieval.installed import need
 from clip_retrieval.layout import IMAGE_PATH, IndexFolder, read_manifest
 from clip_retrieval.options import build_config
 from clip_retrieval.server.config import BackConfig
@@ -86,10 +86,8 @@ def run_end2end(config: End2EndConfig) -> End2EndResult:
 
 def check_servable(config: End2EndConfig) -> None:
     """Raise ConfigError now where serving would fail after hours of work."""
-    if importlib.util.find_spec("uvicorn") is None:
-        raise ConfigError(
-            "serving needs uvicorn: pip install 'clip-retrieval[serve]', or give --run_back False to serve later"
-        )
+    later = "give --run_back False to serve later"
+    need("uvicorn", "serving at the end", ConfigError, extra="serve", instead=later)
     bind(config.access).close()
 
 

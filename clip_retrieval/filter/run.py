@@ -15,6 +15,7 @@ from clip_retrieval.filter.hits import Asked, Hits, collect_hits
 from clip_retrieval.filter.opening import Opening
 from clip_retrieval.filter.query import open_query
 from clip_retrieval.filter.recipe import compare_recipe, read_config, write_recipe
+from clip_retrieval.installed import need
 from clip_retrieval.layout import IndexFolder
 from clip_retrieval.query.answer import answer
 from clip_retrieval.query.embed import Query
@@ -78,6 +79,7 @@ def clip_filter(*arguments: object, **options: object) -> pd.DataFrame:
 
     Columns: rank, id, similarity, picture (the exported file), then the metadata. Raises ClipRetrievalError.
     """
+    need("pandas", "clip_filter, which returns a DataFrame,", ConfigError)
     hits: pd.DataFrame = run_filter(read_config(options, arguments)).table.to_pandas()
     return hits
 

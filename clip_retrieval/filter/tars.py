@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import posixpath
+import tarfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
@@ -10,7 +12,6 @@ from itertools import chain, count, islice
 from typing import Any, NamedTuple
 
 import msgspec
-from webdataset.writer import TarWriter
 
 from clip_retrieval.blobs import read_blob
 from clip_retrieval.errors import one_line
@@ -61,12 +62,20 @@ def write_tar(folder: Folder, number: int, samples: Iterable[Sample]) -> int:
     with (
         folder.staged(f"{TARS_FOLDER}/{number:05d}.tar") as staged,
         staged.open("wb") as file,
-        TarWriter(file, encoder=False, keep_meta=True, mtime=0, format="PAX_FORMAT") as writer,
+        tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT) as tar,
     ):
         for sample in samples:
-            writer.write(sample)
+            add_sample(tar, sample)
             written += 1
     return written
+
+
+def add_sample(tar: tarfile.TarFile, sample: Sample) -> None:
+    """Write the members of a sample, by suffix and without a time: the same hits give the same bytes."""
+    for suffix in sorted(sample.keys() - {"__key__"}):
+        member = tarfile.TarInfo(f"{sample['__key__']}.{suffix}")
+        member.size, member.mode = len(sample[suffix]), 0o444
+        tar.addfile(member, io.BytesIO(sample[suffix]))
 
 
 def unique_keys(samples: Iterator[Sample]) -> Iterator[Sample]:

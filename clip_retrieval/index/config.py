@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.index.measuring.tuning import DEFAULT_QUERY_MS, Target
+from clip_retrieval.installed import need
 from clip_retrieval.layout import EMBEDDING_FOLDERS, Modality
 from clip_retrieval.options import check_least, group, option, option_of, parse_bytes
 
@@ -39,8 +39,8 @@ class SparkConfig:
             raise ConfigError(
                 "nb_indices_to_keep is for --distributed pyspark; an index that is built here is one file"
             )
-        if self.distributed and importlib.util.find_spec("pyspark") is None:
-            raise ConfigError("--distributed pyspark needs pyspark: pip install 'clip-retrieval[spark]'")
+        if self.distributed:
+            need("pyspark", "--distributed pyspark", ConfigError, extra="spark")
 
 
 @dataclass(frozen=True, kw_only=True)

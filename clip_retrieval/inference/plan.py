@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from clip_retrieval.encoder.devices import list_devices
-from clip_retrieval.encoder.uri import parse_uri
+from clip_retrieval.encoder.engines.open import check_model_name
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.inference.manifest import describe_options
@@ -137,8 +137,8 @@ def settle_partition_count(
 
 
 def open_output(config: InferenceConfig) -> EmbeddingsFolder:
-    """Return the folder of a run; raises ConfigError if it is the input, or if the model's name is invalid."""
-    parse_uri(config.encoder.clip_model)
+    """Return the folder of a run; raises ConfigError if it is the input, EncoderError if the model cannot be opened."""
+    check_model_name(config.encoder.clip_model)
     folder = EmbeddingsFolder(config.output_folder)
     path = local_path(config.source.input_dataset)
     if path is not None and os.path.isdir(path) and Folder(str(path)).place == folder.place:  # noqa: PTH112 -- or a list

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from clip_retrieval.errors import SourceError
 from clip_retrieval.filter.query import open_query
+from clip_retrieval.installed import is_installed
 from clip_retrieval.layout import IMAGE_PATH, IndexFolder
 from clip_retrieval.photos.config import SearchConfig
 from clip_retrieval.photos.folders import About, Kept, check_is_folder, find_kept
@@ -24,9 +25,7 @@ from clip_retrieval.query.searcher import Searcher, open_searcher
 from clip_retrieval.query.terms import Words
 from clip_retrieval.words import counted
 
-DEMO_NOTE = (
-    "the demo model knows emoji only: for photographs name a real model, such as --reembed --clip_model ViT-B/32"
-)
+DEMO_NOTE = "the demo model knows emoji only: for photographs name a real model, such as --reembed --clip_model {}"
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,8 @@ def open_photos(config: SearchConfig) -> PhotoFolder:
         SearcherConfig(),
         workload="query" if config.output.interactive else "once",
     )
-    notes = (DEMO_NOTE,) if about.clip_model == DEMO else ()
+    real = "ViT-B/32" if is_installed("torch") else "onnx:FOLDER"
+    notes = (DEMO_NOTE.format(real),) if about.clip_model == DEMO else ()
     return PhotoFolder(kept, about, searcher, config.folder, notes)
 
 

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from clip_retrieval.cache_home import cache_home, hub_repository
+from clip_retrieval.encoder.engines.open import check_model_name
 from clip_retrieval.encoder.hub_connection import find_obstacle
 from clip_retrieval.encoder.openai_cache import find_openai
 from clip_retrieval.encoder.uri import absolute_uri, parse_uri
 from clip_retrieval.errors import StorageError
+from clip_retrieval.installed import is_installed
 from clip_retrieval.json_files import read_json
 from clip_retrieval.photos.known_models import KNOWN, Known
 from clip_retrieval.storage import Folder
@@ -54,6 +56,8 @@ def choose_model(named: str | None) -> Choice:
     setting = read_settings().clip_model
     if setting is not None:
         return Choice(setting, "--use_model set it")
+    if not is_installed("torch"):
+        return Choice(DEMO, "without torch it is this one or --clip_model onnx:FOLDER; it knows emoji, not photographs")
     found = max(find_models(), key=lambda known: known.accuracy, default=None)
     if found is not None:
         return Choice(found.clip_model, "the best of the models on this machine; --clip_model names another")
@@ -86,7 +90,7 @@ def write_setting(name: str) -> Settings:
     """Keep the model for folders that are new; `auto` removes the setting. Raises EncoderError for no model's name."""
     model = None if name == AUTO else absolute_uri(name)
     if model is not None:
-        parse_uri(model)
+        check_model_name(model)
     Folder(str(settings_folder())).write_json(SETTINGS, {"clip_model": model})
     if read_settings().clip_model != model:
         raise StorageError(f"{settings_folder() / SETTINGS} could not be written")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clip_retrieval.encoder.config import EncoderConfig, PictureConfig
+from clip_retrieval.encoder.engines.open import check_model_name
 from clip_retrieval.encoder.uri import absolute_uri
 from clip_retrieval.errors import BusyError, ConfigError, SourceError
 from clip_retrieval.index.build import build_indices
@@ -46,6 +47,7 @@ def refresh(kept: Kept, config: SearchConfig, look: Look) -> About:
     """
     about = kept.about()
     wanted = choose_wanted(about, config.clip_model, reembed=config.reembed)
+    check_model_name(wanted.clip_model)
     if about is not None and about.seen == look.digest and wanted == Wanted(about.clip_model):
         return about
     is_searchable = about is not None and bool(about.seen) and not wanted.starts_over

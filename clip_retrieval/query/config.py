@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from clip_retrieval.errors import ConfigError, QueryError
+from clip_retrieval.installed import need
 from clip_retrieval.layout import Modality
 from clip_retrieval.options import check_least, option
 from clip_retrieval.query.terms import Words, collect_words
@@ -78,6 +79,8 @@ class SelectionConfig:
 
     def __post_init__(self) -> None:
         check_least(self)
+        if self.where is not None:
+            need("duckdb", "--where", ConfigError, extra=None)
         if not self.num_results and self.threshold is None and self.where is None:
             raise ConfigError("--num_results 0 means all hits: add --threshold or --where, which say what a hit is")
         if self.threshold is not None and not -1 <= self.threshold <= 1:

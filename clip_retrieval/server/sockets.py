@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from clip_retrieval.errors import ConfigError
+from clip_retrieval.installed import need
 from clip_retrieval.server.app import App
 from clip_retrieval.server.config import AccessConfig
 
@@ -38,10 +39,9 @@ def answering(sock: socket.socket, app: App, access: AccessConfig, grace_seconds
 
 def make_server(app: App, access: AccessConfig, grace_seconds: float) -> Any:
     """Return uvicorn's server. Raises ConfigError where it is not installed, or the certificate is none."""
-    try:
-        import uvicorn
-    except ImportError as error:
-        raise ConfigError("the server needs uvicorn: pip install 'clip-retrieval[serve]'") from error
+    need("uvicorn", "the server", ConfigError, extra="serve")
+    import uvicorn
+
     about_server = uvicorn.Config(
         app,
         lifespan="off",

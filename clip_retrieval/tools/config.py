@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import ClassVar, Literal
 
 from clip_retrieval.encoder.config import EncoderConfig, PictureConfig, Precision
-from clip_retrieval.encoder.uri import parse_uri
+from clip_retrieval.encoder.engines.open import check_model_name
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.options import check_least, group, option, option_of
 
@@ -32,6 +32,7 @@ class EmbedConfig:
 
     def __post_init__(self) -> None:
         check_least(self)
+        check_model_name(self.encoder.clip_model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +143,7 @@ class BenchmarkConfig:
         if self.output is not None and PurePath(self.output).suffix.lower() not in TABLE_SUFFIXES:
             raise ConfigError(f"output must end in one of {', '.join(TABLE_SUFFIXES)}, not {self.output}")
         for uri in self.clip_model:  # finds a typing error in the last name now, not after an hour
-            parse_uri(uri)
+            check_model_name(uri)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,6 @@ from clip_retrieval.encoder.engines.sessions import (
     Session,
     Way,
     import_runtime,
-    is_installed,
     open_session,
 )
 from clip_retrieval.encoder.formats.onnx_folder import GRAPHS, OnnxFolder, read_about, read_vocabulary
@@ -42,6 +41,7 @@ from clip_retrieval.encoder.tokenizer import BpeTokenizer
 from clip_retrieval.encoder.uri import ModelName
 from clip_retrieval.errors import EncoderError
 from clip_retrieval.git_lfs import explaining_pointers
+from clip_retrieval.installed import is_installed
 from clip_retrieval.process.resources import count_cores
 
 logger = logging.getLogger(__name__)

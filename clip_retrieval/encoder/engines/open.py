@@ -7,9 +7,19 @@ from typing import assert_never
 
 from clip_retrieval.encoder.base import Encoder, Workload
 from clip_retrieval.encoder.config import EncoderConfig
-from clip_retrieval.encoder.uri import ModelName
+from clip_retrieval.encoder.uri import ModelName, parse_uri
 from clip_retrieval.errors import EncoderError
 from clip_retrieval.git_lfs import explaining_pointers
+from clip_retrieval.installed import need_full
+
+
+def check_model_name(uri: str) -> ModelName:
+    """Return what a model's name means; raises EncoderError where nothing, or where what runs it is not installed."""
+    name = parse_uri(uri)
+    if name.kind not in ("onnx", "hash"):
+        an_onnx_folder = "name an ONNX folder of it with onnx:FOLDER, which `clip-retrieval convert` makes elsewhere"
+        need_full("torch", f"the model {uri}", EncoderError, instead=an_onnx_folder)
+    return name
 
 
 def open_engine(name: ModelName, config: EncoderConfig, workload: Workload = "query") -> Encoder:

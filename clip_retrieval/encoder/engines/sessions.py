@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_retrieval.errors import EncoderError, first_line
+from clip_retrieval.installed import is_installed
 from clip_retrieval.process.resources import count_cores
 
 Runtime = Literal["onnxruntime", "openvino"]
@@ -62,10 +62,6 @@ def open_session(path: Path, way: Way) -> Session:
 def import_runtime(runtime: Runtime) -> None:
     if is_installed(runtime):
         importlib.import_module(runtime)
-
-
-def is_installed(runtime: Runtime) -> bool:
-    return importlib.util.find_spec(runtime) is not None
 
 
 class OnnxruntimeSession:

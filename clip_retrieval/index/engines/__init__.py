@@ -55,7 +55,7 @@ def open_autofaiss(config: IndexConfig) -> Engine:
     if config.spark.distributed is not None:
         raise ConfigError("--distributed pyspark is done by our engine, not by autofaiss; use --engine faiss")
     if importlib.util.find_spec("autofaiss") is None:
-        raise ConfigError("autofaiss is not installed (it has no release for this Python); use --engine faiss")
+        raise ConfigError("autofaiss is not installed; clip-retrieval brings it, up to Python 3.12. Use --engine faiss")
     from clip_retrieval.index.engines.autofaiss import build_with_autofaiss
 
     return build_with_autofaiss

@@ -12,6 +12,7 @@ from typing import Any
 from clip_retrieval.errors import ConfigError, first_line
 from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.inference.telemetry.live import Live, View
+from clip_retrieval.installed import need
 from clip_retrieval.options import to_json
 
 logger = logging.getLogger(__name__)
@@ -61,10 +62,8 @@ def figures(view: View) -> dict[str, float]:
 @contextmanager
 def log_to_wandb(live: Live, config: InferenceConfig) -> Iterator[None]:
     """Log while the block runs; raises ConfigError where wandb is not installed."""
-    try:
-        wandb = importlib.import_module("wandb")
-    except ImportError as error:
-        raise ConfigError("enable_wandb needs wandb; pip install 'clip-retrieval[wandb]'") from error
+    need("wandb", "--enable_wandb", ConfigError, extra="wandb")
+    wandb = importlib.import_module("wandb")
     thread = WandbThread(wandb, live, config)
     thread.start()
     try:
