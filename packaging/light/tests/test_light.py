@@ -24,7 +24,7 @@ import pytest
 LIGHT = Path(__file__).parents[1]
 GALLERY = LIGHT.parents[1] / "clip_retrieval/demo/gallery"
 LEFT_OUT = ("torch", "torchvision", "open_clip", "autofaiss", "onnxscript", "onnx", "webdataset")
-PATIENCE = 600  # seconds: only a hang takes longer
+PATIENCE = 1200  # seconds: only a hang takes longer
 ADVICE = "pip uninstall -y clip-retrieval-light && pip install clip-retrieval"
 
 
