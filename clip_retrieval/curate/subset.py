@@ -17,8 +17,9 @@ from clip_retrieval.embeddings.npy_writer import NpyWriter
 from clip_retrieval.embeddings.rows import read_rows
 from clip_retrieval.embeddings.vectors import Vectors, open_vectors
 from clip_retrieval.errors import ConfigError
+from clip_retrieval.filter.config import UID
 from clip_retrieval.filter.output import TARS_FOLDER
-from clip_retrieval.filter.tables import UID, UID_TYPE, parse_uid
+from clip_retrieval.filter.tables import UID_TYPE, parse_uid
 from clip_retrieval.filter.tars import SAMPLES_PER_TAR, Problems, make_samples, unique_keys, write_tar
 from clip_retrieval.layout import (
     EMBEDDING_FOLDERS,
