@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from typing import TYPE_CHECKING
+
 import click
 
 from clip_retrieval.commands import Outcome, with_config
-from clip_retrieval.photos.config import SearchConfig, read_search_config
+from clip_retrieval.photos.config import OutputConfig, SearchConfig, read_search_config
+from clip_retrieval.process.imports import importing
+from clip_retrieval.words import printable
+
+if TYPE_CHECKING:
+    from clip_retrieval.photos.ask import PhotoAnswer
 
 
 @click.command()
@@ -17,18 +26,47 @@ def search(config: SearchConfig) -> Outcome:
     """
     if config.upkeep.is_asked:
         return maintain(config)
-    from clip_retrieval.commands.reports.search import hold_conversation, print_answer
+    from clip_retrieval.photos.seen import see
+
+    seen = see(config)
+    opening = seen.start_opening(config)
     from clip_retrieval.photos.ask import open_photos
 
-    photos = open_photos(config)
     if config.output.interactive:
-        return hold_conversation(photos, config)
-    answered = photos.ask(config.asked.words, config.selection)
+        from clip_retrieval.commands.reports.search import hold_conversation
+
+        return hold_conversation(open_photos(config, seen), config)
+    with importing(*(["clip_retrieval.commands.reports.search"] if config.output.is_table else [])):
+        photos = open_photos(config, seen, opening)
+        answered = photos.ask(config.asked.words, config.selection)
     if config.output.open:
         from clip_retrieval.photos.sheet import with_sheet  # loads Pillow
 
         answered = with_sheet(answered, photos)
     return Outcome(answered, lambda result: print_answer(result, config.output))
+
+
+def print_answer(result: PhotoAnswer, output: OutputConfig) -> None:
+    """Print the hits as the options want them, and open the page where that was asked for."""
+    if output.is_table:
+        from clip_retrieval.commands.reports.search import print_hits
+
+        print_hits(result, has_thumbnails=output.thumbnails)
+    else:
+        print_paths(result, is_null=output.null)
+    if result.sheet is not None and click.launch(result.sheet):
+        click.echo(f"no browser could be started; the page is {printable(result.sheet)}", err=True)
+
+
+def print_paths(result: PhotoAnswer, *, is_null: bool) -> None:
+    """Write the paths as they are on disk, which may be no UTF-8; a terminal gets them without what it would obey."""
+    is_seen = sys.stdout.isatty() and not is_null
+    stream = sys.stdout.buffer
+    for path in result.paths():
+        stream.write((printable(path).encode() if is_seen else os.fsencode(path)) + (b"\0" if is_null else b"\n"))
+    stream.flush()
+    for note in result.notes:
+        click.echo(printable(note), err=True)
 
 
 def maintain(config: SearchConfig) -> Outcome:

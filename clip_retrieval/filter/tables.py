@@ -88,7 +88,7 @@ def flat(table: pa.Table) -> pa.Table:
 def write_jsonl(folder: Folder, hits: Hits) -> Iterator[Write]:
     del hits
     with folder.staged(TABLES["jsonl"]) as staged, staged.open("wb") as file:
-        yield lambda table: file.writelines(line + b"\n" for line in json_lines(table))
+        yield lambda table: file.writelines(json_lines(table))
 
 
 @contextmanager
@@ -101,8 +101,8 @@ def write_json(folder: Folder, hits: Hits) -> Iterator[Write]:
 
         def write(table: pa.Table) -> None:
             nonlocal separator
-            for line in json_lines(table):
-                file.write(separator + line)
+            for lines in json_lines(table):
+                file.write(separator + lines.removesuffix(b"\n").replace(b"\n", b",\n"))  # none is within a line
                 separator = b",\n"
 
         yield write
@@ -130,16 +130,24 @@ def about_queries(hits: Hits) -> dict[str, Any]:
 
 
 def json_lines(table: pa.Table) -> Iterator[bytes]:
-    """Yield each row as json; NaN and infinity become null, dates and bytes text."""
-    encode = msgspec.json.Encoder().encode
-    names = table.column_names
+    """Yield the rows as json, one a line, many at a time; NaN and infinity become null, dates and bytes text."""
+    encode, make_row = msgspec.json.Encoder().encode_lines, row_type(table.column_names)
     for batch in table.to_batches(max_chunksize=JSON_ROWS):
         columns = [
             values if is_json(field.type) else [plain(value) for value in values]
             for field, values in ((field, batch.column(place).to_pylist()) for place, field in enumerate(table.schema))
         ]
-        for row in zip(*columns, strict=True):
-            yield encode(dict(zip(names, row, strict=True)))
+        if len(batch):
+            yield encode(list(map(make_row, *columns)))
+
+
+def row_type(names: Sequence[str]) -> Callable[..., Any]:
+    """Return what makes an object of a row's values: a struct, which takes a third of the time that a dict takes."""
+    fields = [f"field_{place}" for place in range(len(names))]
+    try:
+        return msgspec.defstruct("Hit", fields, rename=dict(zip(fields, names, strict=True)), gc=False)
+    except ValueError:  # a struct takes no names that json would escape
+        return lambda *values: dict(zip(names, values, strict=True))
 
 
 def is_json(kind: pa.DataType) -> bool:

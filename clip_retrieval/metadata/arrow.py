@@ -29,7 +29,7 @@ SOURCES = b"clip_retrieval.sources"  # schema key: name and bytes of each source
 
 MOST_CELLS = 1024  # rows that are read value by value
 FEW = 256  # values that are fetched one by one
-ROWS_AT_ONCE = 1 << 15  # rows fetched in file order, then reordered by id
+ROWS_AT_ONCE = 1 << 14  # rows that one thread fetches in file order, then reorders by id
 
 
 class ArrowMetadata:

@@ -10,13 +10,15 @@ from typing import Any
 import pyarrow as pa
 
 from clip_retrieval.errors import SourceError
+from clip_retrieval.filter.opening import Opening
 from clip_retrieval.filter.query import open_query
 from clip_retrieval.installed import is_installed
 from clip_retrieval.layout import IMAGE_PATH, IndexFolder
 from clip_retrieval.photos.config import SearchConfig
-from clip_retrieval.photos.folders import About, Kept, check_is_folder, find_kept
-from clip_retrieval.photos.listing import Look, look_at
+from clip_retrieval.photos.folders import About, Kept
+from clip_retrieval.photos.listing import Look
 from clip_retrieval.photos.models import DEMO
+from clip_retrieval.photos.seen import Seen, see
 from clip_retrieval.query.answer import Answer, answer, tabulate
 from clip_retrieval.query.config import SearcherConfig, SelectionConfig
 from clip_retrieval.query.hits import json_rows
@@ -87,23 +89,25 @@ class PhotoFolder:
         return PhotoAnswer(answered, self.about, self.shown_folder, tabulate(answered, self.searcher), notes)
 
 
-def open_photos(config: SearchConfig) -> PhotoFolder:
-    """Bring what is kept of a folder up to date, and open it. Raises ClipRetrievalError."""
-    check_is_folder(config.folder)
-    kept = find_kept(config.folder)
-    look, about = look_at(kept.folder), kept.about()
-    is_current = about is not None and about.seen == look.digest and not config.reembed and config.clip_model is None
-    if about is None or not is_current:
-        if not look.pictures:
-            raise SourceError(explain_empty(config.folder, look))
+def open_photos(config: SearchConfig, seen: Seen | None = None, opening: Opening | None = None) -> PhotoFolder:
+    """Bring what is kept of a folder up to date, and open it. Raises ClipRetrievalError.
+
+    `seen` and `opening` are what a command has of the folder and of its model already.
+    """
+    seen = seen or see(config)
+    kept, about = seen.kept, seen.about
+    if about is None or not seen.is_current:
+        if not seen.look.pictures:
+            raise SourceError(explain_empty(config.folder, seen.look))
         from clip_retrieval.photos.refresh import refresh
 
-        about = refresh(kept, config, look)
+        about = refresh(kept, config, seen.look)
     kept.touch()
     searcher = open_searcher(
         IndexFolder(kept.index(about.clip_model)),
         SearcherConfig(),
         workload="query" if config.output.interactive else "once",
+        take_opened=None if opening is None else opening.take,
     )
     real = "ViT-B/32" if is_installed("torch") else "onnx:FOLDER"
     notes = (DEMO_NOTE.format(real),) if about.clip_model == DEMO else ()

@@ -37,6 +37,10 @@ class OutputConfig:
         is_switch=True,
     )
 
+    @property
+    def is_table(self) -> bool:
+        return not self.paths and not self.null
+
     def __post_init__(self) -> None:
         if self.interactive and (self.paths or self.null or self.open):
             raise ConfigError("--interactive answers with tables; leave out --paths, -0 and --open")

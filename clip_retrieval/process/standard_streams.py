@@ -52,7 +52,9 @@ def say_error(sentence: str) -> None:
 
 
 def flush_streams(code: int) -> int:
-    """Flush stdout; return the exit code, 1 if flushing fails and the command had succeeded."""
+    """Flush the streams; return the exit code, 1 if stdout's fails and the command had succeeded."""
+    with suppress(OSError):
+        sys.stderr.flush()
     try:
         sys.stdout.flush()
     except OSError as error:

@@ -12,6 +12,7 @@ from typing import Any
 import fsspec
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import webdataset
 from PIL import Image
@@ -19,7 +20,7 @@ from PIL import Image
 from clip_retrieval import clip_filter, clip_index, clip_inference
 from clip_retrieval.errors import ConfigError, QueryError
 from clip_retrieval.filter import hits as filter_hits
-from clip_retrieval.filter import pictures, tars
+from clip_retrieval.filter import pictures, tables, tars
 from clip_retrieval.query.pictures import Picture, find_picture
 
 MODEL = "hash:16?size=32"
@@ -118,6 +119,21 @@ def test_every_list_holds_the_hits(tmp_path: Path, index: Path, monkeypatch: pyt
     uids = np.load(out / "uids.npy")
     assert uids.dtype == np.dtype("u8,u8")
     assert uids.tolist() == [(int(digit * 16, 16), int(digit * 16, 16)) for digit in "13f"]
+
+
+@pytest.mark.parametrize("name", ["text", 'a "quoted" name', "two\nlines", "", "é"])
+def test_a_line_of_json_is_a_hit_whatever_its_columns_are_called(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(tables, "JSON_ROWS", 2)
+    values = ["one\ntwo", None, 'x"y', ", ", "é\u2028"]
+    shares = [0.5, float("nan"), None, float("-inf"), 1.0]
+    table = pa.table({name: values, "rank": [1, 2, 3, 4, 5], "share": shares, "list": [[1], None, [], [2], [3]]})
+    lines = b"".join(tables.json_lines(table)).decode().removesuffix("\n").split("\n")
+    assert [json.loads(line) for line in lines] == [
+        {name: value, "rank": rank, "share": share, "list": some}
+        for value, rank, share, some in zip(
+            values, range(1, 6), [0.5, None, None, None, 1.0], [[1], None, [], [2], [3]], strict=True
+        )
+    ]
 
 
 def test_lists_of_an_earlier_query_go(tmp_path: Path, index: Path) -> None:

@@ -6,6 +6,8 @@ import dataclasses
 import errno
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -67,6 +69,26 @@ def test_nothing_is_written_beside_the_pictures(photos: Path) -> None:
     ask(photos)
     assert sorted(photos.rglob("*")) == before
     assert all(path.is_relative_to(cache_home()) for path in [find_kept(str(photos)).place])
+
+
+def test_paths_are_printed_without_what_embeds_or_draws(photos: Path) -> None:
+    ask(photos)
+    words = ["search", "a dog", str(photos), "--paths"]
+    code = f"import sys\nfrom clip_retrieval.cli import cli\ncli({words!r}, standalone_mode=False)\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *paths, loaded = done.stdout.splitlines()
+    assert len(paths) == 5
+    unwanted = {
+        "rich",
+        "PIL",
+        "pandas",
+        "pyarrow.parquet",
+        "tarfile",
+        "regex",
+        "fsspec",
+        "clip_retrieval.inference.run",
+    }
+    assert set(loaded.split()) & unwanted == set()
 
 
 def test_a_folder_that_did_not_change_is_not_embedded_again(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,34 +13,13 @@ from rich.table import Table
 
 from clip_retrieval.commands import Outcome
 from clip_retrieval.commands.reports.console import Cell, make_table, open_console, print_table, quoted
-from clip_retrieval.photos.config import OutputConfig, SearchConfig
+from clip_retrieval.photos.config import SearchConfig
 from clip_retrieval.words import counted, in_bytes, printable
 
 if TYPE_CHECKING:
     from clip_retrieval.photos.ask import PhotoAnswer, PhotoFolder
     from clip_retrieval.photos.folders import KeptList
     from clip_retrieval.photos.models import Settings
-
-
-def print_answer(result: PhotoAnswer, output: OutputConfig) -> None:
-    """Print the hits as the options want them, and open the page where that was asked for."""
-    if output.paths or output.null:
-        print_paths(result, is_null=output.null)
-    else:
-        print_hits(result, has_thumbnails=output.thumbnails)
-    if result.sheet is not None and click.launch(result.sheet):
-        click.echo(f"no browser could be started; the page is {printable(result.sheet)}", err=True)
-
-
-def print_paths(result: PhotoAnswer, *, is_null: bool) -> None:
-    """Write the paths as they are on disk, which may be no UTF-8; a terminal gets them without what it would obey."""
-    is_seen = sys.stdout.isatty() and not is_null
-    stream = sys.stdout.buffer
-    for path in result.paths():
-        stream.write((printable(path).encode() if is_seen else os.fsencode(path)) + (b"\0" if is_null else b"\n"))
-    stream.flush()
-    for note in result.notes:
-        click.echo(printable(note), err=True)
 
 
 def print_hits(result: PhotoAnswer, *, has_thumbnails: bool) -> None:
