@@ -1,0 +1,226 @@
+"""One real server and one real browser for all tests of the web page."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from clip_retrieval.demo.run import GALLERY
+from clip_retrieval.index.build import build_indices
+from clip_retrieval.index.config import IndexConfig
+from clip_retrieval.inference.run import clip_inference
+from clip_retrieval.layout import PICTURES_BELOW
+from clip_retrieval.options import build_config
+from clip_retrieval.server.config import BackConfig, FrontConfig
+from clip_retrieval.server.front import open_front
+from clip_retrieval.server.run import listening
+from clip_retrieval.server.sockets import answering, bind
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Page
+
+TIMEOUT = 60_000  # ms; only a hang takes so long
+WIDTHS: dict[str, dict[str, Any]] = {
+    "desktop": {"viewport": {"width": 1280, "height": 800}},
+    "phone": {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True},
+}
+HOSTILE = (
+    '<img src=x onerror="window.hurt = 1">',
+    "<script>window.hurt = 1</script>",
+    '"><svg onload=window.hurt=1>',
+    "{@html '<img src=x onerror=window.hurt=1>'} ${window.hurt = 1}",
+    "javascript:window.hurt=1",
+    "\u202egnp.exe \u0000 \U0001f600",
+)
+ROWS = 10_000
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Where the page is, and where it is alone, asking the other."""
+
+    url: str
+    front: str
+
+
+@pytest.fixture(scope="session")
+def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the index of a quarter of the demo's gallery."""
+    folder = tmp_path_factory.mktemp("gallery")
+    clip_inference(
+        str(GALLERY / "00000.tar"), str(folder / "embeddings"), input_format="webdataset", clip_model="demo",
+        enable_metadata=True, device="cpu",
+    )  # fmt: skip
+    build_indices(IndexConfig(embeddings_folder=str(folder / "embeddings"), index_folder=str(folder / "index")))
+    return folder / "index"
+
+
+@pytest.fixture(scope="session")
+def odd(tmp_path_factory: pytest.TempPathFactory, write_index: Callable[..., Path]) -> Path:
+    """Give an index with captions and file names that would like to be markup, and pictures that are none."""
+    folder = tmp_path_factory.mktemp("odd")
+    (folder / "photos").mkdir()
+    paths = [
+        folder / "photos" / f"{place}{text.replace('/', '').replace(chr(0), '')[:40]}.jpg"
+        for place, text in enumerate(HOSTILE)
+    ]
+    for place, path in enumerate(paths):
+        if place % 3 == 0:
+            path.write_bytes(b"no picture")
+        else:
+            Image.new("RGB", (60, 40), (place * 40, 90, 120)).save(path)
+    rows = pd.DataFrame(
+        {
+            "caption": HOSTILE,
+            "image_path": [str(path) for path in paths],
+            "link": ["javascript:window.hurt=1"] * len(paths),
+            "<b>name</b>": HOSTILE,
+        }
+    )
+    index = write_index(folder / "index", rows)
+    manifest = json.loads((index / "manifest.json").read_text())
+    (index / "manifest.json").write_text(json.dumps({**manifest, PICTURES_BELOW: [str(folder / "photos")]}))
+    return index
+
+
+@pytest.fixture(scope="session")
+def many(tmp_path_factory: pytest.TempPathFactory, write_index: Callable[..., Path]) -> Path:
+    """Give an index of ten thousand rows without pictures."""
+    vectors = np.random.default_rng(0).standard_normal((ROWS, 16)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    rows = pd.DataFrame({"caption": [f"row {place}" for place in range(ROWS)], "width": range(ROWS)})
+    return write_index(tmp_path_factory.mktemp("many") / "index", rows, rows=vectors)
+
+
+@pytest.fixture(scope="session")
+def servers(gallery: Path, odd: Path, many: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    names = tmp_path_factory.mktemp("served") / "indices_paths.json"
+    names.write_text(json.dumps({"gallery": str(gallery), "odd": str(odd), "many": str(many)}))
+    with ExitStack() as stack:
+        alone = stack.enter_context(bind(build_config(FrontConfig, {"port": 0}, []).access))
+        front = f"http://127.0.0.1:{alone.getsockname()[1]}"
+        back = build_config(BackConfig, {"port": 0, "reload_seconds": 0, "cors": (front,)}, [str(names)])
+        url = stack.enter_context(listening(back)).url
+        config = build_config(FrontConfig, {"default_backend": url, "default_index": "gallery"}, [])
+        stack.enter_context(answering(alone, open_front(config), config.access, 1))
+        yield Servers(url, front)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("the web page is tested in Chromium, which is not installed: apt-get install chromium")
+    playwright = pytest.importorskip("playwright.sync_api", reason="the web page is tested through playwright: pip")
+    playwright.expect.set_options(timeout=TIMEOUT)
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(
+            executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"], timeout=3 * TIMEOUT
+        )
+        yield opened
+        opened.close()
+
+
+@dataclass
+class Visit:
+    """A window of the browser during one test, and what it must not do."""
+
+    page: Page
+    origins: list[str] = field(default_factory=list)
+    may_fail: bool = False  # the test provokes answers that are errors, and Chromium logs them
+    faults: list[str] = field(default_factory=list)
+
+    def watch(self) -> None:
+        self.page.on("pageerror", lambda error: self.faults.append(f"thrown: {error}"))
+        self.page.on("console", lambda said: self.hear(said.type, said.text))
+        self.page.on("request", lambda asked: self.check(asked.url))
+
+    def hear(self, kind: str, text: str) -> None:
+        if kind in ("error", "warning") and not (self.may_fail and text.startswith("Failed to load resource")):
+            self.faults.append(f"said: {text}")
+
+    def check(self, url: str) -> None:
+        if not url.startswith(("about:", "data:", "blob:", *(f"{origin}/" for origin in self.origins))):
+            self.faults.append(f"asked: {url}")
+
+    def leave(self) -> None:
+        """Forget what the page has kept, and leave it."""
+        self.page.unroute_all()
+        self.page.evaluate("sessionStorage.clear(); localStorage.clear()")
+        self.page.goto("about:blank")
+
+
+class Windows:
+    """Windows by their kind, kept between tests: a new one takes half a second of CPU."""
+
+    def __init__(self, browser: Browser, servers: Servers) -> None:
+        self.browser, self.servers = browser, servers
+        self.contexts: dict[str, BrowserContext] = {}
+        self.idle: dict[str, list[Visit]] = {}
+        self.used: list[tuple[str, Visit]] = []
+
+    def open(
+        self, path: str = "", *, at: str = "", width: str = "desktop", may_fail: bool = False, **options: Any
+    ) -> Visit:
+        kind = f"{width} {options}"
+        if kind not in self.contexts:
+            everywhere = {"reduced_motion": "reduce", "accept_downloads": True}
+            self.contexts[kind] = self.browser.new_context(**{**WIDTHS[width], **everywhere, **options})
+            self.contexts[kind].set_default_timeout(TIMEOUT)
+        if not self.idle.get(kind):
+            fresh = Visit(self.contexts[kind].new_page())
+            fresh.watch()
+            self.idle[kind] = [fresh]
+        visit = self.idle[kind].pop()
+        self.used.append((kind, visit))
+        visit.origins, visit.may_fail = [at or self.servers.url], may_fail
+        visit.page.goto(f"{at or self.servers.url}/{path}")
+        return visit
+
+    def leave(self) -> list[str]:
+        """Leave all windows; return what went wrong in them."""
+        faults: list[str] = []
+        while self.used:
+            kind, visit = self.used.pop()
+            faults += visit.faults
+            visit.leave()
+            visit.faults = []
+            self.idle[kind].append(visit)
+        return faults
+
+
+@pytest.fixture(scope="session")
+def windows(browser: Browser, servers: Servers) -> Windows:
+    return Windows(browser, servers)
+
+
+@pytest.fixture
+def visit(windows: Windows) -> Iterator[Callable[..., Visit]]:
+    """Give a function that opens a page of the server; after the test, nothing must have gone wrong in any."""
+    yield windows.open
+    assert windows.leave() == []
+
+
+@pytest.fixture(params=WIDTHS)
+def width(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def open_page(visit: Callable[..., Visit], width: str) -> Callable[..., Page]:
+    """Give a function that opens a page at the width of a desktop and of a phone."""
+
+    def opened(path: str = "", **options: Any) -> Page:
+        return visit(path, width=width, **options).page
+
+    return opened
