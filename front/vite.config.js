@@ -2,6 +2,7 @@
 // Content-Security-Policy allows no inline script; every other page becomes one file that opens from a disk.
 import { svelte } from "@sveltejs/vite-plugin-svelte";
 import { viteSingleFile } from "vite-plugin-singlefile";
+import { sealed } from "./sealed.js";
 
 const SERVED = ["front"];
 
@@ -13,7 +14,7 @@ export function pageConfig(page, outDir) {
     publicDir: isServed ? "public" : false,
     base: "./",
     logLevel: "warn",
-    plugins: [svelte({ compilerOptions: { runes: true } }), ...(isServed ? [] : [viteSingleFile()])],
+    plugins: [svelte({ compilerOptions: { runes: true } }), ...(isServed ? [] : [viteSingleFile(), sealed()])],
     build: {
       outDir: isServed ? `${outDir}/${page}` : outDir,
       emptyOutDir: isServed,

@@ -17,7 +17,7 @@ PACKAGE = Path(clip_retrieval.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"errors", "words", "cache_home", "progress", "version", "option_values", "compression", "scratch", "paths"},
-    {"git_lfs", "installed"},
+    {"git_lfs", "installed", "web_pages"},
     {"options", "blobs", "clusters", "process", "json_files", "local_files", "client"},
     {"option_flags", "storage", "network", "clip_client"},
     {"layout"},

@@ -1,15 +1,15 @@
-"""Pages to look at: sections of pictures, in the look of the sheets that `filter` writes."""
+"""Pages to look at: sections of pictures, without scripts."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
+from pathlib import Path
 from string import Template
 from typing import Any
 
-from clip_retrieval.filter.sheet import thumbnail
+from clip_retrieval.filter.sheet import make_thumbnail
 from clip_retrieval.layout import CAPTION, IMAGE_PATH
 from clip_retrieval.query.pictures import find_picture
 from clip_retrieval.storage import Folder
@@ -27,7 +27,7 @@ class Section:
 
 def write_page(folder: Folder, name: str, title: str, sections: Sequence[Section]) -> None:
     """Write a self-contained page."""
-    template = Template(files("clip_retrieval.filter").joinpath("sheet.html").read_text(encoding="utf-8"))
+    template = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     page = template.substitute(query=html.escape(title), sections="\n".join(map(render, sections)))
     with folder.staged(name) as staged:
         staged.write_text(page, encoding="utf-8")
@@ -46,5 +46,7 @@ def figure(row: Mapping[str, Any], mark: str, number: float | None = None) -> st
     details = "\n".join(f"{name}: {value}" for name, value in row.items() if value is not None)
     score = "" if number is None else f" <span>{number:.3f}</span>"
     words = f"<b>{html.escape(mark)}</b>{score} {html.escape(str(caption))}"
-    picture = thumbnail(find_picture(dict(row)))
+    small, problem = make_thumbnail(find_picture(dict(row)))
+    missing = f'<div class="missing">{html.escape(problem or "no picture")}</div>'
+    picture = missing if small is None else f'<img alt="" src="data:image/jpeg;base64,{small}">'
     return f'<figure title="{html.escape(details)}">{picture}<figcaption>{words}</figcaption></figure>'

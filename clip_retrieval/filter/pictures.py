@@ -15,7 +15,7 @@ from clip_retrieval.encoder.picture_suffixes import IMAGE_SUFFIXES
 from clip_retrieval.errors import StorageError
 from clip_retrieval.filter.config import Export
 from clip_retrieval.filter.hits import Hits
-from clip_retrieval.filter.sheet import card
+from clip_retrieval.filter.sheet import make_card
 from clip_retrieval.layout import IMAGE_PATH, SHARD, SHARD_SIZE
 from clip_retrieval.query.hits import rows_of
 from clip_retrieval.query.pictures import WEB, find_local_file, find_picture
@@ -72,7 +72,7 @@ class PictureExport:
     hits: Hits
     mode: Export
     shown: Sequence[range] = ()  # places of the hits that the sheet shows
-    cards: dict[int, str] = field(default_factory=dict)  # of those, by place
+    cards: dict[int, tuple[str, str]] = field(default_factory=dict)  # of those, by place
     kept: dict[str, str] = field(default_factory=dict)  # names of pictures that lie there already, by prefix
     copied_instead: int = 0  # pictures that could not be linked
 
@@ -118,7 +118,7 @@ class PictureExport:
             self.hits.names[place] = name
         if is_shown:
             picture = picture or find_picture(hit)
-            self.cards[place] = card(hit, picture)
+            self.cards[place] = make_card(hit, picture, name)
         if picture is not None and picture.problem is not None:
             self.hits.problems[place] = picture.problem
 

@@ -1,28 +1,30 @@
-"""The sheet: one self-contained page with thumbnails, scores and captions of the hits, a heading for each query."""
+"""The sheet: one self-contained page with thumbnails, scores and metadata of the hits, a section for each query."""
 
 from __future__ import annotations
 
 import base64
 import html
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from pathlib import Path
-from string import Template
 from typing import Any
+from urllib.parse import quote
 
 from clip_retrieval.encoder.picture_warnings import counting_warnings
 from clip_retrieval.errors import ImageError
-from clip_retrieval.filter.hits import Asked, Hits
+from clip_retrieval.filter.hits import PICTURE, Asked, Hits
 from clip_retrieval.layout import CAPTION, IMAGE_PATH
-from clip_retrieval.query.pictures import Picture
+from clip_retrieval.query.hits import plain
+from clip_retrieval.query.pictures import Picture, find_local_file
 from clip_retrieval.storage import Folder
+from clip_retrieval.version import __version__
+from clip_retrieval.web_pages import fill_page, script_json
 
 SHEET = "index.html"
 THUMBNAIL_SIDE = 224
 MOST_THUMBNAILS = 1000  # a page with more would take hundreds of megabytes
 
-Cards = Mapping[int, str]  # by the place of the hit
+Cards = Mapping[int, tuple[str, str]]  # by the place of the hit: a line of plain HTML, and JSON
 
 
 def shown_ranges(hits: Hits) -> list[range]:
@@ -35,51 +37,70 @@ def shown_ranges(hits: Hits) -> list[range]:
 
 def write_sheet(folder: Folder, hits: Hits, cards: Cards) -> None:
     """Write index.html."""
-    template = Template(Path(__file__).with_name("sheet.html").read_text(encoding="utf-8"))
-    starts = hits.starts.tolist()
-    sections = [
-        section(asked, range(start, stop), cards, has_heading=hits.is_batch)
-        for asked, (start, stop) in zip(hits.asked, pairwise(starts), strict=True)
-    ]
     title = f"{len(hits.asked):,} queries" if hits.is_batch else hits.asked[0].text
-    page = template.substitute(query=html.escape(title), sections="\n".join(sections))
-    with folder.staged(SHEET) as staged:
-        staged.write_text(page, encoding="utf-8")
+    starts = hits.starts.tolist()
+    sections = [(asked, range(*places)) for asked, places in zip(hits.asked, pairwise(starts), strict=True)]
+    plain_text = "\n".join(plain_section(asked, places, cards) for asked, places in sections)
+    with folder.staged(SHEET) as staged, staged.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(fill_page("sheet", title, plain_text, page_data(title, hits, sections, cards)))
 
 
-def section(asked: Asked, places: range, cards: Cards, *, has_heading: bool) -> str:
-    """Return a query's part of the page."""
-    shown = [cards[place] for place in places if place in cards]
-    if asked.answer is None:
-        note = html.escape(asked.problem or "no answer")
-    else:
-        note = f"{len(places)} {'hit' if len(places) == 1 else 'hits'}" if len(places) else "No hit."
-        note = f"{asked.answer.query.kind} query &middot; {note}"
-        if len(places) > len(shown):
-            note += f", the first {len(shown)} are shown"
-    heading = f"<h2>{asked.number}. {html.escape(asked.text)}</h2>\n" if has_heading else ""
-    return f"{heading}<p>{note}</p>\n<section>\n" + "\n".join(shown) + "\n</section>"
+def page_data(title: str, hits: Hits, sections: list[tuple[Asked, range]], cards: Cards) -> Iterator[str]:
+    """Yield the JSON that the page reads; front/src/sheet/hits.ts has its shape."""
+    about = {"title": title, "version": __version__, "isBatch": hits.is_batch}
+    yield f'{script_json(about)[:-1]},"queries":['
+    for number, (asked, places) in enumerate(sections):
+        query = {
+            "number": asked.number,
+            "text": asked.text,
+            "kind": None if asked.answer is None else asked.answer.query.kind,
+            "problem": (asked.problem or "no answer") if asked.answer is None else None,
+            "count": len(places),
+        }
+        yield f'{"," if number else ""}{script_json(query)[:-1]},"hits":['
+        yield ",\n".join(cards[place][1] for place in places if place in cards)
+        yield "]}"
+    yield "]}"
 
 
-def card(hit: dict[str, Any], picture: Picture) -> str:
-    """Return a hit's part of the page; its metadata is told by the mouse."""
+def plain_section(asked: Asked, places: range, cards: Cards) -> str:
+    """Return a query's hits as a list for browsers without scripts."""
+    note = f"<p>{html.escape(asked.problem)}</p>" if asked.problem else ""
+    lines = "".join(cards[place][0] for place in places if place in cards)
+    return f"<h2>{asked.number}. {html.escape(asked.text)}</h2>{note}<ul>{lines}</ul>"
+
+
+def make_card(hit: dict[str, Any], picture: Picture, name: str | None) -> tuple[str, str]:
+    """Return a hit as a line of plain HTML and as JSON; `name` is that of its exported picture."""
+    thumbnail, problem = make_thumbnail(picture)
+    row = {column: plain(value) for column, value in hit.items()} | {PICTURE: name}
     caption = hit.get(CAPTION) or hit.get(IMAGE_PATH) or ""
-    details = "\n".join(f"{name}: {value}" for name, value in hit.items() if value is not None)
-    words = f"<b>{hit['rank']}</b> <span>{hit['similarity']:.3f}</span> {html.escape(str(caption))}"
-    return f'<figure title="{html.escape(details)}">{thumbnail(picture)}<figcaption>{words}</figcaption></figure>'
+    line = f"<li>{hit['rank']}. {hit['similarity']:.3f} {html.escape(str(caption))}</li>"
+    about = {"row": row, "thumbnail": thumbnail, "problem": problem, "file": find_file(hit, name)}
+    return line, script_json(about)
 
 
-def thumbnail(picture: Picture) -> str:
+def find_file(hit: dict[str, Any], name: str | None) -> str | None:
+    """Return the url of the whole picture: the exported one, beside the page, or a file of this machine."""
+    if name is not None:
+        return quote(name)
+    local = find_local_file(hit)
+    return None if local is None else local.as_uri()
+
+
+def make_thumbnail(picture: Picture) -> tuple[str | None, str | None]:
+    """Return a picture small as a JPEG in base64, or why there is none."""
     if picture.data is None:
-        return f'<div class="missing">{html.escape(picture.problem or "no picture")}</div>'
-    from clip_retrieval.encoder.images import decode_image  # loads Pillow: 30 ms of every start
+        return None, picture.problem or "no picture"
+    from clip_retrieval.encoder.images import decode_image, open_image  # loads Pillow: 30 ms of every start
+    from clip_retrieval.encoder.orientation import read_orientation, turn_upright
 
     try:
         with counting_warnings():
-            image = decode_image(picture.data)
+            image = turn_upright(decode_image(picture.data), read_orientation(open_image(picture.data)))
     except ImageError as error:
-        return f'<div class="missing">{html.escape(str(error))}</div>'
+        return None, str(error)
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=85)
-    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    return base64.b64encode(buffer.getvalue()).decode(), None

@@ -94,6 +94,7 @@ def test_a_bad_query_is_named_in_the_result_and_the_others_are_answered(tmp_path
     assert [failed["query"] for failed in result.to_json()["failed_queries"]] == [2, 3, 4, 5]
     sheet = (tmp_path / "out" / "index.html").read_text()
     assert [f"<h2>{n}. " in sheet for n in range(1, 8)] == [True] * 6 + [False]
+    assert [f'{{"number":{n},' in sheet for n in range(1, 8)] == [True] * 6 + [False]
 
 
 def test_rows_without_a_query_fail_alone(tmp_path: Path, index: Path) -> None:

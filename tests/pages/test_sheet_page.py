@@ -1,0 +1,175 @@
+"""The sheet in a browser, opened from the disk: finding, ordering, choosing and looking at a thousand hits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pandas as pd
+import pytest
+
+pytest.importorskip("playwright", reason="Playwright is not installed: pip install playwright")
+from PIL import Image
+from playwright.sync_api import expect
+
+from clip_retrieval import clip_filter
+
+MANY, FEW = 1000, 60
+HOSTILE = "</script><img src=x onerror=\"document.title='ran'\"><script>document.title='ran'</script>"
+OpenPage = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write an index whose row r is the r-th hit of its query.npy; every tenth is a cat, the 60th is hostile."""
+    folder = tmp_path_factory.mktemp("sheet")
+    Image.new("RGB", (64, 48), (200, 40, 40)).save(folder / "red.png")
+    Image.new("RGB", (48, 64), (40, 40, 200)).save(folder / "blue.png")
+    names = [f"{'cat' if row % 10 == 0 else 'dog'}-{row:04d}" for row in range(MANY)]
+    names[FEW - 1] = HOSTILE
+    metadata = pd.DataFrame(
+        {
+            "caption": names,
+            "image_path": [str(folder / ("red.png" if row % 2 else "blue.png")) for row in range(MANY)],
+            "label": ["animal" if row % 4 else "pet" for row in range(MANY)],
+            "size": [row * 7 % FEW for row in range(MANY)],
+        }
+    )
+    (folder / "index" / "metadata").mkdir(parents=True)
+    metadata.to_parquet(folder / "index" / "metadata" / "metadata_0.parquet")
+    angles = np.linspace(0, 1.5, MANY)
+    rows = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    index = faiss.IndexFlatIP(2)
+    index.add(rows)
+    faiss.write_index(index, str(folder / "index" / "image.index"))
+    np.save(folder / "query.npy", rows[0])
+    return folder / "index"
+
+
+def write_sheet(index: Path, count: int) -> Path:
+    folder = index.parent / str(count)
+    clip_filter(str(index.parent / "query.npy"), str(folder), str(index), num_results=count, export="symlink")
+    return folder / "index.html"
+
+
+@pytest.fixture(scope="module")
+def sheet(index: Path) -> Path:
+    return write_sheet(index, FEW)
+
+
+def expect_hits(page: Any, told: str) -> None:
+    expect(page.locator("header [role=status]")).to_contain_text(told)
+
+
+def names(page: Any) -> list[str]:
+    found: list[str] = page.locator("li.card .name").all_text_contents()
+    return found
+
+
+def test_a_thousand_hits_are_shown_and_the_filter_box_finds_among_them(open_page: OpenPage, index: Path) -> None:
+    page = open_page(write_sheet(index, MANY))
+    expect_hits(page, "1,000 hits")
+    page.keyboard.press("/")
+    page.keyboard.type("CAT-00")
+    expect_hits(page, "10 of 1,000 hits")
+    assert names(page) == [f"cat-{row:04d}" for row in range(0, 100, 10)]
+    page.keyboard.press("Escape")
+    expect_hits(page, "\u00b7 1,000 hits")
+    page.keyboard.type("no such thing")
+    page.get_by_role("button", name="Show all").click()
+    page.locator("#open-0").focus()
+    page.keyboard.press("End")
+    expect(page.locator("#open-999")).to_be_focused()
+    assert page.locator("li.card").count() < 200  # the others are not drawn
+
+
+def test_hits_are_sorted_by_any_column_and_the_other_way_round(open_page: OpenPage, sheet: Path) -> None:
+    page = open_page(sheet, height=3000)
+    assert names(page)[:2] == ["cat-0000", "dog-0001"]
+    page.get_by_label("Sort by").select_option("size")
+    expect(page.locator("li.card b").nth(1)).not_to_have_text("2")
+    ranks = page.locator("li.card b").all_text_contents()
+    assert [(int(rank) - 1) * 7 % FEW for rank in ranks] == list(range(FEW))
+    page.get_by_label("Reverse the order").click()
+    expect(page.locator("li.card b").first).to_have_text(ranks[-1])
+    assert page.locator("li.card b").all_text_contents() == ranks[::-1]
+
+
+def test_facets_narrow_the_hits_and_count_them(open_page: OpenPage, sheet: Path) -> None:
+    page = open_page(sheet)
+    chips = page.get_by_role("group", name="label").get_by_role("button")
+    assert chips.all_text_contents() == ["animal 45", "pet 15"]
+    chips.nth(1).click()
+    expect_hits(page, "15 of 60")
+    page.get_by_label("Filter these hits").fill("cat")
+    expect_hits(page, "3 of 60")
+    assert chips.all_text_contents() == ["animal 3", "pet 3"]
+
+
+def test_selected_paths_are_copied_in_the_order_of_the_hits(open_page: OpenPage, sheet: Path) -> None:
+    page = open_page(sheet)
+    page.evaluate("navigator.clipboard.writeText = async (text) => { window.copied = text }")
+    picks = page.locator(".pick input")
+    picks.nth(3).check()
+    picks.nth(1).click(modifiers=["Shift"])
+    assert "3 selected" in page.locator(".said").inner_text()
+    page.get_by_role("button", name="Copy paths").click()
+    expect(page.locator(".said")).to_contain_text("3 paths copied")
+    assert [path.rpartition("/")[2] for path in page.evaluate("copied").split("\n")] == [
+        "red.png",
+        "blue.png",
+        "red.png",
+    ]
+    page.get_by_role("button", name="Copy ids").click()
+    expect(page.locator(".said")).to_contain_text("3 ids copied")
+    assert page.evaluate("copied") == "1\n2\n3"
+    page.get_by_label("Clear the selection").click()
+    assert page.locator(".said.is-shown .number").count() == 0
+
+
+def test_a_click_shows_the_whole_picture_with_its_metadata_and_keys_lead_on(open_page: OpenPage, sheet: Path) -> None:
+    page = open_page(sheet, width=390, height=844, color_scheme="dark")
+    page.locator("li.card .open").nth(1).click()
+    picture = page.locator("dialog img")
+    picture.evaluate("(image) => image.decode()")
+    assert picture.evaluate("(image) => [image.naturalWidth, image.naturalHeight]") == [64, 48]
+    assert "images/00002_red.png" in picture.get_attribute("src")
+    told = page.locator("dialog dl").inner_text().split("\n")
+    assert told[told.index("label") + 1] == "animal"
+    assert told[told.index("id") + 1] == "1"
+    page.keyboard.press("ArrowRight")
+    page.get_by_role("dialog", name="dog-0002").wait_for()
+    page.keyboard.press("Escape")
+    expect(page.locator("#open-2")).to_be_focused()
+    page.keyboard.press(" ")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#open-3")).to_be_focused()
+    assert page.locator(".pick input").nth(2).is_checked()
+
+
+def test_a_hostile_caption_runs_nothing(open_page: OpenPage, sheet: Path) -> None:
+    page = open_page(sheet)
+    page.get_by_label("Filter these hits").fill("onerror")
+    expect_hits(page, "1 of 60")
+    assert names(page) == [HOSTILE]
+    page.locator("li.card .open").click()
+    assert page.locator("dialog h2").inner_text() == HOSTILE
+    assert page.title().startswith("[") or "query" in page.title()
+    assert page.locator("script").count() == 1
+
+
+def test_the_sheet_has_no_serious_fault_for_people_with_other_senses(open_page: OpenPage, sheet: Path) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    page = open_page(sheet, color_scheme="dark")
+    page.get_by_label("Filter these hits").fill("cat-00")
+    expect_hits(page, "6 of 60")
+    page.locator(".pick input").first.check()
+    found = axe.Axe().run(page).response["violations"]
+    page.locator("li.card .open").first.click()
+    found += axe.Axe().run(page).response["violations"]
+    assert [
+        (one["id"], one["nodes"][0]["html"][:80]) for one in found if one["impact"] in ("serious", "critical")
+    ] == []
