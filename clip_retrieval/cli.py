@@ -42,6 +42,7 @@ COMMANDS = {
     "index_combiner": ("index", "index_combiner"),
     "inference": ("inference", "inference"),
     "inference.worker": ("inference", "inference_worker"),
+    "label": ("curate", "label"),
     "mcp": ("serve", "mcp"),
     "models": ("models", "models"),
     "parquet_to_arrow": ("tools", "parquet_to_arrow"),

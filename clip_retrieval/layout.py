@@ -17,6 +17,7 @@ EMBEDDING_FOLDERS: dict[Modality, str] = {"image": "img_emb", "text": "text_emb"
 
 METADATA_FOLDER, FAILURES_FOLDER, LEDGER_FOLDER, STATS_FOLDER = "metadata", "failures", "ledger", "stats"
 TABLE_FOLDERS = (METADATA_FOLDER, FAILURES_FOLDER, LEDGER_FOLDER)  # sub-folders of parquet files
+COLUMNS_FOLDER = "columns"  # a sub-folder of parquet files for each set of columns that `label` adds
 METADATA_ARROW = "metadata.arrow"
 INDEX_SUFFIX = ".index"
 

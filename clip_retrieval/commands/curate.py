@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from clip_retrieval.commands import Outcome, with_config
-from clip_retrieval.curate.config import DedupConfig
+from clip_retrieval.curate.config import DedupConfig, LabelConfig
 
 
 def prepare() -> None:
@@ -24,3 +24,14 @@ def dedup(config: DedupConfig) -> Outcome:
     from clip_retrieval.curate.dedup import run_dedup
 
     return Outcome(run_dedup(config), print_dedup)
+
+
+@click.command()
+@with_config(LabelConfig)
+def label(config: LabelConfig) -> Outcome:
+    """Add columns to an embeddings folder: labels, image-text similarity, scores of heads, outliers, clusters."""
+    prepare()
+    from clip_retrieval.commands.reports.curate import print_label
+    from clip_retrieval.curate.label import run_label
+
+    return Outcome(run_label(config), print_label)

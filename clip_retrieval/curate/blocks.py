@@ -79,9 +79,10 @@ def find_blocks(pool: Pool, ids: Ids, count: int, threshold: float, *, is_exact:
     return Blocks(train(sample, min(count, len(sample))), sound if is_exact else min(sound, likely))
 
 
-def train(sample: Floats, count: int) -> Floats:
+def train(sample: Floats, count: int, *, tries: int = 1) -> Floats:
+    """Return centroids [count, d] of unit rows, of unit length; the best of some tries."""
     clustering = faiss.Clustering(sample.shape[1], count)
-    clustering.niter, clustering.seed, clustering.spherical = ITERATIONS, SEED, True
+    clustering.niter, clustering.nredo, clustering.seed, clustering.spherical = ITERATIONS, tries, SEED, True
     clustering.min_points_per_centroid, clustering.max_points_per_centroid = 1, len(sample)
     clustering.train(sample, faiss.IndexFlatIP(sample.shape[1]))
     return unit(faiss.vector_to_array(clustering.centroids).reshape(count, -1).astype(np.float32))

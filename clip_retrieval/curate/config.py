@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.layout import Modality
-from clip_retrieval.options import check_least, group, option, parse_bytes
+from clip_retrieval.options import check_least, group, option, option_of, parse_bytes
+from clip_retrieval.query.config import SearcherConfig
+from clip_retrieval.tools.config import PLACE, ScoreKind, ZslConfig
 
 Kind = Literal["exact", "perceptual", "semantic"]
 Form = Literal["ids", "parquet", "datacomp", "webdataset", "embeddings"]
 
+Activation = Literal["none", "relu", "gelu"]
+Output = Literal["raw", "sigmoid"]
+
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w-]*")  # of a folder and a column
 MOST_BITS = 16  # of 64, above which unlike pictures have like hashes
 
 
@@ -88,3 +95,80 @@ class DedupConfig:
             raise ConfigError(f"max_bits is at most {MOST_BITS} of the 64 bits, not {self.max_bits}")
         if "perceptual" in self.by and self.rows.modality != "image":
             raise ConfigError("--by perceptual is for pictures; captions have no such hash")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The model of the embeddings, for labels."""
+
+    clip_model: str | None = option(None, help="The model of the embeddings; only for folders that do not name theirs.")
+    device: str = option_of(SearcherConfig, "device")
+    clip_cache_path: str | None = option_of(SearcherConfig, "clip_cache_path")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptConfig:
+    """Labels, and how their likeness becomes a probability."""
+
+    label: tuple[str, ...] = option_of(ZslConfig, "label")
+    labels_file: str | None = option_of(ZslConfig, "labels_file")
+    template: tuple[str, ...] = option_of(ZslConfig, "template")
+    scores: ScoreKind = option_of(ZslConfig, "scores")
+    each: bool = option(False, help="Also a column with the probability of each label, called NAME.LABEL.")
+
+    def __post_init__(self) -> None:
+        wrong = next((template for template in self.template if PLACE not in template), None)
+        if wrong is not None:
+            raise ConfigError(f"the template {wrong!r} has no {PLACE} for the label")
+        if self.template and not self.is_given:
+            raise ConfigError("--template is for labels; give --label or --labels_file")
+
+    @property
+    def is_given(self) -> bool:
+        return bool(self.label) or self.labels_file is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """Heads: small networks over embeddings, such as for aesthetics or safety."""
+
+    head: tuple[str, ...] = option(
+        (),
+        repeatable=True,
+        help="A file with a linear or MLP head (npz, safetensors, torch's): a column of its scores, called as it is.",
+    )
+    head_activation: Activation = option("none", help="Between a head's layers; LAION's aesthetic heads have none.")
+    head_output: Output = option("raw", help="sigmoid: scores become probabilities.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelConfig:
+    """Which columns are computed for the rows of an embeddings folder."""
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("embeddings_folder",)
+
+    embeddings_folder: str = option(help="Folder that inference wrote; the columns go into its folder columns/.")
+    rows: RowsConfig = group(RowsConfig)
+    name: str = option("label", help="Name of this set of columns, and of the column with the best label.")
+    prompts: PromptConfig = group(PromptConfig)
+    similarity: bool = option(False, help="A column image_text_similarity: the cosine of each picture and its caption.")
+    heads: HeadConfig = group(HeadConfig)
+    outlier: bool = option(
+        False, help="A column outlier: 1 minus the mean cosine to the 10 nearest of 4,096 rows; far ones are odd."
+    )
+    clusters: int | None = option(
+        None,
+        help="Columns cluster, cluster_name and cluster_similarity: so many clusters, named by labels, else captions.",
+        least=2,
+    )
+    index_folder: str | None = option(
+        None, aliases=("indice_folder",), help="An index of this folder that gets the columns, too, as it is."
+    )
+    model: ModelConfig = group(ModelConfig)
+
+    def __post_init__(self) -> None:
+        check_least(self)
+        if not PLAIN_NAME.fullmatch(self.name):
+            raise ConfigError(f"name is of letters, digits, - and _, such as label; not {self.name!r}")
+        if not (self.prompts.is_given or self.similarity or self.heads.head or self.outlier or self.clusters):
+            raise ConfigError("nothing to compute; give --label, --similarity, --head, --outlier or --clusters")

@@ -39,6 +39,7 @@ from clip_retrieval.layout import (
     Modality,
     read_manifest,
 )
+from clip_retrieval.metadata.joined import column_files
 from clip_retrieval.search.files import write_file
 from clip_retrieval.search.tree import has_graph
 
@@ -209,7 +210,8 @@ def has_current_metadata(config: IndexConfig, source: EmbeddingsFolder, target: 
         return True
     if names != target.names(METADATA_FOLDER, ".parquet"):
         return False
-    return all(is_same(source, target, f"{METADATA_FOLDER}/{name}") for name in names)
+    files = [f"{METADATA_FOLDER}/{name}" for name in names] + column_files(source)
+    return column_files(source) == column_files(target) and all(is_same(source, target, name) for name in files)
 
 
 def is_same(source: EmbeddingsFolder, target: IndexFolder, name: str) -> bool:

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Protocol
-
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
 
 from clip_retrieval.checksums import checked_at_opening, find_damage_beside
 from clip_retrieval.errors import StorageError
-from clip_retrieval.layout import METADATA_ARROW, METADATA_FOLDER
+from clip_retrieval.layout import COLUMNS_FOLDER, METADATA_ARROW, METADATA_FOLDER
 from clip_retrieval.metadata.arrays import make_array, make_table, number_array, text_array
 from clip_retrieval.metadata.arrow import ArrowMetadata, read_sources
+from clip_retrieval.metadata.joined import Metadata, column_sets, with_columns
 from clip_retrieval.metadata.parquet import Column, ParquetFiles, ParquetMetadata, concat, open_parquet, read_records
 from clip_retrieval.storage import Folder
 
@@ -28,6 +23,7 @@ __all__ = [
     "number_array",
     "open_metadata",
     "open_parquet",
+    "other_columns",
     "read_records",
     "text_array",
 ]
@@ -35,34 +31,13 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
-class Metadata(Protocol):
-    """Random access to rows; safe to call from many threads at once."""
-
-    @property
-    def row_count(self) -> int: ...
-
-    @property
-    def schema(self) -> pa.Schema: ...
-
-    def rows(self, ids: NDArray[np.int64], columns: Sequence[str] | None = None) -> pa.Table:
-        """Return the rows with these ids [n], in the order of the ids, duplicates included.
-
-        Only `columns` are read, those that there are, in their order; None: all. A file that lacks a column has null
-        there. Raises StorageError where an id is outside of the metadata.
-        """
-        ...
-
-    def values(self, ids: NDArray[np.int64], columns: Sequence[str] | None = None) -> list[Column]:
-        """Return the rows of `rows` as Python values, column by column; fast for some hundred rows."""
-        ...
-
-    def columns(self, names: Sequence[str]) -> pa.Table:
-        """Return the requested columns that exist, in row order; memory-mapped from an Arrow file."""
-        ...
-
-
 def open_metadata(folder: Folder) -> Metadata | None:
-    """Open the metadata of an embeddings or index folder; None where there is none.
+    """Open the metadata of an embeddings or index folder, with columns added later; None where there is none."""
+    return with_columns(folder, open_own(folder))
+
+
+def open_own(folder: Folder) -> Metadata | None:
+    """Open the metadata that inference wrote; None where there is none.
 
     metadata.arrow is taken where it is whole and of the parquet files beside it, else those; without parquet files,
     metadata/*.arrow (as clip-retrieval 2 has them for `--use_arrow`). On other stores than this machine the parquet
@@ -112,3 +87,14 @@ def count_rows(folder: Folder) -> int | None:
         return files.row_count
     metadata = open_metadata(folder)
     return None if metadata is None else metadata.row_count
+
+
+def other_columns(folder: Folder, name: str) -> dict[str, str]:
+    """Return where each column of a folder is, those of one set of added columns left out."""
+    own = open_own(folder)
+    found = {} if own is None else dict.fromkeys(own.schema.names, METADATA_FOLDER)
+    for other in column_sets(folder):
+        if other != name:
+            place = f"{COLUMNS_FOLDER}/{other}"
+            found |= dict.fromkeys(ParquetFiles(folder, place).schema.names, place)
+    return found

@@ -17,6 +17,7 @@ import xxhash
 from clip_retrieval.encoder.base import Encoder
 from clip_retrieval.errors import ClipRetrievalError, QueryError, StorageError, describe_os_error
 from clip_retrieval.layout import (
+    COLUMNS_FOLDER,
     INDEX_SUFFIX,
     MANIFEST,
     METADATA_ARROW,
@@ -163,7 +164,8 @@ def read_stamp(folder: IndexFolder) -> Stamp:
     root = Path(folder.root)
     names = [MANIFEST, METADATA_ARROW, *(IndexFolder.index_name(modality) for modality in MODALITIES)]
     places = [root / name for name in names]
-    places += sorted((root / METADATA_FOLDER).glob("*")) + sorted(root.glob(f"*{INDEX_SUFFIX}/*"))
+    places += sorted((root / METADATA_FOLDER).glob("*")) + sorted((root / COLUMNS_FOLDER).glob("*/*"))
+    places += sorted(root.glob(f"*{INDEX_SUFFIX}/*"))
     found = []
     for place in places:
         try:

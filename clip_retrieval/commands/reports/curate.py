@@ -10,7 +10,9 @@ from clip_retrieval.words import counted
 
 if TYPE_CHECKING:
     from clip_retrieval.curate.dedup import DedupResult
+    from clip_retrieval.curate.label import LabelResult
 
+SHOWN_CLUSTERS, SHOWN_COLUMNS = 20, 12
 REASONS = {
     "bytes": "the same bytes",
     "embedding": "the same embedding",
@@ -55,3 +57,17 @@ def print_files(folder: str, files: Sequence[str], notes: Sequence[str]) -> None
         console.print(f"note: {note}", style="yellow")
     first, *others = files
     console.print(f"written: {', '.join([f'{folder}/{first}', *others])}")
+
+
+def print_label(result: LabelResult) -> None:
+    """Print which columns there are now, and how the clusters are called."""
+    console = open_console()
+    for note in result.notes:
+        console.print(f"note: {note}", style="yellow")
+    for number, name in list(enumerate(result.clusters))[:SHOWN_CLUSTERS]:
+        console.print(f"  cluster {number}: {name or '-'}")
+    if len(result.clusters) > SHOWN_CLUSTERS:
+        console.print(f"  … and {len(result.clusters) - SHOWN_CLUSTERS:,} more")
+    console.print(f"{counted(result.rows, 'row')} have {', '.join(result.columns[:SHOWN_COLUMNS])}")
+    also = "" if result.index_folder is None else f" and {result.index_folder}"
+    console.print(f"written: {result.folder}{also}; ask for them with --where")

@@ -8,6 +8,7 @@ import shutil
 from clip_retrieval.checksums import FileSums
 from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.layout import METADATA_ARROW, METADATA_FOLDER, EmbeddingsFolder, IndexFolder
+from clip_retrieval.metadata.joined import copy_columns
 from clip_retrieval.metadata.write import write_metadata_arrow
 
 logger = logging.getLogger(__name__)
@@ -21,6 +22,7 @@ def place_metadata(config: IndexConfig, source: EmbeddingsFolder, target: IndexF
     target.remove(METADATA_ARROW)
     if config.copy_metadata:
         copy_metadata(source, target)
+        copy_columns(source, target)
     else:
         drop_stale_copies(source, target)
     return write_metadata_arrow(source, target) if writes_arrow(config) else {}

@@ -1,0 +1,290 @@
+"""The whole of `label`: columns of all rows, beside the metadata, one file for each file of embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from threadpoolctl import threadpool_limits
+
+from clip_retrieval.curate.blocks import SEED, train
+from clip_retrieval.curate.columns import (
+    Block,
+    Clusters,
+    ColumnPart,
+    HeadScores,
+    Labels,
+    Outlier,
+    Similarity,
+    name_by_captions,
+    name_by_labels,
+)
+from clip_retrieval.curate.config import LabelConfig
+from clip_retrieval.curate.embedded import Embedded, Floats, Ids, open_embedded, unit
+from clip_retrieval.curate.heads import Head, read_head
+from clip_retrieval.curate.output import RECIPE, about_folder
+from clip_retrieval.embeddings.half_precision import widen
+from clip_retrieval.embeddings.rows import read_rows
+from clip_retrieval.embeddings.vectors import VectorFile, Vectors, open_vectors
+from clip_retrieval.encoder.base import Encoder
+from clip_retrieval.encoder.load import load_encoder
+from clip_retrieval.errors import ConfigError, SourceError
+from clip_retrieval.layout import CAPTION, COLUMNS_FOLDER, EMBEDDING_FOLDERS, IndexFolder, Modality, read_manifest
+from clip_retrieval.metadata import count_rows, other_columns
+from clip_retrieval.metadata.joined import copy_column_set
+from clip_retrieval.options import to_json
+from clip_retrieval.process.resources import count_cores
+from clip_retrieval.progress import show_progress
+from clip_retrieval.query.config import SearcherConfig
+from clip_retrieval.query.embed import check_model, choose_encoder
+from clip_retrieval.revision import only_one
+from clip_retrieval.storage import check_writable
+from clip_retrieval.tools.embed import embed_prompts, text_notes
+from clip_retrieval.tools.inputs import read_lines
+from clip_retrieval.tools.scores import choose_scores, logit_notes
+from clip_retrieval.version import __version__
+from clip_retrieval.words import counted
+
+BLOCK_ROWS = 4096
+ROW_GROUP_BLOCKS = 4
+TEXTS_AT_ONCE = 64
+BACKGROUND_ROWS = 4096
+TRIES = 8  # of k-means: with few clusters, one try often leaves two in one
+ROWS_PER_CLUSTER = 256  # sampled for training, and for names
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelResult:
+    """Which columns were written, and where."""
+
+    rows: int
+    columns: list[str]
+    folder: str  # of the set of columns
+    index_folder: str | None
+    clusters: list[str | None]  # their names
+    notes: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """Labels, embedded."""
+
+    labels: list[str]
+    rows: Floats
+    encoder: Encoder
+    notes: list[str]
+
+
+def run_label(config: LabelConfig) -> LabelResult:
+    """Compute the columns; what an earlier run with the same options wrote stays."""
+    embedded = open_embedded(config.embeddings_folder, config.rows.modality)
+    others = open_others(embedded, config.rows.modality) if config.similarity else None
+    heads = [
+        read_head(path, embedded.vectors.dim, config.heads.head_activation, config.heads.head_output)
+        for path in config.heads.head
+    ]
+    check_index(config, embedded)
+    check_writable(embedded.folder)
+    prompts = embed_labels(config, embedded) if config.prompts.is_given else None
+    with only_one(embedded.folder):
+        parts = make_parts(config, embedded, prompts, heads)
+        schema = join_schemas(parts)
+        check_names(embedded, config.name, schema)
+        claim_set(config, embedded)
+        write_columns(config.name, embedded, others, parts)
+        if config.index_folder is not None:
+            copy_column_set(embedded.folder, IndexFolder(config.index_folder), config.name)
+    named = [part.names for part in parts if isinstance(part, Clusters)]
+    return LabelResult(
+        rows=embedded.row_count,
+        columns=list(schema.names),
+        folder=embedded.folder.path(f"{COLUMNS_FOLDER}/{config.name}"),
+        index_folder=config.index_folder,
+        clusters=list(named[0]) if named else [],
+        notes=[] if prompts is None else prompts.notes,
+    )
+
+
+def open_others(embedded: Embedded, modality: Modality) -> Vectors:
+    """Open the embeddings that rows are compared with; raises SourceError where there are none of the same rows."""
+    other: Modality = "text" if modality == "image" else "image"
+    found = open_vectors(embedded.folder, EMBEDDING_FOLDERS[other])
+    if found is None:
+        raise SourceError(f"--similarity needs both modalities, and {embedded.folder.url} has no {other} embeddings")
+    if (found.row_count, found.dim) != (embedded.row_count, embedded.vectors.dim):
+        raise SourceError(
+            f"{embedded.folder.url} has {counted(embedded.row_count, modality)} of {embedded.vectors.dim} dimensions "
+            f"and {counted(found.row_count, other)} of {found.dim}; they are not of the same samples"
+        )
+    return found
+
+
+def check_index(config: LabelConfig, embedded: Embedded) -> None:
+    """Raise ConfigError where the index has other rows."""
+    if config.index_folder is None:
+        return
+    folder = IndexFolder(config.index_folder)
+    rows = count_rows(folder) if folder.exists() else None
+    if rows != embedded.row_count:
+        what = "no metadata" if rows is None else f"{counted(rows, 'row')} of metadata"
+        raise ConfigError(
+            f"{config.index_folder} has {what}, and {config.embeddings_folder} {counted(embedded.row_count, 'row')}; "
+            "name an index of these embeddings"
+        )
+
+
+def embed_labels(config: LabelConfig, embedded: Embedded) -> Prompts:
+    """Return the labels' embeddings, by the model of the folder."""
+    given = [*config.prompts.label, *(read_lines(config.prompts.labels_file) if config.prompts.labels_file else ())]
+    labels = list(dict.fromkeys(given))
+    if not labels:
+        raise SourceError(f"{config.prompts.labels_file} holds no label; write one on each line")
+    expected = (read_manifest(embedded.folder) or {}).get("encoder")
+    model = config.model
+    chosen = choose_encoder(
+        expected,
+        SearcherConfig(clip_model=model.clip_model, device=model.device, clip_cache_path=model.clip_cache_path),
+    )
+    encoder = load_encoder(chosen)
+    check_model(encoder, expected)
+    if encoder.info.dimension != embedded.vectors.dim:
+        raise ConfigError(
+            f"{encoder.info.uri} has {encoder.info.dimension} dimensions, the embeddings have {embedded.vectors.dim}"
+        )
+    found = embed_prompts(encoder, labels, config.prompts.template, TEXTS_AT_ONCE)
+    squash = choose_scores(config.prompts.scores, encoder.info)
+    notes = [*logit_notes(squash, encoder.info), *text_notes(encoder, labels, found.truncated_count)]
+    return Prompts(labels, found.rows, encoder, notes)
+
+
+def make_parts(config: LabelConfig, embedded: Embedded, prompts: Prompts | None, heads: list[Head]) -> list[ColumnPart]:
+    parts: list[ColumnPart] = []
+    if prompts is not None:
+        squash = choose_scores(config.prompts.scores, prompts.encoder.info)
+        parts.append(
+            Labels(config.name, prompts.labels, prompts.rows, prompts.encoder.info, squash, config.prompts.each)
+        )
+    if config.similarity:
+        parts.append(Similarity())
+    parts += [HeadScores(head) for head in heads]
+    if config.outlier:
+        ids, rows = sample_rows(embedded, BACKGROUND_ROWS)
+        if len(ids) < 2:
+            raise SourceError(f"{embedded.folder.url} has too few embeddings for outliers")
+        parts.append(Outlier(rows, ids))
+    if config.clusters is not None:
+        parts.append(find_clusters(embedded, config.clusters, prompts))
+    return parts
+
+
+def sample_rows(embedded: Embedded, count: int) -> tuple[Ids, Floats]:
+    """Return some ids, ascending, and their unit rows; zero rows are left out."""
+    random = np.random.default_rng(SEED)
+    ids = np.sort(random.choice(embedded.row_count, min(count, embedded.row_count), replace=False))
+    rows = read_rows(embedded.vectors, ids)
+    filled = rows.any(axis=1)
+    return ids[filled], unit(rows[filled])
+
+
+def find_clusters(embedded: Embedded, count: int, prompts: Prompts | None) -> Clusters:
+    ids, rows = sample_rows(embedded, count * ROWS_PER_CLUSTER)
+    if len(ids) < count:
+        raise ConfigError(f"clusters is {count}, and there are {counted(len(ids), 'embedding')}; ask for fewer")
+    centroids = train(rows, count, tries=TRIES)
+    if prompts is not None:
+        return Clusters(centroids, name_by_labels(centroids, prompts.labels, prompts.rows))
+    if CAPTION not in embedded.column_names or embedded.metadata is None:
+        return Clusters(centroids, [None] * count)
+    captions = embedded.metadata.rows(ids, [CAPTION])[CAPTION].to_pylist()
+    return Clusters(centroids, name_by_captions((rows @ centroids.T).argmax(axis=1), captions, count))
+
+
+def join_schemas(parts: list[ColumnPart]) -> pa.Schema:
+    schema = pa.schema([field for part in parts for field in part.schema])
+    twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"two columns would be called {twice}; give --name, or rename a head's file")
+    return schema
+
+
+def check_names(embedded: Embedded, name: str, schema: pa.Schema) -> None:
+    """Raise ConfigError where the metadata, or another set, has a column of a name that would be written."""
+    taken = other_columns(embedded.folder, name)
+    twice = next((column for column in schema.names if column in taken), None)
+    if twice is not None:
+        raise ConfigError(
+            f"{embedded.folder.url} has a column {twice} already, in {taken[twice]}; give --name, or remove that folder"
+        )
+
+
+def claim_set(config: LabelConfig, embedded: Embedded) -> None:
+    """Remove the set's files where they are of other options or rows, and write the recipe of what comes."""
+    place = f"{COLUMNS_FOLDER}/{config.name}"
+    options = to_json(replace(config, index_folder=None))
+    recipe = {
+        "version": __version__,
+        "command": "label",
+        "options": options,
+        "embeddings": about_folder(embedded.folder, embedded.row_count),
+        "files": [[file.name, file.row_count, file.byte_count] for file in embedded.vectors.files],
+    }
+    name = f"{place}/{RECIPE}"
+    if embedded.folder.exists(name) and embedded.folder.read_json(name) == as_read(recipe):
+        return
+    embedded.folder.remove(place)
+    embedded.folder.write_json(name, recipe)
+
+
+def as_read(value: Any) -> Any:
+    """Return a value as JSON gives it back."""
+    if isinstance(value, dict):
+        return {name: as_read(item) for name, item in value.items()}
+    return [as_read(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def write_columns(name: str, embedded: Embedded, others: Vectors | None, parts: list[ColumnPart]) -> None:
+    """Write a file of columns for each file of embeddings; those that are there stay."""
+    schema = join_schemas(parts)
+    place = f"{COLUMNS_FOLDER}/{name}"
+    width = len(str(len(embedded.vectors.files)))
+    first = 0
+    with (
+        show_progress("labeling", embedded.row_count) as advance,
+        threadpool_limits(1, user_api="blas"),
+        ThreadPoolExecutor(count_cores()) as threads,
+    ):
+        for number, file in enumerate(embedded.vectors.files):
+            target = f"{place}/{name}_{number:0{width}d}.parquet"
+            if not embedded.folder.exists(target):
+                with embedded.folder.staged(target) as staged, pq.ParquetWriter(staged, schema) as writer:
+                    for blocks in blocks_of(embedded.vectors, others, file, first):
+                        tables = threads.map(lambda block: table_of(block, parts, schema), blocks)
+                        writer.write_table(pa.concat_tables(tables))
+                        advance(sum(len(block.rows) for block in blocks))
+            else:
+                advance(file.row_count)
+            first += file.row_count
+
+
+def table_of(block: Block, parts: list[ColumnPart], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_arrays([array for part in parts for array in part.compute(block)], schema=schema)
+
+
+def blocks_of(vectors: Vectors, others: Vectors | None, file: VectorFile, first: int) -> Iterator[list[Block]]:
+    """Yield the blocks of a file, as many at a time as a row group has."""
+    for start, stored in vectors.stored_parts(file, BLOCK_ROWS * ROW_GROUP_BLOCKS):
+        found = []
+        for at in range(0, len(stored), BLOCK_ROWS):
+            rows = unit(widen(stored[at : at + BLOCK_ROWS]))
+            begin = first + start + at
+            theirs = None if others is None else unit(read_rows(others, np.arange(begin, begin + len(rows))))
+            found.append(Block(begin, rows, theirs))
+        yield found
