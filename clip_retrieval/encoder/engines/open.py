@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
-from clip_retrieval.encoder.base import Encoder, Workload
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.uri import ModelName, parse_uri
 from clip_retrieval.errors import EncoderError
 from clip_retrieval.git_lfs import explaining_pointers
 from clip_retrieval.installed import need_full
+
+if TYPE_CHECKING:
+    from clip_retrieval.encoder.base import Encoder, Workload  # loads NumPy, which options do without
 
 
 def check_model_name(uri: str) -> ModelName:
