@@ -163,11 +163,11 @@ def check_input(folder: EmbeddingsFolder, source: Source) -> None:
 
 
 def count_changes(records: Iterable[tuple[Partition, int, Record]], source: FilesSource) -> str:
-    is_known, gone = bytearray(len(source.units)), 0
+    is_known, gone, last = bytearray(len(source.units)), 0, -1
     for *_, record in records:
-        place = None if record["deleted"] else source.place_of(as_name(record["key"]))
+        place = None if record["deleted"] else source.place_of(as_name(record["key"]), last)
         if place is not None:
-            is_known[place] = True
+            is_known[place], last = True, place
         gone += place is None and not record["deleted"]
     return f"{is_known.count(0)} new, {gone} gone"
 

@@ -70,15 +70,21 @@ class FilesSource:
 
     def files_of(self, key: str) -> dict[Part, FileState]:
         """Return the wanted files of the sample of a unit, as they were listed."""
+        return self.files_in(self.row(key))
+
+    def files_in(self, row: Row) -> dict[Part, FileState]:
         wanted = self.config.enable_image, self.config.enable_text, self.config.enable_metadata
         return {
             part: FileState(*state)
-            for part, state, is_wanted in zip(SAMPLE_PARTS, self.row(key), wanted, strict=True)
+            for part, state, is_wanted in zip(SAMPLE_PARTS, row, wanted, strict=True)
             if state is not None and is_wanted
         }
 
-    def place_of(self, key: str) -> int | None:
-        """Return the index of the unit with this name, or None."""
+    def place_of(self, key: str, before: int = -1) -> int | None:
+        """Return the index of the unit with this name, or None; found at once where it follows that at `before`."""
+        after = before + 1
+        if after < len(self.rows) and unit_of(self.rows[after]) == key:
+            return after
         return self.rows.find(key, unit_of)
 
     def row(self, key: str) -> Row:

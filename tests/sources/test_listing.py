@@ -318,3 +318,15 @@ def test_an_output_beside_or_above_the_input_hides_nothing(
     monkeypatch.chdir(tmp_path / "run")
 
     assert keys("../photos", output) == ["a.jpg"]
+
+
+def test_the_place_of_a_unit_is_the_same_wherever_it_is_looked_for(tmp_path: Path) -> None:
+    source = open_files(
+        SourceConfig(input_dataset=str(write(tmp_path / "in", [f"{i:03d}.jpg" for i in range(BLOCK + 3)]))), "/nowhere"
+    )
+    count = len(source.units)
+    for place in (0, 1, BLOCK - 1, BLOCK, count - 1):
+        key = source.units[place]
+        assert {source.place_of(key, before) for before in (-1, place - 1, place, count - 1)} == {place}
+    assert source.place_of("none.jpg") is None
+    assert source.place_of("none.jpg", 4) is None

@@ -78,24 +78,31 @@ class Changes:
 def find_changes(records: Iterable[tuple[Partition, int, Record]], source: FilesSource) -> Changes:
     """Compare a ledger with the folder as it is now."""
     found, touched = Changes(), list[Change]()
-    is_known = bytearray(len(source.units))
+    is_known, last = bytearray(len(source.units)), -1
     for partition, place, record in records:
         if record["deleted"]:
             continue
         key = as_name(record["key"])
         found.row_count += record["row"] is not None
-        number = source.place_of(key)
+        number = source.place_of(key, last)  # a ledger is in the order of the listing
         if number is None:
             found.changes.append(Change(partition=partition, place=place, record=record))
             continue
-        is_known[number] = True
-        if not is_same_state(record, source.files_of(key)):
+        is_known[number], last = True, number
+        if not is_same_state(record, source.files_in(source.rows[number])):
             touched.append(Change(partition=partition, place=place, record=record))
     changed = look_into(touched, source, found)
-    new = sorted({*(key for key, known in zip(source.units, is_known, strict=True) if not known), *changed})
+    new = sorted({*(source.units[place] for place in places_of(0, is_known)), *changed})
     renamed = match_renamed([change for change in found.changes if change.key is None], new, source)
     found.new = [key for key in new if key not in renamed]
     return found
+
+
+def places_of(value: int, found: bytearray) -> Iterator[int]:
+    place = found.find(value)
+    while place >= 0:
+        yield place
+        place = found.find(value, place + 1)
 
 
 def is_same_state(record: Record, files: Mapping[Part, FileState]) -> bool:
