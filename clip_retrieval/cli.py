@@ -48,6 +48,7 @@ COMMANDS = {
     "parquet_to_arrow": ("tools", "parquet_to_arrow"),
     "quantize": ("models", "quantize"),
     "search": ("search", "search"),
+    "select": ("curate", "select"),
     "similarity": ("tools", "similarity"),
     "zsl": ("tools", "zsl"),
 }

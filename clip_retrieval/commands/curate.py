@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from clip_retrieval.commands import Outcome, with_config
-from clip_retrieval.curate.config import DedupConfig, LabelConfig
+from clip_retrieval.curate.config import DedupConfig, LabelConfig, SelectConfig
 
 
 def prepare() -> None:
@@ -35,3 +35,14 @@ def label(config: LabelConfig) -> Outcome:
     from clip_retrieval.curate.label import run_label
 
     return Outcome(run_label(config), print_label)
+
+
+@click.command()
+@with_config(SelectConfig)
+def select(config: SelectConfig) -> Outcome:
+    """Choose rows of an embeddings folder by conditions, quotas and diversity, and write them as a subset."""
+    prepare()
+    from clip_retrieval.commands.reports.curate import print_select
+    from clip_retrieval.curate.select import run_select
+
+    return Outcome(run_select(config), print_select)

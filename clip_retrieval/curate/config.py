@@ -172,3 +172,63 @@ class LabelConfig:
             raise ConfigError(f"name is of letters, digits, - and _, such as label; not {self.name!r}")
         if not (self.prompts.is_given or self.similarity or self.heads.head or self.outlier or self.clusters):
             raise ConfigError("nothing to compute; give --label, --similarity, --head, --outlier or --clusters")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectConfig:
+    """Which rows are chosen, in this order of steps: conditions, clusters, balance, count."""
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("embeddings_folder", "output_folder")
+
+    embeddings_folder: str = option(help="Folder that inference wrote.")
+    output_folder: str = option(help="Where the chosen rows, index.html and recipe.json go.")
+    rows: RowsConfig = group(RowsConfig)
+    where: str | None = option(None, help="Only rows that meet a condition over columns, as for filter.")
+    ids: str | None = option(None, help="Only rows of this list, a row id a line, such as the ids.txt of dedup.")
+    top: str | None = option(
+        None, help="A column of numbers: rows with the largest come first (with - before it, the smallest)."
+    )
+    per_cluster: int | None = option(None, help="So many rows of each cluster at most, the first ones.", least=1)
+    cluster_column: str = option("cluster", help="The column of --per_cluster.")
+    balance: str | None = option(
+        None,
+        help="A column: as many rows of each of its values, as far as there are; without --count as many as the rarest "
+        "value has.",
+    )
+    count: int | None = option(None, help="Rows that are chosen at most.", least=1)
+    diverse: bool = option(
+        False, help="Choose the rows that differ most from each other (farthest points, by block), not the first ones."
+    )
+    sheet_rows: int = option(200, help="Rows that index.html shows; 0: no page.", least=0)
+    written: WriteConfig = group(WriteConfig)
+
+    def __post_init__(self) -> None:
+        check_least(self)
+        if self.diverse and self.count is None and self.balance is None:
+            raise ConfigError("--diverse needs a number of rows; give --count")
+        steps = (self.where, self.ids, self.per_cluster, self.balance, self.count)
+        if all(step is None for step in steps):
+            raise ConfigError("nothing to choose by; give --where, --ids, --per_cluster, --balance or --count")
+        if self.top is not None and self.per_cluster is None and self.balance is None and self.count is None:
+            raise ConfigError("--top is an order; give --count, or another number of rows, with it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """What a page tells of an embeddings folder."""
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("embeddings_folder", "output_file")
+
+    embeddings_folder: str = option(help="Folder that inference wrote.")
+    output_file: str = option(help="The page, such as report.html; all in one file.")
+    rows: RowsConfig = group(RowsConfig)
+    clusters: int = option(20, help="Clusters that are shown.", least=2)
+    sample: int = option(20_000, help="Rows that clusters, outliers, captions and sizes are told from.", least=100)
+    threshold: float = option(0.95, help="Near-duplicates have a cosine of at least this.")
+
+    def __post_init__(self) -> None:
+        check_least(self)
+        if not 0 < self.threshold <= 1:
+            raise ConfigError(f"threshold is a cosine above 0 and up to 1, such as 0.95, not {self.threshold:g}")
+        if not self.output_file.lower().endswith((".html", ".htm")):
+            raise ConfigError(f"output_file is a page, such as report.html, not {self.output_file}")

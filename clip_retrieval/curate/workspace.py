@@ -28,8 +28,9 @@ class Workspace:
         """Return the array of this name, mapped; made and saved where an earlier run has not."""
         path = self.path / f"{name}.npy"
         if not path.exists():
+            value = make()
             with self.making(name) as made, made.open("wb") as file:
-                np.save(file, make())
+                np.save(file, value)
         mapped: NDArray[Any] = np.load(path, mmap_mode="r")
         return mapped
 

@@ -11,6 +11,7 @@ from clip_retrieval.words import counted
 if TYPE_CHECKING:
     from clip_retrieval.curate.dedup import DedupResult
     from clip_retrieval.curate.label import LabelResult
+    from clip_retrieval.curate.select import SelectResult
 
 SHOWN_CLUSTERS, SHOWN_COLUMNS = 20, 12
 REASONS = {
@@ -71,3 +72,11 @@ def print_label(result: LabelResult) -> None:
     console.print(f"{counted(result.rows, 'row')} have {', '.join(result.columns[:SHOWN_COLUMNS])}")
     also = "" if result.index_folder is None else f" and {result.index_folder}"
     console.print(f"written: {result.folder}{also}; ask for them with --where")
+
+
+def print_select(result: SelectResult) -> None:
+    """Print how many rows each step left, and where the chosen ones are."""
+    console = open_console()
+    for name, count in result.steps.items():
+        console.print(f"{count:>14,}  {name}", style=None if name == "chosen" else "dim")
+    print_files(result.output_folder, result.files, result.notes)

@@ -1,0 +1,211 @@
+"""Choosing rows: conditions, quotas, diversity, and the files that hand a subset on."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from numpy.typing import NDArray
+
+from clip_retrieval.cli import cli
+from clip_retrieval.curate import diverse, subset
+from clip_retrieval.curate.config import SelectConfig
+from clip_retrieval.curate.select import SelectResult, places_in_group, run_select, share_out
+from clip_retrieval.errors import ClipRetrievalError
+from clip_retrieval.inference.config import InferenceConfig
+from clip_retrieval.inference.run import run_inference
+from clip_retrieval.options import build_config
+
+Rows = NDArray[np.float32]
+WriteRun = Callable[..., Path]
+
+
+def select(folder: Path, output: Path, **options: Any) -> SelectResult:
+    return run_select(build_config(SelectConfig, options, (str(folder), str(output))))
+
+
+def ids_of(output: Path) -> list[int]:
+    return [int(line) for line in (output / "ids.txt").read_text().split()]
+
+
+@pytest.fixture
+def run(write_run: WriteRun, tmp_path: Path, unit_rows: Callable[..., Rows]) -> Path:
+    """Return a folder of 12 rows in two files, with columns of several kinds."""
+    rows = unit_rows(12)
+    folder = write_run(tmp_path / "run", [rows[:7], rows[7:]])
+    about = pd.DataFrame(
+        {
+            "caption": [f"row {row}" for row in range(12)],
+            "score": [0.1, 0.9, None, 0.5, 0.8, 0.2, 0.7, 0.3, 0.6, 0.4, 0.0, 1.0],
+            "kind": [*"aaaaaabbbb", "c", None],
+            "cluster": [0, 0, 0, 1, 1, 1, 2, 2, 2, None, 3, 3],
+            "uid": [f"{row:032x}" for row in range(11)] + ["none"],
+        }
+    )
+    about[:7].to_parquet(folder / "metadata/metadata_0.parquet")
+    about[7:].to_parquet(folder / "metadata/metadata_1.parquet")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({"where": "score > 0.6"}, [1, 4, 6, 11]),
+        ({"where": "score > 0.6", "count": 2}, [1, 4]),
+        ({"top": "score", "count": 3}, [1, 4, 11]),
+        ({"top": "-score", "count": 3}, [0, 5, 10]),
+        ({"top": "score", "count": 12}, list(range(12))),
+        ({"top": "score", "per_cluster": 1}, [1, 4, 6, 11]),
+        ({"per_cluster": 2}, [0, 1, 3, 4, 6, 7, 10, 11]),
+        ({"balance": "kind"}, [0, 6, 10, 11]),
+        ({"balance": "kind", "count": 8, "top": "score"}, [1, 3, 4, 6, 8, 9, 10, 11]),
+        ({"where": "kind = 'b'", "balance": "cluster"}, [6, 9]),
+    ],
+)
+def test_the_right_rows_are_chosen(run: Path, tmp_path: Path, options: dict[str, Any], wanted: list[int]) -> None:
+    found = select(run, tmp_path / "out", **options)
+    assert ids_of(tmp_path / "out") == wanted
+    assert (found.chosen, found.steps["chosen"]) == (len(wanted), len(wanted))
+
+
+def test_a_list_of_ids_is_a_condition(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "kept.txt").write_text("4\n6\n1\n")
+    select(run, tmp_path / "out", ids=str(tmp_path / "kept.txt"), where="kind = 'a'")
+    assert ids_of(tmp_path / "out") == [1, 4]
+
+
+def test_quotas_are_even_as_far_as_there_are_rows() -> None:
+    assert share_out([10, 1, 5], 9) == [4, 1, 4]
+    assert share_out([3, 3, 3], 7) == [3, 2, 2]
+    assert share_out([2, 9], 100) == [2, 9]
+    assert share_out([4, 2, 9], None) == [2, 2, 2]
+    assert places_in_group(np.array([1, 0, 1, 1, 0])).tolist() == [0, 0, 1, 2, 1]
+
+
+def test_diverse_rows_are_one_of_each_clump(
+    write_run: WriteRun, tmp_path: Path, unit_rows: Callable[..., Rows]
+) -> None:
+    centers = unit_rows(10, seed=3)
+    own = np.random.default_rng(0).integers(0, 10, 300)
+    rows = centers[own] + 0.02 * unit_rows(300, seed=4)
+    rows[5] = 0
+    folder = write_run(tmp_path / "run", [rows])
+    select(folder, tmp_path / "out", count=10, diverse=True)
+    assert sorted(own[ids_of(tmp_path / "out")]) == list(range(10))
+
+
+def test_diverse_rows_of_several_blocks_cover_as_well_as_those_of_one(
+    write_run: WriteRun, tmp_path: Path, unit_rows: Callable[..., Rows], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = unit_rows(800, 8, seed=6)
+    folder = write_run(tmp_path / "run", [rows[:500], rows[500:]])
+
+    def radius(output: Path, **options: Any) -> float:
+        select(folder, output, count=80, **options)
+        chosen = rows[ids_of(output)]
+        assert len(chosen) == 80
+        return float(1 - (rows @ chosen.T).max(axis=1).min())
+
+    whole = radius(tmp_path / "whole", diverse=True)
+    monkeypatch.setattr(diverse, "BLOCK_ROWS", 50)
+    assert whole <= radius(tmp_path / "blocks", diverse=True) < radius(tmp_path / "first")
+
+
+def test_a_stopped_choice_goes_on_with_its_blocks(
+    write_run: WriteRun, tmp_path: Path, unit_rows: Callable[..., Rows], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_run(tmp_path / "run", [unit_rows(400, 8)])
+    monkeypatch.setattr(diverse, "BLOCK_ROWS", 20)
+    monkeypatch.setattr(diverse, "BATCH", 2)
+    select(folder, tmp_path / "whole", count=40, diverse=True)
+    real = diverse.traverse
+    done: list[int] = []
+
+    def stop(rows: Rows) -> Rows:
+        if len(done) == 5:
+            raise KeyboardInterrupt
+        done.append(len(rows))
+        return real(rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(diverse, "count_cores", lambda: 1)
+        patch.setattr(diverse, "traverse", stop)
+        with pytest.raises(KeyboardInterrupt):
+            select(folder, tmp_path / "out", count=40, diverse=True)
+    assert len(list((tmp_path / "out/_work").glob("far_*.npy"))) == 2
+    select(folder, tmp_path / "out", count=40, diverse=True)
+    assert ids_of(tmp_path / "out") == ids_of(tmp_path / "whole")
+
+
+def test_datacomp_and_parquet_name_the_chosen_rows(run: Path, tmp_path: Path) -> None:
+    found = select(run, tmp_path / "out", where="score >= 0.9", write="datacomp,parquet")
+    assert found.notes == ["1 row without a uid of 32 hexadecimal digits: not in uids.npy"]
+    assert np.load(tmp_path / "out/uids.npy").tolist() == [(0, 1)]
+    assert pd.read_parquet(tmp_path / "out/kept.parquet")["id"].tolist() == [1, 11]
+
+
+def test_a_webdataset_has_the_samples_of_the_chosen_rows_each_shard_read_once(
+    write_shards: Callable[[Path, int, int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = write_shards(tmp_path / "shards", 3, 4)
+    config = {"input_format": "webdataset", "clip_model": "hash:16?size=32", "distribution_strategy": "sequential"}
+    run_inference(build_config(InferenceConfig, config, (str(shards), str(tmp_path / "run"))))
+    monkeypatch.setattr(subset, "SAMPLES_PER_TAR", 3)
+    select(tmp_path / "run", tmp_path / "out", where="image_path <> '00001'", count=7, write="webdataset,ids")
+    tars = sorted((tmp_path / "out/webdataset").glob("*.tar"))
+    members = []
+    for path in tars:
+        with tarfile.open(path) as tar:
+            members.append([name for name in tar.getnames() if name.endswith(".jpg")])
+    assert members == [["00000.jpg", "00002.jpg", "00003.jpg"], ["00004.jpg", "00005.jpg", "00006.jpg", "00007.jpg"]]
+
+
+def test_a_recipe_tells_what_was_chosen_and_how(run: Path, tmp_path: Path) -> None:
+    select(run, tmp_path / "out", where="score > 0.6", top="score", count=2)
+    recipe = json.loads((tmp_path / "out/recipe.json").read_text())
+    assert recipe["options"]["where"] == "score > 0.6"
+    assert recipe["outcome"]["steps"] == {"rows": 12, "where": 4, "chosen": 2}
+    assert recipe["outcome"]["embeddings"]["model_fingerprint"] == "hash-16-0"
+    assert "2 of 12 rows" in (tmp_path / "out/index.html").read_text()
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "nothing": ({}, "nothing to choose by"),
+    "order": ({"top": "score"}, "nothing to choose by"),
+    "order of all": ({"top": "score", "where": "score > 0"}, "--top is an order"),
+    "diverse": ({"diverse": True, "where": "score > 0"}, "--diverse needs a number of rows"),
+    "column": ({"top": "beauty", "count": 1}, "--top beauty: .* has no such column"),
+    "kind": ({"top": "kind", "count": 1}, "not numbers"),
+    "balance": ({"balance": "beauty"}, "--balance beauty: .* has no such column"),
+    "cluster": ({"per_cluster": 1, "cluster_column": "x"}, "`clip-retrieval label --clusters N` makes it"),
+    "where": ({"where": "beauty > 1"}, "there is no column beauty"),
+    "ids": ({"ids": "nowhere.txt"}, "--ids nowhere.txt is not there"),
+    "none": ({"where": "score > 5"}, "no row of .* is left"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_makes_no_sense_is_told_in_a_sentence(run: Path, tmp_path: Path, name: str) -> None:
+    options, message = BAD[name]
+    with pytest.raises(ClipRetrievalError, match=message):
+        select(run, tmp_path / "out", **options)
+    assert not (tmp_path / "out/recipe.json").exists()
+
+
+def test_ids_of_other_rows_are_refused(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_text("3\n12\n")
+    with pytest.raises(ClipRetrievalError, match="holds '12', which is no row of 12"):
+        select(run, tmp_path / "out", ids=str(tmp_path / "ids.txt"))
+
+
+def test_the_command_prints_json(run: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli, ["select", str(run), str(tmp_path / "out"), "--count", "3", "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["chosen"] == 3
