@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 TIMEOUT = 60_000  # ms; only a hang takes so long
 WIDTHS: dict[str, dict[str, Any]] = {
-    "desktop": {"viewport": {"width": 1280, "height": 800}},
+    "desktop": {"viewport": {"width": 1000, "height": 700}},
     "phone": {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True},
 }
 HOSTILE = (

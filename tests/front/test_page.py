@@ -114,8 +114,8 @@ def test_tab_goes_from_the_box_over_the_filters_to_one_picture(visit: Open) -> N
     ]
 
 
-def test_ten_thousand_hits_scroll_and_few_are_there_at_once(open_page: OpenPage) -> None:
-    page = open_page("?index=many&q=dog")
+def test_ten_thousand_hits_scroll_and_few_are_there_at_once(visit: Open) -> None:
+    page = visit("?index=many&q=dog").page
     expect(tile(page, 0)).to_be_visible()
     bottom = page.get_by_text(f"{ROWS:,} hits")
     page.evaluate(SCROLL_DOWN)
@@ -209,11 +209,11 @@ def test_a_server_that_is_full_or_not_ready_is_asked_again(visit: Open, status: 
     opened = visit("", may_fail=True)
     page = opened.page
     expect(page.get_by_role("button", name="Pictures")).to_be_visible()
-    page.route("**/v1/search", refuse(status, "too many requests are waiting", {"retry-after": "30"}), times=1)
+    page.route("**/v1/search", refuse(status, "too many requests are waiting", {"retry-after": "60"}), times=1)
     page.get_by_role("textbox", name="Search").fill("dog")
     page.keyboard.press("Enter")
     expect(page.get_by_text(said)).to_be_visible()
-    expect(page.get_by_text(re.compile(r"Trying again in [23]\d s\."))).to_be_visible()
+    expect(page.get_by_text(re.compile(r"Trying again in \d\d s\."))).to_be_visible()
     page.get_by_role("button", name="Try now").click()
     expect(tile(page, 0)).to_be_visible()
     expect(page.get_by_text(said)).to_have_count(0)
@@ -317,7 +317,7 @@ def test_colors_go_by_the_system_and_by_choice(visit: Open) -> None:
     assert is_dark(visit("", color_scheme="dark").page)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "scheme"), [("desktop", "light"), ("phone", "dark")])
 def test_no_state_has_a_serious_fault_of_access_or_leaves_the_window(visit: Open, width: str, scheme: str) -> None:
     axe = pytest.importorskip(
         "axe_playwright_python.sync_playwright", reason="axe-playwright-python checks access"

@@ -206,6 +206,7 @@ export class Session {
     this.refreshed = Date.now();
     try {
       this.back = await openBack(this.config, new AbortController().signal);
+      this.gone.clear(); // ids may be other rows now
       this.epoch++;
     } catch {
       // whoever asks next tells what is wrong
