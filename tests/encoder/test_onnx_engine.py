@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -258,3 +259,15 @@ def test_a_graph_that_gives_no_numbers_anywhere_is_refused(demo_copy: Path) -> N
     encoder = load_encoder(EncoderConfig(clip_model=f"onnx:{demo_copy}?runtime=openvino", precision="fp32"))
     with pytest.raises(EncoderError, match=r"no numbers \(NaN or infinite\)"):
         encoder.encode_images(np.full((1, 64, 64, 3), 100, dtype=np.uint8))
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_runtime_leaves_nothing_of_its_telemetry_in_the_home_folder(runtime: str, tmp_path: Path) -> None:
+    code = (
+        f"from clip_retrieval.encoder.load import load_encoder\n"
+        f"load_encoder('onnx:{DEMO_MODEL}?runtime={runtime}').encode_texts(['dog'])\n"
+        f"import sys; assert '{runtime}' in sys.modules; assert 'openvino_telemetry' not in sys.modules"
+    )
+    own = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | own)
+    assert not list(tmp_path.rglob("*"))

@@ -131,7 +131,8 @@ class OnnxEncoder(EncodesTexts):
         """Open the graph while the vocabulary is read: neither waits for the other, and a first text is out sooner."""
         if self.opening or {"text_session", "tokenizer"} & vars(self).keys():
             return
-        import_runtime(self.way.runtime)  # here: threads that import at once get in each other's way
+        with suppress(ImportError):  # told of where a session is opened
+            import_runtime(self.way.runtime)  # here: threads that import at once get in each other's way
 
         def open_part(name: str) -> None:
             with suppress(Exception):  # raised again where the part is used; a thread would print it

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,9 +61,20 @@ def open_session(path: Path, way: Way) -> Session:
             assert_never(way.runtime)
 
 
-def import_runtime(runtime: Runtime) -> None:
-    if is_installed(runtime):
-        importlib.import_module(runtime)
+def import_runtime(runtime: Runtime) -> Any:
+    """Import a runtime without its telemetry, which both send to their makers from the import on, without asking.
+
+    ONNX Runtime reads the variable when it is loaded; OpenVINO takes a stub where `openvino_telemetry` is missing.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    is_first = "openvino_telemetry" not in sys.modules
+    if is_first:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # as Python's import takes it
+    try:
+        return importlib.import_module(runtime)
+    finally:
+        if is_first:
+            sys.modules.pop("openvino_telemetry", None)
 
 
 class OnnxruntimeSession:
@@ -80,8 +93,7 @@ class OnnxruntimeSession:
 
 
 def open_onnxruntime(path: Path, way: Way) -> Session:
-    import onnxruntime
-
+    onnxruntime = import_runtime("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = count_cores()
     options.log_severity_level = 3  # errors
@@ -158,8 +170,7 @@ def open_openvino(path: Path, way: Way) -> Session:
     """
     if not is_installed("openvino"):
         raise EncoderError("OpenVINO is not installed; pip install openvino, or leave runtime= out")
-    import openvino
-
+    openvino = import_runtime("openvino")
     copies = min(way.streams, MOST_COPIES) if way.block_size else 1
     options = {
         "NUM_STREAMS": 1 if way.block_size else way.streams,
