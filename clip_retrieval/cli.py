@@ -47,6 +47,7 @@ COMMANDS = {
     "models": ("models", "models"),
     "parquet_to_arrow": ("tools", "parquet_to_arrow"),
     "quantize": ("models", "quantize"),
+    "report": ("curate", "report"),
     "search": ("search", "search"),
     "select": ("curate", "select"),
     "similarity": ("tools", "similarity"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from clip_retrieval.commands import Outcome, with_config
-from clip_retrieval.curate.config import DedupConfig, LabelConfig, SelectConfig
+from clip_retrieval.curate.config import DedupConfig, LabelConfig, ReportConfig, SelectConfig
 
 
 def prepare() -> None:
@@ -46,3 +46,14 @@ def select(config: SelectConfig) -> Outcome:
     from clip_retrieval.curate.select import run_select
 
     return Outcome(run_select(config), print_select)
+
+
+@click.command()
+@with_config(ReportConfig)
+def report(config: ReportConfig) -> Outcome:
+    """Write one page on an embeddings folder: failures, sizes, captions, near-duplicates, clusters, outliers."""
+    prepare()
+    from clip_retrieval.commands.reports.curate import print_report
+    from clip_retrieval.curate.report import run_report
+
+    return Outcome(run_report(config), print_report)

@@ -20,7 +20,7 @@ from clip_retrieval.tools.scores import logits, sigmoid
 NEAREST = 10  # background rows that an outlier is far from
 WORD = re.compile(r"\w{2,}")
 WORDS_IN_NAME = 3
-NAMED_BY = 0.1  # share of a cluster's captions that a word of its name is in, at least
+NAMED_BY = 0.02  # share of a cluster's captions that a word of its name is in, at least
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +170,7 @@ def name_by_captions(own: Ids, captions: Sequence[str | None], count: int) -> li
     for cluster in range(count):
         members = [words[place] for place in np.flatnonzero(own == cluster).tolist()]
         here = Counter(word for some in members for word in some)
-        share = {word: found / len(members) for word, found in here.items() if found >= NAMED_BY * len(members)}
+        share = {word: found / len(members) for word, found in here.items() if found >= max(2, NAMED_BY * len(members))}
         told = {word: part * np.log(part * total / overall[word]) for word, part in share.items()}
         best = sorted(told, key=lambda word: (-told[word], word))[:WORDS_IN_NAME]
         names.append(", ".join(word for word in best if told[word] > 0) or None)

@@ -11,6 +11,7 @@ from clip_retrieval.words import counted
 if TYPE_CHECKING:
     from clip_retrieval.curate.dedup import DedupResult
     from clip_retrieval.curate.label import LabelResult
+    from clip_retrieval.curate.report import ReportResult
     from clip_retrieval.curate.select import SelectResult
 
 SHOWN_CLUSTERS, SHOWN_COLUMNS = 20, 12
@@ -80,3 +81,16 @@ def print_select(result: SelectResult) -> None:
     for name, count in result.steps.items():
         console.print(f"{count:>14,}  {name}", style=None if name == "chosen" else "dim")
     print_files(result.output_folder, result.files, result.notes)
+
+
+def print_report(result: ReportResult) -> None:
+    """Print the main numbers, and where the page is."""
+    console = open_console()
+    there = ", ".join(f"{count:,} {name} embeddings" for name, count in result.embeddings.items())
+    console.print(f"{counted(result.rows, 'row')}: {there}")
+    if result.failures:
+        console.print(f"{counted(sum(result.failures.values()), 'failure')} recorded")
+    if result.mean_similarity is not None:
+        console.print(f"mean cosine of picture and caption: {result.mean_similarity:.3f}")
+    console.print(f"rows with a near-duplicate, by a sample: {result.near_duplicates:.1%}")
+    console.print(f"written: {result.output_file}")
