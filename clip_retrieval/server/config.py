@@ -18,7 +18,8 @@ logger = logging.getLogger(__name__)
 
 LARGEST_PORT = 65535
 FOLDER_KEYS = ("indice_folder", "index_folder")  # of an index in the json file
-USUAL_COLUMNS = ("url", "image_path", "caption", "NSFW")  # what clip-retrieval 2 returns of the metadata
+URL = "url"
+USUAL_COLUMNS = (URL, "image_path", "caption", "NSFW")  # what clip-retrieval 2 returns of the metadata
 
 NO_MODEL = "there is no such model to install any more; filter with `where` over a metadata column instead"
 CHANGES_NOTHING: tuple[object, ...] = (None, False)

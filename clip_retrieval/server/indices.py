@@ -18,6 +18,7 @@ from clip_retrieval.encoder.base import Encoder
 from clip_retrieval.errors import ClipRetrievalError, QueryError, StorageError, describe_os_error
 from clip_retrieval.layout import (
     COLUMNS_FOLDER,
+    IMAGE_PATH,
     INDEX_SUFFIX,
     MANIFEST,
     METADATA_ARROW,
@@ -32,7 +33,7 @@ from clip_retrieval.layout import (
 from clip_retrieval.query.pictures import Roots
 from clip_retrieval.query.searcher import Searcher, open_searcher
 from clip_retrieval.search.files import list_indices
-from clip_retrieval.server.config import USUAL_COLUMNS, NamedIndex, ServedConfig
+from clip_retrieval.server.config import URL, USUAL_COLUMNS, NamedIndex, ServedConfig
 from clip_retrieval.server.messages import HttpError
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class Generation:
     id: str
     searchers: Mapping[Modality, Searcher]
     stamp: Stamp
-    usual_columns: tuple[str, ...]  # metadata columns that clip-retrieval 2's endpoints return
+    usual_columns: tuple[str, ...]  # what clip-retrieval 2's endpoints return; `url` may come out of image_path
     columns: tuple[str, ...]  # all that may be returned
     roots: Roots
 
@@ -137,7 +138,9 @@ def describe_build(
         id=digest_build(folder, searchers),
         searchers=searchers,
         stamp=stamp,
-        usual_columns=tuple(name for name in (chosen or USUAL_COLUMNS) if name in there),
+        usual_columns=tuple(
+            name for name in (chosen or USUAL_COLUMNS) if name in there or (name == URL and IMAGE_PATH in there)
+        ),
         columns=allowed,
         roots=Roots.of(index.config.pictures_below or manifest.get(PICTURES_BELOW) or ()),
     )

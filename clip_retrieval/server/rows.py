@@ -7,18 +7,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clip_retrieval.layout import IMAGE_PATH
 from clip_retrieval.query.hits import has_json_form, plain
+from clip_retrieval.query.pictures import WEB
+from clip_retrieval.server.config import URL
 from clip_retrieval.server.indices import Generation
 
 Row = dict[str, Any]
 
 
 def read_rows(generation: Generation, ids: NDArray[np.int64], columns: tuple[str, ...]) -> list[Row]:
-    """Return the rows with these ids, in their order; columns that a row has nothing in are left out."""
+    """Return the rows with these ids, in their order; columns that a row has nothing in are left out.
+
+    A `url` that the metadata has no column for is the image_path of rows whose picture was fetched from the web.
+    """
     metadata = generation.first.metadata
     rows: list[Row] = [{} for _ in ids]
     if metadata is None or not columns or not len(ids):
         return rows
+    if URL in columns and URL not in metadata.schema.names:
+        kept = tuple(name for name in columns if name != URL)
+        read = read_rows(generation, ids, tuple(dict.fromkeys((IMAGE_PATH, *kept))))
+        return [with_url(row, kept) for row in read]
     for field, values in metadata.values(ids, columns):
         name = field.name
         if not has_json_form(field.type):
@@ -27,6 +37,13 @@ def read_rows(generation: Generation, ids: NDArray[np.int64], columns: tuple[str
             if value is not None:
                 row[name] = value
     return rows
+
+
+def with_url(row: Row, columns: tuple[str, ...]) -> Row:
+    """Return these columns of a row, and the address of its picture as `url`, where it has one."""
+    address = str(row.get(IMAGE_PATH, ""))
+    found = {URL: address} if address.startswith(WEB) else {}
+    return found | {name: value for name, value in row.items() if name in columns}
 
 
 def without_nothing(value: Any) -> Any:

@@ -260,3 +260,26 @@ def test_flags_of_clip_retrieval_2_work_or_are_refused_by_name(
     for name in ("provide_safety_model", "provide_violence_detector"):
         with pytest.raises(ClipRetrievalError, match=f"--{name} is not supported"):
             serve(index, **{name: True})
+
+
+@pytest.mark.parametrize(
+    ("columns", "wanted"),
+    [
+        (None, {"caption", "image_path", "url"}),
+        (["url", "caption"], {"caption", "url"}),
+        (["caption"], {"caption"}),
+    ],
+)
+def test_pictures_that_were_fetched_have_a_url_for_its_clients(
+    tmp_path: Path, write_index: Any, serve: Serve, columns: list[str] | None, wanted: set[str]
+) -> None:
+    places = ["https://example.org/cat.jpg?a=1", "/srv/pictures/dog.jpg", None]
+    metadata = pd.DataFrame({"caption": ["cat", "dog", "sun"], "image_path": places})
+    client = serve(write_index(tmp_path / "words", metadata), columns_to_return=columns)
+    hits = {hit["caption"]: hit for hit in client.post("/knn-service", of_client(text="cat")).json()}
+    assert set(hits["cat"]) - {"id", "similarity"} == wanted
+    assert hits["cat"].get("url") == (places[0] if "url" in wanted else None)
+    assert "url" not in hits["dog"]
+    assert "url" not in hits["sun"]
+    (row,) = client.post("/metadata", {"ids": [0], "indice_name": "words"}).json()
+    assert set(row["metadata"]) == wanted
