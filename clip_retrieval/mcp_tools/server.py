@@ -77,7 +77,8 @@ class Tools:
         data = make_thumbnail(read_original(self.generation, row), size) if row < self.row_count else None
         if data is None:
             raise QueryError(
-                f"row {row} has no picture on this machine that may be shown; its metadata may have an address of it"
+                f"row {row} has no picture on this machine that may be shown; perhaps its metadata has its "
+                "address on the web"
             )
         return Image(data=data, format="jpeg")
 

@@ -210,7 +210,8 @@ class Access:
         host = host_name((request.header(b"host") or b"").decode("latin-1"))
         if host not in self.hosts and not (self.is_local and (is_loopback(host) or is_address(host) or not host)):
             raise HttpError(
-                HTTPStatus.MISDIRECTED_REQUEST, f"this server is not called {host[:100]!r} (see --allowed_hosts)"
+                HTTPStatus.MISDIRECTED_REQUEST,
+                f"this server does not answer to {host[:100]!r}; it would if started with --allowed_hosts",
             )
 
     def check_key(self, request: Request) -> None:
@@ -247,7 +248,10 @@ class Access:
 
     def preflight(self) -> Response:
         if not self.origins:
-            raise HttpError(HTTPStatus.METHOD_NOT_ALLOWED, "pages of other origins may not ask (see --cors)")
+            raise HttpError(
+                HTTPStatus.METHOD_NOT_ALLOWED,
+                "pages of other origins may not ask this server; they could if it were started with --cors",
+            )
         return Response(b"", status=HTTPStatus.NO_CONTENT, headers=PREFLIGHT)
 
 

@@ -149,7 +149,9 @@ class Asker:
         """Return the bytes at a url. Raises HttpError where this server fetches none, and FetchError."""
         if not self.config.allow_image_urls:
             raise HttpError(
-                HTTPStatus.FORBIDDEN, "this server fetches no image_url (--allow_image_urls); send the picture as image"
+                HTTPStatus.FORBIDDEN,
+                "this server fetches no pictures (it was started without --allow_image_urls); send the picture itself "
+                "as image",
             )
         return await self.fetching.do(url)
 

@@ -233,7 +233,7 @@ def read_index(name: str, value: object, usual: ServedConfig, path: Path) -> Nam
     known |= set(dropped_flags(ServedConfig))
     unknown = [key for key in options if key not in known and key not in FOLDER_KEYS]
     if unknown:
-        logger.warning("%s: %s is no option of an index, and changes nothing", path, " and ".join(unknown))
+        logger.warning("%s: %s is not an option of an index, and is ignored", path, " and ".join(unknown))
     given = {key: option for key, option in options.items() if key in known}
     try:
         changed: dict[str, Any] = {place[-1]: option for place, option in read_given(ServedConfig, given).items()}

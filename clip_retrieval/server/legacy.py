@@ -103,7 +103,7 @@ class Endpoints:
         if isinstance(value, str) and value.isdecimal() and len(value) < 20:
             value = int(value)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise bad(f"{name} is a number of hits, not {str(value)[:50]}")
+            raise bad(f"{name} must be a number of hits, not {str(value)[:50]}")
         return min(value, self.config.limits.max_results)
 
     def read_ids(self, ids: Any, generation: Generation) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -135,9 +135,9 @@ def embed_values(searcher: Searcher, values: list[Any]) -> Embedded:
     try:
         vector = np.asarray(values)
     except (ValueError, OverflowError) as error:
-        raise bad("embedding_input is no list of numbers") from error
+        raise bad("embedding_input must be a list of numbers") from error
     if vector.ndim != 1 or vector.dtype.kind not in "fiu":
-        raise bad("embedding_input is no list of numbers")
+        raise bad("embedding_input must be a list of numbers")
     query = searcher.embed_vector(vector, "embedding_input")
     row = np.asarray(vector, np.float64)
     return Embedded(query, math.sqrt(row @ row))
@@ -148,7 +148,7 @@ def read_base64(text: str) -> bytes:
     try:
         return b64decode(text.partition(",")[2] if text.startswith("data:") else text)
     except (binascii.Error, ValueError) as error:
-        raise bad("the picture is no base64") from error
+        raise bad("the picture is not valid base64") from error
 
 
 def read_flag(said: dict[str, Any], name: str) -> bool:
@@ -163,7 +163,8 @@ def check_generation(request: Request, generation: Generation, asked: Any = None
     if asked is not None and asked != generation.id:
         raise HttpError(
             HTTPStatus.CONFLICT,
-            f"the index {generation.name} was built anew: its generation is {generation.id}, not {str(asked)[:50]}",
+            f"the index {generation.name} was built anew, so ids may mean other rows: its generation is "
+            f"{generation.id}, not {str(asked)[:50]}",
             ((GENERATION, generation.id.encode()),),
         )
 

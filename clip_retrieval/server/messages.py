@@ -94,7 +94,9 @@ class Request:
             with TimeLimit(SECONDS_FOR_A_BODY):
                 return await self.read_parts(most_bytes)
         except TimeoutError as error:
-            raise HttpError(HTTPStatus.REQUEST_TIMEOUT, "the body did not come in time", CLOSING) from error
+            raise HttpError(
+                HTTPStatus.REQUEST_TIMEOUT, "the body of the request did not arrive in time", CLOSING
+            ) from error
 
     async def read_parts(self, most_bytes: int) -> bytes:
         parts: list[bytes] = []
@@ -139,7 +141,7 @@ def parse_json(body: bytes) -> Any:
     try:
         return msgspec.json.decode(body)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise HttpError(HTTPStatus.BAD_REQUEST, f"the body is no valid JSON: {explain(error)}") from error
+        raise HttpError(HTTPStatus.BAD_REQUEST, f"the body is not valid JSON: {explain(error)}") from error
 
 
 def explain(error: Exception) -> str:

@@ -164,7 +164,7 @@ def warm_up(served: Served) -> None:
                 with generation.first.encoding:
                     generation.first.load()
             except Exception as error:  # only texts and pictures need it, and say so  # noqa: BLE001
-                logger.warning("%s: texts and pictures cannot be asked with: %s", generation.name, error)
+                logger.warning("%s: queries with texts or pictures will fail: %s", generation.name, error)
 
         served.health.is_warm = True
 

@@ -134,11 +134,13 @@ class Endpoints:
         self.check_number(len(said.queries), "queries")
         most = self.config.limits.max_results
         if said.limit < 1 or said.offset < 0 or said.offset + said.limit > most:
-            raise bad(f"limit is 1 or more, offset 0 or more, and both together up to {most:,} (max_results)")
+            raise bad(f"limit must be 1 or more, offset 0 or more, and their sum at most {most:,} (max_results)")
         rows, most_rows = len(said.queries) * said.limit, MOST_EMBEDDINGS if said.embeddings else 10 * most
         if rows > most_rows:
             word = "with embeddings, " if said.embeddings else ""
-            raise bad(f"{word}a request may have {most_rows:,} hits, not {rows:,}; lower limit, or ask in several")
+            raise bad(
+                f"{word}a request may have {most_rows:,} hits, not {rows:,}; lower limit, or send several requests"
+            )
         try:
             return SelectionConfig(
                 num_results=said.offset + said.limit,
@@ -162,7 +164,7 @@ class Endpoints:
         if len(parts) == 1 and terms[0].weight > 0:
             return parts[0]
         if all(term.weight <= 0 for term in terms):
-            raise bad("a query only takes away; give a term a weight above 0")
+            raise bad("all terms of the query have negative weights; give at least one a weight above 0")
         name = query if isinstance(query, str) else "the query"
         return add_up(name, [(term.weight, part) for term, part in zip(terms, parts, strict=True)])
 
@@ -184,7 +186,7 @@ class Endpoints:
         if isinstance(item, Picture):
             return await self.asker.embed_picture(searcher, read_base64(item.image))
         if not item.strip() or len(item) > LONGEST_TEXT:
-            raise bad(f"a text has 1 to {LONGEST_TEXT:,} characters, this one {len(item):,}")
+            raise bad(f"a text may have 1 to {LONGEST_TEXT:,} characters, and this one has {len(item):,}")
         return await self.asker.embed_text(searcher, item)
 
 

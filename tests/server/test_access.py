@@ -314,7 +314,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(client: Any, monkeypatch: p
         await asyncio.sleep(30)
 
     answer = client.request("POST", "/knn-service", content=body())
-    assert (answer.status_code, "did not come in time" in answer.json()["message"]) == (408, True)
+    assert (answer.status_code, "did not arrive in time" in answer.json()["message"]) == (408, True)
     assert client.served.app.in_work == 0
 
 

@@ -126,17 +126,17 @@ def test_the_content_type_says_nothing(client: Any, kind: str) -> None:
         (of_client(text=""), 400, "one of text, image"),
         (of_client(text=5), 400, "text is a text"),
         (of_client(image="AAAA"), 400, "cannot be used as a picture"),
-        (of_client(image="\u00e4"), 400, "no base64"),
+        (of_client(image="\u00e4"), 400, "not valid base64"),
         (of_client(embedding_input=[1.0]), 400, "1 dimensions, the index has 16"),
         (of_client(embedding_input=["1"] * 16), 400, "list of numbers"),
         (of_client(embedding_input=[[1.0], [2.0, 3.0]]), 400, "list of numbers"),
         (of_client(embedding_input=[0.0] * 16), 400, "no direction"),
         (of_client(embedding_input=[1e300] * 16), 400, "no direction"),
         (of_client(text="dog", indice_name="other"), 404, "no index 'other'; there are words"),
-        (of_client(text="dog", num_images="many"), 400, "num_images is a number"),
-        (of_client(text="dog", num_images=-1), 400, "num_images is a number"),
+        (of_client(text="dog", num_images="many"), 400, "num_images must be a number"),
+        (of_client(text="dog", num_images=-1), 400, "num_images must be a number"),
         (of_client(text="dog", modality="text"), 400, "no text index, only image"),
-        (of_client(image_url="http://example.org/x.jpg"), 403, "fetches no image_url"),
+        (of_client(image_url="http://example.org/x.jpg"), 403, "fetches no pictures"),
     ],
 )
 def test_what_cannot_be_answered_is_told(client: Any, body: bytes, status: int, said: str) -> None:
@@ -207,7 +207,7 @@ def test_each_index_of_a_json_file_has_options_of_its_own(
     client = serve(tmp_path / "paths.json")
     assert "secret" in client.post("/knn-service", of_front(indice_name="one")).json()[0]
     assert "secret" not in client.post("/knn-service", of_front(indice_name="two")).json()[0]
-    assert "colour is no option of an index" in caplog.text
+    assert "colour is not an option of an index" in caplog.text
     assert "--enable_hdf5 changes nothing" in caplog.text
 
 
