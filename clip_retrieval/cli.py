@@ -43,6 +43,7 @@ COMMANDS = {
     "inference": ("inference", "inference"),
     "inference.worker": ("inference", "inference_worker"),
     "label": ("curate", "label"),
+    "map": ("map", "map_command"),
     "mcp": ("serve", "mcp"),
     "models": ("models", "models"),
     "parquet_to_arrow": ("tools", "parquet_to_arrow"),

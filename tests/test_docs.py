@@ -58,6 +58,7 @@ def test_flags_in_the_readme_exist() -> None:
     commands = re.findall(r"^clip-retrieval (\S+) (.*?)(?<!\\)$", (ROOT / "README.md").read_text(), re.M | re.S)
     assert {name for name, _ in commands} == {
         "back",
+        "map",
         "end2end",
         "inference",
         "index",

@@ -28,7 +28,7 @@ LAYERS = (
     {"tools", "inference", "index"},
     {"query", "faces"},
     {"filter", "clip", "server"},
-    {"demo", "photos", "clip_back", "end2end", "mcp_tools", "curate"},
+    {"demo", "photos", "clip_back", "end2end", "mcp_tools", "curate", "map"},
     {"commands"},
     {"cli"},
     {"__init__", "__main__"},
@@ -112,7 +112,7 @@ def test_importing_the_command_line_loads_no_model_index_or_table_library() -> N
 
 HELPED = [
     [], ["inference"], ["inference.worker"], ["index"], ["index", "score"], ["filter"], ["search"], ["demo"],
-    ["parquet_to_arrow"], ["back"], ["end2end"], ["mcp"], ["dedup"], ["label"], ["select"], ["report"],
+    ["parquet_to_arrow"], ["back"], ["end2end"], ["mcp"], ["map"], ["dedup"], ["label"], ["select"], ["report"],
     ["similarity"], ["zsl"], ["extract"], ["benchmark"], ["models"], ["models", "list"], ["models", "info"],
 ]  # fmt: skip
 

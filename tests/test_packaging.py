@@ -21,7 +21,12 @@ FOR_AUTOFAISS = {
     "numpy<2; python_version < '3.13'",
     "pandas<3; python_version < '3.13'",
 }
-MODULES = {"faiss": "faiss-cpu", "PIL": "pillow", "open_clip": "open_clip_torch"}  # others are called as their package
+MODULES = {
+    "umap": "umap-learn",
+    "faiss": "faiss-cpu",
+    "PIL": "pillow",
+    "open_clip": "open_clip_torch",
+}  # others are called as their package
 BROUGHT = {"huggingface_hub", "tokenizers", "pydantic"}  # by open_clip_torch, transformers and mcp
 
 

@@ -1,0 +1,1 @@
+"""All pictures of an index laid out by likeness, as one page."""
