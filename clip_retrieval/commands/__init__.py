@@ -53,6 +53,12 @@ class Outcome:
             self.report(self.result)
 
 
+def report_ahead(name: str) -> list[str]:
+    """Return the module of a report, to import while the command works; none where --json was given."""
+    is_json = click.get_current_context().params.get("as_json")
+    return [] if is_json else [f"clip_retrieval.commands.reports.{name}"]
+
+
 def with_json(command: Callable[..., Outcome]) -> Callable[..., None]:
     """Give a command --json, and show its outcome."""
 

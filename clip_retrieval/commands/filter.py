@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
-from clip_retrieval.commands import Outcome, with_config
+from clip_retrieval.commands import Outcome, report_ahead, with_config
 from clip_retrieval.filter.config import FilterConfig
 from clip_retrieval.options import build_config
 from clip_retrieval.process.imports import importing
+
+if TYPE_CHECKING:
+    from clip_retrieval.filter.run import FilterResult
 
 
 def read_config(values: Mapping[str, object], arguments: Sequence[object]) -> FilterConfig:
@@ -30,8 +34,12 @@ def filter_command(config: FilterConfig) -> Outcome:
     opening = Opening(config.indice_folder, config.searcher, config.asked.words)
     from clip_retrieval.filter.run import run_filter
 
-    with importing("clip_retrieval.filter.export", "clip_retrieval.commands.reports.filter"):
+    with importing("clip_retrieval.filter.export", *report_ahead("filter")):
         result = run_filter(config, opening)
-    from clip_retrieval.commands.reports.filter import print_result
+
+    def print_result(result: FilterResult) -> None:
+        from clip_retrieval.commands.reports.filter import print_result
+
+        print_result(result)
 
     return Outcome(result, print_result)

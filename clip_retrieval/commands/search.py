@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clip_retrieval.commands import Outcome, with_config
+from clip_retrieval.commands import Outcome, report_ahead, with_config
 from clip_retrieval.photos.config import OutputConfig, SearchConfig, read_search_config
 from clip_retrieval.process.imports import importing
 from clip_retrieval.words import printable
@@ -36,7 +36,7 @@ def search(config: SearchConfig) -> Outcome:
         from clip_retrieval.commands.reports.search import hold_conversation
 
         return hold_conversation(open_photos(config, seen), config)
-    with importing(*(["clip_retrieval.commands.reports.search"] if config.output.is_table else [])):
+    with importing(*(report_ahead("search") if config.output.is_table else [])):
         photos = open_photos(config, seen, opening)
         answered = photos.ask(config.asked.words, config.selection)
     if config.output.open:

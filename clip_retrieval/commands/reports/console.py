@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
@@ -23,6 +24,11 @@ class SafeConsole(Console):
     def render_str(self, text: str, **options: Any) -> Text:
         """Return the text with its control characters as escapes."""
         return super().render_str(printable(text), **options)
+
+
+def load_widths() -> None:
+    """Have rich read the widths of all characters, which takes 40 ms when a text is first cut."""
+    cell_len(ELLIPSIS)
 
 
 def open_console(*, wraps: bool = False) -> Console:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from clip_retrieval.commands.reports.console import Cell, make_table, open_console, print_table, quoted
+from clip_retrieval.commands.reports.console import Cell, load_widths, make_table, open_console, print_table, quoted
 from clip_retrieval.layout import CAPTION, IMAGE_PATH
 from clip_retrieval.words import counted
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from clip_retrieval.filter.run import FilterResult
 
 SHOWN_HITS = 10
+
+load_widths()  # here: a thread imports this module while the answer is looked for
 
 
 def print_result(result: FilterResult) -> None:

@@ -12,7 +12,7 @@ import click
 from rich.table import Table
 
 from clip_retrieval.commands import Outcome
-from clip_retrieval.commands.reports.console import Cell, make_table, open_console, print_table, quoted
+from clip_retrieval.commands.reports.console import Cell, load_widths, make_table, open_console, print_table, quoted
 from clip_retrieval.photos.config import SearchConfig
 from clip_retrieval.words import counted, in_bytes, printable
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from clip_retrieval.photos.ask import PhotoAnswer, PhotoFolder
     from clip_retrieval.photos.folders import KeptList
     from clip_retrieval.photos.models import Settings
+
+load_widths()  # here: a thread imports this module while the answer is looked for
 
 
 def print_hits(result: PhotoAnswer, *, has_thumbnails: bool) -> None:
