@@ -106,7 +106,8 @@ class Index:
         """Return the settings of the index, or others, widened for k hits: they are tuned for ten.
 
         Probe one more tuned nprobe per tenfold k, and enough lists to scan 4k rows. Refine as many candidates as ten
-        hits have, or 16 per hit beyond 16 hits, but at most 32,768 candidates or 1.25 per hit.
+        hits have; beyond 16 hits more by the root of k, which keeps the recall of ten hits even where codes are short,
+        and 16 per hit; but at most 32,768 candidates or 1.25 per hit.
         """
         tuned = self.settings | (settings or {})
         usual = self.own_settings | tuned
@@ -119,7 +120,8 @@ class Index:
             )
         factor = usual.get("k_factor_rf", 1)
         if factor > 1:
-            wanted = max(factor, factor * TUNED_HITS / max(1, k), REFINED_PER_HIT if k > FEW_HITS else 0)
+            tenth = TUNED_HITS / max(1, k)
+            wanted = max(factor, factor * tenth) if k <= FEW_HITS else max(factor * tenth**0.5, REFINED_PER_HIT)
             changed["k_factor_rf"] = max(LEAST_FACTOR, min(wanted, MOST_REFINED / max(1, k)))
         return tuned | changed
 

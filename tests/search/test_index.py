@@ -113,10 +113,12 @@ def test_one_hit_is_chosen_among_as_many_as_ten(rows: NDArray[np.float32], k: in
     assert index.settings_for(k)["k_factor_rf"] == pytest.approx(factor, rel=1e-3)
 
 
-def test_the_candidates_to_refine_are_multiples_of_few_hits_only(rows: NDArray[np.float32]) -> None:
+def test_the_candidates_to_refine_grow_slower_than_the_hits(rows: NDArray[np.float32]) -> None:
     index = Index(build(rows, "IVF16,SQ8,Refine(SQfp16)", "nprobe=2,k_factor_rf=64"), EMPTY)
     assert index.settings_for(10)["k_factor_rf"] == 64
-    assert index.settings_for(1000)["k_factor_rf"] == pytest.approx(32.768)
+    assert index.settings_for(40)["k_factor_rf"] == pytest.approx(32)
+    assert index.settings_for(1000)["k_factor_rf"] == 16
+    assert index.settings_for(3276)["k_factor_rf"] == pytest.approx(10.002, rel=1e-3)
     assert index.settings_for(10**6)["k_factor_rf"] == 1.25
 
 
