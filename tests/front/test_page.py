@@ -131,8 +131,9 @@ def test_ten_thousand_hits_scroll_and_few_are_there_at_once(visit: Open) -> None
 def test_selected_hits_are_downloaded(visit: Open) -> None:
     page = visit("?q=dog").page
     has_loaded(page, 0)
-    tile(page, 0).get_by_role("button", name="Select").click()
-    tile(page, 2).get_by_role("button", name="Select").click()
+    for place in (0, 2):
+        tile(page, place).hover()
+        tile(page, place).get_by_role("button", name="Select").click()
     bar = page.get_by_role("region", name="Selection")
 
     def save(name: str) -> bytes:
@@ -341,6 +342,7 @@ def test_no_state_has_a_serious_fault_of_access_or_leaves_the_window(visit: Open
     page.get_by_role("textbox", name="Search").fill("dog - 0.5*heart")
     page.keyboard.press("Enter")
     has_loaded(page, 0)
+    tile(page, 0).hover()
     tile(page, 0).get_by_role("button", name="Select").click()
     page.get_by_role("region", name="Selection").get_by_role("button", name="Download").click()
     page.get_by_role("button", name="Condition").click()

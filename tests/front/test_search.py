@@ -127,7 +127,7 @@ def test_more_and_less_like_a_hit(visit: Open) -> None:
     has_loaded(page, 1)
     first, second = row_of(page, 0), row_of(page, 1)
     tile(page, 1).hover()
-    page.get_by_role("button", name="More like").nth(1).click()
+    tile(page, 1).get_by_role("button", name="More like").click()
     expect(page).to_have_url(re.compile(rf"\?q=id%3A{second}&build=\w+$"))
     has_loaded(page, 0)
     assert second not in {row_of(page, place) for place in range(3)}
