@@ -39,18 +39,19 @@ class Blocks:
     def count(self) -> int:
         return len(self.centroids)
 
-    def distances(self) -> Floats:
-        """Return the distances between centroids [k, k]."""
+    def gaps(self) -> Floats:
+        """Return [k, k]: how much nearer to its own centroid than to another a row may be that visits the other."""
         squares = 2 - 2 * (self.centroids @ self.centroids.T)
-        found: Floats = np.sqrt(np.maximum(squares, 0))
+        found: Floats = np.float32(self.margin) * np.sqrt(np.maximum(squares, 0)) + np.float32(ROUNDING)
         return found
 
-    def place(self, rows: Floats, distances: Floats) -> tuple[Ids, Ids, Ids]:
+    def place(self, rows: Floats, gaps: Floats) -> tuple[Ids, Ids, Ids]:
         """Return the own block of each unit row [n], then rows and the blocks that they visit, by block."""
         products = rows @ self.centroids.T
         own = products.argmax(axis=1)
-        gaps = products[np.arange(len(rows)), own][:, None] - products
-        near = gaps <= self.margin * distances[own] + np.float32(ROUNDING)
+        limits = gaps[own]
+        np.subtract(products[np.arange(len(rows)), own][:, None], limits, out=limits)
+        near = products >= limits
         near[np.arange(len(rows)), own] = False
         visitors, blocks = np.nonzero(near)
         order = np.argsort(blocks, kind="stable")
@@ -98,7 +99,7 @@ def visit_share(blocks: Blocks, sample: Floats) -> float:
     """Return which share of the other blocks a row visits on average."""
     if blocks.count == 1:
         return 0.0
-    _, visitors, _ = blocks.place(sample, blocks.distances())
+    _, visitors, _ = blocks.place(sample, blocks.gaps())
     return len(visitors) / (len(sample) * (blocks.count - 1))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from clip_retrieval.curate.config import DedupConfig
 from clip_retrieval.curate.cover import Order, cover
-from clip_retrieval.curate.embedded import Embedded, Ids, Pool, exact_cosines, open_embedded
+from clip_retrieval.curate.embedded import Embedded, Ids, Pool, exact_cosines, identity, opened
 from clip_retrieval.curate.likeness import Likeness, Recall, find_likeness
 from clip_retrieval.curate.output import RECIPE, about_folder, claim_folder, write_recipe
 from clip_retrieval.curate.page import Section, figure, write_page
@@ -77,10 +78,16 @@ class Groups:
 
 def run_dedup(config: DedupConfig) -> DedupResult:
     """Find the duplicates of a folder, choose which are kept, and write both; the folder itself stays as it is."""
-    members = [open_embedded(config.embeddings_folder, config.rows.modality)]
-    if config.against is not None:
-        members.append(open_embedded(config.against, config.rows.modality))
-        check_same_model(*members)
+    with ExitStack() as stack:
+        members = [stack.enter_context(opened(config.embeddings_folder, config.rows.modality))]
+        if config.against is not None:
+            members.append(stack.enter_context(opened(config.against, config.rows.modality)))
+            check_same_model(*members)
+        return dedup(members, config)
+
+
+def dedup(members: list[Embedded], config: DedupConfig) -> DedupResult:
+    """Check what can be checked before long work, and do it."""
     check_forms(members[0], config.written.write)
     row_count = sum(member.row_count for member in members)
     memory = parse_bytes(config.max_memory)
@@ -142,7 +149,7 @@ def find_and_write(
     key = {
         "options": {name: options[name] for name in ("threshold", "by", "max_bits", "exact", "blocks", "keep_by")},
         "memory": config.max_memory,
-        "folders": [[about_folder(m.folder, m.row_count), [vars(file) for file in m.vectors.files]] for m in members],
+        "folders": [[about_folder(m.folder, m.row_count), identity(m.vectors)] for m in members],
     }
     with open_workspace(target, key) as work:
         scanned = scan(pool, work, own.row_count)

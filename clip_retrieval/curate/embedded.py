@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +13,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from clip_retrieval.embeddings.half_precision import widen
+from clip_retrieval.embeddings.local_copy import fetched
 from clip_retrieval.embeddings.rows import read_rows
 from clip_retrieval.embeddings.vectors import ROWS_AT_ONCE, Vectors, open_vectors
 from clip_retrieval.errors import ConfigError, SourceError
 from clip_retrieval.layout import EMBEDDING_FOLDERS, MODALITIES, EmbeddingsFolder, Modality
 from clip_retrieval.metadata import Metadata, open_metadata
+from clip_retrieval.storage import temporary_folder
 from clip_retrieval.words import counted
 
 Floats = NDArray[np.float32]
@@ -78,6 +82,23 @@ def open_embedded(url: str, modality: Modality) -> Embedded:
             "metadata; finish the run that writes it, or make the folder again"
         )
     return Embedded(folder, vectors, metadata)
+
+
+@contextmanager
+def opened(url: str, modality: Modality) -> Iterator[Embedded]:
+    """Open a folder while the block lasts; files on a store are fetched first, since rows are read again and again."""
+    embedded = open_embedded(url, modality)
+    with fetched({modality: embedded.vectors}, temporary_folder) as found:
+        yield replace(embedded, vectors=found[modality])
+
+
+def identity(vectors: Vectors) -> list[list[Any]]:
+    """Return what changes when a file of embeddings does: name, rows, bytes and, on this machine, its time."""
+    return [
+        [file.name, file.row_count, file.byte_count]
+        + ([Path(vectors.path(file)).stat().st_mtime_ns] if vectors.folder.is_local else [])
+        for file in vectors.files
+    ]
 
 
 @dataclass(frozen=True, eq=False)

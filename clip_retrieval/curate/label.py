@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -25,10 +26,11 @@ from clip_retrieval.curate.columns import (
     name_by_labels,
 )
 from clip_retrieval.curate.config import LabelConfig
-from clip_retrieval.curate.embedded import Embedded, Floats, Ids, open_embedded, unit
+from clip_retrieval.curate.embedded import Embedded, Floats, Ids, identity, opened, unit
 from clip_retrieval.curate.heads import Head, read_head
 from clip_retrieval.curate.output import RECIPE, about_folder
 from clip_retrieval.embeddings.half_precision import widen
+from clip_retrieval.embeddings.local_copy import fetched
 from clip_retrieval.embeddings.rows import read_rows
 from clip_retrieval.embeddings.vectors import VectorFile, Vectors, open_vectors
 from clip_retrieval.encoder.base import Encoder
@@ -43,7 +45,7 @@ from clip_retrieval.progress import show_progress
 from clip_retrieval.query.config import SearcherConfig
 from clip_retrieval.query.embed import check_model, choose_encoder
 from clip_retrieval.revision import only_one
-from clip_retrieval.storage import check_writable
+from clip_retrieval.storage import check_writable, temporary_folder
 from clip_retrieval.tools.embed import embed_prompts, text_notes
 from clip_retrieval.tools.inputs import read_lines
 from clip_retrieval.tools.scores import choose_scores, logit_notes
@@ -85,8 +87,16 @@ class Prompts:
 
 def run_label(config: LabelConfig) -> LabelResult:
     """Compute the columns; what an earlier run with the same options wrote stays."""
-    embedded = open_embedded(config.embeddings_folder, config.rows.modality)
-    others = open_others(embedded, config.rows.modality) if config.similarity else None
+    with opened(config.embeddings_folder, config.rows.modality) as embedded, ExitStack() as stack:
+        others = None
+        if config.similarity:
+            found = {config.rows.modality: open_others(embedded, config.rows.modality)}
+            others = stack.enter_context(fetched(found, temporary_folder))[config.rows.modality]
+        return label(config, embedded, others)
+
+
+def label(config: LabelConfig, embedded: Embedded, others: Vectors | None) -> LabelResult:
+    """Check what can be checked before long work, and do it."""
     heads = [
         read_head(path, embedded.vectors.dim, config.heads.head_activation, config.heads.head_output)
         for path in config.heads.head
@@ -234,7 +244,7 @@ def claim_set(config: LabelConfig, embedded: Embedded) -> None:
         "command": "label",
         "options": options,
         "embeddings": about_folder(embedded.folder, embedded.row_count),
-        "files": [[file.name, file.row_count, file.byte_count] for file in embedded.vectors.files],
+        "files": identity(embedded.vectors),
     }
     name = f"{place}/{RECIPE}"
     if embedded.folder.exists(name) and embedded.folder.read_json(name) == as_read(recipe):

@@ -49,11 +49,11 @@ class Placed:
 def place_rows(pool: Pool, ids: Ids, blocks: Blocks, work: Workspace) -> Placed:
     """Sort the rows with these ids by block; goes on where an earlier run stopped."""
     chunks = [ids[start : start + size] for size in [chunk_size(blocks.count)] for start in range(0, len(ids), size)]
-    distances = blocks.distances()
+    gaps = blocks.gaps()
 
     def place(number: int) -> int:
         if not (work.has(f"own_{number}") and work.has(f"visits_{number}") and work.has(f"blocks_{number}")):
-            own, visitors, visited = blocks.place(unit(pool.rows(chunks[number])), distances)
+            own, visitors, visited = blocks.place(unit(pool.rows(chunks[number])), gaps)
             work.keep(f"blocks_{number}", lambda: as_offsets(visited, blocks.count))
             work.keep(f"visits_{number}", lambda: chunks[number][visitors])
             work.keep(f"own_{number}", lambda: own)

@@ -15,7 +15,7 @@ from clip_retrieval.curate.blocks import SEED, train
 from clip_retrieval.curate.charts import bars, histogram, table
 from clip_retrieval.curate.columns import Block, Outlier, name_by_captions
 from clip_retrieval.curate.config import ReportConfig
-from clip_retrieval.curate.embedded import Embedded, Floats, Ids, open_embedded, unit
+from clip_retrieval.curate.embedded import Embedded, Floats, Ids, opened, unit
 from clip_retrieval.curate.output import about_folder
 from clip_retrieval.curate.page import Section, figure, write_page
 from clip_retrieval.curate.pictures import shown_columns
@@ -95,7 +95,11 @@ class Sample:
 
 def run_report(config: ReportConfig) -> ReportResult:
     """Write the page, and return its numbers."""
-    embedded = open_embedded(config.embeddings_folder, config.rows.modality)
+    with opened(config.embeddings_folder, config.rows.modality) as embedded:
+        return tell(embedded, config)
+
+
+def tell(embedded: Embedded, config: ReportConfig) -> ReportResult:
     path = Path(config.output_file)
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; name a file")

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from clip_retrieval.curate.config import SelectConfig
 from clip_retrieval.curate.diverse import choose_far
-from clip_retrieval.curate.embedded import Embedded, Ids, open_embedded
+from clip_retrieval.curate.embedded import Embedded, Ids, identity, opened
 from clip_retrieval.curate.output import RECIPE, about_folder, claim_folder, write_recipe
 from clip_retrieval.curate.page import Section, figure, write_page
 from clip_retrieval.curate.pictures import shown_columns
@@ -57,7 +57,11 @@ class Said:
 
 def run_select(config: SelectConfig) -> SelectResult:
     """Choose rows, and write them; the embeddings folder stays as it is."""
-    embedded = open_embedded(config.embeddings_folder, config.rows.modality)
+    with opened(config.embeddings_folder, config.rows.modality) as embedded:
+        return choose_and_write(embedded, config)
+
+
+def choose_and_write(embedded: Embedded, config: SelectConfig) -> SelectResult:
     check_forms(embedded, config.written.write)
     check_columns(embedded, config)
     target = Folder(config.output_folder)
@@ -74,7 +78,7 @@ def run_select(config: SelectConfig) -> SelectResult:
         options = to_json(config)
         own = ("where", "ids", "top", "per_cluster", "cluster_column", "balance", "count", "diverse")
         key = {"options": [options[name] for name in own], "input": about_folder(embedded.folder, embedded.row_count)}
-        key["files"] = [vars(file) for file in embedded.vectors.files]
+        key["files"] = identity(embedded.vectors)
         key["candidates"] = [len(ids), int(ids.sum())]
         with open_workspace(target, key) as work:
             chosen = choose(embedded, ids, config, work)

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from clip_retrieval.curate.config import Form
 from clip_retrieval.curate.embedded import Embedded, Ids
+from clip_retrieval.embeddings.local_copy import fetched
 from clip_retrieval.embeddings.npy_writer import NpyWriter
 from clip_retrieval.embeddings.rows import read_rows
 from clip_retrieval.embeddings.vectors import Vectors, open_vectors
@@ -37,7 +38,7 @@ from clip_retrieval.metadata import number_array
 from clip_retrieval.process.resources import count_cores
 from clip_retrieval.progress import show_progress
 from clip_retrieval.query.hits import name_apart, rows_of
-from clip_retrieval.storage import Folder
+from clip_retrieval.storage import Folder, temporary_folder
 from clip_retrieval.words import counted
 
 IDS, KEPT, UIDS, EMBEDDINGS = "ids.txt", "kept.parquet", "uids.npy", "embeddings"
@@ -179,14 +180,14 @@ def write_embeddings(embedded: Embedded, ids: Ids, target: EmbeddingsFolder) -> 
     about = {name: manifest[name] for name in ("encoder", PICTURES_BELOW) if manifest.get(name) is not None}
     starts = range(0, max(1, len(ids)), PARTITION_ROWS)
     target.write_json(MANIFEST, {"format_version": FORMAT_VERSION, **about, "partition_count": len(starts)})
-    modalities = {name: open_vectors(embedded.folder, EMBEDDING_FOLDERS[name]) for name in MODALITIES}
-    with show_progress("copying embeddings", len(ids)) as advance:
+    there = {name: open_vectors(embedded.folder, EMBEDDING_FOLDERS[name]) for name in MODALITIES}
+    found = {name: vectors for name, vectors in there.items() if vectors is not None}
+    with fetched(found, temporary_folder) as modalities, show_progress("copying embeddings", len(ids)) as advance:
         for number, start in enumerate(starts):
             some = ids[start : start + PARTITION_ROWS]
             partition = Partition(number, len(starts), start, start + len(some))
             for modality, vectors in modalities.items():
-                if vectors is not None:
-                    copy_rows(vectors, some, target, target.embedding_name(modality, partition))
+                copy_rows(vectors, some, target, target.embedding_name(modality, partition))
             if embedded.metadata is not None:
                 write_metadata(embedded, some, target, target.metadata_name(partition))
             advance(len(some))

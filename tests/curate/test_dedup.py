@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -351,3 +352,30 @@ def test_the_command_prints_json(write_run: WriteRun, tmp_path: Path, unit_rows:
     done = CliRunner().invoke(cli, ["dedup", str(folder), str(tmp_path / "out"), "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["duplicates"] == 4
+
+
+def test_folders_on_a_store_are_read_and_written(
+    write_run: WriteRun, tmp_path: Path, unit_rows: Callable[..., Rows]
+) -> None:
+    rows = np.repeat(unit_rows(4), 2, axis=0)
+    folder = write_run(tmp_path / "run", [rows], [rows])
+    store = fsspec.filesystem("memory")
+    store.put(str(folder), "/dedup-run", recursive=True)
+    found = dedup("memory://dedup-run", "memory://dedup-out", write="ids,embeddings")  # type: ignore[arg-type]
+    assert found.duplicates == 4
+    assert store.cat_file("/dedup-out/ids.txt") == b"0\n2\n4\n6\n"
+    assert sorted(Path(name).name for name in store.ls("/dedup-out", detail=False)) == [
+        "embeddings", "groups.parquet", "ids.txt", "index.html", "recipe.json",
+    ]  # fmt: skip
+
+
+def test_a_run_is_not_gone_on_with_after_the_embeddings_changed(
+    write_run: WriteRun, tmp_path: Path, unit_rows: Callable[..., Rows], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_run(tmp_path / "run", [np.repeat(unit_rows(10), 2, axis=0)])
+    with monkeypatch.context() as patch:
+        patch.setattr("clip_retrieval.curate.dedup.cover", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            dedup(folder, tmp_path / "out")
+    np.save(folder / "img_emb/img_emb_0.npy", unit_rows(20, seed=8))
+    assert dedup(folder, tmp_path / "out").duplicates == 0
