@@ -64,6 +64,7 @@ def nemo(rows: np.ndarray, threshold: float, clusters: int, iterations: int) -> 
     random = np.random.default_rng(42)
     centroids = rows[random.choice(len(rows), clusters, replace=False)].copy()
     for step in range(iterations + 1):
+        print(f"\rk-means, step {step}", end="", file=sys.stderr, flush=True)
         own = np.concatenate([(rows[at : at + 8192] @ centroids.T).argmax(axis=1) for at in range(0, len(rows), 8192)])
         if step == iterations:
             break
@@ -75,7 +76,7 @@ def nemo(rows: np.ndarray, threshold: float, clusters: int, iterations: int) -> 
         moved = float(((centroids[filled] - sums) ** 2).sum())
         centroids[filled] = sums
         if moved < 1e-4:
-            iterations = step + 1
+            break
     pairs, goes = [], np.zeros(len(rows), bool)
     for cluster in range(clusters):
         members = np.flatnonzero(own == cluster)

@@ -59,6 +59,10 @@ def test_flags_in_the_readme_exist() -> None:
     assert {name for name, _ in commands} == {
         "back",
         "map",
+        "report",
+        "dedup",
+        "label",
+        "select",
         "end2end",
         "inference",
         "index",
