@@ -22,6 +22,7 @@ from clip_retrieval.progress import show_progress
 
 CHUNK_BYTES = 16 << 20  # products of a chunk of rows with all centroids, for each thread
 MOST_ROWS = 16_384  # of a chunk
+PART_ROWS = 1 << 18  # between two saved results
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +32,7 @@ class Placed:
     rows: NDArray[np.floating[Any]]  # [n, d] as they are stored, mapped
     ids: Ids  # [n]: the row of each position
     starts: Ids  # [blocks + 1]
-    visitors: list[tuple[Ids, Ids]]  # for each chunk: positions by block, and where each block's begin
+    visitors: list[tuple[Ids, Ids]]  # for each part of the rows: positions by block, and where each block's begin
 
     @property
     def block_count(self) -> int:
@@ -48,25 +49,31 @@ class Placed:
 
 def place_rows(pool: Pool, ids: Ids, blocks: Blocks, work: Workspace) -> Placed:
     """Sort the rows with these ids by block; goes on where an earlier run stopped."""
-    chunks = [ids[start : start + size] for size in [chunk_size(blocks.count)] for start in range(0, len(ids), size)]
+    parts = [ids[start : start + PART_ROWS] for start in range(0, len(ids), PART_ROWS)]
     gaps = blocks.gaps()
-
-    def place(number: int) -> int:
-        if not (work.has(f"own_{number}") and work.has(f"visits_{number}") and work.has(f"blocks_{number}")):
-            own, visitors, visited = blocks.place(unit(pool.rows(chunks[number])), gaps)
-            work.keep(f"blocks_{number}", lambda: as_offsets(visited, blocks.count))
-            work.keep(f"visits_{number}", lambda: chunks[number][visitors])
-            work.keep(f"own_{number}", lambda: own)
-        return len(chunks[number])
-
     with (
         show_progress("placing", len(ids)) as advance,
         threadpool_limits(1, user_api="blas"),
         ThreadPoolExecutor(count_cores()) as threads,
     ):
-        for done in threads.map(place, range(len(chunks))):
-            advance(done)
-    owners = np.concatenate([np.load(work.path / f"own_{number}.npy") for number in range(len(chunks))])
+
+        def place(some: Ids) -> tuple[Ids, Ids, Ids]:
+            own, visitors, visited = blocks.place(unit(pool.rows(some)), gaps)
+            advance(len(some))
+            return own, some[visitors], visited
+
+        for number, part in enumerate(parts):
+            if work.has(f"own_{number}"):  # the last of three
+                advance(len(part))
+                continue
+            size = chunk_size(blocks.count)
+            placed = list(threads.map(place, (part[start : start + size] for start in range(0, len(part), size))))
+            own, visitors, visited = (np.concatenate(arrays) for arrays in zip(*placed, strict=True))
+            order = np.argsort(visited, kind="stable")
+            work.save(f"blocks_{number}", as_offsets(visited[order], blocks.count))
+            work.save(f"visits_{number}", visitors[order])
+            work.save(f"own_{number}", own)
+    owners = np.concatenate([np.load(work.path / f"own_{number}.npy") for number in range(len(parts))])
     order = np.argsort(owners, kind="stable")
     positions = np.empty(pool.row_count, np.int64)
     positions[ids[order]] = np.arange(len(ids))
@@ -76,7 +83,7 @@ def place_rows(pool: Pool, ids: Ids, blocks: Blocks, work: Workspace) -> Placed:
         np.load(work.path / "placed.npy", mmap_mode="r"),
         ids[order],
         as_offsets(owners[order], blocks.count),
-        [*visits(work, len(chunks), positions)],
+        [*visits(work, len(parts), positions)],
     )
 
 
@@ -98,9 +105,9 @@ def write_placed(pool: Pool, positions: Ids, ids: Ids, work: Workspace) -> None:
         del made  # writes what is not yet on disk
 
 
-def visits(work: Workspace, chunk_count: int, positions: Ids) -> Iterator[tuple[Ids, Ids]]:
-    """Yield each chunk's visitors as positions, and where each block's begin."""
-    for number in range(chunk_count):
+def visits(work: Workspace, part_count: int, positions: Ids) -> Iterator[tuple[Ids, Ids]]:
+    """Yield each part's visitors as positions, and where each block's begin."""
+    for number in range(part_count):
         where = work.keep(f"visiting_{number}", partial(as_positions, work, number, positions))
         yield where, np.load(work.path / f"blocks_{number}.npy")
 

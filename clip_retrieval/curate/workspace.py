@@ -28,11 +28,13 @@ class Workspace:
         """Return the array of this name, mapped; made and saved where an earlier run has not."""
         path = self.path / f"{name}.npy"
         if not path.exists():
-            value = make()
-            with self.making(name) as made, made.open("wb") as file:
-                np.save(file, value)
+            self.save(name, make())
         mapped: NDArray[Any] = np.load(path, mmap_mode="r")
         return mapped
+
+    def save(self, name: str, value: NDArray[Any]) -> None:
+        with self.making(name) as made, made.open("wb") as file:
+            np.save(file, value)
 
     def has(self, name: str) -> bool:
         return (self.path / f"{name}.npy").exists()

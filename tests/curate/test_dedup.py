@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clip_retrieval.cli import cli
-from clip_retrieval.curate import pairs
+from clip_retrieval.curate import pairs, placed
 from clip_retrieval.curate.config import DedupConfig
 from clip_retrieval.curate.dedup import DedupResult, run_dedup
 from clip_retrieval.curate.workspace import WORK_FOLDER, Workspace
@@ -80,8 +80,10 @@ def leaders_in(table: pd.DataFrame, count: int) -> NDArray[np.int64]:
 
 @pytest.mark.parametrize("blocks", [1, 7, 40])
 def test_groups_are_those_of_brute_force_whatever_the_blocks(
-    planted: Rows, write_run: WriteRun, tmp_path: Path, blocks: int
+    planted: Rows, write_run: WriteRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocks: int
 ) -> None:
+    monkeypatch.setattr(placed, "PART_ROWS", 400)
+    monkeypatch.setattr(placed, "chunk_size", lambda _count: 150)
     folder = write_run(tmp_path / "run", [planted[:500], planted[500:]])
     found = dedup(folder, tmp_path / "out", threshold=0.93, blocks=blocks, exact=True)
     table = groups_of(tmp_path / "out")
@@ -230,9 +232,9 @@ def test_a_stopped_run_goes_on_and_ends_in_the_same_bytes(
     assert (tmp_path / "out" / WORK_FOLDER / "pairs_2.npy").exists()
     assert not (tmp_path / "out/groups.parquet").exists()
 
-    def counted(placed: Any, compare: Any, task: pairs.Task) -> pairs.Pairs:
+    def counted(rows: Any, compare: Any, task: pairs.Task) -> pairs.Pairs:
         compared.append(task.start)
-        return real_run(placed, compare, task)
+        return real_run(rows, compare, task)
 
     monkeypatch.setattr(pairs, "run", counted)
     dedup(folder, tmp_path / "out", blocks=12)
