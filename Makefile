@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # threads of OpenMP sleep while they wait, as in our commands: the test processes share the cores
 test test-fast: export OMP_WAIT_POLICY := passive
 
-.PHONY: help setup demo serve fix check test test-fast test-light front front-check front-test bench docs clean
+.PHONY: help setup demo serve fix check test test-fast test-light front front-check front-test bench docs cli-docs screenshots clean
 
 help:
 	@echo "make demo   embed, index and query the embedded gallery (installs into $(VENV) first)"
@@ -17,7 +17,10 @@ help:
 	@echo "make test-light   install clip-retrieval-light into a fresh environment, and try it"
 	@echo "make fix    format and autofix       make bench  benchmarks of the pipeline"
 	@echo "make front  build the web pages (front/) into the package; needs node 20.19 or later"
-	@echo "make docs   write docs/cli.md         make clean  remove $(VENV) and caches"
+	@echo "make docs   write docs/cli.md and the docs site into site/, its links checked"
+	@echo "make cli-docs     write docs/cli.md alone"
+	@echo "make screenshots  take the pictures of the pages in docs/pictures/ anew, with Chromium"
+	@echo "make clean  remove $(VENV) and caches"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
@@ -86,8 +89,21 @@ test-light: setup
 bench: setup
 	$(BIN)/python benchmarks/pipeline.py tars
 
-docs: setup
+cli-docs: setup
 	$(BIN)/python docs/write_cli.py
 
+$(VENV)/.installed-docs: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	@touch $@
+
+# the docs site, in site/; a link or an anchor that leads nowhere fails
+docs: cli-docs $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# pictures of the pages, over the demo's index; needs Chromium, and takes a UMAP for the map
+screenshots: setup
+	$(BIN)/python -m pip install --quiet --editable '.[map,serve]'
+	$(BIN)/python docs/screenshots.py demo-run
+
 clean:
-	rm -rf $(VENV) demo-run .pytest_cache .mypy_cache .ruff_cache *.egg-info build dist
+	rm -rf $(VENV) demo-run .pytest_cache .mypy_cache .ruff_cache *.egg-info build dist site

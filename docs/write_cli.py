@@ -16,7 +16,7 @@ SETTINGS = cli.context_settings
 PAGE = Path(__file__).parent / "cli.md"
 INTRODUCTION = """# The command line
 
-Written by `make docs` from `--help`. Flags can be spelled `--like_this` or `--like-this`, `--with value` or
+Written by `make cli-docs` from `--help`. Flags can be spelled `--like_this` or `--like-this`, `--with value` or
 `--with=value`; booleans take `True` or `False`, and `--flag` alone means True, `--noflag` False. `None` is None;
 lists are written `0,1` or `[0,1]`. What is required may also be given by position, in the order of clip-retrieval 2.
 """

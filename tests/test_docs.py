@@ -20,7 +20,7 @@ def test_the_command_line_page_is_what_help_says_now() -> None:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.PAGE.read_text(encoding="utf-8") == module.render(), "stale: run `make docs`"
+    assert module.PAGE.read_text(encoding="utf-8") == module.render(), "stale: run `make cli-docs`"
 
 
 def all_commands() -> dict[str, click.Command]:

@@ -42,7 +42,7 @@ export class Painter {
     const radius = Math.min(7, 1.5 * crowd * (1 + 0.35 * Math.log2(Math.max(1, zoom)))) * ratio;
     if (lit === null) this.layer(frame, view, look, radius, 200, null, 0);
     else {
-      this.layer(frame, view, look, radius * 0.8, 110, lit, 0);
+      this.layer(frame, view, look, radius * 0.8, 90, lit, 0);
       this.layer(frame, view, look, Math.max(radius * 1.3, 2.5 * ratio), 256, lit, 1);
     }
     this.context.putImageData(this.image, 0, 0);
