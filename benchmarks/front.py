@@ -134,6 +134,9 @@ def frames(browser: Browser, url: str) -> dict[str, float]:
         "worst": times[-1],
         "CPU of the main thread": 1000 * (after["TaskDuration"] - before["TaskDuration"]) / len(times),
         "of which script": 1000 * (after["ScriptDuration"] - before["ScriptDuration"]) / len(times),
+        "style and layout": 1000
+        * sum(after[name] - before[name] for name in ("RecalcStyleDuration", "LayoutDuration"))
+        / len(times),
         "nodes": after["Nodes"],
     }
 
