@@ -17,6 +17,7 @@ from clip_retrieval.curate.heads import Head
 from clip_retrieval.encoder.base import EncoderInfo
 from clip_retrieval.tools.scores import logits, sigmoid
 
+BACKGROUND_ROWS = 2048  # of a sample that outliers are told from
 NEAREST = 10  # background rows that an outlier is far from
 WORD = re.compile(r"\w{2,}")
 WORDS_IN_NAME = 3

@@ -154,7 +154,7 @@ class LabelConfig:
     similarity: bool = option(False, help="A column image_text_similarity: the cosine of each picture and its caption.")
     heads: HeadConfig = group(HeadConfig)
     outlier: bool = option(
-        False, help="A column outlier: 1 minus the mean cosine to the 10 nearest of 4,096 rows; far ones are odd."
+        False, help="A column outlier: 1 minus the mean cosine to the 10 nearest of 2,048 rows; far ones are odd."
     )
     clusters: int | None = option(
         None,

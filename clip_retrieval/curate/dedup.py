@@ -16,7 +16,7 @@ from clip_retrieval.curate.config import DedupConfig
 from clip_retrieval.curate.cover import Order, cover
 from clip_retrieval.curate.embedded import Embedded, Ids, Pool, exact_cosines, identity, opened
 from clip_retrieval.curate.likeness import Likeness, Recall, find_likeness
-from clip_retrieval.curate.output import RECIPE, about_folder, claim_folder, write_recipe
+from clip_retrieval.curate.output import GROUPS, RECIPE, about_folder, claim_folder, write_recipe
 from clip_retrieval.curate.page import Section, figure, write_page
 from clip_retrieval.curate.pairs import Compare
 from clip_retrieval.curate.pictures import shown_columns
@@ -33,7 +33,6 @@ from clip_retrieval.storage import Folder
 from clip_retrieval.words import bound_above, counted
 
 COMMAND = "dedup"
-GROUPS = "groups.parquet"
 ROW_BYTES, PAIR_BYTES = 120, 160  # in memory, with what sorting them takes
 BLOCK_ROWS = 1 << 14
 SHOWN_MEMBERS = 24  # of a group in the sheet
@@ -98,7 +97,7 @@ def dedup(members: list[Embedded], config: DedupConfig) -> DedupResult:
         )
     order = order_rows(members, config.keep_by)
     target = Folder(config.output_folder)
-    claim_folder(target, COMMAND)
+    claim_folder(target, COMMAND, members)
     with only_one(target):
         boundary = members[0].row_count if config.against is not None else None
         compare = Compare(config.threshold, order.rank, boundary, (memory - ROW_BYTES * row_count) // PAIR_BYTES)
@@ -157,7 +156,8 @@ def find_and_write(
         leaders = cover(order, likeness.relations, likeness.more)
         groups = gather(pool, leaders[: own.row_count], likeness)
         kept = np.flatnonzero(leaders[: own.row_count] == np.arange(own.row_count))
-        for name in (RECIPE, SHEET, GROUPS):
+        write_recipe(target, COMMAND, config, {})
+        for name in (SHEET, GROUPS):
             target.remove(name)
         clear_subset(target)
         write_groups(target, groups, members)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from clip_retrieval.curate.blocks import SEED, train
 from clip_retrieval.curate.columns import (
+    BACKGROUND_ROWS,
     Block,
     Clusters,
     ColumnPart,
@@ -55,7 +57,6 @@ from clip_retrieval.words import counted
 BLOCK_ROWS = 4096
 ROW_GROUP_BLOCKS = 4
 TEXTS_AT_ONCE = 64
-BACKGROUND_ROWS = 4096
 TRIES = 8  # of k-means: with few clusters, one try often leaves two in one
 ROWS_PER_CLUSTER = 256  # sampled for training, and for names
 
@@ -247,17 +248,12 @@ def claim_set(config: LabelConfig, embedded: Embedded) -> None:
         "files": identity(embedded.vectors),
     }
     name = f"{place}/{RECIPE}"
-    if embedded.folder.exists(name) and embedded.folder.read_json(name) == as_read(recipe):
+    if embedded.folder.exists(name) and embedded.folder.read_json(name) == json.loads(json.dumps(recipe)):
         return
+    if embedded.folder.exists(place) and not embedded.folder.exists(name):
+        raise ConfigError(f"{embedded.folder.path(place)} is there, and no `label` wrote it; give --name")
     embedded.folder.remove(place)
     embedded.folder.write_json(name, recipe)
-
-
-def as_read(value: Any) -> Any:
-    """Return a value as JSON gives it back."""
-    if isinstance(value, dict):
-        return {name: as_read(item) for name, item in value.items()}
-    return [as_read(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def write_columns(name: str, embedded: Embedded, others: Vectors | None, parts: list[ColumnPart]) -> None:

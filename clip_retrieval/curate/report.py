@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from clip_retrieval.curate.blocks import SEED, train
 from clip_retrieval.curate.charts import bars, histogram, table
-from clip_retrieval.curate.columns import Block, Outlier, name_by_captions
+from clip_retrieval.curate.columns import BACKGROUND_ROWS, Block, Outlier, name_by_captions
 from clip_retrieval.curate.config import ReportConfig
 from clip_retrieval.curate.embedded import Embedded, Floats, Ids, opened, unit
 from clip_retrieval.curate.output import about_folder
@@ -282,7 +282,9 @@ def tell_clusters(sample: Sample, count: int) -> tuple[list[dict[str, Any]], lis
 
 
 def tell_outliers(sample: Sample) -> Section:
-    places = np.sort(np.random.default_rng(SEED).choice(len(sample.ids), min(len(sample.ids), 4096), replace=False))
+    places = np.sort(
+        np.random.default_rng(SEED).choice(len(sample.ids), min(len(sample.ids), BACKGROUND_ROWS), replace=False)
+    )
     outlier = Outlier(sample.rows[places], places)
     values = np.concatenate(
         [

@@ -65,7 +65,7 @@ def choose_and_write(embedded: Embedded, config: SelectConfig) -> SelectResult:
     check_forms(embedded, config.written.write)
     check_columns(embedded, config)
     target = Folder(config.output_folder)
-    claim_folder(target, COMMAND)
+    claim_folder(target, COMMAND, [embedded])
     with only_one(target):
         steps, notes = {"rows": embedded.row_count}, list[str]()
         ids = candidates(embedded, config, steps)
@@ -200,8 +200,8 @@ def pick(embedded: Embedded, ids: Ids, count: int, work: Workspace | None, name:
 
 
 def write(embedded: Embedded, chosen: Ids, config: SelectConfig, target: Folder, said: Said) -> SelectResult:
-    for name in (RECIPE, SHEET):
-        target.remove(name)
+    write_recipe(target, COMMAND, config, {})
+    target.remove(SHEET)
     clear_subset(target)
     has_sheet = config.sheet_rows > 0 and embedded.metadata is not None
     if has_sheet:

@@ -49,6 +49,7 @@ FILES: dict[Form, str] = {
     "webdataset": f"{TARS_FOLDER}/",
     "embeddings": f"{EMBEDDINGS}/",
 }
+OUTPUTS = (IDS, KEPT, UIDS, TARS_FOLDER, EMBEDDINGS)
 BLOCK_ROWS = 1 << 14
 PARTITION_ROWS = 1_000_000
 
@@ -74,7 +75,7 @@ def check_forms(embedded: Embedded, forms: Sequence[Form]) -> None:
 
 def clear_subset(folder: Folder) -> None:
     """Remove what an earlier run wrote."""
-    for name in (IDS, KEPT, UIDS, TARS_FOLDER, EMBEDDINGS):
+    for name in OUTPUTS:
         folder.remove(name)
 
 

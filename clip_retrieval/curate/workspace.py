@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clip_retrieval.errors import StorageError
 from clip_retrieval.storage import Folder, temporary_folder, writable
 
 WORK_FOLDER = "_work"
@@ -61,6 +62,8 @@ def open_workspace(target: Folder, key: Mapping[str, Any]) -> Iterator[Workspace
     path, said = Path(target.path(WORK_FOLDER)), json.dumps(key, sort_keys=True)
     with writable(target.url):
         if path.exists() and not is_of(path, said):
+            if any(path.iterdir()) and not (path / KEY).exists():
+                raise StorageError(f"{path} holds files that are not ours; name another output folder")
             shutil.rmtree(path)
         path.mkdir(parents=True, exist_ok=True)
         (path / KEY).write_text(said, encoding="utf-8")

@@ -340,6 +340,37 @@ def test_foreign_folders_are_left_alone(write_run: WriteRun, tmp_path: Path, uni
         dedup(folder, tmp_path / "hits")
 
 
+@pytest.mark.parametrize(
+    "name", ["embeddings/mine.txt", "ids.txt", "webdataset/00000.tar", "_work/mine.txt", "index.html"]
+)
+def test_files_of_our_names_that_are_not_ours_are_never_removed(
+    write_run: WriteRun, tmp_path: Path, unit_rows: Callable[..., Rows], name: str
+) -> None:
+    mine = tmp_path / "out" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(ClipRetrievalError, match="name another output folder"):
+        dedup(write_run(tmp_path / "run", [unit_rows(20)]), tmp_path / "out")
+    assert mine.read_text() == "mine"
+
+
+def test_a_result_is_not_replaced_by_what_is_read_out_of_it(
+    write_run: WriteRun, tmp_path: Path, unit_rows: Callable[..., Rows]
+) -> None:
+    dedup(write_run(tmp_path / "run", [unit_rows(20)]), tmp_path / "out", write="embeddings")
+    with pytest.raises(ClipRetrievalError, match="is read, and would be replaced"):
+        dedup(tmp_path / "out/embeddings", tmp_path / "out")
+    for name in ("recipe.json", "groups.parquet"):
+        (tmp_path / "out" / name).unlink()
+    with pytest.raises(ClipRetrievalError, match="embeddings, which no dedup wrote"):
+        dedup(tmp_path / "out/embeddings", tmp_path / "out")
+    tars = write_run(tmp_path / "tars", [unit_rows(2)])
+    shard = str(tmp_path / "other/webdataset/00000.tar")
+    pd.DataFrame({"image_path": ["a", "b"], "shard": [shard, shard]}).to_parquet(tars / "metadata/metadata_0.parquet")
+    with pytest.raises(ClipRetrievalError, match="is read, and would be replaced"):
+        dedup(tars, tmp_path / "other")
+
+
 def test_numbers_that_are_not_finite_are_named(
     write_run: WriteRun, tmp_path: Path, unit_rows: Callable[..., Rows]
 ) -> None:

@@ -236,6 +236,14 @@ def test_what_makes_no_sense_is_told_in_a_sentence(run: Path, name: str) -> None
     assert not (run / "columns").exists()
 
 
+def test_a_folder_of_columns_that_is_not_ours_stays(run: Path) -> None:
+    (run / "columns/label").mkdir(parents=True)
+    (run / "columns/label/mine.txt").write_text("mine")
+    with pytest.raises(ClipRetrievalError, match="no `label` wrote it"):
+        label(run, label=LABELS)
+    assert (run / "columns/label/mine.txt").exists()
+
+
 def test_similarity_without_captions_is_refused(
     write_run: WriteRun, tmp_path: Path, unit_rows: Callable[..., Rows]
 ) -> None:
