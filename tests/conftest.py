@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import tarfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import faiss
@@ -24,6 +25,9 @@ from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.storage import Folder
 from clip_retrieval.words import SURROGATES, clean
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # Before any test module imports open_clip: huggingface_hub looks at it once, and retries for a minute without it.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -56,6 +60,7 @@ SLOW_FILES = (
 )
 Members = Iterable[tuple[str, bytes]]
 OUTPUTS = ("img_emb", "text_emb", "metadata", "failures")
+PAGE_TIMEOUT = 60_000  # ms; only a hang takes so long
 STEPS = ("publish", "move", "remove")
 RUN_ENCODER: dict[str, Any] = {
     "clip_model": "hash:16?size=32",
@@ -84,6 +89,27 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     if report.longrepr is not None and SURROGATES.search(str(report.longrepr)):
         report.longrepr = clean(str(report.longrepr))
     return report
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Give a headless Chromium to the tests of a file.
+
+    Not longer: while Playwright runs, it cannot be started again in this process, and no asyncio.run works here.
+    """
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("pages are tested in Chromium, which is not installed: apt-get install chromium")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="pages are tested through playwright: pip install playwright"
+    )
+    playwright.expect.set_options(timeout=PAGE_TIMEOUT)
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(
+            executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"], timeout=3 * PAGE_TIMEOUT
+        )
+        yield opened
+        opened.close()
 
 
 @pytest.fixture(autouse=True)

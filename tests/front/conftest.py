@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -116,21 +115,6 @@ def servers(gallery: Path, odd: Path, many: Path, tmp_path_factory: pytest.TempP
         yield Servers(url, front)
 
 
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if program is None:
-        pytest.skip("the web page is tested in Chromium, which is not installed: apt-get install chromium")
-    playwright = pytest.importorskip("playwright.sync_api", reason="the web page is tested through playwright: pip")
-    playwright.expect.set_options(timeout=TIMEOUT)
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(
-            executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"], timeout=3 * TIMEOUT
-        )
-        yield opened
-        opened.close()
-
-
 @dataclass
 class Visit:
     """A window of the browser during one test, and what it must not do."""
@@ -199,7 +183,7 @@ class Windows:
         return faults
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def windows(browser: Browser, servers: Servers) -> Windows:
     return Windows(browser, servers)
 
