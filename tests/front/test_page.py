@@ -204,7 +204,7 @@ def test_a_server_that_goes_away_and_comes_back(visit: Open, odd: Path) -> None:
 
 @pytest.mark.parametrize(
     ("status", "said"),
-    [(429, "The server is full. too many requests are waiting"), (503, "The server is not ready yet.")],
+    [(429, "The server is full. Too many requests are waiting"), (503, "The server is not ready yet.")],
 )
 def test_a_server_that_is_full_or_not_ready_is_asked_again(visit: Open, status: int, said: str) -> None:
     opened = visit("", may_fail=True)
@@ -237,7 +237,7 @@ def test_a_slow_server_and_a_fault_are_told(visit: Open) -> None:
 
 def test_what_the_server_refuses_is_said_in_its_words(visit: Open) -> None:
     page = visit("?q=qwertyzxcv", may_fail=True).page
-    expect(page.get_by_text(re.compile("That cannot be answered. the model demo knows no word"))).to_be_visible()
+    expect(page.get_by_text(re.compile("That cannot be answered. The model demo knows no word"))).to_be_visible()
 
 
 def test_a_key_is_asked_for_and_opens_pictures_too(visit: Open, odd: Path, tmp_path: Path) -> None:

@@ -45,12 +45,18 @@ export async function ask(url: string, asked: Asked = {}): Promise<Response> {
     });
   } catch (error) {
     if (asked.signal?.aborted) throw error;
-    throw new Problem("away", timeout.aborted ? "The server has not answered for 90 seconds." : "The server does not answer.");
+    throw new Problem("away", timeout.aborted ? "It has not answered for 90 seconds." : nobodyAt(new URL(url).origin));
   }
   if (answer.ok) return answer;
   const wait = Number(answer.headers.get("retry-after"));
   const kind = KINDS[answer.status] ?? (answer.status < 500 ? "refused" : "broken");
   throw new Problem(kind, await readMessage(answer), wait > 0 ? Math.min(wait, 60) : null);
+}
+
+/** A browser does not tell a page whether nobody answers, or somebody who lets no page of its origin ask. */
+function nobodyAt(origin: string): string {
+  const isForeign = typeof location !== "undefined" && location.origin !== origin;
+  return `Nothing answers at ${origin}${isForeign ? `, or it does not let pages of ${location.origin} ask (--cors)` : ""}.`;
 }
 
 export async function askJson<T>(url: string, asked: Asked = {}): Promise<T> {
