@@ -33,4 +33,4 @@ export function pageConfig(page, outDir) {
 }
 
 // What vitest reads.
-export default { plugins: [svelte()], test: { include: ["tests/**/*.test.ts"], css: true } };
+export default { plugins: [svelte()], test: { include: ["tests/**/*.test.ts"], css: true, testTimeout: 60_000 } };

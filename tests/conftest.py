@@ -39,6 +39,7 @@ SLOW_FILES = (
     "encoder/export/test_convert",
     "index/planning/test_plan",
     "inference/test_update",
+    "front/test_page",
     "sources/test_s3",
     "inference/test_full_disk",
     "inference/test_retry",
