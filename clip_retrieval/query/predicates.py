@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,10 +69,30 @@ FUNCTIONS = frozenset(
 
 @dataclass(frozen=True)
 class Predicate:
-    """A checked condition: the SQL that runs, and the columns that it reads."""
+    """A checked condition: the SQL that runs, the columns that it reads, and the text that it was given as."""
 
     sql: str
     columns: tuple[str, ...]
+    text: str
+
+
+class UnknownColumnError(QueryError):
+    """A condition names a column that there is not."""
+
+    def __init__(self, name: str, columns: Iterable[str]) -> None:
+        self.name, there = name, sorted(columns)
+        near = difflib.get_close_matches(name, there, 1)
+        more = len(there) - SHOWN_COLUMNS
+        rest = f" and {counted(more, 'other')}" if more > 0 else ""
+        hint = f"Did you mean {near[0]}? " if near else ""
+        listed = ", ".join(there[:SHOWN_COLUMNS])
+        super().__init__(
+            f"--where: there is no column {name}. {hint}The columns are {listed}{rest}; texts stand in single quotes"
+        )
+
+    def among(self, columns: Iterable[str]) -> UnknownColumnError:
+        """Return the same error with only these columns named, for callers who may not see the others."""
+        return UnknownColumnError(self.name, {*columns, ROW_ID})
 
 
 def rows_where(metadata: Metadata, condition: str, *, seconds: float = SECONDS) -> NDArray[np.int64]:
@@ -100,7 +120,7 @@ def run(sandbox: duckdb.DuckDBPyConnection, predicate: Predicate, ids: str, seco
     except duckdb.InterruptException as error:
         raise QueryError(f"--where took longer than {seconds:g} s; make it simpler") from error
     except duckdb.Error as error:
-        raise QueryError(f"--where {shown(predicate.sql)}: {first_line(error)}") from error
+        raise QueryError(f"--where {shown(predicate.text)}: {first_line(error)}") from error
     finally:
         timer.cancel()
     return np.sort(np.asarray(found, dtype=np.int64))
@@ -133,17 +153,19 @@ def parse_predicate(sandbox: duckdb.DuckDBPyConnection, condition: str, columns:
     check_tree(statement["node"]["where_clause"], [*columns, *([] if ROW_ID in columns else [ROW_ID])], used)
     tree = json.dumps({"error": False, "statements": [statement]})
     ((sql,),) = sandbox.execute("SELECT json_deserialize_sql(?)", [tree]).fetchall()
-    return Predicate(sql.split(" WHERE ", 1)[1], tuple(used))
+    return Predicate(sql.split(" WHERE ", 1)[1], tuple(used), condition)
 
 
 def read_statement(sandbox: duckdb.DuckDBPyConnection, condition: str) -> dict[str, Any]:
     """Parse the condition as the WHERE of one SELECT over one table, and nothing else."""
-    text = f"SELECT 1 FROM {TABLE} WHERE (\n{condition}\n)"
     try:
-        ((answer,),) = sandbox.execute("SELECT json_serialize_sql(?)", [text]).fetchall()
+        parsed = parse(sandbox, f"(\n{condition}\n)")
+        if parsed["error"]:
+            # DuckDB names the token where it stopped, which may be our parenthesis: ask for its error without ours
+            bare = parse(sandbox, f"\n{condition}\n")
+            parsed = bare if bare.get("error_type") == "parser" else parsed
     except duckdb.Error as error:
         raise QueryError(f"--where {shown(condition)}: {first_line(error)}") from error
-    parsed = json.loads(answer)
     if parsed["error"]:
         said = " ".join(parsed["error_message"].split())
         raise QueryError(
@@ -163,6 +185,13 @@ def read_statement(sandbox: duckdb.DuckDBPyConnection, condition: str) -> dict[s
     if not is_plain:
         raise QueryError(f"--where {shown(condition)}: it is more than one condition; write only what may follow WHERE")
     return dict(statements[0])
+
+
+def parse(sandbox: duckdb.DuckDBPyConnection, condition: str) -> dict[str, Any]:
+    """Return DuckDB's syntax tree of a query with this WHERE, or its error. Raises duckdb.Error."""
+    text = f"SELECT 1 FROM {TABLE} WHERE {condition}"
+    ((answer,),) = sandbox.execute("SELECT json_serialize_sql(?)", [text]).fetchall()
+    return dict(json.loads(answer))
 
 
 def check_tree(tree: Any, columns: Sequence[str], used: dict[str, None]) -> None:
@@ -213,14 +242,7 @@ def resolve(parts: Sequence[str], columns: Sequence[str]) -> str:
     same = [column for column in columns if column.lower() == name.lower()]
     if len(same) == 1:
         return same[0]
-    near = difflib.get_close_matches(name, columns, 1)
-    listed = ", ".join(sorted(columns)[:SHOWN_COLUMNS])
-    more = len(columns) - SHOWN_COLUMNS
-    rest = f" and {counted(more, 'other')}" if more > 0 else ""
-    hint = f"Did you mean {near[0]}? " if near else ""
-    raise QueryError(
-        f"--where: there is no column {name}. {hint}The columns are {listed}{rest}; texts stand in single quotes"
-    )
+    raise UnknownColumnError(name, columns)
 
 
 def shown(condition: str) -> str:

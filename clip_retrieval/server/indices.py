@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 USUAL_MODEL = "ViT-B/32"  # of an index of clip-retrieval 2, which does not name its model
 OPENING_TRIES = 5
+SHOWN_COLUMNS = 30  # in a sentence about one that there is not
 FOOTER_BYTES = 8192  # of a parquet file's end: its footer has the least and largest value of each column
 
 Stamp = tuple[tuple[str, int, int, int], ...]  # name, inode, bytes and time of each file
@@ -68,6 +69,14 @@ class Generation:
     @property
     def first(self) -> Searcher:
         return next(iter(self.searchers.values()))
+
+    def choose_columns(self, asked: Sequence[str]) -> tuple[str, ...]:
+        """Return the columns that a request names, each once. Raises HttpError for one that may not be returned."""
+        unknown = next((name for name in asked if name not in self.columns), None)
+        if unknown is not None:
+            there = ", ".join(self.columns[:SHOWN_COLUMNS])
+            raise HttpError(HTTPStatus.BAD_REQUEST, f"there is no column {unknown[:100]!r}; there are {there}")
+        return tuple(dict.fromkeys(asked))
 
     def describe(self) -> dict[str, Any]:
         """Return what requests may know of it."""

@@ -70,12 +70,12 @@ class Endpoints:
         return answer_with(generation, [row | ids for row, ids in zip(rows, own, strict=False)] + own[len(rows) :])
 
     async def metadata(self, request: Request, body: Any) -> Response:
-        """Return the metadata of rows by their ids, with thumbnails."""
+        """Return the metadata of rows by their ids, with thumbnails: the usual columns, or those of `columns`."""
         said = as_object(body)
         generation = self.indices.get(said.get("indice_name"))
         check_generation(request, generation, said.get("generation"))
         ids = self.read_ids(said.get("ids"), generation)
-        rows = await self.asker.rows(Fetch(generation, ids, generation.usual_columns))
+        rows = await self.asker.rows(Fetch(generation, ids, read_columns(said, generation)))
         rows = await self.asker.with_thumbnails(generation, ids, rows)
         listed = [{"id": row_id, "metadata": row} for row_id, row in zip(ids.tolist(), rows, strict=True)]
         return answer_with(generation, listed)
@@ -116,6 +116,16 @@ class Endpoints:
         if wrong is not None:
             raise bad(f"there is no row {str(wrong)[:30]}; ids are 0 to {row_count - 1:,}")
         return np.array(ids, np.int64)
+
+
+def read_columns(said: dict[str, Any], generation: Generation) -> tuple[str, ...]:
+    """Return the columns of /metadata; a request that names none gets what clip-retrieval 2 returns."""
+    asked = said.get("columns")
+    if asked is None:
+        return generation.usual_columns
+    if not isinstance(asked, list) or not all(isinstance(name, str) for name in asked):
+        raise bad("columns is a list of names of columns")
+    return generation.choose_columns(asked)
 
 
 @lru_cache(256)

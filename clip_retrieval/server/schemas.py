@@ -52,6 +52,9 @@ METADATA_REQUEST = record(
     {
         "ids": {**listing({"type": "integer"}), "description": "Rows of the index."},
         "indice_name": nullable("string", "Which index; null: the first."),
+        "columns": nullable(
+            "array", "Columns to return; null: url, image_path, caption and NSFW, or --columns_to_return.", items=TEXT
+        ),
         "generation": nullable("string", "The build that the ids are of; another one is refused with 409."),
     },
     ("ids",),

@@ -16,11 +16,12 @@ from clip_retrieval.layout import Modality
 from clip_retrieval.query.answer import Answer
 from clip_retrieval.query.config import SelectionConfig
 from clip_retrieval.query.embed import Query, add_up
+from clip_retrieval.query.predicates import UnknownColumnError
 from clip_retrieval.query.searcher import Searcher
 from clip_retrieval.query.terms import parse_words
 from clip_retrieval.server.asking import Ask, Asker, Shown
 from clip_retrieval.server.config import BackConfig
-from clip_retrieval.server.indices import Generation, Indices
+from clip_retrieval.server.indices import Indices
 from clip_retrieval.server.legacy import LONGEST_TEXT, answer_with, bad, check_generation, embed_values, read_base64
 from clip_retrieval.server.messages import Request, Response
 
@@ -94,8 +95,12 @@ class Endpoints:
         searcher = generation.searcher(said.modality)
         selection = self.read_selection(said)
         queries = await asyncio.gather(*[self.embed_query(query, searcher) for query in said.queries])
-        shown = Shown(generation, read_columns(said, generation), said.offset, said.offset + said.limit)
-        answers, rows = await self.asker.ask(Ask(searcher, tuple(queries), selection, shown))
+        columns = generation.columns if said.columns is None else generation.choose_columns(said.columns)
+        shown = Shown(generation, columns, said.offset, said.offset + said.limit)
+        try:
+            answers, rows = await self.asker.ask(Ask(searcher, tuple(queries), selection, shown))
+        except UnknownColumnError as error:
+            raise error.among(generation.columns) from error
         answers = [answer.pick(slice(said.offset, None)) for answer in answers]
         ids = np.concatenate([answer.found.ids for answer in answers])
         if said.thumbnails:
@@ -204,15 +209,6 @@ def read_terms(query: str) -> list[Term]:
         return [Term(text=words.text, weight=words.weight) for words in parse_words(query)]
     except QueryError as error:
         raise bad(str(error)) from error
-
-
-def read_columns(said: SearchRequest, generation: Generation) -> tuple[str, ...]:
-    if said.columns is None:
-        return generation.columns
-    unknown = next((name for name in said.columns if name not in generation.columns), None)
-    if unknown is not None:
-        raise bad(f"there is no column {unknown[:100]!r}; there are {', '.join(generation.columns[:30])}")
-    return tuple(dict.fromkeys(said.columns))
 
 
 def describe_answer(answer: Answer, rows: list[dict[str, Any]], said: SearchRequest) -> dict[str, Any]:

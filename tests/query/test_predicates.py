@@ -94,6 +94,21 @@ def test_what_is_no_condition_is_one_sentence(metadata: Metadata, condition: str
     assert len(str(caught.value)) < 400
 
 
+@pytest.mark.parametrize("condition", ["width >", "width > 1 and", "license in ('cc0'", "not", "/* width"])
+def test_the_sentence_about_an_unfinished_condition_has_no_parenthesis_of_ours(
+    metadata: Metadata, condition: str
+) -> None:
+    with pytest.raises(QueryError) as caught:
+        rows_where(metadata, condition)
+    assert ")" not in str(caught.value)
+    assert condition in str(caught.value)
+
+
+def test_a_value_of_the_wrong_type_is_told_with_the_condition_as_it_was_typed(metadata: Metadata) -> None:
+    with pytest.raises(QueryError, match=r"^--where width > 'wide': "):
+        rows_where(metadata, "width > 'wide'")
+
+
 def test_a_condition_that_takes_too_long_is_interrupted(tmp_path: Path) -> None:
     (tmp_path / "metadata").mkdir()
     pd.DataFrame({"text": ["a" * 2000] * 2000}).to_parquet(tmp_path / "metadata" / "metadata_0.parquet")

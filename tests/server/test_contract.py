@@ -106,6 +106,15 @@ def test_the_metadata_of_ids_is_a_list_in_their_order(client: Any) -> None:
     assert client.post("/metadata", {"ids": [], "indice_name": "words"}).json() == []
 
 
+def test_metadata_returns_the_columns_that_are_named(client: Any) -> None:
+    (about,) = client.get("/v1/indices").json()["indices"]
+    (row,) = client.post("/metadata", {"ids": [3], "columns": about["columns"]}).json()
+    assert row["metadata"].keys() == {"caption", "url", "width", "aesthetic", "secret", "tags"}
+    for columns, said in ((["none"], "no column 'none'"), ("width", "list of names"), ([1], "list of names")):
+        answer = client.post("/metadata", {"ids": [3], "columns": columns})
+        assert (answer.status_code, said in answer.json()["message"]) == (400, True)
+
+
 @pytest.mark.parametrize("path", ["//knn-service", "/knn-service", "///knn-service"])
 def test_more_slashes_lead_to_the_same_place(client: Any, path: str) -> None:
     answer = client.run(client.http.post(f"http://localhost{path}", content=of_front()))
@@ -194,6 +203,17 @@ def test_only_the_columns_to_return_are_returned(index: Path, serve: Serve) -> N
     assert client.post("/knn-service", of_front()).json()[0].keys() == {"width", "caption", "id", "similarity"}
     answer = client.post("/v1/search", {"queries": ["dog"], "columns": ["secret"]})
     assert (answer.status_code, "no column 'secret'" in answer.text) == (400, True)
+    answer = client.post("/metadata", {"ids": [0], "columns": ["secret"]})
+    assert (answer.status_code, "no column 'secret'" in answer.text) == (400, True)
+
+
+def test_no_sentence_about_a_condition_names_a_column_that_is_not_returned(index: Path, serve: Serve) -> None:
+    client = serve(index, columns_to_return=["width", "caption"])
+    answer = client.post("/v1/search", {"queries": ["dog"], "where": "secre = 'x'"})
+    assert answer.status_code == 400
+    assert answer.json()["message"] == (
+        "where: there is no column secre. The columns are caption, id, width; texts stand in single quotes"
+    )
 
 
 def test_each_index_of_a_json_file_has_options_of_its_own(
