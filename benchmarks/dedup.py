@@ -116,7 +116,7 @@ def compare(folder: Path, arguments: argparse.Namespace) -> None:
     )
     import pandas as pd
 
-    table = pd.read_parquet(folder / "out/groups.parquet")
+    table = pd.read_parquet(folder.with_name("out") / "groups.parquet")
     kept = table[table.kept].set_index("cluster")["id"]
     pairs = {
         tuple(sorted((row, kept[cluster])))
@@ -142,10 +142,11 @@ def main() -> None:
     parser.add_argument("options", nargs="*", help="of dedup, behind --")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = Path(name) / "embeddings"
+        folder.mkdir()
         plant(arguments.rows, arguments.dim, folder)
         options = ["--threshold", str(arguments.threshold), "--sheet_groups", "0", *arguments.options]
-        result = ours(folder, folder / "out", options)
+        result = ours(folder, folder.with_name("out"), options)
         wanted = ("cpu_s", "wall_s", "peak_mb", "blocks", "is_exact", "recall", "groups", "duplicates")
         print({name: result[name] for name in wanted}, flush=True)
         if not arguments.only:

@@ -31,13 +31,16 @@ class RowsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class WriteConfig:
-    """What is written of the rows that are kept."""
+    """What is written of the rows that are kept, and over what."""
 
     write: tuple[Form, ...] = option(
         ("ids",),
         help="What is written of the rows that are kept: ids (ids.txt, a row a line), parquet (kept.parquet: their "
         "metadata), datacomp (uids.npy), webdataset (tars with their samples) and embeddings (an embeddings folder of "
         "them alone).",
+    )
+    overwrite: bool = option(
+        False, help="Replace what this command wrote there before, whole; without it, a result of other options stays."
     )
 
     def __post_init__(self) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,12 @@ from clip_retrieval.curate.config import DedupConfig
 from clip_retrieval.curate.cover import Order, cover
 from clip_retrieval.curate.embedded import Embedded, Ids, Pool, exact_cosines, identity, opened
 from clip_retrieval.curate.likeness import Likeness, Recall, find_likeness
-from clip_retrieval.curate.output import GROUPS, RECIPE, about_folder, claim_folder, write_recipe
+from clip_retrieval.curate.output import GROUPS, RECIPE, Job, about_folder, begin_folder, claim_folder, write_recipe
 from clip_retrieval.curate.page import Section, figure, write_page
 from clip_retrieval.curate.pairs import Compare
 from clip_retrieval.curate.pictures import shown_columns
 from clip_retrieval.curate.scan import scan
-from clip_retrieval.curate.subset import check_forms, clear_subset, write_subset
+from clip_retrieval.curate.subset import check_forms, write_subset
 from clip_retrieval.curate.workspace import open_workspace
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.filter.sheet import SHEET
@@ -56,9 +56,17 @@ class DedupResult:
     output_folder: str
     files: list[str]
     notes: list[str]
+    is_new: bool = True  # False: an earlier run has written it, and nothing was done
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, outcome: Mapping[str, Any]) -> DedupResult:
+        """Return the result that an earlier run wrote down."""
+        named = {field.name: outcome[field.name] for field in fields(cls) if field.name in outcome}
+        recall = None if outcome["recall"] is None else Recall(**outcome["recall"])
+        return cls(**{**named, "recall": recall, "is_new": False})
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,11 +105,14 @@ def dedup(members: list[Embedded], config: DedupConfig) -> DedupResult:
         )
     order = order_rows(members, config.keep_by)
     target = Folder(config.output_folder)
-    claim_folder(target, COMMAND, members)
+    job = Job(COMMAND, config, members)
+    earlier = claim_folder(target, job)
+    if earlier is not None:
+        return DedupResult.from_json(earlier)
     with only_one(target):
         boundary = members[0].row_count if config.against is not None else None
         compare = Compare(config.threshold, order.rank, boundary, (memory - ROW_BYTES * row_count) // PAIR_BYTES)
-        return find_and_write(members, config, order, compare, target)
+        return find_and_write(job, order, compare, target)
 
 
 def check_same_model(own: Embedded, other: Embedded) -> None:
@@ -139,9 +150,9 @@ def order_rows(members: list[Embedded], keep_by: str) -> Order:
     return Order.of(rows, own.row_count if others else None)
 
 
-def find_and_write(
-    members: list[Embedded], config: DedupConfig, order: Order, compare: Compare, target: Folder
-) -> DedupResult:
+def find_and_write(job: Job, order: Order, compare: Compare, target: Folder) -> DedupResult:
+    members, config = list(job.sources), job.config
+    assert isinstance(config, DedupConfig)
     own = members[0]
     pool = Pool([member.vectors for member in members])
     options = to_json(config)
@@ -156,10 +167,7 @@ def find_and_write(
         leaders = cover(order, likeness.relations, likeness.more)
         groups = gather(pool, leaders[: own.row_count], likeness)
         kept = np.flatnonzero(leaders[: own.row_count] == np.arange(own.row_count))
-        write_recipe(target, COMMAND, config, {})
-        for name in (SHEET, GROUPS):
-            target.remove(name)
-        clear_subset(target)
+        begin_folder(target, job)
         write_groups(target, groups, members)
         files = [GROUPS]
         if config.sheet_groups:
@@ -182,7 +190,7 @@ def find_and_write(
             notes=written.notes,
         )
         about = [about_folder(member.folder, member.row_count) for member in members]
-        write_recipe(target, COMMAND, config, {"embeddings": about, **result.to_json()})
+        write_recipe(target, job, {"embeddings": about, **result.to_json()})
     target.remove_leftovers()
     return result
 

@@ -1,61 +1,202 @@
-"""The folder of a result: whose it is, and the recipe that makes it again."""
+"""The folder of a result: whose it is, what may be replaced in it, and the recipe that makes it again."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from clip_retrieval.curate.embedded import Embedded
-from clip_retrieval.curate.subset import EMBEDDINGS, OUTPUTS
+from clip_retrieval.curate.config import DedupConfig, Form, SelectConfig
+from clip_retrieval.curate.embedded import Embedded, identity
+from clip_retrieval.curate.workspace import KEY, WORK_FOLDER
 from clip_retrieval.errors import ConfigError
-from clip_retrieval.filter.output import FOREIGN, TARS_FOLDER, is_inside
+from clip_retrieval.filter.output import TARS_FOLDER, check_no_data, is_inside
 from clip_retrieval.filter.sheet import SHEET
-from clip_retrieval.layout import EMBEDDING_FOLDERS, SHARD, read_manifest
+from clip_retrieval.layout import METADATA_FOLDER, SHARD, read_manifest
+from clip_retrieval.metadata.joined import column_files
 from clip_retrieval.options import to_json
 from clip_retrieval.storage import Folder, check_writable
 from clip_retrieval.version import __version__
 
 RECIPE, GROUPS = "recipe.json", "groups.parquet"
-COMMAND = "command"  # key of a recipe: which command wrote the folder
+IDS, KEPT, UIDS, EMBEDDINGS = "ids.txt", "kept.parquet", "uids.npy", "embeddings"
+FILES: dict[Form, str] = {
+    "ids": IDS,
+    "parquet": KEPT,
+    "datacomp": UIDS,
+    "webdataset": f"{TARS_FOLDER}/",
+    "embeddings": f"{EMBEDDINGS}/",
+}
+COMMAND, OPTIONS, OUTCOME, STATE, FOLDERS = "command", "options", "outcome", "state", "folders"  # keys of a recipe
+NO_MATTER = {"embeddings_folder", "against", "output_folder", "overwrite", "max_memory"}  # FOLDERS has the first two
+ADVICE = "name another output folder, or give --overwrite to replace it"
 
 
-def claim_folder(folder: Folder, command: str, sources: Sequence[Embedded]) -> None:
-    """Check that a result may go into a folder, and that nothing is lost by it.
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A run of a command, and what it reads."""
 
-    Raises ConfigError where files of our names are there that this command did not write, and where what is read lies
-    in what would be replaced.
+    command: str
+    config: DedupConfig | SelectConfig
+    sources: Sequence[Embedded]
+
+    @property
+    def names(self) -> list[str]:
+        """Everything that it may write beside its recipe."""
+        return names_by(self.command, flat(to_json(self.config)))
+
+
+def claim_folder(folder: Folder, job: Job) -> dict[str, Any] | None:
+    """Check that a result may go into a folder; return the outcome where the same run has finished there already.
+
+    Raises ConfigError where the folder holds anything that this command did not write, or its result of other options
+    or of other rows (unless `overwrite`), and where it lies in what is read or holds it.
     """
-    if any(folder.exists(name) for name in (*FOREIGN, *EMBEDDING_FOLDERS.values())):
-        raise ConfigError(f"{folder.url} holds embeddings or an index; name another output folder")
-    if folder.exists(RECIPE):
-        if folder.read_json(RECIPE).get(COMMAND) != command:
-            raise ConfigError(f"{folder.url} holds the result of another command; name another output folder")
+    for source in job.sources:
+        check_apart(folder, source)
+    check_no_data(folder, "the result", ConfigError)
+    recipe = folder.read_json(RECIPE) if folder.exists(RECIPE) else None
+    if recipe is None:
+        check_empty(folder, job.command)
+    elif recipe.get(COMMAND) != job.command:
+        raise ConfigError(f"{folder.url} holds the result of another command; name another output folder")
     else:
-        foreign = next((name for name in (GROUPS, *OUTPUTS, SHEET) if folder.exists(name)), None)
-        if foreign is not None:
-            raise ConfigError(f"{folder.url} has {foreign}, which no {command} wrote; name another output folder")
-    for source in sources:
-        inside = next((place for place in places_of(source) if is_inside(place, own_places(folder))), None)
-        if inside is not None:
-            raise ConfigError(f"{inside} is read, and would be replaced; name another output folder")
+        owned = owned_names(recipe)
+        if not job.config.written.overwrite:
+            check_same(folder, recipe, job)
+            if recipe.get(OUTCOME):
+                check_whole(folder, owned)
+                return dict(recipe[OUTCOME])
+        foreign = [name for name in job.names if name not in owned and folder.exists(name.rstrip("/"))]
+        if foreign:
+            raise ConfigError(
+                f"{folder.url} has {foreign[0]}, which no {job.command} wrote; name another output folder"
+            )
     check_writable(folder)
+    return None
 
 
-def own_places(folder: Folder) -> list[str]:
-    return [f"{folder.place}/{name}" for name in (TARS_FOLDER, EMBEDDINGS)]
-
-
-def places_of(source: Embedded) -> list[str]:
-    """Return the folder and the tars that rows are of."""
+def check_apart(folder: Folder, source: Embedded) -> None:
+    """Raise ConfigError where the result would lie in what is read, or around it."""
+    own = folder.place
     tars = source.column(SHARD).unique().drop_null().to_pylist() if SHARD in source.column_names else []
-    return [source.folder.place, *map(str, tars)]
+    inside = [place for place in map(str, tars) if is_inside(place, [f"{own}/{TARS_FOLDER}"])]
+    if is_inside(source.folder.place, [own]):
+        inside.append(source.folder.place)
+    if inside and own != source.folder.place:
+        raise ConfigError(
+            f"{inside[0]} is read, and lies in the output folder {folder.url}; name another output folder"
+        )
+    if own != source.folder.place and is_inside(own, [source.folder.place]):
+        raise ConfigError(f"{folder.url} lies in {source.folder.url}, which is read; name another output folder")
 
 
-def write_recipe(folder: Folder, command: str, config: object, outcome: Mapping[str, Any]) -> None:
+def check_empty(folder: Folder, command: str) -> None:
+    """Raise ConfigError where a folder without a recipe holds more than the working files of a stopped run."""
+    if not folder.exists():
+        return
+    is_begun = folder.exists(f"{WORK_FOLDER}/{KEY}")
+    foreign = [name for name in folder.names("", "") if not (is_begun and name == WORK_FOLDER)]
+    if foreign:
+        raise ConfigError(f"{folder.url} has {foreign[0]}, which no {command} wrote; name another output folder")
+
+
+def owned_names(recipe: Mapping[str, Any]) -> list[str]:
+    """Return the names of what the run of a recipe wrote or, where it was stopped, may have written."""
+    if recipe.get(OUTCOME):
+        there = recipe[OUTCOME].get("files", ())
+    else:
+        there = names_by(recipe[COMMAND], flat(recipe.get(OPTIONS, {})))
+    return [name for name in (GROUPS, SHEET, *FILES.values()) if name in there]
+
+
+def names_by(command: str, options: Mapping[str, Any]) -> list[str]:
+    groups = [GROUPS] if command == "dedup" else []
+    sheet = [SHEET] if options.get("sheet_groups", options.get("sheet_rows")) else []
+    return [*groups, *sheet, *(FILES[form] for form in options.get("write", ()) if form in FILES)]
+
+
+def check_same(folder: Folder, recipe: Mapping[str, Any], job: Job) -> None:
+    """Raise ConfigError where the recipe is of other options, or of rows that have changed since."""
+    now = recipe_of(job, {})
+    then_all, now_all = ({**flat(made.get(OPTIONS, {})), FOLDERS: made.get(FOLDERS)} for made in (recipe, now))
+    names = [name for name in {**now_all, **then_all} if name not in NO_MATTER]
+    others = [
+        f"{name}: {as_text(then_all.get(name))} there, {as_text(now_all.get(name))} now"
+        for name in names
+        if then_all.get(name) != now_all.get(name)
+    ]
+    if others:
+        raise ConfigError(f"{folder.url} holds a result of other options ({'; '.join(others)}); {ADVICE}")
+    if recipe.get(STATE) != now[STATE]:
+        raise ConfigError(f"{folder.url} holds a result from before its input changed; {ADVICE}")
+
+
+def check_whole(folder: Folder, owned: Sequence[str]) -> None:
+    lost = next((name for name in owned if not folder.exists(name.rstrip("/"))), None)
+    if lost is not None:
+        raise ConfigError(f"{folder.url} holds a result whose {lost} is gone; {ADVICE}")
+
+
+def begin_folder(folder: Folder, job: Job) -> None:
+    """Remove the result that is replaced, and write the recipe of what comes; a folder is never without one."""
+    if folder.exists(RECIPE):
+        old = folder.read_json(RECIPE)
+        owned = owned_names(old)
+        folder.write_json(RECIPE, {**old, OUTCOME: {}})  # a run that is stopped from here on is not a finished one
+        for name in owned:
+            folder.remove(name.rstrip("/"))
+    write_recipe(folder, job, {})
+
+
+def write_recipe(folder: Folder, job: Job, outcome: Mapping[str, Any]) -> None:
     """Write recipe.json: options, what they were applied to, and what came out; nothing yet while files are written."""
-    folder.write_json(
-        RECIPE, {"version": __version__, COMMAND: command, "options": to_json(config), "outcome": dict(outcome)}
-    )
+    folder.write_json(RECIPE, recipe_of(job, outcome))
+
+
+def recipe_of(job: Job, outcome: Mapping[str, Any]) -> dict[str, Any]:
+    made = {
+        "version": __version__,
+        COMMAND: job.command,
+        OPTIONS: to_json(job.config),
+        FOLDERS: [source.folder.place for source in job.sources],
+        STATE: digest_state(job),
+        OUTCOME: dict(outcome),
+    }
+    found: dict[str, Any] = json.loads(json.dumps(made))
+    return found
+
+
+def digest_state(job: Job) -> str:
+    """Return what changes when embeddings, metadata, columns or a list of ids do."""
+    state: list[Any] = []
+    for source in job.sources:
+        names = [f"{METADATA_FOLDER}/{name}" for name in source.folder.names(METADATA_FOLDER, "")]
+        state.append([identity(source.vectors), *files_of(source.folder, [*names, *column_files(source.folder)])])
+    if isinstance(job.config, SelectConfig) and job.config.ids is not None:
+        state.append(hashlib.sha256(Path(job.config.ids).read_bytes()).hexdigest())
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:32]
+
+
+def files_of(folder: Folder, names: Sequence[str]) -> Iterator[list[Any]]:
+    """Yield name, bytes and, on this machine, the time of files."""
+    for name in names:
+        path = folder.path(name)
+        yield [name, int(folder.fs.size(path)), Path(path).stat().st_mtime_ns if folder.is_local else None]
+
+
+def flat(options: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        found |= flat(value) if isinstance(value, dict) else {name: value}
+    return found
+
+
+def as_text(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def about_folder(folder: Folder, row_count: int) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ import pyarrow as pa
 from clip_retrieval.curate.config import SelectConfig
 from clip_retrieval.curate.diverse import choose_far
 from clip_retrieval.curate.embedded import Embedded, Ids, identity, opened
-from clip_retrieval.curate.output import RECIPE, about_folder, claim_folder, write_recipe
+from clip_retrieval.curate.output import RECIPE, Job, about_folder, begin_folder, claim_folder, write_recipe
 from clip_retrieval.curate.page import Section, figure, write_page
 from clip_retrieval.curate.pictures import shown_columns
-from clip_retrieval.curate.subset import check_forms, clear_subset, write_subset
+from clip_retrieval.curate.subset import check_forms, write_subset
 from clip_retrieval.curate.workspace import Workspace, open_workspace
 from clip_retrieval.errors import ConfigError, SourceError
 from clip_retrieval.filter.sheet import SHEET
@@ -42,9 +42,16 @@ class SelectResult:
     output_folder: str
     files: list[str]
     notes: list[str]
+    is_new: bool = True  # False: an earlier run has written it, and nothing was done
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, outcome: Mapping[str, Any]) -> SelectResult:
+        """Return the result that an earlier run wrote down."""
+        named = {field.name: outcome[field.name] for field in fields(cls) if field.name in outcome}
+        return cls(**{**named, "is_new": False})
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,10 @@ def choose_and_write(embedded: Embedded, config: SelectConfig) -> SelectResult:
     check_forms(embedded, config.written.write)
     check_columns(embedded, config)
     target = Folder(config.output_folder)
-    claim_folder(target, COMMAND, [embedded])
+    job = Job(COMMAND, config, [embedded])
+    earlier = claim_folder(target, job)
+    if earlier is not None:
+        return SelectResult.from_json(earlier)
     with only_one(target):
         steps, notes = {"rows": embedded.row_count}, list[str]()
         ids = candidates(embedded, config, steps)
@@ -83,7 +93,7 @@ def choose_and_write(embedded: Embedded, config: SelectConfig) -> SelectResult:
         with open_workspace(target, key) as work:
             chosen = choose(embedded, ids, config, work)
             steps["chosen"] = len(chosen)
-            result = write(embedded, chosen, config, target, Said(steps, notes))
+            result = write(job, chosen, config, target, Said(steps, notes))
     target.remove_leftovers()
     return result
 
@@ -199,10 +209,9 @@ def pick(embedded: Embedded, ids: Ids, count: int, work: Workspace | None, name:
     return np.sort(ids[:count])
 
 
-def write(embedded: Embedded, chosen: Ids, config: SelectConfig, target: Folder, said: Said) -> SelectResult:
-    write_recipe(target, COMMAND, config, {})
-    target.remove(SHEET)
-    clear_subset(target)
+def write(job: Job, chosen: Ids, config: SelectConfig, target: Folder, said: Said) -> SelectResult:
+    embedded = job.sources[0]
+    begin_folder(target, job)
     has_sheet = config.sheet_rows > 0 and embedded.metadata is not None
     if has_sheet:
         write_sheet(embedded, chosen, config.sheet_rows, target)
@@ -216,7 +225,7 @@ def write(embedded: Embedded, chosen: Ids, config: SelectConfig, target: Folder,
         notes=[*said.notes, *written.notes],
     )
     about = about_folder(embedded.folder, embedded.row_count)
-    write_recipe(target, COMMAND, config, {"embeddings": about, **result.to_json()})
+    write_recipe(target, job, {"embeddings": about, **result.to_json()})
     return result
 
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from clip_retrieval.curate.config import Form
 from clip_retrieval.curate.embedded import Embedded, Ids
+from clip_retrieval.curate.output import EMBEDDINGS, FILES, IDS, KEPT, UIDS
 from clip_retrieval.embeddings.local_copy import fetched
 from clip_retrieval.embeddings.npy_writer import NpyWriter
 from clip_retrieval.embeddings.rows import read_rows
@@ -41,15 +42,6 @@ from clip_retrieval.query.hits import name_apart, rows_of
 from clip_retrieval.storage import Folder, temporary_folder
 from clip_retrieval.words import counted
 
-IDS, KEPT, UIDS, EMBEDDINGS = "ids.txt", "kept.parquet", "uids.npy", "embeddings"
-FILES: dict[Form, str] = {
-    "ids": IDS,
-    "parquet": KEPT,
-    "datacomp": UIDS,
-    "webdataset": f"{TARS_FOLDER}/",
-    "embeddings": f"{EMBEDDINGS}/",
-}
-OUTPUTS = (IDS, KEPT, UIDS, TARS_FOLDER, EMBEDDINGS)
 BLOCK_ROWS = 1 << 14
 PARTITION_ROWS = 1_000_000
 
@@ -71,12 +63,6 @@ def check_forms(embedded: Embedded, forms: Sequence[Form]) -> None:
             raise ConfigError(f"--write {form} needs metadata, and {embedded.folder.url} has none")
     if "webdataset" in forms and IMAGE_PATH not in embedded.column_names:
         raise ConfigError(f"--write webdataset needs pictures, and {embedded.folder.url} has no column {IMAGE_PATH}")
-
-
-def clear_subset(folder: Folder) -> None:
-    """Remove what an earlier run wrote."""
-    for name in OUTPUTS:
-        folder.remove(name)
 
 
 def write_subset(embedded: Embedded, ids: Ids, forms: Sequence[Form], folder: Folder) -> Written:

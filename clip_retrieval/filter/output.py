@@ -7,20 +7,20 @@ import os
 import re
 from collections.abc import Sequence
 
-from clip_retrieval.errors import QueryError
+from clip_retrieval.errors import ClipRetrievalError, QueryError
 from clip_retrieval.filter.config import MARKER, Export
 from clip_retrieval.filter.hits import Hits
 from clip_retrieval.filter.pictures import IMAGES_FOLDER, list_own
 from clip_retrieval.filter.recipe import RECIPE
 from clip_retrieval.filter.sheet import SHEET
 from clip_retrieval.filter.tables import TABLES
-from clip_retrieval.layout import IMAGE_PATH, MANIFEST, MODALITIES, SHARD, IndexFolder
+from clip_retrieval.layout import EMBEDDING_FOLDERS, IMAGE_PATH, MANIFEST, MODALITIES, SHARD, IndexFolder
 from clip_retrieval.storage import Folder
 
 TARS_FOLDER = "webdataset"
 OWN_TAR = re.compile(r"\d{5,}\.tar")
 OUTPUTS = (SHEET, RECIPE, *TABLES.values())
-FOREIGN = (MANIFEST, *map(IndexFolder.index_name, MODALITIES))  # files of embeddings and of indices, old ones too
+DATA = (MANIFEST, *EMBEDDING_FOLDERS.values(), *map(IndexFolder.index_name, MODALITIES))  # those of version 2, too
 
 
 def claim_output(folder: Folder, hits: Hits, mode: Export) -> None:
@@ -30,8 +30,7 @@ def claim_output(folder: Folder, hits: Hits, mode: Export) -> None:
     names that we write are there, and are not ours, and where the hits' own pictures would be removed.
     """
     digest = digest_answer(hits, mode)
-    if any(folder.exists(name) for name in FOREIGN):
-        raise QueryError(f"{folder.url} holds embeddings or an index; give the hits a folder of their own")
+    check_no_data(folder, "the hits", QueryError)
     if folder.exists(MARKER):
         check_sources(folder, hits)
         if f"answer: {digest}" not in folder.read_bytes(MARKER).decode("utf-8", "replace").splitlines():
@@ -50,6 +49,12 @@ def claim_output(folder: Folder, hits: Hits, mode: Export) -> None:
     with folder.staged(MARKER) as staged:
         note = "clip-retrieval filter writes here, and replaces what it wrote before"
         staged.write_text(f"{note}\nanswer: {digest}\n", encoding="utf-8")
+
+
+def check_no_data(folder: Folder, what: str, error: type[ClipRetrievalError]) -> None:
+    """Raise `error` where the folder holds embeddings or an index, which are no place for anything else."""
+    if any(folder.exists(name) for name in DATA):
+        raise error(f"{folder.url} holds embeddings or an index; name another output folder for {what}")
 
 
 def check_sources(folder: Folder, hits: Hits) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -244,11 +245,54 @@ def test_a_stopped_run_goes_on_and_ends_in_the_same_bytes(
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_other_options_begin_anew_in_the_same_folder(planted: Rows, write_run: WriteRun, tmp_path: Path) -> None:
+def times_of(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_the_same_command_again_leaves_a_finished_result_and_what_was_added_to_it(
+    planted: Rows, write_run: WriteRun, tmp_path: Path
+) -> None:
     folder = write_run(tmp_path / "run", [planted])
-    first = dedup(folder, tmp_path / "out", threshold=0.99)
-    second = dedup(folder, tmp_path / "out", threshold=0.9)
+    first = dedup(folder, tmp_path / "out", write="ids,embeddings")
+    (tmp_path / "out/embeddings/columns").mkdir()
+    before = times_of(tmp_path / "out")
+    again = dedup(folder, tmp_path / "out", write="ids,embeddings", max_memory="3G")
+    assert (first.is_new, again.is_new) == (True, False)
+    assert replace(again, is_new=True) == first
+    assert times_of(tmp_path / "out") == before
+    (tmp_path / "out/ids.txt").unlink()
+    with pytest.raises(ClipRetrievalError, match=r"whose ids\.txt is gone; .* give --overwrite"):
+        dedup(folder, tmp_path / "out", write="ids,embeddings")
+
+
+def test_a_result_of_rows_that_have_changed_is_not_taken_for_theirs(
+    write_run: WriteRun, tmp_path: Path, unit_rows: Callable[..., Rows]
+) -> None:
+    folder = write_run(tmp_path / "run", [unit_rows(20)])
+    dedup(folder, tmp_path / "out")
+    np.save(folder / "img_emb/img_emb_0.npy", np.repeat(unit_rows(10, seed=8), 2, axis=0))
+    with pytest.raises(ClipRetrievalError, match=r"before its input changed; .* give --overwrite"):
+        dedup(folder, tmp_path / "out")
+    assert dedup(folder, tmp_path / "out", overwrite=True).duplicates == 10
+
+
+def test_other_options_replace_a_result_only_where_that_is_asked_for(
+    planted: Rows, write_run: WriteRun, tmp_path: Path
+) -> None:
+    folder = write_run(tmp_path / "run", [planted])
+    first = dedup(folder, tmp_path / "out", threshold=0.99, write="ids,parquet,embeddings")
+    before = times_of(tmp_path / "out")
+    with pytest.raises(
+        ClipRetrievalError,
+        match=r"threshold: 0\.99 there, 0\.9 now; write: ids,parquet,embeddings there, ids now\); .* give --overwrite",
+    ):
+        dedup(folder, tmp_path / "out", threshold=0.9)
+    assert times_of(tmp_path / "out") == before
+    second = dedup(folder, tmp_path / "out", threshold=0.9, overwrite=True)
     assert second.duplicates > first.duplicates
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "groups.parquet", "ids.txt", "index.html", "recipe.json",
+    }  # fmt: skip
     recipe = json.loads((tmp_path / "out/recipe.json").read_text())
     assert recipe["options"]["threshold"] == 0.9
     assert recipe["outcome"]["duplicates"] == second.duplicates
@@ -341,33 +385,67 @@ def test_foreign_folders_are_left_alone(write_run: WriteRun, tmp_path: Path, uni
 
 
 @pytest.mark.parametrize(
-    "name", ["embeddings/mine.txt", "ids.txt", "webdataset/00000.tar", "_work/mine.txt", "index.html"]
+    "name",
+    [
+        "embeddings/mine.txt",
+        "ids.txt",
+        "groups.parquet",
+        "webdataset/00000.tar",
+        "_work/mine.txt",
+        "index.html",
+        "a.jpg",
+    ],
 )
-def test_files_of_our_names_that_are_not_ours_are_never_removed(
+def test_a_folder_of_files_that_are_not_ours_is_left_as_it_is(
     write_run: WriteRun, tmp_path: Path, unit_rows: Callable[..., Rows], name: str
 ) -> None:
     mine = tmp_path / "out" / name
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
-    with pytest.raises(ClipRetrievalError, match="name another output folder"):
-        dedup(write_run(tmp_path / "run", [unit_rows(20)]), tmp_path / "out")
+    for given in ({}, {"overwrite": True}):
+        with pytest.raises(
+            ClipRetrievalError, match=rf"has {name.partition('/')[0]}, which no dedup wrote; name another"
+        ):
+            dedup(write_run(tmp_path / "run", [unit_rows(20)]), tmp_path / "out", **given)
     assert mine.read_text() == "mine"
+    assert [path.name for path in mine.parent.iterdir()] == [mine.name]
+
+
+def test_a_form_that_this_command_did_not_write_is_not_replaced(
+    write_run: WriteRun, tmp_path: Path, unit_rows: Callable[..., Rows]
+) -> None:
+    folder = write_run(tmp_path / "run", [unit_rows(20)])
+    dedup(folder, tmp_path / "out")
+    mine = write_run(tmp_path / "out/embeddings", [unit_rows(3)])
+    with pytest.raises(ClipRetrievalError, match="has embeddings/, which no dedup wrote"):
+        dedup(folder, tmp_path / "out", write="embeddings", overwrite=True)
+    dedup(folder, tmp_path / "out", threshold=0.5, overwrite=True)
+    assert len(np.load(mine / "img_emb/img_emb_0.npy")) == 3
+
+
+@pytest.mark.parametrize("name", ["columns", "img_emb", "new/deep"])
+def test_a_result_within_what_is_read_is_refused(
+    write_run: WriteRun, tmp_path: Path, unit_rows: Callable[..., Rows], name: str
+) -> None:
+    folder = write_run(tmp_path / "run", [unit_rows(20)])
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(ClipRetrievalError, match=r"lies in .*run, which is read; name another output folder"):
+        dedup(folder, folder / name)
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_a_result_is_not_replaced_by_what_is_read_out_of_it(
     write_run: WriteRun, tmp_path: Path, unit_rows: Callable[..., Rows]
 ) -> None:
     dedup(write_run(tmp_path / "run", [unit_rows(20)]), tmp_path / "out", write="embeddings")
-    with pytest.raises(ClipRetrievalError, match="is read, and would be replaced"):
-        dedup(tmp_path / "out/embeddings", tmp_path / "out")
     for name in ("recipe.json", "groups.parquet"):
+        with pytest.raises(ClipRetrievalError, match="out/embeddings is read, and lies in the output folder"):
+            dedup(tmp_path / "out/embeddings", tmp_path / "out", overwrite=True)
         (tmp_path / "out" / name).unlink()
-    with pytest.raises(ClipRetrievalError, match="embeddings, which no dedup wrote"):
-        dedup(tmp_path / "out/embeddings", tmp_path / "out")
     tars = write_run(tmp_path / "tars", [unit_rows(2)])
     shard = str(tmp_path / "other/webdataset/00000.tar")
     pd.DataFrame({"image_path": ["a", "b"], "shard": [shard, shard]}).to_parquet(tars / "metadata/metadata_0.parquet")
-    with pytest.raises(ClipRetrievalError, match="is read, and would be replaced"):
+    with pytest.raises(ClipRetrievalError, match="tar is read, and lies in the output folder"):
         dedup(tars, tmp_path / "other")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,32 @@ def test_ids_of_other_rows_are_refused(run: Path, tmp_path: Path) -> None:
     (tmp_path / "ids.txt").write_text("3\n12\n")
     with pytest.raises(ClipRetrievalError, match="holds '12', which is no row of 12"):
         select(run, tmp_path / "out", ids=str(tmp_path / "ids.txt"))
+
+
+def test_a_result_is_replaced_only_where_that_is_asked_for(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("3\n4\n")
+    first = select(run, tmp_path / "out", ids=str(tmp_path / "list.txt"))
+    assert replace(select(run, tmp_path / "out", ids=str(tmp_path / "list.txt")), is_new=True) == first
+    with pytest.raises(ClipRetrievalError, match=r"count: None there, 1 now\); .* give --overwrite"):
+        select(run, tmp_path / "out", ids=str(tmp_path / "list.txt"), count=1)
+    (tmp_path / "list.txt").write_text("7\n")
+    with pytest.raises(ClipRetrievalError, match="before its input changed"):
+        select(run, tmp_path / "out", ids=str(tmp_path / "list.txt"))
+    assert ids_of(tmp_path / "out") == [3, 4]
+    select(run, tmp_path / "out", ids=str(tmp_path / "list.txt"), overwrite=True)
+    assert ids_of(tmp_path / "out") == [7]
+
+
+def test_files_that_are_not_ours_are_left_as_they_are(run: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "webdataset/00000.tar"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    with pytest.raises(ClipRetrievalError, match="is read, and lies in the output folder"):
+        select(run, tmp_path, count=3)
+    run.rename(tmp_path.with_name("apart"))
+    with pytest.raises(ClipRetrievalError, match="has webdataset, which no select wrote"):
+        select(tmp_path.with_name("apart"), tmp_path, count=3)
+    assert [path.name for path in tmp_path.iterdir()] == ["webdataset"]
 
 
 def test_the_command_prints_json(run: Path, tmp_path: Path) -> None:

@@ -389,7 +389,7 @@ def test_an_answer_is_not_written_over_the_pictures_that_it_found(
 def test_hits_are_not_written_into_an_index(tmp_path: Path, write_index: WriteIndex) -> None:
     index = write_index(tmp_path / "ix", pd.DataFrame({"caption": ["cat"]}))
     before = sorted(path.name for path in index.iterdir())
-    with pytest.raises(QueryError, match="holds embeddings or an index; give the hits a folder of their own"):
+    with pytest.raises(QueryError, match="holds embeddings or an index; name another output folder for the hits"):
         ask("cat", index, index)
     assert sorted(path.name for path in index.iterdir()) == before
 

@@ -35,7 +35,7 @@ def print_dedup(result: DedupResult) -> None:
     if result.compared < result.rows:
         console.print(f"without an embedding: {counted(result.rows - result.compared, 'row')}", style="dim")
     console.print(how_sure(result), style="dim")
-    print_files(result.output_folder, result.files, result.notes)
+    print_files(result.output_folder, result.files, result.notes, is_new=result.is_new)
 
 
 def how_sure(result: DedupResult) -> str:
@@ -53,12 +53,16 @@ def how_sure(result: DedupResult) -> str:
     )
 
 
-def print_files(folder: str, files: Sequence[str], notes: Sequence[str]) -> None:
+def print_files(folder: str, files: Sequence[str], notes: Sequence[str], *, is_new: bool = True) -> None:
     console = open_console()
     for note in notes:
         console.print(f"note: {note}", style="yellow")
     first, *others = files
-    console.print(f"written: {', '.join([f'{folder}/{first}', *others])}")
+    if not is_new:
+        console.print(
+            f"nothing was done: {folder} holds this result of the same options and rows; --overwrite makes it anew"
+        )
+    console.print(f"{'written' if is_new else 'there'}: {', '.join([f'{folder}/{first}', *others])}")
 
 
 def print_label(result: LabelResult) -> None:
@@ -80,7 +84,7 @@ def print_select(result: SelectResult) -> None:
     console = open_console()
     for name, count in result.steps.items():
         console.print(f"{count:>14,}  {name}", style=None if name == "chosen" else "dim")
-    print_files(result.output_folder, result.files, result.notes)
+    print_files(result.output_folder, result.files, result.notes, is_new=result.is_new)
 
 
 def print_report(result: ReportResult) -> None:
