@@ -513,6 +513,67 @@ def test_a_link_to_pictures_of_an_older_build_says_so(visit: Open) -> None:
     has_loaded(page, 0)
 
 
+def test_a_row_of_an_older_build_is_shown_only_when_asked_for(visit: Open) -> None:
+    page = visit("?q=dog&open=3&build=0123456789abcdef").page
+    expect(page.get_by_text("The index was built anew")).to_be_visible()
+    has_loaded(page, 0)
+    panel = page.get_by_role("region", name="Picture 3")
+    expect(panel).to_have_count(0)
+    page.get_by_role("button", name="Show anyway").click()
+    expect(panel).to_be_visible()
+    expect(page.get_by_text("The index was built anew")).to_have_count(0)
+
+
+def test_the_panel_has_all_columns_of_a_row_that_was_not_found(visit: Open) -> None:
+    page = visit("?index=many&open=5000").page
+    panel = page.get_by_role("region", name="Picture 5000")
+    expect(panel.get_by_role("heading", name="row 5000")).to_be_visible()
+    expect(panel.get_by_role("term").filter(has_text=re.compile("^width$"))).to_be_visible()
+
+
+def test_an_index_that_is_not_there_is_told_with_those_that_are(open_page: OpenPage) -> None:
+    page = open_page("?index=nosuch&q=dog")
+    expect(page.get_by_text("There is no index “nosuch”")).to_be_visible()
+    expect(page.get_by_role("gridcell")).to_have_count(0)
+    page.get_by_role("button", name="gallery").click()
+    expect(page).to_have_url(re.compile(r"\?index=gallery&q=dog$"))
+    expect(tile(page, 0)).to_be_visible()
+
+
+def test_a_server_that_comes_back_with_another_index_is_searched(visit: Open, odd: Path, tmp_path: Path) -> None:
+    with held_port() as port, ExitStack() as later:
+        configs = []
+        for name in ("before", "after"):
+            (tmp_path / f"{name}.json").write_text(json.dumps({name: str(odd)}))
+            options = {"port": port, "reload_seconds": 0}
+            configs.append(build_config(BackConfig, options, [str(tmp_path / f"{name}.json")]))
+        with listening(configs[0]) as server:
+            page = visit("?q=dog", at=server.url, may_fail=True).page
+            expect(page.get_by_role("gridcell")).to_have_count(6)
+        later.enter_context(listening(configs[1]))
+        box(page).fill("cat")
+        box(page).press("Enter")
+        expect(page).to_have_title("cat · clip-retrieval")
+        expect(page.get_by_role("gridcell")).to_have_count(6)
+        page.goto(f"{server.url}/?q=dog&index=before")
+        page.get_by_role("button", name="after").click()
+        expect(page.get_by_role("gridcell")).to_have_count(6)
+
+
+def test_every_filter_is_in_sight_and_the_example_of_a_condition_is_one(open_page: OpenPage) -> None:
+    page = open_page("?q=dog")
+    has_loaded(page, 0)
+    for name in ("No near-duplicates", "Varied", "Surely there", "Condition", "Download"):
+        expect(page.get_by_role("button", name=name)).to_be_in_viewport(ratio=1)
+    page.get_by_role("button", name="Condition").click()
+    field = page.get_by_label("Condition over the columns")
+    field.fill(field.get_attribute("placeholder") or "")
+    with page.expect_response("**/v1/search") as answered:
+        field.press("Enter")
+    assert answered.value.status == 200
+    expect(tile(page, 0)).to_be_visible()
+
+
 def test_colors_go_by_the_system_and_by_choice(visit: Open) -> None:
     def is_dark(page: Page) -> bool:
         return bool(

@@ -150,6 +150,14 @@ def test_a_click_shows_the_whole_picture_with_its_metadata_and_keys_lead_on(open
     assert page.locator(".pick input").nth(2).is_checked()
 
 
+def test_on_a_phone_the_filter_box_has_room_for_its_words(open_page: OpenPage, sheet: Path) -> None:
+    page = open_page(sheet, width=360, height=740)
+    box = page.get_by_label("Filter these hits")
+    box.fill(box.get_attribute("placeholder"))
+    assert box.evaluate("box => box.scrollWidth <= box.clientWidth")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 def test_a_hostile_caption_runs_nothing(open_page: OpenPage, sheet: Path) -> None:
     page = open_page(sheet)
     page.get_by_label("Filter these hits").fill("onerror")

@@ -26,7 +26,6 @@ export class Session {
   waiting = $state.raw<Waiting | null>(null); // it is tried again
   needsKey = $state(false);
   keyWasWrong = $state(false);
-  isStale = $state(false); // the address has ids of another build
   adding = $state(false); // a picture is on its way into the query
   selected = new SvelteSet<number>();
   gone = new SvelteSet<number>(); // rows whose picture cannot be had
@@ -42,7 +41,13 @@ export class Session {
 
   get about(): About | null {
     const { indices } = this.back ?? { indices: [] };
-    return indices.find(({ name }) => name === this.state.index) ?? indices[0] ?? null;
+    return (this.state.index === null ? indices[0] : indices.find(({ name }) => name === this.state.index)) ?? null;
+  }
+  /** The address has ids of another build: they may be other rows now. */
+  get isStale(): boolean {
+    const { terms, open, generation } = this.state;
+    const hasIds = open !== null || terms.some(({ kind }) => kind === "id");
+    return hasIds && generation !== null && !!this.about?.generation && generation !== this.about.generation;
   }
   get question(): Question | null {
     return this.about && this.state.terms.length ? { ...this.state, index: this.about.name } : null;
@@ -93,6 +98,7 @@ export class Session {
   /** Change the state, and with it the address; a further entry of the history unless it only replaces the last. */
   go(change: Partial<State>, how: "push" | "replace" = "push"): void {
     if (how === "push") history.replaceState({ scroll: scrollY }, "");
+    if (change.index !== undefined && change.index !== this.about?.name) this.forgetRows();
     const generation = this.about?.generation ?? null;
     this.state = { ...this.state, ...change, generation };
     const address = writeState(this.state) || location.pathname;
@@ -122,22 +128,16 @@ export class Session {
     this.loading = false;
     this.active = 0;
     this.selected.clear();
-    this.isStale = false;
     const kept = key === null ? NOTHING : this.remembered.get(key);
     this.found = kept ?? { ...NOTHING, isLast: false };
     requestAnimationFrame(() => scrollTo(0, kept ? scroll : 0));
     if (!question || kept) return;
-    const hasIds = question.terms.some((term) => term.kind === "id");
-    if (hasIds && this.state.generation && this.about?.generation && this.state.generation !== this.about.generation) {
-      this.isStale = true;
-      return;
-    }
+    if (this.isStale && question.terms.some(({ kind }) => kind === "id")) return;
     void this.more();
   }
   goOnStale(): void {
-    this.isStale = false;
     this.go({}, "replace");
-    void this.more();
+    if (!this.hits.length) void this.more();
   }
 
   /** Fetch the next page of hits. */
@@ -167,6 +167,7 @@ export class Session {
       this.remember();
     } catch (error) {
       this.fail(error, signal);
+      this.checkIndices(error);
     } finally {
       clearTimeout(timer);
       if (!signal.aborted) this.slow = false;
@@ -175,7 +176,7 @@ export class Session {
 
   retry(): void {
     this.problem = null;
-    if (!this.back) void this.begin();
+    if (!this.back || !this.about) void this.begin();
     else void this.more();
   }
 
@@ -206,11 +207,20 @@ export class Session {
     this.refreshed = Date.now();
     try {
       this.back = await openBack(this.config, new AbortController().signal);
-      this.gone.clear(); // ids may be other rows now
+      this.forgetRows();
       this.epoch++;
     } catch {
       // whoever asks next tells what is wrong
     }
+  }
+  /** Ids may be other rows now. */
+  private forgetRows(): void {
+    this.gone.clear();
+    this.known.clear();
+  }
+  /** Look which indices there are, where the error may be that they have changed; search again if the question has. */
+  checkIndices(error: unknown): void {
+    if (error instanceof Problem && (error.kind === "missing" || error.kind === "rebuilt")) void this.refresh().then(() => this.follow());
   }
   private remember(): void {
     if (this.key === null) return;
@@ -295,14 +305,6 @@ export class Session {
 
 function webAddress(value: unknown): string | null {
   return typeof value === "string" && /^https?:\/\//i.test(value) ? value : null;
-}
-
-export function captionOf(hit: Hit): string {
-  for (const name of ["caption", "title", "text", "TEXT", "alt"]) {
-    const value = hit.metadata[name];
-    if (typeof value === "string" && value.trim()) return value;
-  }
-  return "";
 }
 
 export const session = new Session();

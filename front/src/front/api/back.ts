@@ -31,8 +31,8 @@ export interface Back {
   search(question: Question, offset: number, limit: number, signal: AbortSignal): Promise<Page>;
   /** Return the rows most like one of the index. */
   like(about: About, hit: Hit, modality: Modality, signal: AbortSignal): Promise<Hit[]>;
-  /** Return some rows by their ids. */
-  rows(index: string, ids: number[], signal: AbortSignal): Promise<Hit[]>;
+  /** Return some rows by their ids, with all their columns where the server says which it has. */
+  rows(about: About, ids: number[], signal: AbortSignal): Promise<Hit[]>;
   /** Return a picture as a part of a query. */
   embed(index: string, picture: string, signal: AbortSignal): Promise<{ kind: "vector"; vector: string } | null>;
   /** Return the address of a row's picture; null where the server has none. */

@@ -67,7 +67,7 @@ export async function openLegacy(config: Config, signal: AbortSignal): Promise<B
       const found = await knn(about.name, input, { modality }, [NEIGHBORS, NEIGHBORS], until);
       return found.map(asHit).filter(({ id }) => id !== hit.id);
     },
-    rows,
+    rows: (about, ids, until) => rows(about.name, ids, until),
     embed: () => Promise.resolve(null),
     pictureUrl: () => null,
   };

@@ -62,8 +62,10 @@ export async function openV1(config: Config, signal: AbortSignal): Promise<Back>
     async like(about, hit, modality, until) {
       return (await find(about.name, [{ id: hit.id }], { modality, limit: NEIGHBORS }, until)).hits;
     },
-    async rows(index, ids, until) {
-      const rows = await post<{ id: number; metadata: Hit["metadata"] }[]>("/metadata", { ids, indice_name: index }, until);
+    async rows(about, ids, until) {
+      const { name, columns, generation } = about;
+      const body = { ids, indice_name: name, columns, generation };
+      const rows = await post<{ id: number; metadata: Hit["metadata"] }[]>("/metadata", body, until);
       return rows.map(({ id, metadata: { image, ...metadata } }) => ({
         id,
         similarity: null,
