@@ -19,6 +19,8 @@ def near_pairs(hashes: NDArray[np.uint64], most: int) -> NDArray[np.int64]:
     """
     edges = np.linspace(0, WIDTH, most + 2).astype(int)
     found = [np.empty((0, 2), np.int64)]
+    if not len(hashes):
+        return found[0]
     for low, high in pairwise(edges.tolist()):
         band = (hashes >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
         order = np.argsort(band, kind="stable")

@@ -168,6 +168,7 @@ class LabelConfig:
         None, aliases=("indice_folder",), help="An index of this folder that gets the columns, too, as it is."
     )
     model: ModelConfig = group(ModelConfig)
+    overwrite: bool = option_of(WriteConfig, "overwrite")
 
     def __post_init__(self) -> None:
         check_least(self)

@@ -50,6 +50,7 @@ class DedupResult:
     kept: int
     reasons: dict[str, int]
     threshold: float
+    unread: int  # rows without a picture that could be read, where pictures were compared
     blocks: int
     is_exact: bool
     recall: Recall | None
@@ -182,6 +183,7 @@ def find_and_write(job: Job, order: Order, compare: Compare, target: Folder) -> 
             kept=len(kept),
             reasons={name: groups.why.count(name) for name in sorted(set(groups.why))},
             threshold=config.threshold,
+            unread=likeness.count_unread(own.row_count),
             blocks=likeness.blocks,
             is_exact=likeness.is_exact,
             recall=likeness.recall,
@@ -205,7 +207,7 @@ def gather(pool: Pool, leaders: Ids, likeness: Likeness) -> Groups:
         for start in range(0, len(rows), BLOCK_ROWS):
             part = slice(start, start + BLOCK_ROWS)
             similarities[part] = exact_cosines(pool.rows(rows[part]), pool.rows(theirs[part]))
-    return Groups(rows, theirs, likeness.why(rows, theirs), similarities)
+    return Groups(rows, theirs, likeness.why(rows, theirs, pool), similarities)
 
 
 def write_groups(target: Folder, groups: Groups, members: list[Embedded]) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
 from clip_retrieval.curate.blocks import SEED, train
+from clip_retrieval.curate.column_set import check_labels, check_names, claim_set, join_schemas
 from clip_retrieval.curate.columns import (
     BACKGROUND_ROWS,
     Block,
@@ -28,9 +28,8 @@ from clip_retrieval.curate.columns import (
     name_by_labels,
 )
 from clip_retrieval.curate.config import LabelConfig
-from clip_retrieval.curate.embedded import Embedded, Floats, Ids, identity, opened, unit
+from clip_retrieval.curate.embedded import Embedded, Floats, Ids, opened, unit
 from clip_retrieval.curate.heads import Head, read_head
-from clip_retrieval.curate.output import RECIPE, about_folder
 from clip_retrieval.embeddings.half_precision import widen
 from clip_retrieval.embeddings.local_copy import fetched
 from clip_retrieval.embeddings.rows import read_rows
@@ -39,9 +38,8 @@ from clip_retrieval.encoder.base import Encoder
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.errors import ConfigError, SourceError
 from clip_retrieval.layout import CAPTION, COLUMNS_FOLDER, EMBEDDING_FOLDERS, IndexFolder, Modality, read_manifest
-from clip_retrieval.metadata import count_rows, other_columns
+from clip_retrieval.metadata import count_rows
 from clip_retrieval.metadata.joined import copy_column_set
-from clip_retrieval.options import to_json
 from clip_retrieval.process.resources import count_cores
 from clip_retrieval.progress import show_progress
 from clip_retrieval.query.config import SearcherConfig
@@ -51,7 +49,6 @@ from clip_retrieval.storage import check_writable, temporary_folder
 from clip_retrieval.tools.embed import embed_prompts, text_notes
 from clip_retrieval.tools.inputs import read_lines
 from clip_retrieval.tools.scores import choose_scores, logit_notes
-from clip_retrieval.version import __version__
 from clip_retrieval.words import counted
 
 BLOCK_ROWS = 4096
@@ -107,8 +104,8 @@ def label(config: LabelConfig, embedded: Embedded, others: Vectors | None) -> La
     prompts = embed_labels(config, embedded) if config.prompts.is_given else None
     with only_one(embedded.folder):
         parts = make_parts(config, embedded, prompts, heads)
-        schema = join_schemas(parts)
-        check_names(embedded, config.name, schema)
+        schema = join_schemas(parts, config.name)
+        check_names(embedded, config, schema, heads)
         claim_set(config, embedded)
         write_columns(config.name, embedded, others, parts)
         if config.index_folder is not None:
@@ -155,9 +152,7 @@ def check_index(config: LabelConfig, embedded: Embedded) -> None:
 def embed_labels(config: LabelConfig, embedded: Embedded) -> Prompts:
     """Return the labels' embeddings, by the model of the folder."""
     given = [*config.prompts.label, *(read_lines(config.prompts.labels_file) if config.prompts.labels_file else ())]
-    labels = list(dict.fromkeys(given))
-    if not labels:
-        raise SourceError(f"{config.prompts.labels_file} holds no label; write one on each line")
+    labels = check_labels(given)
     expected = (read_manifest(embedded.folder) or {}).get("encoder")
     model = config.model
     chosen = choose_encoder(
@@ -218,47 +213,9 @@ def find_clusters(embedded: Embedded, count: int, prompts: Prompts | None) -> Cl
     return Clusters(centroids, name_by_captions((rows @ centroids.T).argmax(axis=1), captions, count))
 
 
-def join_schemas(parts: list[ColumnPart]) -> pa.Schema:
-    schema = pa.schema([field for part in parts for field in part.schema])
-    twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
-    if twice is not None:
-        raise ConfigError(f"two columns would be called {twice}; give --name, or rename a head's file")
-    return schema
-
-
-def check_names(embedded: Embedded, name: str, schema: pa.Schema) -> None:
-    """Raise ConfigError where the metadata, or another set, has a column of a name that would be written."""
-    taken = other_columns(embedded.folder, name)
-    twice = next((column for column in schema.names if column in taken), None)
-    if twice is not None:
-        raise ConfigError(
-            f"{embedded.folder.url} has a column {twice} already, in {taken[twice]}; give --name, or remove that folder"
-        )
-
-
-def claim_set(config: LabelConfig, embedded: Embedded) -> None:
-    """Remove the set's files where they are of other options or rows, and write the recipe of what comes."""
-    place = f"{COLUMNS_FOLDER}/{config.name}"
-    options = to_json(replace(config, index_folder=None))
-    recipe = {
-        "version": __version__,
-        "command": "label",
-        "options": options,
-        "embeddings": about_folder(embedded.folder, embedded.row_count),
-        "files": identity(embedded.vectors),
-    }
-    name = f"{place}/{RECIPE}"
-    if embedded.folder.exists(name) and embedded.folder.read_json(name) == json.loads(json.dumps(recipe)):
-        return
-    if embedded.folder.exists(place) and not embedded.folder.exists(name):
-        raise ConfigError(f"{embedded.folder.path(place)} is there, and no `label` wrote it; give --name")
-    embedded.folder.remove(place)
-    embedded.folder.write_json(name, recipe)
-
-
 def write_columns(name: str, embedded: Embedded, others: Vectors | None, parts: list[ColumnPart]) -> None:
     """Write a file of columns for each file of embeddings; those that are there stay."""
-    schema = join_schemas(parts)
+    schema = join_schemas(parts, name)
     place = f"{COLUMNS_FOLDER}/{name}"
     width = len(str(len(embedded.vectors.files)))
     first = 0

@@ -18,6 +18,7 @@ from clip_retrieval.curate.pictures import find_digests, hash_pictures
 from clip_retrieval.curate.placed import Placed, place_rows
 from clip_retrieval.curate.scan import Scan, same_rows
 from clip_retrieval.curate.workspace import Workspace
+from clip_retrieval.errors import SourceError
 
 ALL_PAIRS_UP_TO = 50_000  # rows, which are compared in seconds
 WORTH_BLOCKS = 0.2  # share of the blocks that rows visit, from which on all are compared with all
@@ -49,20 +50,27 @@ class Likeness:
     is_exact: bool  # every pair is known
     recall: Recall | None
 
-    def why(self, rows: Ids, leaders: Ids) -> list[str]:
-        """Return for each row and the one that covers it the strongest reason."""
-        classes = self.scan.classes
+    def why(self, rows: Ids, leaders: Ids, pool: Pool) -> list[str]:
+        """Return for each row and the one that covers it the strongest of the reasons that were asked for."""
         found = np.full(len(rows), SEMANTIC, dtype=object)
         if self.hashes is not None:
             is_like = (self.hashes[rows] > 0) & (self.hashes[leaders] > 0)
             differing = count_differing(self.hashes[rows], self.hashes[leaders])
             found[is_like & (differing <= self.most_bits)] = PERCEPTUAL
-        found[(classes[rows] >= 0) & (classes[rows] == classes[leaders])] = EMBEDDING
         if self.digests is not None:
+            own = self.scan.hashes  # classes end at the boundary of two folders, hashes do not
+            places = np.flatnonzero((own[rows] > 0) & (own[rows] == own[leaders]))
+            for start in range(0, len(places), ROWS_AT_ONCE):
+                some = places[start : start + ROWS_AT_ONCE]
+                found[some[same_rows(pool.rows(rows[some]), pool.rows(leaders[some]))]] = EMBEDDING
             found[(self.digests[rows] >= 0) & (self.digests[rows] == self.digests[leaders])] = BYTES
         return list(found)
 
     most_bits: int = 0
+
+    def count_unread(self, row_count: int) -> int:
+        """Return how many of the first rows have no picture that could be read, where pictures were compared."""
+        return 0 if self.hashes is None else int((self.hashes[:row_count] == 0).sum())
 
 
 def find_likeness(
@@ -78,6 +86,8 @@ def find_likeness(
         relations += [Relation.of(digests, NO_PAIRS), Relation.of(scan.classes, across)]
     if "perceptual" in config.by:
         hashes = np.asarray(work.keep("hashes_of_pictures", partial(join_hashes, members)))
+        if not hashes.any() and config.by == ("perceptual",):
+            raise SourceError(f"no picture of {config.embeddings_folder} could be read, so none can be compared")
         relations.append(relate_hashes(hashes, config.max_bits))
     if "semantic" in config.by:
         placed, chosen, is_exact = place(pool, config, scan, work)
@@ -107,7 +117,8 @@ def equal_across(pool: Pool, scan: Scan, compare: Compare) -> NDArray[np.int64]:
 
 def join_digests(members: list[Embedded], scan: Scan) -> Ids:
     """Return classes of the same bytes over all folders, -1 where unknown; pictures of equal embeddings are read."""
-    is_equal = np.append(scan.sizes > 1, [False])[scan.classes]
+    _, numbers, counts = np.unique(scan.hashes, return_inverse=True, return_counts=True)
+    is_equal = (scan.hashes > 0) & (counts[numbers] > 1)  # over all folders
     found, first = [], 0
     for member in members:
         own = slice(first, first + member.row_count)

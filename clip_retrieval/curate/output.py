@@ -122,17 +122,23 @@ def names_by(command: str, options: Mapping[str, Any]) -> list[str]:
 def check_same(folder: Folder, recipe: Mapping[str, Any], job: Job) -> None:
     """Raise ConfigError where the recipe is of other options, or of rows that have changed since."""
     now = recipe_of(job, {})
-    then_all, now_all = ({**flat(made.get(OPTIONS, {})), FOLDERS: made.get(FOLDERS)} for made in (recipe, now))
-    names = [name for name in {**now_all, **then_all} if name not in NO_MATTER]
-    others = [
-        f"{name}: {as_text(then_all.get(name))} there, {as_text(now_all.get(name))} now"
-        for name in names
-        if then_all.get(name) != now_all.get(name)
-    ]
+    then_all, now_all = ({**made.get(OPTIONS, {}), FOLDERS: made.get(FOLDERS)} for made in (recipe, now))
+    others = compare_options(then_all, now_all)
     if others:
         raise ConfigError(f"{folder.url} holds a result of other options ({'; '.join(others)}); {ADVICE}")
     if recipe.get(STATE) != now[STATE]:
         raise ConfigError(f"{folder.url} holds a result from before its input changed; {ADVICE}")
+
+
+def compare_options(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return in words how the options of two runs differ, those left out that do not matter to what comes out."""
+    before, after = flat(then), flat(now)
+    names = [name for name in {**after, **before} if name not in NO_MATTER]
+    return [
+        f"{name}: {as_text(before.get(name))} there, {as_text(after.get(name))} now"
+        for name in names
+        if before.get(name) != after.get(name)
+    ]
 
 
 def check_whole(folder: Folder, owned: Sequence[str]) -> None:
@@ -196,7 +202,7 @@ def flat(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_text(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return (",".join(map(str, value)) or "none") if isinstance(value, list) else str(value)
 
 
 def about_folder(folder: Folder, row_count: int) -> dict[str, Any]:

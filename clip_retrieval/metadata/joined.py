@@ -119,7 +119,8 @@ def column_sets(folder: Folder) -> list[str]:
     with folder.answering():
         found = folder.fs.ls(folder.path(COLUMNS_FOLDER), detail=False)
     names = sorted(PurePosixPath(str(name)).name for name in found)
-    return [name for name in names if folder.names(f"{COLUMNS_FOLDER}/{name}", ".parquet")]
+    places = {name: f"{COLUMNS_FOLDER}/{name}" for name in names}
+    return [name for name in names if folder.is_folder(places[name]) and folder.names(places[name], ".parquet")]
 
 
 def with_columns(folder: Folder, own: Metadata | None) -> Metadata | None:

@@ -191,8 +191,37 @@ def test_perceptual_duplicates_are_found_though_their_embeddings_differ(
     folder = write_run(tmp_path / "run", [unit_rows(4)])
     pd.DataFrame({"image_path": paths}).to_parquet(folder / "metadata/metadata_0.parquet")
     found = dedup(folder, tmp_path / "out", by="perceptual,semantic")
-    assert found.reasons == {"perceptual": 1}
+    assert (found.reasons, found.unread) == ({"perceptual": 1}, 1)
     assert leaders_in(groups_of(tmp_path / "out"), 4).tolist() == [0, 0, 2, 3]
+
+
+def test_pictures_that_cannot_be_read_are_counted_and_compare_nothing(
+    write_run: WriteRun, tmp_path: Path, unit_rows: Callable[..., Rows]
+) -> None:
+    folder = write_run(tmp_path / "run", [unit_rows(4)])
+    with pytest.raises(ClipRetrievalError, match=r"no picture of .* could be read"):
+        dedup(folder, tmp_path / "out", by="perceptual")
+    done = CliRunner().invoke(cli, ["dedup", str(folder), str(tmp_path / "out"), "--by", "perceptual,exact"])
+    assert done.exit_code == 0, done.output
+    assert "4 rows without a readable picture" in done.output
+
+
+def test_reasons_are_those_that_were_asked_for_within_a_folder_and_across_two(
+    write_run: WriteRun, tmp_path: Path, unit_rows: Callable[..., Rows], make_jpeg: Callable[[int], bytes]
+) -> None:
+    paths = [tmp_path / f"{name}.jpg" for name in "ab"]
+    for path in paths:
+        path.write_bytes(make_jpeg(1))
+    folders = []
+    for number, path in enumerate(paths):
+        folders.append(write_run(tmp_path / f"run{number}", [np.concatenate([unit_rows(1), unit_rows(1, seed=7)])]))
+        pd.DataFrame({"image_path": [str(path), None]}).to_parquet(folders[-1] / "metadata/metadata_0.parquet")
+    found = dedup(folders[0], tmp_path / "across", against=str(folders[1]))
+    assert found.reasons == {"bytes": 1, "embedding": 1}
+    found = dedup(folders[0], tmp_path / "semantic", against=str(folders[1]), by="semantic")
+    assert found.reasons == {"semantic": 2}
+    found = dedup(folders[0], tmp_path / "perceptual", against=str(folders[1]), by="perceptual")
+    assert found.reasons == {"perceptual": 1}
 
 
 def test_leaks_are_found_against_another_folder_and_not_within(

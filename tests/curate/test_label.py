@@ -108,10 +108,15 @@ def test_a_stopped_run_goes_on_and_other_options_begin_anew(run: Path, monkeypat
     stamp = first.stat().st_mtime_ns
     label(run, label=LABELS)
     assert (first.stat().st_mtime_ns, second.read_bytes()) == (stamp, whole)
-    label(run, label=("dog", "bird"))
+    with pytest.raises(
+        ClipRetrievalError, match=r"label: .* there, dog,bird now\); give another --name, or --overwrite"
+    ):
+        label(run, label=("dog", "bird"))
+    assert (first.stat().st_mtime_ns, second.read_bytes()) == (stamp, whole)
+    label(run, label=("dog", "bird"), overwrite=True)
     assert set(columns_of(run)["label"].dropna()) <= {"dog", "bird"}
     monkeypatch.setattr(label_module, "BLOCK_ROWS", 1)
-    label(run, label=LABELS)
+    label(run, label=LABELS, overwrite=True)
     assert columns_of(run)["label"].tolist() == ["dog", "fish", "cat", None, "dog"]
 
 
@@ -210,7 +215,7 @@ def test_clusters_are_named_by_captions_and_by_labels(write_run: WriteRun, tmp_p
     found = columns_of(folder)
     assert [name.split(", ")[0] for name in found["cluster_name"]] == [animals[i] for i in own]
     assert found["cluster_similarity"].min() > 0.9
-    assert label(folder, clusters=3, label=animals).clusters == [
+    assert label(folder, clusters=3, label=animals, overwrite=True).clusters == [
         columns_of(folder).set_index("cluster")["label"].groupby(level=0).first()[number] for number in range(3)
     ]
 
@@ -219,11 +224,17 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "nothing": ({}, "nothing to compute"),
     "template": ({"label": ("dog",), "template": ("a photo",)}, "has no {} for the label"),
     "alone": ({"template": ("a {}",)}, "--template is for labels"),
-    "taken": ({"label": ("dog",), "name": "caption"}, "has a column caption already, in metadata"),
+    "one label": ({"label": ("dog",)}, "labels need two or more"),
+    "twice": ({"label": ("dog", "cat", "dog ")}, "the label 'dog' is given twice"),
+    "empty": ({"label": ("dog", " ")}, "a label is empty"),
+    "taken": (
+        {"label": ("dog", "cat"), "name": "caption"},
+        "has a column caption already, in metadata; give another --name",
+    ),
     "path": ({"label": ("dog",), "name": "../x"}, "name is of letters, digits"),
     "head": ({"head": ("nowhere.npz",)}, "nowhere.npz is not there"),
     "index": ({"outlier": True, "index_folder": "nowhere"}, "nowhere has no metadata"),
-    "model": ({"label": ("dog",), "clip_model": "hash:8"}, "is another one"),
+    "model": ({"label": ("dog", "cat"), "clip_model": "hash:8"}, "is another one"),
     "clusters": ({"clusters": 50}, "clusters is 50, and there are 4 embeddings"),
 }
 
@@ -242,6 +253,21 @@ def test_a_folder_of_columns_that_is_not_ours_stays(run: Path) -> None:
     with pytest.raises(ClipRetrievalError, match="no `label` wrote it"):
         label(run, label=LABELS)
     assert (run / "columns/label/mine.txt").exists()
+
+
+def test_what_helps_where_a_column_is_taken_is_told(run: Path, tmp_path: Path) -> None:
+    label(run, name="shape", outlier=True)
+    with pytest.raises(ClipRetrievalError, match="in columns/shape; give --name shape --overwrite"):
+        label(run, name="other", outlier=True)
+    np.savez(tmp_path / "caption.npz", weight=np.zeros((1, 16), np.float32))
+    with pytest.raises(ClipRetrievalError, match="in metadata; rename the head's file"):
+        label(run, name="other", head=(str(tmp_path / "caption.npz"),))
+
+
+def test_a_stray_file_beside_the_sets_of_columns_is_none(run: Path) -> None:
+    label(run, label=LABELS)
+    (run / "columns/mine.parquet").write_text("mine")
+    assert list(columns_of(run)) == ["label", "label_probability"]
 
 
 def test_similarity_without_captions_is_refused(

@@ -34,6 +34,9 @@ def print_dedup(result: DedupResult) -> None:
         console.print(f"  {count:,}: {REASONS[name]}")
     if result.compared < result.rows:
         console.print(f"without an embedding: {counted(result.rows - result.compared, 'row')}", style="dim")
+    if result.unread:
+        what = f"{counted(result.unread, 'row')} without a readable picture"
+        console.print(f"note: {what}, which --by perceptual could not compare", style="yellow")
     console.print(how_sure(result), style="dim")
     print_files(result.output_folder, result.files, result.notes, is_new=result.is_new)
 
@@ -41,7 +44,7 @@ def print_dedup(result: DedupResult) -> None:
 def how_sure(result: DedupResult) -> str:
     """Say which pairs were compared, and what may have been missed."""
     if result.is_exact:
-        return "every pair within the threshold is known"
+        return "every pair of what could be compared is known"
     if result.recall is None:
         return (
             f"compared within {counted(result.blocks, 'block')} and with their neighbors; --check_rows measures recall"
