@@ -574,6 +574,14 @@ def test_every_filter_is_in_sight_and_the_example_of_a_condition_is_one(open_pag
     expect(tile(page, 0)).to_be_visible()
 
 
+def test_only_the_search_box_stays_on_a_scrolled_phone(visit: Open) -> None:
+    page = visit("?index=many&q=row+1", width="phone").page
+    expect(tile(page, 0)).to_be_visible()
+    page.evaluate("scrollTo(0, 3000)")
+    expect(box(page)).to_be_in_viewport(ratio=1)
+    expect(page.get_by_role("button", name="Surely there")).not_to_be_in_viewport()
+
+
 def test_colors_go_by_the_system_and_by_choice(visit: Open) -> None:
     def is_dark(page: Page) -> bool:
         return bool(
