@@ -35,11 +35,16 @@ def bars(rows: Sequence[tuple[str, int]]) -> str:
     return "<table>" + "".join(lines) + "</table>\n"
 
 
-def histogram(values: NDArray[np.float64], edges: Sequence[float], form: str = "{:g}") -> list[tuple[str, int]]:
-    """Return how many values lie between edges; the first and the last part are open, and left out where empty."""
+def histogram(
+    values: NDArray[np.float64], edges: Sequence[float], form: str = "{:g}", *, whole: bool = False
+) -> list[tuple[str, int]]:
+    """Return how many values lie between edges; the first and the last part are open, and left out where empty.
+
+    Parts of `whole` numbers are named by their last number: 1 to 9, 10 to 19.
+    """
     counts, _ = np.histogram(values, [-np.inf, *edges, np.inf])
     names = [f"below {form.format(edges[0])}"]
-    names += [f"{form.format(low)} to {form.format(high)}" for low, high in pairwise(edges)]
+    names += [f"{form.format(low)} to {form.format(high - whole)}" for low, high in pairwise(edges)]
     names.append(f"{form.format(edges[-1])} and more")
     found = list(zip(names, counts.tolist(), strict=True))
     while found and not found[0][1]:

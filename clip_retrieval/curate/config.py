@@ -66,8 +66,8 @@ class DedupConfig:
     max_bits: int = option(4, help="Perceptual duplicates differ in at most so many of the 64 bits of pHash.", least=0)
     keep_by: str = option(
         "order",
-        help="Which one of a group is kept: order (the first), size (the largest picture: width and height), or a "
-        "column of numbers (the largest; with - before it, the smallest).",
+        help="Which one of a group is kept: order (the first), size (the largest picture, by columns width and height "
+        "or by the files), or a column of numbers (the largest; with - before it, the smallest).",
     )
     against: str | None = option(
         None,
@@ -211,10 +211,12 @@ class SelectConfig:
         if self.diverse and self.count is None and self.balance is None:
             raise ConfigError("--diverse needs a number of rows; give --count")
         steps = (self.where, self.ids, self.per_cluster, self.balance, self.count)
+        if self.top is not None and self.per_cluster is None and self.balance is None and self.count is None:
+            raise ConfigError(f"--top {self.top} is an order; give --count, or another number of rows, with it")
         if all(step is None for step in steps):
             raise ConfigError("nothing to choose by; give --where, --ids, --per_cluster, --balance or --count")
-        if self.top is not None and self.per_cluster is None and self.balance is None and self.count is None:
-            raise ConfigError("--top is an order; give --count, or another number of rows, with it")
+        if self.top is not None and self.diverse and self.per_cluster is None:
+            raise ConfigError(f"--diverse takes no notice of the order --top {self.top}; leave one of them out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +228,7 @@ class ReportConfig:
     embeddings_folder: str = option(help="Folder that inference wrote.")
     output_file: str = option(help="The page, such as report.html; all in one file.")
     rows: RowsConfig = group(RowsConfig)
-    clusters: int = option(20, help="Clusters that are shown.", least=2)
+    clusters: int | None = option(None, help="Clusters that are shown. None: 20, or fewer for fewer rows.", least=2)
     sample: int = option(20_000, help="Rows that clusters, outliers, captions and sizes are told from.", least=100)
     threshold: float = option(0.95, help="Near-duplicates have a cosine of at least this.")
 

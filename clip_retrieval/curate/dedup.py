@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from clip_retrieval.curate.config import DedupConfig
 from clip_retrieval.curate.cover import Order, cover
 from clip_retrieval.curate.embedded import Embedded, Ids, Pool, exact_cosines, identity, opened
+from clip_retrieval.curate.groups import BLOCK_ROWS, Groups, write_groups, write_sheet
 from clip_retrieval.curate.likeness import Likeness, Recall, find_likeness
 from clip_retrieval.curate.output import GROUPS, RECIPE, Job, about_folder, begin_folder, claim_folder, write_recipe
-from clip_retrieval.curate.page import Section, figure, write_page
 from clip_retrieval.curate.pairs import Compare
-from clip_retrieval.curate.pictures import shown_columns
+from clip_retrieval.curate.pictures import find_sizes, has_sizes
 from clip_retrieval.curate.scan import scan
 from clip_retrieval.curate.subset import check_forms, write_subset
 from clip_retrieval.curate.workspace import open_workspace
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.filter.sheet import SHEET
 from clip_retrieval.layout import IMAGE_PATH
-from clip_retrieval.metadata import make_array, number_array, text_array
 from clip_retrieval.options import parse_bytes, to_json
 from clip_retrieval.revision import only_one
 from clip_retrieval.storage import Folder
@@ -34,9 +30,6 @@ from clip_retrieval.words import bound_above, counted
 
 COMMAND = "dedup"
 ROW_BYTES, PAIR_BYTES = 120, 160  # in memory, with what sorting them takes
-BLOCK_ROWS = 1 << 14
-SHOWN_MEMBERS = 24  # of a group in the sheet
-WIDTH, HEIGHT = "width", "height"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,20 +63,6 @@ class DedupResult:
         return cls(**{**named, "recall": recall, "is_new": False})
 
 
-@dataclass(frozen=True, eq=False)
-class Groups:
-    """The duplicates [n], each with the kept row that covers it, by group."""
-
-    rows: Ids
-    leaders: Ids
-    why: list[str]
-    similarities: NDArray[np.float64]
-
-    @property
-    def count(self) -> int:
-        return len(np.unique(self.leaders))
-
-
 def run_dedup(config: DedupConfig) -> DedupResult:
     """Find the duplicates of a folder, choose which are kept, and write both; the folder itself stays as it is."""
     with ExitStack() as stack:
@@ -104,12 +83,13 @@ def dedup(members: list[Embedded], config: DedupConfig) -> DedupResult:
             f"max_memory {config.max_memory} is too little for {counted(row_count, 'row')}; "
             f"give {bound_above(2 * ROW_BYTES * row_count)} or more"
         )
-    order = order_rows(members, config.keep_by)
+    check_keep_by(members[0], config.keep_by)
     target = Folder(config.output_folder)
     job = Job(COMMAND, config, members)
     earlier = claim_folder(target, job)
     if earlier is not None:
         return DedupResult.from_json(earlier)
+    order = order_rows(members, config.keep_by)
     with only_one(target):
         boundary = members[0].row_count if config.against is not None else None
         compare = Compare(config.threshold, order.rank, boundary, (memory - ROW_BYTES * row_count) // PAIR_BYTES)
@@ -130,19 +110,25 @@ def check_same_model(own: Embedded, other: Embedded) -> None:
         raise ConfigError(f"{other.folder.url} was embedded with another model than {own.folder.url}; embed it anew")
 
 
+def check_keep_by(own: Embedded, keep_by: str) -> None:
+    """Raise ConfigError where rows cannot be ordered so, before the pictures are measured."""
+    if keep_by == "size":
+        if not has_sizes(own) and IMAGE_PATH not in own.column_names:
+            raise ConfigError(
+                f"--keep_by size needs pictures, or columns width and height, and {own.folder.url} has neither; "
+                "keep by order"
+            )
+    elif keep_by != "order":
+        own.numbers(keep_by.removeprefix("-"), "keep_by")
+
+
 def order_rows(members: list[Embedded], keep_by: str) -> Order:
     """Return the order in which rows are kept; those of `--against` come first."""
     own = members[0]
     if keep_by == "order":
         values = np.zeros(own.row_count)
     elif keep_by == "size":
-        missing = {WIDTH, HEIGHT} - set(own.column_names)
-        if missing:
-            raise ConfigError(
-                f"--keep_by size needs the columns {WIDTH} and {HEIGHT}, which {own.folder.url} has not; "
-                "embed with --enable_metadata True, or keep by order"
-            )
-        values = -own.numbers(WIDTH, "keep_by") * own.numbers(HEIGHT, "keep_by")
+        values = -find_sizes(own)
     else:
         values = own.numbers(keep_by.removeprefix("-"), "keep_by") * (1 if keep_by.startswith("-") else -1)
     first = np.lexsort((np.arange(own.row_count), values))  # NaN comes last
@@ -172,7 +158,7 @@ def find_and_write(job: Job, order: Order, compare: Compare, target: Folder) -> 
         write_groups(target, groups, members)
         files = [GROUPS]
         if config.sheet_groups:
-            write_sheet(target, groups, members, config.sheet_groups)
+            write_sheet(target, groups, members, config)
             files.append(SHEET)
         written = write_subset(own, kept, config.written.write, target)
         result = DedupResult(
@@ -208,87 +194,3 @@ def gather(pool: Pool, leaders: Ids, likeness: Likeness) -> Groups:
             part = slice(start, start + BLOCK_ROWS)
             similarities[part] = exact_cosines(pool.rows(rows[part]), pool.rows(theirs[part]))
     return Groups(rows, theirs, likeness.why(rows, theirs, pool), similarities)
-
-
-def write_groups(target: Folder, groups: Groups, members: list[Embedded]) -> None:
-    """Write groups.parquet: each group's kept row, then those that it stands for."""
-    schema = pa.schema(
-        [
-            ("cluster", pa.int64()),
-            ("id", pa.int64()),
-            (IMAGE_PATH, pa.string()),
-            ("kept", pa.bool_()),
-            ("why", pa.string()),
-            ("similarity", pa.float64()),
-        ]
-    )
-    if len(members) > 1:
-        schema = schema.append(pa.field("in_other", pa.bool_()))
-    with target.staged(GROUPS) as staged, pq.ParquetWriter(staged, schema) as writer:
-        writer.write_table(schema.empty_table())
-        for table in tables_of(groups, members, schema):
-            writer.write_table(table)
-
-
-def tables_of(groups: Groups, members: list[Embedded], schema: pa.Schema) -> Iterator[pa.Table]:
-    kept, firsts, clusters = np.unique(groups.leaders, return_index=True, return_inverse=True)
-    rows = np.insert(groups.rows, firsts, kept)
-    is_kept = np.insert(np.zeros(len(groups.rows), np.bool_), firsts, values=True)
-    numbers = np.insert(clusters, firsts, np.arange(len(kept)))
-    why = np.insert(np.array(groups.why, dtype=object), firsts, "")
-    similarities = np.insert(groups.similarities, firsts, 1.0)
-    own = members[0].row_count
-    for start in range(0, len(rows), BLOCK_ROWS):
-        part = slice(start, start + BLOCK_ROWS)
-        some = rows[part]
-        columns = {
-            "cluster": number_array(numbers[part]),
-            "id": number_array(np.where(some < own, some, some - own)),
-            IMAGE_PATH: text_array(paths_of(members, some)),
-            "kept": make_array(is_kept[part].tolist(), pa.bool_()),
-            "why": text_array([reason or None for reason in why[part]]),
-            "similarity": pa.array(similarities[part], from_pandas=True),  # NaN is null
-            "in_other": make_array((some >= own).tolist(), pa.bool_()),
-        }
-        yield pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
-
-
-def paths_of(members: list[Embedded], rows: Ids) -> list[str | None]:
-    return [row.get(IMAGE_PATH) for row in rows_with(members, rows, [IMAGE_PATH])]
-
-
-def rows_with(members: list[Embedded], rows: Ids, columns: list[str]) -> list[dict[str, Any]]:
-    """Return metadata of rows by number over all folders, in their order."""
-    found: list[dict[str, Any]] = [{} for _ in rows]
-    first = 0
-    for member in members:
-        here = np.flatnonzero((rows >= first) & (rows < first + member.row_count))
-        names = [name for name in columns if name in member.column_names]
-        if member.metadata is not None and names and len(here):
-            values = member.metadata.rows(rows[here] - first, names).to_pylist()
-            for place, value in zip(here.tolist(), values, strict=True):
-                found[place] = value
-        first += member.row_count
-    return found
-
-
-def write_sheet(target: Folder, groups: Groups, members: list[Embedded], most: int) -> None:
-    """Write index.html: the largest groups, the kept row of each first."""
-    leaders, firsts, sizes = np.unique(groups.leaders, return_index=True, return_counts=True)
-    largest = np.argsort(-sizes, kind="stable")[:most]
-    names = [*dict.fromkeys(name for member in members for name in shown_columns(member))]
-    sections = []
-    for number in largest.tolist():
-        part = slice(int(firsts[number]), int(firsts[number]) + min(SHOWN_MEMBERS, int(sizes[number])))
-        rows = np.concatenate([leaders[number : number + 1], groups.rows[part]])
-        kept, *others = rows_with(members, rows, names)
-        figures = [figure(kept, "kept")]
-        for row, why, similarity in zip(others, groups.why[part], groups.similarities[part].tolist(), strict=True):
-            figures.append(figure(row, why, None if np.isnan(similarity) else similarity))
-        left = int(sizes[number]) - len(others)
-        note = f"{counted(int(sizes[number]), 'duplicate')}" + (f", {left:,} not shown" if left else "")
-        sections.append(Section(f"Group {number}", note, figures))
-    shown = f"The {len(largest):,} largest are shown. " if len(largest) < len(leaders) else ""
-    text = f"{shown}Nothing was removed from the embeddings folder; {GROUPS} lists all groups."
-    title = f"{counted(len(groups.rows), 'duplicate')} in {counted(len(leaders), 'group')}"
-    write_page(target, SHEET, title, [Section("", text), *sections])

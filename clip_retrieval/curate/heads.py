@@ -90,6 +90,8 @@ def read_arrays(path: Path) -> Mapping[str, NDArray[Any]]:
         raise SourceError(f"{path} is no readable head: {one_line(error)}") from error
     if looks_like_safetensors(path):
         return strip_wrappers(read_safetensors(path))
+    if path.suffix.lower() == ".npz":
+        raise SourceError(f"{path} is no npz file with arrays; write it with numpy.savez")
     return strip_wrappers(read_torch_zip(path))
 
 

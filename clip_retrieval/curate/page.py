@@ -14,6 +14,8 @@ from clip_retrieval.layout import CAPTION, IMAGE_PATH
 from clip_retrieval.query.pictures import find_picture
 from clip_retrieval.storage import Folder
 
+REPORT_MARK = b'<meta name="generator" content="clip-retrieval curate">'  # of page.html
+
 
 @dataclass(frozen=True)
 class Section:
@@ -23,6 +25,7 @@ class Section:
     note: str = ""
     figures: Sequence[str] = ()
     body: str = ""  # HTML, between the note and the figures
+    is_narrow: bool = False  # as wide as its figures, so that another fits beside it
 
 
 def write_page(folder: Folder, name: str, title: str, sections: Sequence[Section]) -> None:
@@ -37,7 +40,8 @@ def render(section: Section) -> str:
     heading = f"<h2>{html.escape(section.heading)}</h2>\n" if section.heading else ""
     note = f"<p>{html.escape(section.note)}</p>\n" if section.note else ""
     figures = "<section>\n" + "\n".join(section.figures) + "\n</section>" if section.figures else ""
-    return heading + note + section.body + figures
+    width = f' class="narrow" style="--figures:{len(section.figures)}"' if section.is_narrow else ""
+    return f"<div{width}>\n{heading}{note}{section.body}{figures}</div>"
 
 
 def figure(row: Mapping[str, Any], mark: str, number: float | None = None) -> str:
@@ -47,6 +51,8 @@ def figure(row: Mapping[str, Any], mark: str, number: float | None = None) -> st
     score = "" if number is None else f" <span>{number:.3f}</span>"
     words = f"<b>{html.escape(mark)}</b>{score} {html.escape(str(caption))}"
     small, problem = make_thumbnail(find_picture(dict(row)))
-    missing = f'<div class="missing">{html.escape(problem or "no picture")}</div>'
+    if problem is not None:
+        details = f"{details}\nproblem: {problem}"
+    missing = f'<div class="missing">{"no picture" if row.get(IMAGE_PATH) is None else "picture cannot be read"}</div>'
     picture = missing if small is None else f'<img alt="" src="data:image/jpeg;base64,{small}">'
     return f'<figure title="{html.escape(details)}">{picture}<figcaption>{words}</figcaption></figure>'

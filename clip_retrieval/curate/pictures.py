@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clip_retrieval.curate.embedded import Embedded, Ids
-from clip_retrieval.encoder.images import decode_image
+from clip_retrieval.encoder.images import decode_image, open_image
 from clip_retrieval.encoder.picture_warnings import counting_warnings
 from clip_retrieval.errors import ImageError
 from clip_retrieval.layout import CAPTION, IMAGE_PATH, SHARD_COLUMNS
@@ -23,6 +23,7 @@ from clip_retrieval.query.pictures import find_picture
 
 PICTURE_COLUMNS = (IMAGE_PATH, *SHARD_COLUMNS)
 DIGEST_COLUMNS = ("sha256", "md5")  # of img2dataset and datacomp
+WIDTH, HEIGHT = "width", "height"  # columns of img2dataset
 DIGITS = 16  # of 64 bits
 ROWS_AT_ONCE = 2048
 SIDE, KEPT = 32, 8  # pHash: a gray picture of 32 x 32, its 8 x 8 lowest frequencies
@@ -83,6 +84,25 @@ def hash_pictures(embedded: Embedded, ids: Ids) -> NDArray[np.uint64]:
     for row, value in read_pictures(embedded, ids, perceptual_hash, "hashing pictures"):
         found[row] = max(1, value)
     return found[ids]
+
+
+def has_sizes(embedded: Embedded) -> bool:
+    return {WIDTH, HEIGHT} <= set(embedded.column_names)
+
+
+def find_sizes(embedded: Embedded) -> NDArray[np.float64]:
+    """Return the pixels of each row's picture [rows]: by columns, else by the files' headers; NaN where unknown."""
+    if has_sizes(embedded):
+        return embedded.numbers(WIDTH, "keep_by") * embedded.numbers(HEIGHT, "keep_by")
+    found = np.full(embedded.row_count, np.nan)
+    for row, value in read_pictures(embedded, np.arange(embedded.row_count), count_pixels, "measuring pictures"):
+        found[row] = value
+    return found
+
+
+def count_pixels(data: bytes) -> int:
+    width, height = open_image(data).size
+    return width * height
 
 
 def find_digests(embedded: Embedded, suspects: Ids) -> NDArray[np.uint64]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +14,22 @@ from clip_retrieval.curate.blocks import SEED, train
 from clip_retrieval.curate.charts import bars, histogram, table
 from clip_retrieval.curate.columns import BACKGROUND_ROWS, Block, Outlier, name_by_captions
 from clip_retrieval.curate.config import ReportConfig
-from clip_retrieval.curate.embedded import Embedded, Floats, Ids, opened, unit
+from clip_retrieval.curate.embedded import Embedded, opened, unit
 from clip_retrieval.curate.output import about_folder
-from clip_retrieval.curate.page import Section, figure, write_page
-from clip_retrieval.curate.pictures import shown_columns
+from clip_retrieval.curate.page import REPORT_MARK, Section, write_page
+from clip_retrieval.curate.sample import Sample, take_sample
 from clip_retrieval.curate.scripts import count_scripts
 from clip_retrieval.embeddings.rows import read_rows
 from clip_retrieval.embeddings.vectors import open_vectors
 from clip_retrieval.errors import ConfigError, SourceError
-from clip_retrieval.layout import CAPTION, EMBEDDING_FOLDERS, FAILURES_FOLDER, MODALITIES, SHARD_SIZE, Modality
+from clip_retrieval.layout import EMBEDDING_FOLDERS, FAILURES_FOLDER, MODALITIES, SHARD_SIZE, Modality
 from clip_retrieval.metadata import read_records
 from clip_retrieval.progress import show_progress
 from clip_retrieval.storage import Folder
 from clip_retrieval.words import counted
 
+CLUSTERS = 20
+MARK_BYTES = 1000  # of a page, which hold what tells ours
 TRIES = 4  # of k-means
 SHOWN_PICTURES = 6  # of a cluster
 SHOWN_OUTLIERS = 18
@@ -59,40 +60,6 @@ class ReportResult:
         return asdict(self)
 
 
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """Some rows, evenly chosen by chance, that have an embedding."""
-
-    embedded: Embedded
-    ids: Ids  # ascending
-    rows: Floats  # unit length
-
-    @cached_property
-    def captions(self) -> list[str | None]:
-        return self.values(CAPTION) if CAPTION in self.embedded.column_names else []
-
-    def values(self, column: str) -> list[Any]:
-        assert self.embedded.metadata is not None
-        found: list[Any] = self.embedded.metadata.rows(self.ids, [column])[column].to_pylist()
-        return found
-
-    def numbers(self, column: str) -> NDArray[np.float64]:
-        """Return the values of a column that are numbers; none where there is no such column."""
-        if column not in self.embedded.column_names:
-            return np.empty(0)
-        return np.array([value for value in self.values(column) if isinstance(value, int | float)], np.float64)
-
-    def figures(self, places: Ids, mark: str, numbers: NDArray[np.float32]) -> list[str]:
-        """Return the pictures of rows by their places in the sample."""
-        ids = self.ids[places]
-        metadata, columns = self.embedded.metadata, shown_columns(self.embedded)
-        rows = metadata.rows(ids, columns).to_pylist() if metadata is not None and columns else [{} for _ in ids]
-        return [
-            figure(row, mark.format(int(row_id)), float(number))
-            for row, row_id, number in zip(rows, ids, numbers, strict=True)
-        ]
-
-
 def run_report(config: ReportConfig) -> ReportResult:
     """Write the page, and return its numbers."""
     with opened(config.embeddings_folder, config.rows.modality) as embedded:
@@ -104,14 +71,21 @@ def tell(embedded: Embedded, config: ReportConfig) -> ReportResult:
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; name a file")
     target = Folder(str(path.parent))
+    if target.exists(path.name) and REPORT_MARK not in target.read_bytes(path.name)[:MARK_BYTES]:
+        raise ConfigError(f"{path} is there, and no report; name another file")
     sample = take_sample(embedded, config.sample)
     if len(sample.ids) < 2:
         raise SourceError(f"{config.embeddings_folder} has too few embeddings to tell of")
+    if config.clusters is not None and config.clusters > len(sample.ids):
+        raise ConfigError(
+            f"clusters is {config.clusters}, and there are {counted(len(sample.ids), 'embedding')} in the sample; "
+            "ask for fewer"
+        )
     there: dict[str, int] = {name: count for name in MODALITIES if (count := count_filled(embedded, name)) is not None}
     failures = count_failures(embedded)
     scripts = count_scripts(caption for caption in sample.captions if caption)
     similarities = compare_modalities(sample, config.rows.modality)
-    clusters, cluster_sections = tell_clusters(sample, config.clusters)
+    clusters, cluster_sections = tell_clusters(sample, config.clusters or CLUSTERS)
     share, duplicates = tell_duplicates(sample, config.threshold)
     sections = [
         overview(embedded, there, sample),
@@ -135,14 +109,6 @@ def tell(embedded: Embedded, config: ReportConfig) -> ReportResult:
         sample=len(sample.ids),
         output_file=config.output_file,
     )
-
-
-def take_sample(embedded: Embedded, count: int) -> Sample:
-    random = np.random.default_rng(SEED)
-    ids = np.sort(random.choice(embedded.row_count, min(count, embedded.row_count), replace=False))
-    rows = read_rows(embedded.vectors, ids)
-    filled = rows.any(axis=1) & np.isfinite(rows).all(axis=1)
-    return Sample(embedded, ids[filled], unit(rows[filled]))
 
 
 def count_filled(embedded: Embedded, modality: Modality) -> int | None:
@@ -186,7 +152,9 @@ def tell_sizes(sample: Sample) -> list[Section]:
     for column in ("width", "height"):
         values = sample.numbers(column)
         if len(values):
-            sections.append(Section(f"{column.capitalize()} in pixels", body=bars(histogram(values, SIDES))))
+            sections.append(
+                Section(f"{column.capitalize()} in pixels", body=bars(histogram(values, SIDES, whole=True)))
+            )
     sizes = sample.numbers(SHARD_SIZE)
     if len(sizes):
         sections.append(Section("Size of pictures in kB", body=bars(histogram(sizes / 1000, SIZES))))
@@ -204,7 +172,7 @@ def tell_captions(sample: Sample, scripts: list[tuple[str, int]]) -> list[Sectio
     )
     return [
         Section("Scripts of captions", note, body=bars(scripts)),
-        Section("Length of captions in characters", body=bars(histogram(lengths, LENGTHS))),
+        Section("Length of captions in characters", body=bars(histogram(lengths, LENGTHS, whole=True))),
     ]
 
 

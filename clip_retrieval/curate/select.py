@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from clip_retrieval.curate.charts import table
 from clip_retrieval.curate.config import SelectConfig
 from clip_retrieval.curate.diverse import choose_far
 from clip_retrieval.curate.embedded import Embedded, Ids, identity, opened
@@ -29,6 +30,7 @@ from clip_retrieval.tools.inputs import read_lines
 from clip_retrieval.words import counted
 
 COMMAND = "select"
+STEPS = ("ids", "where", "top", "per_cluster", "balance", "count", "diverse")  # options, in their order
 CONDITION_SECONDS = 600.0  # over whole data sets
 
 
@@ -84,10 +86,15 @@ def choose_and_write(embedded: Embedded, config: SelectConfig) -> SelectResult:
             ids = limit_clusters(embedded, ids, config, notes)
             steps["per_cluster"] = len(ids)
         if not len(ids):
-            raise SourceError(f"no row of {config.embeddings_folder} is left: {steps}; loosen the conditions")
+            left = ", ".join(
+                f"{count:,} {'in all' if name == 'rows' else f'after --{name}'}" for name, count in steps.items()
+            )
+            raise SourceError(f"no row of {config.embeddings_folder} is left ({left}); loosen the conditions")
         options = to_json(config)
-        own = ("where", "ids", "top", "per_cluster", "cluster_column", "balance", "count", "diverse")
-        key = {"options": [options[name] for name in own], "input": about_folder(embedded.folder, embedded.row_count)}
+        key = {
+            "options": [options[name] for name in (*STEPS, "cluster_column")],
+            "input": about_folder(embedded.folder, embedded.row_count),
+        }
         key["files"] = identity(embedded.vectors)
         key["candidates"] = [len(ids), int(ids.sum())]
         with open_workspace(target, key) as work:
@@ -214,7 +221,7 @@ def write(job: Job, chosen: Ids, config: SelectConfig, target: Folder, said: Sai
     begin_folder(target, job)
     has_sheet = config.sheet_rows > 0 and embedded.metadata is not None
     if has_sheet:
-        write_sheet(embedded, chosen, config.sheet_rows, target)
+        write_sheet(job, chosen, target, said)
     written = write_subset(embedded, chosen, config.written.write, target)
     result = SelectResult(
         rows=embedded.row_count,
@@ -229,12 +236,20 @@ def write(job: Job, chosen: Ids, config: SelectConfig, target: Folder, said: Sai
     return result
 
 
-def write_sheet(embedded: Embedded, chosen: Ids, most: int, target: Folder) -> None:
-    """Write index.html with some of the chosen rows, evenly spread."""
+def write_sheet(job: Job, chosen: Ids, target: Folder, said: Said) -> None:
+    """Write index.html with some of the chosen rows, evenly spread, in the order of `top`."""
+    embedded, config = job.sources[0], job.config
     assert embedded.metadata is not None
+    assert isinstance(config, SelectConfig)
+    most = config.sheet_rows
+    chosen = rank(embedded, chosen, config.top)
     shown = chosen[np.unique(np.linspace(0, len(chosen) - 1, min(most, len(chosen))).astype(np.int64))]
     rows = embedded.metadata.rows(shown, shown_columns(embedded)).to_pylist()
     figures = [figure(row, str(number)) for row, number in zip(rows, shown.tolist(), strict=True)]
-    note = f"{len(shown):,} of them are shown, evenly spread." if len(shown) < len(chosen) else ""
+    order = f", by {config.top}, the best first" if config.top is not None else ", in row order"
+    note = f"{len(shown):,} are shown{', evenly spread' if len(shown) < len(chosen) else ''}{order}."
+    own = {name: getattr(config, name) for name in STEPS}
+    given = [(f"--{name}", str(value)) for name, value in own.items() if value is not None and value is not False]
+    steps = [("rows" if name == "rows" else f"after {name}", f"{count:,}") for name, count in said.steps.items()]
     title = f"{len(chosen):,} of {counted(embedded.row_count, 'row')}"
-    write_page(target, SHEET, title, [Section("", note, figures)])
+    write_page(target, SHEET, title, [Section("", body=table([*given, *steps])), Section("", note, figures)])

@@ -153,6 +153,22 @@ def test_the_kept_one_is_the_best_by_what_was_asked(
     assert (tmp_path / "out/ids.txt").read_text() == f"{kept}\n"
 
 
+def test_pictures_are_measured_where_no_columns_tell_their_sizes(
+    write_run: WriteRun, tmp_path: Path, unit_rows: Callable[..., Rows]
+) -> None:
+    paths = [str(tmp_path / f"{side}.png") for side in (8, 32, 16)]
+    for path, side in zip(paths, (8, 32, 16), strict=True):
+        Image.new("RGB", (side, side)).save(path)
+    folder = write_run(tmp_path / "run", [np.repeat(unit_rows(1), 4, axis=0)])
+    pd.DataFrame({"image_path": [*paths, "nowhere.png"]}).to_parquet(folder / "metadata/metadata_0.parquet")
+    dedup(folder, tmp_path / "out", keep_by="size")
+    assert (tmp_path / "out/ids.txt").read_text() == "1\n"
+    page = (tmp_path / "out/index.html").read_text()
+    assert "1 of 4 rows are kept, by size. Duplicates by exact, semantic, cosine from 0.95: 3 embedding." in page
+    assert '<div class="missing">picture cannot be read</div>' in page
+    assert ">[Errno" not in page
+
+
 def test_rows_without_an_embedding_are_kept(
     write_run: WriteRun, tmp_path: Path, unit_rows: Callable[..., Rows]
 ) -> None:
@@ -365,7 +381,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "threshold": ({"threshold": 1.5}, "threshold is a cosine above 0 and up to 1"),
     "nan": ({"threshold": float("nan")}, "threshold is a cosine"),
     "memory": ({"max_memory": "1k"}, "max_memory 1k is too little for 20 rows; give 4800B or more"),
-    "size": ({"keep_by": "size"}, "--keep_by size needs the columns width and height"),
+    "size": ({"keep_by": "size"}, "--keep_by size needs pictures, or columns width and height"),
     "column": ({"keep_by": "beauty"}, "--keep_by beauty: .* has no such column; it has caption"),
     "kind": ({"keep_by": "caption"}, "--keep_by caption: the column holds large_string, not numbers"),
     "texts": ({"modality": "text"}, "holds no text embeddings; it has those of images: --modality image"),

@@ -233,6 +233,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "path": ({"label": ("dog",), "name": "../x"}, "name is of letters, digits"),
     "head": ({"head": ("nowhere.npz",)}, "nowhere.npz is not there"),
+    "junk": ({"head": ("junk.npz",)}, "is no npz file with arrays"),
     "index": ({"outlier": True, "index_folder": "nowhere"}, "nowhere has no metadata"),
     "model": ({"label": ("dog", "cat"), "clip_model": "hash:8"}, "is another one"),
     "clusters": ({"clusters": 50}, "clusters is 50, and there are 4 embeddings"),
@@ -240,7 +241,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_makes_no_sense_is_told_in_a_sentence(run: Path, name: str) -> None:
+def test_what_makes_no_sense_is_told_in_a_sentence(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("junk.npz").write_bytes(b"junk")
     options, message = BAD[name]
     with pytest.raises(ClipRetrievalError, match=message):
         label(run, **options)

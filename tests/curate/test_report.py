@@ -99,6 +99,7 @@ def test_histograms_leave_out_empty_ends_alone() -> None:
         ("3 to 4", 1),
     ]
     assert histogram(np.array([]), (0, 1)) == []
+    assert histogram(np.array([10, 19.0]), (1, 10, 20), whole=True) == [("10 to 19", 2)]
     assert "width:22.00em" in bars([("a", 4), ("b", 0)])
 
 
@@ -108,6 +109,8 @@ def test_histograms_leave_out_empty_ends_alone() -> None:
         ("report.txt", {}, "output_file is a page, such as report.html"),
         ("report.html", {"threshold": 2}, "threshold is a cosine"),
         ("report.html", {"clusters": 1}, "clusters must be at least 2"),
+        ("report.html", {"clusters": 5000}, "clusters is 5000, and there are .* in the sample"),
+        ("mine.html", {}, "mine.html is there, and no report; name another file"),
         ("folder.html", {}, "is a folder; name a file"),
     ],
 )
@@ -115,6 +118,7 @@ def test_what_makes_no_sense_is_told(
     run: Path, tmp_path: Path, name: str, options: dict[str, Any], message: str
 ) -> None:
     (tmp_path / "folder.html").mkdir()
+    (tmp_path / "mine.html").write_text("mine")
     with pytest.raises(ClipRetrievalError, match=message):
         report(run, tmp_path / name, **options)
 

@@ -179,13 +179,20 @@ def test_a_recipe_tells_what_was_chosen_and_how(run: Path, tmp_path: Path) -> No
     assert recipe["options"]["where"] == "score > 0.6"
     assert recipe["outcome"]["steps"] == {"rows": 12, "where": 4, "chosen": 2}
     assert recipe["outcome"]["embeddings"]["model_fingerprint"] == "hash-16-0"
-    assert "2 of 12 rows" in (tmp_path / "out/index.html").read_text()
+    page = (tmp_path / "out/index.html").read_text()
+    assert "2 of 12 rows" in page
+    assert "score &gt; 0.6" in page
+    assert page.index("<b>11</b>") < page.index("<b>1</b>")  # the best first
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "nothing": ({}, "nothing to choose by"),
-    "order": ({"top": "score"}, "nothing to choose by"),
-    "order of all": ({"top": "score", "where": "score > 0"}, "--top is an order"),
+    "order": ({"top": "score"}, "--top score is an order"),
+    "order of all": ({"top": "score", "where": "score > 0"}, "--top score is an order"),
+    "both orders": (
+        {"diverse": True, "count": 2, "top": "score"},
+        "--diverse takes no notice of the order --top score",
+    ),
     "diverse": ({"diverse": True, "where": "score > 0"}, "--diverse needs a number of rows"),
     "column": ({"top": "beauty", "count": 1}, "--top beauty: .* has no such column"),
     "kind": ({"top": "kind", "count": 1}, "not numbers"),
@@ -193,7 +200,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "cluster": ({"per_cluster": 1, "cluster_column": "x"}, "`clip-retrieval label --clusters N` makes it"),
     "where": ({"where": "beauty > 1"}, "there is no column beauty"),
     "ids": ({"ids": "nowhere.txt"}, "--ids nowhere.txt is not there"),
-    "none": ({"where": "score > 5"}, "no row of .* is left"),
+    "none": ({"where": "score > 5"}, r"no row of .* is left \(12 in all, 0 after --where\)"),
 }
 
 

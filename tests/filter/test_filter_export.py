@@ -111,6 +111,8 @@ def test_no_hit_is_a_normal_answer(tmp_path: Path, write_index: WriteIndex, run:
     answer = run("filter", "dog", tmp_path / "out", index, "--threshold", "0.999")
     assert answer.exit_code == 0
     assert "no hit for 'dog'" in answer.output
+    assert "similarity" not in answer.output
+    assert "all of them" not in answer.output
     assert results(tmp_path / "out") == []
     assert pd.read_parquet(tmp_path / "out" / "results.parquet").columns.tolist()[-2:] == ["caption", "url"]
     assert "No hit." in (tmp_path / "out" / "index.html").read_text()

@@ -26,12 +26,7 @@ def print_result(result: FilterResult) -> None:
     if result.hits.is_batch:
         print_batch(result)
     else:
-        if result.query.warning:
-            console.print(f"note: {result.query.warning}", style="yellow")
-        print_table(hit_table(result))
-        left = result.hits.count - SHOWN_HITS
-        if left > 0:
-            console.print(f"… and {left} more")
+        print_hits(result)
     for sentence in result.how:
         console.print(sentence, style="dim")
     if result.unreadable:
@@ -39,7 +34,22 @@ def print_result(result: FilterResult) -> None:
             f"{counted(result.unreadable, 'picture')} could not be read; the column problem says why", style="yellow"
         )
     first, *others = result.files
-    console.print(f"all of them: {', '.join([f'{result.output_folder}/{first}', *others])}")
+    what = "all of them" if result.hits.count else "written"
+    console.print(f"{what}: {', '.join([f'{result.output_folder}/{first}', *others])}")
+
+
+def print_hits(result: FilterResult) -> None:
+    """Print the first hits of one query."""
+    console = open_console()
+    if result.query.warning:
+        console.print(f"note: {result.query.warning}", style="yellow")
+    if not result.hits.count:
+        console.print(f"no hit for {quoted(result.query.text)}")
+        return
+    print_table(hit_table(result))
+    left = result.hits.count - SHOWN_HITS
+    if left > 0:
+        console.print(f"… and {left} more")
 
 
 def print_batch(result: FilterResult) -> None:
@@ -63,7 +73,7 @@ def print_batch(result: FilterResult) -> None:
 def hit_table(result: FilterResult, shown: int = SHOWN_HITS) -> Table:
     """Return the first hits as a table."""
     rows = result.hits.count
-    found = counted(rows, "hit") if rows else "no hit"
+    found = counted(rows, "hit")
     first = next(result.hits.blocks(0, shown))
     names = [name for name in (CAPTION, IMAGE_PATH, "url") if name in first.column_names]
     table = make_table(
