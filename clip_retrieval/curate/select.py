@@ -250,6 +250,8 @@ def write_sheet(job: Job, chosen: Ids, target: Folder, said: Said) -> None:
     note = f"{len(shown):,} are shown{', evenly spread' if len(shown) < len(chosen) else ''}{order}."
     own = {name: getattr(config, name) for name in STEPS}
     given = [(f"--{name}", str(value)) for name, value in own.items() if value is not None and value is not False]
-    steps = [("rows" if name == "rows" else f"after {name}", f"{count:,}") for name, count in said.steps.items()]
+    steps = [
+        (name if name in ("rows", "chosen") else f"after --{name}", f"{count:,}") for name, count in said.steps.items()
+    ]
     title = f"{len(chosen):,} of {counted(embedded.row_count, 'row')}"
     write_page(target, SHEET, title, [Section("", body=table([*given, *steps])), Section("", note, figures)])

@@ -182,6 +182,8 @@ def test_a_recipe_tells_what_was_chosen_and_how(run: Path, tmp_path: Path) -> No
     page = (tmp_path / "out/index.html").read_text()
     assert "2 of 12 rows" in page
     assert "score &gt; 0.6" in page
+    assert "after --where</td>" in page
+    assert ">chosen</td>" in page
     assert page.index("<b>11</b>") < page.index("<b>1</b>")  # the best first
 
 
