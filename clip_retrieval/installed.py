@@ -13,7 +13,11 @@ FULL, LIGHT = "clip-retrieval", "clip-retrieval-light"
 
 
 def is_installed(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
+    """Say whether a package can be imported, or is there already: one that was made by hand has no spec to find."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:
+        return True
 
 
 def is_light() -> bool:

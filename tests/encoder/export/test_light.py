@@ -53,17 +53,17 @@ def test_a_query_gets_the_numbers_and_the_fingerprint_of_torch(
     np.testing.assert_allclose(light.encode_texts(TEXTS), torch.encode_texts(TEXTS), atol=1e-5)
 
 
-def test_a_checkpoint_is_opened_in_a_process_that_cannot_import_torch(
+def test_a_checkpoint_is_opened_in_a_process_that_never_imports_torch(
     tmp_path: Path, make_checkpoint: MakeCheckpoint
 ) -> None:
     uri = write(make_checkpoint(), tmp_path / "model.gguf")
     code = (
-        "import sys; sys.modules.update(torch=None)\n"  # importing it, and with it open_clip, raises ImportError
-        f"from clip_retrieval import load_encoder\nprint(load_encoder({uri!r}).encode_texts(['a dog']).shape)"
+        f"from clip_retrieval import load_encoder\nprint(load_encoder({uri!r}).encode_texts(['a dog']).shape)\n"
+        "import sys; print([name for name in ('torch', 'open_clip') if name in sys.modules])"
     )
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    assert done.stdout.strip() == "(1, 32)"
+    assert done.stdout.split("\n") == ["(1, 32)", "[]", ""]
 
 
 @pytest.mark.parametrize("towers", ["text", "image"])
