@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
@@ -134,3 +135,13 @@ def test_without_pandas_clip_filter_says_so_before_it_writes(tmp_path: Path, wri
     with pytest.raises(ConfigError, match="pip install pandas"):
         clip_filter("dog", str(tmp_path / "out"), str(index))
     assert not (tmp_path / "out").exists()
+
+
+def test_every_command_is_imported_without_what_the_light_distribution_leaves_out() -> None:
+    modules = ["server.run", "server.front", "filter.run", "photos.ask", "index.build", "inference.run"]
+    modules += ["curate.dedup", "curate.label", "curate.select", "curate.report", "end2end.run", "map.run"]
+    modules += ["tools.similarity", "tools.zero_shot", "tools.extract", "tools.benchmark"]
+    code = f"import sys; sys.modules.update(dict.fromkeys({sorted(LEFT_OUT)}))\n"
+    code += "\n".join(f"import clip_retrieval.{module}" for module in modules)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from clip_retrieval.errors import ConfigError
+from clip_retrieval.installed import need
 from clip_retrieval.layout import Modality
 from clip_retrieval.options import check_least, group, option, option_of, parse_bytes
 from clip_retrieval.query.config import SearcherConfig
@@ -208,6 +209,8 @@ class SelectConfig:
 
     def __post_init__(self) -> None:
         check_least(self)
+        if self.where is not None:
+            need("duckdb", "--where", ConfigError)
         if self.diverse and self.count is None and self.balance is None:
             raise ConfigError("--diverse needs a number of rows; give --count")
         steps = (self.where, self.ids, self.per_cluster, self.balance, self.count)

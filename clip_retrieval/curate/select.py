@@ -23,7 +23,6 @@ from clip_retrieval.curate.workspace import Workspace, open_workspace
 from clip_retrieval.errors import ConfigError, SourceError
 from clip_retrieval.filter.sheet import SHEET
 from clip_retrieval.options import to_json
-from clip_retrieval.query.predicates import rows_where
 from clip_retrieval.revision import only_one
 from clip_retrieval.storage import Folder
 from clip_retrieval.tools.inputs import read_lines
@@ -130,6 +129,8 @@ def candidates(embedded: Embedded, config: SelectConfig, steps: dict[str, int]) 
         steps["ids"] = len(ids)
     if config.where is not None:
         assert embedded.metadata is not None
+        from clip_retrieval.query.predicates import rows_where  # noqa: PLC0415 -- loads DuckDB
+
         met = rows_where(embedded.metadata, config.where, seconds=CONDITION_SECONDS)
         ids = np.intersect1d(ids, met, assume_unique=True)
         steps["where"] = len(ids)

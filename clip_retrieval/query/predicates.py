@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,15 +21,14 @@ from numpy.typing import NDArray
 
 from clip_retrieval.errors import QueryError
 from clip_retrieval.metadata import Metadata
-from clip_retrieval.words import counted
+from clip_retrieval.query.unknown_column import ROW_ID, UnknownColumnError
 
-ROW_ID = "id"  # the row's index id; a metadata column of this name hides it
 TABLE = "rows"
 SECONDS = 10.0  # a condition may take, before it is interrupted
 MEMORY = "1GB"
 LONGEST = 10_000  # characters
 DEEPEST = 100  # levels of brackets
-SHOWN_COLUMNS, SHOWN_CHARACTERS = 20, 120
+SHOWN_CHARACTERS = 120
 
 CLASSES = {
     "CONJUNCTION",
@@ -74,25 +73,6 @@ class Predicate:
     sql: str
     columns: tuple[str, ...]
     text: str
-
-
-class UnknownColumnError(QueryError):
-    """A condition names a column that there is not."""
-
-    def __init__(self, name: str, columns: Iterable[str]) -> None:
-        self.name, there = name, sorted(columns)
-        near = difflib.get_close_matches(name, there, 1)
-        more = len(there) - SHOWN_COLUMNS
-        rest = f" and {counted(more, 'other')}" if more > 0 else ""
-        hint = f"Did you mean {near[0]}? " if near else ""
-        listed = ", ".join(there[:SHOWN_COLUMNS])
-        super().__init__(
-            f"--where: there is no column {name}. {hint}The columns are {listed}{rest}; texts stand in single quotes"
-        )
-
-    def among(self, columns: Iterable[str]) -> UnknownColumnError:
-        """Return the same error with only these columns named, for callers who may not see the others."""
-        return UnknownColumnError(self.name, {*columns, ROW_ID})
 
 
 def rows_where(metadata: Metadata, condition: str, *, seconds: float = SECONDS) -> NDArray[np.int64]:

@@ -16,9 +16,9 @@ from clip_retrieval.layout import Modality
 from clip_retrieval.query.answer import Answer
 from clip_retrieval.query.config import SelectionConfig
 from clip_retrieval.query.embed import Query, add_up
-from clip_retrieval.query.predicates import UnknownColumnError
 from clip_retrieval.query.searcher import Searcher
 from clip_retrieval.query.terms import parse_words
+from clip_retrieval.query.unknown_column import UnknownColumnError
 from clip_retrieval.server.asking import Ask, Asker, Shown
 from clip_retrieval.server.config import BackConfig
 from clip_retrieval.server.indices import Indices
