@@ -14,7 +14,7 @@ import tarfile
 import time
 import urllib.request
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,12 @@ class Environment:
         own = {"HOME": str(self.place / "home"), "CLIP_RETRIEVAL_CACHE": str(self.place / "cache"), "NO_COLOR": "1"}
         return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | own
 
-    def python(self, *words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-        command = [str(self.place / "venv/bin/python"), *map(str, words)]
+    def python(
+        self, *words: object, check: bool = True, more: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        command, variables = [str(self.place / "venv/bin/python"), *map(str, words)], self.variables | dict(more or {})
         done = subprocess.run(
-            command, capture_output=True, text=True, cwd=self.place, env=self.variables, timeout=PATIENCE, check=False
+            command, capture_output=True, text=True, cwd=self.place, env=variables, timeout=PATIENCE, check=False
         )
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
@@ -52,7 +54,8 @@ class Environment:
         return self.python(self.place / "venv/bin/clip-retrieval", *words, check=check)
 
     def install(self, *requirements: object) -> None:
-        done = self.python("-m", "pip", "install", "--quiet", *requirements, check=False)
+        home = {"HOME": os.environ["HOME"]} if "HOME" in os.environ else {}  # which may hold pip's settings
+        done = self.python("-m", "pip", "install", "--quiet", *requirements, check=False, more=home)
         if done.returncode:
             pytest.fail(
                 f"pip could not install {requirements}: these tests need a package registry that can be reached.\n"
