@@ -30,7 +30,8 @@ def list_zip(url: str) -> Iterator[tuple[str, zipfile.ZipInfo | Lost | Damage]]:
     with open_raw(url) as file, zipfile.ZipFile(file) as zipped:
         yield from find_joined(zipped)
         infos = [info for info in zipped.infolist() if not info.is_dir()]
-        links = {info.filename: target_of(info, zipped) for info in infos if is_link(info)}
+        targets = {info.filename: target_of(info, zipped) for info in infos if is_link(info)}
+        links = {name: target for name, target in targets.items() if target is not None}
         entries = Entries(is_whole=True)
         for info in infos if links else ():
             if info.filename in links:
@@ -60,11 +61,12 @@ def is_link(info: zipfile.ZipInfo) -> bool:
     return stat.S_ISLNK(info.external_attr >> 16) and info.file_size <= LONGEST_TARGET
 
 
-def target_of(info: zipfile.ZipInfo, zipped: zipfile.ZipFile) -> str:
+def target_of(info: zipfile.ZipInfo, zipped: zipfile.ZipFile) -> str | None:
+    """Return what a link holds; None of a damaged one, which is a file to its reader: that says what is wrong."""
     try:
         return zipped.read(info).decode("utf-8", "surrogateescape")
     except DAMAGE:
-        return ""  # reported as a link to a folder
+        return None
 
 
 def read_member(info: zipfile.ZipInfo, url: str, zipped: zipfile.ZipFile) -> Blob:

@@ -152,6 +152,20 @@ def test_symbolic_links_in_a_zip_are_read_where_they_lead(tmp_path: Path, compre
         image_of(samples["out.jpg"])
 
 
+def test_a_damaged_symbolic_link_in_a_zip_says_that_it_is_damaged(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as zipped:
+        info = zipfile.ZipInfo("b.jpg")
+        info.external_attr = (stat.S_IFLNK | 0o777) << 16
+        zipped.writestr(info, "d/target.jpg")
+    whole = (tmp_path / "x.zip").read_bytes()
+    (tmp_path / "x.zip").write_bytes(whole.replace(b"d/target.jpg", b"d/tarGet.jpg"))
+
+    (sample,) = read_samples(tmp_path / "x.zip")
+
+    with pytest.raises(LostError, match="CRC-32"):
+        image_of(sample)
+
+
 def test_a_hit_in_a_tar_without_a_place_says_why(
     tmp_path: Path, write_tar: Callable[[Path, list[tuple[str, bytes]]], Path]
 ) -> None:
