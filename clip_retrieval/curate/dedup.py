@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 
@@ -14,7 +14,16 @@ from clip_retrieval.curate.cover import Order, cover
 from clip_retrieval.curate.embedded import Embedded, Ids, Pool, exact_cosines, identity, opened
 from clip_retrieval.curate.groups import BLOCK_ROWS, Groups, write_groups, write_sheet
 from clip_retrieval.curate.likeness import Likeness, Recall, find_likeness
-from clip_retrieval.curate.output import GROUPS, RECIPE, Job, about_folder, begin_folder, claim_folder, write_recipe
+from clip_retrieval.curate.output import (
+    GROUPS,
+    RECIPE,
+    FolderResult,
+    Job,
+    about_folder,
+    begin_folder,
+    claim_folder,
+    write_recipe,
+)
 from clip_retrieval.curate.pairs import Compare
 from clip_retrieval.curate.pictures import find_sizes, has_sizes
 from clip_retrieval.curate.scan import scan
@@ -33,7 +42,7 @@ ROW_BYTES, PAIR_BYTES = 120, 160  # in memory, with what sorting them takes
 
 
 @dataclass(frozen=True, kw_only=True)
-class DedupResult:
+class DedupResult(FolderResult):
     """What was found, and where it was written."""
 
     rows: int
@@ -47,20 +56,11 @@ class DedupResult:
     blocks: int
     is_exact: bool
     recall: Recall | None
-    output_folder: str
-    files: list[str]
-    notes: list[str]
-    is_new: bool = True  # False: an earlier run has written it, and nothing was done
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
     @classmethod
-    def from_json(cls, outcome: Mapping[str, Any]) -> DedupResult:
-        """Return the result that an earlier run wrote down."""
-        named = {field.name: outcome[field.name] for field in fields(cls) if field.name in outcome}
+    def from_json(cls, outcome: Mapping[str, Any]) -> Self:
         recall = None if outcome["recall"] is None else Recall(**outcome["recall"])
-        return cls(**{**named, "recall": recall, "is_new": False})
+        return super().from_json({**outcome, "recall": recall})
 
 
 def run_dedup(config: DedupConfig) -> DedupResult:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from clip_retrieval.curate.config import DedupConfig, Form, SelectConfig
 from clip_retrieval.curate.embedded import Embedded, identity
@@ -33,6 +33,25 @@ FILES: dict[Form, str] = {
 COMMAND, OPTIONS, OUTCOME, STATE, FOLDERS = "command", "options", "outcome", "state", "folders"  # keys of a recipe
 NO_MATTER = {"embeddings_folder", "against", "output_folder", "overwrite", "max_memory"}  # FOLDERS has the first two
 ADVICE = "name another output folder, or give --overwrite to replace it"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderResult:
+    """What a command wrote into a folder, now or before."""
+
+    output_folder: str
+    files: list[str]
+    notes: list[str]
+    is_new: bool = True  # False: an earlier run has written it, and nothing was done
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, outcome: Mapping[str, Any]) -> Self:
+        """Return the result that an earlier run wrote down."""
+        named = {field.name: outcome[field.name] for field in fields(cls) if field.name in outcome}
+        return cls(**{**named, "is_new": False})
 
 
 @dataclass(frozen=True, eq=False)

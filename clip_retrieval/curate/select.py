@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +14,15 @@ from clip_retrieval.curate.charts import table
 from clip_retrieval.curate.config import SelectConfig
 from clip_retrieval.curate.diverse import choose_far
 from clip_retrieval.curate.embedded import Embedded, Ids, identity, opened
-from clip_retrieval.curate.output import RECIPE, Job, about_folder, begin_folder, claim_folder, write_recipe
+from clip_retrieval.curate.output import (
+    RECIPE,
+    FolderResult,
+    Job,
+    about_folder,
+    begin_folder,
+    claim_folder,
+    write_recipe,
+)
 from clip_retrieval.curate.page import Section, figure, write_page
 from clip_retrieval.curate.pictures import shown_columns
 from clip_retrieval.curate.subset import check_forms, write_subset
@@ -34,25 +41,12 @@ CONDITION_SECONDS = 600.0  # over whole data sets
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelectResult:
+class SelectResult(FolderResult):
     """What was chosen, and where it was written."""
 
     rows: int
     chosen: int
     steps: dict[str, int]  # rows that were left after each step
-    output_folder: str
-    files: list[str]
-    notes: list[str]
-    is_new: bool = True  # False: an earlier run has written it, and nothing was done
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, outcome: Mapping[str, Any]) -> SelectResult:
-        """Return the result that an earlier run wrote down."""
-        named = {field.name: outcome[field.name] for field in fields(cls) if field.name in outcome}
-        return cls(**{**named, "is_new": False})
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,11 @@ def copy_columns(source: Folder, target: Folder) -> None:
 
 
 def copy_column_set(source: Folder, target: Folder, name: str) -> None:
-    place = f"{COLUMNS_FOLDER}/{name}"
+    copy_parquet(source, target, f"{COLUMNS_FOLDER}/{name}")
+
+
+def copy_parquet(source: Folder, target: Folder, place: str) -> None:
+    """Copy the parquet files of a folder below `source`; others of an earlier copy go."""
     files = source.names(place, ".parquet")
     for file in files:
         with (

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import shutil
 
 from clip_retrieval.checksums import FileSums
 from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.layout import METADATA_ARROW, METADATA_FOLDER, EmbeddingsFolder, IndexFolder
-from clip_retrieval.metadata.joined import copy_columns
+from clip_retrieval.metadata.joined import copy_columns, copy_parquet
 from clip_retrieval.metadata.write import write_metadata_arrow
 
 logger = logging.getLogger(__name__)
@@ -21,7 +20,7 @@ def place_metadata(config: IndexConfig, source: EmbeddingsFolder, target: IndexF
     """
     target.remove(METADATA_ARROW)
     if config.copy_metadata:
-        copy_metadata(source, target)
+        copy_parquet(source, target, METADATA_FOLDER)
         copy_columns(source, target)
     else:
         drop_stale_copies(source, target)
@@ -39,17 +38,3 @@ def drop_stale_copies(source: EmbeddingsFolder, target: IndexFolder) -> None:
 
 def writes_arrow(config: IndexConfig) -> bool:
     return config.copy_metadata if config.write_arrow is None else config.write_arrow
-
-
-def copy_metadata(source: EmbeddingsFolder, target: IndexFolder) -> None:
-    """Copy metadata/*.parquet; files of an earlier index that are no longer there go."""
-    names = source.names(METADATA_FOLDER, ".parquet")
-    for name in names:
-        with (
-            target.staged(f"{METADATA_FOLDER}/{name}") as staged,
-            source.open(f"{METADATA_FOLDER}/{name}") as file,
-            staged.open("wb") as copy,
-        ):
-            shutil.copyfileobj(file, copy)
-    for name in set(target.names(METADATA_FOLDER, ".parquet")) - set(names):
-        target.remove(f"{METADATA_FOLDER}/{name}")
