@@ -1,4 +1,4 @@
-# make demo: everything once, on the embedded gallery.   make test: all tests.   CI runs: make check test test-light
+# make demo: everything once, on the embedded gallery.   make test: the tests.   CI runs: make check test test-clusters test-light
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,14 +6,15 @@ BIN := $(VENV)/bin
 TEST_PROCESSES ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # threads of OpenMP sleep while they wait, as in our commands: the test processes share the cores
-test test-fast: export OMP_WAIT_POLICY := passive
+test test-fast test-clusters: export OMP_WAIT_POLICY := passive
 
-.PHONY: help setup demo serve fix check test test-fast test-light front front-check front-test bench docs cli-docs screenshots clean
+.PHONY: help setup demo serve fix check test test-fast test-clusters test-light front front-check front-test bench docs cli-docs screenshots clean
 
 help:
 	@echo "make demo   embed, index and query the embedded gallery (installs into $(VENV) first)"
 	@echo "make serve  serve the demo's index at http://127.0.0.1:1234"
-	@echo "make test   run all tests            make check  format, lint, types"
+	@echo "make test   run the tests            make check  format, lint, types"
+	@echo "make test-clusters  run the tests that start Slurm, Ray, Spark and databases on this machine"
 	@echo "make test-light   install clip-retrieval-light into a fresh environment, and try it"
 	@echo "make fix    format and autofix       make bench  benchmarks of the pipeline"
 	@echo "make front  build the web pages (front/) into the package; needs node 20.19 or later"
@@ -59,10 +60,18 @@ check: setup
 	$(BIN)/mypy
 
 test: setup
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m 'not clusters'
+
+$(VENV)/.installed-clusters: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --editable '.[clusters-dev]'
+	@touch $@
+
+# one process: each of these engines takes both cores
+test-clusters: $(VENV)/.installed-clusters
+	$(BIN)/python -m pytest -m clusters tests/clusters
 
 test-fast: setup
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m 'not slow'
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m 'not slow and not clusters'
 
 front/node_modules/.package-lock.json: front/package-lock.json
 	cd front && npm ci --no-audit --no-fund

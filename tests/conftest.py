@@ -34,7 +34,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 # Files that take longest, longest first: pytest-xdist hands files out in this order, and the last ones must be short.
 SLOW_FILES = (
-    "clusters/test_spark",
     "inference/test_kill",
     "encoder/export/test_convert",
     "index/planning/test_plan",

@@ -45,11 +45,22 @@ def ending_with(say: Callable[[], str]) -> Iterator[None]:
     last_words.append(say)
     try:
         yield
-    except KeyboardInterrupt as stop:
+    except BaseException as error:
+        stop = stop_behind(error)
+        if stop is None:
+            raise
         stop.args = (say(),)
-        raise
+        raise stop from (None if stop is error else error)
     finally:
         last_words.remove(say)
+
+
+def stop_behind(error: BaseException) -> KeyboardInterrupt | None:
+    """Return the interrupt that an exception is, or that it hides: ending what was under way may fail too."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        cause = cause.__context__
+    return cause
 
 
 @contextmanager
@@ -67,6 +78,11 @@ def stopping_in_time() -> Iterator[None]:
     sys.unraisablehook = backstop.hear_of_lost
     try:
         yield
+    except Exception as error:
+        stop = stop_behind(error) if backstop.is_stopped else None
+        if stop is None:
+            raise
+        raise stop from error
     finally:
         sys.unraisablehook = backstop.tell_of_lost
         signal.set_wakeup_fd(heard)

@@ -25,6 +25,7 @@ from clip_retrieval import clip_index
 pyspark = pytest.importorskip("pyspark", reason="pyspark is not installed")
 if shutil.which("java") is None:
     pytest.skip("Spark needs Java, and there is none here", allow_module_level=True)
+pytestmark = pytest.mark.clusters
 
 Rows = Callable[..., NDArray[np.float32]]
 WriteRun = Callable[..., Path]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 
@@ -151,3 +152,21 @@ def test_handlers_are_as_before_afterwards() -> None:
 
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
     assert not set(during) & set(before)
+
+
+@pytest.mark.parametrize("tidying", [nullcontext(), ending_with(lambda: "tidied up")], ids=["plain", "tidying"])
+def test_an_error_while_a_stop_tidies_up_is_still_a_stop(tidying: AbstractContextManager[None]) -> None:
+    def work() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            raise RuntimeError("cannot join thread before it is started")
+
+    with pytest.raises(StoppedError) as caught, stopping_in_time(), tidying:
+        work()
+    assert caught.value.exit_code == 143
+
+
+def test_an_error_that_no_stop_caused_stays_one() -> None:
+    with pytest.raises(RuntimeError, match="broken"), stopping_in_time(), ending_with(lambda: "tidied up"):
+        raise RuntimeError("broken")

@@ -180,7 +180,7 @@ class Loader:
         """End the readers and free the shared memory."""
         self.is_closed = True
         self.free_slots.put(0)  # wakes the feeder, which then ends
-        if self.feeder is not None:
+        if self.feeder is not None and self.feeder.is_alive():
             self.feeder.join(SECONDS_FOR_THE_FEEDER)  # it may wait for a source that stalls
         self.readers.close()
         self.pixels.close()

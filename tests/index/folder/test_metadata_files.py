@@ -99,7 +99,7 @@ def test_a_build_stopped_before_the_copies_are_whole_leaves_what_was_there(
 ) -> None:
     folder = build(run)
     before = (folder / METADATA_ARROW).read_bytes()
-    monkeypatch.setattr(metadata_files, "copy_metadata", stop)
+    monkeypatch.setattr(metadata_files, "copy_parquet", stop)
     with pytest.raises(KeyboardInterrupt):
         build(run)
     assert (folder / METADATA_ARROW).read_bytes() == before
@@ -108,7 +108,7 @@ def test_a_build_stopped_before_the_copies_are_whole_leaves_what_was_there(
 def test_what_was_added_is_kept_until_the_index_stands(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LocalRunner, "rows_of_task", 10)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metadata_files, "copy_metadata", stop)
+        patch.setattr(metadata_files, "copy_parquet", stop)
         with pytest.raises(KeyboardInterrupt):
             build(run)
     assert len(list((run.parent / "ix" / "_building").glob("*/part_*.index"))) == 4
