@@ -16,6 +16,7 @@ MODALITIES: tuple[Modality, ...] = ("image", "text")
 EMBEDDING_FOLDERS: dict[Modality, str] = {"image": "img_emb", "text": "text_emb"}
 
 METADATA_FOLDER, FAILURES_FOLDER, LEDGER_FOLDER, STATS_FOLDER = "metadata", "failures", "ledger", "stats"
+ATTEMPTS_FOLDER = "attempts"  # a sub-folder for each partition that is being made, or failed
 TABLE_FOLDERS = (METADATA_FOLDER, FAILURES_FOLDER, LEDGER_FOLDER)  # sub-folders of parquet files
 COLUMNS_FOLDER = "columns"  # a sub-folder of parquet files for each set of columns that `label` adds
 METADATA_ARROW = "metadata.arrow"
@@ -95,6 +96,11 @@ class EmbeddingsFolder(Folder):
     @staticmethod
     def wip_stats_name(partition: Partition) -> str:
         return f"{STATS_FOLDER}/wip_{partition.id}{partition.suffix}.json"
+
+    @staticmethod
+    def attempts_name(partition: Partition) -> str:
+        """Return the folder of the attempts at a partition."""
+        return f"{ATTEMPTS_FOLDER}/{partition.name}"
 
     def is_done(self, partition: Partition) -> bool:
         """Metadata is written last: where it stands, the partition is whole."""

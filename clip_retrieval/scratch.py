@@ -42,6 +42,19 @@ def make_scratch(folder: Path) -> None:
     folder.mkdir(parents=True)
 
 
+def move_into(staged: Path, target: Path) -> None:
+    """Rename into a folder that is created first; retried because another process may remove it while it is empty."""
+    for left in reversed(range(SCRATCH_TRIES)):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            staged.replace(target)
+        except FileNotFoundError:
+            if not left or not staged.exists():
+                raise
+            continue
+        return
+
+
 def list_folder(folder: Path) -> list[Path]:
     """Return the contents of a folder; empty if it does not exist or another process removes it meanwhile."""
     try:

@@ -17,7 +17,7 @@ from clip_retrieval.errors import ClipRetrievalError, StorageError, first_line
 from clip_retrieval.json_files import Shape, parse_json
 from clip_retrieval.local_files import LocalFiles
 from clip_retrieval.paths import literal, local_path
-from clip_retrieval.scratch import HOST, is_left, is_old, list_folder, make_scratch, make_temporary
+from clip_retrieval.scratch import HOST, is_left, is_old, list_folder, make_scratch, make_temporary, move_into
 from clip_retrieval.words import is_hidden, json_text
 
 PARTIAL_FOLDER = "_partial"
@@ -84,6 +84,16 @@ class Folder:
         names = (Path(name).name for name in found if str(name).endswith(suffix))
         return sorted(name for name in names if not is_hidden(name))
 
+    def subfolders(self, subfolder: str) -> list[str]:
+        """Return the names of the folders in a subfolder, sorted."""
+        self.fs.invalidate_cache()
+        try:
+            with self.answering():
+                found = self.fs.ls(self.path(subfolder), detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(Path(info["name"]).name for info in found if info["type"] == "directory")
+
     def sizes(self, subfolder: str, suffix: str) -> dict[str, int]:
         """Return {name: size in bytes} of the files in a subfolder that end with `suffix`."""
         names = self.names(subfolder, suffix)
@@ -143,10 +153,11 @@ class Folder:
         """
         target = self.path(name)
         with self.answering():
-            self.fs.makedirs(str(Path(target).parent), exist_ok=True)
             if self.is_local:
-                staged.replace(target)
-            elif staged.is_dir():
+                move_into(staged, Path(target))
+                return
+            self.fs.makedirs(str(Path(target).parent), exist_ok=True)
+            if staged.is_dir():
                 for file in sorted(staged.iterdir()):
                     self.fs.put_file(str(file), f"{target}/{file.name}")
             else:
@@ -177,11 +188,13 @@ class Folder:
         self.drop_empty_partial_folder()
 
     def drop_empty_partial_folder(self) -> None:
-        if self.is_local:
-            try:
-                Path(self.path(PARTIAL_FOLDER)).rmdir()
-            except OSError:
-                return  # another process uses it, or it is gone
+        self.drop_empty_folders([PARTIAL_FOLDER])
+
+    def drop_empty_folders(self, names: Iterable[str]) -> None:
+        """Remove those of the local folders that are empty; stores have none."""
+        for name in names if self.is_local else ():
+            with suppress(OSError):  # another process uses it, or it is gone
+                Path(self.path(name)).rmdir()
 
 
 def absolute(path: Path) -> str:

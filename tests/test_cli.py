@@ -58,7 +58,7 @@ UPSTREAM = [
     for name, value in flags.items()
 ]
 REFUSED = {
-    "use_mclip", "mclip_model", "distribution_strategy",
+    "use_mclip", "mclip_model",
     *(name for name in INFERENCE_FLAGS if name.startswith("slurm_")),
 }  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.errors import ConfigError
@@ -12,6 +12,8 @@ from clip_retrieval.options import Dropped, check_least, group, option
 from clip_retrieval.sources.config import SourceConfig
 
 LARGEST_PORT = 65535
+
+Strategy = Literal["sequential", "multiprocess", "pyspark", "slurm", "ray"]
 
 NO_MCLIP = Dropped(
     "take a multilingual model for both pictures and texts, such as "
@@ -24,10 +26,6 @@ DROPPED: Mapping[str, Dropped] = {
         NO_MCLIP.reason, harmless=(None, "sentence-transformers/clip-ViT-B-32-multilingual-v1")
     ),
     "use_jit": Dropped("torch has deprecated torch.jit, and models run compiled without it", is_refused=False),
-    "distribution_strategy": Dropped(
-        "only sequential is built in; elsewhere run `clip-retrieval inference.worker --tasks …` once per task",
-        harmless=(None, "sequential"),
-    ),
     **{
         f"slurm_{name}": NO_SLURM
         for name in (
@@ -112,6 +110,13 @@ class InferenceConfig:
     dry_run: bool = option(
         False,
         help="Write nothing: estimate samples, time, memory and disk from a sample of the input.",
+        may_change=True,
+    )
+    distribution_strategy: Strategy | None = option(
+        None,
+        help="Where partitions are made. sequential: one by one, on the first device; multiprocess: by a process for "
+        "each device of this machine; pyspark, slurm, ray: on a cluster. None: here, by a process for each device if "
+        "there are several.",
         may_change=True,
     )
     telemetry: TelemetryConfig = group(TelemetryConfig)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -32,14 +32,12 @@ def describe_options(config: InferenceConfig, source: Source, plan: Sequence[Par
     }
 
 
-def describe_run(
-    config: InferenceConfig, source: Source, encoder: EncoderInfo, plan: Sequence[Partition], check: Check | None = None
-) -> dict[str, Any]:
-    """Return the manifest: options, input, plan, encoder, and the check of its number format."""
-    described = describe_encoder(encoder) | {"pictures": to_json(source.config.pictures)}
+def describe_run(described: Mapping[str, Any], encoder: EncoderInfo, check: Check | None = None) -> dict[str, Any]:
+    """Return the manifest: what `describe_options` says, the encoder, and the check of its number format."""
+    about = describe_encoder(encoder) | {"pictures": described["options"]["source"]["pictures"]}
     if check is not None:
-        described["precision_check"] = asdict(check)
-    return describe_options(config, source, plan) | {"encoder": described}
+        about["precision_check"] = asdict(check)
+    return {**described, "encoder": about}
 
 
 def describe_input(source: Source) -> dict[str, Any]:

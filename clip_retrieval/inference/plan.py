@@ -8,11 +8,13 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from clip_retrieval.encoder.devices import list_devices
 from clip_retrieval.encoder.engines.open import check_model_name
 from clip_retrieval.errors import ConfigError
+from clip_retrieval.inference.attempts import new_run
 from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.inference.manifest import describe_options
 from clip_retrieval.inference.resume import as_it_was, check_folder, check_input, is_revised
@@ -41,6 +43,8 @@ class Plan:
     source: Source
     folder: EmbeddingsFolder
     partitions: Sequence[Partition]
+    described: dict[str, Any]  # what the manifest says of options, input and cut
+    run: str = field(default_factory=new_run)  # id of the run that attempts belong to
 
     def estimate_samples(self, chosen: Iterable[Partition]) -> int | None:
         """Return how many samples these partitions hold, by their share of the input; None while that is unknown."""
@@ -60,11 +64,21 @@ class PlannedRun(Plan):
     missing: Sequence[Partition]  # those of `chosen` that are not whole
 
 
-def open_plan(config: InferenceConfig) -> Plan:
-    """Return the plan for a worker that is given its partitions; reads the input, writes nothing."""
+def open_plan(config: InferenceConfig, run: str | None = None) -> Plan:
+    """Return the plan for a worker that is given its partitions; reads the input, writes nothing.
+
+    `run` is the id of the run that the worker is part of; None: one of its own.
+    """
     source = open_source(config.source, config.output_folder)
-    folder = EmbeddingsFolder(config.output_folder)
-    return Plan(config=config, source=source, folder=folder, partitions=make_partitions(config, source))
+    partitions = make_partitions(config, source)
+    return Plan(
+        config=config,
+        source=source,
+        folder=EmbeddingsFolder(config.output_folder),
+        partitions=partitions,
+        described=describe_options(config, source, partitions),
+        run=run or new_run(),
+    )
 
 
 def plan_run(
@@ -80,13 +94,15 @@ def plan_run(
     has_plan = not is_revised(folder)
     planned = source if has_plan or not isinstance(source, FilesSource) else as_it_was(source, config, folder)
     partitions = make_partitions(config, planned)
-    check_folder(folder, describe_options(config, planned, partitions))
+    described = describe_options(config, planned, partitions)
+    check_folder(folder, described)
     chosen = partitions if tasks is None else [partitions[i] for i in tasks]
     return PlannedRun(
         config=config,
         source=source,
         folder=folder,
         partitions=partitions,
+        described=described,
         devices=devices,
         chosen=chosen if has_plan else folder.partitions(),
         missing=[partition for partition in chosen if needs_work(folder, partition)] if has_plan else [],
@@ -111,13 +127,15 @@ def make_partitions(config: InferenceConfig, source: Source) -> list[Partition]:
     return plan_partitions(len(source.units), count)
 
 
-def needs_work(folder: EmbeddingsFolder, partition: Partition) -> bool:
-    """Say whether to make a partition: it is missing, or failed for a reason that may have passed."""
+def needs_work(folder: EmbeddingsFolder, partition: Partition, run: str = "") -> bool:
+    """Say whether to make a partition: it is missing, or failed before this run for a reason that may have passed."""
     if not folder.is_done(partition):
         return True
     if partition.start == partition.stop:
         return False  # more partitions were asked for than there are samples
     stats = folder.read_json(folder.stats_name(partition))
+    if run and stats.get("run") == run:
+        return False
     return not stats["sample_count"] or any(reason in stats["reasons"] for reason in PASSING_REASONS)
 
 

@@ -6,7 +6,8 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 
-from clip_retrieval.errors import ConfigError
+from clip_retrieval.errors import ConfigError, WorkerError
+from clip_retrieval.inference.attempts import explain_left, forget_attempts
 from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.inference.distributors import open_distributor
 from clip_retrieval.inference.plan import open_output, plan_run
@@ -38,9 +39,11 @@ def clip_inference(*arguments: object, **options: object) -> RunSummary:
 
 
 def run_inference(config: InferenceConfig, tasks: Sequence[int] | None = None) -> RunSummary:
-    """Make all partitions, or those of `tasks`, that are not done yet."""
+    """Make all partitions, or those of `tasks`, that are not done yet; `tasks` are made on this machine."""
     if config.dry_run:
         raise ConfigError("dry_run writes nothing and returns an estimate; call inference.dry_run.estimate_inference")
+    if tasks is not None:
+        config = dataclasses.replace(config, distribution_strategy=None)
     folder = open_output(config)
     if folder.exists(JOURNAL):
         with only_one(folder):
@@ -58,7 +61,12 @@ def run_inference(config: InferenceConfig, tasks: Sequence[int] | None = None) -
             finally:
                 folder.remove_leftovers()
     folder.remove_leftovers()
+    made = set(folder.names(METADATA_FOLDER, ".parquet"))
+    left = [part for part in run.missing if folder.metadata_name(part).rpartition("/")[2] not in made]
+    if left:
+        raise WorkerError(explain_left(folder, left, run.run))
     remove_wip(folder, run.chosen)
+    forget_attempts(folder, run.chosen)
     summary = sum_up(folder, run.chosen, run.missing)
     check_outcome(config, summary.stats)
     return summary

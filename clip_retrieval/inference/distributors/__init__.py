@@ -2,12 +2,18 @@
 
 It may run `run_worker(plan, partition_ids, device, report)` wherever it likes, several times for one partition if need
 be: what is done is known from the folder alone. It tells `live` what it hears of its workers.
+
+On other machines a worker gets its plan by `open_plan(config, run.run)`. A process that is given partitions one by one
+calls `keep_equipment()` first, so that its model stays open in between. A FailedPartitionsError is worth another try; a
+partition that ended badly twice in a run is passed over by all workers, and named at the end by whoever began the run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import assert_never
 
+from clip_retrieval.errors import ConfigError
 from clip_retrieval.inference.distributors.local import make_on_devices
 from clip_retrieval.inference.distributors.sequential import make_here
 from clip_retrieval.inference.plan import PlannedRun
@@ -17,5 +23,31 @@ Distributor = Callable[[PlannedRun, Live], None]
 
 
 def open_distributor(run: PlannedRun) -> Distributor:
-    """Return the distributor: this process for one device, a process per device for several."""
-    return make_on_devices if min(len(run.devices), len(run.missing)) > 1 else make_here
+    """Return the distributor that the options name; without one, a process for each device if there are several."""
+    strategy = run.config.distribution_strategy
+    match strategy:
+        case None:
+            return make_on_devices if min(len(run.devices), len(run.missing)) > 1 else make_here
+        case "sequential":
+            return make_here
+        case "multiprocess":
+            return make_on_devices
+
+        case "pyspark":
+            raise not_there(strategy)
+
+        case "slurm":
+            raise not_there(strategy)
+
+        case "ray":
+            raise not_there(strategy)
+
+        case _:
+            assert_never(strategy)
+
+
+def not_there(strategy: str) -> ConfigError:
+    return ConfigError(
+        f"distribution_strategy {strategy} is not built in yet; run `clip-retrieval inference.worker --tasks ...` in "
+        "each task instead"
+    )

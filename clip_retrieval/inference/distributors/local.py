@@ -56,7 +56,7 @@ class Team:
     """One worker per device, and their shared queue."""
 
     def __init__(self, run: PlannedRun, devices: Sequence[str], estimates: Estimates) -> None:
-        self.config, self.estimates = run.config, estimates
+        self.config, self.run_id, self.estimates = run.config, run.run, estimates
         self.handout = Handout([partition.id for partition in run.missing])
         self.sentences: list[str] = []  # why workers ended before their time
         self.general: str | None = None  # an error that every worker would meet, such as a full disk
@@ -122,7 +122,7 @@ class Worker:
         """Give the worker partitions one by one, until none is left or it died."""
         assert self.process.stdin is not None
         try:
-            self.send({"config": to_json(self.team.config), "device": self.device})
+            self.send({"config": to_json(self.team.config), "device": self.device, "run": self.team.run_id})
             while (partition_id := self.team.handout.take()) is not None:
                 self.partition_id = partition_id
                 self.send(partition_id)

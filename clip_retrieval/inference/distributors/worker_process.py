@@ -51,7 +51,7 @@ def run(commands: IO[str], messages: Messages) -> None:
         return  # the parent has ended
     task = json.loads(line)
     config = from_json(InferenceConfig, task["config"])
-    plan = open_plan(config)
+    plan = open_plan(config, task["run"])
     report = Teller(messages.tell)
     report.estimate_total = plan.source.estimate_total
     run_worker(plan, given_partitions(commands, messages), task["device"], report)

@@ -29,6 +29,7 @@ class Stats:
     `timing`, `sourcing`, `count_batch` and `count_truncated` may be called from any thread.
     """
 
+    run: str = ""  # id of the run that made the partition
     reader_count: int = 1  # reader processes; 1 where samples are prepared by the worker itself
     sample_count: int = 0  # rows written
     deleted_count: int = 0  # rows that an update emptied; they count as rows, too
@@ -119,7 +120,7 @@ class Stats:
         with self.lock:
             figures = {name: getattr(self, name) for name in ("start_time", "end_time", *DURATIONS, *COUNTS)}
             counts = {"reasons": dict(self.reasons), "warnings": dict(self.warnings)}
-            return {**figures, "reader_count": self.reader_count, "rate": self.rate, **counts}
+            return {**figures, "reader_count": self.reader_count, "rate": self.rate, "run": self.run, **counts}
 
 
 def add_up(parts: Iterable[Mapping[str, Any]]) -> Stats:
