@@ -17,6 +17,9 @@ test.each<[string, Term[]]>([
   ["'s morgens - fog", [text("'s morgens"), text("fog", -1)]],
   ['"quoted"', [text("quoted")]],
   ["beach - ", [text("beach -")]],
+  ["https://a.org/b-c.jpg", [{ kind: "url", url: "https://a.org/b-c.jpg", weight: 1 }]],
+  ["beach - 0.5*HTTP://a.org/b", [text("beach"), { kind: "url", url: "HTTP://a.org/b", weight: -0.5 }]],
+  ["'https://a.org' + https: + https://a b", [text("https://a.org"), text("https:"), text("https://a b")]],
 ])("%j is typed", (typed, terms) => expect(parseTyped(typed)).toEqual(terms));
 
 test.each<Term>([

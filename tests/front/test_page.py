@@ -7,7 +7,10 @@ import csv
 import io
 import json
 import re
+import signal
 import socket
+import subprocess
+import sys
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
@@ -341,6 +344,15 @@ def test_ten_thousand_hits_scroll_and_few_are_there_at_once(visit: Open) -> None
     expect(page.get_by_role("grid")).to_have_attribute("aria-rowcount", re.compile(r"^[1-9]\d+$"))
 
 
+def test_pictures_come_after_a_scroll_that_was_too_fast_for_them(visit: Open) -> None:
+    page = visit("?q=dog").page
+    has_loaded(page, 0)
+    page.evaluate(SCROLL_DOWN)
+    expect(page.get_by_text(re.compile(r"^\d+ hits$"))).to_be_attached()
+    page.evaluate("() => { clearTimeout(window.down); scrollTo(0, document.body.scrollHeight); }")
+    has_loaded(page, int(page.get_by_text(re.compile(r"^\d+ hits$")).inner_text().split()[0]) - 1)
+
+
 def test_selected_hits_are_downloaded(visit: Open) -> None:
     page = visit("?q=dog").page
     has_loaded(page, 0)
@@ -399,17 +411,35 @@ def held_port() -> Iterator[int]:
         yield holder.getsockname()[1]
 
 
-def test_a_server_that_goes_away_and_comes_back(visit: Open, odd: Path) -> None:
+@contextmanager
+def started(index: Path, port: int) -> Iterator[subprocess.Popen[str]]:
+    """Serve by a process of its own, which answers when the block begins and is dead after it."""
+    command = [sys.executable, "-m", "clip_retrieval", "back", str(index), "--port", str(port)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            lines = [process.stderr.readline()]
+            while " answers" not in lines[-1]:
+                lines.append(process.stderr.readline())
+                assert lines[-1], lines
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_server_that_is_killed_while_it_is_asked_and_comes_back(visit: Open, odd: Path) -> None:
     with held_port() as port, ExitStack() as later:
-        config = build_config(BackConfig, {"port": port, "reload_seconds": 0}, [str(odd)])
-        with listening(config) as server:
-            page = visit("?q=dog", at=server.url, may_fail=True).page
+        with started(odd, port) as process:
+            page = visit("?q=dog", at=f"http://127.0.0.1:{port}", may_fail=True).page
             expect(page.get_by_role("gridcell")).to_have_count(6)
-        page.get_by_role("textbox", name="Search").fill("cat")
-        page.keyboard.press("Enter")
+            process.send_signal(signal.SIGSTOP)  # the request is under way when the server dies
+            page.get_by_role("textbox", name="Search").fill("cat")
+            page.keyboard.press("Enter")
+            expect(page.get_by_text("Searching…")).to_be_visible()
         expect(page.get_by_text("The server is away.")).to_be_visible()
+        expect(page.get_by_text(f"Nothing answers at http://127.0.0.1:{port}.")).to_be_visible()
         expect(page.get_by_text(re.compile(r"Trying again in \d+ s\."))).to_be_visible()
-        later.enter_context(listening(config))
+        later.enter_context(started(odd, port))
         expect(page.get_by_text("The server is away.")).to_have_count(0)
         expect(page.get_by_role("gridcell")).to_have_count(6)
         expect(page).to_have_title("cat · clip-retrieval")
@@ -572,6 +602,44 @@ def test_every_filter_is_in_sight_and_the_example_of_a_condition_is_one(open_pag
         field.press("Enter")
     assert answered.value.status == 200
     expect(tile(page, 0)).to_be_visible()
+
+
+def test_a_finger_can_do_on_a_phone_what_mouse_and_keys_can(visit: Open) -> None:
+    page = visit("?q=dog", width="phone", viewport={"width": 390, "height": 844}, may_fail=True).page
+    has_loaded(page, 1)
+    tile(page, 0).get_by_role("button", name="Select").tap()
+    chosen = page.get_by_role("region", name="Selection")
+    for name in ("Range", "Download", "Clear the selection"):
+        expect(chosen.get_by_role("button", name=name)).to_be_in_viewport(ratio=1)
+    chosen.get_by_role("button", name="Range").tap()
+    tile(page, 3).tap()
+    expect(chosen).to_contain_text("4 selected")
+    chosen.get_by_role("button", name="Clear").tap()
+    panel = page.get_by_role("region", name=re.compile("Picture"))
+    for name, asked in (
+        ("More like this", r"\?q=id%3A"),
+        ("Add", r"q=dog&q=id%3A"),
+        ("Subtract", r"q=dog&q=-1\*id%3A"),
+    ):
+        tile(page, 1).tap()
+        panel.get_by_role("button", name="Next").tap()
+        panel.get_by_role("button", name="Previous").tap()
+        panel.get_by_role("button", name="Select").tap()
+        panel.get_by_role("button", name=name, exact=True).tap()
+        expect(panel).to_have_count(0)
+        expect(page).to_have_url(re.compile(asked))
+        page.go_back()
+        panel.get_by_role("button", name="Close").tap()
+    page.get_by_role("button", name="Clear the search").tap()
+    expect(page.get_by_role("list", name="Some pictures of the index")).to_be_visible()
+
+
+def test_the_address_of_a_picture_can_be_typed(visit: Open, servers: Any) -> None:
+    page = visit("?q=dog", may_fail=True).page
+    box(page).fill(f"{servers.url}/v1/pictures/gallery/7")
+    box(page).press("Enter")
+    expect(page).to_have_url(re.compile(r"\?q=url%3Ahttp%3A%2F%2F.*%2Fgallery%2F7$"))
+    expect(page.get_by_text("image_url")).to_be_visible()
 
 
 def test_only_the_search_box_stays_on_a_scrolled_phone(visit: Open) -> None:

@@ -158,6 +158,19 @@ def test_on_a_phone_the_filter_box_has_room_for_its_words(open_page: OpenPage, s
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+def test_a_finger_selects_a_range_on_a_phone(open_page: OpenPage, sheet: Path) -> None:
+    page = open_page(sheet, width=390, height=844, is_mobile=True, has_touch=True)
+    page.locator(".pick input").nth(1).tap()
+    page.get_by_role("button", name="Range").tap()
+    page.locator("li.card .open").nth(4).tap()
+    expect(page.get_by_text("4 selected")).to_be_in_viewport()
+    for name in ("Range", "Copy paths", "Copy ids", "Clear the selection"):
+        expect(page.get_by_role("button", name=name)).to_be_in_viewport(ratio=1)
+    expect(page.get_by_role("button", name="Range")).to_have_attribute("aria-pressed", "false")
+    page.locator("li.card .open").nth(4).tap()
+    expect(page.get_by_role("dialog")).to_be_visible()
+
+
 def test_a_hostile_caption_runs_nothing(open_page: OpenPage, sheet: Path) -> None:
     page = open_page(sheet)
     page.get_by_label("Filter these hits").fill("onerror")

@@ -28,8 +28,10 @@ export class Session {
   keyWasWrong = $state(false);
   adding = $state(false); // a picture is on its way into the query
   selected = new SvelteSet<number>();
+  isRange = $state(false); // the next hit that is pressed ends a range of selected ones
   gone = new SvelteSet<number>(); // rows whose picture cannot be had
   active = $state(0); // place of the tile that has, or had, the focus
+  isFlying = $state(false); // the page scrolls so fast that nobody sees its pictures: new ones are not asked for
   epoch = $state(0); // grows when the server answers again: pictures that failed are asked anew
   known = new Map<number, Hit>(); // hits by id, for the panel
 
@@ -127,7 +129,7 @@ export class Session {
     this.waiting = null;
     this.loading = false;
     this.active = 0;
-    this.selected.clear();
+    this.clearSelection();
     const kept = key === null ? NOTHING : this.remembered.get(key);
     this.found = kept ?? { ...NOTHING, isLast: false };
     requestAnimationFrame(() => scrollTo(0, kept ? scroll : 0));
@@ -297,6 +299,10 @@ export class Session {
   open(hit: Hit, how: "push" | "replace" = "push"): void {
     this.known.set(hit.id, hit);
     this.go({ open: hit.id }, how);
+  }
+  clearSelection(): void {
+    this.selected.clear();
+    this.isRange = false;
   }
   toggle(id: number): void {
     if (!this.selected.delete(id)) this.selected.add(id);

@@ -58,13 +58,18 @@ function readPart(mark: string | undefined, value: string): Part | null {
 export function parseTyped(typed: string): Term[] {
   const text = typed.trim();
   const pieces = splitAtSigns(text);
-  if (pieces.length === 1) return text ? [{ kind: "text", text: unquote(text), weight: 1 }] : [];
+  if (pieces.length === 1) return text ? [{ ...typedPart(text), weight: 1 }] : [];
   return pieces.flatMap(([sign, piece]): Term[] => {
     const found = /^\s*(\d+(?:\.\d*)?|\.\d+)\s*\*\s*(?=\S)/.exec(piece);
-    const words = unquote((found ? piece.slice(found[0].length) : piece).trim());
+    const words = (found ? piece.slice(found[0].length) : piece).trim();
     const weight = found ? Number(found[1]) : 1;
-    return words && weight ? [{ kind: "text", text: words, weight: sign === "-" ? -weight : weight }] : [];
+    return words && weight ? [{ ...typedPart(words), weight: sign === "-" ? -weight : weight }] : [];
   });
+}
+
+/** Return a picture for a web address, as `filter` does, else a text; quotes keep an address a text. */
+function typedPart(words: string): Part {
+  return /^https?:\/\/\S+$/i.test(words) ? { kind: "url", url: words } : { kind: "text", text: unquote(words) };
 }
 
 function splitAtSigns(text: string): [string, string][] {
