@@ -41,6 +41,7 @@ COMMANDS = {
     "index": ("index", "index"),
     "index_combiner": ("index", "index_combiner"),
     "inference": ("inference", "inference"),
+    "inference.slurm_worker": ("inference", "slurm_worker"),
     "inference.worker": ("inference", "inference_worker"),
     "label": ("curate", "label"),
     "map": ("map", "map_command"),

@@ -57,10 +57,7 @@ UPSTREAM = [
     )
     for name, value in flags.items()
 ]
-REFUSED = {
-    "use_mclip", "mclip_model",
-    *(name for name in INFERENCE_FLAGS if name.startswith("slurm_")),
-}  # fmt: skip
+REFUSED = {"use_mclip", "mclip_model"}
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"errors", "words", "cache_home", "progress", "version", "option_values", "compression", "scratch", "paths"},
     {"git_lfs", "installed", "web_pages"},
-    {"options", "blobs", "clusters", "process", "json_files", "local_files", "client"},
-    {"option_flags", "storage", "network", "clip_client"},
+    {"options", "blobs", "process", "json_files", "local_files", "client"},
+    {"option_flags", "storage", "network", "clip_client", "clusters"},
     {"layout"},
     {"checksums"},
     {"encoder", "metadata"},

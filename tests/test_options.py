@@ -229,10 +229,6 @@ def test_an_alias_and_its_name_together_are_refused() -> None:
         ["--use_mclip", "True"],
         ["--use-mclip=True"],
         ["--mclip_model", "xlm"],
-        ["--slurm_job_name", "a"],
-        ["--slurm_nodes", "2"],
-        ["--slurm-partition=b"],
-        ["--slurm_verbose_wait"],
     ],
 )  # fmt: skip
 def test_a_dropped_flag_is_refused_by_name_with_the_reason(words: list[str]) -> None:

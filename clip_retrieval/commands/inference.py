@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
-from clip_retrieval.commands import Outcome, with_config
+from clip_retrieval.commands import Outcome, with_config, with_json
 from clip_retrieval.inference.config import InferenceConfig, WorkerConfig
 
 
@@ -25,6 +27,30 @@ def inference_worker(config: WorkerConfig) -> Outcome:
     return run_or_estimate(config.run, config.tasks)
 
 
+@click.command("inference.slurm_worker")
+@with_json
+def slurm_worker() -> Outcome:
+    """Make the partitions of one task of Slurm.
+
+    It takes no options but the environment: WORKER_ARGS_PATH (a json file with options of `inference`), NUM_TASKS
+    (partitions), WORLD_SIZE (workers), SLURM_PROCID (which of them this is) and SLURM_LOCALID (the device to use).
+    """
+    from clip_retrieval.commands.reports.slurm import print_task
+    from clip_retrieval.inference.distributors.slurm_worker import run_task
+
+    return Outcome(run_task(os.environ), print_task)
+
+
+def leave_to_slurm(config: InferenceConfig) -> Outcome:
+    """Show the script, or submit and leave."""
+    from clip_retrieval.commands.reports.slurm import print_script, print_submitted
+    from clip_retrieval.inference.run import preview_scripts, submit_inference
+
+    if config.slurm.slurm_print:
+        return Outcome({"script": preview_scripts(config)}, print_script)
+    return Outcome(submit_inference(config), print_submitted)
+
+
 def run_or_estimate(config: InferenceConfig, tasks: tuple[int, ...] | None = None) -> Outcome:
     """Make all partitions, or those of `tasks`; with --dry_run, estimate what that takes."""
     from clip_retrieval.commands.reports.estimate import print_estimate
@@ -34,4 +60,6 @@ def run_or_estimate(config: InferenceConfig, tasks: tuple[int, ...] | None = Non
 
     if config.dry_run:
         return Outcome(estimate_run(config, tasks), print_estimate)
+    if config.leaves_run and tasks is None:
+        return leave_to_slurm(config)
     return Outcome(run_inference(config, tasks), print_summary)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from clip_retrieval.clusters.slurm_config import SlurmConfig
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.options import Dropped, check_least, group, option
@@ -19,21 +20,11 @@ NO_MCLIP = Dropped(
     "take a multilingual model for both pictures and texts, such as "
     "--clip_model open_clip:xlm-roberta-base-ViT-B-32/laion5b_s13b_b90k",
 )
-NO_SLURM = Dropped("run one `clip-retrieval inference.worker --tasks …` in each Slurm task instead")
 DROPPED: Mapping[str, Dropped] = {
     "use_mclip": NO_MCLIP,
-    "mclip_model": Dropped(
-        NO_MCLIP.reason, harmless=(None, "sentence-transformers/clip-ViT-B-32-multilingual-v1")
-    ),
+    "mclip_model": Dropped(NO_MCLIP.reason, harmless=(None, "sentence-transformers/clip-ViT-B-32-multilingual-v1")),
     "use_jit": Dropped("torch has deprecated torch.jit, and models run compiled without it", is_refused=False),
-    **{
-        f"slurm_{name}": NO_SLURM
-        for name in (
-            "job_name", "partition", "nodes", "job_comment", "nodelist", "exclude", "job_timeout", "cache_path",
-            "verbose_wait",
-        )
-    },
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +110,7 @@ class InferenceConfig:
         "there are several.",
         may_change=True,
     )
+    slurm: SlurmConfig = group(SlurmConfig)
     telemetry: TelemetryConfig = group(TelemetryConfig)
 
     def __post_init__(self) -> None:
@@ -127,10 +119,17 @@ class InferenceConfig:
             raise ConfigError(f"max_skipped is a share between 0 and 1, not {self.max_skipped}")
         if not self.output_folder:
             raise ConfigError("output_folder is empty; name a folder")
+        if self.slurm != SlurmConfig() and self.distribution_strategy != "slurm":
+            raise ConfigError("slurm_* options are for --distribution_strategy slurm; add that, or leave them out")
         if self.update and self.retry_failed:
             raise ConfigError("update and retry_failed are two runs; give one after the other")
         if self.update and self.source.subset_size is not None:
             raise ConfigError("update embeds all that is new; leave subset_size out, with a new folder")
+
+    @property
+    def leaves_run(self) -> bool:
+        """Whether the command ends before the run does, or without one."""
+        return self.distribution_strategy == "slurm" and (self.slurm.slurm_print or not self.slurm.slurm_wait)
 
 
 @dataclass(frozen=True, kw_only=True)

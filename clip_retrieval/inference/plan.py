@@ -89,7 +89,8 @@ def plan_run(
     Raises ConfigError where the folder has embeddings of another input or of other options.
     """
     devices = list_devices(config.encoder)
-    config = settle_partition_count(config, folder, source, len(devices))
+    worker_count = config.slurm.worker_count if config.distribution_strategy == "slurm" else len(devices)
+    config = settle_partition_count(config, folder, source, worker_count)
     check_input(folder, source)
     has_plan = not is_revised(folder)
     planned = source if has_plan or not isinstance(source, FilesSource) else as_it_was(source, config, folder)
@@ -140,17 +141,17 @@ def needs_work(folder: EmbeddingsFolder, partition: Partition, run: str = "") ->
 
 
 def settle_partition_count(
-    config: InferenceConfig, folder: EmbeddingsFolder, source: Source, device_count: int
+    config: InferenceConfig, folder: EmbeddingsFolder, source: Source, worker_count: int
 ) -> InferenceConfig:
-    """Keep the partition count of a started run; a new run on several devices gets some for each device."""
+    """Keep the partition count of a started run; a new run on several devices gets some for each of them."""
     if config.output_partition_count is not None:
         return config
     manifest = read_manifest(folder) if folder.partitions() else None
     if manifest is not None:
         return dataclasses.replace(config, output_partition_count=manifest["partition_count"])
-    if device_count == 1:
+    if worker_count == 1:
         return config
-    wanted = min(len(source.units), PARTITIONS_FOR_EACH_DEVICE * device_count)
+    wanted = min(len(source.units), PARTITIONS_FOR_EACH_DEVICE * worker_count)
     return dataclasses.replace(config, output_partition_count=max(1, wanted, len(make_partitions(config, source))))
 
 

@@ -6,11 +6,14 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 
+from clip_retrieval.clusters.slurm_config import SlurmConfig
 from clip_retrieval.errors import ConfigError, WorkerError
 from clip_retrieval.inference.attempts import explain_left, forget_attempts
 from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.inference.distributors import open_distributor
-from clip_retrieval.inference.plan import open_output, plan_run
+from clip_retrieval.inference.distributors.slurm import Submitted, submit_or_find, words_when_left
+from clip_retrieval.inference.distributors.slurm_jobs import SlurmJobs
+from clip_retrieval.inference.plan import PlannedRun, open_output, plan_run
 from clip_retrieval.inference.revisions.retry import retry_failed
 from clip_retrieval.inference.revisions.update import update_folder
 from clip_retrieval.inference.summary import RunSummary, check_outcome, sum_up
@@ -43,19 +46,14 @@ def run_inference(config: InferenceConfig, tasks: Sequence[int] | None = None) -
     if config.dry_run:
         raise ConfigError("dry_run writes nothing and returns an estimate; call inference.dry_run.estimate_inference")
     if tasks is not None:
-        config = dataclasses.replace(config, distribution_strategy=None)
-    folder = open_output(config)
-    if folder.exists(JOURNAL):
-        with only_one(folder):
-            finish_revision(folder)
-    source = open_source(config.source, config.output_folder)
-    check_writable(folder)
+        config = dataclasses.replace(config, distribution_strategy=None, slurm=SlurmConfig())
+    folder, source = open_both(config)
     if (config.update or config.retry_failed) and read_manifest(folder) and folder.partitions():
         return revise(config, folder, source)
     run = plan_run(config, folder, source, tasks)
     if run.missing:
         live = Live(len(run.missing))
-        with watching(config, live), ending_with(lambda: tidy_up(folder, run.chosen)):
+        with watching(config, live), ending_with(lambda: when_stopped(run)):
             try:
                 open_distributor(run)(run, live)
             finally:
@@ -72,6 +70,30 @@ def run_inference(config: InferenceConfig, tasks: Sequence[int] | None = None) -
     return summary
 
 
+def submit_inference(config: InferenceConfig) -> Submitted | RunSummary:
+    """Submit to Slurm what is missing, and do not wait; sum up where nothing is missing."""
+    run = plan_run(config, *open_both(config))
+    return submit_or_find(run) if run.missing else run_inference(config)
+
+
+def preview_scripts(config: InferenceConfig) -> str:
+    """Return the scripts that would be submitted to Slurm; writes nothing."""
+    folder = open_output(config)
+    run = plan_run(config, folder, open_source(config.source, config.output_folder))
+    return SlurmJobs(plan=run).preview(len(run.missing))
+
+
+def open_both(config: InferenceConfig) -> tuple[EmbeddingsFolder, Source]:
+    """Return output, which must be writable, and input; a revision that was cut off is finished first."""
+    folder = open_output(config)
+    if folder.exists(JOURNAL):
+        with only_one(folder):
+            finish_revision(folder)
+    source = open_source(config.source, config.output_folder)
+    check_writable(folder)
+    return folder, source
+
+
 def revise(config: InferenceConfig, folder: EmbeddingsFolder, source: Source) -> RunSummary:
     """Update a folder that is there, or try again what failed."""
     with only_one(folder):
@@ -85,6 +107,11 @@ def revise(config: InferenceConfig, folder: EmbeddingsFolder, source: Source) ->
     summary = sum_up(folder, partitions, [partition for partition in partitions if partition not in before])
     check_outcome(config, summary.stats)
     return dataclasses.replace(summary, revised=revised)
+
+
+def when_stopped(run: PlannedRun) -> str:
+    """Tidy up after a stopped run; return its last message. What runs on Slurm goes on."""
+    return words_when_left(run) if run.config.distribution_strategy == "slurm" else tidy_up(run.folder, run.chosen)
 
 
 def tidy_up(folder: EmbeddingsFolder, chosen: Sequence[Partition]) -> str:

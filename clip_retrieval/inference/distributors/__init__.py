@@ -16,6 +16,7 @@ from typing import assert_never
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.inference.distributors.local import make_on_devices
 from clip_retrieval.inference.distributors.sequential import make_here
+from clip_retrieval.inference.distributors.slurm import make_on_slurm
 from clip_retrieval.inference.plan import PlannedRun
 from clip_retrieval.inference.telemetry.live import Live
 
@@ -37,7 +38,7 @@ def open_distributor(run: PlannedRun) -> Distributor:
             raise not_there(strategy)
 
         case "slurm":
-            raise not_there(strategy)
+            return make_on_slurm
 
         case "ray":
             raise not_there(strategy)
