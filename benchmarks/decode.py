@@ -33,6 +33,7 @@ from clip_retrieval.encoder import preprocess as preprocess_module
 from clip_retrieval.encoder.config import PictureConfig
 from clip_retrieval.encoder.pictures import read_pixels
 from clip_retrieval.encoder.preprocess import LEAST_AVERAGED, LEAST_DECODED, LEAST_SIDE, Preprocess
+from clip_retrieval.encoder.resizing import resize_near
 
 PHOTOGRAPHS = (
     "astronaut.png coffee.png chelsea.png rocket.jpg retina.jpg hubble_deep_field.jpg motorcycle_left.png camera.png"
@@ -256,7 +257,8 @@ def with_simplejpeg(data: bytes, ready: Preprocess) -> NDArray[np.uint8]:
     factor = next((factor for factor in (8, 4, 2) if room >= factor), 1)
     pixels = simplejpeg.decode_jpeg(data, "RGB", min_width=-(-width // factor), min_height=-(-height // factor))
     fit, extent = ready.fit(width, height), (width / factor, height / factor)
-    return np.asarray(ready.resize_part(Image.fromarray(pixels), fit, extent, LEAST_AVERAGED))
+    window = ready.window(fit, extent)
+    return ready.framed(resize_near(Image.fromarray(pixels), window, ready.interpolation, LEAST_AVERAGED), window)
 
 
 if __name__ == "__main__":

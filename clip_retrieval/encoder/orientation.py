@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from clip_retrieval.encoder.preprocess import Fit
@@ -27,6 +29,11 @@ def read_orientation(image: Image.Image) -> int:
 
 def turn_upright(image: Image.Image, orientation: int) -> Image.Image:
     return image.transpose(TURNS[orientation]) if orientation in TURNS else image
+
+
+def turn_pixels(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Return pixels [height, width, 3] upright."""
+    return np.asarray(turn_upright(Image.fromarray(pixels), orientation)) if orientation in TURNS else pixels
 
 
 def turn_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:

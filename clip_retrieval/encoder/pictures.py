@@ -8,8 +8,16 @@ from PIL import Image
 
 from clip_retrieval.encoder.config import PictureConfig
 from clip_retrieval.encoder.images import has_alpha, lay_on_white, load_image, open_image, without_transparent_color
-from clip_retrieval.encoder.orientation import UPRIGHT, fit_as_stored, read_orientation, turn_size, turn_upright
+from clip_retrieval.encoder.orientation import (
+    UPRIGHT,
+    fit_as_stored,
+    read_orientation,
+    turn_pixels,
+    turn_size,
+    turn_upright,
+)
 from clip_retrieval.encoder.preprocess import Preprocess
+from clip_retrieval.encoder.resizing import resize_near
 
 
 def read_pixels(data: bytes, preprocess: Preprocess, pictures: PictureConfig) -> NDArray[np.uint8]:
@@ -43,7 +51,9 @@ def read_fast(image: Image.Image, preprocess: Preprocess, pictures: PictureConfi
     extent = drafted[1][2:] if drafted else picture.size
     orientation = orientation_of(image, pictures)
     fit = fit_as_stored(preprocess.fit(*turn_size(size, orientation)), preprocess.size, orientation)
-    return np.asarray(turn_upright(preprocess.resize_part(picture, fit, extent, preprocess.reducing_gap), orientation))
+    window = preprocess.window(fit, extent)
+    pixels = resize_near(picture, window, preprocess.interpolation, preprocess.reducing_gap)
+    return turn_pixels(preprocess.framed(pixels, window), orientation)
 
 
 def orientation_of(image: Image.Image, pictures: PictureConfig) -> int:

@@ -39,6 +39,16 @@ class Fit:
     top: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """Resize what is inside `box` (left, top, right, bottom) to `size` (width, height), which begins at (left, top)."""
+
+    box: tuple[float, float, float, float]
+    size: tuple[int, int]
+    left: int
+    top: int
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """A model's picture preprocessing. It needs no weights, and can be sent to reader processes."""
@@ -58,7 +68,9 @@ class Preprocess:
         """
         fit = self.fit(*image.size)
         if fit.width * fit.height > LARGEST_RESIZED:
-            return np.array(self.resize_part(image, fit, image.size))
+            window = self.window(fit, image.size)
+            part = as_rgb(image.resize(window.size, self.resampling(), window.box))
+            return self.framed(np.asarray(part), window)
         resized = image.resize((fit.width, fit.height), self.resampling())
         return np.array(self.on_canvas(as_rgb(resized), fit.left, fit.top))
 
@@ -90,19 +102,29 @@ class Preprocess:
         """Return the least factor over the final size that blocks of pixels may be averaged down to before resizing."""
         return max(LEAST_AVERAGED, LEAST_SIDE / self.size)
 
-    def resize_part(
-        self, image: Image.Image, fit: Fit, extent: tuple[float, float], reducing_gap: float | None = None
-    ) -> Image.Image:
-        """Return the square [size, size]; only the part of the picture inside it is resized.
+    def window(self, fit: Fit, extent: tuple[float, float]) -> Window:
+        """Return which part of an image becomes which part of the square [size, size].
 
         The picture covers `extent` of the image: decoded at a fraction, its last column and row may be parts.
         """
         x, y = extent[0] / fit.width, extent[1] / fit.height
         left, top = max(0, fit.left), max(0, fit.top)
         right, bottom = min(fit.width, fit.left + self.size), min(fit.height, fit.top + self.size)
-        box = (left * x, top * y, min(right * x, extent[0]), min(bottom * y, extent[1]))
-        part = image.resize((right - left, bottom - top), self.resampling(), box, reducing_gap)
-        return self.on_canvas(as_rgb(part), min(0, fit.left), min(0, fit.top))
+        return Window(
+            box=(left * x, top * y, min(right * x, extent[0]), min(bottom * y, extent[1])),
+            size=(right - left, bottom - top),
+            left=max(0, -fit.left),
+            top=max(0, -fit.top),
+        )
+
+    def framed(self, pixels: NDArray[np.uint8], window: Window) -> NDArray[np.uint8]:
+        """Return the square [size, size, 3] with these pixels in their place, the rest filled up."""
+        height, width, _ = pixels.shape
+        if width == height == self.size:
+            return pixels
+        square = np.full((self.size, self.size, 3), self.fill, np.uint8)
+        square[window.top : window.top + height, window.left : window.left + width] = pixels
+        return square
 
     def on_canvas(self, image: Image.Image, left: int, top: int) -> Image.Image:
         """Cut the square out of the image; where the image is smaller, fill up the rest."""

@@ -39,7 +39,7 @@ def direct_rows(folder: Path) -> np.ndarray[Any, Any]:
 
 
 def options(**values: object) -> dict[str, object]:
-    return {"clip_model": MODEL, "batch_size": 2, **values}
+    return {"clip_model": MODEL, "batch_size": 2, "decode": "exact", **values}
 
 
 def test_similarity_is_each_picture_with_each_text(tmp_path: Path, write_jpegs: Write) -> None:

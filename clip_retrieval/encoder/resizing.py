@@ -1,0 +1,96 @@
+"""Pictures resized as by Pillow, but for rounding, by vector code that takes a third of its time.
+
+Rows are resized before columns, as in Pillow, so that what is clipped between the two is the same: then 1 value in 250
+differs, by 1 level of 255. Pillow resizes where that code is missing: another processor, mode or interpolation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from math import ceil
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from clip_retrieval.encoder.preprocess import Interpolation, Window, as_rgb
+
+# Names in cykooz-resizer; the radius of the filter. Its catmull_rom has Pillow's parameter of bicubic, -0.5.
+FILTERS: dict[Interpolation, tuple[str, int]] = {"bicubic": ("catmull_rom", 2), "bilinear": ("bilinear", 1)}
+
+
+@dataclass(frozen=True)
+class Span:
+    """One axis of a resize: the pixels from `start` to `stop` become `size`."""
+
+    start: float
+    stop: float
+    size: int
+    reducing_gap: float
+
+    @property
+    def block(self) -> int:
+        """Return how many pixels are averaged to one before."""
+        return int((self.stop - self.start) / self.size / self.reducing_gap) or 1
+
+    def reach(self, radius: int, length: int) -> tuple[int, int]:
+        """Return the first pixel that the filter sees, and the one after its last."""
+        scale = (self.stop - self.start) / self.size
+        margin = radius * max(scale, 1.0) - scale / 2  # the first pixel made lies half a step inside
+        return max(0, int(self.start - margin)), min(length, ceil(self.stop + margin))
+
+    def inside(self, first: int, length: int) -> tuple[float, float]:
+        """Return start and length of the span within the averaged part that begins at pixel `first`."""
+        start = (self.start - first) / self.block
+        return start, min((self.stop - self.start) / self.block, length - start)
+
+
+class Step(NamedTuple):
+    """What is inside of `box` (left, top, width, height) becomes `size`."""
+
+    box: tuple[float, float, float, float]
+    size: tuple[int, int]
+
+
+def resize_near(
+    image: Image.Image, window: Window, interpolation: Interpolation, reducing_gap: float
+) -> NDArray[np.uint8]:
+    """Return the window of an image as RGB pixels [height, width, 3]; whole blocks of a large one are averaged before.
+
+    `reducing_gap` is the least factor over the final size that blocks are averaged down to, as of Pillow's `resize`.
+    """
+    vector = vector_code()
+    if vector is None or image.mode != "RGB" or interpolation not in FILTERS:
+        resampling = Image.Resampling[interpolation.upper()]
+        return np.asarray(as_rgb(image.resize(window.size, resampling, window.box, reducing_gap)))
+    name, radius = FILTERS[interpolation]
+    across, down = (Span(window.box[i], window.box[i + 2], window.size[i], reducing_gap) for i in (0, 1))
+    left, right = across.reach(radius, image.width)
+    top, bottom = down.reach(radius, image.height)
+    part = image.reduce((across.block, down.block), (left, top, right, bottom))
+    (x, width), (y, height) = across.inside(left, part.width), down.inside(top, part.height)
+    rows = Step(box=(x, 0, width, part.height), size=(across.size, part.height))
+    columns = Step(box=(0, y, across.size, height), size=window.size)
+    return convolve(vector, part, name, (rows, columns))
+
+
+def convolve(vector: Any, image: Image.Image, name: str, steps: Sequence[Step]) -> NDArray[np.uint8]:
+    kind, way = vector.PixelType.U8x3, vector.ResizeAlg.convolution(vector.FilterType[name])
+    pixels = vector.ImageData(image.width, image.height, kind, image.tobytes())
+    for step in steps:
+        source, pixels = pixels, vector.ImageData(*step.size, kind)
+        vector.Resizer().resize(source, pixels, vector.ResizeOptions(way, crop_box=vector.CropBox(*step.box)))
+    return np.frombuffer(pixels.get_buffer(), np.uint8).reshape(pixels.height, pixels.width, 3)
+
+
+@cache
+def vector_code() -> Any:
+    """Return the module cykooz_resizer; None where there is none, or where the processor lacks its instructions."""
+    try:
+        import cykooz_resizer
+    except ImportError:
+        return None
+    return None if cykooz_resizer.Resizer().cpu_extensions == cykooz_resizer.CpuExtensions.none else cykooz_resizer
