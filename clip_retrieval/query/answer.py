@@ -15,6 +15,7 @@ from clip_retrieval.query.config import SelectionConfig
 from clip_retrieval.query.embed import Query
 from clip_retrieval.query.searcher import Searcher
 from clip_retrieval.query.selection import choose_diverse, find_leaders
+from clip_retrieval.query.surprise import Spread, expected_by
 from clip_retrieval.search.index import SearchResult
 from clip_retrieval.search.within import Within, search_within
 
@@ -31,6 +32,7 @@ class Answer:
     found: SearchResult
     expected: NDArray[np.float64] | None = None  # [k] rows as high by chance; None where nobody asked
     how: tuple[str, ...] = ()
+    spread: Spread | None = None  # what `expected` was taken from
 
     def pick(self, places: NDArray[np.int64] | NDArray[np.bool_] | slice) -> Answer:
         """Return the hits at some places, in their order."""
@@ -53,13 +55,13 @@ def answer_many(searcher: Searcher, queries: Sequence[Query], selection: Selecti
     within = None if selection.where is None else searcher.within(searcher.rows_where(selection.where))
     row_count = searcher.index.row_count if within is None else len(within.rows)
     wanted = selection.num_results or max(1, row_count)
-    is_compared = selection.deduplicate is not None or selection.diverse is not None
-    if is_compared and wanted > MOST_COMPARED:
+    if selection.is_compared and wanted > MOST_COMPARED:
         raise ConfigError(
             f"deduplicate and diverse compare up to {MOST_COMPARED:,} hits, not {wanted:,}; say so many with "
             "num_results"
         )
-    asked = min(MORE * wanted, MOST_COMPARED) if is_compared else wanted if selection.num_results else FIRST_ASKED
+    asked = wanted if selection.num_results else FIRST_ASKED
+    asked = min(MORE * wanted, MOST_COMPARED) if selection.is_compared else asked
     asked += max((len(query.own_rows) for query in queries), default=0)
     search = Search(searcher, selection, within, wanted)
     return [search.complete(found, asked) for found in search.find(queries, asked)]
@@ -92,7 +94,7 @@ class Search:
     def complete(self, found: Answer, asked: int) -> Answer:
         """Cut and choose among the hits of a query; search for more of them until they suffice or there are none."""
         selection, own_count = self.selection, len(found.query.own_rows)
-        is_compared = selection.deduplicate is not None or selection.diverse is not None
+        is_compared = selection.is_compared
         most = min(self.searcher.index.row_count, MOST_COMPARED) if is_compared else self.searcher.index.row_count
         while True:
             kept = cut(found, self.searcher, selection)
@@ -104,15 +106,19 @@ class Search:
             found = self.find([found.query], asked)[0]
 
     def choose(self, found: Answer) -> Answer:
-        """Leave out near-duplicates, then take hits that differ; without diversity the order stays."""
+        """Leave out near-duplicates, then take hits that differ."""
         if not len(found.found.ids):
             return found
-        rows = self.searcher.rows(found.found.ids)
-        if self.selection.deduplicate is not None:
-            found, rows = leave_out_duplicates(found, rows, self.selection.deduplicate)
-        if self.selection.diverse is None:
-            return found.pick(slice(self.wanted))
-        return found.pick(choose_diverse(rows, found.found.scores, self.wanted, self.selection.diverse))
+        return choose_among(found, self.searcher.rows(found.found.ids), self.selection, self.wanted)
+
+
+def choose_among(found: Answer, rows: NDArray[np.float32], selection: SelectionConfig, wanted: int) -> Answer:
+    """Leave out near-duplicates among hits, then take those that differ; without diversity the order stays."""
+    if selection.deduplicate is not None:
+        found, rows = leave_out_duplicates(found, rows, selection.deduplicate)
+    if selection.diverse is None:
+        return found.pick(slice(wanted))
+    return found.pick(choose_diverse(rows, found.found.scores, wanted, selection.diverse))
 
 
 def without_duplicates(found: Answer, searcher: Searcher, threshold: float) -> Answer:
@@ -138,14 +144,20 @@ def cut(found: Answer, searcher: Searcher, selection: SelectionConfig) -> Answer
         found = found.pick(found.found.scores >= selection.threshold)
     if selection.surprise is None:
         return found
-    expected = searcher.background().expected_as_high(found.query.embedding, found.found.scores)
+    spread = searcher.background().spread(found.query.embedding)
+    found = replace(found, spread=spread, expected=expected_by(spread, found.found.scores))
+    return leave_out_chance(found, selection.surprise)
+
+
+def leave_out_chance(found: Answer, surprise: float) -> Answer:
+    """Leave out hits that `surprise` rows or more would equal by chance; none where that cannot be told."""
+    expected = found.expected
+    assert expected is not None
     if np.isnan(expected).any():
-        return replace(found, expected=expected).told(
-            "the index has too few rows to tell hits from chance: all are kept"
-        )
-    kept = expected < selection.surprise
-    found = replace(found, expected=expected).pick(kept)
+        return found.told("the index has too few rows to tell hits from chance: all are kept")
+    kept = expected < surprise
     left_out = int((~kept).sum())
+    found = found.pick(kept)
     return (
         found
         if not left_out

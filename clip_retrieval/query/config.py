@@ -91,3 +91,8 @@ class SelectionConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ConfigError(f"{name} is a number between 0 and 1, not {value:g}")
+
+    @property
+    def is_compared(self) -> bool:
+        """Say whether hits are chosen by their likeness to each other, for which more of them are looked at."""
+        return self.deduplicate is not None or self.diverse is not None

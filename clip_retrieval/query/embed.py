@@ -21,6 +21,7 @@ from clip_retrieval.options import from_json, to_json
 from clip_retrieval.query.config import SearcherConfig
 
 LEAST_NORM, LARGEST_NORM = 1e-38, 1e38  # of a vector in a query: about what float32 holds
+UNIT_ERROR = 1e-6  # of the length of a float32 vector that was normalized before
 LEAST_LENGTH = 1e-3  # length of a sum relative to its weights, below which it is only rounding
 
 QueryKind = Literal["text", "image", "embedding", "row", "sum"]
@@ -80,7 +81,17 @@ def embed_vector(values: NDArray[Any], name: str) -> Query:
         length = math.sqrt(row @ row)
     if not LEAST_NORM < length < LARGEST_NORM:  # also false for NaN
         raise QueryError(f"{name} is no direction: it is zero, or not finite")
-    return Query(name, "embedding", (row / length).astype(np.float32))
+    is_unit = values.dtype == np.float32 and abs(length - 1) < UNIT_ERROR  # dividing again would change its last bits
+    return Query(name, "embedding", (row if is_unit else row / length).astype(np.float32))
+
+
+def check_dimension(query: Query, dim: int) -> None:
+    """Raise QueryError where a query is of another dimension than the index."""
+    own = query.embedding.shape[-1]
+    if own != dim:
+        raise QueryError(
+            f"the query has {own} dimensions, the index has {dim}: they are of different models ({query.text})"
+        )
 
 
 def add_up(name: str, parts: Sequence[tuple[float, Query]]) -> Query:

@@ -12,6 +12,7 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import duckdb
@@ -172,6 +173,15 @@ def parse(sandbox: duckdb.DuckDBPyConnection, condition: str) -> dict[str, Any]:
     text = f"SELECT 1 FROM {TABLE} WHERE {condition}"
     ((answer,),) = sandbox.execute("SELECT json_serialize_sql(?)", [text]).fetchall()
     return dict(json.loads(answer))
+
+
+@lru_cache(256)
+def names_in(condition: str) -> frozenset[str]:
+    """Return the columns that a condition names, in small letters. Raises QueryError where it is none."""
+    with open_sandbox() as sandbox:
+        tree = read_statement(sandbox, condition)["node"]["where_clause"]
+    named = [node["column_names"] for node in nodes(tree) if node["class"] == "COLUMN_REF"]
+    return frozenset(".".join(parts).lower() for parts in named)
 
 
 def check_tree(tree: Any, columns: Sequence[str], used: dict[str, None]) -> None:

@@ -23,6 +23,7 @@ from clip_retrieval.metadata import Metadata, open_metadata
 from clip_retrieval.query.config import SearcherConfig
 from clip_retrieval.query.embed import (
     Query,
+    check_dimension,
     check_model,
     choose_encoder,
     choose_pictures,
@@ -111,11 +112,7 @@ class Searcher:
 
     def check_dimension(self, query: Query) -> None:
         """Raise QueryError where a query is of another dimension than the index."""
-        if query.embedding.shape[-1] != self.index.dim:
-            raise QueryError(
-                f"the query has {query.embedding.shape[-1]} dimensions, the index has {self.index.dim}: they are of "
-                f"different models ({query.text})"
-            )
+        check_dimension(query, self.index.dim)
 
     def load(self) -> Encoder:
         """Return the model, loaded and compared with that of the index once; the caller holds the lock."""

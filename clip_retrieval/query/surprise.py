@@ -21,26 +21,48 @@ FEWEST_ROWS = 32  # below which there is no background to speak of
 
 
 @dataclass(frozen=True)
+class Spread:
+    """How the scores of a query over the rows of an index are spread that it does not mean: a normal distribution."""
+
+    row_count: int
+    middle: float
+    deviation: float
+
+    def expected_as_high(self, scores: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return for each score how many rows would be as high if none of them meant the query."""
+        scale = self.deviation * math.sqrt(2)
+        tails = [math.erfc((float(score) - self.middle) / scale) / 2 for score in scores]
+        return self.row_count * np.array(tails, np.float64)
+
+
+@dataclass(frozen=True)
 class Background:
     """Random rows of an index, and how many rows it has in all."""
 
     rows: NDArray[np.float32]  # [n, d], unit length
     row_count: int
 
-    def expected_as_high(self, query: NDArray[np.float32], scores: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return for each score how many rows of the index would be as high if none of them meant the query.
+    def spread(self, query: NDArray[np.float32]) -> Spread | None:
+        """Return the spread of a query's scores; None where the index has too few rows to tell.
 
-        The spread is taken from the lower half of the background's scores, which hits do not reach: an index may be
-        full of them. NaN where the index has too few rows to tell.
+        It is taken from the lower half of the background's scores, which hits do not reach: an index may be full of
+        them.
         """
         if len(self.rows) < FEWEST_ROWS:
-            return np.full(len(scores), np.nan)
+            return None
         background = self.rows @ query
         middle = float(np.median(background))
         below = background[background <= middle] - middle
-        deviation = math.sqrt(float(np.mean(below**2))) or 1e-9
-        tails = [math.erfc((float(score) - middle) / (deviation * math.sqrt(2))) / 2 for score in scores]
-        return self.row_count * np.array(tails, np.float64)
+        return Spread(self.row_count, middle, math.sqrt(float(np.mean(below**2))) or 1e-9)
+
+    def expected_as_high(self, query: NDArray[np.float32], scores: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return for each score how many rows would be as high by chance; NaN where there are too few to tell."""
+        return expected_by(self.spread(query), scores)
+
+
+def expected_by(spread: Spread | None, scores: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return for each score how many rows would be as high by chance; NaN without a spread."""
+    return np.full(len(scores), np.nan) if spread is None else spread.expected_as_high(scores)
 
 
 def read_background(index: Index) -> Background:

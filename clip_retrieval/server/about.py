@@ -9,10 +9,10 @@ from urllib.parse import unquote
 
 from clip_retrieval.server.asking import Asker
 from clip_retrieval.server.config import BackConfig
-from clip_retrieval.server.indices import Indices
 from clip_retrieval.server.legacy import GENERATION, bad, check_generation
 from clip_retrieval.server.messages import TEXT, Header, HttpError, Request, Response, json_response
 from clip_retrieval.server.pictures import media_type
+from clip_retrieval.server.served import Indices
 
 PICTURES = "/v1/pictures/"
 LARGEST_SIDE = 1024
@@ -33,7 +33,10 @@ class Endpoints:
 
     async def list_indices(self, request: Request, said: Any) -> Response:  # noqa: ARG002
         """Return name, generation, model, dimension, rows and columns of each index."""
-        return json_response({"indices": [generation.describe() for generation in self.indices.all()]})
+        listed = [build.describe() for build in self.indices.all()]
+        limits = self.config.limits
+        most = {"max_results": limits.max_results, "max_queries": limits.max_queries}
+        return json_response({"indices": listed, **most})
 
     async def read_metrics(self, request: Request, said: Any) -> Response:  # noqa: ARG002
         return Response(*self.asker.metrics.text())
@@ -48,20 +51,18 @@ class Endpoints:
     async def show_picture(self, request: Request, said: Any) -> Response:  # noqa: ARG002
         """Return the picture of a row: a small JPEG, or with ?original=1 its bytes. Raises HttpError 404."""
         name, _, row = request.path.removeprefix(PICTURES).rpartition("/")
-        generation = self.indices.get(unquote(name))
+        build = self.indices.get(unquote(name))
         parameters = request.parameters
-        check_generation(request, generation, parameters.get("generation"))
+        check_generation(request, build, parameters.get("generation"))
         if not (row.isascii() and row.isdigit() and len(row) <= DIGITS_OF_AN_ID):
             raise bad(f"the id of a row is a whole number, not {row[:50]!r}")
         is_original = parameters.get("original", "").lower() in ("1", "true")
-        data = await self.asker.picture(
-            generation, int(row), None if is_original else read_side(parameters.get("size"))
-        )
+        data = await build.picture(int(row), None if is_original else read_side(parameters.get("size")))
         kind = None if data is None else media_type(data)
         if data is None or kind is None:
-            raise HttpError(HTTPStatus.NOT_FOUND, f"row {int(row)} of {generation.name} has no picture that is served")
+            raise HttpError(HTTPStatus.NOT_FOUND, f"row {int(row)} of {build.name} has no picture that is served")
         headers: tuple[Header, ...] = (
-            (GENERATION, generation.id.encode()),
+            (GENERATION, build.id.encode()),
             (b"cache-control", b"private, max-age=3600"),
         )
         return Response(data, kind.encode(), headers=headers)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
-import ipaddress
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -22,8 +20,9 @@ from clip_retrieval.errors import (
     describe_os_error,
 )
 from clip_retrieval.network.connections import FetchError
-from clip_retrieval.server.config import AccessConfig, LimitsConfig
-from clip_retrieval.server.lanes import too_busy
+from clip_retrieval.server.access import Access
+from clip_retrieval.server.config import LimitsConfig
+from clip_retrieval.server.lanes import RETRY_AFTER, too_busy
 from clip_retrieval.server.messages import (
     JSON,
     GoneError,
@@ -34,6 +33,7 @@ from clip_retrieval.server.messages import (
     Response,
     Scope,
     Send,
+    StaleError,
     TimeLimit,
     error_response,
     parse_json,
@@ -44,16 +44,12 @@ from clip_retrieval.server.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[Request, Any], Awaitable[Response]]
+ShutDown = Callable[[], Awaitable[None]]
 
 SLASHES = re.compile("/{2,}")
 OPTION = re.compile(r"--(?=\w)")
 # Enough for JSON: uvicorn takes some microseconds for each header.
 NOSNIFF: Header = (b"x-content-type-options", b"nosniff")
-PREFLIGHT: tuple[Header, ...] = (
-    (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
-    (b"access-control-allow-headers", b"authorization, content-type, index-generation, x-api-key"),
-    (b"access-control-max-age", b"600"),
-)
 STATUS: tuple[tuple[type[Exception], HTTPStatus], ...] = (
     (QueryError, HTTPStatus.BAD_REQUEST),
     (ConfigError, HTTPStatus.BAD_REQUEST),
@@ -116,14 +112,23 @@ def page_headers(backend: str | None) -> tuple[Header, ...]:
     return ((b"referrer-policy", b"no-referrer"), (b"content-security-policy", policy.encode()))
 
 
+async def nothing() -> None:
+    pass
+
+
 class App:
     """One server's ASGI application."""
 
-    def __init__(self, routes: Routes, access: Access, limits: LimitsConfig, metrics: Metrics) -> None:
+    def __init__(
+        self, routes: Routes, access: Access, limits: LimitsConfig, metrics: Metrics, shut_down: ShutDown = nothing
+    ) -> None:
         self.routes, self.access, self.limits, self.metrics = routes, access, limits, metrics
+        self.shut_down = shut_down  # closes what belongs to the event loop, before that ends
         self.in_work = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.live(receive, send)
         if scope["type"] != "http":
             return
         if "//" in scope["path"]:
@@ -138,6 +143,16 @@ class App:
             await send_response(send, response, headers, has_body=request.method != "HEAD")
         except GoneError:
             self.metrics.gone.inc()
+
+    async def live(self, receive: Receive, send: Send) -> None:
+        """Wait for the end of the event loop, as ASGI tells of it."""
+        while True:
+            kind = (await receive())["type"]
+            if kind == "lifespan.shutdown":
+                await self.shut_down()
+            await send({"type": f"{kind}.complete"})
+            if kind == "lifespan.shutdown":
+                return
 
     async def respond(self, request: Request) -> tuple[str, Response]:
         """Return the route's name and its answer; every error is an answer, except that nobody waits for one."""
@@ -176,7 +191,11 @@ class App:
         watcher = asyncio.create_task(cancel_when_gone(request, task))
         try:
             with TimeLimit(self.limits.request_timeout):
-                return await route.handler(request, said)
+                try:
+                    return await route.handler(request, said)
+                except StaleError as error:
+                    await error.refresh()
+                    return await route.handler(request, said)
         except TimeoutError:
             said = f"the answer took longer than {self.limits.request_timeout:g} s (request_timeout)"
             raise HttpError(HTTPStatus.SERVICE_UNAVAILABLE, said) from None
@@ -194,92 +213,12 @@ async def cancel_when_gone(request: Request, task: asyncio.Task[Any]) -> None:
     task.cancel()
 
 
-class Access:
-    """Who may ask: names of this server, origins of web pages, keys."""
-
-    def __init__(self, config: AccessConfig, keys: Sequence[bytes]) -> None:
-        self.keys = keys
-        self.origins = frozenset(origin.rstrip("/").encode() for origin in config.cors)
-        self.hosts = frozenset(name.lower() for name in config.allowed_hosts)
-        self.is_local = is_loopback(config.host)
-
-    def check_host(self, request: Request) -> None:
-        """Refuse names that a web page of strangers may have given this machine (DNS rebinding)."""
-        if not self.hosts and not self.is_local:
-            return
-        host = host_name((request.header(b"host") or b"").decode("latin-1"))
-        if host not in self.hosts and not (self.is_local and (is_loopback(host) or is_address(host) or not host)):
-            raise HttpError(
-                HTTPStatus.MISDIRECTED_REQUEST,
-                f"this server does not answer to {host[:100]!r}; it would if started with --allowed_hosts",
-            )
-
-    def check_key(self, request: Request) -> None:
-        """Refuse a request without one of the keys; the time that takes says nothing of them."""
-        if not self.keys:
-            return
-        given = request.header(b"x-api-key")
-        if given is None:
-            scheme, _, given = (request.header(b"authorization") or b"").partition(b" ")
-            given = given.strip() if scheme.lower() == b"bearer" else b""
-        matches = [hmac.compare_digest(given, key) for key in self.keys]
-        if not any(matches):
-            raise HttpError(
-                HTTPStatus.UNAUTHORIZED,
-                "this server wants a key: `Authorization: Bearer KEY` or `X-API-Key: KEY`",
-                ((b"www-authenticate", b"Bearer"),),
-            )
-
-    def headers(self, request: Request) -> tuple[Header, ...]:
-        """Return the headers that let pages of other origins read an answer, or keep them from it."""
-        if not self.origins:
-            return ((b"cross-origin-resource-policy", b"same-origin"),)
-        if b"*" in self.origins:
-            return ((b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", b"index-generation"))
-        origin = request.header(b"origin")
-        vary = ((b"vary", b"Origin"),)
-        if origin is None or origin not in self.origins:
-            return vary
-        return (
-            *vary,
-            (b"access-control-allow-origin", origin),
-            (b"access-control-expose-headers", b"index-generation"),
-        )
-
-    def preflight(self) -> Response:
-        if not self.origins:
-            raise HttpError(
-                HTTPStatus.METHOD_NOT_ALLOWED,
-                "pages of other origins may not ask this server; they could if it were started with --cors",
-            )
-        return Response(b"", status=HTTPStatus.NO_CONTENT, headers=PREFLIGHT)
-
-
-def host_name(host: str) -> str:
-    """Return a Host header without its port, in small letters."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
-    return host.partition(":")[0].lower().rstrip(".")
-
-
-def is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    return is_address(host) and ipaddress.ip_address(host).is_loopback
-
-
 def translate(error: Exception) -> HttpError:
     """Return an error as an answer: what a request can cause is told, what it cannot is logged."""
     if isinstance(error, HttpError):
         return error
+    if isinstance(error, StaleError):
+        return HttpError(HTTPStatus.SERVICE_UNAVAILABLE, f"{error}; ask again", RETRY_AFTER)
     if isinstance(error, FetchError):
         is_forbidden = error.reason == "forbidden_address"  # the message would tell addresses of the local network
         said = "it is at no public address" if is_forbidden else str(error)

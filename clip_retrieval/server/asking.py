@@ -20,13 +20,14 @@ from clip_retrieval.query.answer import Answer, answer_many, without_duplicates
 from clip_retrieval.query.config import SelectionConfig
 from clip_retrieval.query.embed import Query
 from clip_retrieval.query.searcher import Searcher
+from clip_retrieval.server.builds import Row
 from clip_retrieval.server.config import BackConfig
 from clip_retrieval.server.indices import Generation
 from clip_retrieval.server.lanes import Lane, LaneSize, one_by_one
 from clip_retrieval.server.messages import HttpError
 from clip_retrieval.server.metrics import Metrics, gauge
 from clip_retrieval.server.pictures import Thumbnails, read_original
-from clip_retrieval.server.rows import Row, read_rows
+from clip_retrieval.server.rows import read_rows
 
 HEAVY_HITS = 1_000  # hits from which a search is heavy
 HEAVY_DUPLICATES = 200  # hits whose embeddings are compared from which it is
@@ -110,7 +111,6 @@ class Asker:
         self.fetching: Lane[str, bytes] = Lane(
             "fetch", one_by_one(self.fetch), LaneSize(threads=FETCHERS, most_waiting=waiting, most_at_once=1)
         )
-
         self.others: Lane[Callable[[], Any], Any] = Lane(
             "other", one_by_one(call), LaneSize(threads=2, most_waiting=waiting, most_at_once=1)
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from clip_retrieval.query.config import SearcherConfig
 logger = logging.getLogger(__name__)
 
 LARGEST_PORT = 65535
+USUAL_PATH, USUAL_NAME = "indices_paths.json", "index"
+PARTS = "parts"  # key of an index in the json file, instead of its folder
 FOLDER_KEYS = ("indice_folder", "index_folder")  # of an index in the json file
 URL = "url"
 USUAL_COLUMNS = (URL, "image_path", "caption", "NSFW")  # what clip-retrieval 2 returns of the metadata
@@ -134,6 +137,25 @@ class AccessConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PartsConfig:
+    """An index in parts on other servers, and how these are asked."""
+
+    parts: tuple[str, ...] = option(
+        (),
+        help="Addresses of servers with a part of one index each, such as http://a:1234,http://b:1234 (and ?index=NAME "
+        "for another than their first): all are asked at once, and the rows of each follow those of the one before.",
+    )
+    part_timeout: float = option(5.0, help="Seconds after which a part that has not answered is left out of an answer.")
+    part_wait: float = option(30.0, help="Seconds that parts have to appear when this server starts.", least=0)
+    part_key_file: str | None = option(None, help="File whose first line is the key that the parts want.")
+
+    def __post_init__(self) -> None:
+        check_least(self)
+        if not self.part_timeout > 0:
+            raise ConfigError(f"part_timeout must be more than 0, not {self.part_timeout}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class BackConfig:
     """Which indices are served, where, and within which limits."""
 
@@ -143,14 +165,15 @@ class BackConfig:
     )  # fmt: skip
 
     indices_paths: str = option(
-        "indices_paths.json",
-        help="An index folder, or a json file: {name: folder} or {name: {indice_folder: folder, …options of one "
-        "index}}; its relative folders start at the file.",
+        USUAL_PATH,
+        help="An index folder, or a json file: {name: folder}, {name: {indice_folder: folder, …options of one index}}, "
+        "{name: {parts: [address, …]}}; its relative folders start at the file.",
         aliases=("index_folder", "indice_folder"),
     )
     access: AccessConfig = group(AccessConfig)
     served: ServedConfig = group(ServedConfig)
     limits: LimitsConfig = group(LimitsConfig)
+    parted: PartsConfig = group(PartsConfig)
     allow_image_urls: bool = option(
         False, help="Fetch the picture that image_url of a request names; public addresses only."
     )
@@ -163,6 +186,10 @@ class BackConfig:
 
     def __post_init__(self) -> None:
         check_least(self)
+        if self.parted.parts and self.indices_paths != USUAL_PATH:
+            raise ConfigError(
+                f"both parts and {self.indices_paths} are given; name one, or write the parts into the json file"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,10 +226,13 @@ class NamedIndex:
     name: str
     folder: str
     config: ServedConfig
+    parts: tuple[str, ...] = ()  # addresses of servers, instead of a folder
 
 
 def list_served(config: BackConfig) -> list[NamedIndex]:
     """Return the indices that are served, in the order of the json file. Raises ConfigError."""
+    if config.parted.parts:
+        return [NamedIndex(USUAL_NAME, "", config.served, check_parts(config.parted.parts, "parts"))]
     path = Path(config.indices_paths).expanduser()
     if "://" in config.indices_paths or path.is_dir():
         name = (
@@ -210,7 +240,7 @@ def list_served(config: BackConfig) -> list[NamedIndex]:
             if "://" in config.indices_paths
             else path.resolve().name
         )
-        return [NamedIndex(name or "index", config.indices_paths, config.served)]
+        return [NamedIndex(name or USUAL_NAME, config.indices_paths, config.served)]
     if not path.exists():
         raise ConfigError(
             f"there is neither an index folder nor a json file {path}; give the folder that `clip-retrieval index` "
@@ -227,11 +257,14 @@ def read_index(name: str, value: object, usual: ServedConfig, path: Path) -> Nam
     options = {"indice_folder": value} if isinstance(value, str) else value
     options = check_shape(options, dict[str, Any], f"{path}: {name}", ConfigError)
     folder = next((options[key] for key in FOLDER_KEYS if key in options), None)
-    if not isinstance(folder, str) or not folder:
+    parts = check_parts(options[PARTS], f"{path}: {name}: parts") if PARTS in options else ()
+    if parts and folder is not None:
+        raise ConfigError(f"{path}: {name} has both parts and an indice_folder; leave one of them out")
+    if not parts and (not isinstance(folder, str) or not folder):
         raise ConfigError(f'{path}: {name} names no indice_folder; write {{"{name}": "folder"}}')
     known = {spelling for flag in flags_of(ServedConfig) for spelling in (flag.name, *flag.aliases)}
     known |= set(dropped_flags(ServedConfig))
-    unknown = [key for key in options if key not in known and key not in FOLDER_KEYS]
+    unknown = [key for key in options if key not in known and key not in (*FOLDER_KEYS, PARTS)]
     if unknown:
         logger.warning("%s: %s is not an option of an index, and is ignored", path, " and ".join(unknown))
     given = {key: option for key, option in options.items() if key in known}
@@ -239,5 +272,22 @@ def read_index(name: str, value: object, usual: ServedConfig, path: Path) -> Nam
         changed: dict[str, Any] = {place[-1]: option for place, option in read_given(ServedConfig, given).items()}
     except ConfigError as error:
         raise ConfigError(f"{path}: {name}: {error}") from error
-    place = folder if "://" in folder else str(path.parent / Path(folder).expanduser())
-    return NamedIndex(name, place, replace(usual, **changed))
+    served = replace(usual, **changed)
+    if parts:
+        return NamedIndex(name, "", served, parts)
+    place = str(folder) if "://" in str(folder) else str(path.parent / Path(str(folder)).expanduser())
+    return NamedIndex(name, place, served)
+
+
+def check_parts(said: object, where: str) -> tuple[str, ...]:
+    """Return the addresses of parts. Raises ConfigError where they are none, or one is there twice."""
+    if not isinstance(said, list | tuple) or not said or not all(isinstance(url, str) for url in said):
+        raise ConfigError(f'{where} is a list of addresses, such as ["http://a:1234", "http://b:1234"]')
+    parts = tuple(url.strip().rstrip("/") for url in said)
+    for url in parts:
+        if not re.match(r"https?://[^/?#\s]+([/?][^#\s]*)?$", url):
+            raise ConfigError(f"{where}: a part is an address such as http://a:1234, unlike {url!r}")
+    twice = next((url for place, url in enumerate(parts) if url in parts[:place]), None)
+    if twice is not None:
+        raise ConfigError(f"{where}: {twice} is there twice, so each of its rows would be found twice")
+    return parts

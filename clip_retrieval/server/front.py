@@ -7,7 +7,8 @@ from typing import Any
 
 from clip_retrieval.process.interrupts import hearing_stop
 from clip_retrieval.server.about import front_settings
-from clip_retrieval.server.app import Access, App, Route, Routes, page_headers
+from clip_retrieval.server.access import Access
+from clip_retrieval.server.app import App, Route, Routes, page_headers
 from clip_retrieval.server.config import FrontConfig, LimitsConfig
 from clip_retrieval.server.messages import Request, Response, json_response
 from clip_retrieval.server.metrics import Metrics

@@ -5,21 +5,28 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
-import numpy as np
-
 from clip_retrieval.errors import ClipRetrievalError
-from clip_retrieval.query.config import SelectionConfig
-from clip_retrieval.query.embed import embed_vector
-from clip_retrieval.server.asking import Ask, Asker
-from clip_retrieval.server.indices import Generation, Indices
+from clip_retrieval.server.asking import Asker
+from clip_retrieval.server.builds import Build
 from clip_retrieval.server.messages import HttpError, Request, Response, json_response
+from clip_retrieval.server.served import Indices
 
 SECONDS_OF_AN_ANSWER = 1.0  # for which an answer of /readyz holds
 SECONDS_OF_A_PROBE = 10.0
-PROBE = "a photo of a dog"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What became of a search in an index: a problem, or parts of it that did not answer."""
+
+    name: str
+    problem: str = ""
+    missing: Mapping[str, str] = field(default_factory=dict)
 
 
 class Health:
@@ -27,7 +34,7 @@ class Health:
 
     def __init__(self, indices: Indices, asker: Asker, stuck_after: float) -> None:
         self.indices, self.asker, self.stuck_after = indices, asker, stuck_after
-        self.checked: tuple[float, dict[str, str]] = (-SECONDS_OF_AN_ANSWER, {"server": "has just started"})
+        self.checked_at, self.probes = -SECONDS_OF_AN_ANSWER, [Probe("server", "has just started")]
         self.checking = asyncio.Lock()
         self.is_warm = True  # False while models are opened, for which lanes may have to wait long
 
@@ -40,34 +47,24 @@ class Health:
         return json_response({"status": f"stuck: {', '.join(dead)}" if dead else "ok"}, status)
 
     async def ready(self, request: Request, said: Any) -> Response:  # noqa: ARG002
-        """Say whether each index has encoded and searched something within the last second."""
+        """Say whether each index has searched something within the last second; parts may be missing."""
         async with self.checking:
-            if time.monotonic() - self.checked[0] > SECONDS_OF_AN_ANSWER:
-                found = await asyncio.gather(*[self.probe(generation) for generation in self.indices.all()])
-                self.checked = (time.monotonic(), {name: problem for name, problem in found if problem})
-        problems = self.checked[1]
-        generations = {generation.name: generation.id for generation in self.indices.all()}
+            if time.monotonic() - self.checked_at > SECONDS_OF_AN_ANSWER:
+                self.probes = await asyncio.gather(*[self.probe(build) for build in self.indices.all()])
+                self.checked_at = time.monotonic()
+        problems = {probe.name: probe.problem for probe in self.probes if probe.problem}
         if problems:
             return json_response({"status": "not ready", "problems": problems}, HTTPStatus.SERVICE_UNAVAILABLE)
-        return json_response({"status": "ready", "indices": generations})
+        partial = {probe.name: dict(probe.missing) for probe in self.probes if probe.missing}
+        generations = {build.name: build.id for build in self.indices.all()}
+        return json_response({"status": "ready", "indices": generations, **({"partial": partial} if partial else {})})
 
-    async def probe(self, generation: Generation) -> tuple[str, str]:
-        """Encode and search something; return the index's name, and what went wrong."""
+    async def probe(self, build: Build) -> Probe:
+        """Search something, and return what went wrong."""
         try:
             async with asyncio.timeout(SECONDS_OF_A_PROBE):
-                await self.encode_and_search(generation)
+                return Probe(build.name, missing=await build.probe())
         except TimeoutError:
-            return generation.name, f"no answer within {SECONDS_OF_A_PROBE:g} s"
+            return Probe(build.name, f"no answer within {SECONDS_OF_A_PROBE:g} s")
         except (ClipRetrievalError, OSError, HttpError) as error:
-            return generation.name, str(error)
-        return generation.name, ""
-
-    async def encode_and_search(self, generation: Generation) -> None:
-        searcher = generation.first
-        await self.asker.load(searcher)
-        info = searcher.loaded[0].info
-        if "text" in info.towers:
-            query = await self.asker.embed_text(searcher, min(info.vocabulary) if info.vocabulary else PROBE)
-        else:
-            query = embed_vector(np.ones(searcher.index.dim, np.float32), "a probe")
-        await self.asker.ask(Ask(searcher, (query,), SelectionConfig(num_results=1)))
+            return Probe(build.name, str(error))

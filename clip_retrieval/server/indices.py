@@ -6,7 +6,7 @@ import dataclasses
 import json
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import xxhash
 
 from clip_retrieval.encoder.base import Encoder
-from clip_retrieval.errors import ClipRetrievalError, QueryError, StorageError, describe_os_error
+from clip_retrieval.errors import ClipRetrievalError, ConfigError, QueryError, StorageError, describe_os_error
 from clip_retrieval.layout import (
     COLUMNS_FOLDER,
     IMAGE_PATH,
@@ -40,7 +40,6 @@ logger = logging.getLogger(__name__)
 
 USUAL_MODEL = "ViT-B/32"  # of an index of clip-retrieval 2, which does not name its model
 OPENING_TRIES = 5
-SHOWN_COLUMNS = 30  # in a sentence about one that there is not
 FOOTER_BYTES = 8192  # of a parquet file's end: its footer has the least and largest value of each column
 
 Stamp = tuple[tuple[str, int, int, int], ...]  # name, inode, bytes and time of each file
@@ -70,20 +69,16 @@ class Generation:
     def first(self) -> Searcher:
         return next(iter(self.searchers.values()))
 
-    def choose_columns(self, asked: Sequence[str]) -> tuple[str, ...]:
-        """Return the columns that a request names, each once. Raises HttpError for one that may not be returned."""
-        unknown = next((name for name in asked if name not in self.columns), None)
-        if unknown is not None:
-            there = ", ".join(self.columns[:SHOWN_COLUMNS])
-            raise HttpError(HTTPStatus.BAD_REQUEST, f"there is no column {unknown[:100]!r}; there are {there}")
-        return tuple(dict.fromkeys(asked))
+    @property
+    def clip_model(self) -> str | None:
+        return (self.first.expected or {}).get("clip_model") or self.first.config.clip_model
 
     def describe(self) -> dict[str, Any]:
         """Return what requests may know of it."""
         return {
             "name": self.name,
             "generation": self.id,
-            "clip_model": (self.first.expected or {}).get("clip_model") or self.first.config.clip_model,
+            "clip_model": self.clip_model,
             "dimension": self.first.index.dim,
             "rows": {modality: searcher.index.row_count for modality, searcher in self.searchers.items()},
             "columns": list(self.columns),
@@ -109,6 +104,8 @@ class EncoderPool:
 
 def open_generation(index: NamedIndex, encoders: EncoderPool) -> Generation:
     """Open an index folder as it is now. Raises ClipRetrievalError where it cannot answer."""
+    if index.parts:
+        raise ConfigError(f"{index.name} is in parts on other servers, which `back` asks; name an index folder")
     folder = IndexFolder(index.folder)
     if not folder.exists():
         raise QueryError(f"there is no index folder {folder.url}")
@@ -217,38 +214,3 @@ class ServedIndex:
         if is_new:
             logger.info("%s: a new build is served, generation %s", self.index.name, opened.id)
         return is_new
-
-
-class Indices:
-    """All served indices, by name and in order."""
-
-    def __init__(self, indices: Sequence[NamedIndex]) -> None:
-        encoders = EncoderPool()
-        self.served = {index.name: ServedIndex(index, encoders) for index in indices}
-        self.is_closed = threading.Event()
-
-    def get(self, name: object) -> Generation:
-        """Return the index of this name, the first one for None. Raises HttpError 404."""
-        if name is None:
-            return next(iter(self.served.values())).current
-        if not isinstance(name, str) or name not in self.served:
-            there = ", ".join(self.served)
-            raise HttpError(HTTPStatus.NOT_FOUND, f"there is no index {str(name)[:100]!r}; there are {there}")
-        return self.served[name].current
-
-    def all(self) -> list[Generation]:
-        return [served.current for served in self.served.values()]
-
-    def watch(self, seconds: float) -> None:
-        """Look for new builds every few seconds, in a thread of their own, until `close`."""
-
-        def run() -> None:
-            while not self.is_closed.wait(seconds):
-                for served in self.served.values():
-                    served.look()
-
-        if seconds > 0:
-            threading.Thread(target=run, name="reload", daemon=True).start()
-
-    def close(self) -> None:
-        self.is_closed.set()

@@ -5,22 +5,24 @@ from __future__ import annotations
 import binascii
 import math
 from base64 import b64decode
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clip_retrieval.layout import Modality
 from clip_retrieval.query.config import SelectionConfig
 from clip_retrieval.query.embed import Query
-from clip_retrieval.query.searcher import Searcher
 from clip_retrieval.query.selection import NEAR_DUPLICATE
-from clip_retrieval.server.asking import Ask, Asker, Fetch, Shown
+from clip_retrieval.server.asking import Asker
+from clip_retrieval.server.builds import Build, Missing, Question, Wanted, check_columns, check_ids, partial_headers
 from clip_retrieval.server.config import BackConfig
-from clip_retrieval.server.indices import Generation, Indices
 from clip_retrieval.server.messages import HttpError, Request, Response, json_response
+from clip_retrieval.server.served import Indices
 
 GENERATION = b"index-generation"  # header of answers, and of requests that want this build and no other
 LONGEST_TEXT = 10_000  # characters; models see some 300 of them
@@ -48,52 +50,54 @@ class Endpoints:
             return await self.find(request, as_object(body))
 
     async def find(self, request: Request, said: dict[str, Any]) -> Response:
-        generation = self.indices.get(said.get("indice_name"))
-        check_generation(request, generation)
+        build = self.indices.get(said.get("indice_name"))
+        check_generation(request, build)
         modality: Modality = "image" if said.get("modality", "image") == "image" else "text"
-        searcher = generation.searcher(modality)
+        build.check_modality(modality)
         shown = self.read_count(said, "num_images", None)
         count = max(shown, self.read_count(said, "num_result_ids", shown))
-        embedded = await self.embed(said, searcher)
-        ask = Ask(
-            searcher,
-            (embedded.query,),
-            plain_selection(max(1, count)),
-            Shown(generation, generation.usual_columns, stop=shown),
-            NEAR_DUPLICATE if read_flag(said, "deduplicate") else None,
+        embedded = await self.embed(said, build)
+        question = Question(
+            modality=modality,
+            queries=(embedded.query,),
+            selection=plain_selection(max(1, count)),
+            columns=build.usual_columns,
+            stop=shown,
+            with_thumbnails=True,
+            near_duplicate=NEAR_DUPLICATE if read_flag(said, "deduplicate") else None,
         )
-        (answer,), (rows,) = await self.asker.ask(ask)
-        found = answer.found if count else answer.pick(slice(0)).found
-        rows = await self.asker.with_thumbnails(generation, found.ids[: len(rows)], rows)
+        answer = await build.ask(question)
+        (best,), (rows,) = answer.answers, answer.rows
+        found = best.found if count else best.pick(slice(0)).found
         scores = (found.scores * embedded.length).tolist()
         own = [{"id": row_id, "similarity": score} for row_id, score in zip(found.ids.tolist(), scores, strict=True)]
-        return answer_with(generation, [row | ids for row, ids in zip(rows, own, strict=False)] + own[len(rows) :])
+        listed = [row | ids for row, ids in zip(rows, own, strict=False)] + own[len(rows) :]
+        return answer_with(build, listed, answer.missing)
 
     async def metadata(self, request: Request, body: Any) -> Response:
         """Return the metadata of rows by their ids, with thumbnails: the usual columns, or those of `columns`."""
         said = as_object(body)
-        generation = self.indices.get(said.get("indice_name"))
-        check_generation(request, generation, said.get("generation"))
-        ids = self.read_ids(said.get("ids"), generation)
-        rows = await self.asker.rows(Fetch(generation, ids, read_columns(said, generation)))
-        rows = await self.asker.with_thumbnails(generation, ids, rows)
-        listed = [{"id": row_id, "metadata": row} for row_id, row in zip(ids.tolist(), rows, strict=True)]
-        return answer_with(generation, listed)
+        build = self.indices.get(said.get("indice_name"))
+        check_generation(request, build, said.get("generation"))
+        ids = self.read_ids(said.get("ids"), build)
+        found = await build.rows(Wanted(ids, read_columns(said, build), with_thumbnails=True))
+        listed = [{"id": row_id, "metadata": row} for row_id, row in zip(found.ids.tolist(), found.rows, strict=True)]
+        return answer_with(build, listed, found.missing)
 
-    async def embed(self, said: dict[str, Any], searcher: Searcher) -> Embedded:
+    async def embed(self, said: dict[str, Any], build: Build) -> Embedded:
         """Embed what is asked with: the first of text, image, image_url and embedding_input that there is."""
         for name, kind in (("text", str), ("image", str), ("image_url", str), ("embedding_input", list)):
             value = said.get(name)
             if value is not None and not isinstance(value, kind):
                 raise bad(f"{name} is a {'text' if kind is str else 'list of numbers'}, not a {type(value).__name__}")
         if said.get("text"):
-            return Embedded(await self.asker.embed_text(searcher, said["text"][:LONGEST_TEXT]))  # models see less
+            return Embedded(await build.embed_text(said["text"][:LONGEST_TEXT]))  # models see less
         if said.get("image"):
-            return Embedded(await self.asker.embed_picture(searcher, read_base64(said["image"])))
+            return Embedded(await build.embed_picture(read_base64(said["image"])))
         if said.get("image_url"):
-            return Embedded(await self.asker.embed_picture(searcher, await self.asker.fetch_picture(said["image_url"])))
+            return Embedded(await build.embed_picture(await self.asker.fetch_picture(said["image_url"])))
         if said.get("embedding_input"):
-            return embed_values(searcher, said["embedding_input"])
+            return embed_values(build, said["embedding_input"])
         raise bad("give one of text, image (base64), image_url and embedding_input")
 
     def read_count(self, said: dict[str, Any], name: str, usual: int | None) -> int:
@@ -106,26 +110,27 @@ class Endpoints:
             raise bad(f"{name} must be a number of hits, not {str(value)[:50]}")
         return min(value, self.config.limits.max_results)
 
-    def read_ids(self, ids: Any, generation: Generation) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def read_ids(self, ids: Any, build: Build) -> NDArray[np.int64]:
         if not isinstance(ids, list) or not all(type(row_id) is int for row_id in ids):
             raise bad("ids is a list of whole numbers")
-        if len(ids) > self.config.limits.max_results:
-            raise bad(f"{len(ids):,} ids are more than one request may have, {self.config.limits.max_results:,}")
-        row_count = 0 if generation.first.metadata is None else generation.first.metadata.row_count
-        wrong = next((row_id for row_id in ids if not 0 <= row_id < row_count), None)
-        if wrong is not None:
-            raise bad(f"there is no row {str(wrong)[:30]}; ids are 0 to {row_count - 1:,}")
-        return np.array(ids, np.int64)
+        return read_ids(ids, build, self.config.limits.max_results)
 
 
-def read_columns(said: dict[str, Any], generation: Generation) -> tuple[str, ...]:
+def read_ids(ids: list[int], build: Build, most: int) -> NDArray[np.int64]:
+    """Return ids of rows. Raises HttpError where they are too many, or one is none."""
+    if len(ids) > most:
+        raise bad(f"{len(ids):,} ids are more than one request may have, {most:,}")
+    return check_ids(build, ids)
+
+
+def read_columns(said: dict[str, Any], build: Build) -> tuple[str, ...]:
     """Return the columns of /metadata; a request that names none gets what clip-retrieval 2 returns."""
     asked = said.get("columns")
     if asked is None:
-        return generation.usual_columns
+        return build.usual_columns
     if not isinstance(asked, list) or not all(isinstance(name, str) for name in asked):
         raise bad("columns is a list of names of columns")
-    return generation.choose_columns(asked)
+    return check_columns(build, asked)
 
 
 @lru_cache(256)
@@ -140,7 +145,7 @@ def as_object(body: Any) -> dict[str, Any]:
     return body
 
 
-def embed_values(searcher: Searcher, values: list[Any]) -> Embedded:
+def embed_values(build: Build, values: list[Any]) -> Embedded:
     """Return a vector of a request as a query. Raises HttpError where it is no list of numbers, or of another size."""
     try:
         vector = np.asarray(values)
@@ -148,7 +153,7 @@ def embed_values(searcher: Searcher, values: list[Any]) -> Embedded:
         raise bad("embedding_input must be a list of numbers") from error
     if vector.ndim != 1 or vector.dtype.kind not in "fiu":
         raise bad("embedding_input must be a list of numbers")
-    query = searcher.embed_vector(vector, "embedding_input")
+    query = build.embed_vector(vector, "embedding_input")
     row = np.asarray(vector, np.float64)
     return Embedded(query, math.sqrt(row @ row))
 
@@ -166,21 +171,22 @@ def read_flag(said: dict[str, Any], name: str) -> bool:
     return value if isinstance(value, bool) else str(value).lower() in ("true", "1")
 
 
-def check_generation(request: Request, generation: Generation, asked: Any = None) -> None:
+def check_generation(request: Request, build: Build, asked: Any = None) -> None:
     """Refuse ids of an older build: they may be other rows now. Raises HttpError 409."""
     header = request.header(GENERATION)
     asked = header.decode("latin-1") if header is not None and asked is None else asked
-    if asked is not None and asked != generation.id:
+    if asked is not None and asked != build.id:
         raise HttpError(
             HTTPStatus.CONFLICT,
-            f"the index {generation.name} was built anew, so ids may mean other rows: its generation is "
-            f"{generation.id}, not {str(asked)[:50]}",
-            ((GENERATION, generation.id.encode()),),
+            f"the index {build.name} was built anew, so ids may mean other rows: its generation is {build.id}, not "
+            f"{str(asked)[:50]}",
+            ((GENERATION, build.id.encode()),),
         )
 
 
-def answer_with(generation: Generation, value: object) -> Response:
-    return json_response(value, headers=((GENERATION, generation.id.encode()),))
+def answer_with(build: Build, value: object, missing: Sequence[Missing] = ()) -> Response:
+    """Return JSON about an index, with its generation, and the parts of it that are not in the answer."""
+    return json_response(value, headers=((GENERATION, build.id.encode()), *partial_headers(missing)))
 
 
 def bad(message: str) -> HttpError:

@@ -32,6 +32,14 @@ class GoneError(Exception):
     """The client has hung up; there is nobody to answer."""
 
 
+class StaleError(Exception):
+    """A request was begun with a build of an index that is no more; `refresh` finds the newer one, then try again."""
+
+    def __init__(self, refresh: Callable[[], Awaitable[None]]) -> None:
+        super().__init__("the index was built anew meanwhile")
+        self.refresh = refresh
+
+
 @dataclass(frozen=True)
 class Response:
     """What is answered."""

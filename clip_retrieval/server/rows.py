@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from clip_retrieval.layout import IMAGE_PATH
 from clip_retrieval.query.hits import has_json_form, plain
 from clip_retrieval.query.pictures import WEB
+from clip_retrieval.server.builds import Row
 from clip_retrieval.server.config import URL
 from clip_retrieval.server.indices import Generation
-
-Row = dict[str, Any]
 
 
 def read_rows(generation: Generation, ids: NDArray[np.int64], columns: tuple[str, ...]) -> list[Row]:

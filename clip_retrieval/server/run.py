@@ -14,12 +14,14 @@ from clip_retrieval.errors import ConfigError
 from clip_retrieval.process.interrupts import hearing_stop
 from clip_retrieval.process.resources import raise_file_limit
 from clip_retrieval.server import about, legacy, openapi, v1
-from clip_retrieval.server.app import Access, App, Handler, Route, Routes, is_loopback, page_headers
+from clip_retrieval.server.access import Access, is_loopback
+from clip_retrieval.server.app import App, Handler, Route, Routes, page_headers
 from clip_retrieval.server.asking import Asker
 from clip_retrieval.server.config import BackConfig, list_served
 from clip_retrieval.server.health import Health
-from clip_retrieval.server.indices import Indices
+from clip_retrieval.server.local import LocalBuild
 from clip_retrieval.server.metrics import Metrics
+from clip_retrieval.server.served import Indices
 from clip_retrieval.server.sockets import answering, bind
 from clip_retrieval.server.static import OURS, read_front, serve_file
 
@@ -46,9 +48,13 @@ def open_server(config: BackConfig) -> Served:
     """Open the indices and what answers for them. Raises ClipRetrievalError."""
     keys = read_keys(config.access.api_key_file)
     files = read_front(Path(config.front_folder).expanduser() if config.front_folder else OURS)
-    indices = Indices(list_served(config))
     metrics = Metrics()
     asker = Asker(config, metrics)
+    try:
+        indices = Indices(list_served(config), asker)
+    except BaseException:
+        asker.close()
+        raise
     metrics.watch(asker.gauges)
     health = Health(indices, asker, config.limits.request_timeout)
     routes = Routes(
@@ -59,7 +65,8 @@ def open_server(config: BackConfig) -> Served:
         is_our_front=config.front_folder is None,
     )
     indices.watch(config.reload_seconds)
-    return Served(App(routes, Access(config.access, keys), config.limits, metrics), indices, asker, health)
+    app = App(routes, Access(config.access, keys), config.limits, metrics, indices.connections.close)
+    return Served(app, indices, asker, health)
 
 
 def list_routes(
@@ -80,6 +87,7 @@ def list_routes(
         "/healthz": get(health.alive, is_open=True),
         "/readyz": get(health.ready, is_open=True),
         "/v1/search": post(new.search),
+        "/v1/rows": post(new.rows),
         "/v1/embed": post(new.embed),
         "/v1/embeddings": post(new.embed),
         "/v1/indices": get(seen.list_indices),
@@ -138,10 +146,10 @@ def run_back(config: BackConfig) -> None:
     """Serve until a signal says stop."""
     raise_file_limit()  # each connection takes one
     with hearing_stop() as stop, listening(config) as server:
-        for generation in server.served.indices.all():
-            logger.info("%s: %s", generation.name, describe(generation.describe()))
-            if not generation.roots.places:
-                logger.info("%s: no pictures are served; say with --pictures_below where they lie", generation.name)
+        for build in server.served.indices.all():
+            logger.info("%s: %s", build.name, describe(build.describe()))
+            if not build.has_pictures:
+                logger.info("%s: no pictures are served; say with --pictures_below where they lie", build.name)
         logger.info("%s answers; its pages are at %s/v1/docs", server.url, server.url)
         if not is_loopback(config.access.host) and config.access.api_key_file is None:
             logger.warning("anyone who reaches %s may ask; --api_key_file lets in those who have a key", server.url)
@@ -159,12 +167,15 @@ def warm_up(served: Served) -> None:
     """Open the models now, so that no first request waits for them; one that cannot be opened is told of."""
 
     def open_models() -> None:
-        for generation in served.indices.all():
+        for build in served.indices.all():
+            if not isinstance(build, LocalBuild):
+                continue  # parts have models of their own
+            searcher = build.generation.first
             try:
-                with generation.first.encoding:
-                    generation.first.load()
+                with searcher.encoding:
+                    searcher.load()
             except Exception as error:  # only texts and pictures need it, and say so  # noqa: BLE001
-                logger.warning("%s: queries with texts or pictures will fail: %s", generation.name, error)
+                logger.warning("%s: queries with texts or pictures will fail: %s", build.name, error)
 
         served.health.is_warm = True
 

@@ -44,7 +44,7 @@ def make_server(app: App, access: AccessConfig, grace_seconds: float) -> Any:
 
     about_server = uvicorn.Config(
         app,
-        lifespan="off",
+        lifespan="on",
         ws="none",
         log_level="warning",
         access_log=False,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from clip_retrieval.errors import ConfigError, QueryError
 from clip_retrieval.json_files import describe
@@ -16,14 +18,21 @@ from clip_retrieval.layout import Modality
 from clip_retrieval.query.answer import Answer
 from clip_retrieval.query.config import SelectionConfig
 from clip_retrieval.query.embed import Query, add_up
-from clip_retrieval.query.searcher import Searcher
 from clip_retrieval.query.terms import parse_words
-from clip_retrieval.query.unknown_column import UnknownColumnError
-from clip_retrieval.server.asking import Ask, Asker, Shown
+from clip_retrieval.server.asking import Asker
+from clip_retrieval.server.builds import Build, Missing, Question, Wanted, check_columns
 from clip_retrieval.server.config import BackConfig
-from clip_retrieval.server.indices import Indices
-from clip_retrieval.server.legacy import LONGEST_TEXT, answer_with, bad, check_generation, embed_values, read_base64
+from clip_retrieval.server.legacy import (
+    LONGEST_TEXT,
+    answer_with,
+    bad,
+    check_generation,
+    embed_values,
+    read_base64,
+    read_ids,
+)
 from clip_retrieval.server.messages import Request, Response
+from clip_retrieval.server.served import Indices
 
 MOST_TERMS = 32  # of one query
 MOST_EMBEDDINGS = 2_000  # hits with their embeddings in one answer: some 20 MB of JSON
@@ -38,7 +47,7 @@ class Term(msgspec.Struct, forbid_unknown_fields=True):
     text: str | None = None
     image: str | None = None
     image_url: str | None = None
-    embedding: list[float] | None = None
+    embedding: list[float] | str | None = None  # numbers, or base64 of little-endian float32
     id: int | None = None
     weight: float = 1.0
 
@@ -56,6 +65,19 @@ class SearchRequest(msgspec.Struct, forbid_unknown_fields=True):
     surprise: float | None = None
     deduplicate: float | None = None
     diverse: float | None = None
+    columns: list[str] | None = None
+    thumbnails: bool = False
+    embeddings: bool = False
+    encoding_format: Encoding = "float"
+    generation: str | None = None
+
+
+class RowsRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """What /v1/rows takes: ids of rows, and what is wanted of each."""
+
+    ids: list[int]
+    index: str | None = None
+    modality: Modality | None = None
     columns: list[str] | None = None
     thumbnails: bool = False
     embeddings: bool = False
@@ -90,44 +112,56 @@ class Endpoints:
     async def search(self, request: Request, body: Any) -> Response:
         """Search with one query or several: a list of hits for each, and how they were found."""
         said = convert(body, SearchRequest)
-        generation = self.indices.get(said.index)
-        check_generation(request, generation, said.generation)
-        searcher = generation.searcher(said.modality)
+        build = self.indices.get(said.index)
+        check_generation(request, build, said.generation)
+        build.check_modality(said.modality)
         selection = self.read_selection(said)
-        queries = await asyncio.gather(*[self.embed_query(query, searcher) for query in said.queries])
-        columns = generation.columns if said.columns is None else generation.choose_columns(said.columns)
-        shown = Shown(generation, columns, said.offset, said.offset + said.limit)
-        try:
-            answers, rows = await self.asker.ask(Ask(searcher, tuple(queries), selection, shown))
-        except UnknownColumnError as error:
-            raise error.among(generation.columns) from error
-        answers = [answer.pick(slice(said.offset, None)) for answer in answers]
-        ids = np.concatenate([answer.found.ids for answer in answers])
-        if said.thumbnails:
-            added = iter(await self.asker.with_thumbnails(generation, ids, [row for part in rows for row in part]))
-            rows = [[next(added) for _ in part] for part in rows]
-        results = [describe_answer(answer, part, said) for answer, part in zip(answers, rows, strict=True)]
-        if said.embeddings:
-            held = await self.asker.held_rows(searcher, ids)
-            add_embeddings(results, held, said.encoding_format)
-        about = {"index": generation.name, "generation": generation.id, "results": results}
-        return answer_with(generation, about)
+        queries = await asyncio.gather(*[self.embed_query(query, build, said.modality) for query in said.queries])
+        question = Question(
+            modality=said.modality,
+            queries=tuple(queries),
+            selection=selection,
+            columns=build.columns if said.columns is None else check_columns(build, said.columns),
+            start=said.offset,
+            stop=said.offset + said.limit,
+            with_thumbnails=said.thumbnails,
+            with_embeddings=said.embeddings,
+        )
+        found = await build.ask(question)
+        answers = [answer.pick(slice(said.offset, None)) for answer in found.answers]
+        results = [describe_answer(answer, part, said) for answer, part in zip(answers, found.rows, strict=True)]
+        for result, rows in zip(results, found.embeddings, strict=False):
+            add_embeddings(result["hits"], rows, said.encoding_format)
+        about = {"index": build.name, "generation": build.id, "results": results}
+        return answer_with(build, about | describe_missing(found.missing), found.missing)
+
+    async def rows(self, request: Request, body: Any) -> Response:
+        """Return rows by their ids: metadata, and on request thumbnails and embeddings."""
+        said = convert(body, RowsRequest)
+        build = self.indices.get(said.index)
+        check_generation(request, build, said.generation)
+        if said.modality is not None:
+            build.check_modality(said.modality)
+        most = self.config.limits.max_results
+        ids = read_ids(said.ids, build, min(most, MOST_EMBEDDINGS) if said.embeddings else most)
+        columns = build.columns if said.columns is None else check_columns(build, said.columns)
+        found = await build.rows(Wanted(ids, columns, said.thumbnails, said.embeddings, said.modality))
+        rows = [{"id": row_id, "metadata": row} for row_id, row in zip(found.ids.tolist(), found.rows, strict=True)]
+        if found.embeddings is not None:
+            add_embeddings(rows, found.embeddings, said.encoding_format)
+        about = {"index": build.name, "generation": build.id, "rows": rows}
+        return answer_with(build, about | describe_missing(found.missing), found.missing)
 
     async def embed(self, request: Request, body: Any) -> Response:  # noqa: ARG002 -- what every endpoint takes
         """Embed texts and pictures with the model of an index, in the form of OpenAI's endpoint."""
         said = convert(body, EmbedRequest)
-        generation = self.indices.get(said.index)
-        searcher = generation.first
+        build = self.indices.get(said.index)
         inputs: list[str | Picture] = [said.input] if isinstance(said.input, str) else said.input
         self.check_number(len(inputs), "inputs")
-        queries = await asyncio.gather(*[self.embed_input(searcher, item) for item in inputs])
-        data = [
-            {"object": "embedding", "index": place, "embedding": encode(query.embedding, said.encoding_format)}
-            for place, query in enumerate(queries)
-        ]
-        model = generation.describe()["clip_model"]
+        queries = await asyncio.gather(*[self.embed_input(build, item) for item in inputs])
+        data = [describe_embedding(place, query, said.encoding_format) for place, query in enumerate(queries)]
         usage = {"prompt_tokens": 0, "total_tokens": 0}
-        return answer_with(generation, {"object": "list", "data": data, "model": model, "usage": usage})
+        return answer_with(build, {"object": "list", "data": data, "model": build.clip_model, "usage": usage})
 
     def check_number(self, count: int, what: str) -> None:
         most = self.config.limits.max_queries
@@ -158,14 +192,14 @@ class Endpoints:
         except ConfigError as error:
             raise bad(str(error)) from error
 
-    async def embed_query(self, query: str | list[Term], searcher: Searcher) -> Query:
+    async def embed_query(self, query: str | list[Term], build: Build, modality: Modality) -> Query:
         """Embed a query: its terms, added up with their weights."""
         terms = read_terms(query) if isinstance(query, str) else query
         if not 0 < len(terms) <= MOST_TERMS:
             raise bad(f"a query has {len(terms)} terms; it may have 1 to {MOST_TERMS}")
-        parts = [await self.embed_term(term, searcher) for term in terms]
+        parts = await asyncio.gather(*[self.embed_term(term, build, modality) for term in terms])
         for part in parts:
-            searcher.check_dimension(part)
+            build.check_dimension(part)
         if len(parts) == 1 and terms[0].weight > 0:
             return parts[0]
         if all(term.weight <= 0 for term in terms):
@@ -173,26 +207,28 @@ class Endpoints:
         name = query if isinstance(query, str) else "the query"
         return add_up(name, [(term.weight, part) for term, part in zip(terms, parts, strict=True)])
 
-    async def embed_term(self, term: Term, searcher: Searcher) -> Query:
+    async def embed_term(self, term: Term, build: Build, modality: Modality) -> Query:
         given = [name for name in ("text", "image", "image_url", "embedding", "id") if getattr(term, name) is not None]
         if len(given) != 1:
             raise bad("a term has exactly one of text, image, image_url, embedding and id")
         if term.text is not None:
-            return await self.embed_input(searcher, term.text)
+            return await self.embed_input(build, term.text)
         if term.image is not None:
-            return await self.embed_input(searcher, Picture(term.image))
+            return await self.embed_input(build, Picture(term.image))
         if term.image_url is not None:
-            return await self.asker.embed_picture(searcher, await self.asker.fetch_picture(term.image_url))
+            return await build.embed_picture(await self.asker.fetch_picture(term.image_url))
+        if isinstance(term.embedding, str):
+            return build.embed_vector(decode(term.embedding), "embedding")
         if term.embedding is not None:
-            return embed_values(searcher, term.embedding).query
-        return await self.asker.like_row(searcher, int(term.id or 0))
+            return embed_values(build, term.embedding).query
+        return await build.like_row(modality, int(term.id or 0))
 
-    async def embed_input(self, searcher: Searcher, item: str | Picture) -> Query:
+    async def embed_input(self, build: Build, item: str | Picture) -> Query:
         if isinstance(item, Picture):
-            return await self.asker.embed_picture(searcher, read_base64(item.image))
+            return await build.embed_picture(read_base64(item.image))
         if not item.strip() or len(item) > LONGEST_TEXT:
             raise bad(f"a text may have 1 to {LONGEST_TEXT:,} characters, and this one has {len(item):,}")
-        return await self.asker.embed_text(searcher, item)
+        return await build.embed_text(item)
 
 
 def convert(body: Any, shape: type[T]) -> T:
@@ -211,7 +247,7 @@ def read_terms(query: str) -> list[Term]:
         raise bad(str(error)) from error
 
 
-def describe_answer(answer: Answer, rows: list[dict[str, Any]], said: SearchRequest) -> dict[str, Any]:
+def describe_answer(answer: Answer, rows: Sequence[dict[str, Any]], said: SearchRequest) -> dict[str, Any]:
     """Return the hits of one query as JSON."""
     found = answer.found
     hits: list[dict[str, Any]] = [
@@ -230,15 +266,34 @@ def describe_answer(answer: Answer, rows: list[dict[str, Any]], said: SearchRequ
         "hits": hits,
         "how": list(answer.how),
     }
+    if answer.spread is not None:
+        about["background"] = asdict(answer.spread)
     return about if answer.query.warning is None else about | {"warning": answer.query.warning}
 
 
-def add_embeddings(results: list[dict[str, Any]], rows: Any, form: Encoding) -> None:
-    hits = [hit for result in results for hit in result["hits"]]
+def describe_missing(missing: Sequence[Missing]) -> dict[str, Any]:
+    """Return the parts of the index that are not in the answer; nothing where all are."""
+    return {"partial": [part.describe() for part in missing]} if missing else {}
+
+
+def describe_embedding(place: int, query: Query, form: Encoding) -> dict[str, Any]:
+    said = {"object": "embedding", "index": place, "embedding": encode(query.embedding, form)}
+    return said if query.warning is None else said | {"warning": query.warning}
+
+
+def add_embeddings(hits: Sequence[dict[str, Any]], rows: NDArray[np.float32], form: Encoding) -> None:
     for hit, row in zip(hits, rows, strict=True):
         hit["embedding"] = encode(row, form)
 
 
-def encode(row: Any, form: Encoding) -> list[float] | str:
+def encode(row: NDArray[np.float32], form: Encoding) -> list[float] | str:
     """Return an embedding as a list of numbers, or as base64 of little-endian float32."""
     return row.tolist() if form == "float" else base64.b64encode(row.astype("<f4").tobytes()).decode()
+
+
+def decode(text: str) -> NDArray[np.float32]:
+    """Return an embedding out of base64. Raises HttpError where it is none."""
+    try:
+        return np.frombuffer(base64.b64decode(text, validate=True), "<f4")
+    except ValueError as error:
+        raise bad("an embedding as a text is base64 of little-endian float32") from error

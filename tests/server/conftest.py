@@ -50,6 +50,7 @@ class Client:
 
     def close(self) -> None:
         self.run(self.http.aclose())
+        self.run(self.served.app.shut_down())
         self.served.close()
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join()

@@ -37,7 +37,7 @@ def test_a_new_build_is_served_and_says_so(
     rows = unit_rows(50)
     client = serve(build(tmp_path, rows, write_run, "old"))
     before = ask(client, rows[3])
-    old = client.served.indices.get(None)
+    old = client.served.indices.get(None).generation
     assert not look(client)
     build(tmp_path, rows[::-1].copy(), write_run, "new")
     assert look(client)

@@ -1,0 +1,100 @@
+"""Who may ask a server: names of this machine, origins of web pages, keys."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections.abc import Sequence
+from http import HTTPStatus
+
+from clip_retrieval.server.config import AccessConfig
+from clip_retrieval.server.messages import Header, HttpError, Request, Response
+
+PREFLIGHT: tuple[Header, ...] = (
+    (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
+    (b"access-control-allow-headers", b"authorization, content-type, index-generation, x-api-key"),
+    (b"access-control-max-age", b"600"),
+)
+EXPOSED: Header = (b"access-control-expose-headers", b"index-generation, index-partial")
+
+
+class Access:
+    """Who may ask: names of this server, origins of web pages, keys."""
+
+    def __init__(self, config: AccessConfig, keys: Sequence[bytes]) -> None:
+        self.keys = keys
+        self.origins = frozenset(origin.rstrip("/").encode() for origin in config.cors)
+        self.hosts = frozenset(name.lower() for name in config.allowed_hosts)
+        self.is_local = is_loopback(config.host)
+
+    def check_host(self, request: Request) -> None:
+        """Refuse names that a web page of strangers may have given this machine (DNS rebinding)."""
+        if not self.hosts and not self.is_local:
+            return
+        host = host_name((request.header(b"host") or b"").decode("latin-1"))
+        if host not in self.hosts and not (self.is_local and (is_loopback(host) or is_address(host) or not host)):
+            raise HttpError(
+                HTTPStatus.MISDIRECTED_REQUEST,
+                f"this server does not answer to {host[:100]!r}; it would if started with --allowed_hosts",
+            )
+
+    def check_key(self, request: Request) -> None:
+        """Refuse a request without one of the keys; the time that takes says nothing of them."""
+        if not self.keys:
+            return
+        given = request.header(b"x-api-key")
+        if given is None:
+            scheme, _, given = (request.header(b"authorization") or b"").partition(b" ")
+            given = given.strip() if scheme.lower() == b"bearer" else b""
+        matches = [hmac.compare_digest(given, key) for key in self.keys]
+        if not any(matches):
+            raise HttpError(
+                HTTPStatus.UNAUTHORIZED,
+                "this server wants a key: `Authorization: Bearer KEY` or `X-API-Key: KEY`",
+                ((b"www-authenticate", b"Bearer"),),
+            )
+
+    def headers(self, request: Request) -> tuple[Header, ...]:
+        """Return the headers that let pages of other origins read an answer, or keep them from it."""
+        if not self.origins:
+            return ((b"cross-origin-resource-policy", b"same-origin"),)
+        if b"*" in self.origins:
+            return ((b"access-control-allow-origin", b"*"), EXPOSED)
+        origin = request.header(b"origin")
+        vary = ((b"vary", b"Origin"),)
+        if origin is None or origin not in self.origins:
+            return vary
+        return (
+            *vary,
+            (b"access-control-allow-origin", origin),
+            EXPOSED,
+        )
+
+    def preflight(self) -> Response:
+        if not self.origins:
+            raise HttpError(
+                HTTPStatus.METHOD_NOT_ALLOWED,
+                "pages of other origins may not ask this server; they could if it were started with --cors",
+            )
+        return Response(b"", status=HTTPStatus.NO_CONTENT, headers=PREFLIGHT)
+
+
+def host_name(host: str) -> str:
+    """Return a Host header without its port, in small letters."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower().rstrip(".")
+
+
+def is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    return is_address(host) and ipaddress.ip_address(host).is_loopback

@@ -1,0 +1,1 @@
+"""An index in parts on other servers: all of them asked at once, and their hits merged."""

@@ -1,0 +1,46 @@
+"""What /metrics has of each part: requests by outcome, seconds, second tries, and whether it answers."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from clip_retrieval.server.metrics import BUCKETS, Metrics
+
+LABELS = ("index", "part")
+
+
+class PartMetrics:
+    """The figures of all parts of all indices of a server."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        registry = metrics.registry
+        self.requests = Counter(
+            "clip_retrieval_part_requests", "Requests to a part, by status, timeout or lost.", (*LABELS, "outcome"),
+            registry=registry,
+        )  # fmt: skip
+        self.retries = Counter("clip_retrieval_part_retries", "Second tries.", LABELS, registry=registry)
+        self.seconds = Histogram(
+            "clip_retrieval_part_seconds", "Seconds of a request to a part.", LABELS, registry=registry, buckets=BUCKETS
+        )
+        self.missing = Counter(
+            "clip_retrieval_part_missing", "Answers that a part is not in.", LABELS, registry=registry
+        )
+        self.up = Gauge("clip_retrieval_part_up", "Whether a part answered when last asked.", LABELS, registry=registry)
+
+
+class Figures:
+    """The figures of the parts of one index."""
+
+    def __init__(self, metrics: PartMetrics, index: str) -> None:
+        self.metrics, self.index = metrics, index
+
+    def count(self, part: int, outcome: str, seconds: float) -> None:
+        self.metrics.requests.labels(self.index, part, outcome).inc()
+        self.metrics.seconds.labels(self.index, part).observe(seconds)
+        self.metrics.up.labels(self.index, part).set(0 if outcome in ("timeout", "lost") else 1)
+
+    def count_retry(self, part: int) -> None:
+        self.metrics.retries.labels(self.index, part).inc()
+
+    def count_missing(self, part: int) -> None:
+        self.metrics.missing.labels(self.index, part).inc()

@@ -1,0 +1,88 @@
+"""Hits of several parts as those of one index: ids count through, best first, of equal ones the lower id. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_retrieval.query.answer import Answer
+from clip_retrieval.query.surprise import Spread
+from clip_retrieval.search.index import SearchResult
+from clip_retrieval.server.builds import Row
+
+ALL_KEPT = 1e300  # `surprise` with which a part tells the spread of its scores and leaves nothing out
+
+
+class Hit(msgspec.Struct):
+    """A hit of a part, by the part's own id."""
+
+    id: int
+    similarity: float
+    metadata: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class Result(msgspec.Struct):
+    """What a part says of one query."""
+
+    hits: list[Hit]
+    how: list[str] = msgspec.field(default_factory=list)
+    background: Spread | None = None
+
+
+class Results(msgspec.Struct):
+    """The answer of a part's /v1/search."""
+
+    results: list[Result]
+
+
+@dataclass(frozen=True)
+class OfPart:
+    """What one part says of one query."""
+
+    number: int
+    first_id: int
+    row_count: int
+    result: Result
+
+
+def merge(parts: Sequence[OfPart], count: int) -> tuple[SearchResult, list[Row]]:
+    """Return up to `count` hits of all parts, best first, and their metadata."""
+    hits = [(part.first_id, hit) for part in parts for hit in part.result.hits]
+    ids = np.array([first + hit.id for first, hit in hits], np.int64)
+    scores = np.array([hit.similarity for _, hit in hits], np.float32)
+    order = np.lexsort((ids, -scores))[:count]
+    return SearchResult(ids[order], scores[order]), [hits[place][1].metadata for place in order]
+
+
+def expected_as_high(parts: Sequence[OfPart], scores: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return for each score how many rows of all parts would be as high by chance: the sum over the parts.
+
+    A part of too few rows to tell counts as the mean of the others. NaN where no part can tell.
+    """
+    known = [part for part in parts if part.result.background is not None]
+    if not known:
+        return np.full(len(scores), np.nan)
+    total = np.sum([of_part(part).expected_as_high(scores) for part in known], axis=0)
+    share = sum(part.row_count for part in parts) / max(1, sum(part.row_count for part in known))
+    return np.asarray(share * total, np.float64)
+
+
+def of_part(part: OfPart) -> Spread:
+    assert part.result.background is not None
+    return part.result.background
+
+
+def join_how(parts: Sequence[OfPart]) -> tuple[str, ...]:
+    """Return how the rows were found that meet a condition: a sentence of each part, its first."""
+    told = [(part.number, sentence) for part in parts for sentence in part.result.how[:1]]
+    return tuple(sentence if len(parts) == 1 else f"part {number}: {sentence}" for number, sentence in told)
+
+
+def without(found: Answer, rows: Sequence[int]) -> Answer:
+    """Leave out rows that were asked with."""
+    return found.pick(~np.isin(found.found.ids, rows)) if rows else found
