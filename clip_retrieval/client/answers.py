@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -11,6 +12,8 @@ from typing import Any
 
 from clip_retrieval.client.calls import Call, Settings
 from clip_retrieval.errors import ClientError, ConfigError, one_line
+
+logger = logging.getLogger(__name__)
 
 BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 LONGEST_PAUSE = 30.0  # seconds between two tries, unless the server asks for more
@@ -62,6 +65,8 @@ def read_answer(settings: Settings, call: Call, answer: Any) -> Any:
         raise ClientError(explain(settings, answer, place)) from answer
     if not answer.is_success:
         raise ClientError(f"{place} answers {answer.status_code}: {read_message(answer)}", answer.status_code)
+    if (partial := answer.headers.get("index-partial")) is not None:
+        logger.warning("%s answers without some of its rows: %s", place, partial)
     if not call.is_json:
         return answer.content
     try:

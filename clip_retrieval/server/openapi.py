@@ -13,7 +13,7 @@ import msgspec
 from clip_retrieval.server.app import Handler
 from clip_retrieval.server.messages import HTML, Request, Response, json_response
 from clip_retrieval.server.schemas import ERROR, EXAMPLES, KNN_REQUEST, METADATA_REQUEST, PARAMETERS, RESULTS
-from clip_retrieval.server.v1 import EmbedRequest, SearchRequest
+from clip_retrieval.server.v1 import EmbedRequest, RowsRequest, SearchRequest
 from clip_retrieval.version import __version__
 
 POSTS: Mapping[str, tuple[str, str, Any]] = {  # path -> name, what it does, shape of the body
@@ -22,6 +22,7 @@ POSTS: Mapping[str, tuple[str, str, Any]] = {  # path -> name, what it does, sha
         "Search with one query or several; each is a text, or terms that are added up.",
         SearchRequest,
     ),
+    "/v1/rows": ("rows", "Rows by their ids: metadata, and on request thumbnails and embeddings.", RowsRequest),
     "/v1/embed": ("embed", "Embed texts and pictures, as OpenAI's embeddings endpoint does.", EmbedRequest),
     "/v1/embeddings": ("embeddings", "The same as /v1/embed, by the name that OpenAI's clients call.", EmbedRequest),
     "/knn-service": (
@@ -63,7 +64,7 @@ OF_A_GET = ("400", "401", "404", "409", "429", "503")
 def document() -> dict[str, Any]:
     """Return the OpenAPI document."""
     _, components = msgspec.json.schema_components(
-        [SearchRequest, EmbedRequest], ref_template="#/components/schemas/{name}"
+        [SearchRequest, RowsRequest, EmbedRequest], ref_template="#/components/schemas/{name}"
     )
     schemas = {**components, "Error": ERROR, **RESULTS}
     paths: dict[str, Any] = {path: {"post": describe_post(path)} for path in POSTS}

@@ -77,27 +77,46 @@ ANSWER = record(
         "hits": listing(HIT),
         "how": {**listing(TEXT), "description": "How the hits were found, where that is not plain."},
         "warning": {"type": "string", "description": "Words that the model does not know."},
+        "background": {
+            **record({"row_count": COUNT, "middle": NUMBER, "deviation": NUMBER}),
+            "description": "With `surprise` only: the normal distribution of the scores of rows that are not meant.",
+        },
     },
     ("query", "kind", "hits", "how"),
 )
-EMBEDDING = record({"object": TEXT, "index": COUNT, "embedding": {}}, ("object", "index", "embedding"))
+EMBEDDING = record({"object": TEXT, "index": COUNT, "embedding": {}, "warning": TEXT}, ("object", "index", "embedding"))
+ROW = record({"id": COUNT, "metadata": METADATA, "embedding": {}}, ("id", "metadata"))
+PARTIAL = {
+    **listing(record({"part": COUNT, "first_id": COUNT, "rows": COUNT, "problem": TEXT}, ("part", "first_id", "rows"))),
+    "description": "Parts of the index that did not answer, and which rows they have; absent where all did.",
+}
 ABOUT_INDEX = record(
     {
         "name": TEXT, "generation": GENERATION, "clip_model": {"type": ["string", "null"]}, "dimension": COUNT,
         "rows": {"type": "object", "description": "Rows of each index, image and text."}, "columns": listing(TEXT),
         "pictures": {"type": "boolean", "description": "The server has pictures of its rows."},
+        "fingerprint": {"type": ["string", "null"], "description": "The weights of the model."},
+        "metric": TEXT, "usual_columns": {**listing(TEXT), "description": "What /knn-service and /metadata return."},
+        "parts": {**listing({"type": "object"}), "description": "Of an index in parts: which rows each has."},
     }
 )  # fmt: skip
 RESULTS: dict[str, Any] = {
     "search_result": record(
-        {"index": TEXT, "generation": GENERATION, "results": listing(ANSWER)}, ("index", "generation", "results")
+        {"index": TEXT, "generation": GENERATION, "results": listing(ANSWER), "partial": PARTIAL},
+        ("index", "generation", "results"),
+    ),
+    "rows_result": record(
+        {"index": TEXT, "generation": GENERATION, "rows": listing(ROW), "partial": PARTIAL},
+        ("index", "generation", "rows"),
     ),
     "embed_result": record(
         {"object": TEXT, "data": listing(EMBEDDING), "model": {"type": ["string", "null"]}}, ("object", "data")
     ),
     "knn_service_result": listing(record({"id": COUNT, "similarity": NUMBER, "image": TEXT}, ("id", "similarity"))),
     "metadata_result": listing(record({"id": COUNT, "metadata": METADATA}, ("id", "metadata"))),
-    "indices_result": record({"indices": listing(ABOUT_INDEX)}, ("indices",)),
+    "indices_result": record(
+        {"indices": listing(ABOUT_INDEX), "max_results": COUNT, "max_queries": COUNT}, ("indices",)
+    ),
     "indices_list_result": listing(TEXT),
 }
 PARAMETERS: dict[str, list[dict[str, Any]]] = {
@@ -122,6 +141,7 @@ EXAMPLES: dict[str, Any] = {
         "where": "width >= 512",
         "deduplicate": 0.94,
     },
+    "/v1/rows": {"ids": [0, 1], "embeddings": True},
     "/v1/embed": {"input": ["a dog", "a cat"]},
     "/v1/embeddings": {"input": "a dog", "encoding_format": "base64"},
     "/knn-service": {"text": "a dog", "modality": "image", "num_images": 20, "indice_name": None},

@@ -92,6 +92,22 @@ def test_embeddings_come_on_request_as_numbers_or_base64(client: Any) -> None:
     assert np.frombuffer(base64.b64decode(packed[0]["embedding"]), "<f4") == pytest.approx(wanted, abs=1e-6)
 
 
+def test_a_vector_may_come_as_base64(client: Any) -> None:
+    vector = load_encoder(MODEL).encode_texts(["dog"])[0]
+    packed = base64.b64encode(vector.astype("<f4").tobytes()).decode()
+    assert captions(ask(client, [{"embedding": packed}], limit=1)[0]) == ["dog"]
+
+
+def test_rows_come_by_their_ids(client: Any) -> None:
+    said = client.post("/v1/rows", {"ids": [3, 1], "columns": ["caption"], "embeddings": True}).json()
+    assert [(row["id"], row["metadata"]) for row in said["rows"]] == [(3, {"caption": "sun"}), (1, {"caption": "dog"})]
+    wanted = load_encoder(MODEL).encode_texts(["dog"])[0]
+    assert said["rows"][1]["embedding"] == pytest.approx(wanted.tolist(), abs=1e-6)
+    for body, told in (({"ids": [8]}, "ids are 0 to 7"), ({"ids": [1], "modality": "text"}, "no text index")):
+        found = client.post("/v1/rows", body)
+        assert (found.status_code, told in found.json()["message"]) == (400, True)
+
+
 def test_texts_and_pictures_are_embedded_as_openai_does(client: Any) -> None:
     file = io.BytesIO()
     Image.new("RGB", (32, 32), "red").save(file, "PNG")
@@ -132,6 +148,7 @@ def test_indices_are_described(client: Any) -> None:
         ({"queries": ["cat - cat"]}, "cancel each other"),
         ({"queries": [[{"id": 99}]]}, "no row 99"),
         ({"queries": [[{"embedding": [1.0]}]]}, "dimensions"),
+        ({"queries": [[{"embedding": "!"}]]}, "base64"),
         ({"queries": [[{"image": "!"}]]}, "picture"),
         ({"limit": 0}, "limit must be 1 or more"),
         ({"limit": 2_001, "embeddings": True}, "2,000 hits, not 2,001"),

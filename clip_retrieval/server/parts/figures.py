@@ -37,7 +37,10 @@ class Figures:
     def count(self, part: int, outcome: str, seconds: float) -> None:
         self.metrics.requests.labels(self.index, part, outcome).inc()
         self.metrics.seconds.labels(self.index, part).observe(seconds)
-        self.metrics.up.labels(self.index, part).set(0 if outcome in ("timeout", "lost") else 1)
+        self.set_up(part, is_up=outcome not in ("timeout", "lost"))
+
+    def set_up(self, part: int, *, is_up: bool) -> None:
+        self.metrics.up.labels(self.index, part).set(int(is_up))
 
     def count_retry(self, part: int) -> None:
         self.metrics.retries.labels(self.index, part).inc()

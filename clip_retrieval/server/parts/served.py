@@ -42,6 +42,8 @@ class ServedParts:
         self.links = tuple(Link(place, number, connections, figures) for number, place in enumerate(places, start=1))
         self.embedder = Embedder(index.name, self.links)
         self.current = self.build(self.wait_for_all(connections.config.parted.part_wait))
+        for link in self.links:
+            figures.set_up(link.number, is_up=True)
 
     def build(self, abouts: Sequence[About]) -> PartedBuild:
         exchange = Exchange(Layout(self.index.name, tuple(abouts)), self.links, self.refresh)
@@ -128,6 +130,7 @@ class ServedParts:
         listed = [one if isinstance(one, About) else before for one, before in zip(found, old, strict=True)]
         is_alike = all(find_difference(one, listed[0]) is None for one in listed)
         for link, one in zip(self.links, found, strict=True):
+            link.figures.set_up(link.number, is_up=not isinstance(one, NotThereError))
             if isinstance(one, NotThereError):
                 continue
             link.answers()

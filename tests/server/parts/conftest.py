@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -150,7 +151,7 @@ def parts(
     whole = write_index(folder / "index", metadata, rows=rows)
     folders = [
         write_index(folder / f"part{number}", metadata[start:stop].reset_index(drop=True), rows=rows[start:stop])
-        for number, (start, stop) in enumerate(zip(ENDS, ENDS[1:], strict=False))
+        for number, (start, stop) in enumerate(pairwise(ENDS))
     ]
     house = Doors()
     with serve_folders(folders) as servers:

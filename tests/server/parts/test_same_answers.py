@@ -35,7 +35,9 @@ def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
         assert ids_of(ours) == ids_of(theirs)
         for one, other in zip(ours["hits"], theirs["hits"], strict=True):
             assert one["similarity"] == pytest.approx(other["similarity"], abs=1e-5)
-            assert {name: one[name] for name in ("rank", "metadata")} == {name: other[name] for name in ("rank", "metadata")}
+            assert {name: one[name] for name in ("rank", "metadata")} == {
+                name: other[name] for name in ("rank", "metadata")
+            }
 
 
 @pytest.mark.parametrize(
@@ -71,7 +73,7 @@ def test_equal_hits_come_in_the_order_of_their_ids(front: Any) -> None:
     assert [hit["id"] for hit in result["hits"]] == list(TWINS)
 
 
-def test_a_vector_is_what_the_parts_are_sent_to_the_last_bit(front: Any, parts: Any) -> None:
+def test_a_vector_is_what_the_parts_are_sent_to_the_last_bit(front: Any) -> None:
     vector = np.random.default_rng(1).standard_normal(16)
     (result,) = search(front, [{"embedding": vector.tolist()}], limit=1)["results"]
     packed = base64.b64encode((vector / np.linalg.norm(vector)).astype("<f4").tobytes()).decode()
@@ -124,7 +126,8 @@ def test_the_endpoint_of_clip_retrieval_2_answers_the_same(front: Any, one: Any,
 
 def test_metadata_comes_from_every_part_in_the_order_of_the_ids(front: Any, one: Any) -> None:
     ids = [ROWS - 1, 0, *ENDS[1:3], ENDS[1] - 1, 0]
-    for body in ({"ids": ids}, {"ids": ids, "columns": ["width"]}, {"ids": []}):
+    bodies: list[dict[str, Any]] = [{"ids": ids}, {"ids": ids, "columns": ["width"]}, {"ids": []}]
+    for body in bodies:
         assert front.post("/metadata", body).json() == one.post("/metadata", body).json()
     for client in (front, one):
         wrong = client.post("/metadata", {"ids": [ROWS]})
