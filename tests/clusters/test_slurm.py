@@ -290,8 +290,7 @@ def test_a_partition_that_kills_its_workers_is_given_up_and_named(
 
     assert ended.returncode == 1
     assert "each of these partitions failed, or lost its worker, 2 times; task " in ended.stderr
-    assert "partition 7 on " in ended.stderr
-    assert "not made: partitions 7; what is finished is kept" in ended.stderr
+    assert "not made: partitions 7 (partition 7 on " in ended.stderr
     made, expected = snapshot(tmp_path / "out"), snapshot(whole)
     assert made.keys() == {name for name in expected if "_07." not in name}
     assert all(made[name] == expected[name] for name in made if "emb/" in name)
@@ -346,6 +345,17 @@ def test_a_task_that_lives_on_when_its_node_died_and_its_copy_do_each_other_no_h
     assert ended.returncode == 0, ended.stderr
     assert are_both_alive
     assert snapshot(tmp_path / "out") == snapshot(whole)
+
+
+def test_a_node_of_two_devices_runs_a_worker_on_each(
+    cluster: Cluster, source: Path, whole: Path, tmp_path: Path, snapshot: Snapshot
+) -> None:
+    ended = cluster.run(source, tmp_path / "out", "--slurm_nodes", "1", "--device", "cpu,cpu")
+
+    assert ended.returncode == 0, ended.stderr
+    assert snapshot(tmp_path / "out") == snapshot(whole)
+    [job] = jobs_of(tmp_path / "out")
+    assert [path.name for path in job.glob("*.log")] == ["task-0.log"]
 
 
 def test_more_tasks_than_an_array_may_have_are_several_arrays(

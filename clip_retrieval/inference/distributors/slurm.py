@@ -114,7 +114,7 @@ class Waiting:
             )
             why = end.why_hopeless()
             if why is not None:
-                raise WorkerError(explain(why, tasks, left, {i: attempts[i] for i in attempts if i in is_left}))
+                raise WorkerError(explain(why, tasks, left, self.run))
             jobs, missing, begun = set(self.jobs.submit(len(left))), left, count_all(attempts)
             logger.warning(
                 "the tasks ended (%s), and %s not made; submitted again as %s",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from clip_retrieval.clusters.slurm import SlurmTask, describe_task
 from clip_retrieval.errors import one_line
-from clip_retrieval.inference.attempts import MOST_ATTEMPTS, Attempt, attempts_at
+from clip_retrieval.inference.attempts import MOST_ATTEMPTS, Attempt, attempts_at, explain_left
 from clip_retrieval.inference.distributors.slurm_jobs import log_of
 from clip_retrieval.inference.plan import Plan
 from clip_retrieval.layout import ATTEMPTS_FOLDER, Partition
@@ -17,7 +17,6 @@ from clip_retrieval.words import counted, printable
 
 MOST_FRUITLESS_ROUNDS = 3  # submissions in a row after which no partition more was there
 MOST_TOLD = 3  # tasks whose end is told
-MOST_NUMBERS = 20
 BYTES_OF_A_LOG = 8192  # the end of a log, where its last line is looked for
 
 Attempts = dict[int, list[Attempt]]  # partition id -> its attempts
@@ -67,23 +66,11 @@ def given_up(attempts: Attempts) -> list[int]:
     return [number for number, made in attempts.items() if sum(one.counts for one in made) >= MOST_ATTEMPTS]
 
 
-def explain(why: str, tasks: Sequence[SlurmTask], left: Sequence[Partition], attempts: Attempts) -> str:
-    """Return the error message of a run that could not be finished."""
+def explain(why: str, tasks: Sequence[SlurmTask], left: Sequence[Partition], plan: Plan) -> str:
+    """Return the error message of a run that could not be finished: why, how tasks ended, and what is missing."""
     failed = [task for task in tasks if task.has_ended and task.state not in ("COMPLETED", "CANCELLED")]
     ends = [f"{describe_task(task)} ({last_words(log_of(task))})" for task in failed[:MOST_TOLD]]
-    reasons = [
-        f"partition {number} on {made[-1].host}: {made[-1].reason or 'its worker died'}"
-        for number, made in [*attempts.items()][:MOST_TOLD]
-        if made and made[-1].counts
-    ]
-    left_out = f"not made: {name_partitions(left)}; what is finished is kept, run the same command to go on"
-    return "; ".join([why, *ends, *reasons, left_out])
-
-
-def name_partitions(partitions: Sequence[Partition]) -> str:
-    numbers = ", ".join(str(partition.id) for partition in partitions[:MOST_NUMBERS])
-    more = f" and {len(partitions) - MOST_NUMBERS} more" if len(partitions) > MOST_NUMBERS else ""
-    return f"partitions {numbers}{more}"
+    return "; ".join([why, *ends, explain_left(plan.folder, left, plan.run)])
 
 
 def name_jobs(jobs: Iterable[int]) -> str:
