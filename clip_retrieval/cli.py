@@ -35,6 +35,7 @@ COMMANDS = {
     "dedup": ("curate", "dedup"),
     "demo": ("tools", "demo"),
     "end2end": ("serve", "end2end"),
+    "export": ("export", "export"),
     "extract": ("tools", "extract"),
     "filter": ("filter", "filter_command"),
     "front": ("serve", "front"),

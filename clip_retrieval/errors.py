@@ -10,6 +10,7 @@ ClipRetrievalError
   WorkerError       a process of ours died
   IndexBuildError   no index can be built
   QueryError        a query cannot be answered
+  ExportError       another engine cannot take rows, or gives others back
   ClientError       a server cannot be reached, or refuses
 """
 
@@ -67,6 +68,10 @@ class IndexBuildError(ClipRetrievalError):
 
 class QueryError(ClipRetrievalError):
     """A query cannot be answered by this index."""
+
+
+class ExportError(ClipRetrievalError):
+    """An engine cannot be reached, or cannot take the rows of an export."""
 
 
 class ClientError(ClipRetrievalError):

@@ -25,6 +25,7 @@ INDEX_SUFFIX = ".index"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 PICTURES_BELOW = "pictures_below"  # key of an index's manifest: where the pictures of its input lie
+EMBEDDINGS_PLACE = "embeddings_folder"  # key of an index's manifest: relative to the index, or a url
 REVISION_FOLDER = "_revision"  # staged files that will replace others, all together
 JOURNAL = f"{REVISION_FOLDER}/journal.json"
 PARTITION_NAME = re.compile(r"metadata_(\d+(?:_\d{4})*)\.parquet")
@@ -148,6 +149,7 @@ class Manifest(TypedDict, total=False):
     encoder: dict[str, Any] | None
     partition_count: int | None
     pictures_below: list[str]
+    embeddings_folder: str
     indices: dict[Modality, IndexAbout]
     sums: dict[str, FileSum]  # of files beside the indices
     options: dict[str, Any] | None

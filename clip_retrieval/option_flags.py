@@ -22,8 +22,9 @@ NEGATIVE = "no__"  # prefix of click's name for the option that switches a boole
 
 def config_options(config: type[Any]) -> Callable[[Command], Command]:
     """Return a decorator that gives a click command every flag of `config`, and positional arguments."""
-    required = [flag.name.upper() for flag in flags_of(config) if flag.is_required]
-    shown = required or [positional_names(config)[0].upper()]
+    by_position = positional_names(config)
+    required = [flag.name.upper() for flag in flags_of(config) if flag.is_required and flag.name in by_position]
+    shown = required or [by_position[0].upper()]
 
     def decorate(command: Command) -> Command:
         for flag in reversed(list(flags_of(config))):

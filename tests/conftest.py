@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import shutil
 import tarfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -15,6 +18,8 @@ from uuid import uuid4
 import faiss
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
@@ -310,6 +315,54 @@ def write_run() -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def write_typed() -> Callable[..., Path]:
+    """Give a function that writes an embeddings folder of two files, whose metadata have a column of each kind.
+
+    Rows 5 and 40 have no picture.
+    """
+
+    def write(folder: Path, rows: int = 300, dim: int = 16) -> Path:
+        random = np.random.default_rng(rows)
+        vectors = random.standard_normal((rows, dim))
+        vectors[[5, 40]] = 0
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+        (folder / "metadata").mkdir(parents=True)
+        for number, ids in enumerate(np.array_split(np.arange(rows), [2 * rows // 3])):
+            write_parts(folder / str(number), "img_emb", [vectors[ids].astype(np.float16)])
+            (folder / "img_emb").mkdir(exist_ok=True)
+            next((folder / str(number) / "img_emb").iterdir()).rename(folder / "img_emb" / f"img_emb_{number}.npy")
+            shutil.rmtree(folder / str(number))
+            pq.write_table(typed_table(ids.tolist()), folder / "metadata" / f"metadata_{number}.parquet")
+        return folder
+
+    return write
+
+
+def typed_table(rows: list[int]) -> pa.Table:
+    """Return metadata of these rows: nulls, NaN, NUL, large and exact numbers, times, bytes, lists and structs."""
+    moment = datetime(2024, 2, 29, 12, 30, 15, 250, UTC)
+    return pa.table(
+        {
+            "caption": [None if row % 7 == 0 else f"row {row} \u2603" for row in rows],
+            "width": pa.array([None if row % 5 == 0 else row for row in rows], pa.int32()),
+            "score": [math.nan if row % 11 == 0 else row / 3 for row in rows],
+            "half": pa.array([row / 7 for row in rows], pa.float32()),
+            "big": pa.array([2**64 - 1 - row for row in rows], pa.uint64()),
+            "price": pa.array([Decimal(row) / 100 for row in rows], pa.decimal128(12, 2)),
+            "day": [date(1969, 12, 1) + timedelta(days=row) for row in rows],
+            "at": pa.array([moment + timedelta(seconds=row) for row in rows], pa.timestamp("us", "UTC")),
+            "nested.flag": [row % 2 == 0 for row in rows],
+            "tags": [None if row % 3 == 0 else ["a", None, str(row)] for row in rows],
+            "box": [{"x": row, "of": [0.5, math.inf]} for row in rows],
+            "raw": [bytes([row % 256, 65]) for row in rows],
+            "with_nul": [f"a\0{row}" for row in rows],
+            "nothing": pa.nulls(len(rows)),
+            "id": [f"sample-{row}" for row in rows],
+        }
+    )
 
 
 @pytest.fixture(scope="module")

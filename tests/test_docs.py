@@ -61,6 +61,7 @@ def test_flags_in_the_readme_exist() -> None:
         "map",
         "report",
         "dedup",
+        "export",
         "label",
         "select",
         "end2end",

@@ -28,7 +28,7 @@ LAYERS = (
     {"tools", "inference", "index"},
     {"query", "faces"},
     {"filter", "clip", "server"},
-    {"demo", "photos", "clip_back", "end2end", "mcp_tools", "curate", "map"},
+    {"demo", "photos", "clip_back", "end2end", "mcp_tools", "curate", "map", "export"},
     {"commands"},
     {"cli"},
     {"__init__", "__main__"},
@@ -113,7 +113,7 @@ def test_importing_the_command_line_loads_no_model_index_or_table_library() -> N
 HELPED = [
     [], ["inference"], ["inference.worker"], ["index"], ["index", "score"], ["filter"], ["search"], ["demo"],
     ["parquet_to_arrow"], ["back"], ["end2end"], ["mcp"], ["map"], ["dedup"], ["label"], ["select"], ["report"],
-    ["similarity"], ["zsl"], ["extract"], ["benchmark"], ["models"], ["models", "list"], ["models", "info"],
+    ["export"], ["similarity"], ["zsl"], ["extract"], ["benchmark"], ["models"], ["models", "list"], ["models", "info"],
 ]  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from clip_retrieval.embeddings.vectors import Contents, Vectors
 from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.index.folder.build_options import OPTIONS, kept_options
 from clip_retrieval.layout import (
+    EMBEDDINGS_PLACE,
     FORMAT_VERSION,
     MODALITIES,
     PICTURES_BELOW,
@@ -86,6 +88,16 @@ def describe_indices(
     }
 
 
+def place_of(source: EmbeddingsFolder, target: IndexFolder) -> str:
+    """Return where the embeddings lie: from the index folder on, so that both may move together, else as a url."""
+    if not (source.is_local and target.is_local):
+        return source.place if source.is_local else source.url
+    try:
+        return os.path.relpath(source.place, target.place)
+    except ValueError:  # on another drive of Windows
+        return source.place
+
+
 def make_manifest(
     source: EmbeddingsFolder, indices: Mapping[Modality, Mapping[str, Any]], sums: FileSums, config: IndexConfig
 ) -> dict[str, Any]:
@@ -99,6 +111,7 @@ def make_manifest(
         "made_by": f"clip-retrieval {__version__}",
         "encoder": theirs.get("encoder"),
         PICTURES_BELOW: list_roots((theirs.get("options") or {}).get("source") or {}),
+        EMBEDDINGS_PLACE: place_of(source, IndexFolder(config.index_folder)),
         "indices": indices,
         **({"sums": sums} if sums else {}),
         OPTIONS: kept_options(config),

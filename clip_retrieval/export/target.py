@@ -1,0 +1,159 @@
+"""What an export asks of an engine, and the choice of the engine's file."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import urlsplit, urlunsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_retrieval.errors import ExportError
+from clip_retrieval.export.columns import Column
+from clip_retrieval.export.config import ExportConfig
+from clip_retrieval.export.source import Block, Ids, Source
+
+MARK = "clip_retrieval.export"  # name under which an engine keeps what an export says of itself
+ADVICE = "name another --table, or give --overwrite"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What a table is made for; the same again goes on with a table that is unfinished."""
+
+    config: ExportConfig
+    dim: int
+    dtype: np.dtype[Any]  # of the embeddings
+    columns: list[Column]
+    row_count: int  # of the folder
+    identity: str  # of rows, columns and condition
+    odd: Counter[str]  # values that had to be changed, by sentence
+    notes: list[str]  # more to tell at the end
+
+    @property
+    def wants_half(self) -> bool:
+        precision = self.config.precision
+        return precision == "fp16" or (precision == "auto" and self.dtype == np.float16)
+
+    def mark(self, dtype: np.dtype[Any], done: int = 0) -> str:
+        """Return what the engine keeps: whose rows these are, and how many rows of the folder are done."""
+        return json.dumps(self.facts(dtype) | {"done": done})
+
+    def facts(self, dtype: np.dtype[Any]) -> dict[str, Any]:
+        return {
+            "export": self.identity,
+            "modality": self.config.rows.modality,
+            "dim": self.dim,
+            "precision": str(dtype),
+            "rows": self.row_count,
+        }
+
+    def read_mark(self, text: str | None, dtype: np.dtype[Any], name: str) -> int:
+        """Return how many rows of the folder an existing table has done; raises ExportError where it is not ours."""
+        found, wanted = parse_mark(text), self.facts(dtype)
+        if found is None:
+            raise ExportError(f"{name} exists already and is no export; {ADVICE}")
+        if found.get("dim") != self.dim:
+            raise ExportError(f"{name} holds vectors of {found.get('dim')} dimensions, not of {self.dim}; {ADVICE}")
+        if found.get("precision") != wanted["precision"]:
+            raise ExportError(f"{name} holds {found.get('precision')} vectors, not {wanted['precision']}; {ADVICE}")
+        if any(found.get(key) != value for key, value in wanted.items()):
+            raise ExportError(f"{name} is an export of other rows, columns or conditions; {ADVICE}")
+        return int(found.get("done", 0))
+
+
+def parse_mark(text: str | None) -> dict[str, Any] | None:
+    """Return what an export said of itself; None where the text is no such thing."""
+    try:
+        found = json.loads(text or "")
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and "export" in found else None
+
+
+@dataclass(frozen=True, eq=False)
+class Fetched:
+    """Rows as an engine gives them back, in any order."""
+
+    ids: Ids
+    vectors: NDArray[np.float32]  # [n, d]
+    rows: list[dict[str, Any]]  # metadata by column
+
+
+class Target(Protocol):
+    """An opened engine; methods raise ExportError."""
+
+    name: str  # what people call the table
+    dtype: np.dtype[Any]  # numbers of its vectors
+    answers_at_once: bool  # many queries take as long as one
+
+    def begin(self) -> int:
+        """Open or make the table, and return how many rows of the folder it has done."""
+        ...
+
+    def write(self, block: Block) -> None:
+        """Store rows and how far they go: whole or not at all, or so that doing it again changes nothing."""
+        ...
+
+    def finish(self) -> None:
+        """Make all rows that were written visible to searches."""
+        ...
+
+    def ids(self) -> Iterator[Ids]:
+        """Yield the ids of all rows, in any order."""
+        ...
+
+    def fetch(self, ids: Ids) -> Fetched:
+        """Return some hundred rows."""
+        ...
+
+    def offers_exact(self) -> bool:
+        """Say whether searches can compare every row as things stand."""
+        ...
+
+    def search(self, queries: NDArray[np.float32], k: int, *, exact: bool) -> list[Ids]:
+        """Return the ids of up to k hits for each query [q, d]: by comparing all rows, or by the approximate index."""
+        ...
+
+    def build_index(self) -> str | None:
+        """Build the approximate index unless it stands, and say what it is and how it is searched; None: there is none.
+
+        Raises ExportError where the engine refuses.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of connections and locks."""
+        ...
+
+
+def open_target(config: ExportConfig, source: Source) -> Target:
+    """Open the engine; only its own file is imported. Raises ExportError."""
+    module = importlib.import_module(f"clip_retrieval.export.targets.{config.to}")
+    setup = Setup(
+        config=config,
+        dim=source.dim,
+        dtype=source.dtype,
+        columns=source.columns,
+        row_count=source.row_count,
+        identity=source.identity,
+        odd=source.odd,
+        notes=source.notes,
+    )
+    target: Target = module.open_target(setup)
+    return target
+
+
+def without_password(url: str) -> str:
+    """Return a url for messages: the password, and what stands behind a question mark, left out."""
+    if "://" not in url:
+        return url
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    user = parts.netloc.rpartition("@")[0].partition(":")[0]
+    return urlunsplit((parts.scheme, f"{user}@{host}" if user else host, parts.path, "", ""))

@@ -1,0 +1,130 @@
+"""A LanceDB table: a folder of Lance files, here or on an object store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import lancedb
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_retrieval.errors import ExportError, one_line
+from clip_retrieval.export.arrow_rows import as_fetched, make_schema, make_table
+from clip_retrieval.export.columns import ID, VECTOR
+from clip_retrieval.export.source import Block, Ids
+from clip_retrieval.export.target import MARK, Fetched, Setup
+from clip_retrieval.revision import only_one
+from clip_retrieval.storage import Folder
+
+LEAST_ROWS = 256  # that train a product quantizer
+NPROBES, REFINE, EF = 20, 10, 100
+METRIC = "dot"
+
+
+class LanceTarget:
+    """A table whose schema says whose rows it has; how far it goes, its largest id tells: a block is one commit."""
+
+    answers_at_once = False
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.dtype = np.dtype(np.float16 if setup.wants_half else np.float32)
+        self.table_name = setup.config.table
+        self.name = f"{self.table_name} in {setup.config.place}"
+        self.open = ExitStack()
+        with translating(self.name):
+            self.database = lancedb.connect(setup.config.place)
+        self.table: Any = None
+
+    def begin(self) -> int:
+        """Open or make the table; see Target."""
+        with translating(self.name):
+            self.open.enter_context(only_one(Folder(self.setup.config.place)))
+            if self.setup.config.overwrite and self.is_there():
+                self.database.drop_table(self.table_name)
+            if not self.is_there():
+                schema = make_schema(self.setup, self.dtype).with_metadata({MARK: self.setup.mark(self.dtype)})
+                self.table = self.database.create_table(self.table_name, schema=schema)
+                return 0
+            self.table = self.database.open_table(self.table_name)
+            mark = (self.table.schema.metadata or {}).get(MARK.encode())
+            self.setup.read_mark(None if mark is None else mark.decode(), self.dtype, self.name)
+            return max((int(some.max()) + 1 for some in self.ids() if len(some)), default=0)
+
+    def is_there(self) -> bool:
+        try:
+            self.database.open_table(self.table_name)
+        except ValueError:  # how lancedb says that there is none
+            return False
+        return True
+
+    def write(self, block: Block) -> None:
+        """Commit a block; see Target."""
+        if len(block.ids):
+            with translating(self.name):
+                self.table.add(make_table(block, make_schema(self.setup, self.dtype)))
+
+    def finish(self) -> None:
+        """See Target."""
+
+    def ids(self) -> Iterator[Ids]:
+        with translating(self.name):
+            for batch in self.table.search().select([ID]).to_batches():
+                yield batch.column(0).to_numpy()
+
+    def fetch(self, ids: Ids) -> Fetched:
+        with translating(self.name):
+            wanted = f"{ID} IN ({', '.join(map(str, ids.tolist()))})"
+            found = self.table.search().where(wanted).limit(2 * len(ids)).to_arrow()
+        return as_fetched(found, self.setup.dim)
+
+    def offers_exact(self) -> bool:
+        return True
+
+    def search(self, queries: NDArray[np.float32], k: int, *, exact: bool) -> list[Ids]:
+        found = []
+        with translating(self.name):
+            for query in queries:
+                asked = self.table.search(query, vector_column_name=VECTOR).distance_type(METRIC).limit(k)
+                asked = asked.bypass_vector_index() if exact else self.tuned(asked, k)
+                found.append(asked.select([ID, "_distance"]).to_arrow()[ID].to_numpy())
+        return found
+
+    def tuned(self, asked: Any, k: int) -> Any:
+        """Return a search with the settings that `build_index` names."""
+        asked = asked.nprobes(NPROBES).refine_factor(REFINE)
+        return asked.ef(max(EF, REFINE * k)) if self.setup.config.chosen_ann == "hnsw" else asked
+
+    def build_index(self) -> str | None:
+        """Build over all rows; see Target."""
+        ann = self.setup.config.chosen_ann
+        if ann == "none":
+            return None
+        kind = "IVF_PQ" if ann == "ivf" else "IVF_HNSW_SQ"
+        with translating(self.name):
+            if self.table.count_rows() < LEAST_ROWS:
+                self.setup.notes.append(f"LanceDB trains its index of {LEAST_ROWS} rows at least: none was built")
+                return None
+            if not any(VECTOR in index.columns for index in self.table.list_indices()):
+                self.table.create_index(metric=METRIC, vector_column_name=VECTOR, index_type=kind)
+        return f"{kind}, nprobes {NPROBES}, refine {REFINE}"
+
+    def close(self) -> None:
+        self.open.close()
+
+
+@contextmanager
+def translating(name: str) -> Iterator[None]:
+    """Turn what LanceDB says into one sentence."""
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, OSError) as error:
+        said = one_line(error).partition(", /")[0]  # behind it stands a place in Lance's own sources
+        raise ExportError(f"{name}: {said}; what is finished is kept, give the same command again") from error
+
+
+def open_target(setup: Setup) -> LanceTarget:
+    """Open the database."""
+    return LanceTarget(setup)
