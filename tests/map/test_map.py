@@ -238,7 +238,7 @@ def test_umap_that_is_not_installed_is_told(index: Path, tmp_path: Path, monkeyp
         draw(index, tmp_path / "map.html", layout="umap")
 
 
-@pytest.mark.slow
+@pytest.mark.clusters
 def test_umap_sets_groups_apart_and_twice_the_same(index: Path, tmp_path: Path) -> None:
     pytest.importorskip("umap", reason="umap-learn is not installed: pip install 'clip-retrieval[map]'")
     data = draw(index, tmp_path / "a.html", layout="umap")
