@@ -8,6 +8,7 @@ ClipRetrievalError
   StorageError      an output cannot be written, a file of ours cannot be read
     BusyError         another process changes the folder just now
   WorkerError       a process of ours died
+  ClusterError      a cluster cannot be reached, or a task of it failed for good
   IndexBuildError   no index can be built
   QueryError        a query cannot be answered
   ExportError       another engine cannot take rows, or gives others back
@@ -56,6 +57,10 @@ class StorageError(ClipRetrievalError):
 
 class WorkerError(ClipRetrievalError):
     """A reader or worker process died."""
+
+
+class ClusterError(ClipRetrievalError):
+    """A cluster cannot be reached, or a task failed there for good."""
 
 
 class BusyError(StorageError):

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from clip_retrieval.errors import ClusterError
+from clip_retrieval.progress import Advance
+from clip_retrieval.version import __version__
 
 Task = TypeVar("Task")
 
 
 class Shared(Protocol):
-    """A value sent to every executor once: Spark's Broadcast."""
+    """A value that every machine gets once."""
 
     @property
     def value(self) -> bytes: ...
 
 
+@dataclass(frozen=True)
+class Here:
+    """A value in this process, or one that travels with the function that uses it."""
+
+    value: bytes
+
+
 class Runner(Protocol):
-    """Where parts are made."""
+    """Where tasks run."""
 
     @property
     def cores_of_task(self) -> int | None:
-        """None: all that the build may use."""
+        """None: all that this process may use."""
 
     @property
     def rows_of_task(self) -> int | None:
@@ -34,4 +48,56 @@ class Runner(Protocol):
         """Send a value to wherever tasks run."""
 
     def run(self, title: str, function: Callable[[Task], None], tasks: Sequence[Task]) -> None:
-        """Run the function on every task; raises IndexBuildError when one has failed for good."""
+        """Run the function on every task; raises ClusterError when one has failed for good.
+
+        The engine tries a task again, elsewhere, where it raised or where its worker died, a few times.
+        """
+
+
+class Cluster(Runner, Protocol):
+    """A cluster that this process talks to."""
+
+    @property
+    def name(self) -> str:
+        """The engine and its address, for sentences."""
+
+    @property
+    def gpu_of_task(self) -> Callable[[], str | None]:
+        """A function for tasks: the number of the GPU that theirs is, if the engine gave them one."""
+
+
+class ShowProgress(Protocol):
+    """Shows how many tasks are done: a title and a count to a function that takes how many more there are."""
+
+    def __call__(self, title: str, total: int, /) -> AbstractContextManager[Advance]: ...
+
+
+@contextmanager
+def show_nothing(title: str, total: int) -> Iterator[Advance]:  # noqa: ARG001 -- as ShowProgress has it
+    """Show no tasks, where something else shows how far the work is."""
+
+    def advance(count: float) -> None:
+        pass
+
+    yield advance
+
+
+def check_version(version: str) -> None:
+    """Raise ClusterError where another version of this package sent a task than the one that is to run it."""
+    if version != __version__:
+        raise ClusterError(
+            f"clip-retrieval is {version} here and {__version__} on {socket.gethostname()}; install one version on "
+            "every node"
+        )
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A function for tasks that runs only with the version of this package that sent it."""
+
+    function: Callable[[Any], None]
+    version: str = __version__
+
+    def __call__(self, task: Any) -> None:
+        check_version(self.version)
+        self.function(task)

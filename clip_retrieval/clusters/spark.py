@@ -13,16 +13,17 @@ from contextlib import contextmanager
 from typing import TypeVar
 from uuid import uuid4
 
+from pyspark import TaskContext
 from pyspark.sql import SparkSession
 
-from clip_retrieval.clusters.base import Shared
-from clip_retrieval.clusters.spark_failures import explain_failure
-from clip_retrieval.errors import ConfigError, IndexBuildError
+from clip_retrieval.clusters.base import Checked, Shared, ShowProgress
+from clip_retrieval.clusters.failures import explain_failure
+from clip_retrieval.errors import ClusterError, ConfigError
 from clip_retrieval.progress import show_progress
 
 logger = logging.getLogger(__name__)
 
-APP_NAME = "clip-retrieval index"
+APP_NAME = "clip-retrieval"
 SECONDS_BETWEEN_LOOKS = 0.25
 SECONDS_TO_WORRY = 60.0
 # Spark logs a Java traceback for every failed try; the final failure is reported in one sentence.
@@ -37,8 +38,13 @@ class SparkCluster:
     rows_of_task: int | None = None
     is_here = False
 
-    def __init__(self, session: SparkSession) -> None:
-        self.context = session.sparkContext
+    @property
+    def gpu_of_task(self) -> Callable[[], str | None]:
+        return gpu_of_task
+
+    def __init__(self, session: SparkSession, show: ShowProgress = show_progress) -> None:
+        self.context, self.show = session.sparkContext, show
+        self.name = str(self.context.master)
         self.cores_of_task: int | None = int(self.context.getConf().get("spark.task.cpus") or 1)
 
     def share(self, value: bytes) -> Shared:
@@ -47,14 +53,14 @@ class SparkCluster:
         return shared
 
     def run(self, title: str, function: Callable[[Task], None], tasks: Sequence[Task]) -> None:
-        """Run the function on every task, anywhere; raises IndexBuildError when one has failed for good."""
+        """Run the function on every task, anywhere; raises ClusterError when one has failed for good."""
         failures: list[Exception] = []
         group = f"{title} {uuid4().hex[:8]}"
 
         def submit() -> None:
             try:
                 self.context.setJobGroup(group, title)
-                self.context.parallelize(tasks, len(tasks)).foreach(function)
+                self.context.parallelize(tasks, len(tasks)).foreach(Checked(function))
             except Exception as error:  # told of by the thread that waits  # noqa: BLE001
                 failures.append(error)
 
@@ -66,14 +72,12 @@ class SparkCluster:
             self.context.cancelJobGroup(group)
             raise
         if failures:
-            raise IndexBuildError(
-                f"{title} on {self.context.master} failed: {explain_failure(failures[0])}"
-            ) from failures[0]
+            raise ClusterError(f"{title} on {self.name} failed: {explain_failure(failures[0])}") from failures[0]
 
     def watch(self, thread: threading.Thread, title: str, group: str, count: int) -> None:
         """Wait for the tasks, and show how many are done; warn once a minute while no executor takes one."""
         warned, before = time.monotonic(), 0
-        with show_progress(f"{title}, tasks", count) as advance:
+        with self.show(f"{title}, tasks", count) as advance:
             while thread.is_alive():
                 thread.join(SECONDS_BETWEEN_LOOKS)
                 done, active = self.count_tasks(group)
@@ -93,7 +97,7 @@ class SparkCluster:
 
 
 @contextmanager
-def open_cluster(master: str | None) -> Iterator[SparkCluster]:
+def open_spark(master: str | None, show: ShowProgress = show_progress) -> Iterator[SparkCluster]:
     """Give the running Spark session, or a new one, which ends with the block; raises ConfigError where none starts.
 
     Without `master` it is what spark-submit, SPARK_CONF_DIR or the environment says, else this machine's cores.
@@ -103,7 +107,7 @@ def open_cluster(master: str | None) -> Iterator[SparkCluster]:
     running = SparkSession.getActiveSession()
     session = running or start_session(master)
     try:
-        yield SparkCluster(session)
+        yield SparkCluster(session, show)
     finally:
         if running is None:
             session.stop()
@@ -118,10 +122,34 @@ def start_session(master: str | None) -> SparkSession:
     in_main_thread = threading.current_thread() is threading.main_thread()
     heard = signal.getsignal(signal.SIGINT)
     try:
-        return builder.getOrCreate()
+        with starting_silently():
+            return builder.getOrCreate()
     except Exception as error:
         place = f" at {master}" if master else ""
         raise ConfigError(f"no Spark session starts{place}: {explain_failure(error)}") from error
     finally:
         if in_main_thread:
             signal.signal(signal.SIGINT, heard)  # Spark replaces the handler, and does not call the earlier one
+
+
+@contextmanager
+def starting_silently() -> Iterator[None]:
+    """Point stdout and stderr of processes that the block starts at nothing: Java and Spark greet there."""
+    streams = (1, 2)
+    nothing, kept = os.open(os.devnull, os.O_WRONLY), [os.dup(stream) for stream in streams]
+    try:
+        for stream in streams:
+            os.dup2(nothing, stream)
+        yield
+    finally:
+        for stream, own in zip(streams, kept, strict=True):
+            os.dup2(own, stream)
+            os.close(own)
+        os.close(nothing)
+
+
+def gpu_of_task() -> str | None:
+    """Return the number of the GPU that Spark gave to the task that runs in this process."""
+    task = TaskContext.get()
+    given = task.resources().get("gpu") if task is not None else None
+    return given.addresses[0] if given is not None and given.addresses else None

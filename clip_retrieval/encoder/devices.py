@@ -20,7 +20,7 @@ def list_devices(config: EncoderConfig) -> list[str]:
     """Return the devices that the config asks for, one worker each."""
     if config.device not in ("auto", "cuda"):
         return [device.strip() for device in config.device.split(",") if device.strip()]
-    if parse_uri(config.clip_model).kind in ("hash", "onnx") or (config.device == "auto" and not may_have_gpu()):
+    if not may_take_gpu(config) or (config.device == "auto" and not may_have_gpu()):
         return ["cpu"]
     if not is_installed("torch"):
         return ["cpu"]
@@ -28,6 +28,11 @@ def list_devices(config: EncoderConfig) -> list[str]:
 
     count = count_gpus()
     return [f"cuda:{i}" for i in range(count)] or ["cuda" if config.device == "cuda" else "cpu"]
+
+
+def may_take_gpu(config: EncoderConfig) -> bool:
+    """Say whether the model runs on whatever GPU a worker is given."""
+    return config.device in ("auto", "cuda") and parse_uri(config.clip_model).kind not in ("hash", "onnx")
 
 
 def is_on_cpu(config: EncoderConfig) -> bool:

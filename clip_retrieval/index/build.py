@@ -209,7 +209,7 @@ def make_bounds(config: IndexConfig, filled: Mapping[Modality, Vectors]) -> Boun
         max_query_ms=config.tuning.max_index_query_time_ms,
         index_key=config.index_key,
         asked=tuple(filled.values()),
-        is_in_parts=config.spark.distributed is not None,
+        is_in_parts=config.distribution.distributed is not None,
     )
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from clip_retrieval.clusters.config import ClusterConfig, ClusterEngine, check_engine
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.index.measuring.tuning import DEFAULT_QUERY_MS, Target
-from clip_retrieval.installed import need
 from clip_retrieval.layout import EMBEDDING_FOLDERS, Modality
 from clip_retrieval.options import check_least, group, option, option_of, parse_bytes
 
@@ -15,11 +15,12 @@ EngineName = Literal["auto", "autofaiss", "faiss"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SparkConfig:
-    """Options of building on a Spark cluster; flags as in autofaiss."""
+class DistributionConfig:
+    """Options of building on a cluster; flags as in autofaiss, and those of clusters."""
 
-    distributed: Literal["pyspark"] | None = option(
-        None, help="pyspark: a Spark cluster adds the vectors (pip install 'clip-retrieval[spark]')."
+    distributed: ClusterEngine | None = option(
+        None,
+        help="pyspark, ray: a cluster of Spark or Ray adds the vectors (pip install 'clip-retrieval[spark]' or [ray]).",
     )
     nb_indices_to_keep: int = option(
         1, help="How many files a distributed index is kept in, searched together.", least=1
@@ -29,18 +30,16 @@ class SparkConfig:
         aliases=("temporary_folder",),
         help="Where executors put parts of the index, on a shared file system or a store; None: in the index folder.",
     )
-    spark_master: str | None = option(
-        None, help="Such as spark://HOST:7077; None: what spark-submit or Spark's configuration says."
-    )
+    cluster: ClusterConfig = group(ClusterConfig)
 
     def __post_init__(self) -> None:
         check_least(self)
         if self.distributed is None and self.nb_indices_to_keep > 1:
             raise ConfigError(
-                "nb_indices_to_keep is for --distributed pyspark; an index that is built here is one file"
+                "nb_indices_to_keep is for --distributed pyspark or ray; an index that is built here is one file"
             )
         if self.distributed:
-            need("pyspark", "--distributed pyspark", ConfigError, extra="spark")
+            check_engine(self.distributed, f"--distributed {self.distributed}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +98,7 @@ class IndexConfig:
         help="Take over what changed in the embeddings folder since the index was built, without rebuilding; bounds "
         "and targets that are not given are those of the index.",
     )
-    spark: SparkConfig = group(SparkConfig)
+    distribution: DistributionConfig = group(DistributionConfig)
     tuning: TuningConfig = group(TuningConfig)
 
     def __post_init__(self) -> None:

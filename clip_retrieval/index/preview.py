@@ -60,7 +60,7 @@ def preview_indices(config: IndexConfig) -> Preview:
     check_rows(source, found)
     bounds = make_bounds(config, found)
     problems = {
-        modality: describe_problem(vectors, bounds, config.spark.nb_indices_to_keep)
+        modality: describe_problem(vectors, bounds, config.distribution.nb_indices_to_keep)
         for modality, vectors in found.items()
     }
     chosen: dict[Modality, Plan | None] = {}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from clip_retrieval.clusters.config import ClusterConfig, check_engine
 from clip_retrieval.clusters.slurm_config import SlurmConfig
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.errors import ConfigError
@@ -110,11 +111,14 @@ class InferenceConfig:
         "there are several.",
         may_change=True,
     )
+    cluster: ClusterConfig = group(ClusterConfig)
     slurm: SlurmConfig = group(SlurmConfig)
     telemetry: TelemetryConfig = group(TelemetryConfig)
 
     def __post_init__(self) -> None:
         check_least(self)
+        if self.distribution_strategy in ("pyspark", "ray"):
+            check_engine(self.distribution_strategy, f"--distribution_strategy {self.distribution_strategy}")
         if not 0 <= self.max_skipped <= 1:
             raise ConfigError(f"max_skipped is a share between 0 and 1, not {self.max_skipped}")
         if not self.output_folder:

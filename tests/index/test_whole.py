@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from clip_retrieval import clip_index
-from clip_retrieval.index.config import IndexConfig, SparkConfig, TuningConfig
+from clip_retrieval.index.config import DistributionConfig, IndexConfig, TuningConfig
 from clip_retrieval.index.preview import preview_indices
 from clip_retrieval.layout import IndexFolder
 from clip_retrieval.search.index import open_index
@@ -85,11 +85,13 @@ def test_lists_of_whole_rows_are_built_where_nothing_better_has_room(
 def test_executors_make_no_graph(embeddings: str, tmp_path: Path) -> None:
     pytest.importorskip("pyspark")
 
-    def kinds(spark: SparkConfig) -> set[str]:
+    def kinds(distribution: DistributionConfig) -> set[str]:
         tuning = TuningConfig(max_index_query_time_ms=HURRY)
         folder = str(tmp_path / "ix")
-        config = IndexConfig(embeddings_folder=embeddings, index_folder=folder, spark=spark, tuning=tuning)
+        config = IndexConfig(
+            embeddings_folder=embeddings, index_folder=folder, distribution=distribution, tuning=tuning
+        )
         return {plan.kind for plan in preview_indices(config).plans["image"]}
 
-    assert "graph" in kinds(SparkConfig())
-    assert "graph" not in kinds(SparkConfig(distributed="pyspark"))
+    assert "graph" in kinds(DistributionConfig())
+    assert "graph" not in kinds(DistributionConfig(distributed="pyspark"))

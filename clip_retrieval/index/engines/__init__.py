@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from clip_retrieval.clusters.open import open_cluster
 from clip_retrieval.embeddings.vectors import Vectors
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.index.config import IndexConfig
@@ -23,7 +24,7 @@ Engine = Callable[[Vectors, Bounds, Path], dict[str, Any]]  # writes the index t
 
 @contextmanager
 def chosen_engine(config: IndexConfig, target: IndexFolder) -> Iterator[Engine]:
-    """Yield the engine: a local one, or one on a Spark cluster, which may write a folder of several files.
+    """Yield the engine: a local one, or one on a cluster, which may write a folder of several files.
 
     Raises ConfigError where the engine is not installed, or cannot do what is wanted.
     """
@@ -33,27 +34,27 @@ def chosen_engine(config: IndexConfig, target: IndexFolder) -> Iterator[Engine]:
     from clip_retrieval.index.engines.faiss import FaissEngine
     from clip_retrieval.index.engines.local import LocalRunner
 
-    place = Folder(config.spark.temporary_indices_folder or f"{target.url}/{WORK_FOLDER}")
+    place = Folder(config.distribution.temporary_indices_folder or f"{target.url}/{WORK_FOLDER}")
     with ExitStack() as stack:
-        if config.spark.distributed is None:
+        if config.distribution.distributed is None:
             engine = FaissEngine(LocalRunner(), place)
         else:
-            from clip_retrieval.clusters.spark import open_cluster
-
-            cluster = stack.enter_context(open_cluster(config.spark.spark_master))
-            engine = FaissEngine(cluster, place, config.spark.nb_indices_to_keep)
+            cluster = stack.enter_context(
+                open_cluster(config.distribution.distributed, config.distribution.cluster, uses_gpus=False)
+            )
+            engine = FaissEngine(cluster, place, config.distribution.nb_indices_to_keep)
         yield engine
     for work in engine.finished:
         work.remove("")
-    if config.spark.temporary_indices_folder is None:
+    if config.distribution.temporary_indices_folder is None:
         place.remove("")  # parts of builds with other embeddings or bounds
 
 
 def open_autofaiss(config: IndexConfig) -> Engine:
     if config.index_key is not None:
         raise ConfigError("--index_key is for --engine faiss; autofaiss chooses by itself")
-    if config.spark.distributed is not None:
-        raise ConfigError("--distributed pyspark is done by our engine, not by autofaiss; use --engine faiss")
+    if config.distribution.distributed is not None:
+        raise ConfigError("--distributed is done by our engine, not by autofaiss; use --engine faiss")
     if importlib.util.find_spec("autofaiss") is None:
         raise ConfigError("autofaiss is not installed; clip-retrieval brings it, up to Python 3.12. Use --engine faiss")
     from clip_retrieval.index.engines.autofaiss import build_with_autofaiss

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
+from clip_retrieval.clusters.base import Here
 from clip_retrieval.index.planning.costs import ROWS_OF_PART
 
 logger = logging.getLogger(__name__)
 
 
 Task = TypeVar("Task")
-
-
-@dataclass(frozen=True)
-class Here:
-    """A value in this process."""
-
-    value: bytes
 
 
 class LocalRunner:

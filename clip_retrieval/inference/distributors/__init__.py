@@ -11,9 +11,10 @@ partition that ended badly twice in a run is passed over by all workers, and nam
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import assert_never
 
-from clip_retrieval.errors import ConfigError
+from clip_retrieval.inference.distributors.cluster import make_on_cluster
 from clip_retrieval.inference.distributors.local import make_on_devices
 from clip_retrieval.inference.distributors.sequential import make_here
 from clip_retrieval.inference.distributors.slurm import make_on_slurm
@@ -33,22 +34,9 @@ def open_distributor(run: PlannedRun) -> Distributor:
             return make_here
         case "multiprocess":
             return make_on_devices
-
-        case "pyspark":
-            raise not_there(strategy)
-
+        case "pyspark" | "ray":
+            return partial(make_on_cluster, engine=strategy)
         case "slurm":
             return make_on_slurm
-
-        case "ray":
-            raise not_there(strategy)
-
         case _:
             assert_never(strategy)
-
-
-def not_there(strategy: str) -> ConfigError:
-    return ConfigError(
-        f"distribution_strategy {strategy} is not built in yet; run `clip-retrieval inference.worker --tasks ...` in "
-        "each task instead"
-    )

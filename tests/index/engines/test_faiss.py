@@ -15,13 +15,12 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from clip_retrieval.cli import cli
-from clip_retrieval.clusters.spark_failures import explain_failure
 from clip_retrieval.embeddings.vectors import open_vectors
 from clip_retrieval.errors import ConfigError, IndexBuildError
 from clip_retrieval.index.building.parts import can_be_merged, read_range
 from clip_retrieval.index.building.ranges import RowRange, codes_name, group_parts, part_name, split_rows
 from clip_retrieval.index.building.tasks import IndexJob, add_part, merge_group, write_whole
-from clip_retrieval.index.config import SparkConfig
+from clip_retrieval.index.config import DistributionConfig
 from clip_retrieval.index.engines.faiss import FaissEngine, fingerprint
 from clip_retrieval.index.engines.local import LocalRunner
 from clip_retrieval.index.planning.bounds import Bounds
@@ -239,57 +238,26 @@ def test_embeddings_that_change_meanwhile_are_an_error(job: IndexJob, tmp_path: 
         list(read_range(job.vectors, RowRange(0, 10)))
 
 
-JAVA = """Job aborted due to stage failure: Task 3 in stage 0.0 failed 4 times, most recent failure: Lost task 3.3 in \
-stage 0.0 (TID 7) (10.0.0.2 executor 1): {why}
-\tat org.apache.spark.api.python.BasePythonRunner.handlePythonException(PythonRunner.scala:572)
-
-Driver stacktrace:
-java.lang.Error: Exception: of the driver's own"""
-RAISED = """org.apache.spark.api.python.PythonException: Traceback (most recent call last):
-  File "/x/worker.py", line 1, in main
-    process()
-{last}
-"""
-
-
-@pytest.mark.parametrize(
-    ("why", "sentence"),
-    [
-        (RAISED.format(last="clip_retrieval.errors.StorageError: /a: is full"), "/a: is full"),
-        (RAISED.format(last="numpy.linalg.LinAlgError: singular"), "LinAlgError: singular"),
-        (
-            RAISED.format(last="ModuleNotFoundError: No module named 'clip_retrieval'"),
-            "ModuleNotFoundError: No module named 'clip_retrieval'; install clip-retrieval on every node",
-        ),
-        ("org.apache.spark.SparkException: Python worker exited unexpectedly (crashed)", "when memory runs out"),
-        ("ExecutorLostFailure (executor 1 exited caused by one of the running tasks)", "its machine is gone"),
-        ('java.io.IOException: Cannot run program "/x/python": error=2', "that every node has in PYSPARK_PYTHON"),
-    ],
-)
-def test_a_failed_task_is_one_sentence(why: str, sentence: str) -> None:
-    said = explain_failure(RuntimeError(JAVA.format(why=why)))
-    assert sentence in said
-    assert "\n" not in said
-    assert "at org." not in said
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"nb_indices_to_keep": 0}, "at least 1"),
-        ({"nb_indices_to_keep": 4}, "is for --distributed pyspark"),
+        ({"nb_indices_to_keep": 4}, "is for --distributed pyspark or ray"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        SparkConfig(**options)
+        DistributionConfig(**options)
 
 
-def test_without_pyspark_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("engine", "extra"), [("pyspark", "spark"), ("ray", "ray")])
+def test_without_its_package_the_command_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, engine: str, extra: str
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    done = CliRunner().invoke(cli, ["index", "emb", "ix", "--distributed", "pyspark"])
+    done = CliRunner().invoke(cli, ["index", "emb", "ix", "--distributed", engine])
     assert done.exit_code == 1
-    assert done.output == "Error: --distributed pyspark needs pyspark: pip install 'clip-retrieval[spark]'\n"
+    assert done.output == f"Error: --distributed {engine} needs {engine}: pip install 'clip-retrieval[{extra}]'\n"
 
 
 def test_parts_depend_on_the_kind_and_who_trains_it_not_on_cores(job: IndexJob) -> None:

@@ -1,0 +1,61 @@
+"""Options of clusters: what a task takes, and an address where nobody is."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from clip_retrieval.clusters.base import Checked
+from clip_retrieval.clusters.config import ClusterConfig, parse_resources, usual_share
+from clip_retrieval.clusters.ray import check_reachable
+from clip_retrieval.errors import ClusterError, ConfigError
+from clip_retrieval.version import __version__
+
+
+def test_what_a_task_takes_is_read_from_words() -> None:
+    assert parse_resources("CPU=4, GPU=0.5,my label=1") == {"CPU": 4, "GPU": 0.5, "my label": 1}
+    assert parse_resources(None) == parse_resources("") == {}
+
+
+@pytest.mark.parametrize("words", ["CPU", "CPU=", "CPU=many", "=1", "CPU=-1", "CPU=nan", "CPU=inf", "CPU=1;GPU=1"])
+def test_words_that_are_no_amounts_are_refused(words: str) -> None:
+    with pytest.raises(ConfigError, match="amounts by name"):
+        ClusterConfig(ray_resources=words)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "share"),
+    [
+        ({"CPU": 64, "GPU": 8}, {"CPU": 8, "GPU": 1}),
+        ({"CPU": 4, "GPU": 8}, {"CPU": 1, "GPU": 1}),
+        ({"CPU": 64}, {"CPU": 1}),
+        ({}, {"CPU": 1}),
+    ],
+)
+def test_without_words_a_task_takes_a_gpu_and_its_share_of_the_cores(
+    cluster: dict[str, float], share: dict[str, float]
+) -> None:
+    assert usual_share(cluster, uses_gpus=True) == share
+    assert usual_share(cluster, uses_gpus=False) == {"CPU": 1}
+
+
+def test_an_address_where_nobody_listens_is_an_error_at_once() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for spelled in (address, f"ray://{address}"):
+            with pytest.raises(ClusterError, match=f"no Ray answers at {spelled}"):
+                check_reachable(spelled)
+        taken.listen()
+        check_reachable(address)
+    check_reachable("auto")
+    check_reachable(None)
+
+
+def test_a_task_of_another_version_is_refused() -> None:
+    seen: list[int] = []
+    Checked(seen.append)(1)
+    with pytest.raises(ClusterError, match=f"is 0.1 here and {__version__} on .*; install one version"):
+        Checked(seen.append, "0.1")(2)
+    assert seen == [1]
