@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict
 
@@ -26,9 +26,12 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 PICTURES_BELOW = "pictures_below"  # key of an index's manifest: where the pictures of its input lie
 EMBEDDINGS_PLACE = "embeddings_folder"  # key of an index's manifest: relative to the index, or a url
+PLAN_FOLDER = "_plan"  # the plan of a run that goes to other machines
+PLAN = f"{PLAN_FOLDER}/plan.json"
 REVISION_FOLDER = "_revision"  # staged files that will replace others, all together
 JOURNAL = f"{REVISION_FOLDER}/journal.json"
 PARTITION_NAME = re.compile(r"metadata_(\d+(?:_\d{4})*)\.parquet")
+FEW = 50  # partitions that are looked for one by one, rather than by listing them all
 LARGEST_SUFFIX = 9999  # four digits: sorting the names of appended partitions sorts them by age
 
 # Columns of metadata/*.parquet that are ours, in this order; json metadata never replaces them.
@@ -37,7 +40,7 @@ SHARD, SHARD_OFFSET, SHARD_SIZE = "shard", "shard_offset", "shard_size"
 SHARD_COLUMNS = (SHARD, SHARD_OFFSET, SHARD_SIZE)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Partition:
     """A contiguous part of the input, and of the output: units start..stop of the source."""
 
@@ -106,6 +109,13 @@ class EmbeddingsFolder(Folder):
     def is_done(self, partition: Partition) -> bool:
         """Metadata is written last: where it stands, the partition is whole."""
         return self.exists(self.metadata_name(partition))
+
+    def done_among(self, partitions: Sequence[Partition]) -> set[str]:
+        """Return the names of those of the partitions that are whole; it takes one listing, or asks for a few."""
+        if len(partitions) <= FEW:
+            return {partition.name for partition in partitions if self.is_done(partition)}
+        start, end = len("metadata_"), len(".parquet")
+        return {name[start:-end] for name in self.names(METADATA_FOLDER, ".parquet")}
 
     def has_partitions(self) -> bool:
         """Say whether any partition is whole, including files that other programs named."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
@@ -43,13 +44,24 @@ class LocalFiles:
         return Path(path).open(mode)
 
     def ls(self, path: str, *, detail: bool = True) -> list[Any]:
-        """Return the paths of what is in a folder, or what fsspec tells of each; a file is in itself."""
-        if detail:
-            return list(local_file_system().ls(path, detail=True))
+        """Return the paths of what is in a folder, or what stores tell of each; a file is in itself."""
         try:
-            return [entry.path for entry in os.scandir(path)]
+            entries = os.scandir(path)
         except NotADirectoryError:
-            return [path]
+            return list(local_file_system().ls(path, detail=detail))
+        if not detail:
+            return [entry.path for entry in entries]
+        return [about for entry in entries if (about := describe_entry(entry)) is not None]
+
+
+def describe_entry(entry: os.DirEntry[str]) -> dict[str, Any] | None:
+    """Return name, type, size and time of an entry; None where it was removed meanwhile, or is a link to nothing."""
+    try:
+        state = entry.stat()
+    except FileNotFoundError:
+        return None
+    kind = "directory" if stat.S_ISDIR(state.st_mode) else "file"
+    return {"name": entry.path, "type": kind, "size": state.st_size, "mtime": state.st_mtime}
 
 
 def check_regular(path: str) -> None:

@@ -54,10 +54,12 @@ def leave_to_slurm(config: InferenceConfig) -> Outcome:
 def run_or_estimate(config: InferenceConfig, tasks: tuple[int, ...] | None = None) -> Outcome:
     """Make all partitions, or those of `tasks`; with --dry_run, estimate what that takes."""
     from clip_retrieval.commands.reports.estimate import print_estimate
-    from clip_retrieval.commands.reports.inference import print_summary
+    from clip_retrieval.commands.reports.inference import print_plan, print_summary
     from clip_retrieval.inference.dry_run.measure import estimate_run
-    from clip_retrieval.inference.run import run_inference
+    from clip_retrieval.inference.run import plan_only, run_inference
 
+    if config.plan_only and tasks is None:
+        return Outcome(plan_only(config), print_plan)
     if config.dry_run:
         return Outcome(estimate_run(config, tasks), print_estimate)
     if config.leaves_run and tasks is None:

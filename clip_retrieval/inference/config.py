@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -104,6 +104,11 @@ class InferenceConfig:
         help="Write nothing: estimate samples, time, memory and disk from a sample of the input.",
         may_change=True,
     )
+    plan_only: bool = option(
+        False,
+        help="Make nothing: save the plan in the output folder, for `inference.worker` on any machine.",
+        may_change=True,
+    )
     distribution_strategy: Strategy | None = option(
         None,
         help="Where partitions are made. sequential: one by one, on the first device; multiprocess: by a process for "
@@ -153,9 +158,14 @@ class WorkerConfig:
     def __post_init__(self) -> None:
         if self.run.update or self.run.retry_failed:
             raise ConfigError("update and retry_failed change a folder as a whole; give them to `inference`")
-        count = self.run.output_partition_count
-        if count is None:
-            raise ConfigError("output_partition_count must be given: every worker of a run needs the same one")
-        outside = [task for task in self.tasks if not 0 <= task < count]
-        if outside:
-            raise ConfigError(f"tasks {outside} are outside of 0 to {count - 1}")
+        if self.run.plan_only:
+            raise ConfigError("plan_only plans a run as a whole; give it to `inference`")
+        if self.run.output_partition_count is not None:
+            check_tasks(self.tasks, self.run.output_partition_count)
+
+
+def check_tasks(tasks: Sequence[int], count: int) -> None:
+    """Raise ConfigError where a task is none of a run of `count` partitions."""
+    outside = [task for task in tasks if not 0 <= task < count]
+    if outside:
+        raise ConfigError(f"tasks {outside} are outside of 0 to {count - 1}")

@@ -9,30 +9,26 @@ import dataclasses
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 from clip_retrieval.encoder.devices import list_devices
 from clip_retrieval.encoder.engines.open import check_model_name
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.inference.attempts import new_run
-from clip_retrieval.inference.config import InferenceConfig
+from clip_retrieval.inference.config import InferenceConfig, check_tasks
 from clip_retrieval.inference.manifest import describe_options
+from clip_retrieval.inference.missing import ids_to_make
 from clip_retrieval.inference.resume import as_it_was, check_folder, check_input, is_revised
+from clip_retrieval.inference.saved_plan import check_plan, read_plan, restore_source, save_plan
 from clip_retrieval.layout import EmbeddingsFolder, Partition, read_manifest
 from clip_retrieval.paths import local_path
 from clip_retrieval.sources import open_source
 from clip_retrieval.sources.files import FilesSource
+from clip_retrieval.sources.packed import Mapped
 from clip_retrieval.sources.protocol import Source
 from clip_retrieval.storage import Folder
 
 PARTITIONS_FOR_EACH_DEVICE = 4  # faster devices then make more partitions, and none waits long for the last one
-
-# Reasons that a later run may not meet: a missing tar, a store that did not answer, a plug-in, `git lfs pull`.
-PASSING_REASONS = (
-    "shard:missing", "shard:unreadable", "image:unreadable", "image:needs_plugin", "text:unreadable",
-    "metadata:unreadable", "shard:git_lfs_pointer", "image:git_lfs_pointer", "text:git_lfs_pointer",
-    "metadata:git_lfs_pointer",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +59,25 @@ class PlannedRun(Plan):
     chosen: Sequence[Partition]  # partitions that were asked for; all that there are, where the folder was updated
     missing: Sequence[Partition]  # those of `chosen` that are not whole
 
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "output_folder": self.folder.url,
+            "partition_count": len(self.partitions),
+            "missing": len(self.missing),
+            "units": len(self.source.units),
+            "samples": self.estimate_samples(self.partitions),
+        }
+
 
 def open_plan(config: InferenceConfig, run: str | None = None) -> Plan:
-    """Return the plan for a worker that is given its partitions; reads the input, writes nothing.
+    """Return the plan for a worker that is given its partitions: the one that was saved, else one of its own.
 
-    `run` is the id of the run that the worker is part of; None: one of its own.
+    `run` is the id of the run that the worker is part of; None: one of its own. Writes nothing. Raises ConfigError
+    where the saved plan is one of other options, StorageError where it cannot be read.
     """
+    saved = open_saved(config, run)
+    if saved is not None:
+        return saved
     source = open_source(config.source, config.output_folder)
     partitions = make_partitions(config, source)
     return Plan(
@@ -81,6 +90,29 @@ def open_plan(config: InferenceConfig, run: str | None = None) -> Plan:
     )
 
 
+def open_saved(config: InferenceConfig, run: str | None = None) -> Plan | None:
+    """Return the plan that was saved in the output folder, for the same options; None if there is none."""
+    folder = EmbeddingsFolder(config.output_folder)
+    saved = read_plan(folder)
+    if saved is None:
+        return None
+    check_plan(saved, config, folder)
+    source = restore_source(saved, config.source, folder)
+    return Plan(
+        config=dataclasses.replace(config, output_partition_count=saved.partition_count),
+        source=source,
+        folder=folder,
+        partitions=Cut(len(source.units), saved.partition_count),
+        described=saved.described,
+        run=run or new_run(),
+    )
+
+
+def publish_plan(run: PlannedRun) -> None:
+    """Write the plan into the output folder, for workers that are started on other machines."""
+    save_plan(run.config, run.source, run.partitions, run.run)
+
+
 def plan_run(
     config: InferenceConfig, folder: EmbeddingsFolder, source: Source, tasks: Sequence[int] | None = None
 ) -> PlannedRun:
@@ -91,29 +123,50 @@ def plan_run(
     devices = list_devices(config.encoder)
     worker_count = config.slurm.worker_count if config.distribution_strategy == "slurm" else len(devices)
     config = settle_partition_count(config, folder, source, worker_count)
-    check_input(folder, source)
     has_plan = not is_revised(folder)
-    planned = source if has_plan or not isinstance(source, FilesSource) else as_it_was(source, config, folder)
-    partitions = make_partitions(config, planned)
-    described = describe_options(config, planned, partitions)
+    partitions = make_partitions(config, source)
+    described = describe_options(config, source, partitions)
+    check_input(folder, source, described)
+    if not has_plan and isinstance(source, FilesSource):
+        described = describe_options(config, as_it_was(source, config, folder), partitions)
     check_folder(folder, described)
-    chosen = partitions if tasks is None else [partitions[i] for i in tasks]
-    return PlannedRun(
-        config=config,
-        source=source,
-        folder=folder,
-        partitions=partitions,
-        described=described,
-        devices=devices,
-        chosen=chosen if has_plan else folder.partitions(),
-        missing=[partition for partition in chosen if needs_work(folder, partition)] if has_plan else [],
-    )
+    plan = Plan(config=config, source=source, folder=folder, partitions=partitions, described=described)
+    return choose(plan, devices, tasks) if has_plan else choose_nothing(plan, devices)
 
 
-def plan_partitions(unit_count: int, partition_count: int) -> list[Partition]:
-    """Cut `unit_count` units into contiguous partitions whose sizes differ by at most one."""
-    bounds = [unit_count * i // partition_count for i in range(partition_count + 1)]
-    return [Partition(i, partition_count, bounds[i], bounds[i + 1]) for i in range(partition_count)]
+def choose(plan: Plan, devices: Sequence[str], tasks: Sequence[int] | None) -> PlannedRun:
+    """Return what is to be done of a plan: all that is missing, or what is missing of `tasks`."""
+    if tasks is not None:
+        check_tasks(tasks, len(plan.partitions))
+    chosen = plan.partitions if tasks is None else [plan.partitions[i] for i in tasks]
+    missing = Mapped(ids_to_make(plan.folder, chosen), plan.partitions.__getitem__)
+    return PlannedRun(**vars(plan), devices=devices, chosen=chosen, missing=missing)
+
+
+def choose_nothing(plan: Plan, devices: Sequence[str]) -> PlannedRun:
+    """Return that nothing is to be done in a folder that was updated: its ledger says what its rows are."""
+    return PlannedRun(**vars(plan), devices=devices, chosen=plan.folder.partitions(), missing=[])
+
+
+class Cut(Sequence[Partition]):
+    """Contiguous partitions of some units, whose sizes differ by at most one; computed when they are asked for."""
+
+    def __init__(self, unit_count: int, partition_count: int) -> None:
+        self.unit_count, self.length = unit_count, partition_count
+
+    def __len__(self) -> int:
+        return self.length
+
+    @overload
+    def __getitem__(self, place: int) -> Partition: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Partition]: ...
+    def __getitem__(self, place: int | slice) -> Partition | list[Partition]:
+        if isinstance(place, slice):
+            return [self[i] for i in range(self.length)[place]]
+        number = range(self.length)[place]
+        start, stop = (self.unit_count * bound // self.length for bound in (number, number + 1))
+        return Partition(number, self.length, start, stop)
 
 
 def count_partitions(unit_count: int, samples_per_unit: int, samples_per_partition: int) -> int:
@@ -121,23 +174,11 @@ def count_partitions(unit_count: int, samples_per_unit: int, samples_per_partiti
     return max(1, -(-unit_count * samples_per_unit // samples_per_partition))
 
 
-def make_partitions(config: InferenceConfig, source: Source) -> list[Partition]:
+def make_partitions(config: InferenceConfig, source: Source) -> Cut:
     """Return the partitions of a run: a function of the options and the input alone."""
     per_unit = source.samples_per_unit or config.wds_number_file_per_input_file
     count = config.output_partition_count or count_partitions(len(source.units), per_unit, config.write_batch_size)
-    return plan_partitions(len(source.units), count)
-
-
-def needs_work(folder: EmbeddingsFolder, partition: Partition, run: str = "") -> bool:
-    """Say whether to make a partition: it is missing, or failed before this run for a reason that may have passed."""
-    if not folder.is_done(partition):
-        return True
-    if partition.start == partition.stop:
-        return False  # more partitions were asked for than there are samples
-    stats = folder.read_json(folder.stats_name(partition))
-    if run and stats.get("run") == run:
-        return False
-    return not stats["sample_count"] or any(reason in stats["reasons"] for reason in PASSING_REASONS)
+    return Cut(len(source.units), count)
 
 
 def settle_partition_count(
@@ -146,7 +187,7 @@ def settle_partition_count(
     """Keep the partition count of a started run; a new run on several devices gets some for each of them."""
     if config.output_partition_count is not None:
         return config
-    manifest = read_manifest(folder) if folder.partitions() else None
+    manifest = read_manifest(folder) if folder.has_partitions() else None
     if manifest is not None:
         return dataclasses.replace(config, output_partition_count=manifest["partition_count"])
     if worker_count == 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from clip_retrieval.encoder.base import Encoder
 from clip_retrieval.encoder.config import AS_BEFORE
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.inference.config import InferenceConfig
-from clip_retrieval.inference.manifest import REVISED, describe_encoder, describe_input
+from clip_retrieval.inference.manifest import REVISED, describe_encoder
 from clip_retrieval.inference.output.ledger import Record, as_name, read_ledger
 from clip_retrieval.layout import LEDGER_FOLDER, MANIFEST, EmbeddingsFolder, Partition, read_manifest
 from clip_retrieval.options import flags_of, to_json
@@ -29,14 +30,33 @@ MAY_DIFFER = {flag.name for flag in flags_of(InferenceConfig) if flag.facts.get(
 }  # fmt: skip
 
 
-def settled_precision(folder: EmbeddingsFolder) -> str | None:
-    """Return the number format of a started run; None if no partition is done yet."""
-    manifest = read_manifest(folder) if folder.has_partitions() else None
-    return None if manifest is None else manifest.get("encoder", {}).get("precision")
+def settled_precision(folder: EmbeddingsFolder, described: dict[str, Any] | None = None) -> str | None:
+    """Return the number format of a started run; None if it is not the one of `described`, and no partition is done."""
+    manifest = read_manifest(folder)
+    if manifest is None or not (holds(manifest, described or {}) or folder.has_partitions()):
+        return None
+    found: str | None = manifest.get("encoder", {}).get("precision")
+    return found
+
+
+def holds(manifest: dict[str, Any], described: dict[str, Any]) -> bool:
+    """Say whether a manifest says just what `described` does; its partitions need not be listed then."""
+    said = json.loads(json.dumps(described))
+    return bool(said) and all(as_claimed(name, manifest.get(name)) == as_claimed(name, said[name]) for name in said)
+
+
+def as_claimed(name: str, value: Any) -> Any:
+    """Return an entry of a manifest without what differs between workers of one run."""
+    if name == "encoder" and isinstance(value, dict):
+        return {key: value[key] for key in value if key != "precision_check"}
+    return value
 
 
 def check_folder(folder: EmbeddingsFolder, described: dict[str, Any]) -> bool:
-    """Say whether the folder holds this run already; raises ConfigError where it holds another one."""
+    """Say whether the folder holds this run already; raises ConfigError where it holds another one.
+
+    What is done is listed only where the folder's manifest says something else: workers of one run list nothing.
+    """
     existing = read_manifest(folder)
     if existing is None:
         if folder.has_partitions():
@@ -44,6 +64,8 @@ def check_folder(folder: EmbeddingsFolder, described: dict[str, Any]) -> bool:
                 f"{folder.url} holds embeddings without a {MANIFEST} (made by clip-retrieval 2?); use a new folder"
             )
         return False
+    if holds(existing, described):
+        return True
     if not folder.has_partitions():
         return False  # no partition is done yet: options may still change
     then, now = existing.get("input"), described["input"]
@@ -139,13 +161,16 @@ def as_it_was(source: FilesSource, config: InferenceConfig, folder: EmbeddingsFo
     return dataclasses.replace(source, config=parts)
 
 
-def check_input(folder: EmbeddingsFolder, source: Source) -> None:
+def check_input(folder: EmbeddingsFolder, source: Source, described: dict[str, Any]) -> None:
     """Raise ConfigError, with numbers, where a folder of files is no longer the one that was embedded."""
     manifest = read_manifest(folder) or {}
-    partitions = folder.partitions() if manifest else []
+    is_same = manifest.get("input") == described["input"]
+    if not manifest or (is_same and not manifest.get(REVISED)):
+        return
+    partitions = folder.partitions()
     if len(partitions) < manifest.get("partition_count", 0) and manifest.get(REVISED):
         raise ConfigError(f"an update of {folder.url} was stopped; run the same command with --update to finish it")
-    if not partitions or manifest.get("input") == describe_input(source) or not isinstance(source, FilesSource):
+    if not partitions or is_same or not isinstance(source, FilesSource):
         return
     if len(partitions) < manifest["partition_count"] or not folder.names(LEDGER_FOLDER, ".parquet"):
         return

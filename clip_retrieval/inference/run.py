@@ -7,20 +7,24 @@ import logging
 from collections.abc import Sequence
 
 from clip_retrieval.clusters.slurm_config import SlurmConfig
+from clip_retrieval.encoder.devices import list_devices
 from clip_retrieval.errors import ConfigError, WorkerError
 from clip_retrieval.inference.attempts import explain_left, forget_attempts
 from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.inference.distributors import open_distributor
 from clip_retrieval.inference.distributors.slurm import Submitted, submit_or_find, words_when_left
 from clip_retrieval.inference.distributors.slurm_jobs import SlurmJobs
-from clip_retrieval.inference.plan import PlannedRun, open_output, plan_run
+from clip_retrieval.inference.distributors.sequential import make_here
+from clip_retrieval.inference.plan import PlannedRun, choose, open_output, open_saved, plan_run, publish_plan
+from clip_retrieval.inference.resume import is_revised
 from clip_retrieval.inference.revisions.retry import retry_failed
 from clip_retrieval.inference.revisions.update import update_folder
+from clip_retrieval.inference.saved_plan import remove_plan
 from clip_retrieval.inference.summary import RunSummary, check_outcome, sum_up
 from clip_retrieval.inference.telemetry.live import Live
 from clip_retrieval.inference.telemetry.watch import watching
 from clip_retrieval.inference.telemetry.wip import remove_wip
-from clip_retrieval.layout import JOURNAL, METADATA_FOLDER, EmbeddingsFolder, Partition, read_manifest
+from clip_retrieval.layout import JOURNAL, EmbeddingsFolder, Partition, read_manifest
 from clip_retrieval.options import build_config
 from clip_retrieval.process.interrupts import ending_with
 from clip_retrieval.revision import finish_revision, only_one
@@ -43,37 +47,47 @@ def clip_inference(*arguments: object, **options: object) -> RunSummary:
 
 def run_inference(config: InferenceConfig, tasks: Sequence[int] | None = None) -> RunSummary:
     """Make all partitions, or those of `tasks`, that are not done yet; `tasks` are made on this machine."""
-    if config.dry_run:
-        raise ConfigError("dry_run writes nothing and returns an estimate; call inference.dry_run.estimate_inference")
+    if config.dry_run or config.plan_only:
+        raise ConfigError("dry_run and plan_only make nothing; call estimate_inference, or inference.run.plan_only")
     if tasks is not None:
-        config = dataclasses.replace(config, distribution_strategy=None, slurm=SlurmConfig())
+        return make(open_tasks(config, tasks), is_whole=False)
     folder, source = open_both(config)
-    if (config.update or config.retry_failed) and read_manifest(folder) and folder.partitions():
+    if (config.update or config.retry_failed) and read_manifest(folder) and folder.has_partitions():
         return revise(config, folder, source)
-    run = plan_run(config, folder, source, tasks)
+    return make(plan_run(config, folder, source), is_whole=True)
+
+
+def make(run: PlannedRun, *, is_whole: bool) -> RunSummary:
+    """Have the missing partitions made; `is_whole` where no other command makes some of the same run."""
+    folder = run.folder
     if run.missing:
+        distribute = open_distributor(run)
+        if is_whole and distribute is not make_here:
+            publish_plan(run)
         live = Live(len(run.missing))
-        with watching(config, live), ending_with(lambda: when_stopped(run)):
+        with watching(run.config, live), ending_with(lambda: when_stopped(run)):
             try:
-                open_distributor(run)(run, live)
+                distribute(run, live)
             finally:
                 folder.remove_leftovers()
     folder.remove_leftovers()
-    made = set(folder.names(METADATA_FOLDER, ".parquet"))
-    left = [part for part in run.missing if folder.metadata_name(part).rpartition("/")[2] not in made]
-    if left:
-        raise WorkerError(explain_left(folder, left, run.run))
+    check_made(run)
     remove_wip(folder, run.chosen)
     forget_attempts(folder, run.chosen)
+    if is_whole:
+        remove_plan(folder)
     summary = sum_up(folder, run.chosen, run.missing)
-    check_outcome(config, summary.stats)
+    check_outcome(run.config, summary.stats)
     return summary
 
 
 def submit_inference(config: InferenceConfig) -> Submitted | RunSummary:
     """Submit to Slurm what is missing, and do not wait; sum up where nothing is missing."""
     run = plan_run(config, *open_both(config))
-    return submit_or_find(run) if run.missing else run_inference(config)
+    if not run.missing:
+        return run_inference(config)
+    publish_plan(run)
+    return submit_or_find(run)
 
 
 def preview_scripts(config: InferenceConfig) -> str:
@@ -85,13 +99,49 @@ def preview_scripts(config: InferenceConfig) -> str:
 
 def open_both(config: InferenceConfig) -> tuple[EmbeddingsFolder, Source]:
     """Return output, which must be writable, and input; a revision that was cut off is finished first."""
+    folder = open_whole_output(config)
+    source = open_source(config.source, config.output_folder)
+    check_writable(folder)
+    return folder, source
+
+
+def open_whole_output(config: InferenceConfig) -> EmbeddingsFolder:
     folder = open_output(config)
     if folder.exists(JOURNAL):
         with only_one(folder):
             finish_revision(folder)
-    source = open_source(config.source, config.output_folder)
-    check_writable(folder)
-    return folder, source
+    return folder
+
+
+def plan_only(config: InferenceConfig) -> PlannedRun:
+    """Save the plan of a run in its output folder, for `inference.worker` on any machine."""
+    run = plan_run(config, *open_both(config))
+    publish_plan(run)
+    return run
+
+
+def open_tasks(config: InferenceConfig, tasks: Sequence[int]) -> PlannedRun:
+    """Return these tasks of the plan that was saved or, where there is none, of one that lists the input."""
+    config = dataclasses.replace(config, distribution_strategy=None, slurm=SlurmConfig())
+    folder = open_whole_output(config)
+    plan = None if is_revised(folder) else open_saved(config)
+    if plan is not None:
+        check_writable(folder)
+        return choose(plan, list_devices(config.encoder), tasks)
+    if config.output_partition_count is None:
+        raise ConfigError(
+            "output_partition_count must be given: every worker of a run needs the same one; or save a plan first, "
+            "with `clip-retrieval inference ... --plan_only`"
+        )
+    return plan_run(config, *open_both(config), tasks)
+
+
+def check_made(run: PlannedRun) -> None:
+    """Raise WorkerError, with the reasons, where a partition of a run is not there."""
+    made = run.folder.done_among(run.missing)
+    left = [partition for partition in run.missing if partition.name not in made]
+    if left:
+        raise WorkerError(explain_left(run.folder, left, run.run))
 
 
 def revise(config: InferenceConfig, folder: EmbeddingsFolder, source: Source) -> RunSummary:
@@ -118,7 +168,7 @@ def tidy_up(folder: EmbeddingsFolder, chosen: Sequence[Partition]) -> str:
     """Remove the unfinished files of a stopped run; return its last message."""
     folder.remove_leftovers(own=True)
     remove_wip(folder, chosen)
-    there = set(folder.names(METADATA_FOLDER, ".parquet"))
-    done = sum(folder.metadata_name(partition).rpartition("/")[2] in there for partition in chosen)
+    there = folder.done_among(chosen)
+    done = sum(partition.name in there for partition in chosen)
     smaller = "" if len(chosen) > 1 else " (a new run with a smaller --write_batch_size keeps more)"
     return f"stopped: {done} of {len(chosen)} partitions are done; give the same command again to go on{smaller}"

@@ -10,7 +10,8 @@ from clip_retrieval.errors import SourceError
 from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.inference.revisions.revised import Revised
 from clip_retrieval.inference.telemetry.diagnosis import Diagnosis, Machine, Shares, diagnose, shares_of
-from clip_retrieval.inference.telemetry.stats import Stats, add_up
+from clip_retrieval.inference.telemetry.stats import Stats, Sums
+from clip_retrieval.json_files import parse_json
 from clip_retrieval.layout import EmbeddingsFolder, Partition
 from clip_retrieval.process.resources import count_cores
 
@@ -57,14 +58,21 @@ class RunSummary:
 
 
 def sum_up(folder: EmbeddingsFolder, chosen: Sequence[Partition], made: Sequence[Partition]) -> RunSummary:
-    parts = {partition.name: folder.read_json(folder.stats_name(partition)) for partition in chosen}
-    now = add_up(parts[partition.name] for partition in made)
+    """Add up the stats of all chosen partitions, and of those that were made now."""
+    names, made_now = [folder.stats_name(partition) for partition in chosen], {partition.name for partition in made}
+    everything, some = Sums(), Sums()
+    for partition, name, data in zip(chosen, names, folder.read_all(names), strict=True):
+        part = parse_json(data, dict[str, Any], folder.path(name))
+        everything.add(part)
+        if partition.name in made_now:
+            some.add(part)
+    now = some.total
     return RunSummary(
         output_folder=folder.url,
         partition_count=len(chosen),
         already_done=len(chosen) - len(made),
         wall_seconds=now.end_time - now.start_time,
-        stats=add_up(parts.values()),
+        stats=everything.total,
         now=now,
     )
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 if TYPE_CHECKING:
-    from clip_retrieval.sources.config import SourceConfig
+    from clip_retrieval.sources.config import InputFormat, SourceConfig
     from clip_retrieval.sources.protocol import Source
+    from clip_retrieval.sources.saving import Codec
 
 
 def open_source(config: SourceConfig, output_folder: str) -> Source:
@@ -20,6 +21,22 @@ def open_source(config: SourceConfig, output_folder: str) -> Source:
     from clip_retrieval.sources.subset import take_first
 
     return take_first(source, config.subset_size)
+
+
+def codec_of(input_format: InputFormat) -> Codec[Any]:
+    """Return how the units of an input are saved with a plan."""
+    match input_format:
+        case "files":
+            from clip_retrieval.sources.files import CODEC
+        case "webdataset":
+            from clip_retrieval.sources.webdataset import CODEC
+        case "parquet" | "datasets" | "urls":
+            from clip_retrieval.sources.saved_tables import CODEC
+        case "archive":
+            from clip_retrieval.sources.archive import CODEC
+        case _:
+            assert_never(input_format)
+    return CODEC
 
 
 def open_whole(config: SourceConfig, output_folder: str) -> Source:

@@ -6,13 +6,16 @@ import zipfile
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import groupby
 
 from clip_retrieval.blobs import Blob, BlobRef, fetch_to_cache, is_plain, may_pass, open_raw, open_url
 from clip_retrieval.errors import SourceError, first_line
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.joining import Joined, join, switch_off_missing
+from clip_retrieval.sources.packed import Mapped
 from clip_retrieval.sources.patterns import list_inputs
+from clip_retrieval.sources.saving import Codec, Restored, as_they_are
 from clip_retrieval.sources.tar import Damage, read_members
 from clip_retrieval.sources.types import Failure, Origin, Sample
 from clip_retrieval.sources.webdataset import TAR_SUFFIXES
@@ -123,6 +126,25 @@ def origin_of(archive: Archive, name: str, zipped: zipfile.ZipFile | None) -> Or
         return Origin(archive.url, None, None)
 
 
+def restore_archives(saved: Restored[tuple[str, str]]) -> ArchiveSource:
+    """Return the source of saved samples; an archive is listed when the first of its samples is read."""
+    opened = cache(lambda url: open_archive(url, saved.config))
+    samples = Mapped(saved.items, lambda item: (opened(item[0]), item[1]))
+    return ArchiveSource(saved.config, samples, Mapped(saved.items, name_of_unit))
+
+
+def name_of_unit(item: tuple[str, str]) -> str:
+    return f"{item[0].rpartition('/')[2]}:{item[1]}"
+
+
+CODEC = Codec(
+    items_of=lambda source: Mapped(source.samples, lambda item: (item[0].url, item[1])),
+    pack=as_they_are,
+    unpack=lambda packed: [(url, name) for url, name in packed],
+    restore=restore_archives,
+)
+
+
 def open_archives(config: SourceConfig, output_folder: str) -> ArchiveSource:
     """List the members of all archives, join them by name, and disable parts that no sample has."""
     urls = list_inputs(config.input_dataset, (ZIP_SUFFIX, *TAR_SUFFIXES), "archive", output_folder)
@@ -135,7 +157,7 @@ def open_archives(config: SourceConfig, output_folder: str) -> ArchiveSource:
         why = next((f" ({failure.detail})" for archive in archives for failure in archive.ignored), "")
         raise SourceError(f"{config.input_dataset} holds no sample: no picture, and no .txt caption{why}")
     samples = [(archive, name) for archive in archives for name in names_of(archive)]
-    return ArchiveSource(config, samples, [f"{a.url.rpartition('/')[2]}:{name}" for a, name in samples])
+    return ArchiveSource(config, samples, Mapped(samples, lambda item: name_of_unit((item[0].url, item[1]))))
 
 
 def names_of(archive: Archive) -> list[str]:

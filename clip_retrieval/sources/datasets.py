@@ -137,7 +137,7 @@ def open_datasets(config: SourceConfig) -> TableSource:
             f"{config.input_dataset} is no folder of datasets' save_to_disk: it has neither {STATE} nor {SPLITS}"
         )
     row_count = None if None in counts else sum(count for count in counts if count is not None)
-    return open_tables(config, parts, row_count or None, "datasets")
+    return open_tables(config, parts, row_count or None)
 
 
 def read_about(folder: Folder, name: str, shape: type[Shape]) -> Shape:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from clip_retrieval.blobs import LARGEST_BLOB, Blob, BlobRef, too_large
 from clip_retrieval.errors import SourceError
@@ -13,7 +14,8 @@ from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.hints import hint_of
 from clip_retrieval.sources.joining import switch_off_missing
 from clip_retrieval.sources.listing import Row, State, Tree
-from clip_retrieval.sources.packed import Mapped, Packed
+from clip_retrieval.sources.packed import InBlocks, Mapped, Packed
+from clip_retrieval.sources.saving import Codec, Restored, as_they_are
 from clip_retrieval.sources.types import SAMPLE_PARTS, Failure, FileState, Part, Sample
 from clip_retrieval.storage import Folder
 from clip_retrieval.words import clean
@@ -25,7 +27,7 @@ class FilesSource:
 
     config: SourceConfig
     folder: Folder
-    rows: Packed[Row]  # sorted by unit name
+    rows: InBlocks[Row]  # sorted by unit name
     ignored: Sequence[Failure]
 
     @property
@@ -107,6 +109,23 @@ def unit_of(row: Row) -> str:
     state = row[0] or row[1] or row[2]
     assert state is not None
     return state[0]
+
+
+def unpack_rows(packed: Any) -> list[Row]:
+    return [(as_state(image), as_state(text), as_state(metadata)) for image, text, metadata in packed]
+
+
+def as_state(state: Any) -> State | None:
+    return None if state is None else (state[0], state[1], state[2])
+
+
+def restore_files(saved: Restored[Row]) -> FilesSource:
+    return FilesSource(saved.config, Folder(saved.config.input_dataset), saved.items, saved.ignored)
+
+
+CODEC = Codec(
+    items_of=lambda source: source.rows, pack=as_they_are, unpack=unpack_rows, restore=restore_files, is_sorted=True
+)
 
 
 def open_files(config: SourceConfig, output_folder: str) -> FilesSource:

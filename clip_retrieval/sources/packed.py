@@ -19,11 +19,59 @@ U = TypeVar("U")
 BLOCK = 256  # items per block; one block is in memory at a time
 
 
-class Packed(Sequence[T]):
+class InBlocks(Sequence[T]):
+    """A sequence that is held elsewhere, with one block of it in memory at a time."""
+
+    block_size: int
+    heads: Sequence[T]  # the first item of each block
+
+    def block(self, number: int) -> list[T]:
+        raise NotImplementedError
+
+    def find(self, key: str, key_of: Callable[[T], str]) -> int | None:
+        """Return the index of the item with this key, or None; the items must be sorted by key."""
+        number = bisect_right(self.heads, key, key=key_of) - 1
+        if number < 0:
+            return None
+        block = self.block(number)
+        rest = bisect_left(block, key, key=key_of)
+        return number * self.block_size + rest if rest < len(block) and key_of(block[rest]) == key else None
+
+    @overload
+    def __getitem__(self, place: int) -> T: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[T]: ...
+    def __getitem__(self, place: int | slice) -> T | list[T]:
+        if isinstance(place, slice):
+            return [self[i] for i in range(len(self))[place]]
+        number, rest = divmod(range(len(self))[place], self.block_size)
+        return self.block(number)[rest]
+
+    def __iter__(self) -> Iterator[T]:
+        return self.between(0, len(self))
+
+    def between(self, start: int, stop: int) -> Iterator[T]:
+        """Yield items [start, stop), holding one block in memory."""
+        stop = min(stop, len(self))
+        while start < stop:
+            number, rest = divmod(start, self.block_size)
+            some = self.block(number)[rest : rest + stop - start]
+            yield from some
+            start += len(some)
+
+
+def between(items: Sequence[T], start: int, stop: int) -> Iterator[T]:
+    """Yield items [start, stop), without a copy of them all."""
+    return items.between(start, stop) if isinstance(items, InBlocks) else map(items.__getitem__, range(start, stop))
+
+
+class Packed(InBlocks[T]):
     """A list that is only appended to, in memory that hardly grows with it. Several threads may read at once.
 
     Raises StorageError where there is no room for its file; one that fits a block has none.
     """
+
+    block_size = BLOCK
 
     def __init__(self) -> None:
         self.bounds = [0]  # file offsets of the full blocks
@@ -64,39 +112,8 @@ class Packed(Sequence[T]):
             recent = self.recent = number, pickle.loads(zlib.decompress(data))
         return recent[1]
 
-    def find(self, key: str, key_of: Callable[[T], str]) -> int | None:
-        """Return the index of the item with this key, or None; the items must be sorted by key."""
-        number = bisect_right(self.heads, key, key=key_of) - 1
-        if number < 0:
-            return None
-        block = self.block(number)
-        rest = bisect_left(block, key, key=key_of)
-        return number * BLOCK + rest if rest < len(block) and key_of(block[rest]) == key else None
-
     def __len__(self) -> int:
         return (len(self.bounds) - 1) * BLOCK + len(self.tail)
-
-    @overload
-    def __getitem__(self, place: int) -> T: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[T]: ...
-    def __getitem__(self, place: int | slice) -> T | list[T]:
-        if isinstance(place, slice):
-            return [self[i] for i in range(len(self))[place]]
-        number, rest = divmod(range(len(self))[place], BLOCK)
-        return self.block(number)[rest]
-
-    def __iter__(self) -> Iterator[T]:
-        return self.between(0, len(self))
-
-    def between(self, start: int, stop: int) -> Iterator[T]:
-        """Yield items [start, stop), holding one block in memory."""
-        stop = min(stop, len(self))
-        while start < stop:
-            number, rest = divmod(start, BLOCK)
-            some = self.block(number)[rest : rest + stop - start]
-            yield from some
-            start += len(some)
 
 
 class Mapped(Sequence[U], Generic[T, U]):

@@ -117,7 +117,7 @@ def open_parquet_source(config: SourceConfig, output_folder: str) -> TableSource
         found, count = parts_of(url)
         parts += found
         row_count += count
-    return open_tables(config, parts, row_count, "parquet")
+    return open_tables(config, parts, row_count)
 
 
 def parts_of(url: str) -> tuple[list[TablePart], int]:

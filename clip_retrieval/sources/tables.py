@@ -10,13 +10,14 @@ import dataclasses
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from clip_retrieval.blobs import Blob, BlobRef, Lost
 from clip_retrieval.errors import SourceError
 from clip_retrieval.sources.config import SourceConfig
+from clip_retrieval.sources.packed import Mapped, between
 from clip_retrieval.sources.types import Failure, Origin, Sample
 from clip_retrieval.storage import Folder
 
@@ -86,10 +87,11 @@ class TableSource:
 
     config: SourceConfig
     parts: Sequence[TablePart]
-    roles: Mapping[str, Roles]  # url of the table -> its columns
     row_count: int | None
-    has_urls: bool = False  # if set, samples have no picture yet, and image_path is the url to fetch
-    units: Sequence[str] = field(default_factory=list)
+
+    @property
+    def units(self) -> Sequence[str]:
+        return Mapped(self.parts, lambda part: part.name)
 
     @property
     def samples_per_unit(self) -> int | None:
@@ -99,12 +101,12 @@ class TableSource:
         return self.row_count
 
     def read(self, start: int, stop: int) -> Iterator[Sample | Failure]:
-        for part in merged(self.parts[start:stop]):
+        for part in merged(between(self.parts, start, stop)):
             if part.damage is not None:
                 yield part.damage
             if part.table is None:
                 continue
-            roles = self.roles[part.table.url]
+            roles = roles_of(part.table, self.config)
             for item in part.table.rows(part.start, part.stop, roles.columns()):
                 yield item if isinstance(item, Failure) else self.sample(part.table, roles, *item)
 
@@ -121,12 +123,11 @@ class TableSource:
         image, path = None, None
         if self.config.enable_image and roles.image is not None:
             value = row[roles.image]
-            image, path = (None, value) if self.has_urls else picture_of(value, table.url, f"{roles.image}/{number}")
+            has_urls = self.config.input_format == "urls"  # to be fetched; image_path says from where
+            image, path = (None, value) if has_urls else picture_of(value, table.url, f"{roles.image}/{number}")
             if isinstance(image, BlobRef) and not may_be_read(image.url, self.config.paths_below):
-                image, path = (
-                    Lost("forbidden_path", f"{path} is not below {self.config.paths_below} (paths_below)"),
-                    None,
-                )
+                lost = f"{path} is not below {self.config.paths_below} (paths_below)"
+                image, path = Lost("forbidden_path", lost), None
         return Sample(
             key=str(number),
             image_path=path,
@@ -137,7 +138,7 @@ class TableSource:
         )
 
 
-def merged(parts: Sequence[TablePart]) -> Iterator[TablePart]:
+def merged(parts: Iterable[TablePart]) -> Iterator[TablePart]:
     """Merge consecutive ranges of one table, so that it is opened once."""
     last: TablePart | None = None
     for part in parts:
@@ -151,20 +152,20 @@ def merged(parts: Sequence[TablePart]) -> Iterator[TablePart]:
         yield last
 
 
-def open_tables(config: SourceConfig, parts: Sequence[TablePart], row_count: int | None, kind: str) -> TableSource:
+def open_tables(config: SourceConfig, parts: Sequence[TablePart], row_count: int | None) -> TableSource:
     """Choose the columns of every table; raises SourceError if a required column is in none of them."""
     tables = list({id(part.table): part.table for part in parts if part.table is not None}.values())
     if not tables and parts and parts[0].damage is not None:
         raise SourceError(f"{config.input_dataset} holds no readable table: {parts[0].damage.detail}")
     if not tables or row_count == 0:
         raise SourceError(f"{config.input_dataset} holds no row")
-    roles = {table.url: roles_of(table, config, kind) for table in tables}
-    config = without_missing(config, tables, roles, kind)
-    return TableSource(config, parts, roles, row_count, kind == "urls", [part.name for part in parts])
+    roles = {table.url: roles_of(table, config) for table in tables}
+    config = without_missing(config, tables, roles)
+    return TableSource(config, parts, row_count)
 
 
-def roles_of(table: Table, config: SourceConfig, kind: str) -> Roles:
-    image = image_column(table, config, kind)
+def roles_of(table: Table, config: SourceConfig) -> Roles:
+    image = image_column(table, config)
     caption = config.caption_column if config.caption_column in table.kinds else None
     if config.caption_column is None:
         caption = find_column(table, CAPTION_NAMES, ("text", "texts"))
@@ -173,12 +174,13 @@ def roles_of(table: Table, config: SourceConfig, kind: str) -> Roles:
     return Roles(image, caption if config.enable_text else None, others)
 
 
-def image_column(table: Table, config: SourceConfig, kind: str) -> str | None:
+def image_column(table: Table, config: SourceConfig) -> str | None:
     """Return the column of urls or pictures: as the option says, else one with a usual name, else the only one."""
-    asked = config.url_column if kind == "urls" else config.image_column
+    has_urls = config.input_format == "urls"
+    asked = config.url_column if has_urls else config.image_column
     if asked is not None:
         return asked if asked in table.kinds else None
-    if kind == "urls":
+    if has_urls:
         return find_column(table, URL_NAMES, ("text",))
     pictures = [name for name, held in table.kinds.items() if held in ("bytes", "struct")]
     named = find_column(table, BYTES_NAMES, ("bytes", "struct")) or find_column(table, PATH_NAMES, ("text",))
@@ -191,12 +193,11 @@ def find_column(table: Table, names: Sequence[str], kinds: Sequence[Kind]) -> st
     return next((by_name[name] for name in names if name in by_name), None)
 
 
-def without_missing(
-    config: SourceConfig, tables: Sequence[Table], roles: Mapping[str, Roles], kind: str
-) -> SourceConfig:
+def without_missing(config: SourceConfig, tables: Sequence[Table], roles: Mapping[str, Roles]) -> SourceConfig:
     """Disable captions if no table has any; raises SourceError if pictures or a named column are missing."""
     names = "; ".join(dict.fromkeys(f"{name} ({held})" for name, held in tables[0].types.items()))
     there = f"{tables[0].url} has the columns {names}" if names else f"{tables[0].url} has no columns"
+    kind = config.input_format
     option = "url_column" if kind == "urls" else "image_column"
     has_images = any(role.image for role in roles.values())
     has_texts = any(role.caption for role in roles.values())

@@ -79,7 +79,7 @@ def open_urls(config: SourceConfig, output_folder: str) -> UrlSource:
             found, count = parts_of_rows(open_json_lines(url) if name.endswith(JSON_SUFFIXES) else open_csv(url))
         parts += found
         row_count += count
-    return UrlSource(open_tables(config, parts, row_count, "urls"))
+    return UrlSource(open_tables(config, parts, row_count))
 
 
 def parts_of_rows(table: Table) -> tuple[list[TablePart], int]:

@@ -10,7 +10,9 @@ from clip_retrieval.blobs import fetch_to_cache
 from clip_retrieval.errors import one_line
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.joining import HIDDEN
+from clip_retrieval.sources.packed import between
 from clip_retrieval.sources.patterns import list_inputs
+from clip_retrieval.sources.saving import Codec, as_they_are
 from clip_retrieval.sources.suffixes import IMAGE_SUFFIXES, METADATA_SUFFIX, split_key
 from clip_retrieval.sources.tar import Damage, read_members
 from clip_retrieval.sources.tar_members import Member
@@ -99,7 +101,7 @@ class WebdatasetSource:
         return len(self.units) * sum(self.shard_sizes) // len(self.shard_sizes)
 
     def read(self, start: int, stop: int) -> Iterator[Sample | Failure]:
-        for url in self.units[start:stop]:
+        for url in between(self.units, start, stop):
             yield from self.read_shard(url)
 
     def read_shard(self, url: str) -> Iterator[Sample | Failure]:
@@ -203,6 +205,14 @@ def sort_into(by_stem: dict[str, Parts], member: Member, suffixes: Suffixes) -> 
         return False
     setattr(parts, part, member)
     return True
+
+
+CODEC = Codec(
+    items_of=lambda source: source.units,
+    pack=as_they_are,
+    unpack=as_they_are,
+    restore=lambda saved: WebdatasetSource(saved.config, saved.items),
+)
 
 
 def open_webdataset(config: SourceConfig, output_folder: str) -> WebdatasetSource:

@@ -9,9 +9,11 @@ from rich.table import Table
 
 from clip_retrieval.commands.reports.console import make_table, open_console
 from clip_retrieval.encoder.picture_warnings import in_one_line
+from clip_retrieval.layout import PLAN
 from clip_retrieval.words import counted
 
 if TYPE_CHECKING:
+    from clip_retrieval.inference.plan import PlannedRun
     from clip_retrieval.inference.revisions.revised import Revised
     from clip_retrieval.inference.summary import RunSummary
 
@@ -39,6 +41,14 @@ def print_summary(summary: RunSummary) -> None:
     print_reasons(console, summary)
     if stats.sample_count and not stats.text_count and stats.image_count + stats.deleted_count < stats.sample_count:
         console.print("  most rows have no embedding; look into failures/")
+
+
+def print_plan(run: PlannedRun) -> None:
+    """Print what was planned, and how to go on."""
+    console = open_console()
+    console.print(f"{counted(len(run.partitions), 'partition')}, {len(run.missing):,} to make: {run.folder.path(PLAN)}")
+    console.print("  make some with `clip-retrieval inference.worker TASKS` and the same options, on any machine;")
+    console.print(f"  `clip-retrieval status {run.folder.url}` says how far they are")
 
 
 def print_reasons(console: Console, summary: RunSummary) -> None:

@@ -12,7 +12,8 @@ from dataclasses import replace
 
 from clip_retrieval.errors import WorkerError
 from clip_retrieval.inference.distributors.handout import Handout
-from clip_retrieval.inference.plan import PlannedRun, needs_work
+from clip_retrieval.inference.missing import needs_work
+from clip_retrieval.inference.plan import PlannedRun
 from clip_retrieval.inference.telemetry.live import Live, News
 from clip_retrieval.options import to_json
 from clip_retrieval.process.resources import CORES_VARIABLE, count_cores

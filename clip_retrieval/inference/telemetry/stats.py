@@ -123,17 +123,27 @@ class Stats:
             return {**figures, "reader_count": self.reader_count, "rate": self.rate, "run": self.run, **counts}
 
 
-def add_up(parts: Iterable[Mapping[str, Any]]) -> Stats:
-    """Return the sums over partitions; start and end are the first and the last, readers the most of any."""
-    total = Stats()
-    starts, ends = [], []
-    for part in parts:
+class Sums:
+    """Sums over partitions; start and end are the first and the last, readers the most of any."""
+
+    def __init__(self) -> None:
+        self.total = Stats(start_time=0.0)
+
+    def add(self, part: Mapping[str, Any]) -> None:
+        """Add the stats of a partition, or sums over others."""
+        total = self.total
         total.reasons.update(part["reasons"])
         total.warnings.update(part.get("warnings", {}))
-        starts.append(part["start_time"])
-        ends.append(part["end_time"])
+        total.start_time = min(total.start_time or part["start_time"], part["start_time"])
+        total.end_time = max(total.end_time, part["end_time"])
         total.reader_count = max(total.reader_count, part.get("reader_count", 1))
         for name in (*COUNTS, *DURATIONS):
             setattr(total, name, getattr(total, name) + part.get(name, 0))
-    total.start_time, total.end_time = min(starts, default=0.0), max(ends, default=0.0)
-    return total
+
+
+def add_up(parts: Iterable[Mapping[str, Any]]) -> Stats:
+    """Return the sums over partitions."""
+    sums = Sums()
+    for part in parts:
+        sums.add(part)
+    return sums.total

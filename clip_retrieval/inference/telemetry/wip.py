@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from clip_retrieval.errors import ClipRetrievalError
 from clip_retrieval.inference.telemetry.live import Report, repeating
 from clip_retrieval.inference.telemetry.stats import Stats
-from clip_retrieval.layout import STATS_FOLDER, EmbeddingsFolder, Partition
+from clip_retrieval.layout import FEW, STATS_FOLDER, EmbeddingsFolder, Partition
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,10 @@ def followed(stats: Stats, partition: Partition, folder: EmbeddingsFolder, repor
 
 def remove_wip(folder: EmbeddingsFolder, done: Sequence[Partition]) -> None:
     """Remove what a killed run left of partitions that are whole by now."""
+    if len(done) <= FEW:
+        for partition in done:
+            folder.remove(folder.wip_stats_name(partition))
+        return
     there = set(folder.names(STATS_FOLDER, ".json"))
     for name in map(folder.wip_stats_name, done):
         if name.rpartition("/")[2] in there:

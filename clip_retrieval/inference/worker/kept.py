@@ -29,7 +29,7 @@ class Shelf:
             return held[2]
         self.put_away(device)
         with ExitStack() as stack:
-            opened = open_equipment(plan.config, device, plan.source, settled_precision(plan.folder))
+            opened = open_equipment(plan.config, device, plan.source, settled_precision(plan.folder, plan.described))
             equipment = stack.enter_context(opened)
             claim_folder(plan.folder, describe_run(plan.described, equipment.encoder.info, equipment.check))
             self.held[device] = key, stack.pop_all(), equipment

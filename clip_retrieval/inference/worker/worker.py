@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 
 from clip_retrieval.errors import ClipRetrievalError, ConfigError, EncoderError, StorageError, WorkerError, one_line
 from clip_retrieval.inference.attempts import attempting, is_given_up
-from clip_retrieval.inference.plan import Plan, needs_work
+from clip_retrieval.inference.missing import needs_work
+from clip_retrieval.inference.plan import Plan
 from clip_retrieval.inference.telemetry.live import Report
 from clip_retrieval.inference.telemetry.stats import Stats
 from clip_retrieval.inference.worker.kept import borrowed_equipment
