@@ -12,9 +12,9 @@ from clip_retrieval.errors import ConfigError, WorkerError
 from clip_retrieval.inference.attempts import explain_left, forget_attempts
 from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.inference.distributors import open_distributor
+from clip_retrieval.inference.distributors.sequential import make_here
 from clip_retrieval.inference.distributors.slurm import Submitted, submit_or_find, words_when_left
 from clip_retrieval.inference.distributors.slurm_jobs import SlurmJobs
-from clip_retrieval.inference.distributors.sequential import make_here
 from clip_retrieval.inference.plan import PlannedRun, choose, open_output, open_saved, plan_run, publish_plan
 from clip_retrieval.inference.resume import is_revised
 from clip_retrieval.inference.revisions.retry import retry_failed

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clip_retrieval.inference.plan import PlannedRun, needs_work
+from clip_retrieval.inference.missing import needs_work
+from clip_retrieval.inference.plan import PlannedRun
 from clip_retrieval.inference.telemetry.live import Live, News
 from clip_retrieval.layout import METADATA_FOLDER, Partition
 
