@@ -32,7 +32,7 @@ class Answer:
     found: SearchResult
     expected: NDArray[np.float64] | None = None  # [k] rows as high by chance; None where nobody asked
     how: tuple[str, ...] = ()
-    spread: Spread | None = None  # what `expected` was taken from
+    spreads: tuple[Spread, ...] = ()  # what `expected` was taken from, of an index in parts one for each
 
     def pick(self, places: NDArray[np.int64] | NDArray[np.bool_] | slice) -> Answer:
         """Return the hits at some places, in their order."""
@@ -145,7 +145,8 @@ def cut(found: Answer, searcher: Searcher, selection: SelectionConfig) -> Answer
     if selection.surprise is None:
         return found
     spread = searcher.background().spread(found.query.embedding)
-    found = replace(found, spread=spread, expected=expected_by(spread, found.found.scores))
+    spreads = () if spread is None else (spread,)
+    found = replace(found, spreads=spreads, expected=expected_by(spreads, found.found.scores))
     return leave_out_chance(found, selection.surprise)
 
 

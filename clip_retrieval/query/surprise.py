@@ -8,6 +8,7 @@ query over rows that it does not mean are close to a normal distribution.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +25,7 @@ FEWEST_ROWS = 32  # below which there is no background to speak of
 class Spread:
     """How the scores of a query over the rows of an index are spread that it does not mean: a normal distribution."""
 
-    row_count: int
+    row_count: float
     middle: float
     deviation: float
 
@@ -57,12 +58,15 @@ class Background:
 
     def expected_as_high(self, query: NDArray[np.float32], scores: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return for each score how many rows would be as high by chance; NaN where there are too few to tell."""
-        return expected_by(self.spread(query), scores)
+        spread = self.spread(query)
+        return expected_by(() if spread is None else (spread,), scores)
 
 
-def expected_by(spread: Spread | None, scores: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return for each score how many rows would be as high by chance; NaN without a spread."""
-    return np.full(len(scores), np.nan) if spread is None else spread.expected_as_high(scores)
+def expected_by(spreads: Sequence[Spread], scores: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return for each score how many rows would be as high by chance, all spreads together; NaN without one."""
+    if not spreads:
+        return np.full(len(scores), np.nan)
+    return np.asarray(np.sum([spread.expected_as_high(scores) for spread in spreads], axis=0), np.float64)
 
 
 def read_background(index: Index) -> Background:

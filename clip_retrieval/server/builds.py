@@ -159,4 +159,5 @@ def partial_headers(missing: Sequence[Missing]) -> tuple[Header, ...]:
     """Return the header that says which parts did not answer; none where all did."""
     if not missing:
         return ()
-    return ((b"index-partial", f"no answer of part {', '.join(str(part.part) for part in missing)}".encode()),)
+    numbers = dict.fromkeys(str(part.part) for part in missing)
+    return ((b"index-partial", f"no answer of part {', '.join(numbers)}".encode()),)

@@ -78,8 +78,9 @@ ANSWER = record(
         "how": {**listing(TEXT), "description": "How the hits were found, where that is not plain."},
         "warning": {"type": "string", "description": "Words that the model does not know."},
         "background": {
-            **record({"row_count": COUNT, "middle": NUMBER, "deviation": NUMBER}),
-            "description": "With `surprise` only: the normal distribution of the scores of rows that are not meant.",
+            **listing(record({"row_count": NUMBER, "middle": NUMBER, "deviation": NUMBER})),
+            "description": "With `surprise` only: how the scores of rows are distributed that are not meant, normally; "
+            "of an index in parts one distribution for each.",
         },
     },
     ("query", "kind", "hits", "how"),

@@ -266,8 +266,8 @@ def describe_answer(answer: Answer, rows: Sequence[dict[str, Any]], said: Search
         "hits": hits,
         "how": list(answer.how),
     }
-    if answer.spread is not None:
-        about["background"] = asdict(answer.spread)
+    if answer.spreads:
+        about["background"] = [asdict(spread) for spread in answer.spreads]
     return about if answer.query.warning is None else about | {"warning": answer.query.warning}
 
 

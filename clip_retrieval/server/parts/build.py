@@ -17,7 +17,7 @@ from clip_retrieval.errors import QueryError
 from clip_retrieval.layout import Modality
 from clip_retrieval.query.embed import Query, check_dimension, embed_vector
 from clip_retrieval.server.asking import MOST_THUMBNAILS, Asker
-from clip_retrieval.server.builds import METRIC, Found, FoundRows, Question, Row, Wanted
+from clip_retrieval.server.builds import METRIC, Found, FoundRows, Missing, Question, Row, Wanted
 from clip_retrieval.server.messages import HttpError
 from clip_retrieval.server.parts.embedder import Embedder
 from clip_retrieval.server.parts.exchange import Exchange
@@ -37,6 +37,7 @@ class RowsOfPart(msgspec.Struct):
     """The answer of a part's /v1/rows."""
 
     rows: list[FoundRow]
+    partial: list[Missing] = msgspec.field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -140,14 +141,15 @@ class PartedBuild:
 
     async def rows(self, wanted: Wanted) -> FoundRows:
         found: dict[int, FoundRow] = {}
-        missing = {}
+        missing: dict[int, Missing] = {}  # by the first id
         for calls in self.cut(wanted):
             replies, unanswered = await self.exchange.ask(calls)
-            missing.update({part.part: part for part in unanswered})
             for place, reply in replies.items():
                 first_id = self.exchange.layout.first_ids[place]
-                rows = msgspec.json.decode(reply.body, type=RowsOfPart).rows
-                found.update({first_id + row.id: row for row in rows})
+                said = msgspec.json.decode(reply.body, type=RowsOfPart)
+                found.update({first_id + row.id: row for row in said.rows})
+                unanswered += self.exchange.within(place, said.partial)
+            missing.update({part.first_id: part for part in unanswered})
         if missing and not found:
             raise self.exchange.unanswered(list(missing.values()))
         ids = [row_id for row_id in wanted.ids.tolist() if row_id in found]

@@ -50,6 +50,14 @@ class Exchange:
         link.figures.count_missing(link.number)
         return Missing(link.number, first_ids[place], first_ids[place + 1] - first_ids[place], problem)
 
+    def within(self, place: int, partial: Sequence[Missing]) -> list[Missing]:
+        """Return what is missing of a part that is in parts itself, by the ids here."""
+        link, first_id = self.links[place], self.layout.first_ids[place]
+        return [
+            Missing(link.number, first_id + one.first_id, one.rows, f"its part {one.part}: {one.problem}")
+            for one in partial
+        ]
+
     def unanswered(self, missing: Sequence[Missing]) -> HttpError:
         """Return the error where none of the parts that were asked has answered."""
         told = "; ".join(f"part {part.part}: {part.problem}" for part in missing)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from clip_retrieval.query.answer import Answer
 from clip_retrieval.query.surprise import Spread
 from clip_retrieval.search.index import SearchResult
-from clip_retrieval.server.builds import Row
+from clip_retrieval.server.builds import Missing, Row
 
 ALL_KEPT = 1e300  # `surprise` with which a part tells the spread of its scores and leaves nothing out
 
@@ -31,13 +30,14 @@ class Result(msgspec.Struct):
 
     hits: list[Hit]
     how: list[str] = msgspec.field(default_factory=list)
-    background: Spread | None = None
+    background: list[Spread] = msgspec.field(default_factory=list)
 
 
 class Results(msgspec.Struct):
     """The answer of a part's /v1/search."""
 
     results: list[Result]
+    partial: list[Missing] = msgspec.field(default_factory=list)  # of a part that is in parts itself
 
 
 @dataclass(frozen=True)
@@ -59,22 +59,15 @@ def merge(parts: Sequence[OfPart], count: int) -> tuple[SearchResult, list[Row]]
     return SearchResult(ids[order], scores[order]), [hits[place][1].metadata for place in order]
 
 
-def expected_as_high(parts: Sequence[OfPart], scores: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return for each score how many rows of all parts would be as high by chance: the sum over the parts.
+def join_spreads(parts: Sequence[OfPart]) -> tuple[Spread, ...]:
+    """Return how the scores of rows that are not meant are spread, over all parts.
 
-    A part of too few rows to tell counts as the mean of the others. NaN where no part can tell.
+    A part of too few rows to tell counts as the mean of the others.
     """
-    known = [part for part in parts if part.result.background is not None]
-    if not known:
-        return np.full(len(scores), np.nan)
-    total = np.sum([of_part(part).expected_as_high(scores) for part in known], axis=0)
+    known = [part for part in parts if part.result.background]
     share = sum(part.row_count for part in parts) / max(1, sum(part.row_count for part in known))
-    return np.asarray(share * total, np.float64)
-
-
-def of_part(part: OfPart) -> Spread:
-    assert part.result.background is not None
-    return part.result.background
+    spreads = [spread for part in known for spread in part.result.background]
+    return tuple(replace(spread, row_count=share * spread.row_count) for spread in spreads)
 
 
 def join_how(parts: Sequence[OfPart]) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from clip_retrieval.query.answer import (
     leave_out_duplicates,
 )
 from clip_retrieval.query.embed import Query
+from clip_retrieval.query.surprise import expected_by
 from clip_retrieval.query.unknown_column import ROW_ID
 from clip_retrieval.server.asking import Asker
 from clip_retrieval.server.builds import Found, FoundRows, Missing, Question, Row, Wanted
@@ -32,8 +33,8 @@ from clip_retrieval.server.parts.merge import (
     ALL_KEPT,
     OfPart,
     Results,
-    expected_as_high,
     join_how,
+    join_spreads,
     merge,
     without,
 )
@@ -55,7 +56,7 @@ class PartedSearch:
     asker: Asker
     question: Question
     shows_thumbnails: bool
-    missing: dict[int, Missing] = field(default_factory=dict)
+    missing: dict[int, Missing] = field(default_factory=dict)  # by the first id
     rows: dict[int, Row] = field(default_factory=dict)  # metadata that came along
 
     @property
@@ -135,12 +136,17 @@ class PartedSearch:
         replies, missing = await self.exchange.ask(calls)
         if not replies:
             raise self.exchange.unanswered(missing)
-        self.missing.update({part.part: part for part in missing})
-        read = {place: msgspec.json.decode(reply.body, type=Results).results for place, reply in replies.items()}
+        self.note(missing)
+        read = {place: msgspec.json.decode(reply.body, type=Results) for place, reply in replies.items()}
+        for place, said in read.items():
+            self.note(self.exchange.within(place, said.partial))
         return [
-            self.join(query, count, [self.of_part(place, results[number]) for place, results in read.items()])
+            self.join(query, count, [self.of_part(place, said.results[number]) for place, said in read.items()])
             for number, query in enumerate(queries)
         ]
+
+    def note(self, missing: Sequence[Missing]) -> None:
+        self.missing.update({part.first_id: part for part in missing})
 
     def of_part(self, place: int, result: Any) -> OfPart:
         layout = self.exchange.layout
@@ -172,7 +178,8 @@ class PartedSearch:
         found = without(found, query.own_rows)
         if selection.surprise is None:
             return found
-        found = replace(found, expected=expected_as_high(parts, found.found.scores)).told(SUMMED)
+        spreads = join_spreads(parts)
+        found = replace(found, spreads=spreads, expected=expected_by(spreads, found.found.scores)).told(SUMMED)
         return found.told(UNCALIBRATED) if self.missing else found
 
     async def complete(self, found: Answer, asked: int) -> Answer:
@@ -212,7 +219,7 @@ class PartedSearch:
         if not len(found.found.ids):
             return found, np.empty((0, 0), np.float32)
         held = await self.fetch(Wanted(found.found.ids, with_embeddings=True, modality=self.question.modality))
-        self.missing.update({part.part: part for part in held.missing})
+        self.note(held.missing)
         assert held.embeddings is not None
         return found.pick(np.isin(found.found.ids, held.ids)), held.embeddings
 
@@ -226,7 +233,7 @@ class PartedSearch:
         question = self.question
         wanted = Wanted(ids, question.columns, question.with_thumbnails, question.with_embeddings, question.modality)
         held = await self.fetch(wanted) if len(ids) else FoundRows(ids, [], np.empty((0, 0), np.float32))
-        self.missing.update({part.part: part for part in held.missing})
+        self.note(held.missing)
         by_id = dict(zip(held.ids.tolist(), range(len(held.ids)), strict=True))
         answers = [found.pick(np.isin(found.found.ids, ids, invert=True) | np.isin(found.found.ids, held.ids))
                    for found in answers]  # fmt: skip

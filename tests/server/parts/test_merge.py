@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_retrieval.query.surprise import Spread
+from clip_retrieval.query.surprise import Spread, expected_by
 from clip_retrieval.server.parts.layout import About, Layout, NotAPartError, find_difference, read_about
-from clip_retrieval.server.parts.merge import Hit, OfPart, Result, expected_as_high, merge
+from clip_retrieval.server.parts.merge import Hit, OfPart, Result, join_spreads, merge
 
 
 def about(**changed: object) -> About:
@@ -27,7 +27,8 @@ def about(**changed: object) -> About:
 
 
 def of_part(number: int, first_id: int, hits: list[tuple[int, float]], spread: Spread | None = None) -> OfPart:
-    result = Result([Hit(row_id, score, {"row": first_id + row_id}) for row_id, score in hits], background=spread)
+    spreads = [] if spread is None else [spread]
+    result = Result([Hit(row_id, score, {"row": first_id + row_id}) for row_id, score in hits], background=spreads)
     return OfPart(number, first_id, 10, result)
 
 
@@ -53,10 +54,11 @@ def test_surprise_of_equal_parts_is_that_of_one_index_of_their_rows() -> None:
     scores = np.array([0.3, 0.1, -0.2], np.float32)
     whole = Spread(20, 0.1, 0.05).expected_as_high(scores)
     half = Spread(10, 0.1, 0.05)
-    assert expected_as_high([of_part(1, 0, [], half), of_part(2, 10, [], half)], scores) == pytest.approx(whole)
+    both = [of_part(1, 0, [], half), of_part(2, 10, [], half)]
     small = of_part(2, 10, [])  # too few rows to tell: as the others
-    assert expected_as_high([of_part(1, 0, [], half), small], scores) == pytest.approx(whole)
-    assert np.isnan(expected_as_high([small], scores)).all()
+    for parts in (both, [both[0], small]):
+        assert expected_by(join_spreads(parts), scores) == pytest.approx(whole)
+    assert np.isnan(expected_by(join_spreads([small]), scores)).all()
 
 
 def test_ids_count_through_and_have_one_owner() -> None:

@@ -75,6 +75,20 @@ def test_the_python_client_warns_of_a_partial_answer(open_doors: Parts, caplog: 
         assert f"{server.url}/v1/search answers without some of its rows: no answer of part 2" in caplog.text
 
 
+def test_a_part_that_is_in_parts_itself_says_what_it_lacks(open_doors: Parts) -> None:
+    options = {"port": 0, "reload_seconds": 0, "parts": open_doors.urls[1:], "part_timeout": 30.0}
+    with (
+        listening(build_config(BackConfig, options)) as inner,
+        open_client("indices_paths.json", {"parts": [open_doors.urls[0], inner.url], "part_timeout": 30.0}) as outer,
+    ):
+        open_doors.set(3, "shut")
+        wanted = {"part": 2, "first_id": 161, "rows": 79, "problem": "its part 2: it cannot be reached"}
+        assert search(outer).json()["partial"] == [wanted]
+        assert search(outer, deduplicate=0.99).json()["partial"] == [wanted]
+        rows = outer.post("/v1/rows", {"ids": [3, 120, 200]}).json()
+        assert ([row["id"] for row in rows["rows"]], rows["partial"]) == ([3, 120], [wanted])
+
+
 def test_what_only_the_dead_part_has_is_503_with_a_sentence(open_doors: Parts, front: Any) -> None:
     open_doors.set(2, "shut")
     asked = [

@@ -10,7 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.server.parts.conftest import ENDS, ROWS, TWINS
+from clip_retrieval.options import build_config
+from clip_retrieval.server.config import BackConfig
+from clip_retrieval.server.run import listening
+from tests.server.conftest import open_client
+from tests.server.parts.conftest import ENDS, ROWS, TWINS, Parts
 
 QUERIES: list[Any] = ["dog", "cat - 0.5*sea", [{"id": 130}, {"text": "sun", "weight": 0.3}], [{"id": 5}, {"id": 239}]]
 
@@ -62,6 +66,20 @@ def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
 )
 def test_hits_are_those_of_one_index(front: Any, one: Any, options: dict[str, Any]) -> None:
     assert_same(search(front, **options), search(one, **options))
+
+
+def test_parts_may_be_in_parts_themselves(parts: Parts, one: Any, front: Any) -> None:
+    inner_options = {"port": 0, "reload_seconds": 0, "parts": parts.urls[1:], "part_timeout": 30.0}
+    with (
+        listening(build_config(BackConfig, inner_options)) as inner,
+        open_client("indices_paths.json", {"parts": [parts.urls[0], inner.url], "part_timeout": 30.0}) as outer,
+    ):
+        for options in ({}, {"diverse": 0.5, "limit": 15}, {"where": "width >= 500", "deduplicate": 0.9}):
+            assert_same(search(outer, **options), search(one, **options))
+        ours, theirs = (search(client, surprise=1e9)["results"] for client in (outer, front))
+        assert [hit["surprise"] for hit in ours[0]["hits"]] == pytest.approx(
+            [hit["surprise"] for hit in theirs[0]["hits"]]
+        )
 
 
 def test_equal_hits_come_in_the_order_of_their_ids(front: Any) -> None:
