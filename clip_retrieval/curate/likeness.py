@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from clip_retrieval.curate.bits import count_differing, near_pairs
 from clip_retrieval.curate.blocks import Blocks, count_blocks, find_blocks, half_chord, visit_share
 from clip_retrieval.curate.config import DedupConfig
 from clip_retrieval.curate.cover import More, Relation
-from clip_retrieval.curate.embedded import Embedded, Ids, Pool, exact_cosines, unit
+from clip_retrieval.curate.embedded import Embedded, Ids, Pool, exact_cosines, places_of, unit
 from clip_retrieval.curate.pairs import Compare, Pairs, find_pairs, rounding
 from clip_retrieval.curate.pictures import find_digests, hash_pictures
 from clip_retrieval.curate.placed import Placed, place_rows
 from clip_retrieval.curate.scan import Scan, same_rows
 from clip_retrieval.curate.workspace import Workspace
 from clip_retrieval.errors import SourceError
+from clip_retrieval.process.resources import count_cores
 
 ALL_PAIRS_UP_TO = 50_000  # rows, which are compared in seconds
 WORTH_BLOCKS = 0.2  # share of the blocks that rows visit, from which on all are compared with all
@@ -191,18 +194,22 @@ def measure_recall(placed: Placed, compare: Compare, pairs: Pairs, count: int) -
     """Compare some rows, evenly spread, with all others, and count how many of their pairs are known."""
     positions = np.unique(np.linspace(0, len(placed.ids) - 1, min(count, len(placed.ids))).astype(np.int64))
     own = unit(placed.load(positions))
-    true: list[NDArray[np.int64]] = [NO_PAIRS]
-    for start in range(0, len(placed.ids), ROWS_AT_ONCE):
+
+    def find_true(start: int) -> NDArray[np.int64]:
         there = placed.load(slice(start, start + ROWS_AT_ONCE))
-        left, right = np.nonzero(own @ unit(there).T >= compare.threshold - rounding(own.shape[1]))
+        left, right = places_of(own @ unit(there).T >= compare.threshold - rounding(own.shape[1]))
         is_other = positions[left] != right + start
         left, right = left[is_other], right[is_other]
         is_pair = exact_cosines(placed.load(positions[left]), there[right]) >= compare.threshold
         ends = np.stack([placed.ids[positions[left[is_pair]]], placed.ids[right[is_pair] + start]], axis=1)
         if compare.boundary is not None:
             ends = ends[(ends[:, 0] < compare.boundary) != (ends[:, 1] < compare.boundary)]
-        true.append(np.sort(ends, axis=1))
-    wanted = np.unique(np.concatenate(true), axis=0)
+        return np.sort(ends, axis=1)
+
+    # One thread of BLAS each: its own threads would spin between the products.
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(count_cores()) as threads:
+        true = [*threads.map(find_true, range(0, len(placed.ids), ROWS_AT_ONCE))]
+    wanted = np.unique(np.concatenate([NO_PAIRS, *true]), axis=0)
     width = np.int64(len(compare.rank))
     is_known = np.isin(wanted[:, 0] * width + wanted[:, 1], pairs.ends[:, 0] * width + pairs.ends[:, 1])
     return Recall(len(positions), len(wanted), int(is_known.sum()))

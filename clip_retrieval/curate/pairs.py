@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from clip_retrieval.curate.embedded import Floats, Ids, exact_cosines, unit
+from clip_retrieval.curate.embedded import Floats, Ids, exact_cosines, places_of, unit
 from clip_retrieval.curate.placed import Placed
 from clip_retrieval.curate.workspace import Workspace
 from clip_retrieval.process.resources import count_cores
@@ -147,7 +147,7 @@ def compare_tile(placed: Placed, compare: Compare, rows: Ids, columns: Columns) 
     loaded = placed.load(rows)
     products = unit(loaded) @ columns.rows.T
     tolerance = rounding(columns.rows.shape[1])
-    left, right = np.nonzero(products >= np.float32(compare.threshold - tolerance))
+    left, right = places_of(products >= np.float32(compare.threshold - tolerance))
     others = right + columns.task.start
     kept = np.ones(len(left), np.bool_) if columns.are_visited else rows[left] < others
     if compare.boundary is not None:

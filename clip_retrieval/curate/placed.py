@@ -50,7 +50,6 @@ class Placed:
 def place_rows(pool: Pool, ids: Ids, blocks: Blocks, work: Workspace) -> Placed:
     """Sort the rows with these ids by block; goes on where an earlier run stopped."""
     parts = [ids[start : start + PART_ROWS] for start in range(0, len(ids), PART_ROWS)]
-    gaps = blocks.gaps()
     with (
         show_progress("placing", len(ids)) as advance,
         threadpool_limits(1, user_api="blas"),
@@ -58,7 +57,7 @@ def place_rows(pool: Pool, ids: Ids, blocks: Blocks, work: Workspace) -> Placed:
     ):
 
         def place(some: Ids) -> tuple[Ids, Ids, Ids]:
-            own, visitors, visited = blocks.place(unit(pool.rows(some)), gaps)
+            own, visitors, visited = blocks.place(unit(pool.rows(some)))
             advance(len(some))
             return own, some[visitors], visited
 
