@@ -80,7 +80,9 @@ def draw_sample(source: Source, config: CheckConfig, dtype: np.dtype[Any]) -> Sa
     rows = stored_form(source.take(kept), dtype)
     queries = rows[random.permutation(len(rows))[: config.check_queries]]
     if source.others is not None and len(queries) > 1:
-        queries = mix(queries, stored_form(read_rows(source.others, drawn[drawn < source.others.row_count]), dtype))
+        count = source.others.row_count
+        some = np.sort(random.choice(count, min(len(queries), count), replace=False)).astype(np.int64)
+        queries = mix(queries, stored_form(read_rows(source.others, some), dtype))
     return Sample(kept[: config.check_rows], rows[: config.check_rows], queries)
 
 

@@ -65,7 +65,9 @@ def open_source(config: ExportConfig) -> Iterator[Source]:
     with fetched({modality: vectors}, temporary_folder) as here:
         source = open_embeddings(here[modality], modality)
         if index is not None:
-            source = replace(source, index=index, checksums=read_checksums(index_folder, modality, index))
+            checksums = read_checksums(index_folder, modality, index)
+            identity = source.identity if checksums is None else identify(checksums)
+            source = replace(source, index=index, checksums=checksums, identity=identity)
         yield complete(source, config, notes)
 
 
@@ -172,7 +174,9 @@ def open_codes(folder: IndexFolder, modality: Modality, index: Index) -> Source:
         kind="embeddings" if exact else "codes",
         stream=stream,
         take=read,
-        identity=json.dumps([about.get("sums"), about.get("files"), index.row_count]),
+        identity=identify(checksums)
+        if exact and checksums is not None
+        else json.dumps([about.get("sums"), about.get("files"), index.row_count]),
         metadata=None,
         columns=[],
         index=index,
@@ -187,6 +191,11 @@ def read_checksums(folder: IndexFolder, modality: Modality, index: Index) -> NDA
         return None
     found: NDArray[np.uint32] = np.load(io.BytesIO(folder.read_bytes(name)), allow_pickle=False)
     return found if len(found) == index.row_count else None
+
+
+def identify(checksums: NDArray[np.uint32]) -> str:
+    """Return what tells these embeddings from others, wherever they lie."""
+    return hashlib.sha256(checksums.tobytes()).hexdigest()
 
 
 def find_dtype(index: Index, checksums: NDArray[np.uint32] | None) -> np.dtype[Any] | None:

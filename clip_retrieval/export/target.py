@@ -13,10 +13,11 @@ from urllib.parse import urlsplit, urlunsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_retrieval.errors import ExportError
+from clip_retrieval.errors import ExportError, one_line
 from clip_retrieval.export.columns import Column
 from clip_retrieval.export.config import ExportConfig
 from clip_retrieval.export.source import Block, Ids, Source
+from clip_retrieval.installed import pip_install
 
 MARK = "clip_retrieval.export"  # name under which an engine keeps what an export says of itself
 ADVICE = "name another --table, or give --overwrite"
@@ -134,7 +135,10 @@ class Target(Protocol):
 
 def open_target(config: ExportConfig, source: Source) -> Target:
     """Open the engine; only its own file is imported. Raises ExportError."""
-    module = importlib.import_module(f"clip_retrieval.export.targets.{config.to}")
+    try:
+        module = importlib.import_module(f"clip_retrieval.export.targets.{config.to}")
+    except ImportError as error:  # such as psycopg without libpq
+        raise ExportError(f"--to {config.to}: {one_line(error)}; {pip_install('', config.to)}") from error
     setup = Setup(
         config=config,
         dim=source.dim,

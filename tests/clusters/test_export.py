@@ -61,6 +61,7 @@ class Place:
             "target": self.url,
             "table": self.table,
             "batch_size": 64,
+            "ann": "none",
             "check": CheckConfig(check_queries=10),
         }
         return ExportConfig(**{**wanted, **options})
@@ -128,7 +129,7 @@ each_engine = pytest.mark.parametrize("place", ENGINES, indirect=True)
 
 @each_engine
 def test_everything_comes_over_and_the_same_queries_find_the_same(place: Place) -> None:
-    result = place.run(check=CheckConfig(check_queries=10, least_recall=0.9))
+    result = place.run(ann="auto", check=CheckConfig(check_queries=10, least_recall=0.9))
     assert [finding for finding in result.findings if finding.is_right is False] == []
     assert {finding.what.partition(" ")[0] for finding in result.findings} >= {
         "rows", "ids", "vectors", "metadata", "exact",
@@ -168,7 +169,7 @@ def test_a_finished_export_is_only_checked_and_another_one_is_refused(place: Pla
 
 @each_engine
 def test_what_is_missing_or_changed_is_found(place: Place) -> None:
-    options: dict[str, Any] = {"ann": "none", "rows": RowsConfig(columns=("caption",))}
+    options: dict[str, Any] = {"rows": RowsConfig(columns=("caption",))}
     place.run(**options)
     config = place.config(**options)
     with place.opened(config) as (source, target):

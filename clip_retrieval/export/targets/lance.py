@@ -15,6 +15,7 @@ from clip_retrieval.export.arrow_rows import as_fetched, make_schema, make_table
 from clip_retrieval.export.columns import ID, VECTOR
 from clip_retrieval.export.source import Block, Ids
 from clip_retrieval.export.target import MARK, Fetched, Setup
+from clip_retrieval.paths import local_path
 from clip_retrieval.revision import only_one
 from clip_retrieval.storage import Folder
 
@@ -41,7 +42,8 @@ class LanceTarget:
     def begin(self) -> int:
         """Open or make the table; see Target."""
         with translating(self.name):
-            self.open.enter_context(only_one(Folder(self.setup.config.place)))
+            if local_path(self.setup.config.place) is not None:
+                self.open.enter_context(only_one(Folder(self.setup.config.place)))
             if self.setup.config.overwrite and self.is_there():
                 self.database.drop_table(self.table_name)
             if not self.is_there():

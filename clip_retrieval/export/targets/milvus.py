@@ -94,6 +94,8 @@ class MilvusTarget:
             schema.add_field(column.name, kind, nullable=True, **longest)
         mark = {MARK: self.setup.mark(self.dtype)}
         self.client.create_collection(self.collection, schema=schema, properties=mark)
+        if MARK not in (self.client.describe_collection(self.collection).get("properties") or {}):
+            raise ExportError(f"{self.name}: this server keeps no properties of collections, which say how far it is")
 
     def write(self, block: Block) -> None:
         """Upsert rows, then note how far they go; see Target."""

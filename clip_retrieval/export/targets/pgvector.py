@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from clip_retrieval.export.target import MARK, Fetched, Setup, without_password
 from clip_retrieval.export.targets.postgres_types import NUL, dump_json, sql_type, without_nul
 
 CONNECT_SECONDS = 20
+CHECK_SECONDS = 5  # after which the server lets go of what a killed export held, such as its lock
 MOST_DIMS = 16_000  # of a column
 MOST_INDEXED = {"halfvec": 4_000, "vector": 2_000}  # dimensions
 METHODS = {"hnsw": "hnsw", "ivf": "ivfflat"}
@@ -75,6 +76,8 @@ class PostgresTarget:
         with translating(self.name):
             self.connection = psycopg.connect(setup.config.place, connect_timeout=CONNECT_SECONDS, autocommit=True)
             self.connection.execute("SET client_encoding = 'UTF8'")
+            with suppress(psycopg.Error):  # before PostgreSQL 14
+                self.connection.execute(f"SET client_connection_check_interval = '{CHECK_SECONDS}s'")
 
     def run(self, query: str, values: Any = None, **names: sql.Composable) -> Any:
         """Run a statement; {table} is our table, %s takes values."""

@@ -92,6 +92,8 @@ class QdrantTarget:
                 metadata={MARK: self.setup.mark(self.dtype)},
             )
         )
+        if MARK not in (self.ask(lambda: self.client.get_collection(self.collection)).config.metadata or {}):
+            raise ExportError(f"{self.name}: this server keeps no metadata of collections; Qdrant 1.16 or later does")
 
     def write(self, block: Block) -> None:
         """Write points, then note how far they go; see Target."""
