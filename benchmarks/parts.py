@@ -38,8 +38,7 @@ def cut(index: Path, folder: Path, count: int, rows: int) -> list[Path]:
     targets = [folder / f"parts-{count}" / str(number) for number in range(count)]
     if all((target / "metadata.arrow").exists() for target in targets):
         return targets
-    whole = faiss.read_index(str(index / "image.index"), faiss.IO_FLAG_MMAP)
-    empty = faiss.clone_index(whole)
+    whole, empty = (faiss.read_index(str(index / "image.index")) for _ in range(2))
     empty.reset()
     table = pq.read_table(index / "metadata/metadata_0.parquet")
     for number, target in enumerate(targets):

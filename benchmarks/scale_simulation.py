@@ -18,6 +18,8 @@ import random
 from dataclasses import dataclass, fields
 from typing import Any
 
+HOURS_OF_A_MONTH = 730
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
@@ -30,14 +32,28 @@ class Rates:
         60.0  # parquet, compressed: caption, url and sizes; of one's own data it may be ten times that
     )
     start_seconds: float = 18.0  # from the command to the first batch, and from the last to the end (same run)
-    index_cpu_seconds_per_million: float = 31.0  # 10 M x 512 rows under 500 MB and under 12 GB: 310 and 294 CPU s
+    measured_dimension: int = 512  # of what follows; CPU is taken to grow with the dimension
+    index_cpu_seconds_per_million: float = 31.0  # 10 M rows under 500 MB and under 12 GB: 310 and 294 CPU s
     small_bytes_per_row: float = 48.3  # OPQ40,PQ40 of 10 M rows: recall@10 0.82
-    full_bytes_per_row: float = 1_064.0  # refined with fp16 rows, 10 M rows of 512 dimensions: recall 0.99 of 1 M rows
+    more_bytes_per_row: float = 40.0  # beside the fp16 rows themselves (1,064 bytes of 512 dimensions), recall 0.99
     small_search_ms: float = 6.3  # CPU of one query in 10 M rows of the small kind
     full_search_ms: float = 0.97  # CPU of one query in 1 M rows of the full kind, recall 0.997
-    front_ms: float = 1.0  # CPU of a query in the server before parts (Parts, 2026-11-30)
-    front_ms_per_part: float = 0.4  # and for each part
+    front_ms: float = 0.5  # CPU of a query in the server before parts (Parts, 2026-11-30)
+    front_ms_per_part: float = 0.3  # and for each part
     part_rows: float = 10e6  # rows of an index file, as far as builds were measured
+
+    @property
+    def full_bytes_per_row(self) -> float:
+        return 2 * self.dimension + self.more_bytes_per_row
+
+    @property
+    def wider(self) -> float:
+        """How much more a row is to compute than one of those that were measured."""
+        return self.dimension / self.measured_dimension
+
+    @property
+    def index_hours_per_million(self) -> float:
+        return self.index_cpu_seconds_per_million * self.wider / 3600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +200,7 @@ class Serving:
     bytes: float
     files: int
     machines: int
-    cpu_ms: float  # of a query, all machines together
+    cpu_ms: float  # of a query, all machines together; files are taken to cost as much as the measured ones
     front_ms: float
     queries_per_second: float  # of all machines, at 70 % of their cores
 
@@ -195,7 +211,7 @@ def plan_serving(samples: float, rates: Rates, *, is_full: bool, cores: int = 16
     files = math.ceil(samples / rates.part_rows)
     machines = max(1, math.ceil(samples * per_row / (gigabytes * 1e9)))
     per_file = rates.full_search_ms * rates.part_rows / 1e6 if is_full else rates.small_search_ms
-    cpu = files * per_file
+    cpu = files * per_file * rates.wider
     front = rates.front_ms + rates.front_ms_per_part * machines if machines > 1 else 0.0
     return Serving(samples * per_row, files, machines, cpu, front, 0.7 * machines * cores * 1000 / cpu)
 
@@ -203,7 +219,7 @@ def plan_serving(samples: float, rates: Rates, *, is_full: bool, cores: int = 16
 def money(job: Job, course: Course, rates: Rates, prices: Prices) -> dict[str, float]:
     """Return dollars by what they are for."""
     stored = job.samples * (2 * rates.dimension + rates.metadata_bytes)
-    index_hours = job.samples / 1e6 * rates.index_cpu_seconds_per_million / 3600 / 16
+    index_hours = job.samples / 1e6 * rates.index_hours_per_million / 16
     return {
         "GPU": job.workers * course.seconds / 3600 * prices.gpu_hour,
         "index": index_hours * prices.cpu_hour,
@@ -211,7 +227,15 @@ def money(job: Job, course: Course, rates: Rates, prices: Prices) -> dict[str, f
             job.puts_per_partition(rates) * prices.million_puts + job.gets_per_partition * prices.million_gets
         ) / 1e6,
         "storage a month": stored / 1e12 * prices.tb_month,
+        "small index a month": serving_month(job.samples, rates, prices, is_full=False),
+        "full index a month": serving_month(job.samples, rates, prices, is_full=True),
     }  # fmt: skip
+
+
+def serving_month(samples: float, rates: Rates, prices: Prices, *, is_full: bool) -> float:
+    """Return what the machines cost that hold an index, and the one in front of several."""
+    machines = plan_serving(samples, rates, is_full=is_full).machines
+    return (machines + (machines > 1)) * HOURS_OF_A_MONTH * prices.cpu_hour
 
 
 def table(header: str, rows: list[list[str]]) -> None:
@@ -232,7 +256,7 @@ def print_tables(sizes: list[tuple[Job, str]], rates: Rates, prices: Prices) -> 
     listed = [[name, kind, *describe_index(job, rates, is_full=full)] for job, name in sizes for kind, full in kinds]
     table(header, listed)
     paid = [[name, *map(dollars, money(job, course, rates, prices).values())] for job, name, course in courses]
-    table("samples | GPU | index | requests | storage a month", paid)
+    table("samples | GPU | index | requests | storage a month | small index a month | full index a month", paid)
 
 
 def describe_course(job: Job, course: Course) -> list[str]:
@@ -262,7 +286,7 @@ def describe_index(job: Job, rates: Rates, *, is_full: bool) -> list[str]:
     return [
         f"{serving.bytes / 1e9:,.0f} GB",
         f"{serving.files:,}",
-        f"{job.samples / 1e6 * rates.index_cpu_seconds_per_million / 3600:,.1f}",
+        f"{job.samples / 1e6 * rates.index_hours_per_million:,.1f}",
         str(serving.machines),
         f"{serving.cpu_ms:,.0f}{front}",
         f"{serving.queries_per_second:,.0f}",

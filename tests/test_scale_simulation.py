@@ -94,6 +94,12 @@ def test_money_is_hours_times_prices(scale: ModuleType) -> None:
     assert scale.money(job, course, rates(scale), prices)["GPU"] == pytest.approx(3.0)
 
 
+def test_serving_costs_a_month_of_machines_and_of_one_in_front_of_several(scale: ModuleType) -> None:
+    prices = scale.Prices(cpu_hour=1.0)
+    assert scale.serving_month(1e7, scale.Rates(), prices, is_full=False) == 730
+    assert scale.serving_month(1e8, scale.Rates(), prices, is_full=True) == 3 * 730
+
+
 def test_more_parts_wait_more_often_for_a_slow_one(scale: ModuleType) -> None:
     assert scale.slowest_of(1, 0.01) == pytest.approx(0.01)
     assert scale.slowest_of(2, 0.5) == pytest.approx(0.75)
@@ -103,5 +109,5 @@ def test_an_index_that_fits_needs_one_machine_and_no_server_in_front(scale: Modu
     small = scale.plan_serving(1e7, scale.Rates(), is_full=False)
     assert (small.machines, small.files, small.front_ms) == (1, 1, 0.0)
     large = scale.plan_serving(1e9, scale.Rates(), is_full=True)
-    assert large.machines == math.ceil(1_064e9 / 100e9)
+    assert large.machines == math.ceil(1_576e9 / 100e9)  # 768 numbers of 2 bytes, and 40
     assert large.front_ms > 0
