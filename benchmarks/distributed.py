@@ -1,6 +1,6 @@
 """Embed many small partitions through an engine while some of its tasks are killed; compare with a run in one process.
 
-python benchmarks/distributed.py --engine slurm [--partitions 2000] [--samples 4] [--kills 0.01] [--options "..."]
+python benchmarks/distributed.py --engine ray [--partitions 2000] [--samples 4] [--kills 0.01] [--options "..."]
 
 The model is weight-free, so that the engine's overhead is what is measured. A kill is SIGKILL for a random worker
 process, when a random number of partitions is finished. Prints missing partitions, files that differ, seconds, and what
@@ -10,6 +10,7 @@ a partition costs above the same partition in one process. Another engine is a f
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import shlex
@@ -27,7 +28,7 @@ from pathlib import Path
 from make_data import write_shards
 
 COMPARED = ("img_emb", "text_emb", "metadata", "failures")
-LOCAL_SLURM = Path(__file__).parents[1] / "tests" / "clusters" / "local_slurm.py"
+HELPERS = Path(__file__).parents[1] / "tests" / "clusters"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,30 +48,73 @@ def sequential(args: argparse.Namespace) -> Iterator[Engine]:
 
 
 @contextmanager
+def multiprocess(args: argparse.Namespace) -> Iterator[Engine]:
+    devices = ",".join(["cpu"] * args.workers)
+    options = ["--distribution_strategy", "multiprocess", "--device", devices]
+    yield Engine(options=options, worker="distributors.worker_process", workers=args.workers)
+
+
+@contextmanager
+def daemons(program: str, *arguments: str) -> Iterator[str]:
+    """Run a helper of the tests that starts an engine, and yield the line that it says when that is there."""
+    command = [sys.executable, str(HELPERS / program), *arguments]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.stdin.close()
+
+
+@contextmanager
 def slurm(args: argparse.Namespace) -> Iterator[Engine]:
     """Start a Slurm of two nodes for the run."""
     tasks = max(2, 2 * round(args.kills * args.partitions))  # each kill ends an array task
-    with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
-        daemons = subprocess.Popen(
-            [sys.executable, str(LOCAL_SLURM), folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    with (
+        tempfile.TemporaryDirectory(prefix="slurm-") as folder,
+        daemons("local_slurm.py", folder) as configuration,
+    ):
+        nodes = ["--slurm_nodes", str(args.workers), "--slurm_tasks", str(tasks)]
+        yield Engine(
+            options=["--distribution_strategy", "slurm", *nodes],
+            environment={"SLURM_CONF": configuration, "PATH": os.environ["PATH"] + ":/usr/sbin"},
+            worker="inference.slurm_worker",
+            workers=args.workers,
         )
-        assert daemons.stdin is not None
-        assert daemons.stdout is not None
-        try:
-            configuration = daemons.stdout.readline().strip()
-            options = ["--distribution_strategy", "slurm", "--slurm_nodes", "2", "--slurm_tasks", str(tasks)]
-            yield Engine(
-                options=options,
-                environment={"SLURM_CONF": configuration, "PATH": os.environ["PATH"] + ":/usr/sbin"},
-                worker="inference.slurm_worker",
-                workers=2,
-            )
-        finally:
-            daemons.stdin.close()
-            daemons.wait()
+
+
+@contextmanager
+def pyspark(args: argparse.Namespace) -> Iterator[Engine]:
+    """Start a master and two workers of one core."""
+    with tempfile.TemporaryDirectory(prefix="spark-") as folder, daemons("local_spark.py", folder) as line:
+        about = json.loads(line)
+        with (Path(folder) / "spark-defaults.conf").open("a") as settings:
+            settings.write(f"spark.cores.max {args.workers}\n")
+        yield Engine(
+            options=["--distribution_strategy", "pyspark", "--spark_master", about["address"]],
+            environment=about["environment"],
+            worker="pyspark.daemon",
+            workers=args.workers,
+        )
+
+
+@contextmanager
+def ray(args: argparse.Namespace) -> Iterator[Engine]:
+    """Start two nodes of one core; a single worker takes the second one alone."""
+    with daemons("local_ray.py") as line:
+        resources = ["--ray_resources", "CPU=1,second=1"] if args.workers == 1 else []
+        yield Engine(
+            options=["--distribution_strategy", "ray", "--ray_address", json.loads(line)["address"], *resources],
+            worker="ray::run_task",
+            workers=args.workers,
+        )
 
 
 ENGINES: dict[str, Callable[[argparse.Namespace], AbstractContextManager[Engine]]] = {
+    "multiprocess": multiprocess,
+    "pyspark": pyspark,
+    "ray": ray,
     "sequential": sequential,
     "slurm": slurm,
 }
@@ -82,7 +126,8 @@ def processes(part: str) -> list[int]:
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if part in command and "python" in command.split(" ")[0] and int(folder.name) != os.getpid():
+            program = command.split(" ")[0]
+            if part in command and ("python" in program or program == part) and int(folder.name) != os.getpid():
                 found.append(int(folder.name))
     return found
 
@@ -126,6 +171,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--partitions", type=int, default=2000)
     parser.add_argument("--samples", type=int, default=4, help="in each partition")
     parser.add_argument("--kills", type=float, default=0.01, help="kills for each partition")
+    parser.add_argument("--workers", type=int, default=2, help="at once; the engines here have two")
     parser.add_argument("--options", default="", help="more options of inference")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()

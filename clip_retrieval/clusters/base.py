@@ -12,6 +12,7 @@ from clip_retrieval.errors import ClusterError
 from clip_retrieval.progress import Advance
 from clip_retrieval.version import __version__
 
+SECONDS_TO_REACH = 10.0
 Task = TypeVar("Task")
 
 
@@ -80,6 +81,20 @@ def show_nothing(title: str, total: int) -> Iterator[Advance]:  # noqa: ARG001 -
         pass
 
     yield advance
+
+
+def why_unreachable(address: str) -> str:
+    """Return why nothing can be reached at an address such as ray://HOST:PORT; empty if it can, or names no port.
+
+    The engines themselves would try for minutes.
+    """
+    host, mark, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
+    try:
+        if mark:
+            socket.create_connection((host, int(port)), SECONDS_TO_REACH).close()
+    except (OSError, ValueError) as error:
+        return str(error)
+    return ""
 
 
 def check_version(version: str) -> None:

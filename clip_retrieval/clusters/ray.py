@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import pickle
-import socket
 import subprocess
 import sys
 import threading
@@ -16,7 +15,7 @@ from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from clip_retrieval.clusters.base import Here, ShowProgress
+from clip_retrieval.clusters.base import Here, ShowProgress, why_unreachable
 from clip_retrieval.clusters.config import ClusterConfig, parse_resources
 from clip_retrieval.errors import ClusterError
 from clip_retrieval.process.subprocesses import describe_end, start_module
@@ -24,10 +23,8 @@ from clip_retrieval.progress import show_progress
 
 logger = logging.getLogger(__name__)
 
-SECONDS_TO_REACH = 10.0
 SECONDS_TO_CONNECT = 180.0  # a cluster of one's own starts in 7 seconds on an idle machine
 SECONDS_TO_LEAVE = 10.0
-WITHOUT_HOST = ("local", "auto")
 Task = TypeVar("Task")
 
 
@@ -110,7 +107,9 @@ def open_ray(config: ClusterConfig, show: ShowProgress = show_progress, *, uses_
     """Give the cluster that the options name, or a new one here; raises ClusterError where none answers in time."""
     address = config.ray_address or joined_already() or os.environ.get("RAY_ADDRESS") or None
     where = f" at {address}" if address else ""
-    check_reachable(address)
+    why = why_unreachable(address or "")
+    if why:
+        raise ClusterError(f"no Ray answers at {address} ({why}); `ray start --head` says the address")
     driver = Driver()
     try:
         driver.send(address=address, resources=parse_resources(config.ray_resources), uses_gpus=uses_gpus)
@@ -132,18 +131,6 @@ def joined_already() -> str | None:
     """Return the address of the cluster that this very process has joined, as in a notebook."""
     ray = sys.modules.get("ray")
     return str(ray.get_runtime_context().gcs_address) if ray is not None and ray.is_initialized() else None
-
-
-def check_reachable(address: str | None) -> None:
-    """Raise ClusterError where nothing listens at an address: Ray itself would try for minutes."""
-    host, mark, port = (address or "").rpartition("://")[2].partition("/")[0].rpartition(":")
-    if not mark or address in WITHOUT_HOST:
-        return
-    try:
-        with socket.create_connection((host, int(port)), SECONDS_TO_REACH):
-            return
-    except (OSError, ValueError) as error:
-        raise ClusterError(f"no Ray answers at {address} ({error}); `ray start --head` says the address") from error
 
 
 def gpu_of_task() -> str | None:

@@ -16,7 +16,7 @@ from uuid import uuid4
 from pyspark import TaskContext
 from pyspark.sql import SparkSession
 
-from clip_retrieval.clusters.base import Checked, Shared, ShowProgress
+from clip_retrieval.clusters.base import Checked, Shared, ShowProgress, why_unreachable
 from clip_retrieval.clusters.failures import explain_failure
 from clip_retrieval.errors import ClusterError, ConfigError
 from clip_retrieval.progress import show_progress
@@ -105,12 +105,22 @@ def open_spark(master: str | None, show: ShowProgress = show_progress) -> Iterat
     if "SPARK_REMOTE" in os.environ:
         raise ConfigError("SPARK_REMOTE names a Spark Connect server, which runs no tasks of Python; name a master")
     running = SparkSession.getActiveSession()
+    if running is None and master is not None:
+        check_master(master)
     session = running or start_session(master)
     try:
         yield SparkCluster(session, show)
     finally:
         if running is None:
             session.stop()
+
+
+def check_master(master: str) -> None:
+    """Raise ClusterError where none of the masters of a cluster can be reached."""
+    scheme, mark, addresses = master.partition("://")
+    whys = [why_unreachable(address) for address in addresses.split(",")] if mark and scheme == "spark" else [""]
+    if all(whys):
+        raise ClusterError(f"no Spark master answers at {master} ({whys[0]})")
 
 
 def start_session(master: str | None) -> SparkSession:

@@ -68,6 +68,10 @@ class Engine:
         return [own for own, *_, command in processes() if own in found and part in command]
 
     @staticmethod
+    def alive(workers: list[int]) -> bool:
+        return bool({own for own, *_ in processes()} & set(workers))
+
+    @staticmethod
     def send(number: signal.Signals, *targets: int) -> None:
         for process in targets:
             with suppress(ProcessLookupError):

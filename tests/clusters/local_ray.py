@@ -1,4 +1,4 @@
-"""A Ray cluster of two nodes of one core on this machine, for tests and trials.
+"""A Ray cluster of two nodes of one core on this machine, for tests and trials; the second has a GPU, it says.
 
 python tests/clusters/local_ray.py
 
@@ -40,10 +40,11 @@ def serve(folder: str) -> None:
 
     own = {"num_cpus": 1, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args={**own, "temp_dir": folder})
-    second = cluster.add_node(**own, resources={"second": 1})
+    other = {**own, "num_gpus": 1, "resources": {"second": 1}}
+    second = cluster.add_node(**other)
     answer({"address": cluster.address, "nodes": [raylet_of(cluster.head_node), raylet_of(second)]})
     for _ in sys.stdin:
-        answer(raylet_of(cluster.add_node(**own, resources={"second": 1})))
+        answer(raylet_of(cluster.add_node(**other)))
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ import pyspark
 SPARK_HOME = Path(pyspark.__file__).parent
 PATIENCE_SECONDS = 300  # of a machine that is busy otherwise
 JAVA = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+GPU = '{"name": "gpu", "addresses": ["7"]}'  # what each worker says of its machine
 OPTIONS = f"""
 spark.ui.enabled false
 spark.driver.host 127.0.0.1
@@ -33,6 +34,7 @@ spark.driver.memory 512m
 spark.executor.memory 512m
 spark.cores.max 2
 spark.scheduler.minRegisteredResourcesRatio 1.0
+spark.worker.resource.gpu.amount 1
 spark.driver.extraJavaOptions {JAVA}
 spark.executor.extraJavaOptions {JAVA}
 """
@@ -82,7 +84,10 @@ class LocalSpark:
 
     def start(self) -> None:
         """Start all daemons; raises SystemExit where the workers do not register."""
-        (self.folder / "spark-defaults.conf").write_text(OPTIONS)
+        gpus = self.folder / "gpus.sh"
+        gpus.write_text(f"#!/bin/sh\necho '{GPU}'\n")
+        gpus.chmod(0o755)
+        (self.folder / "spark-defaults.conf").write_text(f"{OPTIONS}spark.worker.resource.gpu.discoveryScript {gpus}\n")
         self.run("master.Master", "--port", self.master.rpartition(":")[2])
         own = ("--cores", "1", "--memory", "1g", "--work-dir", str(self.folder / "work"))
         for _ in range(2):

@@ -6,9 +6,9 @@ import socket
 
 import pytest
 
-from clip_retrieval.clusters.base import Checked
-from clip_retrieval.clusters.config import ClusterConfig, parse_resources, usual_share
-from clip_retrieval.clusters.ray import check_reachable
+from clip_retrieval.clusters.base import Checked, why_unreachable
+from clip_retrieval.clusters.config import ClusterConfig, ClusterEngine, parse_resources, usual_share
+from clip_retrieval.clusters.open import open_cluster
 from clip_retrieval.errors import ClusterError, ConfigError
 from clip_retrieval.version import __version__
 
@@ -40,17 +40,16 @@ def test_without_words_a_task_takes_a_gpu_and_its_share_of_the_cores(
     assert usual_share(cluster, uses_gpus=False) == {"CPU": 1}
 
 
-def test_an_address_where_nobody_listens_is_an_error_at_once() -> None:
+def test_an_address_where_nobody_listens_is_known_at_once() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         for spelled in (address, f"ray://{address}"):
-            with pytest.raises(ClusterError, match=f"no Ray answers at {spelled}"):
-                check_reachable(spelled)
+            assert "refused" in why_unreachable(spelled)
         taken.listen()
-        check_reachable(address)
-    check_reachable("auto")
-    check_reachable(None)
+        assert not why_unreachable(address)
+    assert not why_unreachable("auto")
+    assert "invalid literal" in why_unreachable("host:port")
 
 
 def test_a_task_of_another_version_is_refused() -> None:
@@ -59,3 +58,17 @@ def test_a_task_of_another_version_is_refused() -> None:
     with pytest.raises(ClusterError, match=f"is 0.1 here and {__version__} on .*; install one version"):
         Checked(seen.append, "0.1")(2)
     assert seen == [1]
+
+
+@pytest.mark.parametrize(("engine", "option"), [("pyspark", "spark_master"), ("ray", "ray_address")])
+def test_a_cluster_that_is_not_there_is_one_sentence(engine: ClusterEngine, option: str) -> None:
+    pytest.importorskip(engine, reason=f"{engine} is not installed")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        config = ClusterConfig(**{option: f"spark://{address}" if engine == "pyspark" else address})
+        with (
+            pytest.raises(ClusterError, match=f"no .* answers at .*{address}"),
+            open_cluster(engine, config, uses_gpus=False),
+        ):
+            pass

@@ -16,6 +16,8 @@ import pytest
 from numpy.typing import NDArray
 
 from clip_retrieval import clip_index
+from clip_retrieval.clusters.config import ClusterConfig
+from clip_retrieval.clusters.open import open_cluster
 
 pytestmark = pytest.mark.clusters
 
@@ -35,7 +37,7 @@ import sys
 from pyspark.sql import SparkSession
 from clip_retrieval import clip_index
 from clip_retrieval.errors import ClipRetrievalError, StorageError
-from clip_retrieval.clusters.spark import open_spark
+from clip_retrieval.clusters.spark import gpu_of_task, open_spark
 
 def fail(task):
     raise StorageError("this disk is full; make room")
@@ -51,8 +53,12 @@ def refused(call):
         print("refused:", error)
 
 session = SparkSession.builder.getOrCreate()
+def note_gpu(path):
+    open(path, "w").write(str(gpu_of_task()))
+
 with open_spark(None) as cluster:
     refused(lambda: cluster.run("trying", fail, [1]))
+    cluster.run("looking", note_gpu, [f"{sys.argv[2]}/gpu"])
 refused(lambda: build(temporary_indices_folder="memory://parts"))
 build()
 if session.sparkContext.parallelize([1, 2]).sum() == 3:
@@ -91,21 +97,16 @@ def test_a_script_for_spark_submit_builds_files_that_together_answer_as_one(
 ) -> None:
     script = tmp_path / "build.py"
     script.write_text(SCRIPT)
-    command = (
-        Path(spark.environment["SPARK_HOME"]) / "bin" / "spark-submit",
-        "--master",
-        spark.address,
-        script,
-        emb,
-        tmp_path,
-    )
-    with spark.running(*command) as submit:
+    command = (Path(spark.environment["SPARK_HOME"]) / "bin" / "spark-submit", "--master", spark.address)
+    gpus = [word for of in ("executor", "task") for word in ("--conf", f"spark.{of}.resource.gpu.amount=1")]
+    with spark.running(*command, *gpus, script, emb, tmp_path) as submit:
         said_twice = submit.communicate(timeout=PATIENCE_SECONDS)
         said = "".join(said_twice).splitlines()
     assert f"refused: trying on {spark.address} failed: this disk is full; make room" in said
     assert any(re.match(r"refused: .*part_0.* is not in memory://parts/.* file system .* share", line) for line in said)
     assert "the session of the script still runs" in said
     assert submit.returncode == 0
+    assert (tmp_path / "gpu").read_text() == "7"
     names = ["image.index/00.index", "image.index/01.index", "image.index/02.index"]
     here = [name for name in listing(built_here) if name != "image.index"]
     assert listing(tmp_path / "ix") == sorted([*here, *names])
@@ -140,6 +141,16 @@ def test_a_worker_that_is_killed_while_it_adds_changes_nothing(
     assert listing(tmp_path / "ix") == listing(built_here)
     wanted = search(faiss.read_index(str(built_here / "image.index")), emb)
     same_hits(search(faiss.read_index(str(tmp_path / "ix" / "image.index")), emb), wanted)
+
+
+def test_a_task_of_ray_knows_its_gpu(ray: Any, tmp_path: Path) -> None:
+    looking = "from clip_retrieval.clusters.ray import gpu_of_task; open({!r}, 'w').write(str(gpu_of_task()))"
+    for name, resources in (("some", "CPU=1,GPU=1,second=1"), ("none", "CPU=1")):
+        config = ClusterConfig(ray_address=ray.address, ray_resources=resources)
+        with open_cluster("ray", config, uses_gpus=True) as cluster:
+            cluster.run("looking", exec, [looking.format(str(tmp_path / name))])
+    assert (tmp_path / "some").read_text() == "0"
+    assert (tmp_path / "none").read_text() == "None"
 
 
 def test_ray_builds_the_same_index(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -120,3 +121,18 @@ def test_a_partition_that_kills_its_workers_is_given_up_and_named_and_the_rest_i
     assert len(list((tmp_path / "out" / "metadata").glob("*.parquet"))) == PARTITIONS - 1
     job.run_here(tmp_path / "out")
     assert snapshot(tmp_path / "out") == snapshot(whole)
+
+
+def test_ctrl_c_ends_the_tasks_and_says_how_far_the_run_is(
+    cluster: tuple[str, Any, list[object]], job: Job, tmp_path: Path
+) -> None:
+    strategy, engine, options = cluster
+    (job.control / "hold").touch()
+    with engine.running(*job.command(tmp_path / "out", strategy, *options)) as driver:
+        engine.wait_for(lambda: len(job.marks("hold")) == 2 or driver.poll() is not None, "a held worker on each node")
+        driver.send_signal(signal.SIGINT)
+        said, errors = driver.communicate(timeout=PATIENCE_SECONDS)
+    assert driver.returncode == 128 + signal.SIGINT, errors
+    assert re.search(rf"^stopped: \d+ of {PARTITIONS} partitions are done; give the same command", errors, re.MULTILINE)
+    check_is_quiet(said + errors)
+    engine.wait_for(lambda: not engine.alive(job.marks("hold")), "the end of the tasks")

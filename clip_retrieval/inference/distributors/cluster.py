@@ -10,9 +10,10 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import chdir, nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from pathlib import Path
 
 from clip_retrieval.clusters.base import Cluster, show_nothing
 from clip_retrieval.clusters.config import ClusterEngine
@@ -44,6 +45,7 @@ class Order:
     """What a task needs beside the numbers of its partitions."""
 
     config: str  # the run's options, as JSON
+    folder: str  # that relative paths of the options count from
     run: str
     cores: int | None  # that the engine reserves for a task
     gpu_of_task: Callable[[], str | None]
@@ -60,6 +62,7 @@ def make_in_tasks(cluster: Cluster, run: PlannedRun, arrivals: Arrivals) -> None
     """Run jobs until all partitions are made or given up; raises ClusterError after one that made none."""
     order = Order(
         config=json.dumps(to_json(run.config)),
+        folder=str(Path.cwd()),
         run=run.run,
         cores=cluster.cores_of_task,
         gpu_of_task=cluster.gpu_of_task,
@@ -131,8 +134,9 @@ def make_some(order: Order, numbers: Sequence[int]) -> None:
     keep_equipment()
     if order.cores is not None:
         os.environ.setdefault(CORES_VARIABLE, str(order.cores))
-    plan = plan_of(order.config, order.run)
-    run_worker(plan, numbers, device_of(plan.config, order.gpu_of_task()), Teller(ignore))
+    with chdir(order.folder) if Path(order.folder).is_dir() else nullcontext():
+        plan = plan_of(order.config, order.run)
+        run_worker(plan, numbers, device_of(plan.config, order.gpu_of_task()), Teller(ignore))
 
 
 def ignore(news: News) -> None:
