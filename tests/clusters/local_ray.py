@@ -14,6 +14,9 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 SETTINGS = {
@@ -23,11 +26,36 @@ SETTINGS = {
     "RAY_health_check_period_ms": "1000",
 }
 OBJECT_STORE_BYTES = 80_000_000
+TRIES = 4
 
 
 def answer(value: object) -> None:
     sys.stdout.write(json.dumps(value) + "\n")
     sys.stdout.flush()
+
+
+def processes_below(process: int) -> Iterator[int]:
+    for file in Path(f"/proc/{process}/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for child in map(int, file.read_text().split()):
+                yield from processes_below(child)
+                yield child
+
+
+def patiently(start: Callable[[], Any]) -> Any:
+    """Start a node; again where Ray gives up after 30 seconds, as on a machine that is busy otherwise."""
+    before = set(processes_below(os.getpid()))
+    for left in reversed(range(TRIES)):
+        try:
+            return start()
+        except Exception as error:  # Ray raises a bare Exception
+            if not left:
+                raise
+            sys.stderr.write(f"{error}\n")
+            for process in set(processes_below(os.getpid())) - before:
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+    return None
 
 
 def raylet_of(node: Any) -> int:
@@ -39,12 +67,12 @@ def serve(folder: str) -> None:
     from ray.cluster_utils import Cluster  # noqa: PLC0415 -- after the environment is set
 
     own = {"num_cpus": 1, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args={**own, "temp_dir": folder})
+    cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args={**own, "temp_dir": folder}))
     other = {**own, "num_gpus": 1, "resources": {"second": 1}}
-    second = cluster.add_node(**other)
+    second = patiently(lambda: cluster.add_node(**other))
     answer({"address": cluster.address, "nodes": [raylet_of(cluster.head_node), raylet_of(second)]})
     for _ in sys.stdin:
-        answer(raylet_of(cluster.add_node(**other)))
+        answer(raylet_of(patiently(lambda: cluster.add_node(**other))))
 
 
 def main() -> None:
