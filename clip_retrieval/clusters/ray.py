@@ -68,7 +68,8 @@ class Driver:
     def __init__(self) -> None:
         self.process = start_module("clip_retrieval.clusters.ray_driver", RAY_USAGE_STATS_ENABLED="0")
         self.messages: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
-        threading.Thread(target=self.listen, daemon=True).start()
+        self.listener = threading.Thread(target=self.listen, daemon=True)
+        self.listener.start()
 
     def listen(self) -> None:
         assert self.process.stdout is not None
@@ -100,6 +101,10 @@ class Driver:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self.listener.join(SECONDS_TO_LEAVE)
+        if not self.listener.is_alive():
+            assert self.process.stdout is not None
+            self.process.stdout.close()
 
 
 @contextmanager
