@@ -100,9 +100,11 @@ def parse_tasks(lines: Iterable[str]) -> list[SlurmTask]:
 
 
 def largest_array() -> int:
-    """Return how many tasks an array may have here: their numbers are below MaxArraySize."""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"), re.MULTILINE)
-    return int(found[1]) if found and int(found[1]) else USUAL_ARRAY_SIZE
+    """Return how many tasks an array may have here: their numbers are below MaxArraySize, their count may be less."""
+    said = ask("scontrol", "show", "config")
+    limits = re.findall(r"^MaxArraySize\s*=\s*(\d+)", said, re.MULTILINE) or [str(USUAL_ARRAY_SIZE)]
+    limits += re.findall(r"\bmax_array_tasks=(\d+)", said)
+    return max(1, min(map(int, limits)))
 
 
 def nodes_outside(names: str, partition: str | None) -> list[str]:

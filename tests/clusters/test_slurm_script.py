@@ -210,7 +210,10 @@ def test_a_command_that_does_not_answer_is_not_waited_for(programs: Path, monkey
         ask("squeue")
 
 
-@pytest.mark.parametrize(("said", "expected"), [("MaxArraySize            = 8", 8), ("MaxJobCount = 5", 1001)])
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [("MaxArraySize            = 8", 8), ("MaxJobCount = 5", 1001), ("SchedulerParameters = a,max_array_tasks=7,b", 7)],
+)
 def test_the_largest_array_is_what_slurm_says(programs: Path, said: str, expected: int) -> None:
     write_program(programs / "scontrol", f"echo '{said}'")
     assert largest_array() == expected

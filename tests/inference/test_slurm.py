@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -188,6 +189,14 @@ def test_nodes_that_tasks_may_use_are_told_as_all_others_that_they_may_not(
     assert "#SBATCH --exclude=n2,n4,n3\n" in script
     assert "--nodelist" not in script
     assert "#SBATCH --nodelist=n1\n" in preview_scripts(config(slurm_nodelist="n1"))
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_path_is_told_so_that_sbatch_replaces_nothing_in_it(config: Callable[..., InferenceConfig]) -> None:
+    script = preview_scripts(config(slurm_cache_path="/data/50%a of it"))
+    assert re.search(r'#SBATCH --output="/data/50%%a of it/\S+/task-%a.log"\n', script)
+    with pytest.raises(ConfigError, match="sbatch takes no path with quotes or backslashes: "):
+        preview_scripts(config(slurm_cache_path='/data/"here"'))
 
 
 @pytest.mark.usefixtures("stand_in")

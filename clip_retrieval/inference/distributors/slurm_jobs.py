@@ -20,7 +20,6 @@ from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.inference.plan import Plan
 from clip_retrieval.layout import EmbeddingsFolder
 from clip_retrieval.options import flags_of
-from clip_retrieval.paths import local_path
 from clip_retrieval.scratch import list_folder
 from clip_retrieval.storage import writable
 
@@ -28,8 +27,10 @@ logger = logging.getLogger(__name__)
 
 ARGUMENTS, LOG = "worker.json", "task-{index}.log"
 JOBS_FOLDER = "slurm"  # of scripts and logs, in a local output folder
+REFUSED_IN_PATHS = set('"\\\n')
 JOBS_FOLDER_OF_STORES = "clip-retrieval-slurm"  # in the working folder, where the output is in a store
-HERE_ONLY = ("distribution_strategy", "metrics_port")  # options that are not for the workers, beside Slurm's own
+# Options that are not for the workers, beside Slurm's own: whoever waits shows the whole run.
+HERE_ONLY = ("distribution_strategy", "metrics_port", "enable_wandb", "wandb_project")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +50,14 @@ class SlurmJobs:
     @property
     def folder(self) -> Path:
         """The folder of scripts and logs, which all nodes see."""
-        given, output = self.config.slurm_cache_path, local_path(self.plan.folder.url)
+        given, folder = self.config.slurm_cache_path, self.plan.folder
         if given is not None:
-            return Path(given).absolute()
-        return Path.cwd() / JOBS_FOLDER_OF_STORES if output is None else Path(self.plan.folder.path(JOBS_FOLDER))
+            found = Path(given).absolute()
+        else:
+            found = Path(folder.path(JOBS_FOLDER)) if folder.is_local else Path.cwd() / JOBS_FOLDER_OF_STORES
+        if set(str(found)) & REFUSED_IN_PATHS:
+            raise ConfigError(f"sbatch takes no path with quotes or backslashes: {found}; name a slurm_cache_path")
+        return found
 
     def tasks(self) -> list[SlurmTask]:
         """Return this run's tasks, also those of earlier commands; ended ones for as long as Slurm knows them."""
@@ -109,7 +114,8 @@ class SlurmJobs:
         return script
 
     def text(self, array: Array, lines: Sequence[str], place: Path, task_count: int) -> str:
-        own = [f"--array={array.indices}", sbatch_option("output", f"{place}/{LOG.format(index='%a')}")]
+        escaped = str(place).replace("%", "%%")  # sbatch replaces %a, %j and others
+        own = [f"--array={array.indices}", sbatch_option("output", f"{escaped}/{LOG.format(index='%a')}")]
         environment = {
             "WORKER_ARGS_PATH": f"{place}/{ARGUMENTS}",
             "NUM_TASKS": str(len(self.plan.partitions)),

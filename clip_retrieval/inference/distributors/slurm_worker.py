@@ -18,10 +18,11 @@ from typing import Any
 from clip_retrieval.encoder.devices import list_devices
 from clip_retrieval.errors import ClipRetrievalError, ConfigError, WorkerError
 from clip_retrieval.inference.config import InferenceConfig
-from clip_retrieval.inference.distributors.takeover import OwnAndOthers
+from clip_retrieval.inference.distributors.takeover import OwnAndOthers, share_of
 from clip_retrieval.inference.plan import open_plan
-from clip_retrieval.inference.telemetry.live import Teller
+from clip_retrieval.inference.telemetry.live import Live
 from clip_retrieval.inference.telemetry.stats import Stats, add_up
+from clip_retrieval.inference.telemetry.watch import watching
 from clip_retrieval.inference.worker.worker import run_worker
 from clip_retrieval.json_files import parse_json
 from clip_retrieval.options import build_config
@@ -96,7 +97,9 @@ def run_task(environment: Mapping[str, str]) -> TaskSummary:
         return TaskSummary(partition_count=0, stats=Stats())
     device = devices[(task.local_id or 0) % len(devices)]
     plan = open_plan(task.run)
-    made = run_worker(plan, OwnAndOthers(plan=plan, rank=task.rank, world=task.world), device, Teller(lambda _: None))
+    live = Live(len(share_of(len(plan.partitions), task.rank, task.world)))
+    with watching(task.run, live):
+        made = run_worker(plan, OwnAndOthers(plan=plan, rank=task.rank, world=task.world), device, live.teller())
     return TaskSummary(partition_count=len(made), stats=add_up(stats.to_json() for stats in made))
 
 
