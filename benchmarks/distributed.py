@@ -197,11 +197,11 @@ def main() -> None:
         expected, made = contents(here), contents(out)
         differ = [name for name in expected if name in made and made[name] != expected[name]]
         missing = args.partitions - finished(out)
-    above = (seconds * engine.workers - alone) / args.partitions
-    print(f"{args.engine}: {args.partitions} partitions of {args.samples} samples, {len(killed)} workers killed")
-    print(f"{missing} partitions missing, {len(differ)} of {len(expected)} files differ")
-    print(f"{seconds:.1f} s with {engine.workers} workers, {alone:.1f} s in one process")
-    print(f"{above * 1000:.1f} ms of overhead for a partition")
+        above = (seconds * engine.workers - alone) / args.partitions
+        print(f"{args.engine}: {args.partitions} partitions of {args.samples} samples, {len(killed)} workers killed")
+        print(f"{missing} partitions missing, {len(differ)} of {len(expected)} files differ")
+        print(f"{seconds:.1f} s with {engine.workers} workers, {alone:.1f} s in one process")
+        print(f"{above * 1000:.1f} ms of overhead for a partition", flush=True)
     sys.exit(1 if missing or differ or expected.keys() != made.keys() else 0)
 
 

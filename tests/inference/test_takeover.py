@@ -109,7 +109,19 @@ def test_a_worker_that_begins_when_all_is_made_does_nothing_of_others(plan: Plan
     assert [*OwnAndOthers(plan=plan, rank=2, world=3)] == [*range(16, 24)]  # run_worker asks for each of its own
 
 
-def test_listings_do_not_grow_with_the_partitions_that_are_taken(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_partition_that_fails_is_not_taken_again_by_the_same_worker(plan: Plan) -> None:
+    taken = []
+    for number in OwnAndOthers(plan=plan, rank=0, world=2):
+        taken.append(number)
+        if number in (2, 20):  # one of its own, one of the other's
+            begin(plan, number).end("failed", "cannot be read")
+        else:
+            make(plan, number)
+        assert len(taken) <= PARTITIONS
+    assert sorted(taken) == [*range(PARTITIONS)]
+
+
+def test_several_partitions_are_taken_for_each_listing(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     listed: list[str] = []
     names = type(plan.folder).names
 
@@ -118,5 +130,5 @@ def test_listings_do_not_grow_with_the_partitions_that_are_taken(plan: Plan, mon
         return names(folder, below, end)
 
     monkeypatch.setattr(type(plan.folder), "names", counted)
-    take_turns(plan, workers_of(plan, 2))
-    assert listed.count("metadata") <= 6
+    take_turns(plan, [OwnAndOthers(plan=plan, rank=0, world=2)])
+    assert listed.count("metadata") <= 12, "12 partitions of the other's share were taken"
