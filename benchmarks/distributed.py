@@ -28,6 +28,7 @@ from pathlib import Path
 from make_data import write_shards
 
 COMPARED = ("img_emb", "text_emb", "metadata", "failures")
+MARK = f"CLIP_RETRIEVAL_BENCHMARK={os.getpid()}.{time.time_ns()}"  # in the environment of all that is started here
 HELPERS = Path(__file__).parents[1] / "tests" / "clusters"
 
 
@@ -121,13 +122,15 @@ ENGINES: dict[str, Callable[[argparse.Namespace], AbstractContextManager[Engine]
 
 
 def processes(part: str) -> list[int]:
-    """Return the processes whose command line has this part, without this one and those that only start others."""
+    """Return this benchmark's Python processes whose command line has this part."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             program = command.split(" ")[0]
-            if part in command and ("python" in program or program == part) and int(folder.name) != os.getpid():
+            is_ours = MARK.encode() in (folder / "environ").read_bytes() and int(folder.name) != os.getpid()
+            # Ray writes the name of a task over command line and environment.
+            if part and ((part in command and "python" in program and is_ours) or program == part):
                 found.append(int(folder.name))
     return found
 
@@ -154,7 +157,7 @@ def embed(shards: Path, out: Path, engine: Engine, args: argparse.Namespace) -> 
     """Run inference; return its seconds. Ends the benchmark where it fails."""
     command = [sys.executable, "-m", "clip_retrieval", "inference", str(shards), str(out), "webdataset"]
     command += ["--clip_model", "hash:16?size=32", "--num_prepro_workers", "0", "--batch_size", "8"]
-    command += ["--output_partition_count", str(args.partitions), *engine.options, *shlex.split(args.options)]
+    command += ["--output_partition_count", str(args.partitions), *engine.options]
     begun = time.perf_counter()
     subprocess.run(command, env={**os.environ, **engine.environment}, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - begun
@@ -172,19 +175,22 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=4, help="in each partition")
     parser.add_argument("--kills", type=float, default=0.01, help="kills for each partition")
     parser.add_argument("--workers", type=int, default=2, help="at once; the engines here have two")
-    parser.add_argument("--options", default="", help="more options of inference")
+    parser.add_argument("--options", default="", help="more options of the run through the engine")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_arguments()
+    name, _, value = MARK.partition("=")
+    os.environ[name] = value
     with tempfile.TemporaryDirectory(prefix="distributed-") as folder:
         shards, here, out = (Path(folder) / name for name in ("shards", "here", "out"))
         write_shards(shards, args.partitions * args.samples, args.samples, side=32)
         with sequential(args) as engine:
             alone = embed(shards, here, engine, args)
         with ENGINES[args.engine](args) as engine:
+            engine.options.extend(shlex.split(args.options))
             stop = threading.Event()
             killed: list[int] = []
             killer = threading.Thread(target=lambda: killed.extend(kill_some(out, engine, args, stop)))
@@ -201,7 +207,7 @@ def main() -> None:
         print(f"{args.engine}: {args.partitions} partitions of {args.samples} samples, {len(killed)} workers killed")
         print(f"{missing} partitions missing, {len(differ)} of {len(expected)} files differ")
         print(f"{seconds:.1f} s with {engine.workers} workers, {alone:.1f} s in one process")
-        print(f"{above * 1000:.1f} ms of overhead for a partition", flush=True)
+        print(f"{above * 1000:.1f} ms of overhead for a partition")
     sys.exit(1 if missing or differ or expected.keys() != made.keys() else 0)
 
 
