@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from clip_retrieval.inference.attempts import Attempt, attempts_at
+from clip_retrieval.inference.missing import ids_to_make
 from clip_retrieval.inference.plan import Plan
-from clip_retrieval.layout import ATTEMPTS_FOLDER, METADATA_FOLDER, Partition
+from clip_retrieval.layout import ATTEMPTS_FOLDER, Partition
 
 MOST_LOOKS = 32  # begun partitions of others that a worker looks at before it ends
 BEATS_TO_WORRY = 1.5  # a worker that wrote nothing for so long may be lost
@@ -34,7 +35,8 @@ class OwnAndOthers:
     taken: set[int] = field(default_factory=set)
 
     def __iter__(self) -> Iterator[int]:
-        for number in share_of(len(self.plan.partitions), self.rank, self.world):
+        share = share_of(len(self.plan.partitions), self.rank, self.world)
+        for number in ids_to_make(self.plan.folder, [self.plan.partitions[number] for number in share]):
             if not self.others_at(self.plan.partitions[number]):
                 self.taken.add(number)
                 yield number
@@ -65,26 +67,18 @@ class OwnAndOthers:
             suspects = {partition: before for partition, before in suspects.items() if any(map(is_late, before))}
             if suspects:
                 time.sleep(min(attempt.beat_seconds for before in suspects.values() for attempt in before))
-            there = self.there()
-            suspects = {
-                partition: self.others_at(partition)
-                for partition, before in suspects.items()
-                if self.plan.folder.metadata_name(partition) not in there
-            }
+            done = self.plan.folder.done_among([*suspects])
+            suspects = {partition: self.others_at(partition) for partition in suspects if partition.name not in done}
         return []
 
     def absent(self) -> list[Partition]:
         """Return the partitions that are not there, without those that this worker took already; one listing."""
-        there, folder = self.there(), self.plan.folder
+        done = self.plan.folder.done_among(self.plan.partitions)
         return [
             partition
             for partition in self.plan.partitions
-            if folder.metadata_name(partition) not in there and partition.id not in self.taken
+            if partition.name not in done and partition.id not in self.taken
         ]
-
-    def there(self) -> set[str]:
-        names = self.plan.folder.names(METADATA_FOLDER, ".parquet")
-        return {f"{METADATA_FOLDER}/{name}" for name in names}
 
     def others_at(self, partition: Partition) -> list[Attempt]:
         """Return the attempts at a partition that are under way, as far as can be told."""
