@@ -92,3 +92,15 @@ def test_a_part_that_is_killed_is_told_of_and_used_again(
         is_over.set()
         asking.join()
         assert search(front)["results"][0]["hits"] == whole
+        check_silence(f"{first[1]},{second[1]}", first[0].pid)
+
+
+def check_silence(parts: str, process: int) -> None:
+    """A part that takes requests, and never answers, is left out until it does."""
+    with back("--parts", parts, "--port", 0, "--part_timeout", 2, "--reload_seconds", 0) as (_, front):
+        os.kill(process, signal.SIGSTOP)
+        try:
+            assert 1 in [missing["part"] for missing in search(front)["partial"]]
+        finally:
+            os.kill(process, signal.SIGCONT)
+        wait_until(lambda: "partial" not in search(front))

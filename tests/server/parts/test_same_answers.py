@@ -82,6 +82,28 @@ def test_parts_may_be_in_parts_themselves(parts: Parts, one: Any, front: Any) ->
         )
 
 
+def test_parts_that_give_few_hits_are_asked_in_pieces_or_not_at_all(parts: Parts, one: Any) -> None:
+    inner_options = {"port": 0, "reload_seconds": 0, "parts": parts.urls, "part_timeout": 30.0}
+    with (
+        listening(build_config(BackConfig, {**inner_options, "max_results": 60, "max_queries": 3})) as inner,
+        open_client("indices_paths.json", {"parts": [inner.url], "part_timeout": 30.0}) as outer,
+    ):
+        queries = [[{"id": number}] for number in range(30, 45)]
+        for options in ({"limit": 59}, {"limit": 59, "embeddings": True}, {"limit": 10, "diverse": 0.5}):
+            assert_same(search(outer, *queries, **options), search(one, *queries, **options))
+        ids = list(range(0, 240, 2))
+        body = {"ids": ids, "columns": ["caption"]}
+        assert outer.post("/metadata", body).json() == one.post("/metadata", body).json()
+        for refused, said in (
+            ({"limit": 60}, "give at most 60 hits"),
+            ({"limit": 20, "diverse": 0.1}, "ask for at most 15"),
+        ):
+            found = outer.post("/v1/search", {"queries": queries, **refused})
+            assert (found.status_code, said in found.json()["message"]) == (400, True)
+        told = search(outer, "dog", limit=20, deduplicate=0.05)["results"][0]["how"]
+        assert "only the nearest 60 rows were compared, as many as the parts give" in told
+
+
 def test_equal_hits_come_in_the_order_of_their_ids(front: Any) -> None:
     for _ in range(3):
         (result,) = search(front, [{"id": 7}, {"id": 7}], limit=1)["results"]
