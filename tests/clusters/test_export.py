@@ -235,14 +235,31 @@ def test_every_kind_of_index_is_built(place: Place) -> None:
 
 @pytest.mark.parametrize(
     ("engine", "url"),
-    [("pgvector", "postgresql://me:secret@127.0.0.1:1/x"), ("milvus", "http://127.0.0.1:1")],
+    [
+        ("pgvector", "postgresql://me:secret@127.0.0.1:1/x"),
+        ("milvus", "http://127.0.0.1:1"),
+        ("qdrant", "http://127.0.0.1:1"),
+    ],
 )
 def test_a_server_that_is_away_is_one_sentence_without_the_password(embeddings: Path, engine: Engine, url: str) -> None:
-    pytest.importorskip({"pgvector": "psycopg", "milvus": "pymilvus"}[engine])
+    pytest.importorskip({"pgvector": "psycopg", "milvus": "pymilvus", "qdrant": "qdrant_client"}[engine])
     place = Place(engine, url, "t", embeddings)
     with pytest.raises(ExportError, match="give the same command again") as raised:
         place.run()
     assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("engine", "said"), [("lance", "File exists"), ("qdrant", "File exists"), ("milvus", "in .db")]
+)
+def test_a_file_where_a_folder_should_be_is_one_sentence(
+    tmp_path: Path, embeddings: Path, engine: Engine, said: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ExportError, match=said) as raised:
+        Place(engine, str(tmp_path / "file"), "t", embeddings).run()
+    assert str(tmp_path / "file") in str(raised.value)
+    assert "Errno" not in str(raised.value)
 
 
 @pytest.mark.parametrize("place", ["pgvector"], indirect=True)

@@ -10,7 +10,7 @@ import lancedb
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_retrieval.errors import ExportError, one_line
+from clip_retrieval.errors import ExportError, describe_os_error, one_line
 from clip_retrieval.export.arrow_rows import as_fetched, make_schema, make_table
 from clip_retrieval.export.columns import ID, VECTOR
 from clip_retrieval.export.source import Block, Ids
@@ -122,7 +122,9 @@ def translating(name: str) -> Iterator[None]:
     """Turn what LanceDB says into one sentence."""
     try:
         yield
-    except (RuntimeError, ValueError, TypeError, OSError) as error:
+    except OSError as error:
+        raise ExportError(f"{name}: {describe_os_error(error)}") from error
+    except (RuntimeError, ValueError, TypeError) as error:
         said = one_line(error).partition(", /")[0]  # behind it stands a place in Lance's own sources
         raise ExportError(f"{name}: {said}; what is finished is kept, give the same command again") from error
 

@@ -57,6 +57,8 @@ class MilvusTarget:
         place = setup.config.place
         self.is_lite = "://" not in place
         if self.is_lite:
+            if not place.endswith(".db"):
+                raise ExportError(f"{place}: Milvus Lite takes a file that ends in .db; name one, or a server's url")
             need("milvus_lite", f"--to milvus {place}", ExportError, extra="milvus")
         wants_half = setup.wants_half and not self.is_lite
         if self.is_lite and setup.config.precision == "fp16":

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
-from clip_retrieval.errors import ExportError, one_line
+from clip_retrieval.errors import ExportError, describe_os_error, one_line
 from clip_retrieval.export.columns import python_values
 from clip_retrieval.export.source import Block, Ids, to_precision
 from clip_retrieval.export.target import MARK, Fetched, Setup, without_password
@@ -26,7 +26,7 @@ T = TypeVar("T")
 API_KEY = "QDRANT_API_KEY"
 SECONDS = 120  # of one request
 POINTS = 256  # of one request: 1 to 2 MB
-TRIES, FIRST_PAUSE = 5, 0.5
+TRIES, FIRST_PAUSE = 5, 0.5  # 7.5 seconds in all
 EF_SEARCH = 128
 INDEXED_FROM = 1  # kB of a segment from which on it gets a graph; 0: none, while rows are loaded
 SECONDS_OF_INDEXING = 24 * 3600
@@ -51,7 +51,9 @@ class QdrantTarget:
             elif self.is_local:
                 self.client = QdrantClient(path=place)
             else:
-                self.client = QdrantClient(url=place, api_key=os.environ.get(API_KEY), timeout=SECONDS)
+                self.client = QdrantClient(
+                    url=place, api_key=os.environ.get(API_KEY), timeout=SECONDS, check_compatibility=False
+                )
 
     def ask(self, question: Callable[[], T]) -> T:
         """Ask the server, again and more and more slowly where it does not answer, is busy or fails."""
@@ -192,7 +194,9 @@ def translating(name: str) -> Iterator[None]:
         yield
     except UnexpectedResponse as error:
         raise ExportError(f"{name} refuses ({error.status_code}): {said_in(error)}") from error
-    except (ApiException, OSError) as error:
+    except OSError as error:
+        raise ExportError(f"{name}: {describe_os_error(error)}") from error
+    except ApiException as error:
         raise ExportError(
             f"{name} does not answer: {one_line(error)}; what is finished is kept, give the same command again"
         ) from error
