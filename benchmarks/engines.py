@@ -1,6 +1,6 @@
 """Other engines beside our own index: what loading, indexing and a query take, and what is found.
 
-    python benchmarks/engines.py --rows 100000 --work FOLDER [--engines ours,lance,pgvector,qdrant,milvus,parquet]
+    python benchmarks/engines.py --rows 100000 --work FOLDER [--engines ours,lance,pgvector,...] [--ann none]
 
 Makes CLIP-like rows (index_vectors.py) with five columns of metadata in FOLDER, builds our index of a byte for each
 number, and exports the rows by the same steps as `clip-retrieval export`, each engine in a process of its own,
@@ -29,13 +29,13 @@ from index_vectors import Space, make_vectors
 
 from clip_retrieval import clip_index
 from clip_retrieval.export.check import Scan, ask_all, compare_rows, draw_sample, measure_recall
-from clip_retrieval.export.config import CheckConfig, ExportConfig, RowsConfig
+from clip_retrieval.export.config import CheckConfig, ExportConfig
 from clip_retrieval.export.opening import open_source
 from clip_retrieval.export.run import Steps, load
 from clip_retrieval.export.target import open_target
 from clip_retrieval.search.load_faiss import load_faiss
 
-DIM, ROWS_PER_FILE, CAPTIONS = 512, 500_000, 2_000
+DIM, ROWS_PER_FILE, CAPTIONS = 512, 1_000_000, 2_000
 ENGINES = ("ours", "lance", "pgvector", "qdrant", "milvus", "parquet")
 MEMORY = "-c maintenance_work_mem={}MB -c max_parallel_maintenance_workers=1"
 COLUMNS = ("engine", "load", "index", "disk MB", "exact ms", "recall", "ms", "recall@20", "right")
@@ -106,17 +106,18 @@ def started(engine: str, work: Path, rows: int) -> Iterator[tuple[str, int | Non
     server.cleanup()
 
 
-def measure(engine: str, work: Path, rows: int, queries: int) -> dict[str, Any]:
+def measure(engine: str, asked: argparse.Namespace) -> dict[str, Any]:
     """Export into an engine, step by step as the command does, and return what each step took."""
+    work, rows = asked.work, asked.rows
     folder = str(work / "embeddings")
     with started(engine, work, rows) as (place, server):
         config = ExportConfig(
             folder=folder,
             to=engine,
             target=place,
-            rows=RowsConfig(),
+            ann="none" if engine == "parquet" else asked.ann,
             overwrite=engine != "parquet" or (work / engine).exists(),
-            check=CheckConfig(check_queries=queries),
+            check=CheckConfig(check_queries=asked.queries),
         )
         took: dict[str, Any] = {"engine": engine}
 
@@ -165,8 +166,9 @@ def disk(engine: str, work: Path, target: Any) -> int:
     return sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
 
 
-def measure_ours(work: Path, rows: int, queries: int) -> dict[str, Any]:
+def measure_ours(asked: argparse.Namespace) -> dict[str, Any]:
     """Build our index of a byte for each number, and ask it the same."""
+    work, rows = asked.work, asked.rows
     folder, index = str(work / "embeddings"), work / "ours"
     before = processor_seconds(None)
     captions, aside = work / "embeddings" / "text_emb", work / "captions"
@@ -178,7 +180,9 @@ def measure_ours(work: Path, rows: int, queries: int) -> dict[str, Any]:
     finally:
         aside.rename(captions)
     took: dict[str, Any] = {"engine": "ours", "load": 0.0, "index": processor_seconds(None) - before, "right": True}
-    config = ExportConfig(folder=str(index), to="parquet", target="none", check=CheckConfig(check_queries=queries))
+    config = ExportConfig(
+        folder=str(index), to="parquet", target="none", check=CheckConfig(check_queries=asked.queries)
+    )
     with open_source(config) as source:
         sample = draw_sample(source, config.check, np.dtype(np.float16))
         scan = Scan(sample, config.check.num_results, np.dtype(np.float16))
@@ -213,15 +217,12 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=50)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--engines", default=",".join(ENGINES))
+    parser.add_argument("--ann", default="auto", help="none: only load, and compare all rows")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one:
         load_faiss()
-        took = (
-            measure_ours(asked.work, asked.rows, asked.queries)
-            if asked.one == "ours"
-            else measure(asked.one, asked.work, asked.rows, asked.queries)
-        )
+        took = measure_ours(asked) if asked.one == "ours" else measure(asked.one, asked)
         print(json.dumps(took))
         return
     make(asked.work, asked.rows)

@@ -282,6 +282,28 @@ def test_a_postgresql_without_pgvector_is_told_what_is_missing(postgres: str, em
         place.run()
 
 
+@pytest.mark.parametrize("place", ["qdrant"], indirect=True)
+def test_qdrant_is_asked_again_where_it_is_busy_and_not_where_it_refuses(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = pytest.importorskip("clip_retrieval.export.targets.qdrant")
+    monkeypatch.setattr(module, "FIRST_PAUSE", 0)
+    asked: list[int] = []
+
+    def answer(status: int) -> str:
+        asked.append(status)
+        if len(asked) < 4:
+            raise module.UnexpectedResponse(status, "no", b'{"status": {"error": "not now"}}', None)
+        return "done"
+
+    with place.opened(place.config()) as (_, target):
+        assert target.ask(lambda: answer(503)) == "done"  # type: ignore[attr-defined]
+        asked.clear()
+        with pytest.raises(ExportError, match=r"refuses \(400\): not now"), module.translating("t"):
+            target.ask(lambda: answer(400))  # type: ignore[attr-defined]
+    assert asked == [400]
+
+
 @pytest.mark.parametrize("place", ["pgvector"], indirect=True)
 def test_metadata_are_columns_that_sql_asks_for(place: Place) -> None:
     place.run(check=CheckConfig(check_queries=0))

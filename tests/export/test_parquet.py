@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import duckdb
 import numpy as np
@@ -17,9 +18,9 @@ import pytest
 from click.testing import CliRunner
 
 from clip_retrieval.cli import cli
-from clip_retrieval.errors import ExportError
+from clip_retrieval.errors import ConfigError, ExportError, SourceError
 from clip_retrieval.export.check import Sample, Scan
-from clip_retrieval.export.config import ExportConfig
+from clip_retrieval.export.config import Engine, ExportConfig, RowsConfig
 from clip_retrieval.export.opening import open_source
 from clip_retrieval.export.run import Steps, load, run_export
 from clip_retrieval.export.target import open_target
@@ -130,7 +131,7 @@ def test_the_table_shows_what_was_compared(embeddings: Path) -> None:
 def test_an_export_of_other_rows_is_refused_and_may_be_overwritten(embeddings: Path) -> None:
     run_export(configured(embeddings))
     with pytest.raises(ExportError, match="an export of other rows, columns or conditions"):
-        run_export(configured(embeddings, rows=configured(embeddings).rows.__class__(columns=("caption",))))
+        run_export(configured(embeddings, rows=RowsConfig(columns=("caption",))))
     with pytest.raises(ExportError, match="holds float32 vectors, not float16"):
         run_export(configured(embeddings, precision="fp16"))
     with pytest.raises(ExportError, match="begun with --batch_size 64"):
@@ -147,6 +148,24 @@ def test_a_folder_with_other_files_is_never_written_into_nor_emptied(embeddings:
         with pytest.raises(ExportError, match="parquet files that are no export"):
             run_export(configured(embeddings, overwrite=overwrite))
     assert [path.name for path in other.iterdir()] == ["mine.parquet"]
+
+
+@pytest.mark.parametrize("engine", ["lance", "pgvector", "qdrant", "milvus"])
+def test_a_package_that_is_missing_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # noqa: ARG005 -- called by this name
+    with pytest.raises(ConfigError, match=rf"--to {engine} needs .* pip install .*\[{engine}\]"):
+        ExportConfig(folder="index", to=cast("Engine", engine), target="x")
+
+
+def test_rows_fewer_than_the_hits_are_all_compared(tmp_path: Path, write_typed: WriteTyped) -> None:
+    embeddings = write_typed(tmp_path / "embeddings", 41)
+    result = run_export(configured(embeddings, rows=RowsConfig(where="width < 4")))
+    assert (result.exported, result.is_right) == (3, True)
+
+
+def test_an_export_of_no_row_at_all_says_so(embeddings: Path) -> None:
+    with pytest.raises(SourceError, match="nothing was exported"):
+        run_export(configured(embeddings, rows=RowsConfig(where="width < 0")))
 
 
 @pytest.mark.parametrize(
