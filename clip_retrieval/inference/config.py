@@ -132,6 +132,8 @@ class InferenceConfig:
             raise ConfigError("slurm_* options are for --distribution_strategy slurm; add that, or leave them out")
         if self.update and self.retry_failed:
             raise ConfigError("update and retry_failed are two runs; give one after the other")
+        if (self.update or self.retry_failed) and self.distribution_strategy in ("pyspark", "slurm", "ray"):
+            raise ConfigError("update and retry_failed are made on this machine; leave distribution_strategy out")
         if self.update and self.source.subset_size is not None:
             raise ConfigError("update embeds all that is new; leave subset_size out, with a new folder")
 

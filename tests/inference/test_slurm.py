@@ -219,6 +219,14 @@ def test_slurm_options_without_slurm_are_refused(config: Callable[..., Inference
         config(distribution_strategy=None, slurm_print=True)
 
 
+@pytest.mark.parametrize("name", ["update", "retry_failed"])
+def test_a_change_of_a_folder_is_not_made_here_where_slurm_was_asked_for(
+    config: Callable[..., InferenceConfig], name: str
+) -> None:
+    with pytest.raises(ConfigError, match="update and retry_failed are made on this machine"):
+        config(**{name: True})
+
+
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     path = tmp_path / "worker.json"
