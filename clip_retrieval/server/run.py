@@ -149,7 +149,8 @@ def run_back(config: BackConfig) -> None:
         for build in server.served.indices.all():
             logger.info("%s: %s", build.name, describe(build.describe()))
             if not build.has_pictures:
-                logger.info("%s: no pictures are served; say with --pictures_below where they lie", build.name)
+                where = "--pictures_below" if isinstance(build, LocalBuild) else "--pictures_below at the parts"
+                logger.info("%s: no pictures are served; say with %s where they lie", build.name, where)
         logger.info("%s answers; its pages are at %s/v1/docs", server.url, server.url)
         if not is_loopback(config.access.host) and config.access.api_key_file is None:
             logger.warning("anyone who reaches %s may ask; --api_key_file lets in those who have a key", server.url)

@@ -85,6 +85,8 @@ async def ask(session: aiohttp.ClientSession, method: str, url: str, body: bytes
     try:
         async with session.request(method, url, data=body, allow_redirects=False) as answer:
             return Reply(answer.status, answer.headers, await answer.read())
+    except aiohttp.ClientConnectorError as error:
+        raise LostError(one_line(error.os_error.strerror or error.os_error)) from error
     except (aiohttp.ClientError, OSError) as error:
         raise LostError(one_line(error) or type(error).__name__) from error
 

@@ -7,6 +7,7 @@ import base64
 import io
 import json
 import re
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -248,6 +249,24 @@ def test_a_part_that_has_become_another_models_is_left_out_and_told_of(
         served.links[2].place = place
         served.look()
         assert "partial" not in search(client).json()
+
+
+def test_parts_that_want_a_key_get_it(tmp_path: Path, parts: Parts, serve: Any) -> None:
+    (tmp_path / "keys").write_text("0123456789abcdef0\n")
+    options = {"port": 0, "reload_seconds": 0, "api_key_file": str(tmp_path / "keys")}
+    with listening(build_config(BackConfig, options, [str(parts.whole)])) as server:
+        client = serve("indices_paths.json", parts=[server.url], part_key_file=str(tmp_path / "keys"))
+        assert len(ids_of(search(client))) == 240
+        with pytest.raises(ClipRetrievalError, match=f"{server.url} cannot be part 1 of index: it answers 401: .*key"):
+            serve("indices_paths.json", parts=[server.url])
+
+
+def test_nobody_at_an_address_is_told_in_a_word(serve: Any) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # taken, and nobody listens there
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(ClipRetrievalError, match=rf"{url}, part 1 of index, does not answer \(Connect"):
+            serve("indices_paths.json", parts=[url], part_wait=0)
 
 
 def test_parts_that_are_not_there_are_waited_for_and_then_named(parts: Parts, serve: Any) -> None:
