@@ -137,6 +137,30 @@ def jpeg_bytes(seed: int, width: int = 24, height: int = 20) -> bytes:
     return file.getvalue()
 
 
+def pdf_bytes(*texts: str, box: str = "0 0 200 300", trailer: str = "") -> bytes:
+    """Return a PDF of a page for each text; one without text has a rectangle, another on each page."""
+    kids = " ".join(f"{4 + 2 * place} 0 R" for place in range(len(texts)))
+    objects = [
+        "<</Type/Catalog/Pages 2 0 R>>",
+        f"<</Type/Pages/Kids[{kids}]/Count {len(texts)}>>",
+        "<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
+    ]
+    for place, text in enumerate(texts):
+        drawn = (
+            f"BT /F 24 Tf 20 150 Td ({text}) Tj ET" if text else f"0.{place} 0.5 0.2 rg 20 20 100 {50 + place * 9} re f"
+        )
+        about = f"/MediaBox[{box}]/Resources<</Font<</F 3 0 R>>>>/Contents {5 + 2 * place} 0 R"
+        objects += [f"<</Type/Page/Parent 2 0 R{about}>>", f"<</Length {len(drawn)}>>stream\n{drawn}\nendstream"]
+    data, starts = b"%PDF-1.4\n", []
+    for number, content in enumerate(objects, 1):
+        starts.append(len(data))
+        data += f"{number} 0 obj\n{content}\nendobj\n".encode()
+    table = "".join(f"{start:010d} 00000 n \n" for start in starts)
+    size = len(objects) + 1
+    end = f"xref\n0 {size}\n0000000000 65535 f \n{table}trailer<</Size {size}/Root 1 0 R{trailer}>>"
+    return data + f"{end}\nstartxref\n{len(data)}\n%%EOF\n".encode()
+
+
 def add_members(path: Path, members: Members) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
@@ -162,6 +186,12 @@ def sample_members(number: int) -> list[tuple[str, bytes]]:
 def make_jpeg() -> Callable[[int], bytes]:
     """Give a function from a seed to the bytes of a small jpeg."""
     return jpeg_bytes
+
+
+@pytest.fixture(scope="session")
+def make_pdf() -> Callable[..., bytes]:
+    """Give a function from the texts of pages to the bytes of a small PDF."""
+    return pdf_bytes
 
 
 @pytest.fixture(scope="session")

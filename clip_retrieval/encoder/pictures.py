@@ -34,6 +34,14 @@ def read_pixels(data: bytes, preprocess: Preprocess, pictures: PictureConfig) ->
     return preprocess(turn_upright(picture, orientation_of(image, pictures)))
 
 
+def fit_picture(image: Image.Image, preprocess: Preprocess, pictures: PictureConfig) -> NDArray[np.uint8]:
+    """Return the pixels of a picture in RGB that was made upright, such as a page, as `read_pixels` does."""
+    if pictures.decode == "exact":
+        return preprocess(image)
+    window = preprocess.window(preprocess.fit(*image.size), image.size)
+    return preprocess.framed(resize_near(image, window, preprocess.interpolation, preprocess.reducing_gap), window)
+
+
 def flatten(image: Image.Image, pictures: PictureConfig) -> Image.Image:
     """Return the picture as it is to be resized. To drop alpha, it stays until after resizing, which weighs by it."""
     if pictures.transparency == "white" and has_alpha(image):

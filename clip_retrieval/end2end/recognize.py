@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from clip_retrieval.encoder.picture_suffixes import has_image_suffix
 from clip_retrieval.errors import ConfigError
+from clip_retrieval.media.pages import is_document
 from clip_retrieval.sources.config import InputFormat
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
@@ -27,7 +28,7 @@ def recognize(place: str) -> InputFormat:
         if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
             return "datasets"
         names = list(islice(files_below(path), LOOKED_AT))
-        if any(has_image_suffix(name) for name in names):
+        if any(has_image_suffix(name) or is_document(name.name) for name in names):
             return "files"
         kinds = [(kind, name) for name in names if (kind := by_suffix(name.name)) is not None]
     else:

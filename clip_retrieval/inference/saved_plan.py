@@ -136,6 +136,7 @@ def restore_source(saved: SavedPlan, config: SourceConfig, folder: EmbeddingsFol
         input_dataset=planned.input_dataset,  # it may be spelled in another way here, and is part of the output
         enable_image=planned.enable_image,  # off where the input has no such part
         enable_text=planned.enable_text,
+        enable_pages=planned.enable_pages,
     )
     codec = codec_of(config.input_format)
 

@@ -22,6 +22,7 @@ class Row:
     metadata: dict[str, object] | None
     origin: Origin | None
     has_image: bool
+    page: int | None = None
     failures: list[Failure] = field(default_factory=list)
     is_dropped: bool = False
     digests: dict[Part, bytes] = field(

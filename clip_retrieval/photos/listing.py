@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clip_retrieval.encoder.picture_suffixes import IMAGE_SUFFIXES
+from clip_retrieval.media.pages import DOCUMENT_SUFFIX, can_read_pages
 from clip_retrieval.words import is_hidden
 
 RAW_SUFFIXES = frozenset(
@@ -33,13 +34,13 @@ class Look:
 
 
 def look_at(folder: str) -> Look:
-    """List all pictures below a folder; hidden ones, and links to folders, are left out, as in `inference`."""
-    look = Look()
+    """List all pictures and PDFs below a folder; hidden ones, and links to folders, are left out, as in `inference`."""
+    look, suffixes = Look(), IMAGE_SUFFIXES | {DOCUMENT_SUFFIX} if can_read_pages() else IMAGE_SUFFIXES
     for place, files in walk(folder, look.closed):
         pictures, raws = list[str](), list[os.DirEntry[str]]()
         for entry in files:
             kind = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 -- there may be millions
-            if kind in IMAGE_SUFFIXES:
+            if kind in suffixes:
                 pictures.append(f"{entry.name}\0{state_of(entry)}\0")
             elif kind in RAW_SUFFIXES:
                 raws.append(entry)

@@ -16,6 +16,7 @@ from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.inference.run import run_inference
 from clip_retrieval.layout import FAILURES_FOLDER, EmbeddingsFolder, IndexFolder, read_manifest
+from clip_retrieval.media.pages import advice
 from clip_retrieval.photos.config import SearchConfig
 from clip_retrieval.photos.folders import About, Kept
 from clip_retrieval.photos.listing import Look
@@ -130,6 +131,8 @@ def embed(kept: Kept, model: str, look: Look) -> None:
     tell_of_embedded(summary.revised.to_json() if summary.revised else {}, time.monotonic() - start)
     reasons = {reason: count for reason, count in summary.now.reasons.items() if reason.startswith("image:")}
     reasons.pop("image:no_image", None)  # captions and json files alone
+    if summary.now.reasons.get("other:needs_plugin"):
+        logger.warning("%s: %s", counted(summary.now.reasons["other:needs_plugin"], "PDF"), advice())
     if reasons:
         logger.warning(
             "%s could not be read (%s); %s/%s names them",

@@ -1,4 +1,4 @@
-"""The picture of a hit: from a file, a tar, a zip, a table or a url."""
+"""The picture of a hit: from a file, a tar, a zip, a table, a page of a PDF or a url."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from clip_retrieval.blobs import BlobRef, read_blob
 from clip_retrieval.errors import StorageError, one_line
 from clip_retrieval.layout import IMAGE_PATH, SHARD, SHARD_OFFSET, SHARD_SIZE
+from clip_retrieval.media.pages import split_page
 from clip_retrieval.network.limits import FetchLimits
 from clip_retrieval.paths import is_pipe, literal, local_path
 from clip_retrieval.sources.zip_headers import stored_crc
@@ -17,6 +18,7 @@ from clip_retrieval.storage import Folder
 from clip_retrieval.words import clean
 
 WEB = ("http://", "https://")
+PAGE_SIDE = 1600  # pixels of the longer side of a page that is shown: its text can be read
 REPLACED = "\ufffd"  # metadata's replacement of bytes that are not UTF-8
 
 
@@ -46,8 +48,7 @@ class Roots:
         if not is_reached or is_foreign(name):
             return False  # opening a store may connect to it
         try:
-            table = name.rpartition("#")[0] if is_row(name) else name
-            place = Folder(find_file(table)).place
+            place = Folder(find_file(file_of(name))).place
         except (OSError, ValueError, StorageError):  # the path is empty, too long, ambiguous, or holds a NUL
             return False
         return any(place == root or place.startswith(f"{root}/") for root in self.places)
@@ -102,7 +103,26 @@ def read_elsewhere(path: str) -> bytes:
         from clip_retrieval.network.fetch import fetch  # http, TLS: 25 ms of every start
 
         return fetch(path, FetchLimits(fetch_retries=0))
+    page = split_page(path)
+    if page is not None:
+        return read_page(*page)
     return read_blob(BlobRef(find_file(path)))
+
+
+def read_page(document: str, page: int) -> bytes:
+    """Return a page of a PDF as a PNG, drawn by a process of its own: a hostile file may kill it."""
+    from clip_retrieval.media.helper import shared_helper
+
+    picture: bytes = shared_helper().ask("picture_of_page", find_file(document), page, PAGE_SIDE)
+    return picture
+
+
+def file_of(name: str) -> str:
+    """Return the file that holds a picture: the table of a row, the document of a page, else the picture itself."""
+    page = split_page(name)
+    if page is not None:
+        return page[0]
+    return name.rpartition("#")[0] if is_row(name) else name
 
 
 def is_row(path: str) -> bool:

@@ -26,8 +26,8 @@ class SourceConfig:
     """The input, and which parts of its samples are wanted."""
 
     input_dataset: str = option(
-        help="Folder of pictures (files), or tars, tables, archives: a path, a {000..123} pattern, a glob, a list, "
-        "a folder of them, any fsspec url; tars also pipe:COMMAND."
+        help="Folder of pictures and PDFs (files), or tars, tables, archives: a path, a {000..123} pattern, a glob, "
+        "a list, a folder of them, any fsspec url; tars also pipe:COMMAND."
     )
     input_format: InputFormat = option("files", help="What input_dataset is.")
     subset_size: int | None = option(
@@ -38,6 +38,7 @@ class SourceConfig:
     enable_text: bool = option(True, help="Embed captions.")
     enable_image: bool = option(True, help="Embed pictures.")
     enable_metadata: bool = option(False, help="Keep the json beside each sample, or a table's columns, as columns.")
+    enable_pages: bool = option(True, help="files: take each page of PDFs as a sample.", may_change=True)
     require_all: bool = option(False, help="Leave out samples that lack a wanted part, instead of keeping their row.")
     wds_image_key: str | None = option(
         None, help="Extension of pictures in tars, or several with ';' between; without it every image extension."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -43,22 +43,25 @@ class Beside:
 NOTHING = Beside(has_image=True)
 
 
-def join(names: Sequence[str], *, wants_images: bool) -> Iterator[Joined | Failure]:
+def join(
+    names: Sequence[str], *, wants_images: bool, images: Collection[str] = IMAGE_SUFFIXES
+) -> Iterator[Joined | Failure]:
     """Yield the samples of some files, and what belongs to none, in the order of the names.
 
     The row is each picture or, where there is none or it is not wanted, the caption; where there is neither, it is the
-    json, to be reported. Of two files that differ in the case of their suffix only, the first one counts.
+    json, to be reported. Of two files that differ in the case of their suffix only, the first one counts. `images` are
+    the suffixes of pictures.
     """
-    beside = find_beside(names)
+    beside = find_beside(names, images)
     for name in names:
-        refusal = refusal_of(name)
+        refusal = refusal_of(name, images)
         if refusal is not None:
             yield refusal
             continue
         key, suffix = split_key(name)
         files = beside.get(key, NOTHING)
         has_image_rows = files.has_image and (wants_images or files.text is None)
-        if suffix in IMAGE_SUFFIXES:
+        if suffix in images:
             if has_image_rows:
                 yield Joined(name, files.text, files.metadata)
         elif (first := getattr(files, SLOTS[suffix])) != name:
@@ -68,7 +71,7 @@ def join(names: Sequence[str], *, wants_images: bool) -> Iterator[Joined | Failu
             yield Joined(None, files.text, files.metadata)
 
 
-def find_beside(names: Sequence[str]) -> dict[str, Beside]:
+def find_beside(names: Sequence[str], images: Collection[str]) -> dict[str, Beside]:
     """Return captions and jsons by path without suffix; pictures without either are not stored, to save memory."""
     beside: dict[str, Beside] = {}
     for name in names:
@@ -79,19 +82,19 @@ def find_beside(names: Sequence[str]) -> dict[str, Beside]:
                 setattr(files, SLOTS[suffix], name)
     for name in names if beside else ():
         key, suffix = split_key(name)
-        if suffix in IMAGE_SUFFIXES and key in beside:
+        if suffix in images and key in beside:
             beside[key].has_image = True
     return beside
 
 
-def refusal_of(path: str) -> Failure | None:
+def refusal_of(path: str, images: Collection[str]) -> Failure | None:
     """Return why a file cannot be part of a sample, or None; links to folders end with a slash."""
     if path.endswith("/"):
         return Failure(path, "", "other", "linked_folder", "a link to a folder is not followed; name it as the input")
     if is_hidden(path):
         return Failure(path, "", "other", "hidden", HIDDEN)
     suffix = split_key(path)[1]
-    if suffix not in IMAGE_SUFFIXES and suffix not in SLOTS:
+    if suffix not in images and suffix not in SLOTS:
         return Failure(path, "", "other", "not_an_image", "no image, .txt or .json suffix")
     return None
 

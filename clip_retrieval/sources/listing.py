@@ -1,4 +1,7 @@
-"""A folder's files as samples, in the order of their paths, with the names of one subfolder in memory at once."""
+"""A folder's files as samples, in the order of their paths, with the names of one subfolder in memory at once.
+
+Each page of a PDF is a sample: so pages are counted here, in a process of their own.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,13 @@ from functools import cached_property
 from heapq import merge
 from typing import Any, NamedTuple
 
+from clip_retrieval.blobs import LARGEST_BLOB
+from clip_retrieval.errors import ImageError
+from clip_retrieval.media.helper import Helper
+from clip_retrieval.media.pages import DOCUMENT_SUFFIX, advice, can_read_pages, is_document, page_path
+from clip_retrieval.paths import literal
 from clip_retrieval.sources.joining import join
+from clip_retrieval.sources.suffixes import IMAGE_SUFFIXES
 from clip_retrieval.sources.types import Failure
 from clip_retrieval.storage import Folder
 
@@ -37,6 +46,13 @@ class Tree:
     folder: Folder
     output: Folder
     wants_images: bool
+    helper: Helper | None = None  # counts pages; without it, PDFs are no samples
+
+    @cached_property
+    def suffixes(self) -> frozenset[str]:
+        """The suffixes of files that are samples as pictures are."""
+        has_pages = self.helper is not None and can_read_pages()
+        return IMAGE_SUFFIXES | {DOCUMENT_SUFFIX} if has_pages else IMAGE_SUFFIXES
 
     @property
     def prefix(self) -> str:
@@ -69,14 +85,33 @@ class Tree:
             yield Failure(subfolder, "", "other", "unlistable", f"the folder cannot be listed: {error.strerror}")
             return
         yield from sorted(listing.left_out, key=lambda failure: failure.key)
-        named = ((item.key, item) for item in join(listing.files, wants_images=self.wants_images))
+        joined = join(listing.files, wants_images=self.wants_images, images=self.suffixes)
+        named = ((item.key, item) for item in joined)
         folders = ((name, name) for name in listing.subfolders)
         for _, item in merge(named, folders, key=lambda pair: pair[0]):
-            if isinstance(item, str | Failure):
+            if isinstance(item, str):
                 yield item
+            elif isinstance(item, Failure):
+                yield item if self.helper is None else told_of_pages(item)
             else:
                 image, text, metadata = (None if path is None else listing.state_of(path) for path in item)
-                yield image, text, metadata
+                for one in [image] if image is None or not is_document(image[0]) else self.pages(image):
+                    yield one, text, metadata
+
+    def pages(self, document: State) -> Iterator[State]:
+        """Yield the pages of a document; itself where it cannot be opened, so that its reader explains why."""
+        path, size, stamp = document
+        assert self.helper is not None
+        try:
+            count = self.helper.ask("count_pages", self.url(path)) if size is None or size <= LARGEST_BLOB else 0
+        except ImageError:
+            count = 0
+        yield from ((page_path(path, page), size, stamp) for page in range(1, count + 1))
+        if not count:
+            yield document
+
+    def url(self, path: str) -> str:
+        return literal(f"{self.folder.url.rstrip('/')}/{path}")
 
     @cached_property
     def own(self) -> str | None:
@@ -130,6 +165,13 @@ class Tree:
     def are_plain(self, names: list[str]) -> bool:
         """Say whether subfolders can be listed one by one: few enough, and each has a name."""
         return len(names) <= MOST_SUBFOLDERS and all(name.startswith(self.prefix) for name in names)
+
+
+def told_of_pages(failure: Failure) -> Failure:
+    """Say of a document that a package is missing which reads it."""
+    if failure.reason != "not_an_image" or not is_document(failure.key):
+        return failure
+    return Failure(failure.key, failure.shard, failure.part, "needs_plugin", advice())
 
 
 def ending_of(entry: os.DirEntry[str]) -> str | None:

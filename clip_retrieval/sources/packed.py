@@ -9,7 +9,7 @@ import weakref
 import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, overload
 
 from clip_retrieval.storage import writable
 
@@ -28,7 +28,7 @@ class InBlocks(Sequence[T]):
     def block(self, number: int) -> list[T]:
         raise NotImplementedError
 
-    def find(self, key: str, key_of: Callable[[T], str]) -> int | None:
+    def find(self, key: Any, key_of: Callable[[T], Any]) -> int | None:
         """Return the index of the item with this key, or None; the items must be sorted by key."""
         number = bisect_right(self.heads, key, key=key_of) - 1
         if number < 0:

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from clip_retrieval.blobs import Blob, may_pass
 from clip_retrieval.errors import first_line
+from clip_retrieval.media.pages import PageRef
 
 SAMPLE_PARTS: tuple[Part, ...] = ("image", "text", "metadata")
 
@@ -33,14 +34,16 @@ class Sample:
 
     key: str
     image_path: str | None
-    image: Blob | None
-    text: Blob | None
+    image: Blob | PageRef | None
+    text: Blob | PageRef | None
     metadata: Blob | None
     origin: Origin | None = None
+    page: int | None = None  # of a document, from 1
 
     def __reduce__(self) -> tuple[type[Sample], tuple[object, ...]]:
         """Pickle as a call, as Origin does."""
-        return Sample, (self.key, self.image_path, self.image, self.text, self.metadata, self.origin)
+        values = self.key, self.image_path, self.image, self.text, self.metadata, self.origin, self.page
+        return Sample, values
 
 
 @dataclass(frozen=True, slots=True)

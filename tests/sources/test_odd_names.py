@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clip_retrieval import clip_inference
-from clip_retrieval.blobs import read_blob
+from clip_retrieval.blobs import BlobRef, read_blob
 from clip_retrieval.layout import EmbeddingsFolder
 from clip_retrieval.query.pictures import find_local_file, find_picture
 from clip_retrieval.sources import open_source
@@ -79,7 +79,7 @@ def test_pictures_are_read_and_found_again(odd: str, kind: str) -> None:
     if kind in SHARD_FORMATS and sample.origin is not None:
         hit |= {"shard": sample.origin.shard, "shard_offset": sample.origin.offset, "shard_size": sample.origin.size}
 
-    assert sample.image is not None
+    assert isinstance(sample.image, bytes | BlobRef)
     assert read_blob(sample.image) == find_picture(hit).data == PICTURE
     assert not Path("ran").exists()
 
@@ -126,7 +126,7 @@ def test_a_picture_that_is_gone_is_no_command(
 
     for sample in source.read(0, 2):
         assert isinstance(sample, Sample)
-        assert sample.image is not None
+        assert isinstance(sample.image, BlobRef)
         with pytest.raises(FileNotFoundError):
             read_blob(sample.image)
         assert find_picture({"image_path": sample.image_path}).problem is not None

@@ -358,7 +358,8 @@ def test_hidden_members_tear_no_sample_and_are_named(tmp_path: Path, write_tar: 
 
     (sample,), failures = read_all(tar, enable_metadata=True)
 
-    assert [read_blob(part) for part in (sample.image, sample.text, sample.metadata) if part] == [
+    parts = (sample.image, sample.text, sample.metadata)
+    assert [read_blob(part) for part in parts if isinstance(part, bytes | BlobRef)] == [
         b"0.jpg", b"0.txt", b"0.json",
     ]  # fmt: skip
     assert [failure.reason for failure in failures] == ["hidden"] * 3

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clip_retrieval.inference.types import Row
-from clip_retrieval.layout import CAPTION, IMAGE_PATH, SHARD, SHARD_COLUMNS, SHARD_OFFSET, SHARD_SIZE
+from clip_retrieval.layout import CAPTION, IMAGE_PATH, PAGE, SHARD, SHARD_COLUMNS, SHARD_OFFSET, SHARD_SIZE
 from clip_retrieval.metadata import make_array
 from clip_retrieval.words import clean
 
@@ -111,6 +111,7 @@ OWN_TYPES = {
     SHARD: pa.string(),
     SHARD_OFFSET: pa.int64(),
     SHARD_SIZE: pa.int64(),
+    PAGE: pa.int64(),
 }
 ARROW_TYPES = {
     "null": pa.string(),
@@ -143,12 +144,18 @@ def own_values(row: Row) -> dict[str, Any]:
         SHARD: origin.shard if origin else None,
         SHARD_OFFSET: origin.offset if origin else None,
         SHARD_SIZE: origin.size if origin else None,
+        PAGE: row.page,
     }
 
 
-def own_columns(*, image: bool, text: bool, shards: bool) -> list[str]:
+def own_columns(*, image: bool, text: bool, shards: bool, pages: bool = False) -> list[str]:
     """Return our columns in the order of the contract."""
-    return [*([IMAGE_PATH] if image else []), *([CAPTION] if text else []), *(SHARD_COLUMNS if shards else ())]
+    return [
+        *([IMAGE_PATH] if image else []),
+        *([CAPTION] if text else []),
+        *(SHARD_COLUMNS if shards else ()),
+        *([PAGE] if pages else []),
+    ]
 
 
 def kind_of(value: object) -> str:

@@ -79,6 +79,7 @@ class Case:
             metadata=None,
             origin=sample.origin,
             has_image=False,
+            page=sample.page,
             failures=[failure],
             is_dropped=True,
         )

@@ -5,11 +5,10 @@ Whatever is wrong with a part becomes a Failure of that part, with one word of r
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,10 +17,13 @@ from clip_retrieval.blobs import Blob, LostError, read_blob
 from clip_retrieval.encoder.base import Pixels
 from clip_retrieval.encoder.config import PictureConfig
 from clip_retrieval.encoder.picture_warnings import counting_warnings
-from clip_retrieval.encoder.pictures import read_pixels
+from clip_retrieval.encoder.pictures import fit_picture, read_pixels
 from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.errors import ImageError, one_line
+from clip_retrieval.inference.readers.media import Documents, digest_bytes, digest_page
 from clip_retrieval.inference.types import Row
+from clip_retrieval.media.pages import PageRef
+from clip_retrieval.media.pdf import Document
 from clip_retrieval.sources.types import Failure, Part, Sample
 
 
@@ -39,6 +41,7 @@ class Wanted:
 
 
 DEEPEST_JSON = 64
+DOCUMENTS = Documents()
 
 
 class PartError(Exception):
@@ -58,24 +61,39 @@ class PreparedChunk(NamedTuple):
     warnings: Counter[str]
 
 
-class TimedReading:
+class Reading:
     """Reads parts, and adds up the time."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
-    def __call__(self, blob: Blob) -> bytes:
+    @contextmanager
+    def timed(self) -> Iterator[None]:
         start = time.perf_counter()
         try:
-            return read_part(blob)
+            yield
         finally:
             self.seconds += time.perf_counter() - start
+
+    def part(self, blob: Blob) -> bytes:
+        with self.timed(), explaining_errors():
+            return read_blob(blob)
+
+    def document(self, ref: PageRef, row: Row, wanted: Wanted) -> Document:
+        """Return the opened document of a page, whose digest is that of the picture."""
+        with self.timed(), explaining_errors():
+            opened = DOCUMENTS.open(ref)
+        if wanted.digests:
+            row.digests["image"] = opened.digest if ref.page is None else digest_page(opened.digest, ref.page)
+        if isinstance(opened.document, ImageError):
+            raise PartError(opened.document.reason, str(opened.document))
+        return opened.document
 
 
 def prepare_chunk(samples: Iterable[Sample], wanted: Wanted, pixels: Pixels) -> PreparedChunk:
     """Prepare the samples; the k-th row with a picture has its pixels at pixels[k]."""
     rows, image_count = [], 0
-    reading, start = TimedReading(), time.perf_counter()
+    reading, start = Reading(), time.perf_counter()
     with counting_warnings() as warnings:
         for sample in samples:
             row = prepare_sample(sample, wanted, pixels[image_count : image_count + 1], reading)
@@ -84,24 +102,39 @@ def prepare_chunk(samples: Iterable[Sample], wanted: Wanted, pixels: Pixels) -> 
     return PreparedChunk(rows, reading.seconds, time.perf_counter() - start - reading.seconds, warnings)
 
 
-def prepare_sample(sample: Sample, wanted: Wanted, slot: Pixels, read_part: Callable[[Blob], bytes]) -> Row:
+def prepare_sample(sample: Sample, wanted: Wanted, slot: Pixels, reading: Reading) -> Row:
     """Prepare one sample, its pixels into slot[0]; what is wrong with its parts is in the row's failures."""
     row = Row(
-        key=sample.key, image_path=sample.image_path, caption=None, metadata=None, origin=sample.origin, has_image=False
+        key=sample.key,
+        image_path=sample.image_path,
+        caption=None,
+        metadata=None,
+        origin=sample.origin,
+        has_image=False,
+        page=sample.page,
     )
     if wanted.image:
         with noting_failure(row, "image"):
             if sample.image is None:
                 raise PartError("no_image", "the sample has no picture")
-            data = noted(row, "image", read_part(sample.image), wanted)
-            slot[0] = read_pixels(data, wanted.preprocess, wanted.pictures)
+            if isinstance(sample.image, PageRef):
+                page = reading.document(sample.image, row, wanted).render(
+                    sample.image.page, wanted.preprocess.least_size
+                )
+                slot[0] = fit_picture(page, wanted.preprocess, wanted.pictures)
+            else:
+                data = noted(row, "image", reading.part(sample.image), wanted)
+                slot[0] = read_pixels(data, wanted.preprocess, wanted.pictures)
             row.has_image = True
     if wanted.text and sample.text is not None:
         with noting_failure(row, "text"):
-            row.caption = decode_caption(noted(row, "text", read_part(sample.text), wanted))
+            if isinstance(sample.text, PageRef):
+                row.caption = reading.document(sample.text, row, wanted).text(sample.text.page) or None
+            else:
+                row.caption = decode_caption(noted(row, "text", reading.part(sample.text), wanted))
     if wanted.metadata and sample.metadata is not None:
         with noting_failure(row, "metadata"):
-            row.metadata = parse_metadata(noted(row, "metadata", read_part(sample.metadata), wanted))
+            row.metadata = parse_metadata(noted(row, "metadata", reading.part(sample.metadata), wanted))
     return without_row(row, wanted) if lacks_too_much(row, wanted) else row
 
 
@@ -110,11 +143,6 @@ def noted(row: Row, part: Part, data: bytes, wanted: Wanted) -> bytes:
     if wanted.digests:
         row.digests[part] = digest_bytes(data)
     return data
-
-
-def digest_bytes(data: bytes) -> bytes:
-    """Return the 16 bytes that the ledger knows a file's content by."""
-    return hashlib.sha256(data).digest()[:16]
 
 
 @contextmanager
@@ -150,9 +178,11 @@ def without_row(row: Row, wanted: Wanted) -> Row:
     return row
 
 
-def read_part(blob: Blob) -> bytes:
+@contextmanager
+def explaining_errors() -> Iterator[None]:
+    """Turn an error of reading into one of the part."""
     try:
-        return read_blob(blob)
+        yield
     except LostError as error:
         raise PartError(error.reason, str(error)) from error
     except (OSError, EOFError, ValueError) as error:

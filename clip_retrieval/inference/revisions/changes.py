@@ -10,12 +10,14 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 
 from clip_retrieval.blobs import BlobRef, read_blob
 from clip_retrieval.inference.output.ledger import Record, as_bytes, as_name, describe_files
-from clip_retrieval.inference.readers.prepare import digest_bytes
+from clip_retrieval.inference.readers.media import digest_bytes, digest_page
 from clip_retrieval.layout import Partition
+from clip_retrieval.media.pages import in_page_order, split_page
 from clip_retrieval.process.resources import count_cores
 from clip_retrieval.sources.files import FilesSource
 from clip_retrieval.sources.types import SAMPLE_PARTS, FileState, Part
@@ -92,7 +94,7 @@ def find_changes(records: Iterable[tuple[Partition, int, Record]], source: Files
         if not is_same_state(record, source.files_in(source.rows[number])):
             touched.append(Change(partition=partition, place=place, record=record))
     changed = look_into(touched, source, found)
-    new = sorted({*(source.units[place] for place in places_of(0, is_known)), *changed})
+    new = sorted({*(source.units[place] for place in places_of(0, is_known)), *changed}, key=in_page_order)
     renamed = match_renamed([change for change in found.changes if change.key is None], new, source)
     found.new = [key for key in new if key not in renamed]
     return found
@@ -161,13 +163,23 @@ def digest_samples(keys: Sequence[str], source: FilesSource) -> Iterator[tuple[s
 
 def digest_files(files: Mapping[Part, FileState], source: FilesSource) -> Digests | None:
     try:
-        return tuple(
-            digest_bytes(read_blob(BlobRef(source.url(files[part].path)))) if part in files else None
-            for part in SAMPLE_PARTS
-        )
+        return tuple(digest_file(files[part], source) if part in files else None for part in SAMPLE_PARTS)
     except (OSError, EOFError, ValueError) as error:
         logger.warning("a file cannot be read, its row stays as it was: %s", error)
         return None
+
+
+def digest_file(state: FileState, source: FilesSource) -> bytes:
+    page = split_page(state.path)
+    if page is None:
+        return digest_bytes(read_blob(BlobRef(source.url(state.path))))
+    return digest_page(digest_document(source.url(page[0]), state.size, state.stamp), page[1])
+
+
+@lru_cache(maxsize=64)
+def digest_document(url: str, _size: int | None, _stamp: str) -> bytes:
+    """Return the digest of a document in the state of its listing: pages follow each other, and it is read once."""
+    return digest_bytes(read_blob(BlobRef(url)))
 
 
 def digest_of(record: Record, part: Part) -> bytes | None:

@@ -27,6 +27,7 @@ def make_partition(
         image=config.enable_image,
         text=config.enable_text,
         shards=config.input_format in SHARD_FORMATS and config.enable_image,
+        pages=config.input_format == "files" and config.enable_pages,
     )
     columns = Columns(own, has_fields=config.enable_metadata)
     samples = stats.sourcing(source.read(partition.start, partition.stop))

@@ -2,7 +2,7 @@
 
 export type Cell = string | number | boolean | null | Cell[] | { [name: string]: Cell };
 export type Row = { rank: number; id: number; similarity: number; [column: string]: Cell };
-export type Hit = { row: Row; thumbnail: string | null; problem: string | null; file: string | null };
+export type Hit = { row: Row; thumbnail: string | null; problem: string | null; file: string | null; source?: string };
 export type Query = { number: number; text: string; kind: string | null; problem: string | null; count: number; hits: Hit[] };
 export type Page = { title: string; version: string; isBatch: boolean; queries: Query[] };
 export type Facet = { column: string; values: [string, number][] };

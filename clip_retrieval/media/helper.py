@@ -1,0 +1,105 @@
+"""Asks a process of its own what only a library can tell of a stranger's file: a file that kills it kills nothing else.
+
+The process starts with the first question and is replaced when it is lost.
+"""
+
+from __future__ import annotations
+
+import atexit
+import pickle
+import subprocess
+import threading
+from functools import cache
+from types import TracebackType
+from typing import Any, Self
+
+from clip_retrieval.errors import ImageError
+from clip_retrieval.process.subprocesses import describe_end, start_module
+
+SECONDS_PER_QUESTION = 120.0
+SECONDS_TO_DIE = 5.0
+MODULE = "clip_retrieval.media.process"
+
+
+class Helper:
+    """A process that answers one question at a time; several threads may ask."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+        self.lock = threading.Lock()
+        self.is_late = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def ask(self, function: str, *arguments: object) -> Any:
+        """Return what a function of `media/process.py` returns.
+
+        Raises ImageError with the function's reason, or `killed_reader` or `timeout` where two processes were lost.
+        """
+        with self.lock:
+            for is_last in (False, True):  # one loss may have other causes, such as a lack of memory
+                try:
+                    kind, value = self.try_once(function, arguments)
+                except (EOFError, OSError, pickle.UnpicklingError) as error:
+                    how = "" if self.process is None else describe_end(self.process, SECONDS_TO_DIE)
+                    self.stop()
+                    if is_last:
+                        reason = "timeout" if self.is_late else "killed_reader"
+                        raise ImageError(reason, f"each process that opened it {how}") from error
+                else:
+                    break
+        if kind == "failed":
+            raise ImageError(*value)
+        return value
+
+    def try_once(self, function: str, arguments: tuple[object, ...]) -> tuple[str, Any]:
+        self.process = process = self.process or start_module(MODULE)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self.is_late = False
+        alarm = threading.Timer(SECONDS_PER_QUESTION, self.give_up)
+        alarm.daemon = True
+        alarm.start()
+        try:
+            pickle.dump((function, arguments), process.stdin)
+            process.stdin.flush()
+            answer: tuple[str, Any] = pickle.load(process.stdout)
+            return answer
+        finally:
+            alarm.cancel()
+
+    def give_up(self) -> None:
+        self.is_late = True
+        if self.process is not None:
+            self.process.kill()
+
+    def stop(self) -> None:
+        process, self.process = self.process, None
+        if process is None:
+            return
+        process.kill()
+        describe_end(process, SECONDS_TO_DIE)
+        for pipe in (process.stdin, process.stdout):
+            try:
+                if pipe is not None:
+                    pipe.close()
+            except OSError:  # what was not sent any more
+                continue
+
+    def close(self) -> None:
+        with self.lock:
+            self.stop()
+
+
+@cache
+def shared_helper() -> Helper:
+    """Return the helper of this process, for pictures that are shown now and then."""
+    helper = Helper()
+    atexit.register(helper.close)
+    return helper

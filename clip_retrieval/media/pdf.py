@@ -1,0 +1,139 @@
+"""PDF documents by pypdfium2: how many pages, a page as a picture, its text. Hostile files may kill the process."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from typing import IO, Any
+
+from PIL import Image
+
+from clip_retrieval.blobs import POINTER_BYTES, open_raw
+from clip_retrieval.errors import ImageError, one_line
+from clip_retrieval.git_lfs import describe_pointer
+from clip_retrieval.media.pages import MOST_PAGES, advice
+
+LARGEST_PAGE = 16_000_000  # pixels of a rendered page; only pages of an extreme shape would have more
+MOST_LETTERS = 10_000  # of a page's text; models read the first hundreds
+PASSWORD_ERROR = 4  # FPDF_ERR_PASSWORD of pdfium's fpdfview.h
+HYPHEN = re.compile(r"[\ufffe\x02]\s*")  # pdfium's mark of a word that was divided at the end of a line
+UNREADABLE = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\u00ad\ufeff\uffff\ud800-\udfff]")
+PDFIUM = threading.RLock()  # pdfium is made for one thread at a time
+
+Shape = Callable[[int, int], tuple[int, int]]  # width and height of a page to the least ones to render it at
+
+
+class Document:
+    """An opened PDF; raises ImageError: needs_plugin, empty, encrypted, decode, too_large."""
+
+    def __init__(self, file: bytes | IO[bytes]) -> None:
+        try:
+            import pypdfium2  # noqa: PLC0415 -- an extra, and 30 ms
+        except ImportError as error:
+            raise ImageError("needs_plugin", advice()) from error
+        if file == b"":
+            raise ImageError("empty", "the file has no bytes")
+        with PDFIUM:
+            forget_error(pypdfium2)
+            try:
+                self.pdf: Any = pypdfium2.PdfDocument(file)
+            except pypdfium2.PdfiumError as error:
+                if error.err_code == PASSWORD_ERROR:
+                    raise ImageError("encrypted", "the PDF opens only with a password") from error
+                raise ImageError("decode", "is no PDF, or damaged beyond its list of pages") from error
+            self.count = len(self.pdf)
+        self.has_too_many = self.count > MOST_PAGES
+
+    def render(self, page: int | None, shape: Shape) -> Image.Image:
+        """Return a page in RGB on white, at least as large as `shape` says for one of its size."""
+        with PDFIUM:
+            opened = self.open_page(page)
+            try:
+                width, height = opened.get_size()
+                if not (width > 0 and height > 0 and math.isfinite(width * height)):
+                    raise ImageError("decode", "the page has no area")
+                across, down = shape(max(1, math.ceil(width)), max(1, math.ceil(height)))
+                scale = max(across / width, down / height)
+                if width * height * scale * scale > LARGEST_PAGE:
+                    raise ImageError("too_large", f"a page of {width:.0f} x {height:.0f} points is too long and narrow")
+                return opened.render(scale=scale, rev_byteorder=True).to_pil().convert("RGB").copy()  # type: ignore[no-any-return]
+            except (RuntimeError, ValueError, MemoryError) as error:
+                raise ImageError("decode", f"the page cannot be drawn: {one_line(error)}") from error
+            finally:
+                opened.close()
+
+    def text(self, page: int | None) -> str:
+        """Return the text of a page in one line, of MOST_LETTERS at most; empty where it has none."""
+        with PDFIUM:
+            opened = self.open_page(page)
+            try:
+                words = opened.get_textpage()
+                try:
+                    # surrogate pairs count as one letter or two; what is cut off is beyond what models read
+                    return tidy(words.get_text_range(0, min(words.count_chars(), 2 * MOST_LETTERS)))
+                finally:
+                    words.close()
+            except (RuntimeError, ValueError) as error:
+                raise ImageError("decode", f"the text of the page cannot be read: {one_line(error)}") from error
+            finally:
+                opened.close()
+
+    def open_page(self, page: int | None) -> Any:
+        if self.has_too_many:
+            raise ImageError("too_large", f"the PDF claims {self.count:,} pages, more than {MOST_PAGES:,}")
+        if not self.count:
+            raise ImageError("decode", "the PDF has no pages")
+        if page is None:
+            raise ImageError("decode", "the pages of the PDF could not be counted")
+        if page > self.count:
+            raise ImageError("decode", f"the PDF has {self.count:,} pages by now")
+        try:
+            return self.pdf[page - 1]
+        except (RuntimeError, ValueError) as error:
+            raise ImageError("decode", f"the page cannot be opened: {one_line(error)}") from error
+
+    def close(self) -> None:
+        with PDFIUM:
+            self.pdf.close()
+
+
+def forget_error(pypdfium2: Any) -> None:
+    """Have pdfium's last error be that of no PDF: it sets none for some files, and the one of another file stays."""
+    pypdfium2.raw.FPDF_LoadMemDocument(b"-", 1, None)
+
+
+def tidy(text: str) -> str:
+    """Return the text of a page as a caption: divided words joined, white space as single spaces."""
+    return " ".join(UNREADABLE.sub("", HYPHEN.sub("", text)).split())[:MOST_LETTERS].rstrip()
+
+
+def count_pages(url: str) -> int:
+    """Return how many pages a file has, of which only its list of pages is read; 0 if too many to be true.
+
+    Raises ImageError or OSError.
+    """
+    with open_raw(url) as file:
+        pointer = describe_pointer(file.read(POINTER_BYTES))
+        if pointer is not None:
+            raise ImageError("git_lfs_pointer", pointer)
+        file.seek(0)
+        with closing(Document(file)) as document:
+            return 0 if document.has_too_many else document.count
+
+
+def picture_of_page(url: str, page: int, side: int) -> bytes:
+    """Return a page as a PNG whose longer side has so many pixels; raises ImageError or OSError."""
+    with open_raw(url) as opened, closing(Document(opened)) as document:
+        image = document.render(page, lambda width, height: longest(width, height, side))
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def longest(width: int, height: int, side: int) -> tuple[int, int]:
+    scale = side / max(width, height)
+    return max(1, int(width * scale)), max(1, int(height * scale))

@@ -1,0 +1,46 @@
+"""The helper process: a file that kills it is blamed, and the next question is answered."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from clip_retrieval.errors import ImageError
+from clip_retrieval.media.helper import Helper
+
+
+class Deadly:
+    """Ends whatever process unpickles it."""
+
+    def __reduce__(self) -> tuple[Callable[[int], object], tuple[int]]:
+        return os._exit, (3,)
+
+
+def test_a_question_that_kills_the_process_is_blamed_and_the_next_one_answered(
+    tmp_path: Path, make_pdf: Callable[..., bytes]
+) -> None:
+    path = tmp_path / "a.pdf"
+    path.write_bytes(make_pdf("one", "two"))
+    with Helper() as helper:
+        with pytest.raises(ImageError, match="ended with code 3") as refused:
+            helper.ask("count_pages", Deadly())
+        assert refused.value.reason == "killed_reader"
+        assert helper.ask("count_pages", str(path)) == 2
+        assert helper.process is not None
+        os.kill(helper.process.pid, signal.SIGKILL)  # for another reason: no file is to blame
+        assert helper.ask("count_pages", str(path)) == 2
+
+
+def test_what_is_wrong_with_a_file_comes_back_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 9\n"
+    )
+    with Helper() as helper:
+        for name, reason in (("a.pdf", "git_lfs_pointer"), ("none.pdf", "unreadable")):
+            with pytest.raises(ImageError) as refused:
+                helper.ask("count_pages", str(tmp_path / name))
+            assert refused.value.reason == reason

@@ -1,0 +1,50 @@
+"""Hits that are pages of PDFs: drawn where they are shown, below the roots alone, and led to."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from clip_retrieval.filter.sheet import find_document
+from clip_retrieval.query.pictures import PAGE_SIDE, Roots, find_local_file, find_picture
+
+
+@pytest.fixture
+def paper(tmp_path: Path, make_pdf: Callable[..., bytes]) -> Path:
+    """Give a PDF of two pages in a folder of its own."""
+    path = tmp_path / "papers" / "a b.pdf"
+    path.parent.mkdir()
+    path.write_bytes(make_pdf("one", ""))
+    return path
+
+
+def test_a_page_is_shown_as_a_picture_of_it(paper: Path) -> None:
+    first, second, third = (find_picture({"image_path": f"{paper}#page={page}"}) for page in (1, 2, 3))
+    assert first.data is not None
+    assert second.data is not None
+    assert max(Image.open(io.BytesIO(first.data)).size) == PAGE_SIDE
+    assert first.data != second.data
+    assert third.data is None
+    assert third.problem == "the PDF has 2 pages by now"
+
+
+def test_pages_are_served_from_below_the_roots_alone(paper: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "papers" / "link.pdf").symlink_to(tmp_path / "secret.pdf")
+    roots = Roots.of([str(paper.parent)])
+    assert roots.allow({"image_path": f"{paper}#page=1"})
+    assert find_picture({"image_path": f"{paper}#page=1"}, roots).data is not None
+    assert not Roots.of([str(tmp_path / "other")]).allow({"image_path": f"{paper}#page=1"})
+    assert not roots.allow({"image_path": f"{paper.parent}/link.pdf#page=1"})
+
+
+def test_a_sheet_leads_to_the_page_in_its_file(paper: Path) -> None:
+    hit = {"image_path": f"{paper}#page=2"}
+    assert find_local_file(hit) is None  # linking or showing the whole file would be another picture
+    assert find_document(hit) == f"{paper.as_uri()}#page=2"
+    assert find_document({"image_path": str(paper)}) is None
+    assert find_document({"image_path": f"{paper.parent}/gone.pdf#page=2"}) is None
