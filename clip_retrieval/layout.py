@@ -19,6 +19,7 @@ METADATA_FOLDER, FAILURES_FOLDER, LEDGER_FOLDER, STATS_FOLDER = "metadata", "fai
 ATTEMPTS_FOLDER = "attempts"  # a sub-folder for each partition that is being made, or failed
 TABLE_FOLDERS = (METADATA_FOLDER, FAILURES_FOLDER, LEDGER_FOLDER)  # sub-folders of parquet files
 COLUMNS_FOLDER = "columns"  # a sub-folder of parquet files for each set of columns that `label` adds
+STALE = "stale.json"  # in the folder of a set: embeddings have changed in place since
 METADATA_ARROW = "metadata.arrow"
 INDEX_SUFFIX = ".index"
 

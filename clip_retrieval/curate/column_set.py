@@ -15,6 +15,7 @@ from clip_retrieval.curate.output import RECIPE, about_folder, compare_options
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.layout import COLUMNS_FOLDER
 from clip_retrieval.metadata import other_columns
+from clip_retrieval.metadata.joined import is_stale
 from clip_retrieval.options import to_json
 from clip_retrieval.version import __version__
 
@@ -83,7 +84,7 @@ def claim_set(config: LabelConfig, embedded: Embedded) -> None:
     name = f"{place}/{RECIPE}"
     if embedded.folder.exists(name):
         there = embedded.folder.read_json(name)
-        if there == json.loads(json.dumps(recipe)):
+        if there == json.loads(json.dumps(recipe)) and not is_stale(embedded.folder, config.name):
             return
         others = compare_options(there.get("options", {}), options)
         if others and not config.overwrite:

@@ -148,7 +148,7 @@ def find_and_write(job: Job, order: Order, compare: Compare, target: Folder) -> 
         "memory": config.max_memory,
         "folders": [[about_folder(m.folder, m.row_count), identity(m.vectors)] for m in members],
     }
-    with open_workspace(target, key) as work:
+    with open_workspace(target, key, overwrite=config.written.overwrite) as work:
         scanned = scan(pool, work, own.row_count)
         likeness = find_likeness(members, config, scanned, compare, work)
         leaders = cover(order, likeness.relations, likeness.more)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -15,13 +16,14 @@ from clip_retrieval.curate.workspace import KEY, WORK_FOLDER
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.filter.output import TARS_FOLDER, check_no_data, is_inside
 from clip_retrieval.filter.sheet import SHEET
-from clip_retrieval.layout import METADATA_FOLDER, SHARD, read_manifest
+from clip_retrieval.layout import COLUMNS_FOLDER, MANIFEST, METADATA_FOLDER, SHARD, STALE, read_manifest
 from clip_retrieval.metadata.joined import column_files
 from clip_retrieval.options import to_json
-from clip_retrieval.storage import Folder, check_writable
+from clip_retrieval.storage import PARTIAL_FOLDER, Folder, check_writable
 from clip_retrieval.version import __version__
 
 RECIPE, GROUPS = "recipe.json", "groups.parquet"
+FAILURES = "failures.parquet"  # rows whose sample could not be copied
 IDS, KEPT, UIDS, EMBEDDINGS = "ids.txt", "kept.parquet", "uids.npy", "embeddings"
 FILES: dict[Form, str] = {
     "ids": IDS,
@@ -29,6 +31,15 @@ FILES: dict[Form, str] = {
     "datacomp": UIDS,
     "webdataset": f"{TARS_FOLDER}/",
     "embeddings": f"{EMBEDDINGS}/",
+}
+# What lies in the folders among them, `label`'s columns included: only that is ever removed.
+PARTITION = r"\d+(?:_\d{4})*"
+FILES_WITHIN = {
+    FILES["webdataset"]: re.compile(r"\d{5,}\.tar"),
+    FILES["embeddings"]: re.compile(
+        rf"{MANIFEST}|(img|text)_emb/\1_emb_{PARTITION}\.npy|{METADATA_FOLDER}/metadata_{PARTITION}\.parquet"
+        rf"|{COLUMNS_FOLDER}/[^/]+/({RECIPE}|{STALE}|[^/]+\.parquet)"
+    ),
 }
 COMMAND, OPTIONS, OUTCOME, STATE, FOLDERS = "command", "options", "outcome", "state", "folders"  # keys of a recipe
 NO_MATTER = {"embeddings_folder", "against", "output_folder", "overwrite", "max_memory"}  # FOLDERS has the first two
@@ -94,6 +105,7 @@ def claim_folder(folder: Folder, job: Job) -> dict[str, Any] | None:
             raise ConfigError(
                 f"{folder.url} has {foreign[0]}, which no {job.command} wrote; name another output folder"
             )
+        check_inside_owned(folder, owned, job.command)
     check_writable(folder)
     return None
 
@@ -129,13 +141,31 @@ def owned_names(recipe: Mapping[str, Any]) -> list[str]:
         there = recipe[OUTCOME].get("files", ())
     else:
         there = names_by(recipe[COMMAND], flat(recipe.get(OPTIONS, {})))
-    return [name for name in (GROUPS, SHEET, *FILES.values()) if name in there]
+    return [name for name in (GROUPS, SHEET, FAILURES, *FILES.values()) if name in there]
+
+
+def check_inside_owned(folder: Folder, owned: Sequence[str], command: str) -> None:
+    """Raise ConfigError where a folder that would be replaced holds a file that is not ours."""
+    for name in owned:
+        ours = FILES_WITHIN.get(name)
+        if ours is None:
+            continue
+        start = len(folder.path(name))
+        within = sorted(str(entry["name"])[start:] for entry in folder.entries(name.rstrip("/"), below=True))
+        within = [file for file in within if not file.startswith(f"{PARTIAL_FOLDER}/")]
+        foreign = next((file for file in within if not ours.fullmatch(file)), None)
+        if foreign is not None:
+            raise ConfigError(
+                f"{folder.url} has {name}{foreign}, which no {command} wrote, in what would be replaced; move it away, "
+                "or name another output folder"
+            )
 
 
 def names_by(command: str, options: Mapping[str, Any]) -> list[str]:
     groups = [GROUPS] if command == "dedup" else []
     sheet = [SHEET] if options.get("sheet_groups", options.get("sheet_rows")) else []
-    return [*groups, *sheet, *(FILES[form] for form in options.get("write", ()) if form in FILES)]
+    failures = [FAILURES] if "webdataset" in options.get("write", ()) else []
+    return [*groups, *sheet, *failures, *(FILES[form] for form in options.get("write", ()) if form in FILES)]
 
 
 def check_same(folder: Folder, recipe: Mapping[str, Any], job: Job) -> None:

@@ -90,7 +90,7 @@ def choose_and_write(embedded: Embedded, config: SelectConfig) -> SelectResult:
         }
         key["files"] = identity(embedded.vectors)
         key["candidates"] = [len(ids), int(ids.sum())]
-        with open_workspace(target, key) as work:
+        with open_workspace(target, key, overwrite=config.written.overwrite) as work:
             chosen = choose(embedded, ids, config, work)
             steps["chosen"] = len(chosen)
             result = write(job, chosen, config, target, Said(steps, notes))

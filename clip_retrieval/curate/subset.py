@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from clip_retrieval.curate.config import Form
 from clip_retrieval.curate.embedded import Embedded, Ids
-from clip_retrieval.curate.output import EMBEDDINGS, FILES, IDS, KEPT, UIDS
+from clip_retrieval.curate.output import EMBEDDINGS, FAILURES, FILES, IDS, KEPT, UIDS
 from clip_retrieval.embeddings.local_copy import fetched
 from clip_retrieval.embeddings.npy_writer import NpyWriter
 from clip_retrieval.embeddings.rows import read_rows
@@ -68,6 +68,7 @@ def check_forms(embedded: Embedded, forms: Sequence[Form]) -> None:
 def write_subset(embedded: Embedded, ids: Ids, forms: Sequence[Form], folder: Folder) -> Written:
     """Write the rows with these ids, ascending; memory holds a block of them."""
     notes: list[str] = []
+    failed: dict[int, str] = {}
     if "ids" in forms:
         with folder.staged(IDS) as staged:
             staged.write_text("".join(f"{row}\n" for row in ids.tolist()), encoding="utf-8")
@@ -76,10 +77,15 @@ def write_subset(embedded: Embedded, ids: Ids, forms: Sequence[Form], folder: Fo
     if "datacomp" in forms:
         notes += write_uids(embedded, ids, folder)
     if "webdataset" in forms:
-        notes += write_webdataset(embedded, ids, folder)
+        failed = write_webdataset(embedded, ids, folder)
     if "embeddings" in forms:
         write_embeddings(embedded, ids, EmbeddingsFolder(f"{folder.url}/{EMBEDDINGS}"))
-    return Written([FILES[form] for form in FILES if form in forms], notes)
+    files = [FILES[form] for form in FILES if form in forms]
+    if failed:
+        write_failures(embedded, failed, folder)
+        files.append(FAILURES)
+        notes.append(f"{counted(len(failed), 'row')} without a sample in {TARS_FOLDER}/; {FAILURES} names them")
+    return Written(files, notes)
 
 
 def blocks_of(embedded: Embedded, ids: Ids) -> Iterator[pa.Table]:
@@ -121,8 +127,11 @@ def write_uids(embedded: Embedded, ids: Ids, folder: Folder) -> list[str]:
     return [f"{counted(bad, 'row')} without a uid of 32 hexadecimal digits: not in {UIDS}"] if bad else []
 
 
-def write_webdataset(embedded: Embedded, ids: Ids, folder: Folder) -> list[str]:
-    """Write tars of the samples, several at once; each shard is read once, from its beginning to its end."""
+def write_webdataset(embedded: Embedded, ids: Ids, folder: Folder) -> dict[int, str]:
+    """Write tars of the samples, several at once; each shard is read once, from its beginning to its end.
+
+    Return the rows that have no sample, ascending, and why.
+    """
     problems: Problems = {}
     groups = group_by_shard(embedded, ids)
 
@@ -135,13 +144,17 @@ def write_webdataset(embedded: Embedded, ids: Ids, folder: Folder) -> list[str]:
     with show_progress("copying samples", len(ids)) as advance, ThreadPoolExecutor(count_cores()) as threads:
         for done in threads.map(write, range(len(groups))):
             advance(done)
-    if not problems:
-        return []
-    first = min(problems)
-    return [
-        f"{counted(len(problems), 'row')} without a sample in {TARS_FOLDER}/; "
-        f"the first is row {int(ids[first])}: {problems[first]}"
-    ]
+    return {int(ids[place]): problems[place] for place in sorted(problems)}
+
+
+def write_failures(embedded: Embedded, failed: dict[int, str], folder: Folder) -> None:
+    """Write failures.parquet: id, where the picture should be, and the reason."""
+    assert embedded.metadata is not None
+    rows = np.array([*failed], np.int64)
+    places = embedded.metadata.rows(rows, [name for name in (IMAGE_PATH, SHARD) if name in embedded.column_names])
+    table = places.add_column(0, "id", number_array(rows)).append_column("reason", pa.array([*failed.values()]))
+    with folder.staged(FAILURES) as staged:
+        pq.write_table(table, staged)
 
 
 def group_by_shard(embedded: Embedded, ids: Ids) -> list[tuple[int, int]]:

@@ -50,9 +50,10 @@ class Workspace:
 
 
 @contextmanager
-def open_workspace(target: Folder, key: Mapping[str, Any]) -> Iterator[Workspace]:
-    """Yield the workspace of a result; it is emptied where `key` differs, and removed if the block succeeds.
+def open_workspace(target: Folder, key: Mapping[str, Any], *, overwrite: bool = False) -> Iterator[Workspace]:
+    """Yield the workspace of a result, which is removed if the block succeeds.
 
+    Raises StorageError where a stopped run of another `key` left files there, unless `overwrite` empties it.
     A result on a store has a temporary one, which does not outlive the run.
     """
     if not target.is_local:
@@ -64,6 +65,11 @@ def open_workspace(target: Folder, key: Mapping[str, Any]) -> Iterator[Workspace
         if path.exists() and not is_of(path, said):
             if any(path.iterdir()) and not (path / KEY).exists():
                 raise StorageError(f"{path} holds files that are not ours; name another output folder")
+            if any(path.glob("*.npy")) and not overwrite:
+                raise StorageError(
+                    f"{path} holds the work of a stopped run of other options, or of rows that have changed since; "
+                    "give its options to go on with it, --overwrite to begin anew, or name another output folder"
+                )
             shutil.rmtree(path)
         path.mkdir(parents=True, exist_ok=True)
         (path / KEY).write_text(said, encoding="utf-8")

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from clip_retrieval.layout import COLUMNS_FOLDER
+from clip_retrieval.layout import COLUMNS_FOLDER, STALE
 from clip_retrieval.metadata.parquet import Column, ParquetFiles, ParquetMetadata
 from clip_retrieval.metadata.schema import choose_columns
 from clip_retrieval.storage import Folder
@@ -113,7 +113,21 @@ def pick_columns(tables: Sequence[pa.Table], names: Sequence[str]) -> pa.Table:
 
 
 def column_sets(folder: Folder) -> list[str]:
-    """Return the names of the sets of columns that a folder holds, in order."""
+    """Return the names of the sets of columns that a folder holds, in order; those of changed rows are left out."""
+    return [name for name in all_column_sets(folder) if not is_stale(folder, name)]
+
+
+def is_stale(folder: Folder, name: str) -> bool:
+    return folder.exists(f"{COLUMNS_FOLDER}/{name}/{STALE}")
+
+
+def mark_columns_stale(folder: Folder) -> None:
+    """Note in each set of columns that embeddings change in place: it is no longer of these rows."""
+    for name in column_sets(folder):
+        folder.write_json(f"{COLUMNS_FOLDER}/{name}/{STALE}", {"why": "embeddings have changed in place"})
+
+
+def all_column_sets(folder: Folder) -> list[str]:
     if not folder.exists(COLUMNS_FOLDER):
         return []
     with folder.answering():
@@ -124,9 +138,15 @@ def column_sets(folder: Folder) -> list[str]:
 
 
 def with_columns(folder: Folder, own: Metadata | None) -> Metadata | None:
-    """Return metadata with the columns beside it; a set of other rows, such as an unfinished one, is left out."""
+    """Return metadata with the columns beside it; a set of other rows, unfinished or stale, is left out."""
     parts: list[Metadata] = [] if own is None else [own]
-    for name in column_sets(folder):
+    for name in all_column_sets(folder):
+        if is_stale(folder, name):
+            logger.warning(
+                "%s was made before embeddings changed: its columns are left out; run the command that made them again",
+                folder.path(f"{COLUMNS_FOLDER}/{name}"),
+            )
+            continue
         added = ParquetMetadata(ParquetFiles(folder, f"{COLUMNS_FOLDER}/{name}"))
         if parts and added.row_count != parts[0].row_count:
             logger.warning(

@@ -456,6 +456,26 @@ def test_a_folder_of_files_that_are_not_ours_is_left_as_it_is(
     assert [path.name for path in mine.parent.iterdir()] == [mine.name]
 
 
+@pytest.mark.parametrize("name", ["embeddings/mine.txt", "embeddings/columns/mine.parquet", "embeddings/img_emb/a.npy"])
+def test_a_file_of_others_in_a_folder_that_is_replaced_is_told_and_stays(
+    write_run: WriteRun, tmp_path: Path, unit_rows: Callable[..., Rows], name: str
+) -> None:
+    folder = write_run(tmp_path / "run", [unit_rows(20)])
+    dedup(folder, tmp_path / "out", write="embeddings")
+    mine = tmp_path / "out" / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    with pytest.raises(ClipRetrievalError, match=f"out has {name}, which no dedup wrote, in what would be replaced"):
+        dedup(folder, tmp_path / "out", write="embeddings", threshold=0.5, overwrite=True)
+    assert mine.read_text() == "mine"
+    assert (tmp_path / "out/embeddings/metadata/metadata_0.parquet").exists()
+    mine.unlink()
+    (tmp_path / "out/embeddings/columns/odd").mkdir(parents=True)
+    (tmp_path / "out/embeddings/columns/odd/odd_0.parquet").write_text("of label")
+    dedup(folder, tmp_path / "out", write="embeddings", threshold=0.5, overwrite=True)
+    assert not (tmp_path / "out/embeddings/columns").exists()
+
+
 def test_a_form_that_this_command_did_not_write_is_not_replaced(
     write_run: WriteRun, tmp_path: Path, unit_rows: Callable[..., Rows]
 ) -> None:

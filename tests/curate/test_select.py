@@ -146,8 +146,15 @@ def test_a_stopped_choice_goes_on_with_its_blocks(
         with pytest.raises(KeyboardInterrupt):
             select(folder, tmp_path / "out", count=40, diverse=True)
     assert len(list((tmp_path / "out/_work").glob("far_*.npy"))) == 2
+    with pytest.raises(
+        ClipRetrievalError, match=r"_work holds the work of a stopped run of other options.* --overwrite"
+    ):
+        select(folder, tmp_path / "out", count=41, diverse=True)
+    assert len(list((tmp_path / "out/_work").glob("far_*.npy"))) == 2
     select(folder, tmp_path / "out", count=40, diverse=True)
     assert ids_of(tmp_path / "out") == ids_of(tmp_path / "whole")
+    select(folder, tmp_path / "out", count=41, diverse=True, overwrite=True)
+    assert len(ids_of(tmp_path / "out")) == 41
 
 
 def test_datacomp_and_parquet_name_the_chosen_rows(run: Path, tmp_path: Path) -> None:
@@ -171,6 +178,24 @@ def test_a_webdataset_has_the_samples_of_the_chosen_rows_each_shard_read_once(
         with tarfile.open(path) as tar:
             members.append([name for name in tar.getnames() if name.endswith(".jpg")])
     assert members == [["00000.jpg", "00002.jpg", "00003.jpg"], ["00004.jpg", "00005.jpg", "00006.jpg", "00007.jpg"]]
+
+
+def test_rows_without_a_sample_are_listed_with_the_reason(
+    write_pictures: Callable[[Path, int], Path], tmp_path: Path
+) -> None:
+    photos = write_pictures(tmp_path / "photos", 4)
+    config = {"clip_model": "hash:16?size=32", "distribution_strategy": "sequential"}
+    run_inference(build_config(InferenceConfig, config, (str(photos), str(tmp_path / "run"))))
+    gone = sorted(photos.glob("*.jpg"))[1:3]
+    for path in gone:
+        path.unlink()
+    found = select(tmp_path / "run", tmp_path / "out", where="image_path is not null", write="webdataset")
+    assert found.notes == ["2 rows without a sample in webdataset/; failures.parquet names them"]
+    assert "failures.parquet" in found.files
+    failed = pd.read_parquet(tmp_path / "out/failures.parquet")
+    assert failed["id"].tolist() == [1, 2]
+    assert failed["image_path"].tolist() == [str(path) for path in gone]
+    assert all("not found" in reason or "No such file" in reason or "is gone" in reason for reason in failed["reason"])
 
 
 def test_a_recipe_tells_what_was_chosen_and_how(run: Path, tmp_path: Path) -> None:

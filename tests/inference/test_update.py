@@ -20,11 +20,14 @@ from numpy.typing import NDArray
 
 from clip_retrieval import clip_filter, clip_index, clip_inference
 from clip_retrieval.cli import cli
+from clip_retrieval.curate.config import LabelConfig
+from clip_retrieval.curate.label import run_label
 from clip_retrieval.errors import ClipRetrievalError, ConfigError, IndexBuildError, SourceError, StorageError
 from clip_retrieval.inference.config import WorkerConfig
 from clip_retrieval.inference.revisions import changes
 from clip_retrieval.inference.summary import RunSummary
 from clip_retrieval.layout import JOURNAL, EmbeddingsFolder, Partition, next_partition, partition_named
+from clip_retrieval.metadata import open_metadata
 from clip_retrieval.options import build_config
 from clip_retrieval.revision import only_one
 from clip_retrieval.storage import Folder
@@ -290,6 +293,32 @@ def test_index_and_filter_work_on_updated_folders(changed: Path, done: Path, tmp
     assert len(hits) == 8  # deleted rows are never hits
     assert (hits["id"][0], Path(hits["image_path"][0]).name) == (4, "sub-four.jpg")
     assert set(hits["id"]) == {0, 2, 4, 5, 6, 7, 8, 9}
+
+
+def test_columns_that_were_added_are_left_out_by_name_once_rows_change_in_place(
+    photos: Path, done: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    label = build_config(LabelConfig, {"outlier": True, "name": "odd"}, (str(done),))
+    run_label(label)
+    clip_index(str(done), str(tmp_path / "index"), index_key="Flat")
+    rename(photos, 4, "renamed")
+    update(photos, done)
+    metadata = open_metadata(EmbeddingsFolder(str(done)))
+    assert metadata is not None
+    assert "outlier" in metadata.schema.names  # a name changes no embedding
+    remove(photos, 3)
+    update(photos, done)
+    for folder in (done, tmp_path / "index"):
+        if folder != done:
+            clip_index(str(done), str(folder), update=True)
+        metadata = open_metadata(EmbeddingsFolder(str(folder)))
+        assert metadata is not None
+        assert "outlier" not in metadata.schema.names
+    assert "columns/odd was made before embeddings changed" in caplog.text
+    run_label(label)
+    metadata = open_metadata(EmbeddingsFolder(str(done)))
+    assert metadata is not None
+    assert metadata.columns(["outlier"])["outlier"].null_count == 1
 
 
 def test_other_changes_are_told_in_numbers(changed: Path, done: Path) -> None:

@@ -20,6 +20,7 @@ from clip_retrieval.inference.output.ledger import LedgerWriter, Record, read_le
 from clip_retrieval.inference.revisions.revised import Revision
 from clip_retrieval.layout import IMAGE_PATH, MODALITIES, Modality, Partition
 from clip_retrieval.metadata import concat, open_parquet
+from clip_retrieval.metadata.joined import mark_columns_stale
 from clip_retrieval.sources.types import SAMPLE_PARTS, Failure
 from clip_retrieval.words import clean
 
@@ -51,6 +52,8 @@ class Edit:
         stats = revision.read_json(revision.stats_name(self.partition))
         for modality in MODALITIES:
             stats[COUNT_NAMES[modality]] += self.write_embeddings(revision, modality)
+        if self.deleted or any(self.vectors.values()):
+            mark_columns_stale(revision)
         if self.deleted or self.image_paths or self.filled:
             self.write_metadata(revision)
         if self.records:
