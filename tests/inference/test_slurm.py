@@ -16,7 +16,7 @@ from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.inference.distributors import slurm
 from clip_retrieval.inference.distributors.slurm_ends import Round, count_states, last_words, name_jobs
 from clip_retrieval.inference.distributors.slurm_jobs import SlurmJobs, worker_arguments
-from clip_retrieval.inference.distributors.slurm_worker import read_task
+from clip_retrieval.inference.distributors.slurm_worker import cores_given, read_task
 from clip_retrieval.inference.plan import open_output, open_plan, plan_run
 from clip_retrieval.inference.run import preview_scripts, run_inference, submit_inference
 from clip_retrieval.inference.telemetry.live import Live
@@ -239,6 +239,20 @@ def test_a_task_reads_its_environment_as_in_clip_retrieval_2(environment: dict[s
     assert (task.rank, task.world, task.local_id) == (2, 3, 1)
     assert task.run.output_partition_count == 12
     assert read_task({**environment, "SLURM_LOCALID": ""}).local_id is None
+
+
+@pytest.mark.parametrize(
+    ("given", "workers", "cores"),
+    [
+        ({"SLURM_CPUS_ON_NODE": "96"}, 1, 96),
+        ({"SLURM_CPUS_ON_NODE": "96"}, 8, 12),
+        ({"SLURM_CPUS_ON_NODE": "96", "SLURM_CPUS_PER_TASK": "10"}, 8, 10),
+        ({"SLURM_CPUS_ON_NODE": "4"}, 8, 1),
+        ({}, 8, None),
+    ],
+)
+def test_a_worker_uses_the_cores_that_slurm_gave_it(given: dict[str, str], workers: int, cores: int | None) -> None:
+    assert cores_given(given, workers) == cores
 
 
 @pytest.mark.parametrize(

@@ -88,10 +88,10 @@ def number_of(environment: Mapping[str, str], name: str, *, least: int) -> int:
 def run_task(environment: Mapping[str, str]) -> TaskSummary:
     """Make this task's partitions, and what others leave; workers on several devices tell their own figures."""
     task = read_task(environment)
-    cores = environment.get("SLURM_CPUS_ON_NODE", "")
-    if cores.isdigit() and CORES_VARIABLE not in environment:
-        os.environ[CORES_VARIABLE] = cores  # without cgroups nothing else says what Slurm gave
     devices = list_devices(task.run.encoder)
+    cores = cores_given(environment, 1 if task.local_id is None else len(devices))
+    if cores and CORES_VARIABLE not in environment:
+        os.environ[CORES_VARIABLE] = str(cores)
     if task.local_id is None and len(devices) > 1:
         run_on_each(task, devices)
         return TaskSummary(partition_count=0, stats=Stats())
@@ -101,6 +101,14 @@ def run_task(environment: Mapping[str, str]) -> TaskSummary:
     with watching(task.run, live):
         made = run_worker(plan, OwnAndOthers(plan=plan, rank=task.rank, world=task.world), device, live.teller())
     return TaskSummary(partition_count=len(made), stats=add_up(stats.to_json() for stats in made))
+
+
+def cores_given(environment: Mapping[str, str], worker_count: int) -> int | None:
+    """Return the cores that Slurm gave to one of so many workers on this node; only cgroups would say so otherwise."""
+    of_task, of_node = (environment.get(name, "") for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"))
+    if of_task.isdigit():
+        return int(of_task)
+    return max(1, int(of_node) // worker_count) if of_node.isdigit() else None
 
 
 def run_on_each(task: SlurmTaskConfig, devices: Sequence[str]) -> None:
