@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_retrieval.errors import StorageError
+from clip_retrieval.errors import ConfigError, SourceError, StorageError
 from clip_retrieval.storage import Folder, temporary_folder, writable
 
 WORK_FOLDER = "_work"
@@ -73,7 +73,11 @@ def open_workspace(target: Folder, key: Mapping[str, Any], *, overwrite: bool = 
             shutil.rmtree(path)
         path.mkdir(parents=True, exist_ok=True)
         (path / KEY).write_text(said, encoding="utf-8")
-    yield Workspace(path)
+    try:
+        yield Workspace(path)
+    except (ConfigError, SourceError):  # of what was asked for: nobody goes on with that
+        shutil.rmtree(path, ignore_errors=True)
+        raise
     shutil.rmtree(path, ignore_errors=True)
 
 

@@ -554,4 +554,6 @@ def test_a_run_is_not_gone_on_with_after_the_embeddings_changed(
         with pytest.raises(ZeroDivisionError):
             dedup(folder, tmp_path / "out")
     np.save(folder / "img_emb/img_emb_0.npy", unit_rows(20, seed=8))
-    assert dedup(folder, tmp_path / "out").duplicates == 0
+    with pytest.raises(ClipRetrievalError, match="of a stopped run of other options, or of rows that have changed"):
+        dedup(folder, tmp_path / "out")
+    assert dedup(folder, tmp_path / "out", overwrite=True).duplicates == 0
