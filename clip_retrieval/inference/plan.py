@@ -138,8 +138,9 @@ def choose(plan: Plan, devices: Sequence[str], tasks: Sequence[int] | None) -> P
     """Return what is to be done of a plan: all that is missing, or what is missing of `tasks`."""
     if tasks is not None:
         check_tasks(tasks, len(plan.partitions))
-    chosen = plan.partitions if tasks is None else [plan.partitions[i] for i in tasks]
-    missing = Mapped(ids_to_make(plan.folder, chosen), plan.partitions.__getitem__)
+    ids = range(len(plan.partitions)) if tasks is None else tasks
+    chosen = Mapped(ids, plan.partitions.__getitem__)
+    missing = Mapped(ids_to_make(plan.folder, plan.partitions, ids), plan.partitions.__getitem__)
     return PlannedRun(**vars(plan), devices=devices, chosen=chosen, missing=missing)
 
 
