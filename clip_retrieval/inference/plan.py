@@ -20,6 +20,7 @@ from clip_retrieval.inference.manifest import describe_options
 from clip_retrieval.inference.missing import ids_to_make
 from clip_retrieval.inference.resume import as_it_was, check_folder, check_input, is_revised
 from clip_retrieval.inference.saved_plan import check_plan, read_plan, restore_source, save_plan
+from clip_retrieval.installed import need
 from clip_retrieval.layout import EmbeddingsFolder, Partition, read_manifest
 from clip_retrieval.paths import local_path
 from clip_retrieval.sources import open_source
@@ -200,6 +201,8 @@ def settle_partition_count(
 def open_output(config: InferenceConfig) -> EmbeddingsFolder:
     """Return the folder of a run; raises ConfigError if it is the input, EncoderError if the model cannot be opened."""
     check_model_name(config.encoder.clip_model)
+    if config.telemetry.enable_wandb:  # before there is a folder
+        need("wandb", "--enable_wandb", ConfigError, extra="wandb")
     folder = EmbeddingsFolder(config.output_folder)
     path = local_path(config.source.input_dataset)
     if path is not None and os.path.isdir(path) and Folder(str(path)).place == folder.place:  # noqa: PTH112 -- or a list

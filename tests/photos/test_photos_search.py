@@ -308,6 +308,9 @@ def test_one_argument_is_the_folder_where_lines_will_ask(photos: Path) -> None:
     assert read_search_config({}, (str(photos),)).asked.query == (str(photos),)
     with pytest.raises(ConfigError, match="leave out --paths"):
         SearchConfig(output=read_search_config({"interactive": True, "paths": True}).output)
+    refused = run("--interactive", photos, "--json")
+    assert refused.exit_code == 1
+    assert "leave out --json" in str(refused.output) + str(refused.exception)
 
 
 @pytest.mark.parametrize("spelling", ["./~", "~"])
