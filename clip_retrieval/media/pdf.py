@@ -6,8 +6,8 @@ import io
 import math
 import re
 import threading
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from typing import IO, Any
 
 from PIL import Image
@@ -41,8 +41,8 @@ class Document:
             forget_error(pypdfium2)
             try:
                 self.pdf: Any = pypdfium2.PdfDocument(file)
-            except pypdfium2.PdfiumError as error:
-                if error.err_code == PASSWORD_ERROR:
+            except Exception as error:  # as of a page, below
+                if getattr(error, "err_code", None) == PASSWORD_ERROR:
                     raise ImageError("encrypted", "the PDF opens only with a password") from error
                 raise ImageError("decode", "is no PDF, or damaged beyond its list of pages") from error
             self.count = len(self.pdf)
@@ -50,39 +50,26 @@ class Document:
 
     def render(self, page: int | None, shape: Shape) -> Image.Image:
         """Return a page in RGB on white, at least as large as `shape` says for one of its size."""
-        with PDFIUM:
-            opened = self.open_page(page)
-            try:
-                width, height = opened.get_size()
-                if not (width > 0 and height > 0 and math.isfinite(width * height)):
-                    raise ImageError("decode", "the page has no area")
-                across, down = shape(max(1, math.ceil(width)), max(1, math.ceil(height)))
-                scale = max(across / width, down / height)
-                if width * height * scale * scale > LARGEST_PAGE:
-                    raise ImageError("too_large", f"a page of {width:.0f} x {height:.0f} points is too long and narrow")
-                return opened.render(scale=scale, rev_byteorder=True).to_pil().convert("RGB").copy()  # type: ignore[no-any-return]
-            except (RuntimeError, ValueError, MemoryError) as error:
-                raise ImageError("decode", f"the page cannot be drawn: {one_line(error)}") from error
-            finally:
-                opened.close()
+        with self.page(page) as opened:
+            width, height = opened.get_size()
+            if not (width > 0 and height > 0 and math.isfinite(width * height)):
+                raise ImageError("decode", "the page has no area")
+            across, down = shape(max(1, math.ceil(width)), max(1, math.ceil(height)))
+            scale = max(across / width, down / height)
+            if width * height * scale * scale > LARGEST_PAGE:
+                raise ImageError("too_large", f"a page of {width:.0f} x {height:.0f} points is too long and narrow")
+            image: Image.Image = opened.render(scale=scale, rev_byteorder=True).to_pil().convert("RGB").copy()
+            return image
 
     def text(self, page: int | None) -> str:
         """Return the text of a page in one line, of MOST_LETTERS at most; empty where it has none."""
-        with PDFIUM:
-            opened = self.open_page(page)
-            try:
-                words = opened.get_textpage()
-                try:
-                    # surrogate pairs count as one letter or two; what is cut off is beyond what models read
-                    return tidy(words.get_text_range(0, min(words.count_chars(), 2 * MOST_LETTERS)))
-                finally:
-                    words.close()
-            except (RuntimeError, ValueError) as error:
-                raise ImageError("decode", f"the text of the page cannot be read: {one_line(error)}") from error
-            finally:
-                opened.close()
+        with self.page(page) as opened, closing(opened.get_textpage()) as words:
+            # surrogate pairs count as one letter or two; what is cut off is beyond what models read
+            return tidy(words.get_text_range(0, min(words.count_chars(), 2 * MOST_LETTERS)))
 
-    def open_page(self, page: int | None) -> Any:
+    @contextmanager
+    def page(self, page: int | None) -> Iterator[Any]:
+        """Open a page for a while; errors of the library become ImageError."""
         if self.has_too_many:
             raise ImageError("too_large", f"the PDF claims {self.count:,} pages, more than {MOST_PAGES:,}")
         if not self.count:
@@ -91,10 +78,14 @@ class Document:
             raise ImageError("decode", "the pages of the PDF could not be counted")
         if page > self.count:
             raise ImageError("decode", f"the PDF has {self.count:,} pages by now")
-        try:
-            return self.pdf[page - 1]
-        except (RuntimeError, ValueError) as error:
-            raise ImageError("decode", f"the page cannot be opened: {one_line(error)}") from error
+        with PDFIUM:
+            try:
+                with closing(self.pdf[page - 1]) as opened:
+                    yield opened
+            except ImageError:
+                raise
+            except Exception as error:  # broken bytes may make the library raise anything
+                raise ImageError("decode", f"the page cannot be read: {one_line(error)}") from error
 
     def close(self) -> None:
         with PDFIUM:

@@ -62,6 +62,14 @@ def test_each_fault_has_its_reason(make_pdf: MakePdf) -> None:
     assert reason_of(make_pdf()) == "decode"
 
 
+def test_whatever_a_damaged_page_makes_the_library_raise_is_told_of(make_pdf: MakePdf) -> None:
+    document = Document(make_pdf("one"))
+    with pytest.raises(ImageError, match=r"the page cannot be read: .* by zero") as refused:
+        document.render(1, lambda width, height: (width // 0, height))
+    assert refused.value.reason == "decode"
+    assert document.text(1) == "one"
+
+
 def test_more_pages_than_can_be_true_are_refused(make_pdf: MakePdf, tmp_path: Path) -> None:
     data = make_pdf("one").replace(b"/Count 1>>", b"/Count 1000000>>")
     (tmp_path / "a.pdf").write_bytes(data)
