@@ -185,7 +185,7 @@ def ask_all(search: Callable[[Floats], list[Ids]], queries: Floats, *, at_once: 
     return Answers(found, time.perf_counter() - start)
 
 
-def measure_recall(source: Source, scan: Scan, sample: Sample, found: list[Ids]) -> float:
+def measure_recall(source: Source, scan: Scan, sample: Sample, found: list[Ids], tolerance: float = 0.0) -> float:
     """Return the share of the true hits that were found; rows as near as the last true hit count as such."""
     nearest, right, wanted = scan.nearest, 0, 0
     for query, ids, true_ids, scores in zip(sample.queries, found, nearest.ids, nearest.scores, strict=False):
@@ -195,13 +195,13 @@ def measure_recall(source: Source, scan: Scan, sample: Sample, found: list[Ids])
         others = ids[~known]
         others = others[(others >= 0) & (others < source.row_count)]
         near = stored_form(source.take(others), scan.dtype) @ query if len(others) else np.empty(0)
-        right += int(known.sum()) + (int((near >= scores[-1] - TOLERANCE).sum()) if len(scores) else 0)
+        right += int(known.sum()) + (int((near >= scores[-1] - tolerance).sum()) if len(scores) else 0)
     return right / wanted if wanted else 1.0
 
 
 def compare_answers(source: Source, scan: Scan, sample: Sample, answers: Answers) -> Finding:
     """Compare the hits of a search that looks at every row with the true ones: all of them must be there."""
-    recall = measure_recall(source, scan, sample, answers.found)
+    recall = measure_recall(source, scan, sample, answers.found, TOLERANCE)
     k = scan.nearest.ids.shape[1]
     there = f"recall@{k} {recall:.4f}"
     return Finding("exact search", f"{len(answers.found):,} queries", there, recall == 1.0, answers.figures(recall))
