@@ -68,7 +68,7 @@ $(VENV)/.installed-clusters: $(VENV)/.installed-dev
 
 # one process: each of these engines takes both cores. UMAP is compiled for half a minute, and tested here too
 test-clusters: $(VENV)/.installed-clusters
-	$(BIN)/python -m pytest -m clusters tests/clusters tests/map
+	$(BIN)/python -m pytest -m clusters --reruns 1 tests/clusters tests/map
 
 test-fast: setup
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m 'not slow and not clusters'
