@@ -123,13 +123,6 @@ def compare(folder: Path, planted: np.ndarray, arguments: argparse.Namespace) ->
         f"brute force of {len(some) or len(rows):,} rows: {len(true):,} pairs, {time.process_time() - began:.0f} CPU s",
         flush=True,
     )
-    began = time.process_time()
-    found, goes = nemo(rows, arguments.threshold, arguments.clusters, arguments.iterations)
-    print(
-        f"k-means ({arguments.clusters} clusters, {arguments.iterations} steps at most), pairs within: "
-        f"recall {len(found & true) / len(true):.4f}, {goes.sum():,} rows go, {time.process_time() - began:.0f} CPU s",
-        flush=True,
-    )
     import pandas as pd
 
     table = pd.read_parquet(folder.with_name("out") / "groups.parquet")
@@ -146,6 +139,13 @@ def compare(folder: Path, planted: np.ndarray, arguments: argparse.Namespace) ->
     print(
         f"dedup: of {len(known):,} decisions {len(known & true) / len(known):.4f} are right (brute force is in fp32, "
         f"which differs at the threshold); {1 - uncovered / len(true):.4f} of all true pairs have lost a row"
+    )
+    began = time.process_time()
+    found, goes = nemo(rows, arguments.threshold, arguments.clusters, arguments.iterations)
+    print(
+        f"k-means ({arguments.clusters} clusters, {arguments.iterations} steps at most), pairs within: "
+        f"recall {len(found & true) / len(true):.4f}, {goes.sum():,} rows go, {time.process_time() - began:.0f} CPU s",
+        flush=True,
     )
 
 
