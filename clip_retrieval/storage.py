@@ -33,6 +33,7 @@ class Folder:
         self.url = literal(str(url).rstrip("/") or "/")
         path = local_path(self.url.replace("local://", "file://", 1))
         self.is_local = path is not None
+        self.made: set[str] = set()  # folders of a store that were created
         self.fs: Any  # of fsspec, or what answers like it
         if path is not None:
             self.fs, self.root = LocalFiles(), absolute(path)
@@ -174,7 +175,10 @@ class Folder:
             if self.is_local:
                 move_into(staged, Path(target))
                 return
-            self.fs.makedirs(str(Path(target).parent), exist_ok=True)
+            parent = str(Path(target).parent)
+            if parent not in self.made:  # s3fs asks for the bucket each time
+                self.fs.makedirs(parent, exist_ok=True)
+                self.made.add(parent)
             if staged.is_dir():
                 for file in sorted(staged.iterdir()):
                     self.fs.put_file(str(file), f"{target}/{file.name}")
@@ -187,10 +191,12 @@ class Folder:
             Path(self.path(target)).parent.mkdir(parents=True, exist_ok=True)
             Path(self.path(name)).replace(self.path(target))
         else:
+            self.made.clear()
             self.fs.mv(self.path(name), self.path(target), recursive=self.is_folder(name))
 
     def remove(self, name: str) -> None:
         if self.exists(name):
+            self.made.clear()
             self.fs.rm(self.path(name), recursive=True)
 
     def remove_leftovers(self, *, own: bool = False) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import pandas as pd
 import pyarrow as pa
@@ -17,7 +18,14 @@ import pytest
 
 from clip_retrieval import clip_inference
 from clip_retrieval.errors import StorageError
+from clip_retrieval.inference.config import InferenceConfig
+from clip_retrieval.inference.plan import Plan, open_plan
+from clip_retrieval.inference.run import plan_only
+from clip_retrieval.inference.status import read_status
 from clip_retrieval.inference.summary import RunSummary
+from clip_retrieval.inference.telemetry.live import Live
+from clip_retrieval.inference.worker.worker import run_worker
+from clip_retrieval.options import build_config
 
 s3fs = pytest.importorskip("s3fs")
 moto_server = pytest.importorskip("moto.server")
@@ -270,3 +278,79 @@ def test_a_store_that_never_answers_ends_in_a_sentence(proxy: Proxy, bucket: str
         embed(f"{bucket}/in", tmp_path / "out", "files")
 
     assert f"{bucket}/in" in str(caught.value)
+
+
+def run_side_by_side(plans: list[Plan]) -> None:
+    """Run a worker for each plan at the same moment, all of them given all partitions."""
+    barrier, ended = threading.Barrier(len(plans)), list[Plan]()
+
+    def work(plan: Plan) -> None:
+        barrier.wait()
+        run_worker(plan, range(len(plan.partitions)), "cpu", Live(1).teller())
+        ended.append(plan)
+
+    threads = [threading.Thread(target=work, args=(plan,)) for plan in plans]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(ended) == len(plans)
+
+
+def listed(proxy: Proxy) -> list[str]:
+    """Return the prefixes that were listed as folders."""
+    queries = [
+        parse_qs(line.partition("?")[2]) for line in proxy.lines if line.startswith("GET") and "list-type" in line
+    ]
+    return [query.get("prefix", [""])[0] for query in queries]
+
+
+def test_workers_at_once_on_a_store_that_fails_lose_nothing_and_list_nothing_but_attempts(
+    inputs: Path, proxy: Proxy, bucket: str, tmp_path: Path
+) -> None:
+    embed(inputs / "webdataset", tmp_path / "local", "webdataset", output_partition_count=2)
+    source, output = upload(inputs / "webdataset", f"{bucket}/in"), f"{bucket}/out"
+    words = {"clip_model": MODEL, "num_prepro_workers": 0, "output_partition_count": 2}
+    config = build_config(InferenceConfig, words, [source, output, "webdataset"])
+    plan_only(config)
+    run_worker(open_plan(config, "r"), [0], "cpu", Live(1).teller())  # the first writes the manifest
+    s3fs.S3FileSystem.clear_instance_cache()
+    proxy.start_counting(every(7, "500"))
+
+    run_side_by_side([open_plan(config, "r") for _ in range(3)])
+
+    assert proxy.faults
+    prefixes = [prefix.rstrip("/") for prefix in listed(proxy)]
+    assert not {
+        prefix for prefix in prefixes if prefix in ("", "in", "out", "out/metadata", "out/failures", "out/stats")
+    }
+    proxy.start_counting()
+    status = read_status(output)
+    assert (status.is_complete, status.works) == (True, [])
+    assert len([prefix for prefix in listed(proxy) if prefix.rstrip("/") == "out/metadata"]) == 1
+    store = s3fs.S3FileSystem(use_listings_cache=False)
+    for folder in ("img_emb", "text_emb", "metadata"):
+        written = {path.rpartition("/")[2]: store.cat_file(path) for path in store.ls(f"{output}/{folder}")}
+        local = {path.name: path.read_bytes() for path in (tmp_path / "local" / folder).iterdir()}
+        assert written.keys() == local.keys()
+        if folder != "metadata":  # it names the tars
+            assert written == local
+
+
+def test_a_worker_that_dies_of_its_store_leaves_no_half_partition_and_another_finishes(
+    inputs: Path, proxy: Proxy, bucket: str
+) -> None:
+    source, output = upload(inputs / "webdataset", f"{bucket}/in"), f"{bucket}/out"
+    words = {"clip_model": MODEL, "num_prepro_workers": 0, "output_partition_count": 2}
+    config = build_config(InferenceConfig, words, [source, output, "webdataset"])
+    plan_only(config)
+    proxy.start_counting(lambda line, _: "500" if line.startswith("PUT") and "/metadata_1" in line else None)
+
+    with pytest.raises(StorageError):
+        run_worker(open_plan(config, "r"), [0, 1], "cpu", Live(1).teller())
+    seen = read_status(output)
+    proxy.start_counting()
+
+    assert (seen.done, [(work.partition, work.state) for work in seen.works]) == (1, [("1", "failed")])
+    assert len(run_worker(open_plan(config, "r"), [0, 1], "cpu", Live(1).teller())) == 1
+    assert read_status(output).is_complete

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from clip_retrieval.errors import ClipRetrievalError
 from clip_retrieval.inference.telemetry.live import Report, repeating
@@ -33,7 +33,8 @@ def followed(stats: Stats, partition: Partition, folder: EmbeddingsFolder, repor
         with repeating(SECONDS_BETWEEN_WRITES if folder.is_local else SECONDS_BETWEEN_UPLOADS, write):
             yield
     finally:
-        folder.remove(name)
+        with folder.answering(), suppress(FileNotFoundError):
+            folder.fs.rm_file(folder.path(name))  # one request; `remove` asks first whether it is there
     report.end()
 
 
