@@ -54,6 +54,7 @@ COMMANDS = {
     "search": ("search", "search"),
     "select": ("curate", "select"),
     "similarity": ("tools", "similarity"),
+    "status": ("inference", "status"),
     "zsl": ("tools", "zsl"),
 }
 HELP = ("-h", "--help")

@@ -6,7 +6,7 @@ import os
 import posixpath
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
@@ -21,7 +21,6 @@ from clip_retrieval.scratch import HOST, is_left, is_old, list_folder, make_scra
 from clip_retrieval.words import is_hidden, json_text
 
 PARTIAL_FOLDER = "_partial"
-FILES_AT_ONCE = 1000  # small ones, of a store
 
 
 class Folder:
@@ -83,7 +82,7 @@ class Folder:
                 found = self.fs.ls(self.path(subfolder), detail=False)
         except (FileNotFoundError, NotADirectoryError):
             return []
-        names = (Path(name).name for name in found if str(name).endswith(suffix))
+        names = (posixpath.basename(name) for name in found if name.endswith(suffix))  # Path takes five times as long
         return sorted(name for name in names if not is_hidden(name))
 
     def entries(self, subfolder: str, *, below: bool = False) -> list[dict[str, Any]]:
@@ -104,20 +103,6 @@ class Folder:
         """Return {name: size in bytes} of the files in a subfolder that end with `suffix`."""
         sizes = {Path(info["name"]).name: int(info["size"] or 0) for info in self.entries(subfolder)}
         return {name: sizes[name] for name in sorted(sizes) if name.endswith(suffix) and not is_hidden(name)}
-
-    def read_all(self, names: Sequence[str]) -> Iterator[bytes]:
-        """Yield the content of many small files, in order; StorageError where one is missing."""
-        for start in range(0, len(names), FILES_AT_ONCE):
-            some = names[start : start + FILES_AT_ONCE]
-            try:
-                if self.is_local:
-                    yield from map(self.read_bytes, some)
-                else:
-                    with self.answering():
-                        found = self.fs.cat([self.path(name) for name in some], on_error="raise")
-                    yield from (found[self.path(name)] for name in some)
-            except FileNotFoundError as error:
-                raise StorageError(f"{error.filename or error} is missing; make the folder again") from error
 
     def open(self, name: str) -> IO[bytes]:
         return cast("IO[bytes]", self.fs.open(self.path(name), "rb"))

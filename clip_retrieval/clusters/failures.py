@@ -8,7 +8,11 @@ from clip_retrieval.errors import ClipRetrievalError, first_line
 
 RAISED = re.compile(r"^(?P<name>[A-Za-z_][\w.]*): (?P<said>\S.*)$", re.MULTILINE)
 JAVA_FRAMES = re.compile(r"^\s+at |^Driver stacktrace:", re.MULTILINE)
-LAST_TRY = re.compile(r"most recent failure: (?:Lost task \S+ in stage \S+ \(TID \d+\) )?(?P<rest>.*)")
+LAST_TRY = re.compile(
+    r"most recent failure: (?:Lost task \S+ in stage \S+ \(TID \d+\) )?(?:\((?P<host>\S+) executor \S+\): )?"
+    r"(?:[\w.]+Exception: )?(?P<rest>.*)"
+)
+ADVICE_OF_SPARK = re.compile(r"\.? Consider setting .*")
 OURS = "clip_retrieval.errors."
 KILLED = "it was killed, as the system does when memory runs out"
 ADVICE = (
@@ -58,4 +62,7 @@ def raised_in_python(text: str) -> str:
 def last_try(text: str) -> str:
     """Return why the last try of a task failed, where no Python raised."""
     match = LAST_TRY.search(text)
-    return match["rest"].strip() if match else ""
+    if match is None:
+        return ""
+    place = f"on {match['host']}: " if match["host"] else ""
+    return place + ADVICE_OF_SPARK.sub("", match["rest"]).strip()

@@ -55,8 +55,12 @@ class Outcome:
 
 def report_ahead(name: str) -> list[str]:
     """Return the module of a report, to import while the command works; none where --json was given."""
-    is_json = click.get_current_context().params.get("as_json")
-    return [] if is_json else [f"clip_retrieval.commands.reports.{name}"]
+    return [] if wants_json() else [f"clip_retrieval.commands.reports.{name}"]
+
+
+def wants_json() -> bool:
+    """Say whether the command that runs was given --json."""
+    return bool(click.get_current_context().params.get("as_json"))
 
 
 def with_json(command: Callable[..., Outcome]) -> Callable[..., None]:

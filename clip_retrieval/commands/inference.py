@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 
 import click
 
-from clip_retrieval.commands import Outcome, with_config, with_json
+from clip_retrieval.commands import Outcome, json_option, with_config, with_json
 from clip_retrieval.inference.config import InferenceConfig, WorkerConfig
 
 
@@ -65,3 +67,32 @@ def run_or_estimate(config: InferenceConfig, tasks: tuple[int, ...] | None = Non
     if config.leaves_run and tasks is None:
         return leave_to_slurm(config)
     return Outcome(run_inference(config, tasks), print_summary)
+
+
+@click.command()
+@click.argument("output_folder")
+@click.option("--watch", is_flag=True, help="Look again every few seconds, until the run is complete.")
+@json_option
+def status(output_folder: str, *, watch: bool, as_json: bool) -> None:
+    """Say how far a run of `inference` is, from its OUTPUT_FOLDER alone: done, running, lost and failed partitions.
+
+    With --watch and --json, each look is one line of json.
+    """
+    from clip_retrieval.commands.reports.status import print_status, watch_run
+    from clip_retrieval.inference.status import read_status, seconds_between_looks
+
+    if not watch:
+        Outcome(read_status(output_folder), print_status).show(as_json=as_json)
+    elif as_json:
+        watch_as_json(output_folder)
+    else:
+        watch_run(lambda: read_status(output_folder), seconds_between_looks(output_folder))
+
+
+def watch_as_json(output_folder: str) -> None:
+    from clip_retrieval.inference.status import read_status, seconds_between_looks
+
+    while not (seen := read_status(output_folder)).is_complete:
+        click.echo(json.dumps(seen.to_json()))
+        time.sleep(seconds_between_looks(output_folder))
+    click.echo(json.dumps(seen.to_json()))

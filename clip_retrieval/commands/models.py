@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from clip_retrieval.commands import Outcome, with_config, with_json
-from clip_retrieval.encoder.export.config import ConvertConfig, QuantizeConfig
+from clip_retrieval.encoder.export.config import ConvertConfig, QuantizeConfig, check_source
 from clip_retrieval.errors import EncoderError
 from clip_retrieval.installed import need_full
 from clip_retrieval.tools.config import ModelInfoConfig
@@ -15,6 +15,7 @@ from clip_retrieval.tools.config import ModelInfoConfig
 @with_config(ConvertConfig)
 def convert(config: ConvertConfig) -> Outcome:
     """Write a model in another format: onnx (runs without torch), open_clip, hf or gguf; checked before it is kept."""
+    check_source(config)
     need_full("torch", "convert", EncoderError)
     from clip_retrieval.commands.reports.models import print_converted
     from clip_retrieval.encoder.export.convert import run_convert

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clip_retrieval.commands import Outcome, report_ahead, with_config
+from clip_retrieval.commands import Outcome, report_ahead, wants_json, with_config
+from clip_retrieval.errors import ConfigError
 from clip_retrieval.photos.config import OutputConfig, SearchConfig, read_search_config
 from clip_retrieval.process.imports import importing
 from clip_retrieval.words import printable
@@ -26,6 +27,8 @@ def search(config: SearchConfig) -> Outcome:
     """
     if config.upkeep.is_asked:
         return maintain(config)
+    if config.output.interactive and wants_json():
+        raise ConfigError("--interactive answers with tables; leave out --json")
     from clip_retrieval.photos.seen import see
 
     seen = see(config)

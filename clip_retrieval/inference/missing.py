@@ -5,14 +5,16 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clip_retrieval.inference.output.failures import FAILURE_SCHEMA
+from clip_retrieval.inference.small_files import read_all
 from clip_retrieval.json_files import parse_json
-from clip_retrieval.layout import FAILURES_FOLDER, FEW, EmbeddingsFolder, Partition
+from clip_retrieval.layout import FAILURES_FOLDER, FEW, METADATA_FOLDER, EmbeddingsFolder, Partition
 
 # Reasons that a later run may not meet: a missing tar, a store that did not answer, a plug-in, `git lfs pull`.
 PASSING_REASONS = (
@@ -36,31 +38,37 @@ def is_worth_a_try(stats: Mapping[str, Any]) -> bool:
     return not stats["sample_count"] or any(reason in stats["reasons"] for reason in PASSING_REASONS)
 
 
-def ids_to_make(folder: EmbeddingsFolder, partitions: Sequence[Partition]) -> Sequence[int]:
-    """Return the ids of the partitions that need work: of many, by a listing, and the stats of those with failures."""
-    if len(partitions) <= FEW:
-        return [partition.id for partition in partitions if needs_work(folder, partition)]
-    done = folder.done_among(partitions)
-    if not done:
-        return array("q", (partition.id for partition in partitions))
-    again = {partition.id for partition in failed_before(folder, partitions, done)}
-    return array("q", (part.id for part in partitions if part.name not in done or part.id in again))
+def ids_to_make(folder: EmbeddingsFolder, partitions: Sequence[Partition], ids: Sequence[int]) -> Sequence[int]:
+    """Return which of the ids need work: of many, by a listing, and the stats of those with failures."""
+    if len(ids) <= FEW:
+        return [number for number in ids if needs_work(folder, partitions[number])]
+    is_done = bytearray(len(partitions))
+    for name in folder.names(METADATA_FOLDER, ".parquet"):
+        if (number := id_in(name, len(partitions))) is not None:
+            is_done[number] = True
+    if not any(is_done):
+        return ids
+    for number in failed_before(folder, partitions, is_done):
+        is_done[number] = False
+    return array("q", (number for number in ids if not is_done[number]))
 
 
-def failed_before(folder: EmbeddingsFolder, partitions: Sequence[Partition], done: set[str]) -> Iterator[Partition]:
-    """Yield the finished partitions that are worth another try."""
-    sizes, empty = folder.sizes(FAILURES_FOLDER, ".parquet"), size_of_no_failures()
-    suspects = [
-        partition
-        for partition in partitions
-        if partition.start < partition.stop
-        and partition.name in done
-        and sizes.get(folder.failures_name(partition).rpartition("/")[2], 0) != empty
-    ]
-    names = [folder.stats_name(partition) for partition in suspects]
-    for partition, name, data in zip(suspects, names, folder.read_all(names), strict=True):
+def id_in(name: str, count: int) -> int | None:
+    """Return the partition's id in the name of one of its parquet files; None if it is none of a run of `count`."""
+    number = name.partition("_")[2].removesuffix(".parquet")
+    return int(number) if number.isdecimal() and len(number) == len(str(count)) and int(number) < count else None
+
+
+def failed_before(folder: EmbeddingsFolder, partitions: Sequence[Partition], is_done: bytearray) -> Iterator[int]:
+    """Yield the ids of finished partitions that are worth another try."""
+    empty = size_of_no_failures()
+    names = [Path(info["name"]).name for info in folder.entries(FAILURES_FOLDER) if info["size"] != empty]
+    numbers = [number for name in names if (number := id_in(name, len(partitions))) is not None and is_done[number]]
+    suspects = [part for part in map(partitions.__getitem__, numbers) if part.start < part.stop]
+    stats = [folder.stats_name(partition) for partition in suspects]
+    for partition, name, data in zip(suspects, stats, read_all(folder, stats), strict=True):
         if is_worth_a_try(parse_json(data, dict[str, Any], folder.path(name))):
-            yield partition
+            yield partition.id
 
 
 @cache

@@ -20,6 +20,7 @@ from clip_retrieval.inference.manifest import describe_options
 from clip_retrieval.inference.missing import ids_to_make
 from clip_retrieval.inference.resume import as_it_was, check_folder, check_input, is_revised
 from clip_retrieval.inference.saved_plan import check_plan, read_plan, restore_source, save_plan
+from clip_retrieval.installed import need
 from clip_retrieval.layout import EmbeddingsFolder, Partition, read_manifest
 from clip_retrieval.paths import local_path
 from clip_retrieval.sources import open_source
@@ -138,8 +139,9 @@ def choose(plan: Plan, devices: Sequence[str], tasks: Sequence[int] | None) -> P
     """Return what is to be done of a plan: all that is missing, or what is missing of `tasks`."""
     if tasks is not None:
         check_tasks(tasks, len(plan.partitions))
-    chosen = plan.partitions if tasks is None else [plan.partitions[i] for i in tasks]
-    missing = Mapped(ids_to_make(plan.folder, chosen), plan.partitions.__getitem__)
+    ids = range(len(plan.partitions)) if tasks is None else tasks
+    chosen = Mapped(ids, plan.partitions.__getitem__)
+    missing = Mapped(ids_to_make(plan.folder, plan.partitions, ids), plan.partitions.__getitem__)
     return PlannedRun(**vars(plan), devices=devices, chosen=chosen, missing=missing)
 
 
@@ -199,6 +201,8 @@ def settle_partition_count(
 def open_output(config: InferenceConfig) -> EmbeddingsFolder:
     """Return the folder of a run; raises ConfigError if it is the input, EncoderError if the model cannot be opened."""
     check_model_name(config.encoder.clip_model)
+    if config.telemetry.enable_wandb:  # before there is a folder
+        need("wandb", "--enable_wandb", ConfigError, extra="wandb")
     folder = EmbeddingsFolder(config.output_folder)
     path = local_path(config.source.input_dataset)
     if path is not None and os.path.isdir(path) and Folder(str(path)).place == folder.place:  # noqa: PTH112 -- or a list

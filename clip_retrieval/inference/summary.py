@@ -9,6 +9,7 @@ from typing import Any
 from clip_retrieval.errors import SourceError
 from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.inference.revisions.revised import Revised
+from clip_retrieval.inference.small_files import read_all
 from clip_retrieval.inference.telemetry.diagnosis import Diagnosis, Machine, Shares, diagnose, shares_of
 from clip_retrieval.inference.telemetry.stats import Stats, Sums
 from clip_retrieval.json_files import parse_json
@@ -61,7 +62,7 @@ def sum_up(folder: EmbeddingsFolder, chosen: Sequence[Partition], made: Sequence
     """Add up the stats of all chosen partitions, and of those that were made now."""
     names, made_now = [folder.stats_name(partition) for partition in chosen], {partition.name for partition in made}
     everything, some = Sums(), Sums()
-    for partition, name, data in zip(chosen, names, folder.read_all(names), strict=True):
+    for partition, name, data in zip(chosen, names, read_all(folder, names), strict=True):
         part = parse_json(data, dict[str, Any], folder.path(name))
         everything.add(part)
         if partition.name in made_now:

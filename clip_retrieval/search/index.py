@@ -230,13 +230,21 @@ def clean(
         hits = SearchResult(hits.ids[kept], hits.scores[kept])
     # |a - b|^2 = 2 - 2ab
     similar = 1 - hits.scores / 2 if part.index.metric_type == faiss.METRIC_L2 else hits.scores
-    return SearchResult(hits.ids, similar)
+    return SearchResult(*earlier_first(hits.ids, similar))
+
+
+def earlier_first(ids: NDArray[np.int64], scores: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return hits that are sorted by score with the earlier row first where scores are equal."""
+    if not (scores[1:] == scores[:-1]).any():
+        return ids, scores
+    order = np.lexsort((ids, -scores))
+    return ids[order], scores[order]
 
 
 def merge(found: Sequence[SearchResult], k: int) -> SearchResult:
     """Return the best hits of several parts, each row once."""
     ids, scores = (np.concatenate([getattr(hits, name) for hits in found]) for name in ("ids", "scores"))
-    order = np.argsort(-scores, kind="stable")
+    order = np.lexsort((ids, -scores))
     ids, scores = ids[order], scores[order]
     first = np.sort(np.unique(ids, return_index=True)[1])[:k]
     return SearchResult(ids[first], scores[first])

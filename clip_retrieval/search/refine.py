@@ -35,5 +35,5 @@ def search_stored(
     """Return the best k of several times as many candidates, with exact scores; only their rows are read."""
     found = index.search(query, min(CANDIDATES_PER_HIT * k, k + MOST_MORE), settings)
     scores = read_rows(vectors, found.ids) @ query
-    best = np.argsort(-scores, kind="stable")[:k]
+    best = np.lexsort((found.ids, -scores))[:k]
     return SearchResult(found.ids[best], scores[best])

@@ -24,6 +24,7 @@ from clip_retrieval.server.config import BackConfig
 from clip_retrieval.server.messages import HttpError, Request, Response, json_response
 from clip_retrieval.server.served import Indices
 
+IMAGE = "image"  # among columns: thumbnails
 GENERATION = b"index-generation"  # header of answers, and of requests that want this build and no other
 LONGEST_TEXT = 10_000  # characters; models see some 300 of them
 
@@ -75,12 +76,13 @@ class Endpoints:
         return answer_with(build, listed, answer.missing)
 
     async def metadata(self, request: Request, body: Any) -> Response:
-        """Return the metadata of rows by their ids, with thumbnails: the usual columns, or those of `columns`."""
+        """Return the metadata of rows by their ids: the usual columns and `image`, or those of `columns`."""
         said = as_object(body)
         build = self.indices.get(said.get("indice_name"))
         check_generation(request, build, said.get("generation"))
         ids = self.read_ids(said.get("ids"), build)
-        found = await build.rows(Wanted(ids, read_columns(said, build), with_thumbnails=True))
+        columns, with_thumbnails = read_columns(said, build)
+        found = await build.rows(Wanted(ids, columns, with_thumbnails=with_thumbnails))
         listed = [{"id": row_id, "metadata": row} for row_id, row in zip(found.ids.tolist(), found.rows, strict=True)]
         return answer_with(build, listed, found.missing)
 
@@ -123,14 +125,17 @@ def read_ids(ids: list[int], build: Build, most: int) -> NDArray[np.int64]:
     return check_ids(build, ids)
 
 
-def read_columns(said: dict[str, Any], build: Build) -> tuple[str, ...]:
-    """Return the columns of /metadata; a request that names none gets what clip-retrieval 2 returns."""
+def read_columns(said: dict[str, Any], build: Build) -> tuple[tuple[str, ...], bool]:
+    """Return the columns of /metadata, and whether thumbnails (`image`) are among them.
+
+    A request that names none gets what clip-retrieval 2 returns.
+    """
     asked = said.get("columns")
     if asked is None:
-        return build.usual_columns
+        return build.usual_columns, True
     if not isinstance(asked, list) or not all(isinstance(name, str) for name in asked):
         raise bad("columns is a list of names of columns")
-    return check_columns(build, asked)
+    return check_columns(build, [name for name in asked if name != IMAGE]), IMAGE in asked
 
 
 @lru_cache(256)

@@ -29,7 +29,11 @@ RAISED = """org.apache.spark.api.python.PythonException: Traceback (most recent 
             RAISED.format(last="ModuleNotFoundError: No module named 'clip_retrieval'"),
             "ModuleNotFoundError: No module named 'clip_retrieval'; install clip-retrieval on every node",
         ),
-        ("org.apache.spark.SparkException: Python worker exited unexpectedly (crashed)", "when memory runs out"),
+        (
+            "org.apache.spark.SparkException: Python worker exited unexpectedly (crashed). Consider setting 'spark.x' "
+            "configuration to 'true' for the better Python traceback",
+            "on 10.0.0.2: Python worker exited unexpectedly (crashed); it was killed, as the system does when memory",
+        ),
         ("ExecutorLostFailure (executor 1 exited caused by one of the running tasks)", "its machine is gone"),
         ('java.io.IOException: Cannot run program "/x/python": error=2', "that every node has in PYSPARK_PYTHON"),
     ],

@@ -62,6 +62,15 @@ def test_a_picture_of_the_folder_is_the_first_answer_to_itself(photos: Path) -> 
     assert answered.paths()[0] == str(photos / "deep" / "3.jpg")
 
 
+def test_pages_of_pdfs_are_searched_too(photos: Path, make_pdf: Callable[..., bytes]) -> None:
+    (photos / "deep" / "a.pdf").write_bytes(make_pdf("one", ""))
+    found = names(ask(photos))
+    assert len(found) == 7
+    assert {"a.pdf#page=1", "a.pdf#page=2"} < set(found)
+    (photos / "deep" / "a.pdf").write_bytes(make_pdf("one", "", "three"))
+    assert "a.pdf#page=3" in names(ask(photos))
+
+
 def test_nothing_is_written_beside_the_pictures(photos: Path) -> None:
     before = sorted(photos.rglob("*"))
     for folder in (photos, photos / "deep"):
@@ -299,6 +308,9 @@ def test_one_argument_is_the_folder_where_lines_will_ask(photos: Path) -> None:
     assert read_search_config({}, (str(photos),)).asked.query == (str(photos),)
     with pytest.raises(ConfigError, match="leave out --paths"):
         SearchConfig(output=read_search_config({"interactive": True, "paths": True}).output)
+    refused = run("--interactive", photos, "--json")
+    assert refused.exit_code == 1
+    assert "leave out --json" in str(refused.output) + str(refused.exception)
 
 
 @pytest.mark.parametrize("spelling", ["./~", "~"])

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from clip_retrieval.errors import QueryError, StorageError
 from clip_retrieval.layout import IndexFolder
 from clip_retrieval.search.cores import using_cores
-from clip_retrieval.search.index import Index, drop_missing, open_index
+from clip_retrieval.search.index import Index, SearchResult, drop_missing, merge, open_index
 from clip_retrieval.search.settings import Settings, parse_settings, search_parameters
 
 Rows = Callable[..., NDArray[np.float32]]
@@ -134,6 +134,16 @@ def test_scores_fall_and_are_inner_products(rows: NDArray[np.float32]) -> None:
 def test_at_most_every_row_is_found_once(unit_rows: Rows, key: str, k: int) -> None:
     result = Index(build(unit_rows(10), key), np.empty(0, np.int64)).search(unit_rows(10)[0], k)
     assert len(set(result.ids.tolist())) == len(result.ids) == min(k, 10)
+
+
+def test_of_equal_scores_the_earlier_row_comes_first() -> None:
+    rows = np.repeat(np.eye(4, 8, dtype=np.float32), 5, axis=0)  # scores without rounding
+    flat = faiss.IndexFlatIP(rows.shape[1])
+    flat.add(rows)
+    found = Index(flat, np.empty(0, np.int64)).search(rows[7], 20)
+    assert found.ids.tolist() == [*range(5, 10), *range(5), *range(10, 20)]
+    parts = [SearchResult(np.array([9, 4]), np.float32([1, 0.5])), SearchResult(np.array([2]), np.float32([1]))]
+    assert merge(parts, 3).ids.tolist() == [2, 9, 4]
 
 
 def test_an_index_whose_lists_end_early_gives_fewer_hits_and_no_padding(rows: NDArray[np.float32]) -> None:

@@ -63,6 +63,10 @@ def test_many_rows_get_the_pictures_of_the_first(loose: Path, serve: Any, monkey
     monkeypatch.setattr("clip_retrieval.server.asking.MOST_THUMBNAILS", 9)
     client = serve(loose)
     row = next(hit["id"] for hit in client.post("/knn-service", ASK).json() if "image" in hit)
+    rows = client.post("/metadata", {"ids": [row], "columns": ["image_path"]}).json()
+    assert "image" not in rows[0]["metadata"]
+    rows = client.post("/metadata", {"ids": [row], "columns": ["image_path", "image"]}).json()
+    assert {*rows[0]["metadata"]} == {"image_path", "image"}
     rows = client.post("/metadata", {"ids": [row] * 20}).json()
     assert ["image" in one["metadata"] for one in rows] == [True] * 9 + [False] * 11
 

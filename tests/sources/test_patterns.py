@@ -6,9 +6,10 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from braceexpand import braceexpand
 
 from clip_retrieval.errors import SourceError
-from clip_retrieval.sources.patterns import list_inputs
+from clip_retrieval.sources.patterns import expand_braces, list_inputs
 
 FOLDERS = ("photos [2024]", "(round)", "a{b,c}d", "star*", "what?", "[1]")
 
@@ -56,3 +57,22 @@ def test_objects_of_a_store_may_have_such_names_too() -> None:
     assert list_inputs("memory://odd/a [1]", (".tar",), "tar") == ["memory://odd/a [1]/x.tar"]
     assert list_inputs("memory://odd/a{b,c}/x.tar", (".tar",), "tar") == ["memory://odd/a{b,c}/x.tar"]
     assert list_inputs("memory://odd/a[1]/*.tar", (".tar",), "tar") == ["memory:///odd/a1/x.tar"]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "{0..12}.tar",
+        "a/{000..012}",
+        "{8..012}.tar",
+        "{0..0}",
+        "{5..1}",
+        "{1..9..3}",
+        "{a..c}",
+        "{1..2}{x,y}",
+        "x",
+        "{}",
+    ],
+)
+def test_a_range_of_numbers_stands_for_what_braceexpand_says(pattern: str) -> None:
+    assert list(expand_braces(pattern)) == list(braceexpand(pattern, escape=False))

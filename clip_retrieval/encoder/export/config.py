@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from clip_retrieval.errors import ConfigError
+from clip_retrieval.encoder.uri import ModelName, parse_uri
+from clip_retrieval.errors import ConfigError, EncoderError
 from clip_retrieval.options import option
 
 Target = Literal["onnx", "open_clip", "hf", "gguf", "clippie"]
@@ -20,6 +21,16 @@ GGML_NUMBERS: dict[str, GgufType] = {
     "7": "q5_1",
     "8": "q8_0",
 }  # numbers that clip.cpp's quantize takes
+
+
+def check_source(config: ConvertConfig) -> ModelName:
+    """Return the model that is converted; raises EncoderError where its name tells that it cannot be."""
+    name = parse_uri(config.source)
+    if name.kind == "hash":
+        raise EncoderError(f"{config.source} has no weights to convert")
+    if name.kind == "onnx" and config.source != "demo":
+        raise EncoderError(f"{config.source} is ONNX already; convert the model it was made from, or quantize it")
+    return name
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from clip_retrieval.encoder.base import Encoder, EncoderInfo
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.engines.open import open_engine
 from clip_retrieval.encoder.export.compare import BATCHES, Agreement, compare_towers
-from clip_retrieval.encoder.export.config import ConvertConfig, Target, Towers
+from clip_retrieval.encoder.export.config import ConvertConfig, Target, Towers, check_source
 from clip_retrieval.encoder.export.graph import Stored
 from clip_retrieval.encoder.export.tokenizers import write_tokenizer
 from clip_retrieval.encoder.export.towers import is_buildable, write_towers
@@ -76,11 +76,7 @@ def run_convert(config: ConvertConfig) -> Converted:
 
 
 def open_origin(config: ConvertConfig) -> Origin:
-    name = parse_uri(config.source)
-    if name.kind == "hash":
-        raise EncoderError(f"{config.source} has no weights to convert")
-    if name.kind == "onnx" and config.source != "demo":
-        raise EncoderError(f"{config.source} is ONNX already; convert the model it was made from, or quantize it")
+    name = check_source(config)
     source = parse_uri(f"open_clip:local-dir:{DEMO_MODEL}") if config.source == "demo" else name
     origin = open_torch(source, config.clip_cache_path)
     checkpoint = origin.checkpoint and dataclasses.replace(origin.checkpoint, source=config.source)

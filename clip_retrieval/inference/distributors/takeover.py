@@ -36,7 +36,7 @@ class OwnAndOthers:
 
     def __iter__(self) -> Iterator[int]:
         share = share_of(len(self.plan.partitions), self.rank, self.world)
-        for number in ids_to_make(self.plan.folder, [self.plan.partitions[number] for number in share]):
+        for number in ids_to_make(self.plan.folder, self.plan.partitions, share):
             if not self.others_at(self.plan.partitions[number]):
                 self.taken.add(number)
                 yield number

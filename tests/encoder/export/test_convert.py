@@ -215,6 +215,17 @@ def test_what_cannot_be_converted(tmp_path: Path, source: str, target: Target, s
     assert not list(tmp_path.iterdir())
 
 
+def test_a_name_without_weights_is_refused_before_torch_is_loaded() -> None:
+    code = (
+        "import sys; from clip_retrieval.cli import run_command;"
+        "sys.argv = ['', 'convert', 'hash:8', 'out', '--to', 'onnx'];"
+        "print(run_command(), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "1 False\n", done.stderr
+    assert "hash:8 has no weights to convert" in done.stderr
+
+
 def test_an_onnx_folder_is_not_converted_again(tmp_path: Path, write_model: WriteModel) -> None:
     to_onnx(write_model(), tmp_path / "onnx")
     with pytest.raises(EncoderError, match="is ONNX already"):

@@ -109,7 +109,7 @@ def test_texts_are_encoded_by_a_part_that_lives(open_doors: Parts, front: Any) -
 
 
 def test_all_parts_dead_is_503_and_the_server_is_not_ready(open_doors: Parts, front: Any) -> None:
-    assert front.get("/readyz").json()["status"] == "ready"
+    wait_until(lambda: front.get("/readyz").json()["status"] == "ready")
     for part in (1, 2, 3):
         open_doors.set(part, "shut")
     for found in (search(front), front.post("/knn-service", ASK), front.post("/v1/embed", {"input": "dog"})):
@@ -189,7 +189,7 @@ def test_a_part_that_is_built_anew_is_a_new_generation_and_fails_no_request(
     ask = {"embedding_input": rows[15].tolist(), "num_images": 1, "modality": "image"}
     with (
         serve_folders(folders) as servers,
-        open_client("indices_paths.json", {"parts": [server.url for server in servers]}) as front,
+        open_client("indices_paths.json", {"parts": [server.url for server in servers], "part_timeout": 60.0}) as front,
     ):
         before = front.post("/knn-service", ask)
         assert before.json()[0]["id"] == 15
@@ -237,7 +237,7 @@ def test_a_part_that_has_become_another_models_is_left_out_and_told_of(
 ) -> None:
     other = {"clip_model": "hash:16?size=32&seed=1", "fingerprint": "another"}
     folder = write_index(tmp_path / "other", pd.DataFrame({"caption": ["a", "b"]}), manifest=other)
-    client = serve("indices_paths.json", parts=parts.urls)
+    client = serve("indices_paths.json", parts=parts.urls, part_timeout=60.0)
     served = client.served.indices.served["index"]
     with serve_folders([folder]) as (server,):
         place = served.links[2].place
@@ -255,7 +255,9 @@ def test_parts_that_want_a_key_get_it(tmp_path: Path, parts: Parts, serve: Any) 
     (tmp_path / "keys").write_text("0123456789abcdef0\n")
     options = {"port": 0, "reload_seconds": 0, "api_key_file": str(tmp_path / "keys")}
     with listening(build_config(BackConfig, options, [str(parts.whole)])) as server:
-        client = serve("indices_paths.json", parts=[server.url], part_key_file=str(tmp_path / "keys"))
+        client = serve(
+            "indices_paths.json", parts=[server.url], part_timeout=60.0, part_key_file=str(tmp_path / "keys")
+        )
         assert len(ids_of(search(client))) == 240
         with pytest.raises(ClipRetrievalError, match=f"{server.url} cannot be part 1 of index: it answers 401: .*key"):
             serve("indices_paths.json", parts=[server.url])
@@ -275,7 +277,7 @@ def test_parts_that_are_not_there_are_waited_for_and_then_named(parts: Parts, se
     house.set(door, "shut")
     try:
         with pytest.raises(ClipRetrievalError, match=f"{door.url}, part 2 of index, does not answer"):
-            serve("indices_paths.json", parts=[parts.urls[0], door.url], part_wait=0)
+            serve("indices_paths.json", parts=[parts.urls[0], door.url], part_wait=0, part_timeout=60.0)
     finally:
         house.close()
 
@@ -308,7 +310,7 @@ def test_a_json_file_names_parts_beside_folders_and_an_index_of_a_server(
         both.write_text(
             json.dumps({"near": str(parts.whole), "far": {"parts": addresses, "columns_to_return": ["width"]}})
         )
-        client = serve(both, part_key_file=str(tmp_path / "key"))
+        client = serve(both, part_timeout=60.0, part_key_file=str(tmp_path / "key"))
         assert client.get("/indices-list").json() == ["near", "far"]
         (near, far) = client.get("/v1/indices").json()["indices"]
         assert (near["rows"], far["rows"], far["columns"]) == ({"image": 240}, {"image": 340}, ["width"])
@@ -319,7 +321,7 @@ def test_a_json_file_names_parts_beside_folders_and_an_index_of_a_server(
             "id",
             "similarity",
         }
-        assert client.get("/readyz").status_code == 200
+        wait_until(lambda: client.get("/readyz").status_code == 200)
         wrong = tmp_path / "wrong.json"
         wrong.write_text(json.dumps({"far": {"parts": [f"{server.url}?index=third"]}}))
         with pytest.raises(ClipRetrievalError, match="it has no index 'third'; it has first, second"):
@@ -336,7 +338,7 @@ def test_pictures_come_from_the_part_that_has_the_row(tmp_path: Path, serve: Any
         clip_index(str(tmp_path / name / "emb"), str(tmp_path / name / "index"), index_key="Flat")
         folders.append(tmp_path / name / "index")
     with serve_folders(folders) as servers:
-        client = serve("indices_paths.json", parts=[server.url for server in servers])
+        client = serve("indices_paths.json", parts=[server.url for server in servers], part_timeout=60.0)
         for row_id, rgb in ((0, (255, 0, 0)), (3, (0, 0, 255))):
             small = client.get(f"/v1/pictures/index/{row_id}?size=16")
             picture = Image.open(io.BytesIO(small.content)).convert("RGB")

@@ -63,7 +63,8 @@ export async function openV1(config: Config, signal: AbortSignal): Promise<Back>
       return (await find(about.name, [{ id: hit.id }], { modality, limit: NEIGHBORS }, until)).hits;
     },
     async rows(about, ids, until) {
-      const { name, columns, generation } = about;
+      const { name, generation, pictures } = about;
+      const columns = pictures ? about.columns : [...about.columns, "image"]; // thumbnails, where pictures are not served
       const body = { ids, indice_name: name, columns, generation };
       const rows = await post<{ id: number; metadata: Hit["metadata"] }[]>("/metadata", body, until);
       return rows.map(({ id, metadata: { image, ...metadata } }) => ({
