@@ -14,6 +14,7 @@ from clip_retrieval.filter.opening import Opening
 from clip_retrieval.filter.query import open_query
 from clip_retrieval.installed import is_installed
 from clip_retrieval.layout import IMAGE_PATH, IndexFolder
+from clip_retrieval.metadata import open_metadata
 from clip_retrieval.photos.config import SearchConfig
 from clip_retrieval.photos.folders import About, Kept
 from clip_retrieval.photos.listing import Look
@@ -99,6 +100,8 @@ def open_photos(config: SearchConfig, seen: Seen | None = None, opening: Opening
     if about is None or not seen.is_current:
         if not seen.look.pictures:
             raise SourceError(explain_empty(config.folder, seen.look))
+        if about is not None and config.selection.where is not None:
+            check_first(IndexFolder(kept.index(about.clip_model)), config.selection.where)
         from clip_retrieval.photos.refresh import refresh
 
         about = refresh(kept, config, seen.look)
@@ -112,6 +115,15 @@ def open_photos(config: SearchConfig, seen: Seen | None = None, opening: Opening
     real = "ViT-B/32" if is_installed("torch") else "onnx:FOLDER"
     notes = (DEMO_NOTE.format(real),) if about.clip_model == DEMO else ()
     return PhotoFolder(kept, about, searcher, config.folder, notes)
+
+
+def check_first(folder: IndexFolder, condition: str) -> None:
+    """Check a condition by the columns that are kept, before pictures are embedded. Raises QueryError."""
+    from clip_retrieval.query.predicates import check_condition
+
+    metadata = open_metadata(folder) if folder.exists() else None
+    if metadata is not None:
+        check_condition(metadata, condition)
 
 
 def explain_empty(folder: str, look: Look) -> str:

@@ -76,6 +76,12 @@ class Predicate:
     text: str
 
 
+def check_condition(metadata: Metadata, condition: str) -> None:
+    """Raise QueryError where a condition is none, or names columns that are unknown."""
+    with open_sandbox() as sandbox:
+        parse_predicate(sandbox, condition, metadata.schema.names)
+
+
 def rows_where(metadata: Metadata, condition: str, *, seconds: float = SECONDS) -> NDArray[np.int64]:
     """Return the ids of the rows that meet a condition, ascending; a null is not met.
 

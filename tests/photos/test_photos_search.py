@@ -106,6 +106,18 @@ def test_a_folder_that_did_not_change_is_not_embedded_again(photos: Path, monkey
     assert len(names(ask(photos))) == 5
 
 
+def test_a_condition_over_unknown_columns_is_refused_before_what_changed_is_embedded(
+    photos: Path, make_jpeg: Callable[[int], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(photos)
+    (photos / "new.jpg").write_bytes(make_jpeg(7))
+    with monkeypatch.context() as patch:
+        patch.delattr(refresh, "run_inference")
+        with pytest.raises(QueryError, match="widht"):
+            ask(photos, where="widht > 3")
+    assert len(names(ask(photos, where="image_path like '%new%'"))) == 1
+
+
 def test_what_changed_is_embedded_renamed_and_removed(photos: Path, make_jpeg: Callable[[int], bytes]) -> None:
     before = ask(photos, photos / "2.jpg").table.to_pylist()[0]["id"]
     (photos / "new.jpg").write_bytes(make_jpeg(7))
