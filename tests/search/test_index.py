@@ -142,7 +142,10 @@ def test_of_equal_scores_the_earlier_row_comes_first() -> None:
     flat.add(rows)
     found = Index(flat, np.empty(0, np.int64)).search(rows[7], 20)
     assert found.ids.tolist() == [*range(5, 10), *range(5), *range(10, 20)]
-    parts = [SearchResult(np.array([9, 4]), np.float32([1, 0.5])), SearchResult(np.array([2]), np.float32([1]))]
+    parts = [
+        SearchResult(np.array([9, 4]), np.array([1, 0.5], np.float32)),
+        SearchResult(np.array([2]), np.array([1], np.float32)),
+    ]
     assert merge(parts, 3).ids.tolist() == [2, 9, 4]
 
 
