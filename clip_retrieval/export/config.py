@@ -26,6 +26,7 @@ DEFAULT_TARGETS: dict[Engine, str] = {
     "qdrant": "http://localhost:6333",
     "milvus": "http://localhost:19530",
 }
+DEFAULT_TABLE = "embeddings"
 # Approximate indices that an engine can build; the first one is the default.
 ANN_KINDS: dict[Engine, tuple[Ann, ...]] = {
     "lance": ("ivf", "hnsw", "none"),
@@ -92,7 +93,7 @@ class ExportConfig:
         help="lance, parquet: a folder, here or on a store. pgvector: postgresql://user@host/database. qdrant: a url, "
         "or a local path. milvus: a url, or a local file. None: the server of this machine.",
     )
-    table: str = option("embeddings", help="Table or collection; pgvector takes schema.table.")
+    table: str = option(DEFAULT_TABLE, help="Table or collection; pgvector takes schema.table.")
     rows: RowsConfig = group(RowsConfig)
     precision: Precision = option(
         "auto", help="Numbers of the stored vectors. auto: as the embeddings have them, where the engine can."
@@ -116,11 +117,20 @@ class ExportConfig:
             raise ConfigError("the target is empty; leave it out, or name a place")
         if not self.table.strip():
             raise ConfigError("the table's name is empty")
+        if self.to == "parquet" and self.table != DEFAULT_TABLE:
+            raise ConfigError("--to parquet writes files and no table; leave out --table")
+        self.check_index()
+
+    def check_index(self) -> None:
+        """Raise ConfigError where the options of the approximate index do not fit."""
         if self.ann != "auto" and self.ann not in ANN_KINDS[self.to]:
             there = ", ".join(ANN_KINDS[self.to])
             raise ConfigError(f"--to {self.to} has no {self.ann} index; --ann may be {there}")
         if self.check.least_recall is not None and not 0 <= self.check.least_recall <= 1:
             raise ConfigError(f"least_recall is a share from 0 to 1, not {self.check.least_recall:g}")
+        if self.check.least_recall is not None and self.chosen_ann == "none":
+            what = "--to parquet" if self.to == "parquet" else "--ann none"
+            raise ConfigError(f"--least_recall judges an approximate index, and {what} builds none; leave it out")
 
     @property
     def place(self) -> str:

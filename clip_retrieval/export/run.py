@@ -65,6 +65,8 @@ def run_export(config: ExportConfig) -> ExportResult:
 
 def export(config: ExportConfig, source: Source, target: Target) -> ExportResult:
     start = time.perf_counter()
+    if not source.has_rows():
+        raise SourceError(f"no row of {source.url} has an embedding and meets the condition: nothing was exported")
     done = target.begin()
     sample = draw_sample(source, config.check, target.dtype)
     scan = Scan(sample, config.check.num_results, target.dtype)
@@ -134,8 +136,6 @@ def load(source: Source, target: Target, scan: Scan, steps: Steps) -> int:
             steps.advance(part.stop - part.start)
         scan.add(block)
         empty += block.empty
-    if not scan.seen.count:
-        raise SourceError(f"no row of {source.url} has an embedding and meets the condition: nothing was exported")
     return empty
 
 

@@ -24,6 +24,7 @@ Kind = Literal["embeddings", "codes"]
 
 NO_METADATA = pa.table({})
 READ_ROWS = 65_536  # rows in memory at once, unless a batch is larger
+FIRST_ROWS = 4_096  # rows that are read at once to find the first one to export
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +106,14 @@ class Source:
         if self.metadata is None or not self.columns:
             return NO_METADATA
         return tidy(self.metadata.rows(ids, [column.source for column in self.columns]), self.columns, self.odd)
+
+    def has_rows(self) -> bool:
+        """Say whether any row is exported; reads only as far as the first one."""
+        if self.met is None:
+            blocks = self.blocks(0, FIRST_ROWS, stop=self.row_count, with_metadata=False)
+            return any(len(block.ids) > 0 for block in blocks)
+        starts = range(0, len(self.met), FIRST_ROWS)
+        return any(self.is_exported(self.met[start : start + FIRST_ROWS]).any() for start in starts)
 
     def is_exported(self, ids: Ids) -> NDArray[np.bool_]:
         """Say which rows are exported: those that have an embedding and meet the condition."""

@@ -20,7 +20,6 @@ from clip_retrieval.export.source import Block, Ids, Source
 from clip_retrieval.installed import pip_install
 
 MARK = "clip_retrieval.export"  # name under which an engine keeps what an export says of itself
-ADVICE = "name another --table, or give --overwrite"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +40,11 @@ class Setup:
         precision = self.config.precision
         return precision == "fp16" or (precision == "auto" and self.dtype == np.float16)
 
+    @property
+    def advice(self) -> str:
+        """What to do about a target that is taken."""
+        return f"name another {'folder' if self.config.to == 'parquet' else '--table'}, or give --overwrite"
+
     def mark(self, dtype: np.dtype[Any], done: int = 0) -> str:
         """Return what the engine keeps: whose rows these are, and how many rows of the folder are done."""
         return json.dumps(self.facts(dtype) | {"done": done})
@@ -58,13 +62,17 @@ class Setup:
         """Return how many rows of the folder an existing table has done; raises ExportError where it is not ours."""
         found, wanted = parse_mark(text), self.facts(dtype)
         if found is None:
-            raise ExportError(f"{name} exists already and is no export; {ADVICE}")
+            raise ExportError(f"{name} exists already and is no export; {self.advice}")
         if found.get("dim") != self.dim:
-            raise ExportError(f"{name} holds vectors of {found.get('dim')} dimensions, not of {self.dim}; {ADVICE}")
+            raise ExportError(
+                f"{name} holds vectors of {found.get('dim')} dimensions, not of {self.dim}; {self.advice}"
+            )
         if found.get("precision") != wanted["precision"]:
-            raise ExportError(f"{name} holds {found.get('precision')} vectors, not {wanted['precision']}; {ADVICE}")
+            raise ExportError(
+                f"{name} holds {found.get('precision')} vectors, not {wanted['precision']}; {self.advice}"
+            )
         if any(found.get(key) != value for key, value in wanted.items()):
-            raise ExportError(f"{name} is an export of other rows, columns or conditions; {ADVICE}")
+            raise ExportError(f"{name} is an export of other rows, columns or conditions; {self.advice}")
         return int(found.get("done", 0))
 
 

@@ -130,7 +130,7 @@ def test_the_table_shows_what_was_compared(embeddings: Path) -> None:
 
 def test_an_export_of_other_rows_is_refused_and_may_be_overwritten(embeddings: Path) -> None:
     run_export(configured(embeddings))
-    with pytest.raises(ExportError, match="an export of other rows, columns or conditions"):
+    with pytest.raises(ExportError, match="other rows, columns or conditions; name another folder"):
         run_export(configured(embeddings, rows=RowsConfig(columns=("caption",))))
     with pytest.raises(ExportError, match="holds float32 vectors, not float16"):
         run_export(configured(embeddings, precision="fp16"))
@@ -166,6 +166,37 @@ def test_rows_fewer_than_the_hits_are_all_compared(tmp_path: Path, write_typed: 
 def test_an_export_of_no_row_at_all_says_so(embeddings: Path) -> None:
     with pytest.raises(SourceError, match="nothing was exported"):
         run_export(configured(embeddings, rows=RowsConfig(where="width < 0")))
+    assert run_export(configured(embeddings, rows=RowsConfig(where="width < 9"))).is_right
+
+
+def test_rows_without_an_embedding_are_nothing_to_export(embeddings: Path) -> None:
+    run_export(configured(embeddings))
+    before = contents(embeddings.parent / "out")
+    with open_source(configured(embeddings)) as source:
+        empty = np.flatnonzero(~source.is_exported(np.arange(300)))
+    for row in empty:
+        with pytest.raises(SourceError, match="nothing was exported"):
+            run_export(configured(embeddings, rows=RowsConfig(where=f"width = {row}"), overwrite=True))
+    assert len(empty) == 2
+    assert contents(embeddings.parent / "out") == before
+
+
+def test_an_export_that_holds_no_file_yet_becomes_another(embeddings: Path) -> None:
+    config = configured(embeddings, rows=RowsConfig(where="width > 5"))
+    with open_source(config) as source, closing(open_target(config, source)) as target:
+        assert target.begin() == 0
+    result = run_export(configured(embeddings, batch_size=65))
+    assert (result.exported, result.is_right) == (298, True)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]"])
+def test_an_export_that_does_not_say_what_it_is_can_be_overwritten(embeddings: Path, text: str) -> None:
+    run_export(configured(embeddings))
+    (embeddings.parent / "out" / "_export.json").write_text(text)
+    with pytest.raises(ExportError, match=r"_export\.json.*; give --overwrite to export anew, or remove .*out"):
+        run_export(configured(embeddings))
+    result = run_export(configured(embeddings, overwrite=True))
+    assert (result.done_before, result.is_right) == (0, True)
 
 
 @pytest.mark.parametrize(
@@ -175,6 +206,8 @@ def test_an_export_of_no_row_at_all_says_so(embeddings: Path) -> None:
         (["--to=parquet", "--target=x", "--ann=hnsw"], "--to parquet has no hnsw index; --ann may be none"),
         (["--to=elastic"], "to takes"),
         (["--to=parquet", "--target=x", "--least_recall=2"], "least_recall is a share"),
+        (["--to=parquet", "--target=x", "--least_recall=0.9"], "--to parquet builds none; leave it out"),
+        (["--to=parquet", "--target=x", "--table=mine"], "leave out --table"),
     ],
 )
 def test_wrong_options_are_one_sentence(embeddings: Path, options: list[str], said: str) -> None:

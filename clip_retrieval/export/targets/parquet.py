@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from clip_retrieval.errors import ExportError
+from clip_retrieval.errors import ExportError, StorageError, one_line
 from clip_retrieval.export.arrow_rows import as_fetched, make_schema, make_table, vectors_of
 from clip_retrieval.export.columns import ID, VECTOR
 from clip_retrieval.export.exact import Nearest
 from clip_retrieval.export.source import Block, Ids
-from clip_retrieval.export.target import Fetched, Setup
+from clip_retrieval.export.target import Fetched, Setup, parse_mark
 from clip_retrieval.metadata.parquet import reading
 from clip_retrieval.revision import only_one
 from clip_retrieval.storage import Folder, check_writable
@@ -50,12 +50,10 @@ class ParquetTarget:
         size = self.setup.config.batch_rows
         facts = self.setup.facts(self.dtype) | {"batch_size": size}
         if self.folder.exists(ABOUT):
-            found = self.folder.read_json(ABOUT)
             if self.setup.config.overwrite:
                 self.clear()
-            elif found != facts:
-                self.setup.read_mark(json.dumps(found), self.dtype, self.name)
-                raise ExportError(f"{self.name} was begun with --batch_size {found.get('batch_size')}; give it again")
+            else:
+                self.compare(facts)
         elif self.folder.exists() and self.names():
             raise ExportError(f"{self.name} holds parquet files that are no export; name another folder")
         check_writable(self.folder)
@@ -65,6 +63,20 @@ class ParquetTarget:
             self.folder.write_json(ABOUT, facts)
         starts = [int(match[1]) for name in self.names() if (match := PART.fullmatch(name))]
         return min(starts[-1] // size * size + size, self.setup.row_count) if starts else 0
+
+    def compare(self, facts: dict[str, Any]) -> None:
+        """Raise ExportError where the folder is another export; one that holds no file yet becomes this one."""
+        try:
+            found = self.folder.read_json(ABOUT)
+        except StorageError as error:
+            raise ExportError(f"{one_line(error)}; give --overwrite to export anew, or remove {self.name}") from error
+        if found == facts:
+            return
+        if parse_mark(json.dumps(found)) is not None and not self.names():
+            self.clear()
+            return
+        self.setup.read_mark(json.dumps(found), self.dtype, self.name)
+        raise ExportError(f"{self.name} was begun with --batch_size {found.get('batch_size')}; give it again")
 
     def clear(self) -> None:
         """Remove the files of an earlier export, what tells that they are ours last."""
