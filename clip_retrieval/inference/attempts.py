@@ -68,10 +68,14 @@ class Attempt:
         """Say whether it speaks against the partition; an attempt under way does, as nobody knows whether it lives."""
         return self.end != "stopped"
 
+    @property
+    def is_process_gone(self) -> bool:
+        """Say whether its process ran on this machine and is gone; of other machines nobody knows."""
+        return self.host == HOST and not is_alive(self.pid)
+
     def is_silent(self, seconds: float) -> bool:
         """Say whether a worker that wrote so long ago, and told no end, counts as lost."""
-        is_dead = self.host == HOST and not is_alive(self.pid)
-        return self.end is None and (is_dead or seconds > BEATS_UNTIL_LOST * self.beat_seconds)
+        return self.end is None and (self.is_process_gone or seconds > BEATS_UNTIL_LOST * self.beat_seconds)
 
 
 def attempts_at(folder: EmbeddingsFolder, partition: Partition) -> dict[str, Attempt]:

@@ -58,6 +58,12 @@ class Work:
     def rate(self) -> float:
         return float((self.attempt.figures or {}).get("rate", 0.0))
 
+    @property
+    def reason(self) -> str:
+        """Why it ended, as far as that is known."""
+        is_gone = self.state == "lost" and self.attempt.is_process_gone
+        return self.attempt.reason or ("its process is gone" if is_gone else "")
+
     def to_json(self) -> dict[str, Any]:
         attempt = self.attempt
         return {
@@ -71,7 +77,7 @@ class Work:
             "silent_seconds": round(self.silent_seconds, 1),
             "samples": self.samples,
             "rate": round(self.rate, 3),
-            "reason": attempt.reason,
+            "reason": self.reason,
             "given_up": self.is_given_up,
         }
 
@@ -154,15 +160,18 @@ class RunStatus:
 def read_status(url: str) -> RunStatus:
     """Look at a run; raises StorageError where the folder holds none."""
     folder = EmbeddingsFolder(url)
-    plan, manifest = read_plan(folder), read_manifest(folder)
+    plan, manifest = read_plan(folder), read_manifest(folder) or {}
     attempts = read_attempts(folder)
-    if plan is None and manifest is None and not attempts:
-        raise StorageError(f"{folder.url} holds no run of `inference`: no plan, no manifest and no attempt")
+    planned = manifest.get("partition_count") if plan is None else plan.partition_count  # an index's manifest has none
+    if planned is None and not attempts:
+        raise StorageError(
+            f"{folder.url} holds no run of `inference`: no plan, no manifest with a partition_count and no attempt; "
+            "give the output folder of `inference`"
+        )
     names = [match[1] for name in folder.names(METADATA_FOLDER, ".parquet") if (match := PARTITION_NAME.match(name))]
-    planned = plan.partition_count if plan is not None else (manifest or {}).get("partition_count") or 0
     return RunStatus(
         output_folder=folder.url,
-        partition_count=max(planned, len(names)),
+        partition_count=max(planned or 0, len(names)),
         done=len(names),
         works=[work for name, works in attempts.items() for work in judge(works, is_done=is_among(name, names))],
         means=read_means(folder, names),

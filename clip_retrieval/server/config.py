@@ -140,8 +140,8 @@ class AccessConfig:
 class PartsConfig:
     """An index in parts on other servers, and how these are asked."""
 
-    parts: tuple[str, ...] = option(
-        (),
+    parts: tuple[str, ...] | None = option(
+        None,
         help="Addresses of servers with a part of one index each, such as http://a:1234,http://b:1234 (and ?index=NAME "
         "for another than their first): all are asked at once, and the rows of each follow those of the one before.",
     )
@@ -151,6 +151,8 @@ class PartsConfig:
 
     def __post_init__(self) -> None:
         check_least(self)
+        if self.parts is not None and not self.parts:
+            raise ConfigError("parts is empty; name the servers, such as http://a:1234,http://b:1234, or leave it out")
         if not self.part_timeout > 0:
             raise ConfigError(f"part_timeout must be more than 0, not {self.part_timeout}")
 
@@ -284,9 +286,12 @@ def check_parts(said: object, where: str) -> tuple[str, ...]:
     if not isinstance(said, list | tuple) or not said or not all(isinstance(url, str) for url in said):
         raise ConfigError(f'{where} is a list of addresses, such as ["http://a:1234", "http://b:1234"]')
     parts = tuple(url.strip().rstrip("/") for url in said)
-    for url in parts:
+    for url, typed in zip(parts, said, strict=True):
         if not re.match(r"https?://[^/?#\s]+([/?][^#\s]*)?$", url):
-            raise ConfigError(f"{where}: a part is an address such as http://a:1234, unlike {url!r}")
+            raise ConfigError(f"{where}: a part is an address such as http://a:1234, unlike {typed!r}")
+        port = re.match(r"https?://[^/?]*:([^:/?@\]]+)(?=[/?]|$)", url)
+        if port and not (port[1].isdecimal() and 1 <= int(port[1][:9]) <= LARGEST_PORT):
+            raise ConfigError(f"{where}: the port in {typed} must be between 1 and {LARGEST_PORT}")
     twice = next((url for place, url in enumerate(parts) if url in parts[:place]), None)
     if twice is not None:
         raise ConfigError(f"{where}: {twice} is there twice, so each of its rows would be found twice")

@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from clip_retrieval.cli import cli
-from clip_retrieval.commands.reports.status import watch_run
+from clip_retrieval.commands.reports.status import watch_run, why
 from clip_retrieval.errors import StorageError
 from clip_retrieval.inference.attempts import BEATS_UNTIL_LOST, Marker, attempting, make_marker
 from clip_retrieval.inference.config import InferenceConfig
@@ -96,7 +96,20 @@ def test_a_worker_of_this_machine_is_lost_as_soon_as_its_process_is_gone(folder:
     mark(folder, 4, host=own, pid=gone.pid)
     mark(folder, 5, host=own, pid=os.getpid())
 
-    assert seen(read_status(folder.url)) == {"lost": [("04", 1)], "running": [("05", 1)]}
+    status = read_status(folder.url)
+    assert seen(status) == {"lost": [("04", 1)], "running": [("05", 1)]}
+    assert [(why(work), work.to_json()["reason"]) for work in status.works] == [
+        ("its process is gone", "its process is gone"),
+        ("", ""),
+    ]
+
+
+def test_a_worker_of_another_machine_is_only_known_to_be_silent(folder: EmbeddingsFolder) -> None:
+    mark(folder, 4, silent_beats=BEATS_UNTIL_LOST + 1)
+
+    work = read_status(folder.url).those("lost")[0]
+
+    assert (work.reason, why(work).partition(" for ")[0]) == ("", "silent")
 
 
 def test_a_node_that_was_given_up_and_goes_on_writing_is_an_old_copy(folder: EmbeddingsFolder) -> None:
@@ -187,6 +200,15 @@ def test_a_folder_without_a_run_is_an_error(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, ["status", str(tmp_path / "nowhere")])
     assert result.exit_code == 1
     assert result.output.startswith(f"Error: {tmp_path}/nowhere holds no run")
+
+
+def test_an_index_is_no_run(folder: EmbeddingsFolder) -> None:
+    folder.write_json("manifest.json", {"format_version": 1, "indices": {"image": {"rows": 9}}})
+
+    result = CliRunner().invoke(cli, ["status", folder.url])
+
+    assert result.exit_code == 1
+    assert result.output.startswith(f"Error: {folder.url} holds no run")
 
 
 def test_the_report_says_what_needs_a_person_first(folder: EmbeddingsFolder) -> None:

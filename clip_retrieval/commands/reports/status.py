@@ -114,4 +114,4 @@ def where(work: Work) -> str:
 
 def why(work: Work) -> str:
     silent = f"silent for {in_words(work.silent_seconds)}" if work.state == "lost" else ""
-    return ", ".join(filter(None, [work.attempt.reason, silent, "given up" if work.is_given_up else ""]))
+    return ", ".join(filter(None, [work.reason or silent, "given up" if work.is_given_up else ""]))
