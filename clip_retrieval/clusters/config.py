@@ -39,6 +39,14 @@ class ClusterConfig:
     def __post_init__(self) -> None:
         parse_resources(self.ray_resources)
 
+    def check_use(self, engine: str | None, flag: str) -> None:
+        """Raise ConfigError where options of one engine are given and `flag` names another, or none."""
+        used = {"pyspark": ["spark_master"], "ray": ["ray_address", "ray_resources"]}
+        for owner, names in used.items():
+            given = [name for name in names if getattr(self, name) is not None]
+            if given and engine != owner:
+                raise ConfigError(f"{given[0]} is for {flag} {owner}; add that, or leave {given[0]} out")
+
 
 def parse_resources(words: str | None) -> dict[str, float]:
     """Return amounts by name from words such as CPU=4,GPU=1; raises ConfigError."""

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
@@ -107,14 +108,26 @@ class Driver:
             self.process.stdout.close()
 
 
+def left_address() -> str:
+    """Return the address that `ray start` left on this machine for `auto`; empty where there is none.
+
+    The cluster may be gone, and Ray would look for it for minutes.
+    """
+    try:
+        return (Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster").read_text().strip()
+    except OSError:
+        return ""
+
+
 @contextmanager
 def open_ray(config: ClusterConfig, show: ShowProgress = show_progress, *, uses_gpus: bool) -> Iterator[RayCluster]:
     """Give the cluster that the options name, or a new one here; raises ClusterError where none answers in time."""
     address = config.ray_address or joined_already() or os.environ.get("RAY_ADDRESS") or None
     where = f" at {address}" if address else ""
-    why = why_unreachable(address or "")
+    joined = left_address() if address == "auto" else address
+    why = why_unreachable(joined or "")
     if why:
-        raise ClusterError(f"no Ray answers at {address} ({why}); `ray start --head` says the address")
+        raise ClusterError(f"no Ray answers at {joined} ({why}); `ray start --head` says the address")
     driver = Driver()
     try:
         driver.send(address=address, resources=parse_resources(config.ray_resources), uses_gpus=uses_gpus)

@@ -11,6 +11,7 @@ import numpy as np
 from clip_retrieval.encoder.base import Pixels
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.uri import parse_uri
+from clip_retrieval.errors import EncoderError, first_line
 from clip_retrieval.installed import is_installed
 
 GPU_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")  # NVIDIA, NVIDIA under WSL, AMD
@@ -48,10 +49,18 @@ def may_have_gpu() -> bool:
 
 
 def allocate_pixels(shape: tuple[int, int, int, int], device: str) -> Pixels:
-    """Return room for pixels: for a GPU in page-locked memory, from which it copies by itself while both go on."""
-    if device.startswith("cuda"):
-        import torch
+    """Return room for pixels: for a GPU in page-locked memory, from which it copies by itself while both go on.
 
+    Raises EncoderError where the GPU cannot be used.
+    """
+    if not device.startswith("cuda"):
+        return np.empty(shape, dtype=np.uint8)
+    import torch
+
+    try:
         with torch.cuda.device(device):  # else the first GPU would hold a context of every worker
             return torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
-    return np.empty(shape, dtype=np.uint8)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        raise EncoderError(
+            f"{device} cannot be used: {first_line(error)}; leave --device out to take what this machine has"
+        ) from error

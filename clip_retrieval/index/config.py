@@ -40,6 +40,7 @@ class DistributionConfig:
             )
         if self.distributed:
             check_engine(self.distributed, f"--distributed {self.distributed}")
+        self.cluster.check_use(self.distributed, "--distributed")
 
 
 @dataclass(frozen=True, kw_only=True)

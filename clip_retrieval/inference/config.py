@@ -122,6 +122,7 @@ class InferenceConfig:
 
     def __post_init__(self) -> None:
         check_least(self)
+        self.cluster.check_use(self.distribution_strategy, "--distribution_strategy")
         if self.distribution_strategy in ("pyspark", "ray"):
             check_engine(self.distribution_strategy, f"--distribution_strategy {self.distribution_strategy}")
         if not 0 <= self.max_skipped <= 1:

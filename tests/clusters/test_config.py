@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,31 @@ def test_what_a_task_takes_is_read_from_words() -> None:
 def test_words_that_are_no_amounts_are_refused(words: str) -> None:
     with pytest.raises(ConfigError, match="amounts by name"):
         ClusterConfig(ray_resources=words)
+
+
+@pytest.mark.parametrize("given", [{"spark_master": "local"}, {"ray_address": "host:1"}, {"ray_resources": "CPU=1"}])
+@pytest.mark.parametrize("engine", [None, "multiprocess", "slurm"])
+def test_options_of_an_engine_that_is_not_used_are_refused(given: dict[str, str], engine: str | None) -> None:
+    config = ClusterConfig(**given)
+    owner = "pyspark" if "spark_master" in given else "ray"
+    with pytest.raises(ConfigError, match=f"{next(iter(given))} is for --distributed {owner}"):
+        config.check_use(engine, "--distributed")
+    config.check_use(owner, "--distributed")
+
+
+def test_a_cluster_that_is_gone_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text(address)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    with (
+        pytest.raises(ClusterError, match=f"no Ray answers at {address} "),
+        open_cluster("ray", ClusterConfig(ray_address="auto"), uses_gpus=False),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from open_clip.transformer import VisionTransformer
 
 from clip_retrieval.encoder.base import Embeddings, Pixels
 from clip_retrieval.encoder.config import EncoderConfig
+from clip_retrieval.encoder.devices import allocate_pixels
 from clip_retrieval.encoder.engines.gpu import DeviceMemory, Patches, Streams, with_patches
 from clip_retrieval.encoder.engines.open import open_engine
 from clip_retrieval.encoder.engines.openclip import OpenClipEncoder
@@ -107,3 +108,9 @@ def test_patches_leave_out_what_is_no_whole_patch() -> None:
     convolution = torch.nn.Conv2d(3, 5, 14, 14, bias=False)
     images = torch.randn((2, 3, 50, 59), generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(Patches(convolution)(images), convolution(images), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_cannot_be_used_is_one_sentence() -> None:
+    with pytest.raises(EncoderError, match="cuda:7 cannot be used: "):
+        allocate_pixels((1, 2, 2, 3), "cuda:7")
