@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -109,7 +110,7 @@ def find_embeddings(config: ExportConfig, folder: IndexFolder, index: Index) -> 
 
 def join_place(folder: Folder, place: str) -> str:
     """Return where a folder is that an index names: relative to the index, where both are on this machine."""
-    return place if "://" in place or not folder.is_local else str(Path(folder.root) / place)
+    return place if "://" in place or not folder.is_local else os.path.normpath(Path(folder.place) / place)
 
 
 def open_embeddings(vectors: Vectors, modality: Modality) -> Source:

@@ -18,6 +18,7 @@ from clip_retrieval.export.columns import Column
 from clip_retrieval.export.config import ExportConfig
 from clip_retrieval.export.source import Block, Ids, Source
 from clip_retrieval.installed import pip_install
+from clip_retrieval.paths import local_path
 
 MARK = "clip_retrieval.export"  # name under which an engine keeps what an export says of itself
 
@@ -143,6 +144,9 @@ class Target(Protocol):
 
 def open_target(config: ExportConfig, source: Source) -> Target:
     """Open the engine; only its own file is imported. Raises ExportError."""
+    path = local_path(config.place)
+    if config.to != "milvus" and path is not None and path.is_file():
+        raise ExportError(f"{config.place} is a file; --to {config.to} writes into a folder, name one")
     try:
         module = importlib.import_module(f"clip_retrieval.export.targets.{config.to}")
     except ImportError as error:  # such as psycopg without libpq

@@ -125,6 +125,7 @@ def test_the_table_shows_what_was_compared(embeddings: Path) -> None:
     done = CliRunner().invoke(cli, ["export", str(embeddings), "--to=parquet", str(embeddings.parent / "out")])
     assert done.exit_code == 0
     assert "exact search" in done.stdout
+    assert "out: 298 rows, the embeddings of " in done.stdout.replace("\n", "")
     assert "left out: 2 rows without an embedding" in done.stdout
 
 
@@ -197,6 +198,13 @@ def test_an_export_that_does_not_say_what_it_is_can_be_overwritten(embeddings: P
         run_export(configured(embeddings))
     result = run_export(configured(embeddings, overwrite=True))
     assert (result.done_before, result.is_right) == (0, True)
+
+
+def test_a_file_as_the_target_is_one_sentence(embeddings: Path) -> None:
+    (embeddings.parent / "out").write_text("mine")
+    with pytest.raises(ExportError, match="out is a file; --to parquet writes into a folder"):
+        run_export(configured(embeddings))
+    assert (embeddings.parent / "out").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

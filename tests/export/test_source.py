@@ -85,6 +85,7 @@ def test_codes_are_said_to_be_none_of_the_embeddings(embeddings: Path) -> None:
         ids, vectors = read_all(source)
         assert source.kind == "codes"
         assert "decoded from the codes of the index" in source.notes[0]
+        assert f"({embeddings.resolve()} holds them no longer)" in source.notes[0]
     assert 0 < np.abs(vectors - rows[ids]).max() < 0.02
 
 

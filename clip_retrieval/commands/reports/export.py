@@ -30,7 +30,7 @@ def print_export(result: ExportResult) -> None:
         console.print(f"an earlier run had done {counted(result.done_before, 'row')}", style="dim")
     taken = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.seconds.items())
     what = "the embeddings" if result.vectors == "embeddings" else "the codes"
-    console.print(f"{counted(result.exported, 'row')} of {what} of {result.folder} in {result.target} ({taken})")
+    console.print(f"{result.target}: {counted(result.exported, 'row')}, {what} of {result.folder} ({taken})")
     if not result.is_right:
         console.print("the check found a difference: see NO above", style="bold red")
 

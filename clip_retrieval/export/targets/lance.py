@@ -33,7 +33,7 @@ class LanceTarget:
         self.setup = setup
         self.dtype = np.dtype(np.float16 if setup.wants_half else np.float32)
         self.table_name = setup.config.table
-        self.name = f"{self.table_name} in {setup.config.place}"
+        self.name = f'table "{self.table_name}" of {setup.config.place}'
         self.open = ExitStack()
         with translating(self.name):
             self.database = lancedb.connect(setup.config.place)

@@ -65,7 +65,7 @@ class MilvusTarget:
             raise ExportError("Milvus Lite stores fp32 only; leave out --precision fp16")
         self.dtype = np.dtype(np.float16 if wants_half else np.float32)
         self.collection = setup.config.table
-        self.name = f"{self.collection} in {without_password(place)}"
+        self.name = f'collection "{self.collection}" of {without_password(place)}'
         for name in ("pymilvus", "grpc._server"):  # they log tracebacks of errors that they raise, or bear
             logging.getLogger(name).setLevel(logging.CRITICAL)
         with translating(self.name):

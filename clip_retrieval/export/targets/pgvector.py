@@ -68,9 +68,8 @@ class PostgresTarget:
         self.parts = setup.config.table.split(".")
         self.table = sql.Identifier(*self.parts)
         where = without_password(setup.config.place)
-        self.name = (
-            f"{setup.config.table} in {'the PostgreSQL of the environment' if where == 'postgresql:' else where}"
-        )
+        server = "the PostgreSQL of the environment" if where == "postgresql:" else where
+        self.name = f'table "{setup.config.table}" of {server}'
         if setup.dim > MOST_DIMS:
             raise ExportError(f"pgvector takes up to {MOST_DIMS:,} dimensions, not {setup.dim:,}")
         with translating(self.name):

@@ -43,7 +43,7 @@ class QdrantTarget:
         self.is_local = "://" not in place
         self.dtype = np.dtype(np.float16 if setup.wants_half else np.float32)
         self.collection = setup.config.table
-        self.name = f"{self.collection} in {without_password(place)}"
+        self.name = f'collection "{self.collection}" of {without_password(place)}'
         with translating(self.name), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # such as of a key over http
             if place == ":memory:":
