@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from tempfile import gettempdir
 from typing import Any, TypeVar
 
 from clip_retrieval.clusters.base import Here, ShowProgress, why_unreachable
@@ -114,7 +115,7 @@ def left_address() -> str:
     The cluster may be gone, and Ray would look for it for minutes.
     """
     try:
-        return (Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster").read_text().strip()
+        return (Path(os.environ.get("RAY_TMPDIR") or gettempdir()) / "ray" / "ray_current_cluster").read_text().strip()
     except OSError:
         return ""
 

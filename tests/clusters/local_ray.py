@@ -79,6 +79,8 @@ def main() -> None:
     os.environ.update(SETTINGS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # stdin closes then too
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets lie in it, and their names have to be short
+    os.environ["RAY_TMPDIR"] = folder  # Ray writes the address below it, and does not make the folder for that
+    (Path(folder) / "ray").mkdir()
     answers = os.dup(1)
     os.dup2(2, 1)  # what Ray prints is no answer
     sys.stdout = os.fdopen(answers, "w")
