@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clip_retrieval.encoder.base import Pixels
-from clip_retrieval.sources.types import Failure, Origin, Part
+from clip_retrieval.sources.types import Failure, Origin, Part, Sample
 
 
 @dataclass(slots=True, kw_only=True)
@@ -28,6 +29,19 @@ class Row:
     digests: dict[Part, bytes] = field(
         default_factory=dict
     )  # hashes of the parts' bytes, where the run keeps a ledger of them
+
+    @classmethod
+    def of(cls, sample: Sample) -> Self:
+        """Return the row of a sample of which nothing is prepared yet."""
+        return cls(
+            key=sample.key,
+            image_path=sample.image_path,
+            caption=None,
+            metadata=None,
+            origin=sample.origin,
+            has_image=False,
+            page=sample.page,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

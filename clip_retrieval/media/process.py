@@ -12,7 +12,7 @@ from typing import IO, Any
 from clip_retrieval.blobs import LostError
 from clip_retrieval.errors import ImageError, one_line
 from clip_retrieval.media.pdf import count_pages, picture_of_page
-from clip_retrieval.process.standard_streams import log_to_stderr
+from clip_retrieval.process.standard_streams import log_to_stderr, take_stdout
 from clip_retrieval.process.subprocesses import end_with_parent
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {"count_pages": count_pages, "picture_of_page": picture_of_page}
@@ -39,9 +39,7 @@ def answer(name: str, arguments: tuple[Any, ...]) -> tuple[str, Any]:
 
 
 def main() -> None:
-    # Only answers may go to the pipe; what libraries print goes to stderr.
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    answers = take_stdout()
     end_with_parent()
     log_to_stderr(logging.WARNING)
     try:

@@ -8,6 +8,7 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from clip_retrieval.errors import describe_os_error
 from clip_retrieval.words import printable
@@ -27,6 +28,13 @@ def open_missing_streams() -> None:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 -- for the life of the process
     if sys.stderr is None:
         sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 -- for the life of the process
+
+
+def take_stdout() -> BinaryIO:
+    """Return stdout for answers to the parent; whatever is printed from here on, by libraries too, goes to stderr."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return answers
 
 
 class PrintableFormatter(logging.Formatter):

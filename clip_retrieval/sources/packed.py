@@ -7,6 +7,7 @@ import tempfile
 import threading
 import weakref
 import zlib
+from abc import abstractmethod
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar, overload
@@ -25,8 +26,9 @@ class InBlocks(Sequence[T]):
     block_size: int
     heads: Sequence[T]  # the first item of each block
 
+    @abstractmethod
     def block(self, number: int) -> list[T]:
-        raise NotImplementedError
+        """Return the items of a block."""
 
     def find(self, key: Any, key_of: Callable[[T], Any]) -> int | None:
         """Return the index of the item with this key, or None; the items must be sorted by key."""

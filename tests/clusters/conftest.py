@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -52,7 +53,7 @@ def descendants(process: int) -> set[int]:
 
 
 @dataclass
-class Engine:
+class Engine(ABC):
     """A cluster that a helper program runs: its address, and one process id for each node."""
 
     program: subprocess.Popen[str]
@@ -77,9 +78,9 @@ class Engine:
             with suppress(ProcessLookupError):
                 os.kill(process, number)
 
+    @abstractmethod
     def kill_a_node(self, workers: list[int]) -> None:
         """Kill Spark's executor, or Ray's second node, that runs one of these workers."""
-        raise NotImplementedError
 
     @contextmanager
     def running(self, *command: object, **environment: str) -> Iterator[subprocess.Popen[str]]:

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from io import TextIOWrapper
 from typing import IO
 
 from clip_retrieval.errors import ClipRetrievalError, EncoderError, WorkerError
@@ -17,7 +18,7 @@ from clip_retrieval.inference.telemetry.live import News, Teller
 from clip_retrieval.inference.worker.worker import run_worker
 from clip_retrieval.options import from_json
 from clip_retrieval.process.interrupts import StoppedError, stopping_in_time
-from clip_retrieval.process.standard_streams import log_to_stderr
+from clip_retrieval.process.standard_streams import log_to_stderr, take_stdout
 from clip_retrieval.process.subprocesses import end_with_parent
 
 OF_ONE_DEVICE = (EncoderError, WorkerError)  # errors that other devices and workers need not meet
@@ -58,9 +59,7 @@ def run(commands: IO[str], messages: Messages) -> None:
 
 
 def main() -> None:
-    # Only messages may go to the pipe; what libraries print goes to stderr.
-    messages = Messages(os.fdopen(os.dup(1), "w"))
-    os.dup2(2, 1)
+    messages = Messages(TextIOWrapper(take_stdout()))
     end_with_parent()
     log_to_stderr(logging.WARNING)
     try:

@@ -71,18 +71,10 @@ class Case:
     def left_out(self, place: int) -> Row:
         sample, loss = self.samples[place], self.losses[place][-1]
         shard = sample.origin.shard if sample.origin else ""
-        failure = Failure(sample.key, shard, "other", loss.reason, describe(loss))
-        return Row(
-            key=sample.key,
-            image_path=sample.image_path,
-            caption=None,
-            metadata=None,
-            origin=sample.origin,
-            has_image=False,
-            page=sample.page,
-            failures=[failure],
-            is_dropped=True,
-        )
+        row = Row.of(sample)
+        row.failures.append(Failure(sample.key, shard, "other", loss.reason, describe(loss)))
+        row.is_dropped = True
+        return row
 
     def with_blame(self, row: Row, place: int) -> Row:
         """Replace the reason `no_image` by the real one; the rules for rows without a picture were applied already."""

@@ -104,15 +104,7 @@ def prepare_chunk(samples: Iterable[Sample], wanted: Wanted, pixels: Pixels) -> 
 
 def prepare_sample(sample: Sample, wanted: Wanted, slot: Pixels, reading: Reading) -> Row:
     """Prepare one sample, its pixels into slot[0]; what is wrong with its parts is in the row's failures."""
-    row = Row(
-        key=sample.key,
-        image_path=sample.image_path,
-        caption=None,
-        metadata=None,
-        origin=sample.origin,
-        has_image=False,
-        page=sample.page,
-    )
+    row = Row.of(sample)
     if wanted.image:
         with noting_failure(row, "image"):
             if sample.image is None:

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from clip_retrieval.inference.readers.prepare import Wanted, prepare_chunk
 from clip_retrieval.inference.readers.shared_pixels import Note, SharedPixels
-from clip_retrieval.process.standard_streams import log_to_stderr
+from clip_retrieval.process.standard_streams import log_to_stderr, take_stdout
 from clip_retrieval.process.subprocesses import end_with_parent
 from clip_retrieval.sources.types import Sample
 
@@ -71,9 +71,7 @@ def noting(samples: Sequence[Sample], note: Note) -> Iterator[Sample]:
 
 
 def main() -> None:
-    # Only messages may go to the pipe; what libraries print goes to stderr.
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    answers = take_stdout()
     end_with_parent()
     log_to_stderr(logging.WARNING)
     try:
