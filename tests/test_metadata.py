@@ -23,7 +23,7 @@ from clip_retrieval import checksums
 from clip_retrieval.checksums import sum_files
 from clip_retrieval.errors import StorageError
 from clip_retrieval.layout import MANIFEST, METADATA_ARROW
-from clip_retrieval.metadata import arrays, arrow, count_rows, make_array, open_metadata
+from clip_retrieval.metadata import arrays, arrow, cells, count_rows, make_array, open_metadata
 from clip_retrieval.metadata import write as write_module
 from clip_retrieval.metadata.arrays import DamageError
 from clip_retrieval.metadata.arrow import SOURCES, ArrowMetadata
@@ -50,8 +50,8 @@ def tables(draw: st.DrawFn) -> pa.Table:
     columns = {"row": pa.array(range(count), pa.int64())}
     for name in draw(st.lists(st.sampled_from("abc"), unique=True)):
         kind = draw(st.sampled_from(list(TYPES)))
-        cells = draw(st.lists(st.none() | TYPES[kind], min_size=count, max_size=count))
-        columns[name] = pa.array(cells, kind)
+        values = draw(st.lists(st.none() | TYPES[kind], min_size=count, max_size=count))
+        columns[name] = pa.array(values, kind)
     return pa.table(columns)
 
 
@@ -355,11 +355,21 @@ def test_a_file_that_was_replaced_or_cut_short_is_not_read_in_place_of_its_map(t
     assert open_direct(str(path), mapped, before) is None
 
 
+@pytest.fixture(params=["one by one", "gathered", "gathered, of long texts"])
+def each_way_to_read(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param != "one by one":
+        monkeypatch.setattr(cells, "FEW", 0)
+    if request.param == "gathered, of long texts":
+        monkeypatch.setattr(cells, "MOST_GATHERED", 2)
+
+
+@pytest.mark.usefixtures("each_way_to_read")
 def test_values_are_those_of_rows_column_by_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = pa.table(
         {
             "text": ["a", None, "ü", "", "b"] * 5,
             "long": pa.array(["x", "y", None, "z", "\U0001f600"] * 5, pa.large_string()),
+            "ascii": pa.array(["one", "", None, "three", "four"] * 5, pa.large_string()),
             "number": [1, None, -3, 2**62, 0] * 5,
             "small": pa.array([1, 2, None, 4, 255] * 5, pa.uint8()),
             "share": [0.5, None, float("inf"), -0.0, 1e300] * 5,
@@ -374,7 +384,7 @@ def test_values_are_those_of_rows_column_by_column(tmp_path: Path, monkeypatch: 
     assert len(metadata.batches) > 1
     whole = pa.concat_tables([table, table])
     ids = np.array([49, 0, 2, 2, 30, 11])
-    for names in (["text", "long", "number", "small", "share"], ["yes", "text"], None):
+    for names in (["text", "long", "ascii", "number", "small", "share"], ["yes", "text"], None):
         found = metadata.values(ids, names)
         assert [field.name for field, _ in found] == (whole.column_names if names is None else names)
         assert all(values == whole[field.name].take(ids).to_pylist() for field, values in found)
@@ -385,6 +395,7 @@ def test_values_are_those_of_rows_column_by_column(tmp_path: Path, monkeypatch: 
         metadata.values(np.array([50]))
 
 
+@pytest.mark.usefixtures("each_way_to_read")
 @pytest.mark.parametrize("value", [-1, 1 << 40])
 def test_a_value_that_lies_outside_of_its_column_is_read_from_the_parquet_files(
     tmp_path: Path, value: int, caplog: pytest.LogCaptureFixture

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,8 +29,11 @@ logger = logging.getLogger(__name__)
 SOURCES = b"clip_retrieval.sources"  # schema key: name and bytes of each source parquet file
 
 MOST_CELLS = 1024  # rows that are read value by value
+MOST_KNOWN = 64  # choices of columns that are kept
 FEW = 256  # values that are fetched one by one
 ROWS_AT_ONCE = 1 << 14  # rows that one thread fetches in file order, then reorders by id
+
+Split = tuple[list[tuple[int, NDArray[np.int64]]], list[int] | None]  # batch and rows in it; place of each id
 
 
 class ArrowMetadata:
@@ -58,6 +62,7 @@ class ArrowMetadata:
         self.instead: ParquetMetadata | None = None
         self.replacing = Lock()
         self.opened: dict[tuple[int, int], Cells] = {}  # by batch and column
+        self.known_fields: dict[tuple[str, ...] | None, list[tuple[int, pa.Field]]] = {}  # none where Cells cannot read
         self.direct: dict[
             int, list[DirectColumn]
         ] = {}  # by column, those of all batches; none where one cannot be read
@@ -106,22 +111,46 @@ class ArrowMetadata:
     def values(self, ids: NDArray[np.int64], columns: Sequence[str] | None = None) -> list[Column]:
         """Return the rows with these ids column by column; see Metadata. Raises StorageError where they are damaged."""
         check_ids(ids, self.row_count)
-        schema = choose_columns(self.schema, columns)
-        if len(ids) > MOST_CELLS or self.instead is not None or not all(Cells.can_read(f.type) for f in schema):
+        fields = self.cell_fields(None if columns is None else tuple(columns))
+        if len(ids) > MOST_CELLS or self.instead is not None or fields is None:
             return as_columns(self.rows(ids, columns))
-        owners = np.searchsorted(self.starts, ids, side="right") - 1
-        rows = (ids - self.starts[owners]).tolist()
-        places = [(field, self.schema.get_field_index(field.name)) for field in schema]
+        split = self.split(ids)
         try:
-            if len(self.batches) == 1:
-                return [(field, self.cells(0, place).read(rows)) for field, place in places]
-            found = list(zip(owners.tolist(), rows, strict=True))
-            return [
-                (field, [self.cells(owner, place).read([row])[0] for owner, row in found]) for field, place in places
-            ]
+            return [(field, self.read_cells(place, split)) for place, field in fields]
         except DamageError as error:
             self.replace(error)
             return as_columns(self.rows(ids, columns))
+
+    def cell_fields(self, columns: tuple[str, ...] | None) -> list[tuple[int, pa.Field]] | None:
+        """Return the places and fields of these columns, asked of Arrow once; None where Cells cannot read them all."""
+        if (known := self.known_fields.get(columns)) is not None:
+            return known or None
+        schema = choose_columns(self.schema, columns)
+        can_read = all(Cells.can_read(field.type) for field in schema)
+        found = [(self.schema.get_field_index(field.name), field) for field in schema] if can_read else []
+        if len(self.known_fields) >= MOST_KNOWN:
+            self.known_fields.clear()
+        self.known_fields[columns] = found
+        return found or None
+
+    def split(self, ids: NDArray[np.int64]) -> Split:
+        """Return the rows of each batch among these, and where each of the ids is found then; None: where it is."""
+        order = np.argsort(ids, kind="stable")
+        ordered = ids[order]
+        cuts = np.searchsorted(ordered, self.starts)
+        touched = np.flatnonzero(np.diff(cuts)).tolist()
+        if len(touched) == 1:
+            return [(touched[0], ids - self.starts[touched[0]])], None
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        rows = [(owner, ordered[cuts[owner] : cuts[owner + 1]] - self.starts[owner]) for owner in touched]
+        return rows, back.tolist()
+
+    def read_cells(self, place: int, split: Split) -> list[Any]:
+        """Return the values of a column at the rows that were split, in the order of their ids."""
+        parts, back = split
+        found = [value for batch, rows in parts for value in self.cells(batch, place).read(rows)]
+        return found if back is None else [found[at] for at in back]
 
     def cells(self, batch: int, place: int) -> Cells:
         """Return a column of a batch, opened once."""

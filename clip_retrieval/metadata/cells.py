@@ -1,19 +1,24 @@
-"""A few values out of a mapped Arrow column, read where they lie: a tenth of the time that Arrow's own way takes."""
+"""A few hundred values out of a mapped Arrow column: a tenth of the time that Arrow's own way takes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from clip_retrieval.metadata.arrays import DamageError
+from clip_retrieval.metadata.arrays import DamageError, check_offsets, join_ranges
 
 NUMBERS = {
-    pa.int8(): "b", pa.int16(): "h", pa.int32(): "i", pa.int64(): "q", pa.uint8(): "B", pa.uint16(): "H",
-    pa.uint32(): "I", pa.uint64(): "Q", pa.float32(): "f", pa.float64(): "d",
+    pa.int8(): np.int8, pa.int16(): np.int16, pa.int32(): np.int32, pa.int64(): np.int64, pa.uint8(): np.uint8,
+    pa.uint16(): np.uint16, pa.uint32(): np.uint32, pa.uint64(): np.uint64, pa.float32(): np.float32,
+    pa.float64(): np.float64,
 }  # fmt: skip
-OFFSETS = {pa.string(): "i", pa.large_string(): "q"}
+OFFSETS = {pa.string(): np.int32, pa.large_string(): np.int64}
+FEW = 48  # values that are read one by one, in less time than NumPy's calls take
+MOST_GATHERED = 1 << 20  # bytes of all texts together; NumPy takes 8 for the place of each
 
 
 class Cells:
@@ -21,36 +26,68 @@ class Cells:
 
     def __init__(self, column: pa.Array) -> None:
         kind, buffers = column.type, column.buffers()
-        self.kind, self.first, self.count = kind, column.offset, len(column)
-        self.valid = None if buffers[0] is None or not column.null_count else memoryview(buffers[0])
-        self.places = cast(buffers[1], OFFSETS.get(kind) or NUMBERS[kind])
-        self.data = memoryview(buffers[2] or b"") if kind in OFFSETS else None
+        self.first, self.is_text = column.offset, kind in OFFSETS
+        self.valid = None if buffers[0] is None or not column.null_count else as_numbers(buffers[0], np.uint8)
+        self.numbers = as_numbers(buffers[1], OFFSETS[kind] if self.is_text else NUMBERS[kind])
+        self.data = as_numbers(buffers[2] if self.is_text else None, np.uint8)
+        self.view, self.data_view = self.numbers.data, self.data.data
+        self.valid_view = None if self.valid is None else self.valid.data
 
     @staticmethod
     def can_read(kind: pa.DataType) -> bool:
         return kind in OFFSETS or kind in NUMBERS
 
-    def read(self, rows: Sequence[int]) -> list[Any]:
+    def read(self, rows: NDArray[np.int64]) -> list[Any]:
         """Return the values at some rows, which are all in the batch. Raises DamageError."""
-        places, valid = [self.first + row for row in rows], self.valid
-        get = self.places.__getitem__ if self.data is None else self.text
         try:
-            if valid is None:
-                return [get(place) for place in places]
-            return [get(place) if valid[place >> 3] >> (place & 7) & 1 else None for place in places]
+            return [self.value(place) for place in (rows + self.first).tolist()] if len(rows) < FEW else self.many(rows)
         except (IndexError, UnicodeDecodeError) as error:
             raise DamageError("values that lie outside of their column, or are no UTF-8") from error
 
-    def text(self, place: int) -> str:
-        start, stop, data = self.places[place], self.places[place + 1], self.data
-        assert data is not None
-        if not 0 <= start <= stop <= len(data):
+    def value(self, place: int) -> Any:
+        valid = self.valid_view
+        if valid is not None and not valid[place >> 3] >> (place & 7) & 1:
+            return None
+        value = self.view[place]
+        if not self.is_text:
+            return value
+        stop, data = self.view[place + 1], self.data_view
+        if not 0 <= value <= stop <= len(data):
             raise DamageError("rows that lie outside of their column")
-        return str(data[start:stop], "utf-8")
+        return str(data[value:stop], "utf-8")
+
+    def many(self, rows: NDArray[np.int64]) -> list[Any]:
+        places = rows + self.first
+        get = self.texts if self.is_text else self.plain
+        if self.valid is None:
+            return get(places)
+        is_there = (self.valid[places >> 3] >> (places & 7).astype(np.uint8) & 1).astype(bool)
+        left = iter(get(places[is_there]))
+        return [next(left) if there else None for there in is_there.tolist()]
+
+    def plain(self, places: NDArray[np.int64]) -> list[Any]:
+        values: list[Any] = self.numbers[places].tolist()
+        return values
+
+    def texts(self, places: NDArray[np.int64]) -> list[str]:
+        starts, stops = self.numbers[places], self.numbers[places + 1]
+        check_offsets(starts, stops, len(self.data))
+        cuts = [0, *np.cumsum(stops - starts, dtype=np.int64).tolist()]
+        if cuts[-1] > MOST_GATHERED:
+            return [
+                str(self.data_view[start:stop], "utf-8")
+                for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)
+            ]
+        gathered = self.data[join_ranges(starts, stops)].tobytes()
+        if gathered.isascii():
+            whole = str(gathered, "ascii")
+            return [whole[start:stop] for start, stop in pairwise(cuts)]
+        return [str(gathered[start:stop], "utf-8") for start, stop in pairwise(cuts)]
 
 
-def cast(buffer: pa.Buffer | None, form: str) -> memoryview:
-    """Return a buffer as numbers; what is left over at its end is cut off."""
-    data = memoryview(buffer or b"")
-    size = memoryview(bytes(8)).cast(form).itemsize  # type: ignore[call-overload]
-    return data[: len(data) // size * size].cast("B").cast(form)  # type: ignore[call-overload,no-any-return]
+def as_numbers(buffer: pa.Buffer | None, kind: Any) -> NDArray[Any]:
+    """Return a buffer as numbers, without a copy; what is left over at its end is cut off."""
+    if buffer is None:
+        return np.empty(0, kind)
+    size = np.dtype(kind).itemsize
+    return np.frombuffer(memoryview(buffer)[: buffer.size // size * size], kind)

@@ -16,7 +16,7 @@ from clip_retrieval.query.embed import Query
 from clip_retrieval.query.searcher import Searcher
 from clip_retrieval.query.selection import choose_diverse, find_leaders
 from clip_retrieval.query.surprise import Spread, expected_by
-from clip_retrieval.search.index import SearchResult
+from clip_retrieval.search.results import SearchResult
 from clip_retrieval.search.within import Within, search_within
 
 MORE = 4  # times the hits that are wanted are looked at, where near-duplicates or alike ones are left out
@@ -38,6 +38,10 @@ class Answer:
         """Return the hits at some places, in their order."""
         found = SearchResult(self.found.ids[places], self.found.scores[places])
         return replace(self, found=found, expected=None if self.expected is None else self.expected[places])
+
+    def first(self, count: int) -> Answer:
+        """Return the best hits; the answer itself where it has no more."""
+        return self if len(self.found.ids) <= count else self.pick(slice(count))
 
     def told(self, sentence: str) -> Answer:
         return replace(self, how=(*self.how, sentence))
@@ -99,7 +103,7 @@ class Search:
         while True:
             kept = cut(found, self.searcher, selection)
             is_all = len(kept.found.ids) < asked - own_count or asked >= most
-            chosen = self.choose(kept) if is_compared else kept.pick(slice(self.wanted))
+            chosen = self.choose(kept) if is_compared else kept.first(self.wanted)
             if len(chosen.found.ids) >= self.wanted or is_all or (selection.num_results and not is_compared):
                 return chosen
             asked = min(MORE * asked, most)

@@ -77,8 +77,7 @@ def embed_vector(values: NDArray[Any], name: str) -> Query:
     if values.ndim != 1 and (values.ndim != 2 or len(values) != 1):
         raise QueryError(f"{name} has the shape {list(values.shape)}; a query is one vector: [d] or [1, d]")
     row = np.asarray(values.reshape(-1), np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused
-        length = math.sqrt(row @ row)
+    length = math.sqrt(np.dot(row, row))  # what becomes infinite is refused; `@` would warn of it
     if not LEAST_NORM < length < LARGEST_NORM:  # also false for NaN
         raise QueryError(f"{name} is no direction: it is zero, or not finite")
     is_unit = values.dtype == np.float32 and abs(length - 1) < UNIT_ERROR  # dividing again would change its last bits

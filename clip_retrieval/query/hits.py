@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from clip_retrieval.metadata import Metadata, number_array
-from clip_retrieval.search.index import SearchResult
+from clip_retrieval.search.results import SearchResult
 
 ROWS_AT_ONCE = 1000
 OWN_NAMES = ("rank", "id", "similarity", "surprise", "picture", "problem")

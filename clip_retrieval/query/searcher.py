@@ -35,8 +35,9 @@ from clip_retrieval.query.embed import (
 from clip_retrieval.query.hits import join_metadata
 from clip_retrieval.query.surprise import Background, read_background
 from clip_retrieval.search.held_rows import read_held
-from clip_retrieval.search.index import Index, SearchResult, open_index
+from clip_retrieval.search.index import Index, open_index
 from clip_retrieval.search.refine import open_stored, search_stored
+from clip_retrieval.search.results import SearchResult
 from clip_retrieval.search.settings import Settings, parse_settings
 from clip_retrieval.search.within import Within
 

@@ -6,7 +6,6 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import faiss
@@ -19,6 +18,7 @@ from clip_retrieval.layout import IndexFolder, Modality, about_index, read_manif
 from clip_retrieval.revision import settle
 from clip_retrieval.search.cores import of_one_thread
 from clip_retrieval.search.files import OpenPart, open_parts
+from clip_retrieval.search.results import SearchResult, clean_all, merge
 from clip_retrieval.search.settings import (
     Settings,
     parse_settings,
@@ -38,14 +38,6 @@ OPENING_TRIES = 10
 MOST_KEPT = 64  # settings whose parameters are kept
 HITS_AT_ONCE = 8_000_000  # hits of all queries of one faiss call: 96 MB
 NO_ROWS = np.empty(0, np.int64)
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """Hits in order of decreasing score."""
-
-    ids: NDArray[np.int64]  # [k]
-    scores: NDArray[np.float32]  # [k], inner products
 
 
 class Index:
@@ -68,6 +60,7 @@ class Index:
         self.excluded = empty_rows[:0] if is_without else empty_rows  # zero rows that searches have to leave out
         self.selectors = [make_selector(part, self.excluded) for part in self.parts]
         self.kept: dict[tuple[int, Settings], Any] = {}  # cached faiss parameters; must never be written into
+        self.chosen: dict[tuple[int, Settings], Settings] = {}  # by hits, and what was given
         self.settings = settings or Settings()
         for part in self.parts:
             set_up(part.index, self.settings)
@@ -88,7 +81,7 @@ class Index:
             raise QueryError(
                 f"the query has {queries.shape[-1]} dimensions, the index has {self.dim}: they are of different models"
             )
-        chosen = self.settings_for(k) | self.checked(settings or Settings())
+        chosen = self.choose(k, settings or Settings())
         found: list[SearchResult] = []
         for some in self.split(queries, k):
             with of_one_thread() if len(some) == 1 else nullcontext():
@@ -125,6 +118,15 @@ class Index:
             changed["k_factor_rf"] = max(LEAST_FACTOR, min(wanted, MOST_REFINED / max(1, k)))
         return tuned | changed
 
+    def choose(self, k: int, given: Settings) -> Settings:
+        """Return the settings for k hits, and those that are given in their place; kept for the next search."""
+        found = self.chosen.get((k, given))
+        if found is None:
+            if len(self.chosen) >= MOST_KEPT:
+                self.chosen.clear()
+            found = self.chosen[k, given] = self.settings_for(k) | self.checked(given)
+        return found
+
     def checked(self, settings: Settings) -> Settings:
         unknown = [name for name in settings if name not in self.known_settings and name != "efSearch"]
         if "efSearch" in settings and not {"efSearch", "quantizer_efSearch"} & self.known_settings:
@@ -156,7 +158,7 @@ class Index:
         asked = k = min(k, part.index.ntotal)
         while k > 0:
             scores, ids = part.index.search(rows, asked, params=self.parameters(i, settings))
-            found = [clean(*hits, excluded, part) for hits in zip(ids, scores, strict=True)]
+            found = clean_all(ids, scores, excluded, part)
             is_short = any(len(hits.ids) < k and row[-1] >= 0 for hits, row in zip(found, ids, strict=True))
             if not is_short or asked >= part.index.ntotal:
                 return [SearchResult(hits.ids[:k], hits.scores[:k]) for hits in found]
@@ -184,7 +186,7 @@ def search_part_allowed(
     asked = min(k, part.index.ntotal)
     while asked > 0:
         scores, ids = part.index.search(queries, asked, params=search_parameters(part.index, settings, selector))
-        found = [clean(*hits, NO_ROWS, part) for hits in zip(ids, scores, strict=True)]
+        found = clean_all(ids, scores, NO_ROWS, part)
         if selector is not None:
             return found
         found = [SearchResult(hits.ids[(kept := allowed[hits.ids])][:k], hits.scores[kept][:k]) for hits in found]
@@ -217,43 +219,6 @@ def make_selector(part: OpenPart, empty_rows: NDArray[np.int64]) -> Any:
     """Return a selector that excludes zero rows; None if there are none, or if faiss cannot select in this index."""
     rows = empty_rows[empty_rows >= part.first_row] - part.first_row
     return faiss.IDSelectorNot(faiss.IDSelectorBatch(rows)) if len(rows) and takes_selector(part.index) else None
-
-
-def clean(
-    ids: NDArray[np.int64], scores: NDArray[np.float32], excluded: NDArray[np.int64], part: OpenPart
-) -> SearchResult:
-    """Return hits of one query as ids of the whole index and inner products of unit vectors."""
-    hits = drop_missing(ids, scores)
-    hits = SearchResult(hits.ids + part.first_row, hits.scores)
-    if len(excluded):
-        kept = ~np.isin(hits.ids, excluded)
-        hits = SearchResult(hits.ids[kept], hits.scores[kept])
-    # |a - b|^2 = 2 - 2ab
-    similar = 1 - hits.scores / 2 if part.index.metric_type == faiss.METRIC_L2 else hits.scores
-    return SearchResult(*earlier_first(hits.ids, similar))
-
-
-def earlier_first(ids: NDArray[np.int64], scores: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return hits that are sorted by score with the earlier row first where scores are equal."""
-    if not (scores[1:] == scores[:-1]).any():
-        return ids, scores
-    order = np.lexsort((ids, -scores))
-    return ids[order], scores[order]
-
-
-def merge(found: Sequence[SearchResult], k: int) -> SearchResult:
-    """Return the best hits of several parts, each row once."""
-    ids, scores = (np.concatenate([getattr(hits, name) for hits in found]) for name in ("ids", "scores"))
-    order = np.lexsort((ids, -scores))
-    ids, scores = ids[order], scores[order]
-    first = np.sort(np.unique(ids, return_index=True)[1])[:k]
-    return SearchResult(ids[first], scores[first])
-
-
-def drop_missing(ids: NDArray[np.int64], scores: NDArray[np.float32]) -> SearchResult:
-    """Remove the ids -1 that faiss pads short results with."""
-    found = ids >= 0
-    return SearchResult(ids[found], scores[found])
 
 
 def open_index(folder: IndexFolder, modality: Modality, *, memory_map: bool = False) -> Index:

@@ -9,7 +9,8 @@ from clip_retrieval.embeddings.rows import read_rows
 from clip_retrieval.embeddings.vectors import Vectors, open_vectors
 from clip_retrieval.errors import QueryError
 from clip_retrieval.layout import EMBEDDING_FOLDERS, EmbeddingsFolder, Modality
-from clip_retrieval.search.index import Index, SearchResult
+from clip_retrieval.search.index import Index
+from clip_retrieval.search.results import SearchResult
 from clip_retrieval.search.settings import Settings
 
 CANDIDATES_PER_HIT = 10

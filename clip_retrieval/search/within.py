@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from clip_retrieval.embeddings.rows import read_rows
 from clip_retrieval.embeddings.vectors import Vectors
 from clip_retrieval.search.held_rows import decode_rows
-from clip_retrieval.search.index import Index, SearchResult, merge
+from clip_retrieval.search.index import Index
+from clip_retrieval.search.results import SearchResult, merge
 from clip_retrieval.search.settings import Settings, format_settings
 from clip_retrieval.search.tree import has_graph
 from clip_retrieval.words import counted

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -26,6 +25,7 @@ from clip_retrieval.server.lanes import RETRY_AFTER, too_busy
 from clip_retrieval.server.messages import (
     JSON,
     GoneError,
+    HangUp,
     Header,
     HttpError,
     Receive,
@@ -186,11 +186,8 @@ class App:
 
     async def work(self, route: Route, request: Request, said: Any) -> Response:
         """Answer in time; stop where the client hangs up."""
-        task = asyncio.current_task()
-        assert task is not None
-        watcher = asyncio.create_task(cancel_when_gone(request, task))
         try:
-            with TimeLimit(self.limits.request_timeout):
+            with HangUp(request), TimeLimit(self.limits.request_timeout):
                 try:
                     return await route.handler(request, said)
                 except StaleError as error:
@@ -199,18 +196,6 @@ class App:
         except TimeoutError:
             said = f"the answer took longer than {self.limits.request_timeout:g} s (request_timeout)"
             raise HttpError(HTTPStatus.SERVICE_UNAVAILABLE, said) from None
-        except asyncio.CancelledError:
-            if not watcher.done():
-                raise
-            task.uncancel()
-            raise GoneError from None
-        finally:
-            watcher.cancel()
-
-
-async def cancel_when_gone(request: Request, task: asyncio.Task[Any]) -> None:
-    await request.wait_until_gone()
-    task.cancel()
 
 
 def translate(error: Exception) -> HttpError:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -251,7 +251,7 @@ class Asker:
             for item, own in zip(items, answers, strict=True)
         ]
         fetches = [
-            Fetch(item.shown.generation, np.concatenate(parts), item.shown.columns)
+            Fetch(item.shown.generation, parts[0] if len(parts) == 1 else np.concatenate(parts), item.shown.columns)
             for item, parts in zip(items, ids, strict=True)
             if item.shown
         ]
@@ -271,16 +271,16 @@ class Asker:
             group = [items[place] for place in places]
             with self.metrics.timing("metadata_get_time"):
                 ids = np.concatenate([item.ids for item in group])
-                rows = iter(read_rows(group[0].generation, ids, group[0].columns))
-            for place, item in zip(places, group, strict=True):
-                results[place] = [next(rows) for _ in item.ids]
+                rows = read_rows(group[0].generation, ids, group[0].columns)
+            for place, own in zip(places, split(rows, [item.ids for item in group]), strict=True):
+                results[place] = own
         return results
 
 
 def split(rows: Sequence[Row], parts: Sequence[NDArray[np.int64]]) -> list[list[Row]]:
     """Return rows as a list for each part."""
-    left = iter(rows)
-    return [[next(left) for _ in part] for part in parts]
+    stops = accumulate(map(len, parts))
+    return [list(rows[stop - len(part) : stop]) for part, stop in zip(parts, stops, strict=True)]
 
 
 def call(work: Callable[[], Any]) -> Any:

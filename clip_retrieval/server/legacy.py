@@ -71,8 +71,9 @@ class Endpoints:
         (best,), (rows,) = answer.answers, answer.rows
         found = best.found if count else best.pick(slice(0)).found
         scores = (found.scores * embedded.length).tolist()
-        own = [{"id": row_id, "similarity": score} for row_id, score in zip(found.ids.tolist(), scores, strict=True)]
-        listed = [row | ids for row, ids in zip(rows, own, strict=False)] + own[len(rows) :]
+        whole = [*rows, *[{}] * (len(scores) - len(rows))]
+        hits = zip(whole, found.ids.tolist(), scores, strict=True)
+        listed = [{**row, "id": row_id, "similarity": score} for row, row_id, score in hits]
         return answer_with(build, listed, answer.missing)
 
     async def metadata(self, request: Request, body: Any) -> Response:

@@ -92,6 +92,8 @@ class LocalBuild:
             answers, rows = await self.asker.ask(ask)
         except UnknownColumnError as error:
             raise error.among(self.generation.columns) from error
+        if not question.with_embeddings and not (question.with_thumbnails and self.has_pictures):
+            return Found(answers, rows)
         ids = [answer.found.ids[question.shown] for answer in answers]
         flat = np.concatenate(ids)
         if question.with_thumbnails:

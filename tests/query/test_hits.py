@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from clip_retrieval.metadata import open_metadata
 from clip_retrieval.query.hits import join_metadata
-from clip_retrieval.search.index import SearchResult
+from clip_retrieval.search.results import SearchResult
 from clip_retrieval.storage import Folder
 
 COLUMN_COUNT = 20_000  # minutes, where each column's name is compared with all others

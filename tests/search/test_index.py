@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from clip_retrieval.errors import QueryError, StorageError
 from clip_retrieval.layout import IndexFolder
 from clip_retrieval.search.cores import using_cores
-from clip_retrieval.search.index import Index, SearchResult, drop_missing, merge, open_index
+from clip_retrieval.search.index import Index, open_index
+from clip_retrieval.search.results import SearchResult, drop_missing, merge
 from clip_retrieval.search.settings import Settings, parse_settings, search_parameters
 
 Rows = Callable[..., NDArray[np.float32]]

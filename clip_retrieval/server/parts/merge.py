@@ -11,7 +11,7 @@ import numpy as np
 
 from clip_retrieval.query.answer import Answer
 from clip_retrieval.query.surprise import Spread
-from clip_retrieval.search.index import SearchResult
+from clip_retrieval.search.results import SearchResult
 from clip_retrieval.server.builds import Missing, Row
 
 ALL_KEPT = 1e300  # `surprise` with which a part tells the spread of its scores and leaves nothing out
