@@ -38,6 +38,11 @@ LARGEST_SUFFIX = 9999  # four digits: sorting the names of appended partitions s
 # Columns of metadata/*.parquet that are ours, in this order; json metadata never replaces them.
 IMAGE_PATH, CAPTION = "image_path", "caption"
 PAGE = "page"  # of a document, from 1
+VIDEO, TIME, FRAME = (
+    "video",
+    "time_seconds",
+    "frame",
+)  # of a frame: its file, when it is on the screen, its number from 0
 SHARD, SHARD_OFFSET, SHARD_SIZE = "shard", "shard_offset", "shard_size"
 SHARD_COLUMNS = (SHARD, SHARD_OFFSET, SHARD_SIZE)
 

@@ -8,9 +8,11 @@ import math
 import os
 import shutil
 import tarfile
+import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -23,7 +25,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageColor
 
 from clip_retrieval.encoder.formats.checkpoint import Checkpoint
 from clip_retrieval.encoder.formats.openai_pt import MEAN, STD
@@ -161,6 +163,39 @@ def pdf_bytes(*texts: str, box: str = "0 0 200 300", trailer: str = "") -> bytes
     return data + f"{end}\nstartxref\n{len(data)}\n%%EOF\n".encode()
 
 
+def video_bytes(*colors: str, container: str = "mp4", codec: str = "mpeg4", **about: Any) -> bytes:
+    """Return a video of a second for each color, 64 x 64 pixels, 5 frames a second, with a key frame each 2 seconds.
+
+    `about`: `ratio` of a pixel's sides, degrees to `turn` by, `options` of the container, the `times` of the frames in
+    fifths of a second, and `noise`, so that each frame takes more than a kilobyte.
+    """
+    av = pytest.importorskip("av", reason="videos are read by PyAV: pip install av")
+    times = about.get("times") or range(5 * len(colors))
+    random, folder = np.random.default_rng(0), tempfile.TemporaryDirectory()
+    path = Path(folder.name, "a")
+    with folder, av.open(str(path), "w", format=container, options=about.get("options", {})) as opened:
+        stream = opened.add_stream(codec, rate=5)
+        stream.width, stream.height = about.get("size", (64, 64))
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.gop_size = 10
+        stream.bit_rate = 1_000_000
+        if "ratio" in about:
+            stream.codec_context.sample_aspect_ratio = about["ratio"]
+        if "turn" in about:
+            stream.set_display_rotation(about["turn"])
+        for number, moment in enumerate(times):
+            color = np.array(ImageColor.getrgb(colors[number // 5 % len(colors)]), np.int16)
+            pixels = np.broadcast_to(color, (stream.height, stream.width, 3))
+            if about.get("noise"):
+                pixels = (pixels * 0.8 + random.integers(0, 40, pixels.shape)).astype(np.int16)
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels, np.uint8), "rgb24")
+            frame.pts, frame.time_base = moment, Fraction(1, 5)
+            opened.mux(stream.encode(frame))
+        opened.mux(stream.encode(None))
+        opened.close()
+        return path.read_bytes()
+
+
 def add_members(path: Path, members: Members) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
@@ -192,6 +227,12 @@ def make_jpeg() -> Callable[[int], bytes]:
 def make_pdf() -> Callable[..., bytes]:
     """Give a function from the texts of pages to the bytes of a small PDF."""
     return pdf_bytes
+
+
+@pytest.fixture(scope="session")
+def make_video() -> Callable[..., bytes]:
+    """Give a function from the colors of seconds to the bytes of a small video."""
+    return video_bytes
 
 
 @pytest.fixture(scope="session")

@@ -285,7 +285,7 @@ def test_what_is_missing_is_named() -> None:
         (InferenceConfig, {"write_batch_size": 0}, "write_batch_size"),
         (InferenceConfig, {"max_skipped": 1.5}, "max_skipped"),
         (InferenceConfig, {"enable_text": False, "enable_image": False}, "enable_text and enable_image"),
-        (InferenceConfig, {"input_format": "lmdb"}, "input_format takes one of files, webdataset, parquet, "),
+        (InferenceConfig, {"input_format": "lmdb"}, "input_format takes one of files, video, webdataset, "),
         (InferenceConfig, {"precision": "fp8"}, "precision takes one of"),
         (IndexConfig, {"nb_cores": 0}, "nb_cores"),
         (IndexConfig, {"engine": "annoy"}, "engine takes one of"),

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from clip_retrieval.encoder.picture_suffixes import has_image_suffix
 from clip_retrieval.errors import ConfigError
-from clip_retrieval.media.pages import is_document
+from clip_retrieval.media.places import is_document, is_video
 from clip_retrieval.sources.config import InputFormat
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
@@ -30,14 +30,16 @@ def recognize(place: str) -> InputFormat:
         names = list(islice(files_below(path), LOOKED_AT))
         if any(has_image_suffix(name) or is_document(name.name) for name in names):
             return "files"
+        if any(is_video(name.name) for name in names):
+            return "video"
         kinds = [(kind, name) for name in names if (kind := by_suffix(name.name)) is not None]
     else:
         name = place.partition("?")[0].rstrip("/}]'")
         kinds = [(kind, path) for kind in [by_suffix(name)] if kind is not None]
     if not kinds:
         raise ConfigError(
-            f"what {place} is cannot be told from its name; say it with --input_format (files, webdataset, parquet, "
-            "archive, datasets or urls)"
+            f"what {place} is cannot be told from its name; say it with --input_format (files, video, webdataset, "
+            "parquet, archive, datasets or urls)"
         )
     kind, first = kinds[0]
     return "parquet" if kind == "urls" and has_pictures(first) else kind

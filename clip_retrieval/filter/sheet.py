@@ -14,7 +14,7 @@ from clip_retrieval.encoder.picture_warnings import counting_warnings
 from clip_retrieval.errors import ImageError
 from clip_retrieval.filter.hits import PICTURE, Asked, Hits
 from clip_retrieval.layout import CAPTION, IMAGE_PATH
-from clip_retrieval.media.pages import page_path, split_page
+from clip_retrieval.media.places import place_path, split_place
 from clip_retrieval.query.hits import plain
 from clip_retrieval.query.pictures import Picture, find_local_file
 from clip_retrieval.storage import Folder
@@ -78,8 +78,8 @@ def make_card(hit: dict[str, Any], picture: Picture, name: str | None) -> tuple[
     caption = hit.get(CAPTION) or hit.get(IMAGE_PATH) or ""
     line = f"<li>{hit['rank']}. {hit['similarity']:.3f} {html.escape(str(caption))}</li>"
     about = {"row": row, "thumbnail": thumbnail, "problem": problem, "file": find_file(hit, name)}
-    document = find_document(hit)
-    about |= {} if document is None else {"source": document}
+    source = find_source(hit)
+    about |= {} if source is None else {"source": source}
     return line, script_json(about)
 
 
@@ -91,11 +91,11 @@ def find_file(hit: dict[str, Any], name: str | None) -> str | None:
     return None if local is None else local.as_uri()
 
 
-def find_document(hit: dict[str, Any]) -> str | None:
-    """Return the url that opens a document of this machine at the hit's page; None for other pictures."""
-    page = split_page(str(hit.get(IMAGE_PATH) or ""))
-    local = None if page is None else find_local_file({IMAGE_PATH: page[0]})
-    return None if page is None or local is None else page_path(local.as_uri(), page[1])
+def find_source(hit: dict[str, Any]) -> str | None:
+    """Return the url that opens a file of this machine at the hit's page or time; None for other pictures."""
+    found = split_place(str(hit.get(IMAGE_PATH) or ""))
+    local = None if found is None else find_local_file({IMAGE_PATH: found[0]})
+    return None if found is None or local is None else place_path(local.as_uri(), found[1])
 
 
 def make_thumbnail(picture: Picture) -> tuple[str | None, str | None]:

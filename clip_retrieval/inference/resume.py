@@ -14,13 +14,19 @@ from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.inference.manifest import REVISED, describe_encoder
 from clip_retrieval.inference.output.ledger import Record, as_name, read_ledger
 from clip_retrieval.layout import LEDGER_FOLDER, MANIFEST, EmbeddingsFolder, Partition, read_manifest
+from clip_retrieval.media.config import VideoConfig
 from clip_retrieval.options import flags_of, to_json
 from clip_retrieval.paths import local_path
+from clip_retrieval.sources.config import FOLDER_FORMATS
 from clip_retrieval.sources.files import FilesSource
 from clip_retrieval.sources.protocol import Source
 
 # Values of options that the manifests of older folders do not mention.
-PRESUMED = {"pictures": to_json(AS_BEFORE), "transparency": AS_BEFORE.transparency}
+PRESUMED = {
+    "pictures": to_json(AS_BEFORE),
+    "transparency": AS_BEFORE.transparency,
+    "videos": to_json(VideoConfig()),
+}
 
 PARTS = {"enable_image": "pictures", "enable_text": "captions"}  # switched off if the input has none
 
@@ -70,7 +76,7 @@ def check_folder(folder: EmbeddingsFolder, described: dict[str, Any]) -> bool:
         return False  # no partition is done yet: options may still change
     then, now = existing.get("input"), described["input"]
     if isinstance(then, dict) and then != now:
-        is_folder = described["options"]["source"]["input_format"] == "files"
+        is_folder = described["options"]["source"]["input_format"] in FOLDER_FORMATS
         raise ConfigError(
             f"the input has changed since {folder.url} was begun: {then.get('units')} samples or tars then, "
             f"{now['units']} now, with these names; {'run with --update, or ' if is_folder else ''}use a new folder"

@@ -137,6 +137,7 @@ def restore_source(saved: SavedPlan, config: SourceConfig, folder: EmbeddingsFol
         enable_image=planned.enable_image,  # off where the input has no such part
         enable_text=planned.enable_text,
         enable_pages=planned.enable_pages,
+        videos=planned.videos,
     )
     codec = codec_of(config.input_format)
 

@@ -23,7 +23,7 @@ class Row:
     metadata: dict[str, object] | None
     origin: Origin | None
     has_image: bool
-    page: int | None = None
+    frame: int | None = None  # number of a frame in its video, from 0
     failures: list[Failure] = field(default_factory=list)
     is_dropped: bool = False
     digests: dict[Part, bytes] = field(
@@ -40,7 +40,6 @@ class Row:
             metadata=None,
             origin=sample.origin,
             has_image=False,
-            page=sample.page,
         )
 
 

@@ -1,1 +1,1 @@
-"""Files that hold many pictures: the pages of PDFs."""
+"""Files that hold many pictures: pages of PDFs, frames of videos, and what is written or said there."""

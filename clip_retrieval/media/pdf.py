@@ -15,10 +15,9 @@ from PIL import Image
 from clip_retrieval.blobs import POINTER_BYTES, open_raw
 from clip_retrieval.errors import ImageError, one_line
 from clip_retrieval.git_lfs import describe_pointer
-from clip_retrieval.media.pages import MOST_PAGES, advice
+from clip_retrieval.media.places import MOST_LETTERS, MOST_PAGES, advice
 
 LARGEST_PAGE = 16_000_000  # pixels of a rendered page; only pages of an extreme shape would have more
-MOST_LETTERS = 10_000  # of a page's text; models read the first hundreds
 PASSWORD_ERROR = 4  # FPDF_ERR_PASSWORD of pdfium's fpdfview.h
 HYPHEN = re.compile(r"[\ufffe\x02]\s*")  # pdfium's mark of a word that was divided at the end of a line
 UNREADABLE = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\u00ad\ufeff\uffff\ud800-\udfff]")
@@ -34,7 +33,7 @@ class Document:
         try:
             import pypdfium2  # noqa: PLC0415 -- an extra, and 30 ms
         except ImportError as error:
-            raise ImageError("needs_plugin", advice()) from error
+            raise ImageError("needs_plugin", advice("document")) from error
         if file == b"":
             raise ImageError("empty", "the file has no bytes")
         with PDFIUM:

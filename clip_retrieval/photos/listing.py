@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clip_retrieval.encoder.picture_suffixes import IMAGE_SUFFIXES
-from clip_retrieval.media.pages import DOCUMENT_SUFFIX, can_read_pages
+from clip_retrieval.media.places import DOCUMENT_SUFFIXES, can_read
 from clip_retrieval.words import is_hidden
 
 RAW_SUFFIXES = frozenset(
@@ -35,7 +35,7 @@ class Look:
 
 def look_at(folder: str) -> Look:
     """List all pictures and PDFs below a folder; hidden ones, and links to folders, are left out, as in `inference`."""
-    look, suffixes = Look(), IMAGE_SUFFIXES | {DOCUMENT_SUFFIX} if can_read_pages() else IMAGE_SUFFIXES
+    look, suffixes = Look(), IMAGE_SUFFIXES | DOCUMENT_SUFFIXES if can_read("document") else IMAGE_SUFFIXES
     for place, files in walk(folder, look.closed):
         pictures, raws = list[str](), list[os.DirEntry[str]]()
         for entry in files:

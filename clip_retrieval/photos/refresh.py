@@ -16,7 +16,7 @@ from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.inference.run import run_inference
 from clip_retrieval.layout import FAILURES_FOLDER, EmbeddingsFolder, IndexFolder, read_manifest
-from clip_retrieval.media.pages import advice
+from clip_retrieval.media.places import advice
 from clip_retrieval.photos.config import SearchConfig
 from clip_retrieval.photos.folders import About, Kept
 from clip_retrieval.photos.listing import Look
@@ -132,7 +132,7 @@ def embed(kept: Kept, model: str, look: Look) -> None:
     reasons = {reason: count for reason, count in summary.now.reasons.items() if reason.startswith("image:")}
     reasons.pop("image:no_image", None)  # captions and json files alone
     if summary.now.reasons.get("other:needs_plugin"):
-        logger.warning("%s: %s", counted(summary.now.reasons["other:needs_plugin"], "PDF"), advice())
+        logger.warning("%s: %s", counted(summary.now.reasons["other:needs_plugin"], "PDF"), advice("document"))
     if reasons:
         logger.warning(
             "%s could not be read (%s); %s/%s names them",

@@ -1,4 +1,4 @@
-"""The picture of a hit: from a file, a tar, a zip, a table, a page of a PDF or a url."""
+"""The picture of a hit: from a file, a tar, a zip, a table, a page of a PDF, a frame of a video or a url."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from clip_retrieval.blobs import BlobRef, read_blob
 from clip_retrieval.errors import StorageError, one_line
 from clip_retrieval.layout import IMAGE_PATH, SHARD, SHARD_OFFSET, SHARD_SIZE
-from clip_retrieval.media.pages import split_page
+from clip_retrieval.media.places import is_document, split_place
 from clip_retrieval.network.limits import FetchLimits
 from clip_retrieval.paths import is_pipe, literal, local_path
 from clip_retrieval.sources.zip_headers import stored_crc
@@ -103,25 +103,27 @@ def read_elsewhere(path: str) -> bytes:
         from clip_retrieval.network.fetch import fetch  # http, TLS: 25 ms of every start
 
         return fetch(path, FetchLimits(fetch_retries=0))
-    page = split_page(path)
-    if page is not None:
-        return read_page(*page)
+    found = split_place(path)
+    if found is not None:
+        return read_place(*found)
     return read_blob(BlobRef(find_file(path)))
 
 
-def read_page(document: str, page: int) -> bytes:
-    """Return a page of a PDF as a PNG, drawn by a process of its own: a hostile file may kill it."""
+def read_place(file: str, place: int) -> bytes:
+    """Return a page as a PNG, or a frame as a JPEG, made by a process of its own: a hostile file may kill it."""
     from clip_retrieval.media.helper import shared_helper
 
-    picture: bytes = shared_helper().ask("picture_of_page", find_file(document), page, PAGE_SIDE)
+    file, ask = find_file(file), shared_helper().ask
+    is_page = is_document(file)
+    picture: bytes = ask("picture_of_page", file, place, PAGE_SIDE) if is_page else ask("picture_of_frame", file, place)
     return picture
 
 
 def file_of(name: str) -> str:
-    """Return the file that holds a picture: the table of a row, the document of a page, else the picture itself."""
-    page = split_page(name)
-    if page is not None:
-        return page[0]
+    """Return the file that holds a picture: the table of a row, the PDF or video, else the picture itself."""
+    found = split_place(name)
+    if found is not None:
+        return found[0]
     return name.rpartition("#")[0] if is_row(name) else name
 
 

@@ -26,7 +26,7 @@ def open_source(config: SourceConfig, output_folder: str) -> Source:
 def codec_of(input_format: InputFormat) -> Codec[Any]:
     """Return how the units of an input are saved with a plan."""
     match input_format:
-        case "files":
+        case "files" | "video":
             from clip_retrieval.sources.files import CODEC
         case "webdataset":
             from clip_retrieval.sources.webdataset import CODEC
@@ -41,7 +41,7 @@ def codec_of(input_format: InputFormat) -> Codec[Any]:
 
 def open_whole(config: SourceConfig, output_folder: str) -> Source:
     match config.input_format:
-        case "files":
+        case "files" | "video":
             from clip_retrieval.sources.files import open_files
 
             return open_files(config, output_folder)

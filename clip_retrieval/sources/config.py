@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from clip_retrieval.encoder.config import PictureConfig
 from clip_retrieval.errors import ConfigError
+from clip_retrieval.media.config import VideoConfig
 from clip_retrieval.network.limits import FetchLimits
 from clip_retrieval.options import check_least, group, option
 
-InputFormat = Literal["files", "webdataset", "parquet", "archive", "datasets", "urls"]
+InputFormat = Literal["files", "video", "webdataset", "parquet", "archive", "datasets", "urls"]
 TABLE_OPTIONS: Mapping[str, tuple[InputFormat, ...]] = {
     "image_column": ("parquet", "datasets"),
     "caption_column": ("parquet", "datasets", "urls"),
     "url_column": ("urls",),
     "paths_below": ("parquet", "datasets"),
 }
+FOLDER_FORMATS = ("files", "video")  # formats whose samples are files of a folder, or places in them
 SHARD_FORMATS = ("webdataset", "archive")  # formats whose rows have shard_offset and shard_size
 
 
@@ -26,8 +29,8 @@ class SourceConfig:
     """The input, and which parts of its samples are wanted."""
 
     input_dataset: str = option(
-        help="Folder of pictures and PDFs (files), or tars, tables, archives: a path, a {000..123} pattern, a glob, "
-        "a list, a folder of them, any fsspec url; tars also pipe:COMMAND."
+        help="Folder of pictures and PDFs (files) or videos (video), or tars, tables, archives: a path, a {000..123} "
+        "pattern, a glob, a list, a folder of them, any fsspec url; tars also pipe:COMMAND."
     )
     input_format: InputFormat = option("files", help="What input_dataset is.")
     subset_size: int | None = option(
@@ -59,6 +62,7 @@ class SourceConfig:
     fetch_per_host: int = option(4, help="urls: requests at once to one host.", least=1, may_change=True)
     fetch: FetchLimits = group(FetchLimits)
     pictures: PictureConfig = group(PictureConfig)
+    videos: VideoConfig = group(VideoConfig)
 
     def __post_init__(self) -> None:
         if not (self.enable_text or self.enable_image):
@@ -69,3 +73,13 @@ class SourceConfig:
             if getattr(self, name) is not None and self.input_format not in formats:
                 raise ConfigError(f"{name} is for input_format {' or '.join(formats)}, not {self.input_format}")
         check_least(self)
+        if self.input_format == "video" and self.videos.video_frames is None:
+            object.__setattr__(self, "videos", dataclasses.replace(self.videos, video_frames="rate"))
+
+    @property
+    def takes_pages(self) -> bool:
+        return self.input_format == "files" and self.enable_pages
+
+    @property
+    def takes_videos(self) -> bool:
+        return self.input_format in FOLDER_FORMATS and self.videos.video_frames is not None

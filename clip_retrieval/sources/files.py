@@ -1,4 +1,4 @@
-"""A folder of pictures and PDFs, with captions (.txt) and metadata (.json) beside them; any fsspec store."""
+"""A folder of pictures, PDFs and videos, with captions (.txt) and metadata (.json) beside them; any fsspec store."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import Any
 from clip_retrieval.blobs import LARGEST_BLOB, Blob, BlobRef, too_large
 from clip_retrieval.errors import SourceError
 from clip_retrieval.media.helper import Helper
-from clip_retrieval.media.pages import PageRef, in_page_order, is_document, split_page
+from clip_retrieval.media.places import Kind, PlaceRef, in_place_order, is_document, is_video, kind_of, split_place
 from clip_retrieval.paths import literal
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.hints import hint_of
 from clip_retrieval.sources.joining import switch_off_missing
-from clip_retrieval.sources.listing import Row, State, Tree
+from clip_retrieval.sources.listing import Row, State, Tree, Within
 from clip_retrieval.sources.packed import InBlocks, Mapped, Packed
 from clip_retrieval.sources.saving import Codec, Restored, as_they_are
+from clip_retrieval.sources.suffixes import SUBTITLE_SUFFIXES
 from clip_retrieval.sources.types import SAMPLE_PARTS, Failure, FileState, Part, Sample
 from clip_retrieval.storage import Folder
 from clip_retrieval.words import clean
@@ -25,7 +26,7 @@ from clip_retrieval.words import clean
 
 @dataclass(frozen=True)
 class FilesSource:
-    """Samples sorted by path, one per unit, a page of a PDF too; the list of them is held on disk."""
+    """Samples sorted by path, one per unit, a page or a frame too; the list of them is held on disk."""
 
     config: SourceConfig
     folder: Folder
@@ -34,7 +35,7 @@ class FilesSource:
 
     @property
     def units(self) -> Sequence[str]:
-        """The path of each picture or page, or of the caption where there is no picture."""
+        """The path of each picture, page or frame, or of the caption where there is no picture."""
         return Mapped(self.rows, unit_of)
 
     @property
@@ -64,19 +65,26 @@ class FilesSource:
 
     def sample_of(self, row: Row) -> Sample:
         image, text, metadata = row
-        page = None if image is None else self.page(image)
+        place = None if image is None else self.place(image)
         return Sample(
             key=unit_of(row),
             image_path=None if image is None else self.url(image[0]),
-            image=(page or self.blob(image)) if self.config.enable_image else None,
-            text=(self.blob(text) or self.page_text(page)) if self.config.enable_text else None,
+            image=(place or self.blob(image)) if self.config.enable_image else None,
+            text=self.text_of(text, place) if self.config.enable_text else None,
             metadata=self.blob(metadata) if self.config.enable_metadata else None,
-            page=None if page is None else page.page,
         )
 
-    def page_text(self, page: PageRef | None) -> PageRef | None:
-        """Return where the text of a page is; a document that cannot be opened is told of once, with its picture."""
-        return None if page is None or (page.page is None and self.config.enable_image) else page
+    def text_of(self, text: State | None, place: PlaceRef | None) -> Blob | PlaceRef | None:
+        """Return where the text of a sample is: in a caption, in the subtitles of a video, or on the page itself.
+
+        A document that cannot be opened is told of once, with its picture.
+        """
+        if text is not None and text[0].lower().endswith(SUBTITLE_SUFFIXES):
+            path, size, stamp = text
+            return None if place is None or place.place is None else PlaceRef(self.url(path), place.place, size, stamp)
+        if text is not None or place is None or is_video(place.url):
+            return self.blob(text)
+        return None if place.place is None and self.config.enable_image else place
 
     def files_of(self, key: str) -> dict[Part, FileState]:
         """Return the wanted files of the sample of a unit, as they were listed."""
@@ -84,7 +92,7 @@ class FilesSource:
 
     def files_in(self, row: Row) -> dict[Part, FileState]:
         config, (image, text, _) = self.config, row
-        is_read_for_text = config.enable_text and text is None and image is not None and self.page(image) is not None
+        is_read_for_text = config.enable_text and text is None and image is not None and is_page(image[0])
         wanted = config.enable_image or is_read_for_text, config.enable_text, config.enable_metadata
         return {
             part: FileState(*state)
@@ -97,7 +105,7 @@ class FilesSource:
         after = before + 1
         if after < len(self.rows) and unit_of(self.rows[after]) == key:
             return after
-        return self.rows.find(in_page_order(key), lambda row: in_page_order(unit_of(row)))
+        return self.rows.find(in_place_order(key), lambda row: in_place_order(unit_of(row)))
 
     def row(self, key: str) -> Row:
         place = self.place_of(key)
@@ -114,13 +122,16 @@ class FilesSource:
         path, size, _ = state
         return BlobRef(self.url(path)) if size is None or size <= LARGEST_BLOB else too_large(size)
 
-    def page(self, state: State) -> PageRef | None:
-        """Return a page of a document, or a document whose pages could not be counted; None for a picture."""
+    def place(self, state: State) -> PlaceRef | None:
+        """Return a page or a frame, or a file whose pictures could not be listed; None for a picture."""
         path, size, stamp = state
-        if is_document(path):
-            return PageRef(self.url(path), None, size, stamp)
-        found = split_page(path)
-        return None if found is None else PageRef(self.url(found[0]), found[1], size, stamp)
+        file, place = split_place(path) or (path, None)
+        return None if kind_of(file) is None else PlaceRef(self.url(file), place, size, stamp)
+
+
+def is_page(path: str) -> bool:
+    """Say whether a path is that of a page, or of a document whose pages could not be counted."""
+    return is_document((split_place(path) or (path, 0))[0])
 
 
 def missing_package(ignored: Iterable[Failure]) -> str:
@@ -158,28 +169,39 @@ def open_files(config: SourceConfig, output_folder: str) -> FilesSource:
         raise SourceError(f"there is no folder {config.input_dataset}{hint_of([config.input_dataset])}")
     if not folder.fs.isdir(folder.root):
         raise SourceError(f"{folder.url} is a file, not a folder{hint_of([folder.root])}")
-    rows, ignored = Packed[Row](), Packed[Failure]()
-    has_images = has_texts = has_pages = False
+    rows, ignored, seen = Packed[Row](), Packed[Failure](), set[Kind | None]()
+    has_images = has_texts = False
     with Helper() as helper:
-        for item in Tree(
-            folder, Folder(output_folder), config.enable_image, helper if config.enable_pages else None
-        ).items():
+        within = Within(helper, kinds_of(config), config.videos, takes_pictures=config.input_format == "files")
+        for item in Tree(folder, Folder(output_folder), config.enable_image, within).items():
             if isinstance(item, Failure):
                 ignored.append(item)
                 continue
             rows.append(item)
-            has_images = has_images or item[0] is not None
-            has_pages = has_pages or (item[0] is not None and split_page(item[0][0]) is not None)
-            has_texts = has_texts or item[1] is not None or has_pages
+            if item[0] is not None:
+                has_images = True
+                found = split_place(item[0][0])
+                seen.add(None if found is None else kind_of(found[0]))
+            has_texts = has_texts or item[1] is not None or "document" in seen
     if not has_images and not has_texts:
         refused = next((failure for failure in ignored if failure.reason == "unlistable"), None)
         if refused is not None:
             raise SourceError(
                 f"{folder.path(refused.key).rstrip('/')}: {refused.detail}; nothing else there is a sample"
             )
+        wanted = "an image suffix" if config.input_format == "files" else "the suffix of a video"
         raise SourceError(
-            f"{config.input_dataset} holds no sample: no file with an image suffix, no .txt caption"
+            f"{config.input_dataset} holds no sample: no file with {wanted}, no .txt caption"
             f"{hint_of(failure.key for failure in ignored)}{missing_package(ignored)}"
         )
     config = switch_off_missing(config, has_images=has_images, has_texts=has_texts)
-    return FilesSource(dataclasses.replace(config, enable_pages=has_pages), folder, rows, ignored)
+    videos = config.videos if "video" in seen else dataclasses.replace(config.videos, video_frames=None)
+    return FilesSource(
+        dataclasses.replace(config, enable_pages="document" in seen, videos=videos), folder, rows, ignored
+    )
+
+
+def kinds_of(config: SourceConfig) -> list[Kind]:
+    """Return which files that hold many pictures are wanted."""
+    wanted: dict[Kind, bool] = {"document": config.takes_pages, "video": config.takes_videos}
+    return [kind for kind, is_wanted in wanted.items() if is_wanted]

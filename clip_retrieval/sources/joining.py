@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from clip_retrieval.media.places import VIDEO_SUFFIXES
 from clip_retrieval.sources.config import SourceConfig
-from clip_retrieval.sources.suffixes import IMAGE_SUFFIXES, METADATA_SUFFIX, TEXT_SUFFIX, split_key
+from clip_retrieval.sources.suffixes import IMAGE_SUFFIXES, METADATA_SUFFIX, SUBTITLE_SUFFIXES, TEXT_SUFFIX, split_key
 from clip_retrieval.sources.types import Failure
 from clip_retrieval.words import is_hidden
 
 logger = logging.getLogger(__name__)
 
 HIDDEN = "names that start with a dot, and what is in __MACOSX, are left out"
+ENGLISH = ".en"  # which most models were trained on
 SLOTS = {TEXT_SUFFIX: "text", METADATA_SUFFIX: "metadata"}
 
 
@@ -50,25 +52,65 @@ def join(
 
     The row is each picture or, where there is none or it is not wanted, the caption; where there is neither, it is the
     json, to be reported. Of two files that differ in the case of their suffix only, the first one counts. `images` are
-    the suffixes of pictures.
+    the suffixes of pictures, and of files that hold many. The text of a video without a caption are its subtitles.
     """
-    beside = find_beside(names, images)
+    beside, subtitles = find_beside(names, images), find_subtitles(names, images)
     for name in names:
-        refusal = refusal_of(name, images)
+        refusal = subtitles.refusal_of(name, beside) if name in subtitles.owners else refusal_of(name, images)
         if refusal is not None:
             yield refusal
             continue
         key, suffix = split_key(name)
+        if name in subtitles.owners:
+            continue
         files = beside.get(key, NOTHING)
         has_image_rows = files.has_image and (wants_images or files.text is None)
         if suffix in images:
             if has_image_rows:
-                yield Joined(name, files.text, files.metadata)
+                yield Joined(name, files.text or subtitles.of(key, suffix), files.metadata)
         elif (first := getattr(files, SLOTS[suffix])) != name:
             detail = f"{first} is the {SLOTS[suffix]} of this sample already"
             yield Failure(name, "", "other", "duplicate", detail)
         elif not has_image_rows and name == (files.text or files.metadata):
             yield Joined(None, files.text, files.metadata)
+
+
+@dataclass(frozen=True)
+class Subtitles:
+    """The subtitles of each video, by its path without suffix."""
+
+    by_key: Mapping[str, str]
+    owners: Mapping[str, str]  # the path without suffix of the video that subtitles are for
+
+    def of(self, key: str, suffix: str) -> str | None:
+        return self.by_key.get(key) if suffix in VIDEO_SUFFIXES else None
+
+    def refusal_of(self, name: str, beside: Mapping[str, Beside]) -> Failure | None:
+        """Return why subtitles are not used: the video has a caption, or subtitles that go before them."""
+        key = self.owners[name]
+        text = beside.get(key, NOTHING).text or self.by_key[key]
+        return (
+            None
+            if text == name
+            else Failure(name, "", "other", "duplicate", f"{text} is the text of this video already")
+        )
+
+
+def find_subtitles(names: Sequence[str], images: Collection[str]) -> Subtitles:
+    """Return the subtitles beside videos: `a.srt` before `a.vtt`, `a.en.srt` and those in other languages."""
+    wanted = [name for name in names if name.lower().endswith(SUBTITLE_SUFFIXES) and not is_hidden(name)]
+    if not wanted or not VIDEO_SUFFIXES & set(images):
+        return Subtitles({}, {})
+    videos = {key for key, suffix in map(split_key, names) if suffix in VIDEO_SUFFIXES and suffix in images}
+    found: dict[str, list[tuple[bool, bool, int, str]]] = {}
+    for name in wanted:
+        key, suffix = split_key(name)
+        stem, language = (key, "") if key in videos else split_key(key)
+        if stem in videos:
+            order = bool(language), language != ENGLISH, SUBTITLE_SUFFIXES.index(suffix), name
+            found.setdefault(stem, []).append(order)
+    owners = {name: stem for stem, orders in found.items() for *_, name in orders}
+    return Subtitles({stem: min(orders)[-1] for stem, orders in found.items()}, owners)
 
 
 def find_beside(names: Sequence[str], images: Collection[str]) -> dict[str, Beside]:

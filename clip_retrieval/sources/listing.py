@@ -1,12 +1,13 @@
 """A folder's files as samples, in the order of their paths, with the names of one subfolder in memory at once.
 
-Each page of a PDF is a sample: so pages are counted here, in a process of their own.
+Each page of a PDF and each wanted frame of a video is a sample: so they are listed here, by a process of its own.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from heapq import merge
@@ -14,8 +15,20 @@ from typing import Any, NamedTuple
 
 from clip_retrieval.blobs import LARGEST_BLOB
 from clip_retrieval.errors import ImageError
+from clip_retrieval.media.config import VideoConfig
 from clip_retrieval.media.helper import Helper
-from clip_retrieval.media.pages import DOCUMENT_SUFFIX, advice, can_read_pages, is_document, page_path
+from clip_retrieval.media.listed import list_video
+from clip_retrieval.media.places import (
+    DOCUMENT_SUFFIXES,
+    VIDEO_SUFFIXES,
+    Kind,
+    advice,
+    can_read,
+    in_seconds,
+    is_video,
+    kind_of,
+    place_path,
+)
 from clip_retrieval.paths import literal
 from clip_retrieval.sources.joining import join
 from clip_retrieval.sources.suffixes import IMAGE_SUFFIXES
@@ -25,6 +38,9 @@ from clip_retrieval.storage import Folder
 NOT_A_FILE = "a named pipe, a socket or a device"
 STAMPS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
 MOST_SUBFOLDERS = 1000  # a store is asked for each one separately up to here, for all files at once beyond
+
+SUFFIXES: Mapping[Kind, frozenset[str]] = {"document": DOCUMENT_SUFFIXES, "video": VIDEO_SUFFIXES}
+CUT = "the rest of its file is missing"
 
 State = tuple[str, int | None, str]  # path, size and stamp, as in FileState
 Row = tuple[State | None, State | None, State | None]  # the picture, caption and json of a sample
@@ -40,19 +56,37 @@ class Listing(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Within:
+    """Which files that hold many pictures are taken, and how these are listed."""
+
+    helper: Helper
+    kinds: Collection[Kind]
+    videos: VideoConfig = VideoConfig()
+    takes_pictures: bool = True  # False: nothing but such files
+
+
+@dataclass(frozen=True)
 class Tree:
     """An input folder, walked without the output folder inside it."""
 
     folder: Folder
     output: Folder
     wants_images: bool
-    helper: Helper | None = None  # counts pages; without it, PDFs are no samples
+    within: Within | None = None  # without it, files that hold many pictures are no samples
 
     @cached_property
     def suffixes(self) -> frozenset[str]:
-        """The suffixes of files that are samples as pictures are."""
-        has_pages = self.helper is not None and can_read_pages()
-        return IMAGE_SUFFIXES | {DOCUMENT_SUFFIX} if has_pages else IMAGE_SUFFIXES
+        """The suffixes of files that are samples as pictures are, or hold them."""
+        own = frozenset[str]() if self.takes_videos_alone else IMAGE_SUFFIXES
+        return own.union(*(SUFFIXES[kind] for kind in self.kinds if can_read(kind)))
+
+    @property
+    def kinds(self) -> Collection[Kind]:
+        return () if self.within is None else self.within.kinds
+
+    @property
+    def takes_videos_alone(self) -> bool:
+        return self.within is not None and not self.within.takes_pictures
 
     @property
     def prefix(self) -> str:
@@ -92,23 +126,50 @@ class Tree:
             if isinstance(item, str):
                 yield item
             elif isinstance(item, Failure):
-                yield item if self.helper is None else told_of_pages(item)
+                yield self.explained(item)
             else:
                 image, text, metadata = (None if path is None else listing.state_of(path) for path in item)
-                for one in [image] if image is None or not is_document(image[0]) else self.pages(image):
-                    yield one, text, metadata
+                for one in self.places_in(image):
+                    yield one if isinstance(one, Failure) else (one, text, metadata)
 
-    def pages(self, document: State) -> Iterator[State]:
-        """Yield the pages of a document; itself where it cannot be opened, so that its reader explains why."""
-        path, size, stamp = document
-        assert self.helper is not None
+    def places_in(self, state: State | None) -> Iterator[State | Failure | None]:
+        """Yield the pages or frames of a file; itself where it cannot be opened, so that its reader explains why."""
+        within = self.within
+        if state is None or within is None or kind_of(state[0]) is None:
+            yield state
+            return
+        path, size, stamp = state
+        places: Sequence[int] = ()
         try:
-            count = self.helper.ask("count_pages", self.url(path)) if size is None or size <= LARGEST_BLOB else 0
+            if is_video(path):
+                listed = list_video(within.helper, self.url(path), within.videos)
+                places = listed.moments
+                if listed.cut is not None:
+                    yield Failure(
+                        path, "", "other", "cut_off", f"the video ends after {in_seconds(listed.cut)} s: {CUT}"
+                    )
+            elif size is None or size <= LARGEST_BLOB:
+                places = range(1, 1 + within.helper.ask("count_pages", self.url(path)))
         except ImageError:
-            count = 0
-        yield from ((page_path(path, page), size, stamp) for page in range(1, count + 1))
-        if not count:
-            yield document
+            places = ()
+        yield from ((place_path(path, place), size, stamp) for place in places)
+        if not places:
+            yield state
+
+    def explained(self, failure: Failure) -> Failure:
+        """Say of a file that is no sample what would make it one."""
+        kind = kind_of(failure.key)
+        if failure.reason != "not_an_image":
+            return failure
+        if kind is not None and kind in self.kinds:
+            return dataclasses.replace(failure, reason="needs_plugin", detail=advice(kind))
+        if kind == "video":
+            return dataclasses.replace(failure, detail="a video: --video_frames rate takes frames of it as samples")
+        if self.takes_videos_alone:
+            return dataclasses.replace(
+                failure, reason="not_a_video", detail="no video, .srt, .vtt, .txt or .json suffix"
+            )
+        return failure
 
     def url(self, path: str) -> str:
         return literal(f"{self.folder.url.rstrip('/')}/{path}")
@@ -165,13 +226,6 @@ class Tree:
     def are_plain(self, names: list[str]) -> bool:
         """Say whether subfolders can be listed one by one: few enough, and each has a name."""
         return len(names) <= MOST_SUBFOLDERS and all(name.startswith(self.prefix) for name in names)
-
-
-def told_of_pages(failure: Failure) -> Failure:
-    """Say of a document that a package is missing which reads it."""
-    if failure.reason != "not_an_image" or not is_document(failure.key):
-        return failure
-    return Failure(failure.key, failure.shard, failure.part, "needs_plugin", advice())
 
 
 def ending_of(entry: os.DirEntry[str]) -> str | None:

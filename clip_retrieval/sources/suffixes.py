@@ -6,6 +6,7 @@ from clip_retrieval.encoder.picture_suffixes import IMAGE_SUFFIXES as IMAGE_SUFF
 
 TEXT_SUFFIX = ".txt"
 METADATA_SUFFIX = ".json"
+SUBTITLE_SUFFIXES = (".srt", ".vtt")  # of videos, the one that counts first
 
 
 def split_key(name: str) -> tuple[str, str]:

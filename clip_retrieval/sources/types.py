@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from clip_retrieval.blobs import Blob, may_pass
 from clip_retrieval.errors import first_line
-from clip_retrieval.media.pages import PageRef
+from clip_retrieval.media.places import PlaceRef
 
 SAMPLE_PARTS: tuple[Part, ...] = ("image", "text", "metadata")
 
@@ -34,16 +34,14 @@ class Sample:
 
     key: str
     image_path: str | None
-    image: Blob | PageRef | None
-    text: Blob | PageRef | None
+    image: Blob | PlaceRef | None
+    text: Blob | PlaceRef | None
     metadata: Blob | None
     origin: Origin | None = None
-    page: int | None = None  # of a document, from 1
 
     def __reduce__(self) -> tuple[type[Sample], tuple[object, ...]]:
         """Pickle as a call, as Origin does."""
-        values = self.key, self.image_path, self.image, self.text, self.metadata, self.origin, self.page
-        return Sample, values
+        return Sample, (self.key, self.image_path, self.image, self.text, self.metadata, self.origin)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from clip_retrieval.inference.readers.loader import Loader
 from clip_retrieval.inference.readers.prepare import Wanted
 from clip_retrieval.inference.run import plan_only
 from clip_retrieval.inference.summary import RunSummary
-from clip_retrieval.media.pages import PageRef
+from clip_retrieval.media.places import PlaceRef
 from clip_retrieval.options import build_config
 from clip_retrieval.sources import listing, open_source, saving
 from clip_retrieval.sources.config import SourceConfig
@@ -53,7 +53,7 @@ def papers(tmp_path: Path, make_pdf: MakePdf, make_jpeg: Callable[[int], bytes])
     return folder
 
 
-def test_each_page_is_a_row_in_page_order_with_its_text(
+def test_each_page_is_a_row_in_place_order_with_its_text(
     papers: Path, tmp_path: Path, read_table: Table, read_embeddings: Read
 ) -> None:
     summary = embed(papers, tmp_path / "out")
@@ -156,7 +156,7 @@ def test_a_saved_plan_reads_the_same_pages(
 def test_without_the_package_each_document_is_named_with_what_to_install(
     papers: Path, tmp_path: Path, read_table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listing, "can_read_pages", lambda: False)
+    monkeypatch.setattr(listing, "can_read", lambda _: False)
     embed(papers, tmp_path / "out")
     rows, failures = (read_table(tmp_path / "out", name) for name in ("metadata", "failures"))
     assert "page" not in rows
@@ -172,7 +172,7 @@ def test_without_the_package_each_document_is_named_with_what_to_install(
 def test_a_page_that_kills_its_reader_is_blamed_and_its_neighbors_are_not(papers: Path) -> None:
     source = open_source(SourceConfig(input_dataset=str(papers)), "/nowhere")
     samples = [item for item in source.read(1, 4) if isinstance(item, Sample)]
-    kills = PageRef("pipe:kill -9 $PPID; sleep 9", 2, None, "")  # the shell's parent is the reader
+    kills = PlaceRef("pipe:kill -9 $PPID; sleep 9", 2, None, "")  # the shell's parent is the reader
     samples[1] = dataclasses.replace(samples[1], image=kills, text=kills)
     wanted = Wanted(
         image=True, text=True, metadata=False, all_parts=False, preprocess=Preprocess(8, (0.5,) * 3, (0.5,) * 3)
@@ -182,5 +182,5 @@ def test_a_page_that_kills_its_reader_is_blamed_and_its_neighbors_are_not(papers
         (batch,) = loader.batches(samples)
     finally:
         loader.close()
-    assert [row.page for row in batch.rows] == [1, 3]
+    assert [row.key for row in batch.rows] == ["b.pdf#page=1", "b.pdf#page=3"]
     assert [(failure.key, failure.reason) for failure in batch.failures] == [("b.pdf#page=2", "killed_reader")]

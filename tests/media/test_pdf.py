@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from clip_retrieval.errors import ImageError
-from clip_retrieval.media.pages import in_page_order, page_path, split_page
-from clip_retrieval.media.pdf import MOST_LETTERS, Document, count_pages, picture_of_page, tidy
+from clip_retrieval.media.pdf import Document, count_pages, picture_of_page, tidy
+from clip_retrieval.media.places import MOST_LETTERS, in_place_order, place_path, split_place
 
 MakePdf = Callable[..., bytes]
 PASSWORD = f"/Encrypt<</Filter/Standard/V 2/R 3/Length 128/P -4/O<{'1f' * 32}>/U<{'2e' * 32}>>>/ID[<01><02>]"
@@ -26,14 +26,14 @@ def reason_of(data: bytes, page: int | None = 1) -> str:
 
 def test_a_path_of_a_page_is_taken_apart_as_it_was_made() -> None:
     for document in ("a.pdf", "A.PDF", "x.pdf#page=2/a b.pdf", "d/\udc80.pdf", "two\nlines.pdf", "a.pdf#page=3.pdf"):
-        assert split_page(page_path(document, 12)) == (document, 12)
+        assert split_place(place_path(document, 12)) == (document, 12)
     for path in ("a.pdf", "a.pdf#page=0", "a.pdf#page=01", "a.jpg#page=1", "a.pdf#page=1.jpg", "table.parquet#3"):
-        assert split_page(path) is None
+        assert split_place(path) is None
 
 
 def test_page_ten_comes_after_page_two_and_before_the_next_file() -> None:
     paths = ["b.jpg", "a.pdf.jpg", "a.pdf#page=10", "a.pdf#page=2"]
-    assert sorted(paths, key=in_page_order) == ["a.pdf#page=2", "a.pdf#page=10", "a.pdf.jpg", "b.jpg"]
+    assert sorted(paths, key=in_place_order) == ["a.pdf#page=2", "a.pdf#page=10", "a.pdf.jpg", "b.jpg"]
 
 
 def test_a_page_is_drawn_on_white_at_the_size_asked_for(make_pdf: MakePdf) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clip_retrieval.filter.sheet import find_document
+from clip_retrieval.filter.sheet import find_source
 from clip_retrieval.query.pictures import PAGE_SIDE, Roots, find_local_file, find_picture
 
 
@@ -45,6 +45,6 @@ def test_pages_are_served_from_below_the_roots_alone(paper: Path, tmp_path: Path
 def test_a_sheet_leads_to_the_page_in_its_file(paper: Path) -> None:
     hit = {"image_path": f"{paper}#page=2"}
     assert find_local_file(hit) is None  # linking or showing the whole file would be another picture
-    assert find_document(hit) == f"{paper.as_uri()}#page=2"
-    assert find_document({"image_path": str(paper)}) is None
-    assert find_document({"image_path": f"{paper.parent}/gone.pdf#page=2"}) is None
+    assert find_source(hit) == f"{paper.as_uri()}#page=2"
+    assert find_source({"image_path": str(paper)}) is None
+    assert find_source({"image_path": f"{paper.parent}/gone.pdf#page=2"}) is None

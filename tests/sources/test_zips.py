@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from clip_retrieval.blobs import BlobRef, LostError, read_blob
-from clip_retrieval.media.pages import PageRef
+from clip_retrieval.media.places import PlaceRef
 from clip_retrieval.query.pictures import find_picture
 from clip_retrieval.sources import open_source
 from clip_retrieval.sources.config import SourceConfig
@@ -51,7 +51,7 @@ def read_samples(path: Path) -> list[Sample]:
 
 def image_of(sample: Sample) -> bytes:
     assert sample.image is not None
-    assert not isinstance(sample.image, PageRef)
+    assert not isinstance(sample.image, PlaceRef)
     return read_blob(sample.image)
 
 

@@ -15,7 +15,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clip_retrieval.inference.types import Row
-from clip_retrieval.layout import CAPTION, IMAGE_PATH, PAGE, SHARD, SHARD_COLUMNS, SHARD_OFFSET, SHARD_SIZE
+from clip_retrieval.layout import (
+    CAPTION,
+    FRAME,
+    IMAGE_PATH,
+    PAGE,
+    SHARD,
+    SHARD_COLUMNS,
+    SHARD_OFFSET,
+    SHARD_SIZE,
+    TIME,
+    VIDEO,
+)
+from clip_retrieval.media.places import is_document, split_place
 from clip_retrieval.metadata import make_array
 from clip_retrieval.words import clean
 
@@ -112,6 +124,9 @@ OWN_TYPES = {
     SHARD_OFFSET: pa.int64(),
     SHARD_SIZE: pa.int64(),
     PAGE: pa.int64(),
+    VIDEO: pa.string(),
+    TIME: pa.float64(),
+    FRAME: pa.int64(),
 }
 ARROW_TYPES = {
     "null": pa.string(),
@@ -144,17 +159,26 @@ def own_values(row: Row) -> dict[str, Any]:
         SHARD: origin.shard if origin else None,
         SHARD_OFFSET: origin.offset if origin else None,
         SHARD_SIZE: origin.size if origin else None,
-        PAGE: row.page,
+        **place_values(row),
     }
 
 
-def own_columns(*, image: bool, text: bool, shards: bool, pages: bool = False) -> list[str]:
+def place_values(row: Row) -> dict[str, Any]:
+    """Return the columns of a picture within a file."""
+    found = split_place(row.image_path or "")
+    if found is None:
+        return {}
+    file, place = found
+    return {PAGE: place} if is_document(file) else {VIDEO: file, TIME: place / 1000, FRAME: row.frame}
+
+
+def own_columns(*, image: bool, text: bool, shards: bool, places: Sequence[str] = ()) -> list[str]:
     """Return our columns in the order of the contract."""
     return [
         *([IMAGE_PATH] if image else []),
         *([CAPTION] if text else []),
         *(SHARD_COLUMNS if shards else ()),
-        *([PAGE] if pages else []),
+        *places,
     ]
 
 

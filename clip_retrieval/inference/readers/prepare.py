@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from PIL.Image import Image
+
 from clip_retrieval.blobs import Blob, LostError, read_blob
 from clip_retrieval.encoder.base import Pixels
 from clip_retrieval.encoder.config import PictureConfig
@@ -20,10 +22,12 @@ from clip_retrieval.encoder.picture_warnings import counting_warnings
 from clip_retrieval.encoder.pictures import fit_picture, read_pixels
 from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.errors import ImageError, one_line
-from clip_retrieval.inference.readers.media import Documents, digest_bytes, digest_page
+from clip_retrieval.inference.readers.media import Holder, Holders, digest_bytes, digest_place, is_subtitles
 from clip_retrieval.inference.types import Row
-from clip_retrieval.media.pages import PageRef
 from clip_retrieval.media.pdf import Document
+from clip_retrieval.media.places import PlaceRef
+from clip_retrieval.media.subtitles import Subtitles
+from clip_retrieval.media.video import Video, whole_size
 from clip_retrieval.sources.types import Failure, Part, Sample
 
 
@@ -41,7 +45,7 @@ class Wanted:
 
 
 DEEPEST_JSON = 64
-DOCUMENTS = Documents()
+HOLDERS = Holders()
 
 
 class PartError(Exception):
@@ -79,15 +83,16 @@ class Reading:
         with self.timed(), explaining_errors():
             return read_blob(blob)
 
-    def document(self, ref: PageRef, row: Row, wanted: Wanted) -> Document:
-        """Return the opened document of a page, whose digest is that of the picture."""
+    def holder(self, ref: PlaceRef, row: Row, part: Part, wanted: Wanted) -> Holder:
+        """Return the opened file that holds a part, and note the part's digest in the row."""
         with self.timed(), explaining_errors():
-            opened = DOCUMENTS.open(ref)
+            opened = HOLDERS.open(ref, wanted.pictures.max_pixels)
         if wanted.digests:
-            row.digests["image"] = opened.digest if ref.page is None else digest_page(opened.digest, ref.page)
-        if isinstance(opened.document, ImageError):
-            raise PartError(opened.document.reason, str(opened.document))
-        return opened.document
+            is_whole = ref.place is None or isinstance(opened.file, Subtitles)
+            row.digests[part] = opened.digest if is_whole else digest_place(opened.digest, ref.place or 0)
+        if isinstance(opened.file, ImageError):
+            raise PartError(opened.file.reason, str(opened.file))
+        return opened.file
 
 
 def prepare_chunk(samples: Iterable[Sample], wanted: Wanted, pixels: Pixels) -> PreparedChunk:
@@ -109,25 +114,43 @@ def prepare_sample(sample: Sample, wanted: Wanted, slot: Pixels, reading: Readin
         with noting_failure(row, "image"):
             if sample.image is None:
                 raise PartError("no_image", "the sample has no picture")
-            if isinstance(sample.image, PageRef):
-                page = reading.document(sample.image, row, wanted).render(
-                    sample.image.page, wanted.preprocess.least_size
-                )
-                slot[0] = fit_picture(page, wanted.preprocess, wanted.pictures)
+            if isinstance(sample.image, PlaceRef):
+                holder = reading.holder(sample.image, row, "image", wanted)
+                picture = draw(holder, sample.image.place, row, wanted)
+                slot[0] = fit_picture(picture, wanted.preprocess, wanted.pictures)
             else:
                 data = noted(row, "image", reading.part(sample.image), wanted)
                 slot[0] = read_pixels(data, wanted.preprocess, wanted.pictures)
             row.has_image = True
     if wanted.text and sample.text is not None:
         with noting_failure(row, "text"):
-            if isinstance(sample.text, PageRef):
-                row.caption = reading.document(sample.text, row, wanted).text(sample.text.page) or None
+            if isinstance(sample.text, PlaceRef):
+                part: Part = "text" if is_subtitles(sample.text.url) else "image"  # where the ledger has the file
+                holder = reading.holder(sample.text, row, part, wanted)
+                row.caption = text_in(holder, sample.text.place) or None
             else:
                 row.caption = decode_caption(noted(row, "text", reading.part(sample.text), wanted))
     if wanted.metadata and sample.metadata is not None:
         with noting_failure(row, "metadata"):
             row.metadata = parse_metadata(noted(row, "metadata", reading.part(sample.metadata), wanted))
     return without_row(row, wanted) if lacks_too_much(row, wanted) else row
+
+
+def draw(holder: Holder, place: int | None, row: Row, wanted: Wanted) -> Image:
+    """Return a page or a frame as a picture in RGB; a frame's number is noted in the row."""
+    if isinstance(holder, Document):
+        return holder.render(place, wanted.preprocess.least_size)
+    assert isinstance(holder, Video)
+    is_exact = wanted.pictures.decode == "exact"
+    picture, row.frame = holder.picture(place, whole_size if is_exact else wanted.preprocess.least_size)
+    return picture
+
+
+def text_in(holder: Holder, place: int | None) -> str:
+    if isinstance(holder, Subtitles):
+        return holder.at(place or 0)
+    assert isinstance(holder, Document)
+    return holder.text(place)
 
 
 def noted(row: Row, part: Part, data: bytes, wanted: Wanted) -> bytes:

@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
 
-from clip_retrieval.blobs import BlobRef, read_blob
 from clip_retrieval.inference.output.ledger import Record, as_bytes, as_name, describe_files
-from clip_retrieval.inference.readers.media import digest_bytes, digest_page
+from clip_retrieval.inference.readers.media import digest_holder, digest_place
 from clip_retrieval.layout import Partition
-from clip_retrieval.media.pages import in_page_order, split_page
+from clip_retrieval.media.places import in_place_order, split_place
 from clip_retrieval.process.resources import count_cores
 from clip_retrieval.sources.files import FilesSource
 from clip_retrieval.sources.types import SAMPLE_PARTS, FileState, Part
@@ -94,7 +93,7 @@ def find_changes(records: Iterable[tuple[Partition, int, Record]], source: Files
         if not is_same_state(record, source.files_in(source.rows[number])):
             touched.append(Change(partition=partition, place=place, record=record))
     changed = look_into(touched, source, found)
-    new = sorted({*(source.units[place] for place in places_of(0, is_known)), *changed}, key=in_page_order)
+    new = sorted({*(source.units[place] for place in places_of(0, is_known)), *changed}, key=in_place_order)
     renamed = match_renamed([change for change in found.changes if change.key is None], new, source)
     found.new = [key for key in new if key not in renamed]
     return found
@@ -170,16 +169,16 @@ def digest_files(files: Mapping[Part, FileState], source: FilesSource) -> Digest
 
 
 def digest_file(state: FileState, source: FilesSource) -> bytes:
-    page = split_page(state.path)
-    if page is None:
-        return digest_bytes(read_blob(BlobRef(source.url(state.path))))
-    return digest_page(digest_document(source.url(page[0]), state.size, state.stamp), page[1])
+    found = split_place(state.path)
+    if found is None:
+        return digest_whole(source.url(state.path), state.size, state.stamp)
+    return digest_place(digest_whole(source.url(found[0]), state.size, state.stamp), found[1])
 
 
 @lru_cache(maxsize=64)
-def digest_document(url: str, _size: int | None, _stamp: str) -> bytes:
-    """Return the digest of a document in the state of its listing: pages follow each other, and it is read once."""
-    return digest_bytes(read_blob(BlobRef(url)))
+def digest_whole(url: str, size: int | None, _stamp: str) -> bytes:
+    """Return the digest of a file in the state of its listing: its pictures follow each other, and it is read once."""
+    return digest_holder(url, size)
 
 
 def digest_of(record: Record, part: Part) -> bytes | None:

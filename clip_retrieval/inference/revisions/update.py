@@ -75,7 +75,7 @@ def update_folder(config: InferenceConfig, folder: EmbeddingsFolder, source: Sou
     """Bring a folder that has partitions up to date with its input."""
     if not isinstance(source, FilesSource):
         raise ConfigError(
-            f"update follows a folder of files (input_format files); embed what is new of "
+            f"update follows a folder of files (input_format files or video); embed what is new of "
             f"{config.source.input_dataset} into a folder of its own"
         )
     check_listable(source.folder)

@@ -9,7 +9,7 @@ from clip_retrieval.inference.telemetry.stats import Stats
 from clip_retrieval.inference.telemetry.wip import followed
 from clip_retrieval.inference.worker.equipment import Equipment
 from clip_retrieval.inference.worker.pipeline import Pipeline
-from clip_retrieval.layout import EmbeddingsFolder, Modality, Partition
+from clip_retrieval.layout import FRAME, PAGE, TIME, VIDEO, EmbeddingsFolder, Modality, Partition
 from clip_retrieval.sources.config import SHARD_FORMATS
 from clip_retrieval.sources.protocol import Source
 from clip_retrieval.sources.types import Inventory
@@ -27,7 +27,7 @@ def make_partition(
         image=config.enable_image,
         text=config.enable_text,
         shards=config.input_format in SHARD_FORMATS and config.enable_image,
-        pages=config.input_format == "files" and config.enable_pages,
+        places=[*([PAGE] if config.takes_pages else []), *([VIDEO, TIME, FRAME] if config.takes_videos else [])],
     )
     columns = Columns(own, has_fields=config.enable_metadata)
     samples = stats.sourcing(source.read(partition.start, partition.stop))

@@ -1,0 +1,40 @@
+"""Which frames of a video are wanted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from clip_retrieval.errors import ConfigError
+from clip_retrieval.options import check_least, option
+
+VideoFrames = Literal["rate", "scenes", "keyframes"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoConfig:
+    """Which frames of a video are samples."""
+
+    video_frames: VideoFrames | None = option(
+        None,
+        help="files, video: which frames of videos are samples. rate: frames_per_second; scenes: the first one of each "
+        "scene, for which all are decoded while the input is listed; keyframes: those that are stored whole, the "
+        "fastest to read. None: rate for --input_format video, and no videos for files.",
+        may_change=True,
+    )
+    frames_per_second: float = option(1.0, help="Frames of --video_frames rate; may be below 1.", may_change=True)
+    scene_threshold: float = option(
+        10.0,
+        help="Change from one frame to the next that begins a scene of --video_frames scenes, in percent of the "
+        "brightness.",
+        least=0,
+        may_change=True,
+    )
+    frames_per_video: int | None = option(
+        None, help="Most frames of one video, spread evenly over those it would have.", least=1, may_change=True
+    )
+
+    def __post_init__(self) -> None:
+        check_least(self)
+        if not self.frames_per_second > 0:
+            raise ConfigError(f"frames_per_second is a number above 0, not {self.frames_per_second}")

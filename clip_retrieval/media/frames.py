@@ -1,0 +1,131 @@
+"""Which frames of a video are samples: at a rate, at scene changes, or at key frames.
+
+A video may take minutes to read through. So it is read in steps: an answer may say from where the next step goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from fractions import Fraction
+from math import ceil
+from typing import Any
+
+import numpy as np
+
+from clip_retrieval.errors import ImageError
+from clip_retrieval.media.config import VideoConfig
+from clip_retrieval.media.listed import Listed, Step
+from clip_retrieval.media.video import LEAPS, Video
+
+MOST_FRAMES = 1_000_000  # of a video
+STEP_SECONDS = 20.0  # of work, after which a step ends
+SMALL = (64, 36)  # pixels of a frame that is compared with the next one
+CUT_MILLISECONDS = 2000  # less than the length that a file claims: streams end at different times
+LEAST_SCENE = 500  # milliseconds of a scene, at least: a flash is none
+
+
+def list_frames(url: str, config: VideoConfig, step: Step | None = None) -> Listed:
+    """Return the times of the frames that are wanted of a video, or of a part of it; raises ImageError or OSError."""
+    with closing(Video(url)) as video:
+        end = end_by_seeking(video)
+        video.rewind()
+        if config.video_frames == "scenes":
+            listed, seen_end = list_scenes(video, config.scene_threshold, step or Step(0))
+        elif config.video_frames == "keyframes":
+            listed, seen_end = list_keyframes(video, step or Step(0))
+        elif end is not None:
+            return Listed(moments_at(config.frames_per_second, end))
+        else:
+            listed, seen_end = list_keyframes(video, step or Step(0))
+            listed = listed._replace(moments=[])
+            if listed.after is None:
+                listed = listed._replace(moments=moments_at(config.frames_per_second, seen_end))
+        if len(listed.moments) > MOST_FRAMES:
+            raise too_many()
+        claimed = video.duration or 0
+        is_cut = end is None and listed.after is None and seen_end < claimed - CUT_MILLISECONDS
+        return listed._replace(cut=seen_end) if is_cut else listed
+
+
+def too_many() -> ImageError:
+    return ImageError("too_large", f"more than {MOST_FRAMES:,} frames of the video would be samples")
+
+
+def moments_at(rate: float, end: int) -> list[int]:
+    """Return the times 0, 1/rate, 2/rate ... before the end, in milliseconds; 0 at least."""
+    each = 1000 / Fraction(rate).limit_denominator(10**6)
+    if end / each > MOST_FRAMES:
+        raise too_many()
+    return [ceil(number * each) for number in range(max(1, ceil(end / each)))]
+
+
+def end_by_seeking(video: Video) -> int | None:
+    """Return when the video ends, in milliseconds; None where its file does not go as far as it claims to."""
+    claimed, whole = video.duration, video.container.duration
+    if claimed is None or whole is None:
+        return None
+    try:
+        video.container.seek(video.timestamp(claimed), stream=video.stream)
+    except video.av.FFmpegError:
+        return None
+    end = last = 0
+    for packet in video.packets(all_streams=True):
+        stop = packet_end(video, packet)
+        last = max(last, stop)
+        end = max(end, stop) if packet.stream == video.stream else end
+    return end if end and last >= whole // 1000 - CUT_MILLISECONDS else None
+
+
+def packet_end(video: Video, packet: Any) -> int:
+    """Return the end of a packet in milliseconds; 0 where it has no time, or not all of its bytes."""
+    since = packet.dts if packet.pts is None else packet.pts
+    if since is None or packet.is_corrupt:
+        return 0
+    length = packet.duration or (1 / (video.stream.average_rate * packet.time_base) if video.stream.average_rate else 0)
+    end: int = ceil((since + length) * packet.time_base * 1000 - video.origin)
+    return end
+
+
+def list_keyframes(video: Video, step: Step) -> tuple[Listed, int]:
+    """Return the times of the frames that are stored whole, from a step on, and the end of what was read."""
+    moments, end, stop = list[int](), step.seen or 0, time.monotonic() + STEP_SECONDS
+    if step.moment:
+        video.go_to(video.timestamp(max(0, step.moment - LEAPS[-1])))
+    for packet in video.packets():
+        since = packet.dts if packet.pts is None else packet.pts
+        if since is None:
+            continue
+        end = max(end, packet_end(video, packet))
+        moment = video.milliseconds(since)
+        if packet.is_keyframe and not packet.is_corrupt and moment >= step.moment:
+            if moment > step.moment and time.monotonic() > stop:
+                return Listed(sorted(moments), Step(moment, end)), end
+            moments.append(moment)
+    return Listed(sorted(moments)), end
+
+
+def list_scenes(video: Video, threshold: float, step: Step) -> tuple[Listed, int]:
+    """Return the times of the first frame and of those that differ from the one before, and the end of the last frame.
+
+    The measure is that of ffmpeg's filter `scdet`, of small frames: the mean difference of two frames in percent, or by
+    how much that differs from the difference before, if this is less; so motion that goes on begins no scene.
+    """
+    moments, stop, moment = list[int](), time.monotonic() + STEP_SECONDS, 0
+    before, change, scene = step.seen or (None, 0.0, -LEAST_SCENE)
+    if step.moment:
+        video.seek(step.moment)
+    for frame in video.following():
+        moment = video.time(frame)
+        if moment < step.moment:
+            continue
+        if moment > step.moment and time.monotonic() > stop:
+            return Listed(moments, Step(moment, (before, change, scene))), moment
+        small = frame.reformat(*SMALL, format="rgb24", interpolation="AREA", threads=1).to_ndarray().astype(np.int16)
+        then, change = change, 0.0 if before is None else float(np.abs(small - before).mean()) / 2.55
+        is_new = before is None or min(change, abs(change - then)) >= threshold
+        if is_new and moment - scene >= LEAST_SCENE:
+            moments.append(moment)
+            scene = moment
+        before = small
+    return Listed(moments), moment

@@ -1,0 +1,181 @@
+"""A folder with videos: a row a frame, with what is said then, and all that holds for pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+
+from clip_retrieval import clip_inference
+from clip_retrieval.errors import ConfigError, SourceError
+from clip_retrieval.inference.config import InferenceConfig
+from clip_retrieval.inference.plan import open_plan
+from clip_retrieval.inference.run import plan_only
+from clip_retrieval.inference.summary import RunSummary
+from clip_retrieval.options import build_config
+from clip_retrieval.sources import listing, open_source
+from clip_retrieval.sources.config import SourceConfig
+
+pytest.importorskip("av", reason="videos are read by PyAV: pip install av")
+
+MakeVideo = Callable[..., bytes]
+Table = Callable[[Path, str], pd.DataFrame]
+Read = Callable[[Path, str], NDArray[np.float16]]
+Snapshot = Callable[[Path], dict[str, bytes]]
+SRT = "1\n00:00:00,500 --> 00:00:02,500\nhello\n\n2\n00:00:02,500 --> 00:00:09,000\n<i>bye</i>\n"
+
+
+def embed(folder: Path | str, output: Path, **options: object) -> RunSummary:
+    fixed = {"clip_model": "hash:16?size=32", "num_prepro_workers": 0, "batch_size": 4, "input_format": "video"}
+    return clip_inference(str(folder), str(output), **{**fixed, **options})
+
+
+@pytest.fixture
+def films(tmp_path: Path, make_video: MakeVideo, make_jpeg: Callable[[int], bytes]) -> Path:
+    """Give a folder of two videos, one with subtitles, a broken one, and a picture."""
+    folder = tmp_path / "films"
+    folder.mkdir()
+    (folder / "a.mp4").write_bytes(make_video("red", "lime", "blue", "yellow"))
+    (folder / "a.srt").write_text(SRT)
+    (folder / "b.WEBM").write_bytes(make_video("blue", "red", container="webm", codec="libvpx"))
+    (folder / "c.mkv").write_bytes(b"broken")
+    (folder / "d.jpg").write_bytes(make_jpeg(1))
+    return folder
+
+
+def names_in(rows: pd.DataFrame) -> list[str]:
+    return [path.rpartition("/")[2] for path in rows["image_path"]]
+
+
+FRAMES = [f"a.mp4#t={second}" for second in range(4)] + ["b.WEBM#t=0", "b.WEBM#t=1"]
+
+
+def test_each_frame_is_a_row_in_the_order_of_time_with_what_is_said(
+    films: Path, tmp_path: Path, read_table: Table, read_embeddings: Read
+) -> None:
+    summary = embed(films, tmp_path / "out")
+
+    rows = read_table(tmp_path / "out", "metadata")
+    assert names_in(rows) == FRAMES
+    assert rows["video"].tolist() == [f"{films}/a.mp4"] * 4 + [f"{films}/b.WEBM"] * 2
+    assert rows["time_seconds"].tolist() == [0.0, 1.0, 2.0, 3.0, 0.0, 1.0]
+    assert rows["frame"].tolist() == [0, 5, 10, 15, 0, 5]
+    assert rows["caption"].fillna("").tolist() == ["", "hello", "hello", "bye", "", ""]
+    assert "page" not in rows
+    pictures = read_embeddings(tmp_path / "out", "img_emb")
+    assert len({row.tobytes() for row in pictures[:4]}) == 4
+    assert len(pictures) == 6
+    failures = read_table(tmp_path / "out", "failures").sort_values("key")
+    assert failures[["key", "part", "reason"]].values.tolist() == [
+        ["c.mkv", "image", "decode"],
+        ["d.jpg", "other", "not_a_video"],
+    ]
+    assert (summary.now.sample_count, summary.now.skipped_count) == (6, 1)
+
+
+def test_pictures_and_videos_share_a_folder_where_that_is_asked_for(
+    films: Path, tmp_path: Path, read_table: Table
+) -> None:
+    embed(films, tmp_path / "out", input_format="files", video_frames="scenes", enable_text=False)
+    rows = read_table(tmp_path / "out", "metadata")
+    assert names_in(rows) == [*FRAMES, "d.jpg"]
+    assert rows["time_seconds"].fillna(-1).tolist() == [0, 1, 2, 3, 0, 1, -1]
+
+    embed(films, tmp_path / "pictures", input_format="files")
+    assert "video" not in read_table(tmp_path / "pictures", "metadata")
+    failures = read_table(tmp_path / "pictures", "failures").set_index("key")
+    assert failures["reason"].to_dict() == dict.fromkeys(["a.mp4", "a.srt", "b.WEBM", "c.mkv"], "not_an_image")
+    assert "--video_frames rate" in failures["detail"]["a.mp4"]
+
+
+def test_bytes_do_not_depend_on_processes_or_on_where_a_video_is_cut(
+    films: Path, tmp_path: Path, snapshot: Snapshot
+) -> None:
+    options = {"frames_per_second": 2, "output_partition_count": 5}
+    embed(films, tmp_path / "here", **options)
+    embed(films, tmp_path / "readers", **options, num_prepro_workers=2)
+    assert snapshot(tmp_path / "here") == snapshot(tmp_path / "readers")
+
+
+def test_an_update_follows_files_subtitles_and_the_choice_of_frames(
+    films: Path, tmp_path: Path, make_video: MakeVideo, read_table: Table, read_embeddings: Read
+) -> None:
+    embed(films, tmp_path / "out")
+    before = read_embeddings(tmp_path / "out", "img_emb")
+    (films / "b.WEBM").rename(films / "renamed.webm")
+    (films / "a.srt").write_text(SRT.replace("hello", "hi"))
+    (films / "c.mkv").write_bytes(make_video("red", container="matroska"))
+
+    revised = embed(films, tmp_path / "out", update=True).revised
+
+    assert revised is not None
+    assert revised.to_json() == {"kept": 0, "renamed": 2, "embedded": 5, "removed": 4, "failing": 0}
+    assert np.array_equal(read_embeddings(tmp_path / "out", "img_emb")[4:6], before[4:6])
+
+    with pytest.raises(ConfigError, match="--update"):
+        embed(films, tmp_path / "out", frames_per_second=2)
+    revised = embed(films, tmp_path / "out", frames_per_second=2, update=True).revised
+    assert revised is not None
+    assert (revised.kept, revised.embedded, revised.removed) == (7, 7, 0)
+    rows = read_table(tmp_path / "out", "metadata").dropna(subset="image_path")
+    assert rows.set_index("image_path")["caption"][f"{films}/a.mp4#t=0.5"] == "hi"
+
+
+def test_captions_alone_are_those_of_the_frames(films: Path, tmp_path: Path, read_table: Table) -> None:
+    embed(films, tmp_path / "out", enable_image=False)
+    rows = read_table(tmp_path / "out", "metadata")
+    assert rows["caption"].tolist() == ["hello", "hello", "bye"]
+
+
+def test_a_saved_plan_reads_the_same_frames(films: Path, tmp_path: Path) -> None:
+    options = {"clip_model": "hash:16?size=32", "input_format": "video", "frames_per_video": 3}
+    config = build_config(InferenceConfig, options, [films, tmp_path / "out"])
+    planned = plan_only(config)
+    (films / "a.mp4").unlink()
+    opened = open_plan(config, "r")
+    assert opened.source.config == planned.source.config
+    assert list(opened.source.units) == ["a.mp4#t=0", "a.mp4#t=1", "a.mp4#t=2", "b.WEBM#t=0", "b.WEBM#t=1", "c.mkv"]
+    assert list(opened.source.read(0, 6)) == list(planned.source.read(0, 6))
+
+
+def test_a_video_that_was_cut_off_has_rows_up_to_there_and_is_named(
+    tmp_path: Path, make_video: MakeVideo, read_table: Table
+) -> None:
+    (tmp_path / "films").mkdir()
+    whole = make_video(*["red", "blue"] * 4, noise=True, options={"movflags": "faststart"})
+    (tmp_path / "films" / "a.mp4").write_bytes(whole[: len(whole) // 2])
+    embed(tmp_path / "films", tmp_path / "out")
+    assert 1 < len(read_table(tmp_path / "out", "metadata")) < 7
+    (failure,) = read_table(tmp_path / "out", "failures").to_dict("records")
+    assert (failure["key"], failure["reason"]) == ("a.mp4", "cut_off")
+    assert "the video ends after" in failure["detail"]
+
+
+def test_videos_of_a_store_are_read_where_they_lie(tmp_path: Path, make_video: MakeVideo, read_table: Table) -> None:
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "a.mp4").write_bytes(make_video("red", "lime"))
+    (tmp_path / "films" / "a.vtt").write_text("WEBVTT\n\n00:00.000 --> 00:01.000\nred\n")
+    embed(f"local://{tmp_path}/films", tmp_path / "out")  # fsspec's, as any store
+    rows = read_table(tmp_path / "out", "metadata")
+    assert names_in(rows) == ["a.mp4#t=0", "a.mp4#t=1"]
+    assert rows["caption"].fillna("").tolist() == ["red", ""]
+
+
+def test_without_the_package_each_video_is_named_with_what_to_install(
+    films: Path, tmp_path: Path, read_table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "can_read", lambda kind: kind != "video")
+    with pytest.raises(SourceError, match=r"clip-retrieval\[video\]"):
+        open_source(SourceConfig(input_dataset=str(films), input_format="video"), str(tmp_path / "other"))
+    embed(films, tmp_path / "out", input_format="files", video_frames="rate")
+    failures = read_table(tmp_path / "out", "failures").set_index("key")["reason"].to_dict()
+    assert failures == {
+        "a.mp4": "needs_plugin",
+        "a.srt": "not_an_image",
+        "b.WEBM": "needs_plugin",
+        "c.mkv": "needs_plugin",
+    }
