@@ -6,6 +6,8 @@ threshold. One of both is therefore within half a chord of the plane, and it is 
 block: this bound is sound. In many dimensions it spares nothing, since a chord is long beside the width of the data in
 one direction. But the component of a difference along u is about chord / sqrt(dimensions); a bound of a few times that
 spares nearly everything, and loses nearly nothing. Each run measures what it loses.
+
+The rows are projected ones (`projection.py`), whose distances are at most those of the rows themselves.
 """
 
 from __future__ import annotations
@@ -18,14 +20,14 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_retrieval.curate.embedded import Floats, Ids, Pool, places_of, unit
+from clip_retrieval.curate.embedded import SEED, Floats, Ids, places_of, rounding, unit
+from clip_retrieval.curate.projection import Projected, Projection
+from clip_retrieval.embeddings.half_precision import widen
 
-SEED = 1234
 ROWS_PER_CENTROID = 40  # sampled for training; more moves recall by less than a thousandth
 ITERATIONS = 8  # of clusters that people look at
 BLOCK_ITERATIONS = 5  # of blocks; three more cost more than better blocks save
 DEVIATIONS = 4.0  # of a component along a plane's normal that a pair may have
-ROUNDING = 1e-5  # of products in fp32
 FEW_ROWS = 16_384  # compared all with all: blocks would take longer
 MOST_BLOCKS = 65_536
 
@@ -45,7 +47,9 @@ class Blocks:
     def gaps(self) -> Floats:
         """Return [k, k]: how much nearer to its own centroid than to another a row may be that visits the other."""
         squares = 2 - 2 * (self.centroids @ self.centroids.T)
-        found: Floats = np.float32(self.margin) * np.sqrt(np.maximum(squares, 0)) + np.float32(ROUNDING)
+        found: Floats = np.float32(self.margin) * np.sqrt(np.maximum(squares, 0)) + np.float32(
+            rounding(self.centroids.shape[1])
+        )
         return found
 
     @cached_property
@@ -79,17 +83,21 @@ def half_chord(threshold: float) -> float:
     return math.sqrt(max(0.0, (1 - threshold) / 2))
 
 
-def find_blocks(pool: Pool, ids: Ids, count: int, threshold: float, *, is_exact: bool) -> Blocks:
+def margin_of(projection: Projection, threshold: float, *, is_exact: bool) -> float:
+    """Return how near to a plane a row has to lie to visit the other side, so that every pair, or nearly, is found."""
+    sound = half_chord(threshold - projection.loss)
+    return sound if is_exact else min(sound, DEVIATIONS * sound / math.sqrt(projection.dimensions))
+
+
+def find_blocks(projected: Projected, count: int, margin: float) -> Blocks:
     """Return blocks of these rows: trained on a sample that hangs on the rows alone."""
-    if count == 1:
-        return Blocks(np.zeros((1, pool.dim), np.float32), 0.0)
+    if count == 1 or projected.shape[1] == 1:
+        return Blocks(np.zeros((1, projected.shape[1]), np.float32), 0.0)
     random = np.random.default_rng(SEED)
-    wanted = min(len(ids), count * ROWS_PER_CENTROID)
-    sample = unit(pool.rows(np.sort(random.choice(ids, wanted, replace=False))))
-    sound = half_chord(threshold)
-    likely = DEVIATIONS * sound / math.sqrt(count_dimensions(sample))
+    wanted = min(len(projected), count * ROWS_PER_CENTROID)
+    sample = unit(widen(projected[np.sort(random.choice(len(projected), wanted, replace=False))])[:, :-1])
     centroids = train(sample, min(count, len(sample)), steps=BLOCK_ITERATIONS)
-    return Blocks(centroids, sound if is_exact else min(sound, likely))
+    return Blocks(np.pad(centroids, ((0, 0), (0, 1))), margin)
 
 
 def train(sample: Floats, count: int, *, tries: int = 1, steps: int = ITERATIONS) -> Floats:
@@ -99,12 +107,6 @@ def train(sample: Floats, count: int, *, tries: int = 1, steps: int = ITERATIONS
     clustering.min_points_per_centroid, clustering.max_points_per_centroid = 1, len(sample)
     clustering.train(sample, faiss.IndexFlatIP(sample.shape[1]))
     return unit(faiss.vector_to_array(clustering.centroids).reshape(count, -1).astype(np.float32))
-
-
-def count_dimensions(sample: Floats) -> float:
-    """Return in how many directions the rows really spread: (sum of variances)² / sum of their squares."""
-    spread = np.cov(sample[:: max(1, len(sample) // 8192)].astype(np.float64), rowvar=False)
-    return float(np.trace(spread) ** 2 / max(float((spread**2).sum()), 1e-30))
 
 
 def visit_share(blocks: Blocks, sample: Floats) -> float:

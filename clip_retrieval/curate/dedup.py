@@ -24,10 +24,10 @@ from clip_retrieval.curate.output import (
     claim_folder,
     write_recipe,
 )
-from clip_retrieval.curate.pairs import Compare
 from clip_retrieval.curate.pictures import find_sizes, has_sizes
 from clip_retrieval.curate.scan import scan
 from clip_retrieval.curate.subset import check_forms, write_subset
+from clip_retrieval.curate.tiles import Compare
 from clip_retrieval.curate.workspace import open_workspace
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.filter.sheet import SHEET

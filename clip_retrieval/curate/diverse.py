@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
-from clip_retrieval.curate.blocks import SEED, train
-from clip_retrieval.curate.embedded import Embedded, Floats, Ids, unit
+from clip_retrieval.curate.blocks import train
+from clip_retrieval.curate.embedded import SEED, Embedded, Floats, Ids, unit
+from clip_retrieval.curate.threads import threads_alone
 from clip_retrieval.curate.workspace import Workspace
 from clip_retrieval.embeddings.rows import read_rows
-from clip_retrieval.process.resources import count_cores
 from clip_retrieval.progress import show_progress
 
 BLOCK_ROWS = 1024  # on average
@@ -36,8 +34,7 @@ def choose_far(embedded: Embedded, ids: Ids, count: int, work: Workspace, name: 
     found = [np.empty(0, np.float32)]
     with (
         show_progress("choosing", len(blocks)) as advance,
-        threadpool_limits(1, user_api="blas"),
-        ThreadPoolExecutor(count_cores()) as threads,
+        threads_alone() as threads,
     ):
         for start in range(0, len(blocks), BATCH):
             some = blocks[start : start + BATCH]

@@ -25,6 +25,8 @@ from clip_retrieval.words import counted
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
+SEED = 1234  # of samples
+
 
 @dataclass(frozen=True, eq=False)
 class Embedded:
@@ -154,6 +156,11 @@ def unit(rows: Floats) -> Floats:
     lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows))
     scaled: Floats = rows / np.maximum(lengths, np.float32(1e-12))[:, None]
     return scaled
+
+
+def rounding(dim: int) -> float:
+    """Return how far a product of unit rows in fp32 may be from the true one: the worst case, whatever the order."""
+    return 2 * (dim + 4) * 2.0**-24
 
 
 def exact_cosines(a: Floats, b: Floats) -> NDArray[np.float64]:

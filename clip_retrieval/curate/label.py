@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
-from clip_retrieval.curate.blocks import SEED, train
+from clip_retrieval.curate.blocks import train
 from clip_retrieval.curate.column_set import check_labels, check_names, claim_set, join_schemas
 from clip_retrieval.curate.columns import (
     BACKGROUND_ROWS,
@@ -28,7 +28,7 @@ from clip_retrieval.curate.columns import (
     name_by_labels,
 )
 from clip_retrieval.curate.config import LabelConfig
-from clip_retrieval.curate.embedded import Embedded, Floats, Ids, opened, unit
+from clip_retrieval.curate.embedded import SEED, Embedded, Floats, Ids, opened, unit
 from clip_retrieval.curate.heads import Head, read_head
 from clip_retrieval.embeddings.half_precision import widen
 from clip_retrieval.embeddings.local_copy import fetched

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from clip_retrieval.curate.bits import count_differing, near_pairs
-from clip_retrieval.curate.blocks import Blocks, count_blocks, find_blocks, half_chord, visit_share
+from clip_retrieval.curate.blocks import Blocks, count_blocks, find_blocks, margin_of, visit_share
 from clip_retrieval.curate.config import DedupConfig
 from clip_retrieval.curate.cover import More, Relation
-from clip_retrieval.curate.embedded import Embedded, Ids, Pool, exact_cosines, places_of, unit
-from clip_retrieval.curate.pairs import Compare, Pairs, find_pairs, rounding
+from clip_retrieval.curate.embedded import Embedded, Floats, Ids, Pool, exact_cosines, rounding, unit
+from clip_retrieval.curate.pairs import Pairs, find_pairs
 from clip_retrieval.curate.pictures import find_digests, hash_pictures
-from clip_retrieval.curate.placed import Placed, place_rows
+from clip_retrieval.curate.placed import Placed, Rows, place_rows
+from clip_retrieval.curate.projection import Projected, find_projection, project_rows
 from clip_retrieval.curate.scan import Scan, same_rows
+from clip_retrieval.curate.threads import threads_alone
+from clip_retrieval.curate.tiles import NO_ENDS, Compare, Ends, Side, Tiles
 from clip_retrieval.curate.workspace import Workspace
+from clip_retrieval.embeddings.half_precision import widen
 from clip_retrieval.errors import SourceError
-from clip_retrieval.process.resources import count_cores
 
 ALL_PAIRS_UP_TO = 50_000  # rows, which are compared in seconds
 WORTH_BLOCKS = 0.2  # share of the blocks that rows visit, from which on all are compared with all
 SAMPLE = 1000
 BYTES, EMBEDDING, PERCEPTUAL, SEMANTIC = "bytes", "embedding", "perceptual", "semantic"
 ROWS_AT_ONCE = 8192
-NO_PAIRS: NDArray[np.int64] = np.empty((0, 2), np.int64)
+RECALL_COLUMNS = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +87,7 @@ def find_likeness(
     if "exact" in config.by:
         digests = np.asarray(work.keep("digests", partial(join_digests, members, scan)))
         across = equal_across(pool, scan, compare)
-        relations += [Relation.of(digests, NO_PAIRS), Relation.of(scan.classes, across)]
+        relations += [Relation.of(digests, NO_ENDS), Relation.of(scan.classes, across)]
     if "perceptual" in config.by:
         hashes = np.asarray(work.keep("hashes_of_pictures", partial(join_hashes, members)))
         if not hashes.any() and config.by == ("perceptual",):
@@ -103,15 +104,15 @@ def find_likeness(
     return Likeness(scan, digests, hashes, relations, more, blocks, is_exact, recall, config.max_bits)
 
 
-def equal_across(pool: Pool, scan: Scan, compare: Compare) -> NDArray[np.int64]:
+def equal_across(pool: Pool, scan: Scan, compare: Compare) -> Ends:
     """Return the pairs of classes of equal embeddings on both sides of the boundary."""
     if compare.boundary is None:
-        return NO_PAIRS
+        return NO_ENDS
     hashes = scan.hashes[scan.representatives]
     order = np.argsort(hashes, kind="stable")
     same = np.flatnonzero(np.diff(hashes[order]) == 0)
     pairs = np.stack([order[same], order[same + 1]], axis=1)
-    found = [NO_PAIRS]
+    found = [NO_ENDS]
     for start in range(0, len(pairs), ROWS_AT_ONCE):
         left, right = scan.representatives[pairs[start : start + ROWS_AT_ONCE]].T
         found.append(pairs[start : start + ROWS_AT_ONCE][same_rows(pool.rows(left), pool.rows(right))])
@@ -145,7 +146,7 @@ def join_hashes(members: list[Embedded]) -> NDArray[np.uint64]:
 
 def relate_hashes(hashes: NDArray[np.uint64], most: int) -> Relation:
     distinct, classes = number_values(hashes)
-    return Relation.of(classes, near_pairs(distinct, most) if most else NO_PAIRS)
+    return Relation.of(classes, near_pairs(distinct, most) if most else NO_ENDS)
 
 
 def place(pool: Pool, config: DedupConfig, scan: Scan, work: Workspace) -> tuple[Placed, Blocks, bool]:
@@ -153,20 +154,25 @@ def place(pool: Pool, config: DedupConfig, scan: Scan, work: Workspace) -> tuple
     ids = scan.representatives
     is_exact = len(ids) <= ALL_PAIRS_UP_TO if config.exact is None else config.exact
     count = min(config.blocks or count_blocks(len(ids)), max(1, len(ids)))
-    centroids = np.asarray(work.keep("centroids", lambda: find(pool, ids, count, config, is_exact=is_exact)))
-    blocks = Blocks(centroids[:, :-1], float(centroids[0, -1]))
-    return place_rows(pool, ids, blocks, work), blocks, is_exact or blocks.count == 1
+    projection = find_projection(pool, ids, config.threshold, count, work)
+    projected = project_rows(pool, ids, projection, work)
+    margin = margin_of(projection, config.threshold, is_exact=is_exact)
+    centroids = work.keep(
+        "centroids", lambda: find(projected, count, margin, may_join=is_exact and config.blocks is None)
+    )
+    blocks = Blocks(np.asarray(centroids), margin)
+    placed = place_rows(Rows(pool, ids, projected, projection.loss), blocks, work)
+    return placed, blocks, is_exact or blocks.count == 1
 
 
-def find(pool: Pool, ids: Ids, count: int, config: DedupConfig, *, is_exact: bool) -> NDArray[np.float32]:
-    """Return centroids, and the margin in a last column; one block where all would visit all anyway."""
-    blocks = find_blocks(pool, ids, count, config.threshold, is_exact=is_exact)
-    if is_exact and config.blocks is None and blocks.count > 1:
-        sample = unit(pool.rows(ids[:: max(1, len(ids) // SAMPLE)]))
+def find(projected: Projected, count: int, margin: float, *, may_join: bool) -> Floats:
+    """Return centroids; one where rows would visit most blocks anyway, and the number of blocks is ours to choose."""
+    blocks = find_blocks(projected, count, margin)
+    if may_join and blocks.count > 1:
+        sample = widen(projected[:: max(1, len(projected) // SAMPLE)])
         if visit_share(blocks, sample) > WORTH_BLOCKS:
-            blocks = find_blocks(pool, ids, 1, config.threshold, is_exact=True)
-    assert blocks.margin <= half_chord(config.threshold)
-    return np.column_stack([blocks.centroids, np.full(blocks.count, blocks.margin, np.float32)])
+            return find_blocks(projected, 1, margin).centroids
+    return blocks.centroids
 
 
 def look_for_more(pool: Pool, scan: Scan, compare: Compare, pairs: Pairs) -> More:
@@ -192,24 +198,18 @@ def look_for_more(pool: Pool, scan: Scan, compare: Compare, pairs: Pairs) -> Mor
 
 def measure_recall(placed: Placed, compare: Compare, pairs: Pairs, count: int) -> Recall:
     """Compare some rows, evenly spread, with all others, and count how many of their pairs are known."""
-    positions = np.unique(np.linspace(0, len(placed.ids) - 1, min(count, len(placed.ids))).astype(np.int64))
-    own = unit(placed.load(positions))
+    rows = placed.rows
+    positions = np.unique(np.linspace(0, len(rows.ids) - 1, min(count, len(rows.ids))).astype(np.int64))
+    own = Side.of(rows, positions)
 
-    def find_true(start: int) -> NDArray[np.int64]:
-        there = placed.load(slice(start, start + ROWS_AT_ONCE))
-        left, right = places_of(own @ unit(there).T >= compare.threshold - rounding(own.shape[1]))
-        is_other = positions[left] != right + start
-        left, right = left[is_other], right[is_other]
-        is_pair = exact_cosines(placed.load(positions[left]), there[right]) >= compare.threshold
-        ends = np.stack([placed.ids[positions[left[is_pair]]], placed.ids[right[is_pair] + start]], axis=1)
-        if compare.boundary is not None:
-            ends = ends[(ends[:, 0] < compare.boundary) != (ends[:, 1] < compare.boundary)]
-        return np.sort(ends, axis=1)
+    def find_true(start: int) -> Ends:
+        tiles = Tiles(rows, compare)
+        there = Side.of(rows, np.arange(start, min(start + RECALL_COLUMNS, len(rows.ids))))
+        return np.concatenate([tiles.compare(own, there), tiles.decide()])
 
-    # One thread of BLAS each: its own threads would spin between the products.
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(count_cores()) as threads:
-        true = [*threads.map(find_true, range(0, len(placed.ids), ROWS_AT_ONCE))]
-    wanted = np.unique(np.concatenate([NO_PAIRS, *true]), axis=0)
+    with threads_alone() as threads:
+        true = [*threads.map(find_true, range(0, len(rows.ids), RECALL_COLUMNS))]
+    wanted = np.unique(np.concatenate([NO_ENDS, *true]), axis=0)
     width = np.int64(len(compare.rank))
     is_known = np.isin(wanted[:, 0] * width + wanted[:, 1], pairs.ends[:, 0] * width + pairs.ends[:, 1])
     return Recall(len(positions), len(wanted), int(is_known.sum()))

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
-from clip_retrieval.curate.embedded import Floats, Ids, exact_cosines, places_of, unit
 from clip_retrieval.curate.placed import Placed
+from clip_retrieval.curate.threads import threads_alone
+from clip_retrieval.curate.tiles import NO_ENDS, Compare, Ends, Side, Tiles
 from clip_retrieval.curate.workspace import Workspace
 from clip_retrieval.process.resources import count_cores
 from clip_retrieval.progress import show_progress
 
-TILE_ROWS, TILE_COLUMNS = 1024, 4096  # 16 MB of products
+TILE_ROWS, TILE_COLUMNS = 512, 4096  # 8 MB of products at most, mostly 1 or 2, which stay in the CPU's cache
 BATCH_PRODUCTS = 4_000_000_000  # compared between two saved results: some tens of seconds
+GROUP_TASKS = 32
 FIRST_KEPT = 64  # pairs of a row that stay where all together are too many: those with the rows that come first
 
 
@@ -31,21 +30,11 @@ class Task(NamedTuple):
     stop: int
 
 
-@dataclass(frozen=True, eq=False)
-class Compare:
-    """What makes two rows a pair."""
-
-    threshold: float
-    rank: Ids  # [rows]: its place in the order in which rows are kept
-    boundary: int | None  # pairs lie on both sides of it; None: anywhere
-    most_pairs: int  # in memory
-
-
 @dataclass(eq=False)
 class Pairs:
     """Pairs of rows, the smaller first, and the rows that have more than are listed."""
 
-    ends: NDArray[np.int64]  # [pairs, 2]
+    ends: Ends
     cut: set[int] = field(default_factory=set)
 
     def join(self, others: Sequence[Pairs]) -> Pairs:
@@ -63,7 +52,7 @@ class Pairs:
 
 
 def no_pairs() -> Pairs:
-    return Pairs(np.empty((0, 2), np.int64))
+    return Pairs(NO_ENDS)
 
 
 def shorten(pairs: Pairs, compare: Compare) -> Pairs:
@@ -86,16 +75,15 @@ def find_pairs(placed: Placed, compare: Compare, work: Workspace) -> Pairs:
     batches = list(in_batches(placed))
     with (
         show_progress("comparing", len(batches)) as advance,
-        threadpool_limits(1, user_api="blas"),
-        ThreadPoolExecutor(count_cores()) as threads,
+        threads_alone() as threads,
     ):
         for number, tasks in enumerate(batches):
             name = f"pairs_{number}"
             if not work.has(name):
-                made = no_pairs().join([*threads.map(partial(run, placed, compare), tasks)]).distinct()
+                made = no_pairs().join([*threads.map(partial(run, placed, compare), in_groups(tasks))]).distinct()
                 work.keep(f"cut_{number}", partial(np.array, sorted(made.cut), np.int64))
                 work.keep(name, partial(np.asarray, made.ends))
-            ends, cut = np.load(work.path / f"{name}.npy"), np.load(work.path / f"cut_{number}.npy")
+            ends, cut = np.asarray(work.load(name)), work.load(f"cut_{number}")
             found = found.join([Pairs(ends, set(cut.tolist()))]).bounded(compare)
             advance(1)
     return found.distinct()
@@ -118,48 +106,24 @@ def in_batches(placed: Placed) -> Iterator[list[Task]]:
         yield tasks
 
 
-def run(placed: Placed, compare: Compare, task: Task) -> Pairs:
-    """Return the pairs of some columns of a block."""
-    columns = unit(placed.load(slice(task.start, task.stop)))
-    found = no_pairs()
-    first = int(placed.starts[task.block])
-    for start in range(first, task.stop, TILE_ROWS):
-        rows = np.arange(start, min(start + TILE_ROWS, task.stop))
-        found = found.join([compare_tile(placed, compare, rows, Columns(task, columns))]).bounded(compare)
-    visitors = placed.visitors_of(task.block)
-    for start in range(0, len(visitors), TILE_ROWS):
-        rows = visitors[start : start + TILE_ROWS]
-        tile = compare_tile(placed, compare, rows, Columns(task, columns, are_visited=True))
-        found = found.join([tile]).bounded(compare)
-    return found
+def in_groups(tasks: list[Task]) -> Iterator[list[Task]]:
+    """Yield tasks for one thread each, enough for all threads: what a group leaves open is decided together."""
+    size = max(1, min(GROUP_TASKS, len(tasks) // (4 * count_cores())))
+    for start in range(0, len(tasks), size):
+        yield tasks[start : start + size]
 
 
-class Columns(NamedTuple):
-    """The columns of a task, loaded."""
-
-    task: Task
-    rows: Floats  # [columns, d], unit length
-    are_visited: bool = False  # by rows of other blocks; else each pair of the block counts once
-
-
-def compare_tile(placed: Placed, compare: Compare, rows: Ids, columns: Columns) -> Pairs:
-    """Return the pairs of some rows with the task's columns; those near the threshold are computed in float64."""
-    loaded = placed.load(rows)
-    products = unit(loaded) @ columns.rows.T
-    tolerance = rounding(columns.rows.shape[1])
-    left, right = places_of(products >= np.float32(compare.threshold - tolerance))
-    others = right + columns.task.start
-    kept = np.ones(len(left), np.bool_) if columns.are_visited else rows[left] < others
-    if compare.boundary is not None:
-        kept &= (placed.ids[rows[left]] < compare.boundary) != (placed.ids[others] < compare.boundary)
-    left, right, others = left[kept], right[kept], others[kept]
-    unsure = np.flatnonzero(products[left, right] < compare.threshold + tolerance)
-    is_pair = np.ones(len(left), np.bool_)
-    is_pair[unsure] = exact_cosines(loaded[left[unsure]], placed.load(others[unsure])) >= compare.threshold
-    ends = np.stack([placed.ids[rows[left[is_pair]]], placed.ids[others[is_pair]]], axis=1)
-    return Pairs(np.sort(ends, axis=1))
-
-
-def rounding(dim: int) -> float:
-    """Return how far a product of unit rows in fp32 may be from the true one: the worst case, whatever the order."""
-    return 2 * (dim + 4) * 2.0**-24
+def run(placed: Placed, compare: Compare, tasks: list[Task]) -> Pairs:
+    """Return the pairs of some columns of some blocks."""
+    tiles, found = Tiles(placed.rows, compare), no_pairs()
+    for task in tasks:
+        columns = Side.of(placed.rows, placed.order[task.start : task.stop])
+        for start in range(int(placed.starts[task.block]), task.stop, TILE_ROWS):
+            rows = Side.of(placed.rows, placed.order[start : min(start + TILE_ROWS, task.stop)])
+            decided = tiles.compare(rows, columns.since(start - task.start), is_within=True)
+            found = found.join([Pairs(decided)]).bounded(compare)
+        visitors = placed.visitors_of(task.block)
+        for start in range(0, len(visitors), TILE_ROWS):
+            decided = tiles.compare(Side.of(placed.rows, visitors[start : start + TILE_ROWS]), columns)
+            found = found.join([Pairs(decided)]).bounded(compare)
+    return found.join([Pairs(tiles.decide())]).bounded(compare)

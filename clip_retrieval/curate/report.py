@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_retrieval.curate.blocks import SEED, train
+from clip_retrieval.curate.blocks import train
 from clip_retrieval.curate.charts import bars, histogram, table
 from clip_retrieval.curate.columns import BACKGROUND_ROWS, Block, Outlier, name_by_captions
 from clip_retrieval.curate.config import ReportConfig
-from clip_retrieval.curate.embedded import Embedded, opened, unit
+from clip_retrieval.curate.embedded import SEED, Embedded, opened, unit
 from clip_retrieval.curate.languages import NOT_SURE, SURE, advice, can_tell, count_languages
 from clip_retrieval.curate.output import about_folder
 from clip_retrieval.curate.page import REPORT_MARK, Section, write_page

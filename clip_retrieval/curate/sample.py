@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_retrieval.curate.blocks import SEED
-from clip_retrieval.curate.embedded import Embedded, Floats, Ids, unit
+from clip_retrieval.curate.embedded import SEED, Embedded, Floats, Ids, unit
 from clip_retrieval.curate.page import figure
 from clip_retrieval.curate.pictures import shown_columns
 from clip_retrieval.embeddings.rows import read_rows

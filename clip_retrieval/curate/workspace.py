@@ -27,10 +27,13 @@ class Workspace:
 
     def keep(self, name: str, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
         """Return the array of this name, mapped; made and saved where an earlier run has not."""
-        path = self.path / f"{name}.npy"
-        if not path.exists():
+        if not self.has(name):
             self.save(name, make())
-        mapped: NDArray[Any] = np.load(path, mmap_mode="r")
+        return self.load(name)
+
+    def load(self, name: str) -> NDArray[Any]:
+        """Return a saved array, mapped."""
+        mapped: NDArray[Any] = np.load(self.path / f"{name}.npy", mmap_mode="r")
         return mapped
 
     def save(self, name: str, value: NDArray[Any]) -> None:

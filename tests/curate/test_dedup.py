@@ -177,6 +177,18 @@ def test_rows_without_an_embedding_are_kept(
     assert (found.rows, found.compared, found.kept) == (5, 2, 5)
 
 
+@pytest.mark.parametrize("dim", [1, 2, 16])
+def test_folders_of_few_rows_or_few_numbers_are_compared(write_run: WriteRun, tmp_path: Path, dim: int) -> None:
+    rows = np.zeros((4, dim), np.float32)
+    found = dedup(write_run(tmp_path / "empty", [rows]), tmp_path / "none")
+    assert (found.compared, found.kept) == (0, 4)
+    rows[1] = 1
+    assert dedup(write_run(tmp_path / "one", [rows]), tmp_path / "single").compared == 1
+    rows[3] = 2
+    found = dedup(write_run(tmp_path / "two", [rows]), tmp_path / "pair", blocks=2, exact=False)
+    assert (found.compared, found.reasons) == (2, {"semantic": 1})
+
+
 def test_the_same_bytes_are_told_by_a_column_and_by_the_pictures(
     write_run: WriteRun, tmp_path: Path, unit_rows: Callable[..., Rows], make_jpeg: Callable[[int], bytes]
 ) -> None:
@@ -278,9 +290,9 @@ def test_a_stopped_run_goes_on_and_ends_in_the_same_bytes(
     assert (tmp_path / "out" / WORK_FOLDER / "pairs_2.npy").exists()
     assert not (tmp_path / "out/groups.parquet").exists()
 
-    def counted(rows: Any, compare: Any, task: pairs.Task) -> pairs.Pairs:
-        compared.append(task.start)
-        return real_run(rows, compare, task)
+    def counted(rows: Any, compare: Any, tasks: list[pairs.Task]) -> pairs.Pairs:
+        compared.extend(task.start for task in tasks)
+        return real_run(rows, compare, tasks)
 
     monkeypatch.setattr(pairs, "run", counted)
     dedup(folder, tmp_path / "out", blocks=12)

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from clip_retrieval.cli import cli
-from clip_retrieval.curate import diverse, subset
+from clip_retrieval.curate import diverse, subset, threads
 from clip_retrieval.curate.config import SelectConfig
 from clip_retrieval.curate.select import SelectResult, places_in_group, run_select, share_out
 from clip_retrieval.errors import ClipRetrievalError
@@ -141,7 +141,7 @@ def test_a_stopped_choice_goes_on_with_its_blocks(
         return real(rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr(diverse, "count_cores", lambda: 1)
+        patch.setattr(threads, "count_cores", lambda: 1)
         patch.setattr(diverse, "traverse", stop)
         with pytest.raises(KeyboardInterrupt):
             select(folder, tmp_path / "out", count=40, diverse=True)
