@@ -36,6 +36,9 @@ class Outcome:
 
     def show(self, *, as_json: bool) -> None:
         """Print the result, and end the command with its exit code; 1 where it cannot be printed."""
+        context = click.get_current_context(silent=True)
+        if context is not None and isinstance(context.obj, list):
+            context.obj.append(self)
         try:
             self.print(as_json=as_json)
             sys.stdout.flush()

@@ -11,6 +11,7 @@ from clip_retrieval.commands import Outcome, report_ahead, with_config
 from clip_retrieval.filter.config import FilterConfig
 from clip_retrieval.options import build_config
 from clip_retrieval.process.imports import importing
+from clip_retrieval.process.quick_start import starting_quickly
 
 if TYPE_CHECKING:
     from clip_retrieval.filter.run import FilterResult
@@ -29,10 +30,11 @@ def read_config(values: Mapping[str, object], arguments: Sequence[object]) -> Fi
 @with_config(FilterConfig, read_config)
 def filter_command(config: FilterConfig) -> Outcome:
     """Find what a text, a picture or an embedding (.npy) asks for, and export it to OUTPUT_FOLDER."""
-    from clip_retrieval.filter.opening import Opening
+    with starting_quickly():
+        from clip_retrieval.filter.opening import Opening
 
-    opening = Opening(config.indice_folder, config.searcher, config.asked.words)
-    from clip_retrieval.filter.run import run_filter
+        opening = Opening(config.indice_folder, config.searcher, config.asked.words)
+        from clip_retrieval.filter.run import run_filter
 
     with importing("clip_retrieval.filter.export", *report_ahead("filter")):
         result = run_filter(config, opening)

@@ -12,6 +12,7 @@ from clip_retrieval.commands import Outcome, report_ahead, wants_json, with_conf
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.photos.config import OutputConfig, SearchConfig, read_search_config
 from clip_retrieval.process.imports import importing
+from clip_retrieval.process.quick_start import starting_quickly
 from clip_retrieval.words import printable
 
 if TYPE_CHECKING:
@@ -29,11 +30,12 @@ def search(config: SearchConfig) -> Outcome:
         return maintain(config)
     if config.output.interactive and wants_json():
         raise ConfigError("--interactive answers with tables; leave out --json")
-    from clip_retrieval.photos.seen import see
+    with starting_quickly():
+        from clip_retrieval.photos.seen import see
 
-    seen = see(config)
-    opening = seen.start_opening(config)
-    from clip_retrieval.photos.ask import open_photos
+        seen = see(config)
+        opening = seen.start_opening(config)
+        from clip_retrieval.photos.ask import open_photos
 
     if config.output.interactive:
         from clip_retrieval.commands.reports.search import hold_conversation

@@ -45,6 +45,7 @@ class Opening:
         """Return the model, or raise why it cannot be opened; None where it is not the model of `config`."""
         if self.chosen != config:
             return None
-        if isinstance(self.opened, Exception):
-            raise self.opened
-        return self.opened
+        opened, self.opened = self.opened, None  # who takes it may free it
+        if isinstance(opened, Exception):
+            raise opened
+        return opened

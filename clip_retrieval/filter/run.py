@@ -119,6 +119,7 @@ def ask(config: FilterConfig, searcher: Searcher) -> Hits:
 
         return collect_hits(searcher, answer_file(config.queries, searcher, config.selection), is_batch=True)
     query = open_query(config.asked.words, searcher)
+    searcher.free_model()
     return collect_hits(searcher, [Asked(1, query.text, answer(searcher, query, config.selection))], is_batch=False)
 
 

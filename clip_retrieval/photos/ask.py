@@ -85,6 +85,8 @@ class PhotoFolder:
     def ask(self, words: Sequence[Words], selection: SelectionConfig) -> PhotoAnswer:
         """Answer one query. Raises ClipRetrievalError."""
         query = open_query(words, self.searcher)
+        if self.searcher.workload == "once":
+            self.searcher.free_model()
         answered = answer(self.searcher, query, selection)
         notes = (*self.notes, query.warning) if query.warning else self.notes
         return PhotoAnswer(answered, self.about, self.shown_folder, tabulate(answered, self.searcher), notes)

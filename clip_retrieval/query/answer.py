@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +16,11 @@ from clip_retrieval.query.config import SelectionConfig
 from clip_retrieval.query.embed import Query
 from clip_retrieval.query.searcher import Searcher
 from clip_retrieval.query.selection import choose_diverse, find_leaders
-from clip_retrieval.query.surprise import Spread, expected_by
 from clip_retrieval.search.results import SearchResult
-from clip_retrieval.search.within import Within, search_within
+
+if TYPE_CHECKING:
+    from clip_retrieval.query.surprise import Spread
+    from clip_retrieval.search.within import Within
 
 MORE = 4  # times the hits that are wanted are looked at, where near-duplicates or alike ones are left out
 FIRST_ASKED = 4_096  # hits are searched first where all above a threshold are wanted, then MORE times as many
@@ -86,6 +89,8 @@ class Search:
         if self.within is None:
             hits, how = self.searcher.search_many(queries, count), ()
         else:
+            from clip_retrieval.search.within import search_within
+
             embeddings = np.stack([query.embedding for query in queries])
             found = search_within(self.searcher.index, embeddings, count, self.within, self.searcher.settings)
             hits, how = found.hits, (found.sentence(),)
@@ -148,6 +153,8 @@ def cut(found: Answer, searcher: Searcher, selection: SelectionConfig) -> Answer
         found = found.pick(found.found.scores >= selection.threshold)
     if selection.surprise is None:
         return found
+    from clip_retrieval.query.surprise import expected_by
+
     spread = searcher.background().spread(found.query.embedding)
     spreads = () if spread is None else (spread,)
     found = replace(found, spreads=spreads, expected=expected_by(spreads, found.found.scores))

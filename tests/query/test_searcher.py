@@ -77,6 +77,14 @@ def test_the_model_is_loaded_by_the_first_text_only(index: Path) -> None:
         searcher.embed_text("sun")
 
 
+def test_a_model_that_was_freed_is_loaded_again(index: Path) -> None:
+    searcher = open_folder(index)
+    before = searcher.embed_text("cat").embedding
+    searcher.free_model()
+    assert not searcher.loaded
+    assert (searcher.embed_text("cat").embedding == before).all()
+
+
 def test_many_threads_get_the_answers_of_one(index: Path) -> None:
     searcher = open_folder(index)
     encoder = load_encoder(MODEL)

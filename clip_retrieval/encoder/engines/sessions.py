@@ -97,6 +97,8 @@ def open_onnxruntime(path: Path, way: Way) -> Session:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = count_cores()
     options.log_severity_level = 3  # errors
+    if way.is_once:  # its idle threads spin for tens of ms, on cores that import what comes next
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if way.is_once and not way.block_size:  # to lay matrices out anew takes longer than a few batches gain by it
         options.add_session_config_entry("session.disable_prepacking", "1")
     try:
