@@ -35,6 +35,7 @@ DECODERS, FETCHERS = 2, 8  # threads
 MOST_SHOWN = 512  # pictures that a page of hits may ask for at once
 MOST_THUMBNAILS = 500  # in one answer; later hits have none
 AT_ONCE = 8  # thumbnails that a thread makes before it looks whether anybody waits for more
+MOST_SEARCHED = 16  # in a batch: with 32, threads take turns with the event loop instead of working beside it
 MOST_PICTURES = 32  # in a batch: 32 x 224 x 224 x 3 are 5 MB
 
 
@@ -92,13 +93,10 @@ class Asker:
         self.thumbnails = Thumbnails(config.thumbnail_size)
         waiting = limits.max_waiting
         heavy = LaneSize(most_waiting=limits.max_heavy, most_at_once=1)
-        self.searching: Lane[Ask, Found] = Lane(
-            "search", self.search, LaneSize(threads=limits.search_threads, most_waiting=waiting)
-        )
+        usual = LaneSize(threads=limits.search_threads, most_waiting=waiting, most_at_once=MOST_SEARCHED)
+        self.searching: Lane[Ask, Found] = Lane("search", self.search, usual)
         self.heavy: Lane[Ask, Found] = Lane("heavy", self.search, heavy)
-        self.reading: Lane[Fetch, list[Row]] = Lane(
-            "metadata", self.read, LaneSize(threads=limits.search_threads, most_waiting=waiting)
-        )
+        self.reading: Lane[Fetch, list[Row]] = Lane("metadata", self.read, usual)
         self.texts: Lane[tuple[Searcher, str], Query] = Lane(
             "text", self.encode_texts, LaneSize(most_waiting=waiting * limits.max_queries, most_at_once=64)
         )

@@ -1,4 +1,4 @@
-"""Bounded queues before worker threads: what waits is taken as one batch, and never waited for."""
+"""Bounded queues before worker threads: what waits is taken as one batch, and no time is waited for more."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ class Lane(Generic[T, R]):
         self.changed = threading.Condition()
         self.begun: dict[int, float] = {}  # thread -> when it took its batch
         self.is_closed = False
+        self.waking: asyncio.AbstractEventLoop | None = None  # where `wake` is about to be called
         self.threads = [
             threading.Thread(target=self.run, name=f"{name}-{number}", daemon=True) for number in range(size.threads)
         ]
@@ -65,11 +66,23 @@ class Lane(Generic[T, R]):
         """Return the result of an item. Raises HttpError 429 where too many wait, and what `work` says of the item."""
         if len(self.waiting) >= self.size.most_waiting or self.is_closed:
             raise too_busy()
-        job: Job[T, R] = Job(item, asyncio.get_running_loop().create_future())
-        with self.changed:
-            self.waiting.append(job)
-            self.changed.notify()
+        loop = asyncio.get_running_loop()
+        job: Job[T, R] = Job(item, loop.create_future())
+        self.waiting.append(job)
+        if self.waking is not loop:
+            self.waking = loop
+            loop.call_soon(self.wake, loop, 0)
         return await job.future
+
+    def wake(self, loop: asyncio.AbstractEventLoop, before: int) -> None:
+        """Let threads begin, once a round of the loop has brought nothing more: a batch costs little more than one."""
+        count = len(self.waiting)
+        if before < count < self.size.most_at_once:
+            loop.call_soon(self.wake, loop, count)
+            return
+        self.waking = None
+        with self.changed:
+            self.changed.notify(-(-count // self.size.most_at_once))
 
     def run(self) -> None:
         with of_one_thread():  # each thread is one of several that search

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from clip_retrieval.server.lanes import Lane, LaneSize, one_by_one
+from clip_retrieval.server.lanes import Job, Lane, LaneSize, one_by_one
 from clip_retrieval.server.messages import HttpError
 
 
@@ -64,6 +64,36 @@ def test_nothing_is_waited_for() -> None:
     with open_lane(work) as lane:
         assert asyncio.run(lane.do(4)) == 8
     assert work.batches == [[4]]
+
+
+def test_threads_are_woken_once_for_all_that_comes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    woken: list[int] = []
+
+    async def ask(lane: Lane[int, int]) -> None:
+        asked = [asyncio.create_task(lane.do(item)) for item in range(7)]
+        while not woken:
+            await asyncio.sleep(0)
+        assert len(lane.waiting) == 7
+        for task in asked:
+            task.cancel()
+
+    with open_lane(Work(), threads=0, most_at_once=4) as lane:
+        monkeypatch.setattr(lane.changed, "notify", woken.append)
+        asyncio.run(ask(lane))
+        assert woken == [2]  # as many as it takes
+
+
+def test_a_loop_that_ends_before_it_wakes_threads_keeps_nothing_from_another() -> None:
+    work = Work()
+    work.opened.set()
+
+    async def come(lane: Lane[int, int]) -> None:
+        lane.waiting.append(Job(1, asyncio.get_running_loop().create_future()))
+        lane.waking = asyncio.get_running_loop()
+
+    with open_lane(work) as lane:
+        asyncio.run(come(lane))  # as if it had ended just then
+        assert asyncio.run(asyncio.wait_for(lane.do(4), 60)) == 8
 
 
 def test_a_bad_item_of_a_batch_fails_alone() -> None:
