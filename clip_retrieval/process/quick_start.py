@@ -1,4 +1,4 @@
-"""The start of a command that answers within a second: nothing that it loads spins, tidies up or loads the rest."""
+"""The start of a process that answers within a second: nothing that it loads spins, tidies up or loads the rest."""
 
 from __future__ import annotations
 
@@ -20,22 +20,35 @@ SPIN = "OPENBLAS_THREAD_TIMEOUT"  # log2 of the cycles that an idle thread of Op
 
 @contextmanager
 def starting_quickly() -> Iterator[None]:
-    """Import modules in the block without searching for garbage, of which imports leave none.
+    """Import the modules of a command in the block, and search for no garbage, of which imports leave none.
 
-    Enter before NumPy is imported. Its idle threads sleep: on two cores, they would take the one that opens the model.
+    Enter before NumPy is imported.
     """
-    spins, was_enabled = os.environ.get(SPIN), gc.isenabled()
-    os.environ.setdefault(SPIN, "4")  # read when a library is loaded; not for child processes
+    was_enabled = gc.isenabled()
     gc.disable()
+    try:
+        with loading_asleep():
+            yield
+    finally:
+        if was_enabled:
+            gc.freeze()  # all that is there now stays
+            gc.enable()
+
+
+@contextmanager
+def loading_asleep() -> Iterator[None]:
+    """Import NumPy, and libraries in the block, so that their idle threads sleep.
+
+    On two cores, they would take the one that opens the model. What they compute stays the same.
+    """
+    spins = os.environ.get(SPIN)
+    os.environ.setdefault(SPIN, "4")  # read when a library is loaded; not for child processes
     try:
         import_numpy()
         yield
     finally:
         if spins is None:
             os.environ.pop(SPIN, None)
-        if was_enabled:
-            gc.freeze()  # all that is there now stays
-            gc.enable()
 
 
 def import_numpy() -> None:

@@ -60,3 +60,13 @@ def test_garbage_is_collected_again_afterwards(monkeypatch: pytest.MonkeyPatch) 
         assert gc.get_freeze_count() > 0
     finally:
         gc.unfreeze()
+
+
+def test_functions_of_the_package_load_numpy_the_same_way() -> None:
+    code = (
+        "import gc, os, sys\nfrom clip_retrieval import load_encoder\n"
+        f"print('numpy' in sys.modules, 'numpy.ma' in sys.modules, gc.get_freeze_count(), '{SPIN}' in os.environ)"
+    )
+    others = {name: value for name, value in os.environ.items() if name != SPIN}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=others)
+    assert done.stdout.strip() == "True False 0 False"
