@@ -8,6 +8,7 @@ An exception that a signal handler raises inside a finalizer or weak-reference c
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -17,10 +18,12 @@ from contextlib import contextmanager
 from types import FrameType
 
 from clip_retrieval.process.standard_streams import say_error
+from clip_retrieval.process.subprocesses import kill_started
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STOPPED_CODES = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes that shells expect
 SECONDS_OF_GRACE = 2.0
+SECONDS_TO_TIDY_UP = 5.0  # more, once the main thread has heard: on a busy machine workers end slowly
 SECONDS_OF_A_FINALIZER = 0.01
 SHOW_CURSOR = "\x1b[?25h"  # progress bars hide it
 
@@ -155,12 +158,17 @@ class Backstop:
         while (number := os.read(self.ear, 1)[0]) not in SIGNALS:
             if not number:
                 return
-        if not self.is_over.wait(SECONDS_OF_GRACE):
-            stop = StoppedError(number)
-            said = [say() for say in reversed(last_words)]  # the outermost block's sentence, as where it is raised
-            show = SHOW_CURSOR if sys.stderr is not None and sys.stderr.isatty() else ""
-            say_error(f"{show}{said[-1] if said else stop}")
-            os._exit(stop.exit_code)
+        if self.is_over.wait(SECONDS_OF_GRACE):
+            return
+        if self.is_stopped and self.is_over.wait(SECONDS_TO_TIDY_UP):
+            return  # the main thread heard of it, and was only slow
+        stop, words = StoppedError(number), last_words[::-1]
+        logging.disable()  # the ends of our own processes are no news
+        kill_started()  # their unfinished files are removed by what follows
+        said = [say() for say in words]  # the outermost block's sentence, as where it is raised
+        show = SHOW_CURSOR if sys.stderr is not None and sys.stderr.isatty() else ""
+        say_error(f"{show}{said[-1] if said else stop}")
+        os._exit(stop.exit_code)
 
     def close(self) -> None:
         self.is_over.set()

@@ -7,11 +7,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import weakref
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PACKAGE_ROOT = Path(__file__).parents[2]  # the folder that holds clip_retrieval/
+SECONDS_TO_DIE = 2.0  # of a killed process; one that waits for a dead disk may take for ever
 
+started: weakref.WeakSet[subprocess.Popen[bytes]] = weakref.WeakSet()
+starting = threading.Lock()
 
 def module_command(module: str) -> list[str]:
     """Return the command that runs a module, without the working folder's files among its imports."""
@@ -33,12 +38,25 @@ def start_module(module: str, **extra: str) -> subprocess.Popen[bytes]:
     holds_signals = hasattr(signal, "pthread_sigmask")
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if holds_signals else set()
     try:  # a child keeps the mask of the thread that starts it
-        return subprocess.Popen(
+        process = subprocess.Popen(
             module_command(module), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=module_environment(**extra)
         )
     finally:
         if holds_signals:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with starting:
+        started.add(process)
+    return process
+
+
+def kill_started() -> None:
+    """Kill what `start_module` started and is still there: this process is about to end, and tidies up after them."""
+    with starting:
+        there = list(started)
+    for process in there:
+        process.kill()
+    for process in there:
+        describe_end(process, SECONDS_TO_DIE)
 
 
 def end_with_parent() -> None:

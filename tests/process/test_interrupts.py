@@ -18,7 +18,9 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends signals t
 NATIVE = """
 import hashlib, threading
 from clip_retrieval.process.interrupts import ending_with, stopping_in_time
-with stopping_in_time(), ending_with(lambda: "tidied up"), ending_with(lambda: "a part of it"):
+from clip_retrieval.process.subprocesses import start_module
+child = start_module("clip_retrieval.inference.distributors.worker_process")  # waits for a task
+with stopping_in_time(), ending_with(lambda: f"tidied up after {child.poll()}"), ending_with(lambda: "a part of it"):
     threading.Timer(0.5, lambda: print("ready", flush=True)).start()
     hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # minutes in native code, which no signal ends
 """
@@ -86,7 +88,7 @@ def test_native_code_that_does_not_listen_is_ended(number: int, expected: int) -
     finally:
         process.kill()
 
-    assert (process.returncode, errors) == (expected, "tidied up\n")
+    assert (process.returncode, errors) == (expected, "tidied up after -9\n")
 
 
 @pytest.mark.parametrize(
