@@ -18,6 +18,7 @@ SECONDS_TO_DIE = 2.0  # of a killed process; one that waits for a dead disk may 
 started: weakref.WeakSet[subprocess.Popen[bytes]] = weakref.WeakSet()
 starting = threading.Lock()
 
+
 def module_command(module: str) -> list[str]:
     """Return the command that runs a module, without the working folder's files among its imports."""
     return [sys.executable, "-P", "-m", module]
