@@ -17,6 +17,7 @@ from clip_retrieval.filter.config import Export
 from clip_retrieval.filter.hits import Hits
 from clip_retrieval.filter.sheet import make_card
 from clip_retrieval.layout import IMAGE_PATH, SHARD, SHARD_SIZE
+from clip_retrieval.media.places import split_place
 from clip_retrieval.query.hits import rows_of
 from clip_retrieval.query.pictures import WEB, find_local_file, find_picture
 from clip_retrieval.storage import Folder
@@ -41,7 +42,8 @@ def picture_name(prefix: str, hit: dict[str, Any], data: bytes) -> str:
     path = str(hit[IMAGE_PATH])
     own = PurePosixPath(path.partition("?")[0] if path.startswith(WEB) else path)
     # A path of an archive ends in the picture's suffix, a key of a webdataset has none: a.v1 is a whole key.
-    is_suffix = hit.get(SHARD) is None or own.suffix.lower() in IMAGE_SUFFIXES
+    # That of a page or a frame ends in its place.
+    is_suffix = (hit.get(SHARD) is None and split_place(path) is None) or own.suffix.lower() in IMAGE_SUFFIXES
     suffix = own.suffix if is_suffix and PLAIN_SUFFIX.fullmatch(own.suffix) else ""
     stem = portable(own.name.removesuffix(suffix))
     suffix = suffix or suffix_of(data)

@@ -22,7 +22,9 @@ class VideoConfig:
         "fastest to read. None: rate for --input_format video, and no videos for files.",
         may_change=True,
     )
-    frames_per_second: float = option(1.0, help="Frames of --video_frames rate; may be below 1.", may_change=True)
+    frames_per_second: float = option(
+        1.0, help="Frames of --video_frames rate, and the most of keyframes; may be below 1.", may_change=True
+    )
     scene_threshold: float = option(
         10.0,
         help="Change from one frame to the next that begins a scene of --video_frames scenes, in percent of the "

@@ -22,6 +22,7 @@ MOST_FRAMES = 1_000_000  # of a video
 STEP_SECONDS = 20.0  # of work, after which a step ends
 SMALL = (64, 36)  # pixels of a frame that is compared with the next one
 CUT_MILLISECONDS = 2000  # less than the length that a file claims: streams end at different times
+INDEXED = {"mov", "matroska", "avi"}  # formats whose index names key frames, unless the file was cut off
 LEAST_SCENE = 500  # milliseconds of a scene, at least: a flash is none
 
 
@@ -29,23 +30,27 @@ def list_frames(url: str, config: VideoConfig, step: Step | None = None) -> List
     """Return the times of the frames that are wanted of a video, or of a part of it; raises ImageError or OSError."""
     with closing(Video(url)) as video:
         end = end_by_seeking(video)
+        if end is not None and config.video_frames == "rate":
+            return Listed(moments_at(config.frames_per_second, end))
+        if end is not None and config.video_frames == "keyframes" and is_indexed(video):
+            return Listed(checked(keyframes_in_index(video)))
         video.rewind()
         if config.video_frames == "scenes":
             listed, seen_end = list_scenes(video, config.scene_threshold, step or Step(0))
-        elif config.video_frames == "keyframes":
-            listed, seen_end = list_keyframes(video, step or Step(0))
-        elif end is not None:
-            return Listed(moments_at(config.frames_per_second, end))
         else:
             listed, seen_end = list_keyframes(video, step or Step(0))
-            listed = listed._replace(moments=[])
-            if listed.after is None:
-                listed = listed._replace(moments=moments_at(config.frames_per_second, seen_end))
-        if len(listed.moments) > MOST_FRAMES:
-            raise too_many()
-        claimed = video.duration or 0
-        is_cut = end is None and listed.after is None and seen_end < claimed - CUT_MILLISECONDS
+        if config.video_frames == "rate":
+            moments = moments_at(config.frames_per_second, seen_end) if listed.after is None else []
+            listed = listed._replace(moments=moments)
+        checked(listed.moments)
+        is_cut = end is None and listed.after is None and seen_end < (video.duration or 0) - CUT_MILLISECONDS
         return listed._replace(cut=seen_end) if is_cut else listed
+
+
+def checked(moments: list[int]) -> list[int]:
+    if len(moments) > MOST_FRAMES:
+        raise too_many()
+    return moments
 
 
 def too_many() -> ImageError:
@@ -85,6 +90,21 @@ def packet_end(video: Video, packet: Any) -> int:
     length = packet.duration or (1 / (video.stream.average_rate * packet.time_base) if video.stream.average_rate else 0)
     end: int = ceil((since + length) * packet.time_base * 1000 - video.origin)
     return end
+
+
+def is_indexed(video: Video) -> bool:
+    return bool(INDEXED & set(video.container.format.name.split(",")))
+
+
+def keyframes_in_index(video: Video) -> list[int]:
+    """Return the times of the frames that are stored whole, as the file's index has them: its frames are not read."""
+    entries = [entry.timestamp for entry in video.stream.index_entries if entry.is_keyframe and not entry.is_discard]
+    shift = 0
+    if "mov" in video.container.format.name:  # whose index has the times of decoding
+        video.rewind()
+        first = next((packet for packet in video.packets() if packet.pts is not None and packet.dts is not None), None)
+        shift = 0 if first is None else first.pts - first.dts
+    return sorted({video.milliseconds(timestamp + shift) for timestamp in entries})
 
 
 def list_keyframes(video: Video, step: Step) -> tuple[Listed, int]:

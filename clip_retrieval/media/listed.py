@@ -32,7 +32,14 @@ def list_video(helper: Helper, url: str, config: VideoConfig) -> Listed:
         if listed.after is None:
             break
         step = listed.after
+    if config.video_frames == "keyframes":
+        moments = thin_out(moments, config.frames_per_second)
     return Listed(spread(moments, config.frames_per_video), cut=listed.cut)
+
+
+def thin_out(moments: list[int], rate: float) -> list[int]:
+    """Return the first time of each period: some videos hold every frame whole."""
+    return list({int(moment * rate // 1000): moment for moment in reversed(moments)}.values())[::-1]
 
 
 def spread(moments: list[int], most: int | None) -> list[int]:

@@ -6,6 +6,7 @@ Loads no library: which of them can be read here is asked without importing it.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from clip_retrieval.installed import is_installed, pip_install
@@ -14,10 +15,10 @@ Kind = Literal["document", "video"]
 
 MOST_PAGES = 100_000  # of a PDF: a damaged or hostile file may claim any number
 MOST_LETTERS = 10_000  # of a text of a page or frame; models read the first hundreds
-DOCUMENT_SUFFIXES = frozenset((".pdf",))
 VIDEO_SUFFIXES = frozenset(
     ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .webm .wmv".split()  # .ts is TypeScript, too
 )
+SUFFIXES: Mapping[Kind, frozenset[str]] = {"document": frozenset((".pdf",)), "video": VIDEO_SUFFIXES}
 PLACE_PATH = re.compile(
     r"(?P<file>.*)#(?:page=(?P<page>[1-9]\d{0,8})|t=(?P<seconds>0|[1-9]\d{0,8})(?:\.(?P<rest>\d{1,3}))?)", re.DOTALL
 )
@@ -52,7 +53,7 @@ def advice(kind: Kind) -> str:
 def kind_of(path: str) -> Kind | None:
     """Return what kind of file holds many pictures; None for any other file."""
     suffix = path[path.rfind(".") :].lower()
-    return "document" if suffix in DOCUMENT_SUFFIXES else "video" if suffix in VIDEO_SUFFIXES else None
+    return next((kind for kind, suffixes in SUFFIXES.items() if suffix in suffixes), None)
 
 
 def is_document(path: str) -> bool:

@@ -138,4 +138,6 @@ def explain_empty(folder: str, look: Look) -> str:
         return (
             f"no picture is seen in {folder}: {counted(len(look.closed), 'folder')} cannot be listed ({look.closed[0]})"
         )
+    if look.unread:
+        return f"{folder} holds no picture; {'; '.join(look.passed_over())}"
     return f"{folder} holds no picture, nor do the folders below it (hidden ones are left out)"

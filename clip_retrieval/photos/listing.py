@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from clip_retrieval.encoder.picture_suffixes import IMAGE_SUFFIXES
-from clip_retrieval.media.places import DOCUMENT_SUFFIXES, can_read
-from clip_retrieval.words import is_hidden
+from clip_retrieval.media.places import SUFFIXES, Kind, advice, can_read, kind_of
+from clip_retrieval.words import counted, is_hidden
 
 RAW_SUFFIXES = frozenset(
     ".3fr .arw .cr2 .cr3 .crw .dng .erf .fff .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl .sr2 "
     ".srf .srw .x3f".split()
 )
+
+WORDS: dict[Kind, str] = {"document": "PDF", "video": "video"}
 
 
 @dataclass
@@ -25,6 +28,7 @@ class Look:
     pictures: int = 0
     raw_only: int = 0
     example_raw: str | None = None
+    unread: Counter[Kind] = field(default_factory=Counter)  # files that hold pictures, whose package is missing
     closed: list[str] = field(default_factory=list)  # folders that cannot be listed, each with the reason
     digester: Any = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
 
@@ -32,10 +36,15 @@ class Look:
     def digest(self) -> str:
         return str(self.digester.hexdigest())
 
+    def passed_over(self) -> list[str]:
+        """Return a sentence for each kind of files that a package would read."""
+        return [f"{counted(count, WORDS[kind])} passed over: {advice(kind)}" for kind, count in self.unread.items()]
+
 
 def look_at(folder: str) -> Look:
-    """List all pictures and PDFs below a folder; hidden ones, and links to folders, are left out, as in `inference`."""
-    look, suffixes = Look(), IMAGE_SUFFIXES | DOCUMENT_SUFFIXES if can_read("document") else IMAGE_SUFFIXES
+    """List all pictures, PDFs and videos below a folder; hidden ones, and links to folders, are left out."""
+    look = Look()
+    suffixes = IMAGE_SUFFIXES.union(*(some for kind, some in SUFFIXES.items() if can_read(kind)))
     for place, files in walk(folder, look.closed):
         pictures, raws = list[str](), list[os.DirEntry[str]]()
         for entry in files:
@@ -44,6 +53,8 @@ def look_at(folder: str) -> Look:
                 pictures.append(f"{entry.name}\0{state_of(entry)}\0")
             elif kind in RAW_SUFFIXES:
                 raws.append(entry)
+            elif (holder := kind_of(entry.name)) is not None:
+                look.unread[holder] += 1
         look.pictures += len(pictures)
         if pictures:
             pictures.sort()

@@ -16,7 +16,7 @@ from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.inference.run import run_inference
 from clip_retrieval.layout import FAILURES_FOLDER, EmbeddingsFolder, IndexFolder, read_manifest
-from clip_retrieval.media.places import advice
+from clip_retrieval.media.config import VideoConfig
 from clip_retrieval.photos.config import SearchConfig
 from clip_retrieval.photos.folders import About, Kept
 from clip_retrieval.photos.listing import Look
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 FEW = 64  # pictures that one reader process decodes sooner than several start
 FEW_READERS = 1
 PARTITION = 500  # pictures that Ctrl-C may lose: a few seconds with a small model on a CPU, minutes with a large one
+TOLD = ("image:", "other:cut_off")  # reasons that are told of; more are in failures/
 EXACT_BYTES = 512 * 2**20  # of float32 rows: an exact index of that size answers in a tenth of a second
 
 
@@ -113,7 +114,10 @@ def embed(kept: Kept, model: str, look: Look) -> None:
         )  # fmt: skip
     config = InferenceConfig(
         source=SourceConfig(
-            input_dataset=kept.folder, enable_text=False, pictures=PictureConfig(exif_orientation=True)
+            input_dataset=kept.folder,
+            enable_text=False,
+            pictures=PictureConfig(exif_orientation=True),
+            videos=VideoConfig(video_frames="keyframes"),
         ),
         output_folder=target.url,
         encoder=EncoderConfig(clip_model=model),
@@ -129,15 +133,15 @@ def embed(kept: Kept, model: str, look: Look) -> None:
                 f"{kept.folder} cannot be brought up to date: {error}; --reembed embeds it anew"
             ) from error
     tell_of_embedded(summary.revised.to_json() if summary.revised else {}, time.monotonic() - start)
-    reasons = {reason: count for reason, count in summary.now.reasons.items() if reason.startswith("image:")}
+    reasons = {reason: count for reason, count in summary.now.reasons.items() if reason.startswith(TOLD)}
     reasons.pop("image:no_image", None)  # captions and json files alone
-    if summary.now.reasons.get("other:needs_plugin"):
-        logger.warning("%s: %s", counted(summary.now.reasons["other:needs_plugin"], "PDF"), advice("document"))
+    for sentence in look.passed_over():
+        logger.warning("%s", sentence)
     if reasons:
         logger.warning(
             "%s could not be read (%s); %s/%s names them",
             counted(sum(reasons.values()), "picture"),
-            ", ".join(f"{count:,} {reason.removeprefix('image:')}" for reason, count in reasons.items()),
+            ", ".join(f"{count:,} {reason.partition(':')[2]}" for reason, count in reasons.items()),
             target.url, FAILURES_FOLDER,
         )  # fmt: skip
 

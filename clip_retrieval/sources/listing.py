@@ -19,8 +19,7 @@ from clip_retrieval.media.config import VideoConfig
 from clip_retrieval.media.helper import Helper
 from clip_retrieval.media.listed import list_video
 from clip_retrieval.media.places import (
-    DOCUMENT_SUFFIXES,
-    VIDEO_SUFFIXES,
+    SUFFIXES,
     Kind,
     advice,
     can_read,
@@ -39,7 +38,6 @@ NOT_A_FILE = "a named pipe, a socket or a device"
 STAMPS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
 MOST_SUBFOLDERS = 1000  # a store is asked for each one separately up to here, for all files at once beyond
 
-SUFFIXES: Mapping[Kind, frozenset[str]] = {"document": DOCUMENT_SUFFIXES, "video": VIDEO_SUFFIXES}
 CUT = "the rest of its file is missing"
 
 State = tuple[str, int | None, str]  # path, size and stamp, as in FileState

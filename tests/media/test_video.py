@@ -17,7 +17,7 @@ from clip_retrieval.errors import ConfigError, ImageError
 from clip_retrieval.media import frames
 from clip_retrieval.media.config import VideoConfig, VideoFrames
 from clip_retrieval.media.frames import list_frames
-from clip_retrieval.media.listed import Listed, list_video, spread
+from clip_retrieval.media.listed import Listed, list_video, spread, thin_out
 from clip_retrieval.media.places import in_place_order, place_path, split_place
 from clip_retrieval.media.video import Video, picture_of_frame, whole_size
 
@@ -108,6 +108,17 @@ def test_key_frames_and_scenes_are_found(container: str, codec: str, make_video:
     assert listed(url, "scenes").moments == [0, 1000, 2000, 3000]
 
 
+def test_an_index_names_the_key_frames_that_reading_through_finds(
+    make_video: MakeVideo, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for container, codec in KINDS:
+        url = save(make_video(*COLORS, container=container, codec=codec))
+        found = listed(url, "keyframes").moments
+        with monkeypatch.context() as patch:
+            patch.setattr(frames, "INDEXED", set())
+            assert listed(url, "keyframes").moments == found, container
+
+
 def test_a_step_goes_on_where_the_last_one_ended(
     make_video: MakeVideo, save: Save, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,6 +133,8 @@ def test_a_step_goes_on_where_the_last_one_ended(
 def test_so_many_frames_of_a_video_are_spread_evenly() -> None:
     assert spread([0, 1, 2, 3, 4], 2) == [0, 2]
     assert spread([0, 1], 2) == spread([0, 1], None) == [0, 1]
+    assert thin_out([0, 40, 960, 1000, 3999, 4000], 1) == [0, 1000, 3999, 4000]
+    assert thin_out([0, 40, 960, 1000], 0.5) == [0]
     with pytest.raises(ConfigError, match="frames_per_second"):
         VideoConfig(frames_per_second=0)
     with pytest.raises(ConfigError, match="frames_per_video"):

@@ -71,6 +71,29 @@ def test_pages_of_pdfs_are_searched_too(photos: Path, make_pdf: Callable[..., by
     assert "a.pdf#page=3" in names(ask(photos))
 
 
+def test_key_frames_of_videos_are_searched_too(photos: Path, make_video: Callable[..., bytes]) -> None:
+    (photos / "deep" / "a.mp4").write_bytes(make_video("red", "blue"))
+    found = names(ask(photos))
+    assert len(found) == 7
+    assert {"a.mp4#t=0", "a.mp4#t=1"} < set(found)
+
+
+def test_what_a_package_would_read_is_counted(photos: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    monkeypatch.setattr("clip_retrieval.photos.listing.can_read", lambda _: False)
+    monkeypatch.setattr("clip_retrieval.sources.listing.can_read", lambda _: False)
+    for name in ("a.mp4", "b.mov", "c.pdf"):
+        (photos / name).write_bytes(b"")
+    assert len(names(ask(photos))) == 5
+    assert "2 videos passed over: frames of videos are read by a package: pip install 'clip-retrieval[video]'" in (
+        caplog.text
+    )
+    assert "1 PDF passed over" in caplog.text
+    (photos / "empty").mkdir()
+    (photos / "empty" / "a.mp4").write_bytes(b"")
+    with pytest.raises(SourceError, match=r"holds no picture; 1 video passed over: .*\[video\]"):
+        ask(photos / "empty")
+
+
 def test_nothing_is_written_beside_the_pictures(photos: Path) -> None:
     before = sorted(photos.rglob("*"))
     for folder in (photos, photos / "deep"):

@@ -1,4 +1,4 @@
-"""Hits that are pages of PDFs: drawn where they are shown, below the roots alone, and led to."""
+"""Hits that are pages of PDFs or frames of videos: drawn where they are shown, below the roots alone, and led to."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from clip_retrieval.filter.pictures import picture_name
 from clip_retrieval.filter.sheet import find_source
 from clip_retrieval.query.pictures import PAGE_SIDE, Roots, find_local_file, find_picture
 
@@ -30,6 +31,19 @@ def test_a_page_is_shown_as_a_picture_of_it(paper: Path) -> None:
     assert first.data != second.data
     assert third.data is None
     assert third.problem == "the PDF has 2 pages by now"
+
+
+def test_a_frame_is_shown_as_a_picture_of_it_and_led_to(tmp_path: Path, make_video: Callable[..., bytes]) -> None:
+    film = tmp_path / "a b.mp4"
+    film.write_bytes(make_video("red", "blue"))
+    hit = {"image_path": f"{film}#t=1.2"}
+    data = find_picture(hit, Roots.of([str(tmp_path)])).data
+    assert data is not None
+    assert Image.open(io.BytesIO(data)).convert("HSV").resize((1, 1)).getpixel((0, 0))[0] == pytest.approx(170, abs=9)  # type: ignore[index]
+    assert find_picture({"image_path": f"{film}#t=9"}).problem == "the video ends after 1.8 s by now"
+    assert find_local_file(hit) is None
+    assert find_source(hit) == f"{film.as_uri()}#t=1.2"
+    assert picture_name("00001", hit, data) == "00001_a b.mp4#t=1.2.jpg"
 
 
 def test_pages_are_served_from_below_the_roots_alone(paper: Path, tmp_path: Path) -> None:
