@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from functools import cache
 from pathlib import Path
@@ -37,6 +38,14 @@ class LocalFiles:
 
     def makedirs(self, path: str, *, exist_ok: bool = False) -> None:
         Path(path).mkdir(parents=True, exist_ok=exist_ok)
+
+    def rm(self, path: str, *, recursive: bool = False) -> None:
+        """Remove a file or a link, or a folder with all that is in it."""
+        target = Path(path)
+        if recursive and target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        else:
+            target.unlink()
 
     def open(self, path: str, mode: str = "rb") -> IO[Any]:
         if mode.startswith("r"):

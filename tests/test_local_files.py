@@ -38,6 +38,26 @@ def test_it_lists_and_reads_as_fsspec_does(tmp_path: Path) -> None:
         ours.ls(f"{tmp_path}/nothing", detail=False)
 
 
+@pytest.mark.parametrize("name", ["below", "a.txt", "link_to_file", "link", "nothing"])
+def test_it_removes_as_fsspec_does(tmp_path: Path, name: str) -> None:
+    left = []
+    for number, files in enumerate((LocalFiles(), LocalFileSystem())):
+        place = tmp_path / str(number)
+        (place / "below").mkdir(parents=True)
+        for file in ("a.txt", "below/b.txt"):
+            (place / file).write_text(file)
+        (place / "link").symlink_to("below")
+        (place / "link_to_file").symlink_to("a.txt")
+        refused = False
+        try:
+            files.rm(f"{place}/{name}", recursive=True)
+        except OSError:
+            refused = True
+        left.append((refused, sorted(str(path.relative_to(place)) for path in place.rglob("*"))))
+
+    assert left[0] == left[1]
+
+
 @pytest.mark.parametrize("url", ["{}", "file://{}", "local://{}", "{}/", "{}/below/.."])
 def test_a_folder_of_this_machine_has_one_root_by_any_spelling(tmp_path: Path, url: str) -> None:
     folder = Folder(url.format(tmp_path))
@@ -63,6 +83,8 @@ def test_a_folder_of_this_machine_is_read_and_written_without_fsspec(tmp_path: P
         "import sys; from clip_retrieval.storage import Folder; folder = Folder(sys.argv[1])\n"
         "folder.write_json('a.json', {'a': 1}); folder.move('a.json', 'b.json')\n"
         "assert folder.names('', '.json') == ['b.json'] and folder.read_json('b.json') == {'a': 1}\n"
+        "folder.write_json('below/c.json', {}); folder.remove('below'); folder.remove('b.json')\n"
+        "assert not folder.exists('below') and not folder.exists('b.json')\n"
         "sys.exit('fsspec' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == 0

@@ -8,7 +8,7 @@ import numpy as np
 import open_clip
 import pytest
 
-from clip_retrieval.encoder.tokenizer import PUBLISHED, BpeTokenizer, clip_vocabulary
+from clip_retrieval.encoder.tokenizer import FEW_PAIRS, MERGE_COUNT, PUBLISHED, BpeTokenizer, clip_vocabulary
 
 BLOCKS = (range(0x20, 0x7F), range(0xA0, 0x250), range(0x300, 0x3000), range(0x3040, 0xA000), range(0x1F300, 0x1FB00))
 
@@ -45,6 +45,15 @@ def test_a_text_has_the_tokens_of_open_clip(
     tokenizer: BpeTokenizer, reference: open_clip.SimpleTokenizer, text: str
 ) -> None:
     assert tokenizer([text]).tolist() == reference([text]).tolist()
+    assert BpeTokenizer()([text]).tolist() == reference([text]).tolist()  # with merges that are looked for one by one
+
+
+def test_all_merges_are_read_when_a_short_text_does_not_suffice() -> None:
+    tokenizer = BpeTokenizer()
+    tokenizer(["a red dog"])
+    assert 0 < len(tokenizer.ranks) < FEW_PAIRS
+    tokenizer(unicode_texts(9))
+    assert len(tokenizer.ranks) >= MERGE_COUNT
 
 
 def test_any_unicode_has_the_tokens_of_open_clip(tokenizer: BpeTokenizer, reference: open_clip.SimpleTokenizer) -> None:
