@@ -94,18 +94,56 @@ class OnnxruntimeSession:
 
 def open_onnxruntime(path: Path, way: Way) -> Session:
     onnxruntime = import_runtime("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = count_cores()
-    options.log_severity_level = 3  # errors
+    options = session_options(onnxruntime)
+    packed = place_packed(path, onnxruntime)
+    is_packed = packed.exists()
     if way.is_once:  # its idle threads spin for tens of ms, on cores that import what comes next
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if way.is_once and not way.block_size:  # to lay matrices out anew takes longer than a few batches gain by it
+    if (
+        way.is_once and not way.block_size and not is_packed
+    ):  # to lay matrices out anew takes longer than a few batches gain by it
         options.add_session_config_entry("session.disable_prepacking", "1")
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        opened = str(packed if is_packed else path)
+        session = onnxruntime.InferenceSession(opened, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # as above
-        raise EncoderError(f"{path} cannot be opened by ONNX Runtime: {first_line(error)}") from error
+        raise EncoderError(f"{opened} cannot be opened by ONNX Runtime: {first_line(error)}") from error
     return OnnxruntimeSession(path, session)
+
+
+def session_options(onnxruntime: Any) -> Any:
+    """Return options for all cores of this process, which log errors only."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = count_cores()
+    options.log_severity_level = 3
+    return options
+
+
+def place_packed(path: Path, onnxruntime: Any) -> Path:
+    """Return where a graph lies as this version of ONNX Runtime has packed it; other versions have other graphs."""
+    return path.with_suffix(f".onnxruntime-{onnxruntime.__version__}{path.suffix}")
+
+
+def write_packed(path: Path) -> None:
+    """Write a graph again beside itself: optimized, its matrices laid out for this CPU too, to be mapped.
+
+    A CPU that wants another layout lays them out anew when it opens the file, as without it. Raises EncoderError.
+    """
+    onnxruntime = import_runtime("onnxruntime")
+    packed = place_packed(path, onnxruntime)
+    options = session_options(onnxruntime)
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED  # the same on every CPU
+    options.optimized_model_filepath = str(packed)
+    for name, value in (
+        ("optimized_model_external_initializers_file_name", f"{packed.name}.data"),
+        ("optimized_model_external_initializers_min_size_in_bytes", "1024"),
+        ("save_external_prepacked_constant_initializers", "1"),
+    ):
+        options.add_session_config_entry(f"session.{name}", value)
+    try:
+        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # as above
+        raise EncoderError(f"{path} cannot be packed by ONNX Runtime: {first_line(error)}") from error
 
 
 class Ticket:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from clip_retrieval.encoder.config import EncoderConfig
+from clip_retrieval.encoder.engines.sessions import write_packed
 from clip_retrieval.encoder.export.compare import Agreement, compare_towers
 from clip_retrieval.encoder.export.config import OnnxType, QuantizeConfig
 from clip_retrieval.encoder.export.onnx_weights import quantize_folder
 from clip_retrieval.encoder.formats.gguf import quantize_gguf
+from clip_retrieval.encoder.formats.onnx_folder import GRAPHS
 from clip_retrieval.encoder.formats.recognize import recognize
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.errors import EncoderError
@@ -46,7 +48,9 @@ def run_quantize(config: QuantizeConfig) -> Quantized:
     with made_whole(out) as staged:
         if config.kind == "int8" or config.kind == "int4":
             staged.mkdir()
-            quantize_folder(source, staged, config.kind)
+            about = quantize_folder(source, staged, config.kind)
+            if config.packed and "text" in about.towers:
+                write_packed(staged / GRAPHS["text"])
         else:
             quantize_gguf(source, staged, config.kind)
         pictures = None if config.images is None else Path(config.images)

@@ -20,7 +20,7 @@ from clip_retrieval.encoder.export.convert import run_convert
 from clip_retrieval.encoder.export.quantize import run_quantize
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.encoder.uri import DEMO_MODEL
-from clip_retrieval.errors import EncoderError
+from clip_retrieval.errors import ConfigError, EncoderError
 
 WriteModel = Callable[..., Path]
 
@@ -145,6 +145,34 @@ def test_gguf_types_are_made_from_gguf(tmp_path: Path, write_model: WriteModel) 
     result = run_quantize(QuantizeConfig(source=str(tmp_path / "a.gguf"), out=str(tmp_path / "b.gguf"), type="q8_0"))
     assert result.size_bytes < 0.4 * result.source_bytes
     assert min(agreement.least_cosine for agreement in result.agreement.values()) > 0.995
+
+
+def test_a_packed_text_encoder_gives_the_same_and_is_what_its_onnxruntime_opens(
+    tmp_path: Path, write_model: WriteModel
+) -> None:
+    source = convert(write_model(), tmp_path / "onnx")
+    for name, is_packed in (("plain", False), ("packed", True)):
+        run_quantize(QuantizeConfig(source=str(source), out=str(tmp_path / name), type="int8", packed=is_packed))
+    (packed,) = (tmp_path / "packed").glob("textual.onnxruntime-*.onnx")
+    assert (tmp_path / "packed" / f"{packed.name}.data").exists()
+    texts = ["a dog", "three red cats in the snow"]
+    wanted = load_encoder(str(tmp_path / "plain")).encode_texts(texts)
+    (tmp_path / "packed" / "textual.onnx.data").rename(tmp_path / "hidden")
+
+    def encode() -> NDArray[np.float32]:
+        return load_encoder(f"onnx:{tmp_path / 'packed'}?runtime=onnxruntime").encode_texts(texts)
+
+    assert encode() == pytest.approx(wanted, abs=1e-6)
+    packed.rename(packed.with_name("textual.onnxruntime-0.1.onnx"))  # of another version, which is passed over
+    with pytest.raises(EncoderError, match=r"textual\.onnx cannot be opened"):
+        encode()
+    (tmp_path / "hidden").rename(tmp_path / "packed" / "textual.onnx.data")
+    assert encode() == pytest.approx(wanted, abs=1e-6)
+
+
+def test_gguf_is_not_packed() -> None:
+    with pytest.raises(ConfigError, match="packed is for int8 and int4"):
+        QuantizeConfig(source="a", out="b", type="q8_0", packed=True)
 
 
 def test_real_pictures_may_be_given(tmp_path: Path, write_pictures: Callable[[Path, int], Path]) -> None:
