@@ -29,6 +29,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
+import uvloop
 
 POOL = 512  # different bodies of each kind
 HITS = 20
@@ -56,40 +57,53 @@ class Outcome:
         return f"{label:<14} {rate:8.0f}/s   p50 {p50:7.1f}  p90 {p90:7.1f}  p99 {p99:7.1f} ms   {rest or ''}"
 
 
-class Connection:
+class Connection(asyncio.Protocol):
     """One kept-alive HTTP connection, with as little between the socket and the clock as Python allows."""
 
     def __init__(self, host: str, port: int) -> None:
         self.host, self.port = host, port
-        self.reader: asyncio.StreamReader | None = None
-        self.writer: asyncio.StreamWriter | None = None
+        self.transport: asyncio.Transport | None = None
+        self.answer: asyncio.Future[str] | None = None
+        self.received = b""
 
     async def ask(self, request: bytes, *, hangs_up: bool = False) -> str:
         """Send a request, and return the status of its answer."""
+        loop = asyncio.get_running_loop()
         try:
-            if self.writer is None:
-                self.reader, self.writer = await asyncio.open_connection(self.host, self.port)
-            assert self.reader is not None
-            self.writer.write(request)
+            if self.transport is None:
+                self.transport, _ = await loop.create_connection(lambda: self, self.host, self.port)
+            self.answer, self.received = loop.create_future(), b""
+            self.transport.write(request)
             if hangs_up:
                 await asyncio.sleep(0.002)
                 self.close()
                 return HUNG_UP
-            head = await self.reader.readuntil(b"\r\n\r\n")
-            lines = head.lower().split(b"\r\n")
-            length = next(int(line[15:]) for line in lines if line.startswith(b"content-length:"))
-            await self.reader.readexactly(length)
-            if b"connection: close" in lines:
-                self.close()
-            return head[9:12].decode()
-        except (OSError, asyncio.IncompleteReadError) as error:
+            return await self.answer
+        except OSError as error:
             self.close()
             return type(error).__name__
 
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+        head, end, body = self.received.partition(b"\r\n\r\n")
+        if not end or self.answer is None or self.answer.done():
+            return
+        lowered = head.lower()
+        length = int(lowered.partition(b"content-length:")[2].partition(b"\r\n")[0])
+        if len(body) >= length:
+            if b"connection: close" in lowered:
+                self.close()
+            self.answer.set_result(head[9:12].decode())
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.transport = None
+        if self.answer is not None and not self.answer.done():
+            self.answer.set_exception(error if isinstance(error, OSError) else ConnectionResetError())
+
     def close(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
-        self.writer = None
+        if self.transport is not None:
+            self.transport.close()
+        self.transport = None
 
 
 def make_index(folder: Path, rows: int, dim: int, key: str) -> Path:
@@ -235,6 +249,7 @@ async def wait_for(place: tuple[str, int], seconds: float = 120) -> None:
 
 def measure(given: argparse.Namespace, place: tuple[str, int], process: int | None) -> None:
     pool = requests(given.kind, given.dim)
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     runs = [(f"{clients} clients", closed_loop, clients) for clients in given.clients]
     runs += [(f"{rate:g}/s", open_loop, rate) for rate in given.rates]
     asyncio.run(closed_loop(place, pool, 4, 1.0))  # warm
