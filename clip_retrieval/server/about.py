@@ -8,13 +8,15 @@ from typing import Any
 from urllib.parse import unquote
 
 from clip_retrieval.server.asking import Asker
+from clip_retrieval.server.builds import Build
 from clip_retrieval.server.config import BackConfig
+from clip_retrieval.server.files import read_range
 from clip_retrieval.server.legacy import GENERATION, bad, check_generation
-from clip_retrieval.server.messages import TEXT, Header, HttpError, Request, Response, json_response
+from clip_retrieval.server.messages import TEXT, Header, HttpError, Request, Response, Stream, json_response
 from clip_retrieval.server.pictures import media_type
 from clip_retrieval.server.served import Indices
 
-PICTURES = "/v1/pictures/"
+PICTURES, FILES = "/v1/pictures/", "/v1/files/"
 LARGEST_SIDE = 1024
 USUAL_SIDE = 256
 DIGITS_OF_AN_ID = 18
@@ -50,22 +52,47 @@ class Endpoints:
 
     async def show_picture(self, request: Request, said: Any) -> Response:  # noqa: ARG002
         """Return the picture of a row: a small JPEG, or with ?original=1 its bytes. Raises HttpError 404."""
-        name, _, row = request.path.removeprefix(PICTURES).rpartition("/")
-        build = self.indices.get(unquote(name))
+        build, row = self.find_row(request, PICTURES)
         parameters = request.parameters
-        check_generation(request, build, parameters.get("generation"))
-        if not (row.isascii() and row.isdigit() and len(row) <= DIGITS_OF_AN_ID):
-            raise bad(f"the id of a row is a whole number, not {row[:50]!r}")
         is_original = parameters.get("original", "").lower() in ("1", "true")
-        data = await build.picture(int(row), None if is_original else read_side(parameters.get("size")))
+        data = await build.picture(row, None if is_original else read_side(parameters.get("size")))
         kind = None if data is None else media_type(data)
         if data is None or kind is None:
-            raise HttpError(HTTPStatus.NOT_FOUND, f"row {int(row)} of {build.name} has no picture that is served")
-        headers: tuple[Header, ...] = (
-            (GENERATION, build.id.encode()),
-            (b"cache-control", b"private, max-age=3600"),
-        )
-        return Response(data, kind.encode(), headers=headers)
+            raise HttpError(HTTPStatus.NOT_FOUND, f"row {row} of {build.name} has no picture that is served")
+        return Response(data, kind.encode(), headers=headers_of(build))
+
+    async def show_file(self, request: Request, said: Any) -> Response:  # noqa: ARG002
+        """Return the PDF or video that the picture of a row is in, or a range of it. Raises HttpError 404 and 416."""
+        build, row = self.find_row(request, FILES)
+        held = await build.file(row)
+        if held is None:
+            raise HttpError(
+                HTTPStatus.NOT_FOUND, f"the picture of row {row} of {build.name} is in no file that is served"
+            )
+        kind, headers = held.media_type.encode(), (*headers_of(build), (b"accept-ranges", b"bytes"))
+
+        async def read(start: int, stop: int) -> bytes:
+            data: bytes = await self.asker.showing.do(lambda: held.read(start, stop))
+            return data
+
+        span = read_range(request.header(b"range"), held.size)
+        if span is not None:
+            place = (b"content-range", f"bytes {span[0]}-{span[1] - 1}/{held.size}".encode())
+            return Response(await read(*span), kind, HTTPStatus.PARTIAL_CONTENT, (*headers, place))
+        return Response(b"", kind, headers=headers, stream=Stream(held.size, held.pieces(read, request)))
+
+    def find_row(self, request: Request, beginning: str) -> tuple[Build, int]:
+        """Return the index and the row that a path ends in. Raises HttpError."""
+        name, _, row = request.path.removeprefix(beginning).rpartition("/")
+        build = self.indices.get(unquote(name))
+        check_generation(request, build, request.parameters.get("generation"))
+        if not (row.isascii() and row.isdigit() and len(row) <= DIGITS_OF_AN_ID):
+            raise bad(f"the id of a row is a whole number, not {row[:50]!r}")
+        return build, int(row)
+
+
+def headers_of(build: Build) -> tuple[Header, ...]:
+    return (GENERATION, build.id.encode()), (b"cache-control", b"private, max-age=3600")
 
 
 def front_settings(request: Request, backend: str | None, index: str, url_column: str) -> dict[str, str]:

@@ -106,7 +106,8 @@ def page_headers(backend: str | None) -> tuple[Header, ...]:
     asked = f"'self' {found[0]}" if found else "'self'"
     policy = (
         f"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob: https: http:; "
-        f"font-src 'self'; connect-src {asked}; frame-ancestors 'none'; base-uri 'none'; form-action 'none'; "
+        f"font-src 'self'; media-src 'self'; connect-src {asked}; frame-ancestors 'none'; base-uri 'none'; "
+        f"form-action 'none'; "
         f"require-trusted-types-for 'script'"
     )
     return ((b"referrer-policy", b"no-referrer"), (b"content-security-policy", policy.encode()))

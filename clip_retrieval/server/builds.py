@@ -14,6 +14,7 @@ from clip_retrieval.layout import Modality
 from clip_retrieval.query.answer import Answer
 from clip_retrieval.query.config import SelectionConfig
 from clip_retrieval.query.embed import Query
+from clip_retrieval.server.files import HeldFile
 from clip_retrieval.server.messages import Header, HttpError
 
 Row = dict[str, Any]  # metadata as JSON
@@ -132,6 +133,9 @@ class Build(Protocol):
 
     async def picture(self, row_id: int, side: int | None) -> bytes | None:
         """Return the picture of a row: its bytes as they are, or a JPEG of at most `side` pixels a side."""
+
+    async def file(self, row_id: int) -> HeldFile | None:
+        """Return the PDF or video that the picture of a row is in; None where it is in none that is served."""
 
     async def probe(self) -> Mapping[str, str]:
         """Search something; return what went wrong by where. Raises HttpError where nothing answers."""

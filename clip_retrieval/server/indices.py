@@ -83,6 +83,7 @@ class Generation:
             "rows": {modality: searcher.index.row_count for modality, searcher in self.searchers.items()},
             "columns": list(self.columns),
             "pictures": bool(self.roots.places),
+            "files": bool(self.roots.places),
         }
 
 

@@ -15,6 +15,7 @@ from clip_retrieval.query.embed import Query
 from clip_retrieval.query.unknown_column import UnknownColumnError
 from clip_retrieval.server.asking import Ask, Asker, Fetch, Shown
 from clip_retrieval.server.builds import METRIC, Found, FoundRows, Question, Wanted
+from clip_retrieval.server.files import HeldFile, find_held_file
 from clip_retrieval.server.indices import Generation
 
 PROBE = "a photo of a dog"
@@ -117,6 +118,10 @@ class LocalBuild:
 
     async def picture(self, row_id: int, side: int | None) -> bytes | None:
         return await self.asker.picture(self.generation, row_id, side)
+
+    async def file(self, row_id: int) -> HeldFile | None:
+        found: HeldFile | None = await self.asker.showing.do(lambda: find_held_file(self.generation, row_id))
+        return found
 
     async def probe(self) -> Mapping[str, str]:
         """Encode and search something."""

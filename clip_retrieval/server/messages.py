@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -49,6 +49,15 @@ class Response:
     content_type: bytes = JSON
     status: int = HTTPStatus.OK
     headers: tuple[Header, ...] = field(default=())
+    stream: Stream | None = None  # what is answered in place of the body
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A body that is not held in memory."""
+
+    size: int
+    pieces: AsyncIterator[bytes]
 
 
 class TimeLimit:
@@ -195,9 +204,12 @@ async def send_response(send: Send, response: Response, more: tuple[Header, ...]
     """Send a response; `more` are headers of every answer. HEAD has the headers alone."""
     headers = [
         (b"content-type", response.content_type),
-        (b"content-length", str(len(response.body)).encode()),
+        (b"content-length", str(response.stream.size if response.stream else len(response.body)).encode()),
         *response.headers,
         *more,
     ]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    if response.stream is not None and has_body:
+        async for piece in response.stream.pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
     await send({"type": "http.response.body", "body": response.body if has_body else b""})

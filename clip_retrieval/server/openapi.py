@@ -39,6 +39,7 @@ GETS: Mapping[str, tuple[str, str, str]] = {  # path -> name, what it does, medi
         "application/json",
     ),
     "/v1/pictures/{index}/{id}": ("picture", "The picture of a row: a small JPEG, or the original.", "image/*"),
+    "/v1/files/{index}/{id}": ("file", "The PDF or video that the picture of a row is in; takes Range.", "*/*"),
     "/indices-list": ("indices_list", "The names of the indices.", "application/json"),
     "/healthz": ("healthz", "Whether the server's threads work.", "application/json"),
     "/readyz": ("readyz", "Whether every index has just encoded and searched something.", "application/json"),

@@ -71,14 +71,19 @@ class Thumbnails:
 
 def read_original(generation: Generation, row_id: int) -> bytes | None:
     """Return the bytes of a row's picture; None where it has none below the roots."""
+    return find_picture(read_row(generation, row_id), generation.roots).data
+
+
+def read_row(generation: Generation, row_id: int) -> dict[str, Any]:
+    """Return the columns that say where the picture of a row is; none where pictures are not served."""
     metadata = generation.first.metadata
     if metadata is None or not generation.roots.places:
-        return None
+        return {}
     try:
         (row,) = metadata.rows(np.array([row_id], np.int64), (IMAGE_PATH, *SHARD_COLUMNS)).to_pylist() or ({},)
     except ClipRetrievalError:
-        return None
-    return find_picture(row, generation.roots).data
+        return {}
+    return row
 
 
 def make_thumbnail(data: bytes | None, side: int) -> bytes | None:

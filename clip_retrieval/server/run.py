@@ -59,9 +59,10 @@ def open_server(config: BackConfig) -> Served:
         raise
     metrics.watch(asker.gauges)
     health = Health(indices, asker, config.limits.request_timeout)
+    seen = about.Endpoints(config, indices, asker)
     routes = Routes(
         exact=list_routes(config, indices, asker, health),
-        beginnings={about.PICTURES: get(about.Endpoints(config, indices, asker).show_picture)},
+        beginnings={about.PICTURES: get(seen.show_picture), about.FILES: get(seen.show_file)},
         files=lambda request: serve_file(files, request),
         page_headers=page_headers(config.default_backend),
         is_our_front=config.front_folder is None,

@@ -96,6 +96,7 @@ ABOUT_INDEX = record(
         "name": TEXT, "generation": GENERATION, "clip_model": {"type": ["string", "null"]}, "dimension": COUNT,
         "rows": {"type": "object", "description": "Rows of each index, image and text."}, "columns": listing(TEXT),
         "pictures": {"type": "boolean", "description": "The server has pictures of its rows."},
+        "files": {"type": "boolean", "description": "The server has the PDFs and videos that they are in."},
         "fingerprint": {"type": ["string", "null"], "description": "The weights of the model."},
         "metric": TEXT, "usual_columns": {**listing(TEXT), "description": "What /knn-service and /metadata return."},
         "parts": {**listing({"type": "object"}), "description": "Of an index in parts: which rows each has."},
@@ -120,10 +121,15 @@ RESULTS: dict[str, Any] = {
     ),
     "indices_list_result": listing(TEXT),
 }
+WHICH_ROW: list[dict[str, Any]] = [
+    {"name": "index", "in": "path", "required": True, "schema": TEXT, "description": "Name of the index."},
+    {"name": "id", "in": "path", "required": True, "schema": COUNT, "description": "Row of the index."},
+    {"name": "generation", "in": "query", "schema": TEXT, "description": "The build that the id is of."},
+]
 PARAMETERS: dict[str, list[dict[str, Any]]] = {
+    "/v1/files/{index}/{id}": WHICH_ROW,
     "/v1/pictures/{index}/{id}": [
-        {"name": "index", "in": "path", "required": True, "schema": TEXT, "description": "Name of the index."},
-        {"name": "id", "in": "path", "required": True, "schema": COUNT, "description": "Row of the index."},
+        *WHICH_ROW,
         {
             "name": "size", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 1024},
             "description": "Longest side in pixels.",
@@ -132,8 +138,7 @@ PARAMETERS: dict[str, list[dict[str, Any]]] = {
             "name": "original", "in": "query", "schema": {"type": "string", "enum": ["1", "true"]},
             "description": "The bytes as they lie in their file.",
         },
-        {"name": "generation", "in": "query", "schema": TEXT, "description": "The build that the id is of."},
-    ]
+    ],
 }  # fmt: skip
 EXAMPLES: dict[str, Any] = {
     "/v1/search": {

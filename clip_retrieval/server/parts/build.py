@@ -18,6 +18,7 @@ from clip_retrieval.layout import Modality
 from clip_retrieval.query.embed import Query, check_dimension, embed_vector
 from clip_retrieval.server.asking import MOST_THUMBNAILS, Asker
 from clip_retrieval.server.builds import METRIC, Found, FoundRows, Missing, Question, Row, Wanted
+from clip_retrieval.server.files import HeldFile
 from clip_retrieval.server.messages import HttpError
 from clip_retrieval.server.parts.embedder import Embedder
 from clip_retrieval.server.parts.exchange import Exchange
@@ -207,6 +208,9 @@ class PartedBuild:
             raise self.exchange.unanswered(missing)
         reply = replies[place]
         return reply.body if reply.status == HTTPStatus.OK else None
+
+    async def file(self, row_id: int) -> HeldFile | None:  # noqa: ARG002 -- each part serves its own
+        return None
 
     async def probe(self) -> Mapping[str, str]:
         """Ask each part whether it is ready. Raises HttpError where none is."""

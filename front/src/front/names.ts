@@ -14,6 +14,20 @@ export function fileOf(hit: Hit): string {
   return "";
 }
 
+/** Return where in its file a hit's picture is, as browsers open it (#page=3, #t=12.5), and in words; null for others. */
+export function placeOf(hit: Hit): { fragment: string; words: string } | null {
+  const found = /\.\w+(#(?:page=(\d+)|t=(\d+)(?:\.\d+)?))$/.exec(String(hit.metadata.image_path ?? ""));
+  if (!found) return null;
+  const [, fragment, page, seconds] = found;
+  return { fragment: fragment!, words: page ? `Page ${page}` : `Play at ${clock(Number(seconds))}` };
+}
+
+function clock(seconds: number): string {
+  const pad = (value: number) => String(value).padStart(2, "0");
+  const [hours, minutes, rest] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, seconds % 60];
+  return hours ? `${hours}:${pad(minutes)}:${pad(rest)}` : `${minutes}:${pad(rest)}`;
+}
+
 export function nameOfHit(hit: Hit): string {
   return captionOf(hit) || fileOf(hit) || `picture ${hit.id}`;
 }

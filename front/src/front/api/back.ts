@@ -18,6 +18,7 @@ export type About = {
   count: number | null; // rows; null: the server does not say
   columns: string[];
   pictures: boolean; // the server has pictures of its rows
+  files: boolean; // and the PDFs and videos that they are in
   generation: string | null;
 };
 export type Page = { hits: Hit[]; isLast: boolean; how: string[]; warning: string | null; generation: string | null };
@@ -37,6 +38,8 @@ export interface Back {
   embed(index: string, picture: string, signal: AbortSignal): Promise<{ kind: "vector"; vector: string } | null>;
   /** Return the address of a row's picture; null where the server has none. */
   pictureUrl(about: About, id: number, size: number | "original"): string | null;
+  /** Return the address of the PDF or video that a row's picture is in; null where the server serves none. */
+  fileUrl(about: About, id: number): string | null;
 }
 export type Config = { base: string; index: string | null; urlColumn: string; key: () => string | null };
 

@@ -43,7 +43,7 @@ export async function openLegacy(config: Config, signal: AbortSignal): Promise<B
     base,
     can: { sum: false, where: false, varied: false, sure: false },
     indices: names.map((name): About => ({
-      name, modalities: ["image", "text"], count: null, columns: [], pictures: false, generation: null,
+      name, modalities: ["image", "text"], count: null, columns: [], pictures: false, files: false, generation: null,
     })), // prettier-ignore
     async search(question, offset, limit, until): Promise<Page> {
       const about = { how: [], warning: null, generation: null };
@@ -70,6 +70,7 @@ export async function openLegacy(config: Config, signal: AbortSignal): Promise<B
     rows: (about, ids, until) => rows(about.name, ids, until),
     embed: () => Promise.resolve(null),
     pictureUrl: () => null,
+    fileUrl: () => null,
   };
 }
 

@@ -24,12 +24,13 @@ export async function openV1(config: Config, signal: AbortSignal): Promise<Back>
   const listed = await askJson<Listed>(`${base}/v1/indices`, { key: config.key(), signal });
   if (!Array.isArray(listed?.indices)) throw new Problem("missing", "there is no /v1 here");
   const indices = listed.indices.map(
-    ({ name, rows, columns, pictures, generation }): About => ({
+    ({ name, rows, columns, pictures, files, generation }): About => ({
       name,
       modalities: Object.keys(rows) as Modality[],
       count: Math.max(0, ...Object.values(rows)),
       columns,
       pictures: pictures ?? true,
+      files: files ?? false,
       generation,
     }),
   );
@@ -85,6 +86,11 @@ export async function openV1(config: Config, signal: AbortSignal): Promise<Back>
       const build = about.generation ? `&generation=${about.generation}` : "";
       const how = size === "original" ? "original=1" : `size=${size}`;
       return `${base}/v1/pictures/${encodeURIComponent(about.name)}/${id}?${how}${build}`;
+    },
+    fileUrl(about, id) {
+      if (!about.files) return null;
+      const build = about.generation ? `?generation=${about.generation}` : "";
+      return `${base}/v1/files/${encodeURIComponent(about.name)}/${id}${build}`;
     },
   };
 }

@@ -1,0 +1,85 @@
+"""The PDF or video that the picture of a row is in, in pieces: browsers ask for those that they show."""
+
+from __future__ import annotations
+
+import asyncio
+import mimetypes
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from io import SEEK_END
+
+from clip_retrieval.blobs import BlobRef, open_raw, read_blob
+from clip_retrieval.layout import IMAGE_PATH, SHARD
+from clip_retrieval.media.places import split_place
+from clip_retrieval.query.pictures import find_file
+from clip_retrieval.server.indices import Generation
+from clip_retrieval.server.messages import Header, HttpError, Request
+from clip_retrieval.server.pictures import read_row
+
+PIECE_BYTES = 1 << 20  # read at once
+MOST_BYTES = 4 << 20  # of an answer to a request for a range: players ask for the next one
+RANGE = re.compile(rb"bytes=(\d{0,18})-(\d{0,18})")
+MEDIA_TYPES = {  # what Python does not know, and what browsers play under another name
+    ".mov": "video/mp4", ".m4v": "video/mp4", ".mkv": "video/x-matroska", ".m2ts": "video/mp2t", ".mts": "video/mp2t",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class HeldFile:
+    """A file below the roots that pictures of rows are in."""
+
+    url: str
+    size: int
+
+    @property
+    def media_type(self) -> str:
+        suffix = self.url[self.url.rfind(".") :].lower()
+        return MEDIA_TYPES.get(suffix) or mimetypes.types_map.get(suffix, "application/octet-stream")
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return a piece; raises OSError."""
+        return read_blob(BlobRef(self.url, start, stop - start))
+
+    async def pieces(self, read: Callable[[int, int], Awaitable[bytes]], request: Request) -> AsyncIterator[bytes]:
+        """Yield the file piece by piece, until its end or until the client hangs up."""
+        gone = asyncio.ensure_future(request.wait_until_gone())
+        try:
+            for start in range(0, self.size, PIECE_BYTES):
+                if gone.done():
+                    return
+                yield await read(start, min(start + PIECE_BYTES, self.size))
+        finally:
+            gone.cancel()
+
+
+def find_held_file(generation: Generation, row_id: int) -> HeldFile | None:
+    """Return the file of a row's page or frame; None where it has none below the roots."""
+    row = read_row(generation, row_id)
+    found = split_place(str(row.get(IMAGE_PATH) or ""))
+    if found is None or row.get(SHARD) is not None or not generation.roots.allow(row):
+        return None
+    with suppress(OSError, ValueError):  # it is gone, or cannot be read
+        url = find_file(found[0])
+        with open_raw(url) as file:
+            return HeldFile(url, file.seek(0, SEEK_END))
+    return None
+
+
+def read_range(asked: bytes | None, size: int) -> tuple[int, int] | None:
+    """Return start and stop of what a range header asks for, or of its beginning; None: the whole file.
+
+    Several ranges at once count as none. Raises HttpError 416 where there is nothing in the range.
+    """
+    found = RANGE.fullmatch(asked or b"")
+    if found is None or found.group(1, 2) == (b"", b""):
+        return None
+    first, last = found.group(1, 2)
+    start = int(first) if first else max(0, size - int(last))
+    stop = min(size, int(last) + 1 if first and last else size)
+    if start >= stop:
+        headers: tuple[Header, ...] = ((b"content-range", f"bytes */{size}".encode()),)
+        raise HttpError(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, f"the file has {size:,} bytes", headers)
+    return start, min(stop, start + MOST_BYTES)

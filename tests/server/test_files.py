@@ -1,0 +1,93 @@
+"""The PDF or video that a hit is in: whole, or in ranges, below the roots alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from clip_retrieval.errors import ImageError
+from clip_retrieval.server import files
+from clip_retrieval.server.files import HeldFile, read_range
+from clip_retrieval.server.messages import HttpError
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., bytes]) -> Path:
+    """Give a video in a folder of its own."""
+    path = tmp_path_factory.mktemp("films") / "a b.mov"
+    path.write_bytes(make_video("red", "blue"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def held(film: Path, tmp_path_factory: pytest.TempPathFactory, write_index: Callable[..., Path]) -> Path:
+    """Give an index of two frames, a page that is gone, a picture, and a frame of a folder that is not served."""
+    other = film.parents[0].with_name("secret")
+    other.mkdir()
+    (other / "b.mp4").write_bytes(film.read_bytes())
+    folder = film.parent
+    paths = [f"{film}#t=0", f"{film}#t=1.5", f"{folder}/gone.pdf#page=1", f"{folder}/c.jpg", f"{other}/b.mp4#t=0"]
+    metadata = pd.DataFrame({"image_path": paths, "caption": list("abcde")})
+    return write_index(tmp_path_factory.mktemp("held") / "index", metadata)
+
+
+def test_a_file_is_served_whole_or_in_ranges(
+    held: Path, film: Path, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(files, "MOST_BYTES", 500)
+    client, data = serve(held, pictures_below=(str(film.parent),)), film.read_bytes()
+    name = client.get("/v1/indices").json()["indices"][0]["name"]
+    path = f"/v1/files/{name}/1"
+
+    whole = client.get(path)
+    assert (whole.status_code, whole.content) == (200, data)
+    assert whole.headers["content-type"] == "video/mp4"
+    assert whole.headers["accept-ranges"] == "bytes"
+    for asked, start, stop in (
+        ("10-19", 10, 20),
+        ("100-", 100, 600),
+        ("-7", len(data) - 7, len(data)),
+        ("0-999999", 0, 500),
+    ):
+        answer = client.get(path, headers={"range": f"bytes={asked}"})
+        assert (answer.status_code, answer.content) == (206, data[start:stop])
+        assert answer.headers["content-range"] == f"bytes {start}-{stop - 1}/{len(data)}"
+    head = client.request("HEAD", path)
+    assert (head.content, head.headers["content-length"]) == (b"", str(len(data)))
+    beyond = client.get(path, headers={"range": f"bytes={len(data)}-"})
+    assert (beyond.status_code, beyond.headers["content-range"]) == (416, f"bytes */{len(data)}")
+
+
+def test_files_that_are_gone_or_not_below_the_roots_are_none(held: Path, film: Path, serve: Any) -> None:
+    client = serve(held, pictures_below=(str(film.parent),))
+    (index,) = client.get("/v1/indices").json()["indices"]
+    assert index["files"] is True
+    for row in (2, 3, 4, 5):
+        answer = client.get(f"/v1/files/{index['name']}/{row}")
+        assert (answer.status_code, "message" in answer.json()) == (404, True)
+    closed = serve(held)
+    assert closed.get("/v1/indices").json()["indices"][0]["files"] is False
+    assert closed.get(f"/v1/files/{index['name']}/0").status_code == 404
+
+
+def test_a_frame_is_a_small_picture_in_answers(held: Path, film: Path, serve: Any) -> None:
+    client = serve(held, pictures_below=(str(film.parent),))
+    name = client.get("/v1/indices").json()["indices"][0]["name"]
+    first, second = (client.get(f"/v1/pictures/{name}/{row}?size=32") for row in (0, 1))
+    assert first.headers["content-type"] == second.headers["content-type"] == "image/jpeg"
+    assert first.content != second.content
+
+
+def test_ranges_that_are_none_mean_the_whole_file() -> None:
+    for asked in (None, b"", b"bytes=-", b"bytes=1-2,4-5", b"bytes=a-b", b"lines=1-2", b"bytes=" + b"9" * 30 + b"-"):
+        assert read_range(asked, 10) is None
+    for asked in (b"bytes=10-", b"bytes=5-4", b"bytes=-0"):
+        with pytest.raises(HttpError):
+            read_range(asked, 10)
+    with pytest.raises((OSError, ImageError)):
+        HeldFile("/nowhere.mp4", 10).read(0, 5)
