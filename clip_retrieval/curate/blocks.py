@@ -91,13 +91,12 @@ def margin_of(projection: Projection, threshold: float, *, is_exact: bool) -> fl
 
 def find_blocks(projected: Projected, count: int, margin: float) -> Blocks:
     """Return blocks of these rows: trained on a sample that hangs on the rows alone."""
-    if count == 1 or projected.shape[1] == 1:
+    if count == 1:
         return Blocks(np.zeros((1, projected.shape[1]), np.float32), 0.0)
     random = np.random.default_rng(SEED)
     wanted = min(len(projected), count * ROWS_PER_CENTROID)
-    sample = unit(widen(projected[np.sort(random.choice(len(projected), wanted, replace=False))])[:, :-1])
-    centroids = train(sample, min(count, len(sample)), steps=BLOCK_ITERATIONS)
-    return Blocks(np.pad(centroids, ((0, 0), (0, 1))), margin)
+    sample = widen(projected[np.sort(random.choice(len(projected), wanted, replace=False))])
+    return Blocks(train(sample, min(count, len(sample)), steps=BLOCK_ITERATIONS), margin)
 
 
 def train(sample: Floats, count: int, *, tries: int = 1, steps: int = ITERATIONS) -> Floats:

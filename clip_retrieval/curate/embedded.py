@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,24 @@ class Pool:
                 for start, rows in vectors.stored_parts(file, ROWS_AT_ONCE):
                     yield first + start, widen(rows)
                 first += file.row_count
+
+    @cached_property
+    def stored(self) -> list[tuple[int, NDArray[Any]]]:
+        """Return the first row of each file and its rows, mapped once: pages that are read count as memory since."""
+        found, first = [], 0
+        for vectors in self.members:
+            for file in vectors.files:
+                found.append((first, vectors.open(file)))
+                first += file.row_count
+        return found
+
+    def rows_again(self, ids: Ids) -> Floats:
+        """Return rows by number, in their order, as `rows` does: fast where the same ones are read again and again."""
+        found = np.empty((len(ids), self.dim), self.stored[0][1].dtype if len(self.stored) == 1 else np.float32)
+        for first, rows in self.stored:
+            here = np.flatnonzero((ids >= first) & (ids < first + len(rows)))
+            found[here] = rows[ids[here] - first]
+        return widen(found)
 
     def rows(self, ids: Ids) -> Floats:
         """Return rows by number, in their order."""

@@ -19,7 +19,7 @@ from clip_retrieval.curate.placed import Placed, Rows, place_rows
 from clip_retrieval.curate.projection import Projected, find_projection, project_rows
 from clip_retrieval.curate.scan import Scan, same_rows
 from clip_retrieval.curate.threads import threads_alone
-from clip_retrieval.curate.tiles import NO_ENDS, Compare, Ends, Side, Tiles
+from clip_retrieval.curate.tiles import NO_ENDS, Compare, Ends, Side, Tile, Tiles, distinct_ends
 from clip_retrieval.curate.workspace import Workspace
 from clip_retrieval.embeddings.half_precision import widen
 from clip_retrieval.errors import SourceError
@@ -200,16 +200,16 @@ def measure_recall(placed: Placed, compare: Compare, pairs: Pairs, count: int) -
     """Compare some rows, evenly spread, with all others, and count how many of their pairs are known."""
     rows = placed.rows
     positions = np.unique(np.linspace(0, len(rows.ids) - 1, min(count, len(rows.ids))).astype(np.int64))
-    own = Side.of(rows, positions)
+    own = Side(rows, positions)
 
     def find_true(start: int) -> Ends:
         tiles = Tiles(rows, compare)
-        there = Side.of(rows, np.arange(start, min(start + RECALL_COLUMNS, len(rows.ids))))
-        return np.concatenate([tiles.compare(own, there), tiles.decide()])
+        there = Side(rows, np.arange(start, min(start + RECALL_COLUMNS, len(rows.ids))))
+        return np.concatenate([*tiles.compare([Tile(own, there)]), tiles.decide()])
 
     with threads_alone() as threads:
         true = [*threads.map(find_true, range(0, len(rows.ids), RECALL_COLUMNS))]
-    wanted = np.unique(np.concatenate([NO_ENDS, *true]), axis=0)
+    wanted = distinct_ends(np.concatenate([NO_ENDS, *true]))
     width = np.int64(len(compare.rank))
     is_known = np.isin(wanted[:, 0] * width + wanted[:, 1], pairs.ends[:, 0] * width + pairs.ends[:, 1])
     return Recall(len(positions), len(wanted), int(is_known.sum()))

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 
 from clip_retrieval.curate.placed import Placed
 from clip_retrieval.curate.threads import threads_alone
-from clip_retrieval.curate.tiles import NO_ENDS, Compare, Ends, Side, Tiles
+from clip_retrieval.curate.tiles import NO_ENDS, Compare, Ends, Side, Tile, Tiles, distinct_ends
 from clip_retrieval.curate.workspace import Workspace
 from clip_retrieval.process.resources import count_cores
 from clip_retrieval.progress import show_progress
@@ -19,6 +20,7 @@ from clip_retrieval.progress import show_progress
 TILE_ROWS, TILE_COLUMNS = 512, 4096  # 8 MB of products at most, mostly 1 or 2, which stay in the CPU's cache
 BATCH_PRODUCTS = 4_000_000_000  # compared between two saved results: some tens of seconds
 GROUP_TASKS = 32
+PENDING = 1 << 18  # pairs that are joined at once with those before them
 FIRST_KEPT = 64  # pairs of a row that stay where all together are too many: those with the rows that come first
 
 
@@ -42,7 +44,7 @@ class Pairs:
         return Pairs(ends, self.cut.union(*(other.cut for other in others)))
 
     def distinct(self) -> Pairs:
-        return Pairs(np.unique(self.ends, axis=0) if len(self.ends) else self.ends, self.cut)
+        return Pairs(distinct_ends(self.ends), self.cut)
 
     def bounded(self, compare: Compare) -> Pairs:
         """Return at most `most_pairs` or so: of each row those with the rows that come first."""
@@ -116,14 +118,24 @@ def in_groups(tasks: list[Task]) -> Iterator[list[Task]]:
 def run(placed: Placed, compare: Compare, tasks: list[Task]) -> Pairs:
     """Return the pairs of some columns of some blocks."""
     tiles, found = Tiles(placed.rows, compare), no_pairs()
-    for task in tasks:
-        columns = Side.of(placed.rows, placed.order[task.start : task.stop])
-        for start in range(int(placed.starts[task.block]), task.stop, TILE_ROWS):
-            rows = Side.of(placed.rows, placed.order[start : min(start + TILE_ROWS, task.stop)])
-            decided = tiles.compare(rows, columns.since(start - task.start), is_within=True)
-            found = found.join([Pairs(decided)]).bounded(compare)
-        visitors = placed.visitors_of(task.block)
-        for start in range(0, len(visitors), TILE_ROWS):
-            decided = tiles.compare(Side.of(placed.rows, visitors[start : start + TILE_ROWS]), columns)
-            found = found.join([Pairs(decided)]).bounded(compare)
-    return found.join([Pairs(tiles.decide())]).bounded(compare)
+    pending, count = [NO_ENDS], 0
+    for some in chain.from_iterable(tiles_of(placed, task) for task in tasks):
+        for decided in tiles.compare(some):
+            pending.append(decided)
+            count += len(decided)
+            if count > PENDING:
+                found, pending, count = found.join([Pairs(np.concatenate(pending))]).bounded(compare), [NO_ENDS], 0
+    return found.join([Pairs(np.concatenate([*pending, tiles.decide()]))]).bounded(compare)
+
+
+def tiles_of(placed: Placed, task: Task) -> Iterator[Iterator[Tile]]:
+    """Yield the tiles of a block's own rows, then those of its visitors."""
+    columns = Side(placed.rows, placed.order[task.start : task.stop])
+    firsts = range(int(placed.starts[task.block]), task.stop, TILE_ROWS)
+    own = (Side(placed.rows, placed.order[start : min(start + TILE_ROWS, task.stop)]) for start in firsts)
+    yield (
+        Tile(side, columns, max(0, start - task.start), is_within=True) for start, side in zip(firsts, own, strict=True)
+    )
+    visitors = placed.visitors_of(task.block)
+    parts = (visitors[start : start + TILE_ROWS] for start in range(0, len(visitors), TILE_ROWS))
+    yield (Tile(Side(placed.rows, part), columns) for part in parts)

@@ -28,9 +28,12 @@ class Rows:
     projected: Projected  # [n, width], mapped
     loss: float  # how far a product of projected rows may be below that of the rows
 
-    def load(self, positions: Ids | slice) -> Floats:
+    def load(self, positions: Ids) -> Floats:
         """Return rows as they are, in fp32."""
         return self.pool.rows(self.ids[positions])
+
+    def load_again(self, positions: Ids) -> Floats:
+        return self.pool.rows_again(self.ids[positions])
 
     def load_projected(self, positions: Ids | slice) -> Floats:
         return widen(self.projected[positions])

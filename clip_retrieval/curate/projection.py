@@ -24,7 +24,7 @@ from clip_retrieval.progress import show_progress
 
 Projected = NDArray[np.float16]
 
-WIDTHS = (32, 64, 96, 128, 192, 256, 384, 512, 768)  # numbers of a projected row; multiples of 8, which are read fast
+WIDTHS = (64, 96, 128, 192, 256, 384, 512, 768)  # numbers of a projected row; multiples of 8, which are read fast
 SAMPLE = 8192  # rows that axes and width are found from
 LOOKED_AT = 2048  # of these rows, compared with all of the sample
 MOST_PAIRS = 16_384  # of them and the nearest others
@@ -82,16 +82,13 @@ def find_projection(pool: Pool, ids: Ids, threshold: float, count: int, work: Wo
 
 
 def find_axes(sample: Floats) -> Projection:
-    """Return the principal axes of unit rows, all but one; what the rows have in common is in none of them."""
+    """Return the principal axes of unit rows, all but the last."""
     dim = sample.shape[1]
     if len(sample) < 2:
         return Projection(np.eye(dim - 1, dim, dtype=np.float32), dim)
-    wide = sample.astype(np.float64)
-    spread = np.atleast_2d(np.cov(wide, rowvar=False))
+    spread = np.atleast_2d(np.cov(sample.astype(np.float64), rowvar=False))
     dimensions = max(1.0, float(np.trace(spread) ** 2 / max(float((spread**2).sum()), 1e-30)))
-    mean = wide.mean(axis=0)
-    away = np.eye(dim) - np.outer(mean, mean) / max(float(mean @ mean), 1e-30)
-    axes = np.linalg.eigh(away @ spread @ away)[1].T[:0:-1]  # the largest first, without the last
+    axes = np.linalg.eigh(spread)[1].T[:0:-1]  # the largest first, without the last
     return Projection(np.ascontiguousarray(axes * SHRUNK, dtype=np.float32), dimensions)
 
 
@@ -113,7 +110,7 @@ def choose_width(sample: Floats, whole: Projection, threshold: float, count: int
         projected = made.join(coordinates[:, : width - 1]).astype(np.float32)
         bounds = np.einsum("nd,nd->n", projected[places[left]], projected[right])
         is_open = bounds >= threshold - made.loss
-        cost = width + WHOLE_COST * float(is_open.mean() if len(is_open) else 0)
+        cost = width + min(WHOLE_COST * float(is_open.mean() if len(is_open) else 0), dim)
         if cost < least:
             best, least = width, cost
     return best

@@ -50,12 +50,16 @@ def hash_rows(pool: Pool) -> NDArray[np.uint64]:
     hashes = np.zeros(pool.row_count, np.uint64)
     with show_progress("reading", pool.row_count) as advance:
         for start, rows in pool.parts():
-            if not np.isfinite(rows).all():
-                bad = start + int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
-                raise SourceError(f"row {bad:,} of the embeddings is not finite; embed it anew")
+            with np.errstate(over="ignore", invalid="ignore"):
+                squares = np.einsum("nd,nd->n", rows, rows)  # one pass; those it does not decide are looked at again
+            odd = np.flatnonzero(~np.isfinite(squares))
+            bad = odd[~np.isfinite(rows[odd]).all(axis=1)]
+            if len(bad):
+                raise SourceError(f"row {start + int(bad[0]):,} of the embeddings is not finite; embed it anew")
             rows = rows + np.float32(0)  # -0 and 0 are one number
             hashes[start : start + len(rows)] = [max(1, xxhash.xxh3_64_intdigest(row)) for row in rows]
-            hashes[start : start + len(rows)][~rows.any(axis=1)] = 0
+            empty = np.flatnonzero(squares == 0)
+            hashes[start + empty[~rows[empty].any(axis=1)]] = 0
             advance(len(rows))
     return hashes
 

@@ -189,6 +189,14 @@ def test_folders_of_few_rows_or_few_numbers_are_compared(write_run: WriteRun, tm
     assert (found.compared, found.reasons) == (2, {"semantic": 1})
 
 
+def test_rows_whose_squares_are_too_large_or_too_small_are_rows_too(write_run: WriteRun, tmp_path: Path) -> None:
+    rows = np.zeros((5, 8), np.float32)
+    rows[0] = rows[1] = 1e25
+    rows[2] = rows[3] = 1e-25
+    found = dedup(write_run(tmp_path / "run", [rows]), tmp_path / "out", by="exact")
+    assert (found.compared, found.reasons) == (4, {"embedding": 2})
+
+
 def test_the_same_bytes_are_told_by_a_column_and_by_the_pictures(
     write_run: WriteRun, tmp_path: Path, unit_rows: Callable[..., Rows], make_jpeg: Callable[[int], bytes]
 ) -> None:

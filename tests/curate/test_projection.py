@@ -15,7 +15,7 @@ from clip_retrieval.curate.blocks import find_blocks, margin_of
 from clip_retrieval.curate.embedded import Pool, open_embedded, unit
 from clip_retrieval.curate.placed import Rows
 from clip_retrieval.curate.projection import Projection, choose_width, find_axes
-from clip_retrieval.curate.tiles import Compare, Side, Tiles
+from clip_retrieval.curate.tiles import Compare, Side, Tile, Tiles
 
 Floats = NDArray[np.float32]
 KINDS = ("even", "cone", "near", "flat", "long", "short", "few")
@@ -57,19 +57,11 @@ def test_projected_rows_are_never_less_alike_than_the_rows(kind: str, dim: int, 
     assert made.loss < 0.005
 
 
-def test_what_all_rows_have_in_common_takes_no_axis() -> None:
-    rows = unit(make_rows("cone", 64))
-    made = find_axes(rows)
-    assert np.abs(made.axes @ rows.mean(axis=0)).max() < 1e-5
-    short = made.project(rows).astype(np.float64)
-    np.testing.assert_allclose(short @ short.T, cosines_of(rows), atol=0.01)
-
-
 def test_rows_are_projected_to_fewer_numbers_where_that_rules_pairs_out() -> None:
     rows = unit(make_rows("even", 128))
     whole = find_axes(rows)
     assert choose_width(rows, whole, 0.95, 1) <= 64
-    assert choose_width(rows, whole, 0.2, 1) == 128
+    assert choose_width(rows, whole, 0.5, 1) > 64
 
 
 @pytest.mark.parametrize("is_exact", [True, False])
@@ -118,13 +110,9 @@ def test_tiles_tell_the_pairs_of_brute_force(
     rows = rows_of(held, width)
     threshold = 0.9 if kind != "even" else 0.3
     done = Tiles(rows, Compare(threshold, rows.ids, boundary, 1 << 30))
-    some, others = Side.of(rows, np.arange(150)), Side.of(rows, np.arange(150, 240))
-    found = [
-        done.compare(some, some, is_within=True),
-        done.compare(others, some),
-        done.compare(others, others, is_within=True),
-        done.decide(),
-    ]
+    some, others = Side(rows, np.arange(150)), Side(rows, np.arange(150, 240))
+    sets = [Tile(some, some, is_within=True)], [Tile(others, some)], [Tile(others, others, is_within=True)]
+    found = [ends for tiles in sets for ends in done.compare(tiles)] + [done.decide()]
     true = np.argwhere(np.triu(np.round(cosines_of(held), 9) >= threshold, 1))
     if boundary is not None:
         true = true[(true[:, 0] < boundary) != (true[:, 1] < boundary)]
