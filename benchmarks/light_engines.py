@@ -39,6 +39,7 @@ ENGINES = {
         for runtime in ("onnxruntime", "openvino")
         for kind in ("fp32", "int8", "int4")
     },
+    "ours: onnx int8 packed on onnxruntime": ("Ours", "int8-packed?runtime=onnxruntime", "onnxruntime"),
     "ours: gguf f16": ("Ours", "f16.gguf", "open_clip"),
 }
 
@@ -47,12 +48,12 @@ class Ours:
     """This project; pixels are uint8, scaled within the model."""
 
     def __init__(self, folder: Path, file: str) -> None:
-        import numpy as np
-
-        from clip_retrieval import load_encoder
+        from clip_retrieval import load_encoder  # loads NumPy its own way, unless it is there
 
         name = f"{'gguf' if file.endswith('.gguf') else 'onnx'}:{folder / file}"
         self.encoder = load_encoder(name, workload="bulk" if sys.argv[-1] == "rates" else "query")
+        import numpy as np
+
         self.pixels = np.load(folder / "pixels.npy", mmap_mode="r")
         self.encode_texts = self.encoder.encode_texts
         self.note = self.encoder.info.precision
@@ -244,8 +245,9 @@ def prepare(folder: Path, pictures: Path) -> None:
         run_command(folder / file, "convert", source, "--to", "gguf" if dtype else "onnx", *dtype)
     for file in ("q4_0.gguf", "q8_0.gguf"):
         run_command(folder / file, "quantize", folder / "f32.gguf", "--type", file[:4])
-    for file in ("int8", "int4"):
-        run_command(folder / file, "quantize", folder / "fp32", "--type", file)
+    for file in ("int8", "int4", "int8-packed"):
+        kind, _, packed = file.partition("-")
+        run_command(folder / file, "quantize", folder / "fp32", "--type", kind, *(["--packed"] if packed else []))
     torch = Torch(folder, "model.pt")
     write_plain(torch, folder / "plain")
     if importlib.util.find_spec("clippie") and not (folder / "clippie.weights").exists():
