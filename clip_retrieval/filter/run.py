@@ -93,7 +93,7 @@ def run_filter(config: FilterConfig, opening: Opening | None = None) -> FilterRe
         IndexFolder(config.indice_folder),
         config.searcher,
         workload="once",
-        take_opened=None if opening is None else opening.take,
+        ahead=opening,
     )
     check_formats(config.write, searcher)
     hits = ask(config, searcher)

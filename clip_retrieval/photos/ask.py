@@ -112,7 +112,7 @@ def open_photos(config: SearchConfig, seen: Seen | None = None, opening: Opening
         IndexFolder(kept.index(about.clip_model)),
         SearcherConfig(),
         workload="query" if config.output.interactive else "once",
-        take_opened=None if opening is None else opening.take,
+        ahead=opening,
     )
     real = "ViT-B/32" if is_installed("torch") else "onnx:FOLDER"
     notes = (DEMO_NOTE.format(real),) if about.clip_model == DEMO else ()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -42,7 +42,13 @@ if TYPE_CHECKING:  # below, they are imported where they are used: together 10 m
 
 OPENING_TRIES = 10
 
-TakeOpened = Callable[[EncoderConfig], Encoder | None]  # a model that was opened meanwhile, if it is that one
+
+class Opened(Protocol):
+    """What was opened ahead; each is taken once, and None where it is another one."""
+
+    def take_model(self, config: EncoderConfig) -> Encoder | None: ...
+
+    def take_index(self, manifest: dict[str, Any] | None) -> Index | None: ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,7 +68,7 @@ class Searcher:
     stored: Vectors | None  # the embeddings that candidates are compared by again
     settings: Settings | None
     workload: Workload
-    take_opened: TakeOpened | None = None
+    ahead: Opened | None = None
     encoding: Lock = field(default_factory=Lock)
     drawing: Lock = field(default_factory=Lock)
     drawn: list[Background] = field(default_factory=list)  # none or one; changed under the lock only
@@ -118,7 +124,7 @@ class Searcher:
         """Return the model, loaded and compared with that of the index once; the caller holds the lock."""
         if not self.loaded:
             config = choose_encoder(self.expected, self.config)
-            opened = None if self.take_opened is None else self.take_opened(config)
+            opened = None if self.ahead is None else self.ahead.take_model(config)
             encoder = load_encoder(config, workload=self.workload) if opened is None else opened
             check_model(encoder, self.expected)
             self.loaded.append(encoder)
@@ -191,7 +197,7 @@ def open_searcher(
     config: SearcherConfig,
     *,
     workload: Workload = "query",
-    take_opened: TakeOpened | None = None,
+    ahead: Opened | None = None,
 ) -> Searcher:
     """Open an index folder; raises QueryError and StorageError where it cannot answer.
 
@@ -201,7 +207,8 @@ def open_searcher(
         raise QueryError(f"there is no index folder {folder.url}")
     for _ in range(OPENING_TRIES):
         manifest = read_manifest(folder)
-        index = open_index(folder, config.modality, memory_map=config.memory_map)
+        taken = None if ahead is None else ahead.take_index(manifest)
+        index = taken or open_index(folder, config.modality, memory_map=config.memory_map)
         metadata = open_metadata(folder)
         if read_manifest(folder) == manifest:
             break
@@ -222,7 +229,7 @@ def open_searcher(
         stored=open_stored(config, index),
         settings=None if config.index_param is None else index.checked(parse_settings(config.index_param)),
         workload=workload,
-        take_opened=take_opened,
+        ahead=ahead,
     )
 
 
