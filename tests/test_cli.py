@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 import clip_retrieval
 from clip_retrieval.cli import cli
+from clip_retrieval.commands import Outcome
 from clip_retrieval.errors import ConfigError, EncoderError, IndexBuildError, QueryError, SourceError
 
 MODEL = "hash:16?size=32"
@@ -162,6 +163,15 @@ def test_json_is_all_that_stdout_gets(run: Cli, tmp_path: Path, write_pictures: 
     assert json.loads(first.stdout)["sample_count"] == 2
     assert json.loads(second.stdout)["indices"]["image"]["nb vectors"] == 2
     assert [hit["rank"] for hit in json.loads(third.stdout)["results"]] == [1, 2]
+
+
+def test_an_outcome_lives_as_long_as_the_list_that_the_command_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIP_RETRIEVAL_CACHE", str(tmp_path))
+    kept: list[object] = []
+    assert CliRunner().invoke(cli, ["search", "--list"], obj=kept).exit_code == 0
+    assert [type(outcome) for outcome in kept] == [Outcome]
 
 
 def test_a_missing_input_is_one_sentence(run: Cli, tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from types import ModuleType
 from typing import Any
 
 # Parts of NumPy 1.26 that a query does not use: 30 ms of every start. NumPy 2 loads them when they are named.
 UNUSED_PARTS = ("ctypeslib", "fft", "ma", "polynomial", "random")
 SPIN = "OPENBLAS_THREAD_TIMEOUT"  # log2 of the cycles that an idle thread of OpenBLAS spins; unset, 26: about 30 ms
+IMPORTING = Lock()  # held while NumPy's parts are stand-ins
 
 
 @contextmanager
@@ -44,7 +46,8 @@ def loading_asleep() -> Iterator[None]:
     spins = os.environ.get(SPIN)
     os.environ.setdefault(SPIN, "4")  # read when a library is loaded; not for child processes
     try:
-        import_numpy()
+        with IMPORTING:
+            import_numpy()
         yield
     finally:
         if spins is None:
