@@ -174,7 +174,8 @@ def video_bytes(*colors: str, container: str = "mp4", codec: str = "mpeg4", **ab
     random, folder = np.random.default_rng(0), tempfile.TemporaryDirectory()
     path = Path(folder.name, "a")
     with folder, av.open(str(path), "w", format=container, options=about.get("options", {})) as opened:
-        stream = opened.add_stream(codec, rate=5)
+        quiet = {"x265-params": "log-level=none"} if codec == "libx265" else {}
+        stream = opened.add_stream(codec, rate=5, options=quiet)
         stream.width, stream.height = about.get("size", (64, 64))
         stream.pix_fmt = "yuv420p"
         stream.codec_context.gop_size = 10

@@ -8,10 +8,9 @@ from __future__ import annotations
 import time
 from contextlib import closing
 from fractions import Fraction
+from itertools import pairwise
 from math import ceil
 from typing import Any
-
-import numpy as np
 
 from clip_retrieval.errors import ImageError
 from clip_retrieval.media.config import VideoConfig
@@ -33,7 +32,9 @@ def list_frames(url: str, config: VideoConfig, step: Step | None = None) -> List
         if end is not None and config.video_frames == "rate":
             return Listed(moments_at(config.frames_per_second, end))
         if end is not None and config.video_frames == "keyframes" and is_indexed(video):
-            return Listed(checked(keyframes_in_index(video)))
+            found = keyframes_in_index(video)
+            if found is not None:
+                return Listed(checked(found))
         video.rewind()
         if config.video_frames == "scenes":
             listed, seen_end = list_scenes(video, config.scene_threshold, step or Step(0))
@@ -96,15 +97,20 @@ def is_indexed(video: Video) -> bool:
     return bool(INDEXED & set(video.container.format.name.split(",")))
 
 
-def keyframes_in_index(video: Video) -> list[int]:
-    """Return the times of the frames that are stored whole, as the file's index has them: its frames are not read."""
-    entries = [entry.timestamp for entry in video.stream.index_entries if entry.is_keyframe and not entry.is_discard]
-    shift = 0
-    if "mov" in video.container.format.name:  # whose index has the times of decoding
-        video.rewind()
-        first = next((packet for packet in video.packets() if packet.pts is not None and packet.dts is not None), None)
-        shift = 0 if first is None else first.pts - first.dts
-    return sorted({video.milliseconds(timestamp + shift) for timestamp in entries})
+def keyframes_in_index(video: Video) -> list[int] | None:
+    """Return the times of the frames that are stored whole, as the file's index has them: no others are read.
+
+    None where the index and the frames disagree.
+    """
+    entries = [(entry.timestamp, entry.is_keyframe and not entry.is_discard) for entry in video.stream.index_entries]
+    times = [timestamp for timestamp, is_key in entries if is_key]
+    if "mov" in video.container.format.name and len(times) < len(entries):
+        # its index has the times of decoding, before those on the screen: by how much, each key frame says itself
+        shown = [video.time_of_key_frame(*pair) for pair in pairwise([*times, 2 * times[-1] - times[0] + 2])]
+        if None in shown:
+            return None
+        times = shown
+    return sorted(set(map(video.milliseconds, times)))
 
 
 def list_keyframes(video: Video, step: Step) -> tuple[Listed, int]:
@@ -131,6 +137,8 @@ def list_scenes(video: Video, threshold: float, step: Step) -> tuple[Listed, int
     The measure is that of ffmpeg's filter `scdet`, of small frames: the mean difference of two frames in percent, or by
     how much that differs from the difference before, if this is less; so motion that goes on begins no scene.
     """
+    import numpy as np  # noqa: PLC0415 -- a tenth of a second of each helper's start
+
     moments, stop, moment = list[int](), time.monotonic() + STEP_SECONDS, 0
     before, change, scene = step.seen or (None, 0.0, -LEAST_SCENE)
     if step.moment:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from fractions import Fraction
-from itertools import dropwhile
+from itertools import chain, dropwhile
 from math import ceil
 from typing import Any
 
@@ -15,6 +15,7 @@ from PIL import Image
 from clip_retrieval.blobs import POINTER_BYTES, open_raw
 from clip_retrieval.errors import ImageError, one_line
 from clip_retrieval.git_lfs import describe_pointer
+from clip_retrieval.media.drawing import Shape, draw, whole_size
 from clip_retrieval.media.places import advice, in_seconds
 
 MOST_PIXELS = 178_956_970  # of a frame, where no other limit is given: that of pictures
@@ -24,13 +25,7 @@ FORMATS = (
 BUFFER_BYTES = 1 << 18
 LEAPS = (0, 2_000, 20_000)  # milliseconds before the wanted time to seek to, where the index of a file is not exact
 WORTH_SEEKING = 10_000  # milliseconds ahead, in files whose key frames are not known
-HIGH_DEFINITION = 720  # lines from which on colors are those of BT.709, where a file does not say
-UNSAID = 2  # AVCOL_SPC_UNSPECIFIED of libavutil's pixfmt.h
-MOST_STRETCHED = 8  # pixels of more unlike sides are a mistake
-TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 QUALITY = 92  # of a JPEG that is shown
-
-Shape = Callable[[int, int], tuple[int, int]]  # width and height of a frame to the least ones to scale it down to
 
 
 class Video:
@@ -70,7 +65,8 @@ class Video:
         if not streams:
             raise ImageError("no_video", "the file holds sound or other data, but no video")
         self.stream: Any = streams[0]
-        self.start_here(is_within=False)
+        self.head: Any = None  # the packet of the key frame that was sought
+        self.start_here(self.packets())
         codec = self.stream.codec_context
         if codec is None:
             raise ImageError("decode", "its frames have a format that is not known")
@@ -78,9 +74,10 @@ class Video:
         codec.thread_count, codec.thread_type = 1, "NONE"
         codec.options = {"max_pixels": str(self.most_pixels)}
 
-    def start_here(self, *, is_within: bool) -> None:
+    def start_here(self, packets: Iterable[Any]) -> None:
         """Forget the frames of another place."""
-        self.frames = self.decoded(is_within=is_within)
+        self.frames = self.decoded(packets)
+        self.is_alone = False  # the frame on the screen was decoded without those around it
         self.now: Any = None  # the frame on the screen
         self.after: Any = None  # the one after it, where it is decoded already
         self.is_torn = False  # something after the frame on the screen could not be decoded
@@ -130,12 +127,9 @@ class Video:
         with suppress(self.av.FFmpegError):
             yield from self.container.demux() if all_streams else self.container.demux(self.stream)
 
-    def decoded(self, *, is_within: bool) -> Iterator[Any]:
-        """Yield frames from where the file is, within it from a key frame on: others would be made of nothing.
-
-        What cannot be decoded is left out, and noted.
-        """
-        for packet in dropwhile(lambda packet: is_within and not packet.is_keyframe, self.packets()):
+    def decoded(self, packets: Iterable[Any]) -> Iterator[Any]:
+        """Yield the frames of packets; what cannot be decoded is left out, and noted."""
+        for packet in packets:
             try:
                 frames = packet.decode()
             except self.av.FFmpegError:
@@ -146,7 +140,7 @@ class Video:
     def frame_at(self, moment: int) -> Any:
         """Return the frame on the screen at a time, or the first one where there is none yet."""
         if self.is_elsewhere(moment):
-            self.seek(moment)
+            self.seek(moment, alone=True)
         while self.now is None or self.time(self.now) < moment:
             after = self.peek()
             if after is None or (self.now is not None and self.time(after) > moment):
@@ -179,6 +173,8 @@ class Video:
         last = self.after or self.now
         if last is None:
             return moment > 0
+        if self.is_alone:
+            return moment != self.time(self.now)
         if self.now is not None and moment < self.time(self.now):
             return True
         if moment <= self.time(last) or self.has_ended:
@@ -190,15 +186,42 @@ class Video:
         is_known = "mov" in self.container.format.name  # all key frames are in the index
         return not is_known and place in (-1, len(entries) - 1) and moment - self.time(last) > WORTH_SEEKING
 
-    def seek(self, moment: int) -> None:
-        """Go to a key frame before a time."""
+    def seek(self, moment: int, *, alone: bool = False) -> None:
+        """Go to a key frame before a time, or take the one that is there, `alone`, where no other frame is wanted."""
         for leap in LEAPS:
             if leap <= moment:
                 self.go_to(self.timestamp(moment - leap))
+                head = self.head
+                if alone and head is not None and head.pts is not None and self.milliseconds(head.pts) == moment:
+                    if self.take_alone(head):
+                        return
+                    self.go_to(self.timestamp(moment - leap))
                 first = self.peek()
                 if first is not None and self.time(first) <= moment:
                     return
         self.rewind()
+
+    def time_of_key_frame(self, decoded: int, following: int) -> int | None:
+        """Return when a key frame is on the screen, by the times of decoding it and the one after it."""
+        with suppress(self.av.FFmpegError):
+            self.container.seek((decoded + following) // 2, stream=self.stream)
+            packet = next(self.packets(), None)
+            if packet is not None and packet.dts == decoded and packet.is_keyframe:
+                return packet.pts  # type: ignore[no-any-return]
+        return None
+
+    def take_alone(self, packet: Any) -> bool:
+        """Take the frame of a key frame's packet, for which no other is decoded; say whether there is one.
+
+        A decoder that was told to give all that it has cannot go on: the next frame is sought anew.
+        """
+        try:
+            frames = [frame for frame in (*packet.decode(), *packet.stream.decode(None)) if frame.pts == packet.pts]
+        except self.av.FFmpegError:
+            frames = []
+        if frames:
+            self.now, self.is_alone = frames[0], True
+        return bool(frames)
 
     def go_to(self, timestamp: int) -> None:
         try:
@@ -206,7 +229,9 @@ class Video:
         except self.av.FFmpegError:  # it has no index, or one that is damaged
             self.rewind()
         else:
-            self.start_here(is_within=True)
+            packets = dropwhile(lambda packet: not packet.is_keyframe, self.packets())  # others are made of nothing
+            self.head = next(packets, None)
+            self.start_here(packets if self.head is None else chain([self.head], packets))
 
     def rewind(self) -> None:
         """Go to the beginning. The file is opened anew: some formats find their first key frame in no other way."""
@@ -224,28 +249,7 @@ class Video:
             raise ImageError("decode", "the frames of the video could not be listed")
         with self.explaining("the frame cannot be made a picture"):
             frame = self.frame_at(moment)
-            return self.draw(frame, shape), self.number(frame)
-
-    def draw(self, frame: Any, shape: Shape) -> Image.Image:
-        turn = frame.rotation % 360
-        width, height = square(frame.width, frame.height, self.stream.sample_aspect_ratio)
-        is_on_its_side = turn in (90, 270)
-        across, down = shape(height, width) if is_on_its_side else shape(width, height)
-        across, down = (down, across) if is_on_its_side else (across, down)
-        scale = min(1.0, max(across / width, down / height))
-        image: Image.Image = frame.reformat(
-            width=max(1, round(width * scale)),
-            height=max(1, round(height * scale)),
-            format="rgb24",
-            interpolation="AREA" if scale < 1 else "BICUBIC",
-            src_colorspace=self.colors(frame),
-            threads=1,
-        ).to_image()
-        return image.transpose(TURNS[turn]) if turn in TURNS else image
-
-    def colors(self, frame: Any) -> str | None:
-        """Return the matrix of the colors where the file does not say: players take it from the size."""
-        return "ITU709" if frame.colorspace == UNSAID and frame.height >= HIGH_DEFINITION else None
+            return draw(frame, self.stream.sample_aspect_ratio, shape), self.number(frame)
 
     def number(self, frame: Any) -> int | None:
         """Return the number of a frame, from 0; of videos with frames of unlike lengths, by their average."""
@@ -258,17 +262,6 @@ class Video:
 
     def close(self) -> None:
         self.stack.close()
-
-
-def square(width: int, height: int, ratio: Fraction | None) -> tuple[int, int]:
-    """Return the size with square pixels, by stretching; of a ratio beyond belief, the size as it is."""
-    if not ratio or ratio == 1 or not 1 / MOST_STRETCHED <= ratio <= MOST_STRETCHED:
-        return width, height
-    return (round(width * ratio), height) if ratio > 1 else (width, round(height / ratio))
-
-
-def whole_size(width: int, height: int) -> tuple[int, int]:
-    return width, height
 
 
 def picture_of_frame(url: str, moment: int) -> bytes:

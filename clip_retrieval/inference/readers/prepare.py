@@ -24,10 +24,11 @@ from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.errors import ImageError, one_line
 from clip_retrieval.inference.readers.media import Holder, Holders, digest_bytes, digest_place, is_subtitles
 from clip_retrieval.inference.types import Row
+from clip_retrieval.media.drawing import whole_size
 from clip_retrieval.media.pdf import Document
 from clip_retrieval.media.places import PlaceRef
 from clip_retrieval.media.subtitles import Subtitles
-from clip_retrieval.media.video import Video, whole_size
+from clip_retrieval.media.video import Video
 from clip_retrieval.sources.types import Failure, Part, Sample
 
 

@@ -1,0 +1,51 @@
+"""A decoded frame to a picture: in RGB, upright, with square pixels, scaled down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+from PIL import Image
+
+HIGH_DEFINITION = 720  # lines from which on colors are those of BT.709, where a file does not say
+UNSAID = 2  # AVCOL_SPC_UNSPECIFIED of libavutil's pixfmt.h
+MOST_STRETCHED = 8  # pixels of more unlike sides are a mistake
+TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+
+Shape = Callable[[int, int], tuple[int, int]]  # width and height of a frame to the least ones to scale it down to
+
+
+def draw(frame: Any, ratio: Fraction | None, shape: Shape) -> Image.Image:
+    """Return a frame, whose pixels have sides of this ratio, scaled down to what `shape` says at least."""
+    turn = frame.rotation % 360
+    width, height = square(frame.width, frame.height, ratio)
+    is_on_its_side = turn in (90, 270)
+    across, down = shape(height, width) if is_on_its_side else shape(width, height)
+    across, down = (down, across) if is_on_its_side else (across, down)
+    scale = min(1.0, max(across / width, down / height))
+    image: Image.Image = frame.reformat(
+        width=max(1, round(width * scale)),
+        height=max(1, round(height * scale)),
+        format="rgb24",
+        interpolation="AREA" if scale < 1 else "BICUBIC",
+        src_colorspace=colors_of(frame),
+        threads=1,
+    ).to_image()
+    return image.transpose(TURNS[turn]) if turn in TURNS else image
+
+
+def colors_of(frame: Any) -> str | None:
+    """Return the matrix of the colors where the file does not say: players take it from the size."""
+    return "ITU709" if frame.colorspace == UNSAID and frame.height >= HIGH_DEFINITION else None
+
+
+def square(width: int, height: int, ratio: Fraction | None) -> tuple[int, int]:
+    """Return the size with square pixels, by stretching; of a ratio beyond belief, the size as it is."""
+    if not ratio or ratio == 1 or not 1 / MOST_STRETCHED <= ratio <= MOST_STRETCHED:
+        return width, height
+    return (round(width * ratio), height) if ratio > 1 else (width, round(height / ratio))
+
+
+def whole_size(width: int, height: int) -> tuple[int, int]:
+    return width, height
