@@ -76,11 +76,13 @@ class Connection(asyncio.Protocol):
             self.transport.write(request)
             if hangs_up:
                 await asyncio.sleep(0.002)
+                self.answer.cancel()
                 self.close()
                 return HUNG_UP
             return await self.answer
         except OSError as error:
             self.close()
+            await asyncio.sleep(0.01)  # a server that is started anew refuses at once
             return type(error).__name__
 
     def data_received(self, data: bytes) -> None:

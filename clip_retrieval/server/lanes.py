@@ -72,7 +72,10 @@ class Lane(Generic[T, R]):
         if self.waking is not loop:
             self.waking = loop
             loop.call_soon(self.wake, loop, 0)
-        return await job.future
+        try:
+            return await job.future
+        finally:
+            del job  # its error leads back to this frame: a circle would keep all that the request had
 
     def wake(self, loop: asyncio.AbstractEventLoop, before: int) -> None:
         """Let threads begin, once a round of the loop has brought nothing more: a batch costs little more than one."""
@@ -90,6 +93,7 @@ class Lane(Generic[T, R]):
                 results = self.results([job.item for job in jobs])
                 self.begun.pop(threading.get_ident(), None)
                 self.deliver(jobs, results)
+                del jobs, results  # until the next batch an error would keep what its request had
 
     def take(self) -> list[Job[T, R]] | None:
         """Wait for work, and return all that waits, up to a batch; None at the end. Cancelled jobs are dropped."""
@@ -152,12 +156,14 @@ def one_by_one(work: Callable[[T], R]) -> Callable[[Sequence[T]], Sequence[R | E
     """Return the work of a lane whose items have nothing in common."""
 
     def run(items: Sequence[T]) -> Sequence[R | Exception]:
-        results: list[R | Exception] = []
-        for item in items:
-            try:
-                results.append(work(item))
-            except Exception as error:  # belongs to the answer of its item  # noqa: BLE001
-                results.append(error)
-        return results
+        return [attempt(work, item) for item in items]
 
     return run
+
+
+def attempt(work: Callable[[T], R], item: T) -> R | Exception:
+    """Return the result of an item, or its error, in a frame of its own: no list of errors is in their tracebacks."""
+    try:
+        return work(item)
+    except Exception as error:  # belongs to the answer of its item  # noqa: BLE001
+        return error

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import time
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -151,6 +154,33 @@ def test_items_with_nothing_in_common_have_results_of_their_own() -> None:
 
     found = one_by_one(invert)([2, 0, 4])
     assert (found[0], type(found[1]), found[2]) == (0.5, ZeroDivisionError, 0.25)
+
+
+def test_an_item_that_failed_is_let_go_of_without_a_collection() -> None:
+    class Thing:
+        pass
+
+    def fail(item: Thing) -> None:
+        raise ValueError(f"{item} is bad")
+
+    async def ask(lane: Lane[Any, Any]) -> weakref.ref[Thing]:
+        thing = Thing()
+        try:
+            await lane.do(thing)
+        except ValueError:
+            return weakref.ref(thing)
+        raise AssertionError("nothing failed")
+
+    gc.disable()
+    try:
+        with open_lane(one_by_one(fail), most_at_once=1) as lane:
+            failed = asyncio.run(ask(lane))
+            end = time.monotonic() + 20
+            while failed() is not None and time.monotonic() < end:  # the thread may be about to
+                time.sleep(0.001)
+        assert failed() is None
+    finally:
+        gc.enable()
 
 
 def test_the_results_of_a_loop_that_has_ended_are_dropped() -> None:
