@@ -52,9 +52,7 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("clip_retrieval.clip_back")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    quick_start = importlib.import_module("clip_retrieval.process.quick_start")
-    with quick_start.loading_asleep():
-        return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

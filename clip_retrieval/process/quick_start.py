@@ -10,48 +10,33 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Lock
 from types import ModuleType
 from typing import Any
 
 # Parts of NumPy 1.26 that a query does not use: 30 ms of every start. NumPy 2 loads them when they are named.
 UNUSED_PARTS = ("ctypeslib", "fft", "ma", "polynomial", "random")
 SPIN = "OPENBLAS_THREAD_TIMEOUT"  # log2 of the cycles that an idle thread of OpenBLAS spins; unset, 26: about 30 ms
-IMPORTING = Lock()  # held while NumPy's parts are stand-ins
 
 
 @contextmanager
 def starting_quickly() -> Iterator[None]:
-    """Import the modules of a command in the block, and search for no garbage, of which imports leave none.
+    """Import the modules of a command in the block, NumPy among them, so that idle threads sleep and gc rests.
 
-    Enter before NumPy is imported.
+    Imports leave no garbage. On two cores, threads that spin take the one that opens the model. For commands, which
+    own their process: nothing of a process that only imports this package is changed.
     """
-    was_enabled = gc.isenabled()
+    was_enabled, spins = gc.isenabled(), os.environ.get(SPIN)
     gc.disable()
-    try:
-        with loading_asleep():
-            yield
-    finally:
-        if was_enabled:
-            gc.freeze()  # all that is there now stays
-            gc.enable()
-
-
-@contextmanager
-def loading_asleep() -> Iterator[None]:
-    """Import NumPy, and libraries in the block, so that their idle threads sleep.
-
-    On two cores, they would take the one that opens the model. What they compute stays the same.
-    """
-    spins = os.environ.get(SPIN)
     os.environ.setdefault(SPIN, "4")  # read when a library is loaded; not for child processes
     try:
-        with IMPORTING:
-            import_numpy()
+        import_numpy()
         yield
     finally:
         if spins is None:
             os.environ.pop(SPIN, None)
+        if was_enabled:
+            gc.freeze()  # all that is there now stays
+            gc.enable()
 
 
 def import_numpy() -> None:

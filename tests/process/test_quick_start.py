@@ -62,11 +62,9 @@ def test_garbage_is_collected_again_afterwards(monkeypatch: pytest.MonkeyPatch) 
         gc.unfreeze()
 
 
-def test_functions_of_the_package_load_numpy_the_same_way() -> None:
+def test_the_package_leaves_the_numpy_of_its_user_alone() -> None:
     code = (
-        "import gc, os, sys\nfrom clip_retrieval import load_encoder\n"
-        f"print('numpy' in sys.modules, 'numpy.ma' in sys.modules, gc.get_freeze_count(), '{SPIN}' in os.environ)"
+        "import sys\nfrom clip_retrieval import load_encoder\nprint('numpy' in sys.modules, 'numpy.ma' in sys.modules)"
     )
-    others = {name: value for name, value in os.environ.items() if name != SPIN}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=others)
-    assert done.stdout.strip() == "True False 0 False"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True True"
