@@ -25,7 +25,6 @@ pytest.importorskip("av", reason="videos are read by PyAV: pip install av")
 MakeVideo = Callable[..., bytes]
 Table = Callable[[Path, str], pd.DataFrame]
 Read = Callable[[Path, str], NDArray[np.float16]]
-Snapshot = Callable[[Path], dict[str, bytes]]
 SRT = "1\n00:00:00,500 --> 00:00:02,500\nhello\n\n2\n00:00:02,500 --> 00:00:09,000\n<i>bye</i>\n"
 
 
@@ -90,15 +89,6 @@ def test_pictures_and_videos_share_a_folder_where_that_is_asked_for(
     failures = read_table(tmp_path / "pictures", "failures").set_index("key")
     assert failures["reason"].to_dict() == dict.fromkeys(["a.mp4", "a.srt", "b.WEBM", "c.mkv"], "not_an_image")
     assert "--video_frames rate" in failures["detail"]["a.mp4"]
-
-
-def test_bytes_do_not_depend_on_processes_or_on_where_a_video_is_cut(
-    films: Path, tmp_path: Path, snapshot: Snapshot
-) -> None:
-    options = {"frames_per_second": 2, "output_partition_count": 5}
-    embed(films, tmp_path / "here", **options)
-    embed(films, tmp_path / "readers", **options, num_prepro_workers=2)
-    assert snapshot(tmp_path / "here") == snapshot(tmp_path / "readers")
 
 
 def test_an_update_follows_files_subtitles_and_the_choice_of_frames(

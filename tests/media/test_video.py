@@ -101,6 +101,18 @@ def test_each_time_has_its_frame_in_any_order(container: str, codec: str, make_v
 
 
 @pytest.mark.parametrize(("container", "codec"), KINDS)
+def test_a_frame_has_the_same_pixels_wherever_reading_began(
+    container: str, codec: str, make_video: MakeVideo, save: Save
+) -> None:
+    url, moments = save(make_video(*COLORS, container=container, codec=codec, noise=True)), range(0, 4000, 500)
+    with closing(Video(url)) as video:
+        forward = [video.picture(moment, whole_size)[0].tobytes() for moment in moments]
+    for moment, pixels in zip(moments, forward, strict=True):
+        with closing(Video(url)) as video:
+            assert video.picture(moment, whole_size)[0].tobytes() == pixels
+
+
+@pytest.mark.parametrize(("container", "codec"), KINDS)
 def test_key_frames_and_scenes_are_found(container: str, codec: str, make_video: MakeVideo, save: Save) -> None:
     url = save(make_video(*COLORS, container=container, codec=codec))
     keys = listed(url, "keyframes").moments
