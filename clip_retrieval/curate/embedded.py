@@ -134,7 +134,7 @@ class Pool:
 
     @cached_property
     def stored(self) -> list[tuple[int, NDArray[Any]]]:
-        """Return the first row of each file and its rows, mapped once: pages that are read count as memory since."""
+        """Return the first row of each file and its rows, mapped once."""
         found, first = [], 0
         for vectors in self.members:
             for file in vectors.files:

@@ -204,7 +204,7 @@ def measure_recall(placed: Placed, compare: Compare, pairs: Pairs, count: int) -
 
     def find_true(start: int) -> Ends:
         tiles = Tiles(rows, compare)
-        there = Side(rows, np.arange(start, min(start + RECALL_COLUMNS, len(rows.ids))))
+        there = Side(rows.anew(), np.arange(start, min(start + RECALL_COLUMNS, len(rows.ids))))
         return np.concatenate([*tiles.compare([Tile(own, there)]), tiles.decide()])
 
     with threads_alone() as threads:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from typing import NamedTuple
@@ -117,6 +117,7 @@ def in_groups(tasks: list[Task]) -> Iterator[list[Task]]:
 
 def run(placed: Placed, compare: Compare, tasks: list[Task]) -> Pairs:
     """Return the pairs of some columns of some blocks."""
+    placed = replace(placed, rows=placed.rows.anew())
     tiles, found = Tiles(placed.rows, compare), no_pairs()
     pending, count = [NO_ENDS], 0
     for some in chain.from_iterable(tiles_of(placed, task) for task in tasks):

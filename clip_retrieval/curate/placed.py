@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,6 +34,10 @@ class Rows:
 
     def load_again(self, positions: Ids) -> Floats:
         return self.pool.rows_again(self.ids[positions])
+
+    def anew(self) -> Rows:
+        """Return the same rows, mapped anew: pages that `load_again` reads count as memory while it lives."""
+        return replace(self, pool=Pool(self.pool.members))
 
     def load_projected(self, positions: Ids | slice) -> Floats:
         return widen(self.projected[positions])
