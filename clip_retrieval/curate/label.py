@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from threadpoolctl import threadpool_limits
 
 from clip_retrieval.curate.blocks import train
 from clip_retrieval.curate.column_set import check_labels, check_names, claim_set, join_schemas
@@ -30,6 +28,7 @@ from clip_retrieval.curate.columns import (
 from clip_retrieval.curate.config import LabelConfig
 from clip_retrieval.curate.embedded import SEED, Embedded, Floats, Ids, opened, unit
 from clip_retrieval.curate.heads import Head, read_head
+from clip_retrieval.curate.threads import threads_alone
 from clip_retrieval.embeddings.half_precision import widen
 from clip_retrieval.embeddings.local_copy import fetched
 from clip_retrieval.embeddings.rows import read_rows
@@ -40,7 +39,6 @@ from clip_retrieval.errors import ConfigError, SourceError
 from clip_retrieval.layout import CAPTION, COLUMNS_FOLDER, EMBEDDING_FOLDERS, IndexFolder, Modality, read_manifest
 from clip_retrieval.metadata import count_rows
 from clip_retrieval.metadata.joined import copy_column_set
-from clip_retrieval.process.resources import count_cores
 from clip_retrieval.progress import show_progress
 from clip_retrieval.query.config import SearcherConfig
 from clip_retrieval.query.embed import check_model, choose_encoder
@@ -221,8 +219,7 @@ def write_columns(name: str, embedded: Embedded, others: Vectors | None, parts: 
     first = 0
     with (
         show_progress("labeling", embedded.row_count) as advance,
-        threadpool_limits(1, user_api="blas"),
-        ThreadPoolExecutor(count_cores()) as threads,
+        threads_alone() as threads,
     ):
         for number, file in enumerate(embedded.vectors.files):
             target = f"{place}/{name}_{number:0{width}d}.parquet"
