@@ -1,4 +1,26 @@
-"""One real server and one real browser for all tests of the web page."""
+"""One real server and one real browser for all tests of the web page.
+
+Features, and the words of their tests in test_page.py. Each test runs as on a desktop (1000 x 560, a mouse) and as on a
+phone (360 x 740, a finger), or, marked *, looks at one page at both widths.
+
+    search by text                       a_text_finds
+    by a dropped, pasted, chosen picture a_picture_is_dropped
+    more like this; parts added, taken   more_and_less_like; *signs_add
+    captions, several indices, toggles   *toggles_captions, *an_index_that_is_not_there
+    condition and its fault              *a_condition_is_made, *nothing_is_shown
+    ten thousand hits, pages on the way  ten_thousand_hits
+    broken pictures, hostile names       a_broken_picture
+    panel, columns, neighbors            the_panel_shows; *the_panel_has_all_columns
+    selection, downloads                 selected_hits_are_downloaded
+    state in the address, back button    the_back_button; *a_link_says, *a_link_to_pictures
+    light and dark                       *colors_go_by
+    access (axe-core), nothing cut off   no_state_has
+    away, killed, full, slow, refused    *a_server_that_is_killed, *that_is_full, *what_the_server_refuses
+    keys of servers; old and other ones  *a_key_is_asked, *a_server_without_v1, *the_page_alone
+    keyboard, order of Tab               keys_do_all, tab_goes (on a desktop alone)
+
+That nothing is asked elsewhere and the console stays quiet is checked after every test.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +29,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -26,11 +48,11 @@ from clip_retrieval.server.run import listening
 from clip_retrieval.server.sockets import answering, bind
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page
+    from playwright.sync_api import Browser, BrowserContext, Page, Route
 
 TIMEOUT = 60_000  # ms; only a hang takes so long
 WIDTHS: dict[str, dict[str, Any]] = {
-    "desktop": {"viewport": {"width": 1000, "height": 700}},
+    "desktop": {"viewport": {"width": 1000, "height": 560}},
     "phone": {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True},
 }
 HOSTILE = (
@@ -115,6 +137,9 @@ def servers(gallery: Path, odd: Path, many: Path, tmp_path_factory: pytest.TempP
         yield Servers(url, front)
 
 
+HAS_NOTHING_BEYOND_ITS_EDGE = "document.documentElement.scrollWidth <= innerWidth"
+
+
 @dataclass
 class Visit:
     """A window of the browser during one test, and what it must not do."""
@@ -137,49 +162,73 @@ class Visit:
         if not url.startswith(("about:", "data:", "blob:", *(f"{origin}/" for origin in self.origins))):
             self.faults.append(f"asked: {url}")
 
+    def at_each_width(self) -> Iterator[None]:
+        """Resize the window to each width; it stays as narrow as a phone's."""
+        for options in WIDTHS.values():
+            self.page.set_viewport_size(options["viewport"])
+            yield
+            assert self.page.evaluate(HAS_NOTHING_BEYOND_ITS_EDGE)
+
     def leave(self) -> None:
-        """Forget what the page has kept, and leave it."""
+        """Forget what the page has kept, and leave it where its tries to reach a server would go on."""
         self.page.unroute_all()
         self.page.evaluate("sessionStorage.clear(); localStorage.clear()")
-        self.page.goto("about:blank")
+        if self.may_fail:
+            self.page.goto("about:blank")
 
 
 class Windows:
-    """Windows by their kind, kept between tests: a new one takes half a second of CPU."""
+    """Windows by their width, kept between tests: a new one takes a third of a second of CPU."""
 
     def __init__(self, browser: Browser, servers: Servers) -> None:
         self.browser, self.servers = browser, servers
         self.contexts: dict[str, BrowserContext] = {}
-        self.idle: dict[str, list[Visit]] = {}
+        self.idle: dict[str, list[Visit]] = {width: [] for width in WIDTHS}
         self.used: list[tuple[str, Visit]] = []
 
     def open(
-        self, path: str = "", *, at: str = "", width: str = "desktop", may_fail: bool = False, **options: Any
+        self,
+        path: str = "",
+        *,
+        at: str = "",
+        width: str = "desktop",
+        scheme: Literal["light", "dark"] = "light",
+        may_fail: bool = False,
+        also: tuple[str, ...] = (),
+        routes: dict[str, Callable[[Route], None]] | None = None,
     ) -> Visit:
-        kind = f"{width} {options}"
-        if kind not in self.contexts:
-            everywhere = {"reduced_motion": "reduce", "accept_downloads": True}
-            self.contexts[kind] = self.browser.new_context(**{**WIDTHS[width], **everywhere, **options})
-            self.contexts[kind].set_default_timeout(TIMEOUT)
-        if not self.idle.get(kind):
-            fresh = Visit(self.contexts[kind].new_page())
+        if width not in self.contexts:
+            self.contexts[width] = self.browser.new_context(
+                **WIDTHS[width], reduced_motion="reduce", accept_downloads=True
+            )
+            self.contexts[width].set_default_timeout(TIMEOUT)
+        if not self.idle[width]:
+            fresh = Visit(self.contexts[width].new_page())
             fresh.watch()
-            self.idle[kind] = [fresh]
-        visit = self.idle[kind].pop()
-        self.used.append((kind, visit))
-        visit.origins, visit.may_fail = [at or self.servers.url], may_fail
-        visit.page.goto(f"{at or self.servers.url}/{path}")
+            self.idle[width] = [fresh]
+        visit = self.idle[width].pop()
+        self.used.append((width, visit))
+        page, origins = visit.page, [at or self.servers.url, *also]
+        if visit.origins and visit.origins != origins:
+            page.goto("about:blank")  # what the last page still asks for belongs to its own server
+        visit.origins, visit.may_fail = origins, may_fail
+        if page.viewport_size != WIDTHS[width]["viewport"]:
+            page.set_viewport_size(WIDTHS[width]["viewport"])
+        page.emulate_media(color_scheme=scheme)
+        for pattern, answer in (routes or {}).items():
+            page.route(pattern, answer)
+        page.goto(f"{at or self.servers.url}/{path}")
         return visit
 
     def leave(self) -> list[str]:
         """Leave all windows; return what went wrong in them."""
         faults: list[str] = []
         while self.used:
-            kind, visit = self.used.pop()
+            width, visit = self.used.pop()
             faults += visit.faults
             visit.leave()
             visit.faults = []
-            self.idle[kind].append(visit)
+            self.idle[width].append(visit)
         return faults
 
 

@@ -1,4 +1,4 @@
-"""A browser for all tests of pages, and pages that note what they do."""
+"""Windows for all tests of pages that open from the disk, as on a desktop and as on a phone."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 
 MOST_MS = 60_000  # only a hang takes as long
+WIDTHS: dict[str, dict[str, Any]] = {
+    "desktop": {"viewport": {"width": 1280, "height": 800}},
+    "phone": {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True},
+}
 
 
 @dataclass
@@ -28,27 +32,74 @@ class Watched:
     def check(self) -> None:
         assert [url for url in self.asked if not url.startswith(("file:", "data:", "blob:"))] == []
         assert self.complaints == []
+        assert self.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 OpenPage = Callable[..., Any]
+RULES = ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"]
+
+
+def is_phone(page: Any) -> bool:
+    return bool(page.viewport_size["width"] < 600)
+
+
+def press(target: Any) -> None:
+    """Tap on a phone, click elsewhere."""
+    target.tap() if is_phone(target.page) else target.click()
+
+
+def grave_faults(page: Any) -> list[str]:
+    """Return what axe-core finds serious or critical in the page as it is now."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python checks access")
+    found = axe.Axe().run(page, options={"resultTypes": ["violations"], "runOnly": RULES})
+    return [
+        f"{fault['id']}: {fault['help']}: {[node['html'][:200] for node in fault['nodes'][:3]]}"
+        for fault in found.response["violations"]
+        if fault["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.fixture(scope="module")
+def windows(browser: Any) -> Callable[[str], Watched]:
+    """Give the window of a width; it is kept, since a new one takes a third of a second of CPU."""
+    opened: dict[str, Watched] = {}
+
+    def window(width: str) -> Watched:
+        if width not in opened:
+            context = browser.new_context(**WIDTHS[width], accept_downloads=True)
+            context.set_default_timeout(MOST_MS)
+            opened[width] = Watched(context.new_page())
+            opened[width].watch()
+        return opened[width]
+
+    return window
+
+
+@pytest.fixture(params=WIDTHS)
+def width(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture
-def open_page(browser: Any) -> Iterator[OpenPage]:
-    """Give a function that opens a file in a fresh window; at the end every page has kept quiet and to itself."""
-    opened: list[Watched] = []
+def visit(windows: Callable[[str], Watched]) -> Iterator[OpenPage]:
+    """Give a function that opens a file at a width; at the end the page has kept quiet, to itself and in its window."""
+    used: list[Watched] = []
 
-    def open_file(path: Path, *, width: int = 1280, height: int = 800, **options: Any) -> Any:
-        context = browser.new_context(viewport={"width": width, "height": height}, **options)
-        context.set_default_timeout(MOST_MS)
-        watched = Watched(context.new_page())
-        watched.watch()
+    def open_file(path: Path, *, width: str = "desktop", scheme: str = "light") -> Any:
+        watched = windows(width)
+        watched.asked.clear()
+        watched.complaints.clear()
+        watched.page.emulate_media(color_scheme=scheme, media="screen")
         watched.page.goto(path.as_uri())
-        opened.append(watched)
+        used.append(watched)
         return watched.page
 
     yield open_file
-    for watched in opened:
-        watched.page.context.close()
-    for watched in opened:
+    for watched in used:
         watched.check()
+
+
+@pytest.fixture
+def open_page(visit: OpenPage, width: str) -> OpenPage:
+    """Give a function that opens a file at the width of a desktop and of a phone."""
+    return lambda path, **options: visit(path, width=width, **options)
