@@ -186,7 +186,7 @@ def test_an_input_without_samples_is_one_sentence(run: Cli, tmp_path: Path) -> N
 
 def test_an_unknown_format_is_one_sentence(run: Cli) -> None:
     result = run("inference", "in", "out", "--input_format", "lmdb")
-    assert_one_sentence(result, "input_format", "files, webdataset, parquet", "'lmdb'")
+    assert_one_sentence(result, "input_format", "files, video, webdataset, parquet", "'lmdb'")
 
 
 def test_an_output_that_cannot_be_written_is_one_sentence(
