@@ -123,7 +123,8 @@ def test_points_are_drawn_in_the_colors_of_the_legend_and_thumbnails_come_near(
         page.keyboard.press("ArrowLeft")
     assert colors_near(page, GREEN) > 1000
     press(page.get_by_label("Everything"))
-    assert colors_near(page, GREEN) < 50
+    while colors_near(page, GREEN) >= 50:  # the finger's last move may be painted later
+        page.wait_for_timeout(100)
 
 
 def test_captions_that_hold_the_words_are_listed_and_a_hostile_one_runs_nothing(
@@ -172,7 +173,7 @@ def test_a_lasso_chooses_points_and_gives_their_ids(open_page: OpenPage, drawn: 
     panel = page.locator("aside")
     expect(panel.locator("h2")).to_have_text("200 points")
     press(panel.get_by_role("button", name="Copy ids"))
-    expect(panel.get_by_role("status")).to_have_text("Copied")
+    page.wait_for_function("window.copied")
     copied = [int(number) for number in page.evaluate("copied").split("\n")]
     assert copied in ([*range(0, ROWS, 2)], [*range(1, ROWS, 2)])
     with page.expect_download() as download:
