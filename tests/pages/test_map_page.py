@@ -90,6 +90,7 @@ def touching(page: Any, start: tuple[int, int]) -> Iterator[Finger]:
     finger = Finger(page.context.new_cdp_session(page))
     finger.send("touchStart", start)
     yield finger
+    page.wait_for_timeout(300)  # a finger that is lifted while it moves flings, and the next tap only ends that
     finger.send("touchEnd")
 
 
