@@ -118,7 +118,7 @@ def browser() -> Iterator[Browser]:
     )
     playwright.expect.set_options(timeout=PAGE_TIMEOUT)
     with playwright.sync_playwright() as started:
-        # a GPU process and further threads that paint cost an eighth of the CPU time, on machines without a GPU
+        # fewer processes and threads that paint: machines of tests have no GPU
         args = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--num-raster-threads=1"]
         opened = started.chromium.launch(executable_path=program, args=args, timeout=3 * PAGE_TIMEOUT)
         yield opened
