@@ -394,7 +394,7 @@ def test_an_unknown_store_is_refused(tmp_path: Path, form: str) -> None:
 def test_an_unknown_format_is_refused_with_the_known_ones(pictures: Path, tmp_path: Path) -> None:
     message = refusal(ConfigError, pictures, tmp_path / "out", form="parquets")
 
-    assert "input_format takes one of files, webdataset" in message
+    assert "input_format takes one of files, video, webdataset" in message
     assert "parquets" in message
 
 
