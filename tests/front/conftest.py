@@ -209,6 +209,7 @@ class Windows:
         visit = self.idle[width].pop()
         self.used.append((width, visit))
         page, origins = visit.page, [at or self.servers.url, *also]
+        page.bring_to_front()  # Chromium draws a window behind another once a second
         if visit.origins and visit.origins != origins:
             page.goto("about:blank")  # what the last page still asks for belongs to its own server
         visit.origins, visit.may_fail = origins, may_fail

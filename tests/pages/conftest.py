@@ -89,6 +89,7 @@ def visit(windows: Callable[[str], Watched]) -> Iterator[OpenPage]:
         watched = windows(width)
         watched.asked.clear()
         watched.complaints.clear()
+        watched.page.bring_to_front()  # Chromium draws a window behind another once a second
         watched.page.emulate_media(color_scheme=scheme, media="screen")
         watched.page.goto(path.as_uri())
         used.append(watched)
