@@ -48,7 +48,7 @@ class Ours:
     """This project; pixels are uint8, scaled within the model."""
 
     def __init__(self, folder: Path, file: str) -> None:
-        from clip_retrieval import load_encoder  # loads NumPy its own way, unless it is there
+        from clip_retrieval import load_encoder
 
         name = f"{'gguf' if file.endswith('.gguf') else 'onnx'}:{folder / file}"
         self.encoder = load_encoder(name, workload="bulk" if sys.argv[-1] == "rates" else "query")
