@@ -55,7 +55,7 @@ def checked(moments: list[int]) -> list[int]:
 
 
 def too_many() -> ImageError:
-    return ImageError("too_large", f"more than {MOST_FRAMES:,} frames of the video would be samples")
+    return ImageError("too_many_frames", f"more than {MOST_FRAMES:,} frames of the video would be samples")
 
 
 def moments_at(rate: float, end: int) -> list[int]:

@@ -30,7 +30,13 @@ logger = logging.getLogger(__name__)
 FEW = 64  # pictures that one reader process decodes sooner than several start
 FEW_READERS = 1
 PARTITION = 500  # pictures that Ctrl-C may lose: a few seconds with a small model on a CPU, minutes with a large one
-TOLD = ("image:", "other:cut_off")  # reasons that are told of; more are in failures/
+TOLD = (
+    "image:",
+    "other:cut_off",
+    "other:killed_reader",
+    "other:timeout",
+    "other:too_many_frames",
+)  # reasons that are told of; more are in failures/
 EXACT_BYTES = 512 * 2**20  # of float32 rows: an exact index of that size answers in a tenth of a second
 
 

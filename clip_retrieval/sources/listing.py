@@ -39,6 +39,7 @@ STAMPS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "
 MOST_SUBFOLDERS = 1000  # a store is asked for each one separately up to here, for all files at once beyond
 
 CUT = "the rest of its file is missing"
+OF_LISTING = ("too_many_frames", "killed_reader", "timeout")  # reasons that who reads one frame does not meet
 
 State = tuple[str, int | None, str]  # path, size and stamp, as in FileState
 Row = tuple[State | None, State | None, State | None]  # the picture, caption and json of a sample
@@ -131,7 +132,10 @@ class Tree:
                     yield one if isinstance(one, Failure) else (one, text, metadata)
 
     def places_in(self, state: State | None) -> Iterator[State | Failure | None]:
-        """Yield the pages or frames of a file; itself where it cannot be opened, so that its reader explains why."""
+        """Yield the pages or frames of a file; itself where it cannot be opened, so that its reader explains why.
+
+        What only listing meets is a failure here.
+        """
         within = self.within
         if state is None or within is None or kind_of(state[0]) is None:
             yield state
@@ -148,8 +152,10 @@ class Tree:
                     )
             elif size is None or size <= LARGEST_BLOB:
                 places = range(1, 1 + within.helper.ask("count_pages", self.url(path)))
-        except ImageError:
-            places = ()
+        except ImageError as error:
+            if is_video(path) and error.reason in OF_LISTING:
+                yield Failure(path, "", "other", error.reason, f"its frames cannot be listed: {error}")
+                return
         yield from ((place_path(path, place), size, stamp) for place in places)
         if not places:
             yield state

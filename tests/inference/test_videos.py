@@ -145,6 +145,17 @@ def test_a_video_that_was_cut_off_has_rows_up_to_there_and_is_named(
     assert "the video ends after" in failure["detail"]
 
 
+def test_a_video_of_too_many_wanted_frames_is_named_with_that_cause(
+    films: Path, tmp_path: Path, read_table: Table
+) -> None:
+    (films / "b.WEBM").unlink()
+    embed(films, tmp_path / "out", input_format="files", video_frames="rate", frames_per_second=1e6)
+    failures = read_table(tmp_path / "out", "failures").set_index("key")
+    assert failures["reason"]["a.mp4"] == "too_many_frames"
+    assert "more than 1,000,000 frames of the video" in failures["detail"]["a.mp4"]
+    assert names_in(read_table(tmp_path / "out", "metadata")) == ["d.jpg"]
+
+
 def test_videos_of_a_store_are_read_where_they_lie(tmp_path: Path, make_video: MakeVideo, read_table: Table) -> None:
     (tmp_path / "films").mkdir()
     (tmp_path / "films" / "a.mp4").write_bytes(make_video("red", "lime"))
