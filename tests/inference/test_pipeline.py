@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,8 +14,10 @@ from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.errors import EncoderError, StorageError
 from clip_retrieval.inference.telemetry.stats import Stats
 from clip_retrieval.inference.types import Batch, Row
-from clip_retrieval.inference.worker.pipeline import CAPTIONS_AT_ONCE, Busy, Pipeline
+from clip_retrieval.inference.worker.pipeline import CAPTIONS_AT_ONCE, Busy, Job, Pipeline
 from clip_retrieval.sources.types import Failure
+
+SECONDS = 60  # that only a hang takes
 
 
 class SlowEncoder:
@@ -24,6 +28,7 @@ class SlowEncoder:
         self.waits = waits  # with its first batch for the second one
         self.batch_sizes: dict[str, list[int]] = {"image": [], "text": []}
         self.second = threading.Event()
+        self.jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()  # of the pipeline that it works for
         self.refuses_texts = False
 
     def encode_images(self, pixels: Pixels) -> Embeddings:
@@ -36,9 +41,12 @@ class SlowEncoder:
         is_first = len(self.batch_sizes["image"]) == 1
         if not is_first:
             self.second.set()
+        end = time.monotonic() + SECONDS
+        while is_first and self.waits and self.jobs.empty() and time.monotonic() < end:
+            time.sleep(0.001)  # until the next batch is there: else nothing could be begun beside this one
 
         def wait() -> Embeddings:
-            assert not (is_first and self.waits) or self.second.wait(10)
+            assert not (is_first and self.waits) or self.second.wait(SECONDS)
             return taken
 
         return wait
@@ -114,6 +122,7 @@ def make_batches(count: int, size: int) -> list[Batch]:
 def run(encoder: SlowEncoder, sink: ListSink, batches: Sequence[Batch]) -> tuple[Stats, int]:
     stats, advanced = Stats(), []
     with Pipeline(encoder, sink, stats, lambda *counts: advanced.append(counts)) as pipeline:  # type: ignore[arg-type]
+        encoder.jobs = pipeline.jobs
         for batch in batches:
             pipeline.add(batch)
     return stats, sum(rows for rows, _ in advanced)
