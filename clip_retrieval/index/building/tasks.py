@@ -1,6 +1,7 @@
 """Tasks of executors: build one part, or merge parts. Finished tasks are skipped.
 
-Every file appears whole under its name, so a task may be tried anywhere, any number of times, even at once.
+Every file appears whole under its name, and only once it is on the disk, so a task may be tried anywhere, any number
+of times, even at once, and none has to be done again after a loss of power.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from clip_retrieval.index.building.code_stores import (
     write_codes,
     write_with_store,
 )
+from clip_retrieval.index.building.on_disk import staged_on_disk
 from clip_retrieval.index.building.parts import fill_lists, find_halves, merge_into, open_bytes, read_range
 from clip_retrieval.index.building.ranges import MergedPart, RowRange, codes_name, part_name
 from clip_retrieval.progress import Watch, unwatched
@@ -82,11 +84,11 @@ def write_part(job: IndexJob, index: Any, rows: RowRange) -> None:
     own_codes = store is not None and halves_of(job, store, rows) is None
     share = 0.5 if own_codes and lists is not None else 1.0
     if own_codes:
-        with job.work.staged(codes_name(rows)) as staged, staged.open("wb") as file:
+        with staged_on_disk(job.work, codes_name(rows)) as staged, staged.open("wb") as file:
             write_codes(codes_of(job, store, rows, share), file)
     if lists is not None:
         fill_lists(index, job.watch(read_range(job.vectors, rows), share), rows.start)
-    with job.work.staged(part_name(rows)) as staged:
+    with staged_on_disk(job.work, part_name(rows)) as staged:
         write_file(index if lists is None else lists, staged)
 
 
@@ -105,7 +107,7 @@ def write_merged(job: IndexJob, index: Any, merged: MergedPart) -> None:
         if lists is not None:
             merge_into(lists, part, 0 if has_ids(index) else rows.start - merged.rows.start)
     codes = () if store is None else (codes for rows in merged.parts for codes in merged_codes(job, store, rows))
-    with job.work.staged(job.merged_name(merged)) as staged:
+    with staged_on_disk(job.work, job.merged_name(merged)) as staged:
         write_with_store(index, codes, merged.rows.row_count, staged)
 
 

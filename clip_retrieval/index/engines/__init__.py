@@ -11,9 +11,10 @@ from typing import Any
 from clip_retrieval.clusters.open import open_cluster
 from clip_retrieval.embeddings.vectors import Vectors
 from clip_retrieval.errors import ConfigError
+from clip_retrieval.index.building.on_disk import sync, sync_folder
 from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.index.planning.bounds import Bounds
-from clip_retrieval.layout import IndexFolder
+from clip_retrieval.layout import MODALITIES, IndexFolder
 from clip_retrieval.storage import Folder
 
 WORK_FOLDER = "_building"
@@ -44,10 +45,22 @@ def chosen_engine(config: IndexConfig, target: IndexFolder) -> Iterator[Engine]:
             )
             engine = FaissEngine(cluster, place, config.distribution.nb_indices_to_keep)
         yield engine
+    if engine.finished:
+        sync_indices(target)
     for work in engine.finished:
         work.remove("")
     if config.distribution.temporary_indices_folder is None:
         place.remove("")  # parts of builds with other embeddings or bounds
+
+
+def sync_indices(target: IndexFolder) -> None:
+    """Wait until the published indices are on the disk: the parts that they were made of are about to be removed."""
+    names = [target.index_name(modality) for modality in MODALITIES]
+    for name in names if target.is_local else ():
+        if target.exists(name):
+            sync(Path(target.path(name)))
+    if target.is_local:
+        sync_folder(Path(target.root))
 
 
 def open_autofaiss(config: IndexConfig) -> Engine:

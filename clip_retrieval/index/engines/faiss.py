@@ -25,6 +25,7 @@ from clip_retrieval.embeddings.vectors import Vectors
 from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.building.bit_allocation import Floats
 from clip_retrieval.index.building.named_kinds import make_given, telling_why
+from clip_retrieval.index.building.on_disk import staged_on_disk
 from clip_retrieval.index.building.parts import can_be_merged
 from clip_retrieval.index.building.ranges import MergedPart, RowRange, group_parts, part_name, split_rows
 from clip_retrieval.index.building.tasks import SHARE_IT, IndexJob, add_part, merge_group, write_whole
@@ -167,7 +168,7 @@ def changed(vectors: Vectors, name: str) -> str:
 def take_trained(work: Folder, plan: Plan, vectors: Vectors, bounds: Bounds) -> bytes:
     """Return the serialized empty index: an earlier run's, or one trained here."""
     if not work.exists(TRAINED):
-        with work.staged(TRAINED) as staged:
+        with staged_on_disk(work, TRAINED) as staged:
             write_file(train(plan, vectors, bounds), staged)
     return work.read_bytes(TRAINED)
 
