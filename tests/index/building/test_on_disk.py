@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from clip_retrieval.embeddings.vectors import open_vectors
+from clip_retrieval.errors import StorageError
 from clip_retrieval.index.building.on_disk import staged_on_disk, sync
 from clip_retrieval.index.engines import sync_indices
 from clip_retrieval.index.engines.faiss import FaissEngine
@@ -54,7 +55,7 @@ def test_a_file_is_synced_whole_before_it_has_its_name_and_its_folder_afterwards
 
 @linux
 def test_what_fails_is_neither_synced_nor_named(tmp_path: Path, synced: Synced) -> None:
-    with pytest.raises(FileNotFoundError), staged_on_disk(Folder(str(tmp_path)), "part") as staged:
+    with pytest.raises(StorageError), staged_on_disk(Folder(str(tmp_path)), "part") as staged:
         staged.read_bytes()
     assert not synced
     assert not (tmp_path / "part").exists()
