@@ -23,11 +23,12 @@ from clip_retrieval.query.config import SelectionConfig
 from clip_retrieval.query.embed import Query
 from clip_retrieval.query.searcher import Searcher
 from clip_retrieval.query.selection import NEAR_DUPLICATE
-from clip_retrieval.server.config import BackConfig, list_served
+from clip_retrieval.server.config import BackConfig
 from clip_retrieval.server.indices import EncoderPool, Generation, open_generation
+from clip_retrieval.server.named import list_served
 from clip_retrieval.server.pictures import Thumbnails
 from clip_retrieval.server.rows import read_rows
-from clip_retrieval.server.run import run_back
+from clip_retrieval.server.start import run_back
 
 __all__ = ["ClipOptions", "ClipResource", "KnnService", "clip_back", "load_clip_indices"]
 

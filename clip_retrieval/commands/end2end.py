@@ -23,7 +23,7 @@ def end2end(*, arguments: Sequence[object], as_json: bool, **options: Mapping[st
     config = build_config(End2EndConfig, given_options(options), arguments)
     from clip_retrieval.commands.reports.end2end import print_result
     from clip_retrieval.end2end.run import back_config, run_end2end
-    from clip_retrieval.server.run import run_back
+    from clip_retrieval.server.start import run_back
 
     result = run_end2end(config)
     Outcome(result, print_result).show(as_json=as_json)

@@ -16,7 +16,7 @@ from clip_retrieval.server.config import BackConfig, FrontConfig
 def back(*, arguments: Sequence[object], **options: Mapping[str, object]) -> None:
     """Serve an index folder, or those of a json file, to clip-retrieval's clients and fronts, and under /v1."""
     config = build_config(BackConfig, given_options(options), arguments)
-    from clip_retrieval.server.run import run_back
+    from clip_retrieval.server.start import run_back
 
     run_back(config)
 

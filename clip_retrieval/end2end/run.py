@@ -20,8 +20,8 @@ from clip_retrieval.installed import need
 from clip_retrieval.layout import IMAGE_PATH, IndexFolder, read_manifest
 from clip_retrieval.options import build_config
 from clip_retrieval.server.config import BackConfig
-from clip_retrieval.server.run import run_back
-from clip_retrieval.server.sockets import bind
+from clip_retrieval.server.listen import bind
+from clip_retrieval.server.start import run_back
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.storage import Folder
 

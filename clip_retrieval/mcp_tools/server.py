@@ -21,8 +21,9 @@ from clip_retrieval.query.embed import Query, add_up
 from clip_retrieval.query.searcher import Searcher
 from clip_retrieval.query.selection import NEAR_DUPLICATE
 from clip_retrieval.query.terms import parse_words
-from clip_retrieval.server.config import BackConfig, ServedConfig, list_served
+from clip_retrieval.server.config import BackConfig, ServedConfig
 from clip_retrieval.server.indices import EncoderPool, Generation, open_generation
+from clip_retrieval.server.named import list_served
 from clip_retrieval.server.pictures import make_thumbnail, read_original
 from clip_retrieval.server.rows import read_rows
 from clip_retrieval.version import __version__

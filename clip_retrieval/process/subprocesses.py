@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -36,12 +37,20 @@ def start_module(module: str, **extra: str) -> subprocess.Popen[bytes]:
 
     Ctrl-C does not reach it, not even while it starts: its parent hears that, and ends it.
     """
+    return start(module, (subprocess.PIPE, subprocess.PIPE), extra)
+
+
+def start_with_channel(module: str, channel: int, **extra: str) -> subprocess.Popen[bytes]:
+    """Start a module of ours as `start_module` does, with a file or socket as its stdin and our stdout as its own."""
+    return start(module, (channel, None), extra)
+
+
+def start(module: str, streams: tuple[int, int | None], extra: Mapping[str, str]) -> subprocess.Popen[bytes]:
     holds_signals = hasattr(signal, "pthread_sigmask")
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if holds_signals else set()
     try:  # a child keeps the mask of the thread that starts it
-        process = subprocess.Popen(
-            module_command(module), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=module_environment(**extra)
-        )
+        stdin, stdout = streams
+        process = subprocess.Popen(module_command(module), stdin=stdin, stdout=stdout, env=module_environment(**extra))
     finally:
         if holds_signals:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

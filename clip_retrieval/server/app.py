@@ -125,6 +125,7 @@ class App:
     ) -> None:
         self.routes, self.access, self.limits, self.metrics = routes, access, limits, metrics
         self.shut_down = shut_down  # closes what belongs to the event loop, before that ends
+        self.begin: Callable[[], None] = lambda: None  # called in the event loop, before there are requests
         self.in_work = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -146,9 +147,11 @@ class App:
             self.metrics.gone.inc()
 
     async def live(self, receive: Receive, send: Send) -> None:
-        """Wait for the end of the event loop, as ASGI tells of it."""
+        """Begin and end with the event loop, as ASGI tells of it."""
         while True:
             kind = (await receive())["type"]
+            if kind == "lifespan.startup":
+                self.begin()
             if kind == "lifespan.shutdown":
                 await self.shut_down()
             await send({"type": f"{kind}.complete"})
@@ -193,6 +196,7 @@ class App:
                     return await route.handler(request, said)
                 except StaleError as error:
                     await error.refresh()
+                    request.is_retried = True
                     return await route.handler(request, said)
         except TimeoutError:
             said = f"the answer took longer than {self.limits.request_timeout:g} s (request_timeout)"

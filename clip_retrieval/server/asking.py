@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client.core import Metric
 
 from clip_retrieval.errors import QueryError
 from clip_retrieval.network.fetch import fetch
@@ -25,7 +24,7 @@ from clip_retrieval.server.config import BackConfig
 from clip_retrieval.server.indices import Generation
 from clip_retrieval.server.lanes import Lane, LaneSize, one_by_one
 from clip_retrieval.server.messages import HttpError
-from clip_retrieval.server.metrics import Metrics, gauge
+from clip_retrieval.server.metrics import Metrics
 from clip_retrieval.server.pictures import Thumbnails, read_original
 from clip_retrieval.server.rows import read_rows
 
@@ -127,13 +126,9 @@ class Asker:
         for lane in self.lanes:
             lane.close()
 
-    def gauges(self) -> Iterable[Metric]:
+    def figures(self) -> list[tuple[str, int, float]]:
         """Return what waits in each lane, and for how long the oldest of it has been there."""
-        yield gauge(
-            "waiting", "Requests that wait, by lane.", ((lane.name, len(lane.waiting)) for lane in self.lanes), "lane"
-        )
-        behind = ((lane.name, lane.seconds_behind()) for lane in self.lanes)
-        yield gauge("seconds_behind", "Age of the oldest work of a lane.", behind, "lane")
+        return [(lane.name, len(lane.waiting), lane.seconds_behind()) for lane in self.lanes]
 
     async def embed_text(self, searcher: Searcher, text: str) -> Query:
         return await self.texts.do((searcher, text))

@@ -107,6 +107,9 @@ class Build(Protocol):
     def describe(self) -> dict[str, Any]:
         """Return what requests may know of it."""
 
+    async def look_for(self, generation: str) -> None:
+        """Look now whether there is a newer build of this name, in place of this one."""
+
     def check_modality(self, modality: Modality) -> None:
         """Raise HttpError where there is no index of pictures, or of texts."""
 

@@ -10,9 +10,10 @@ from clip_retrieval.server.about import front_settings
 from clip_retrieval.server.access import Access
 from clip_retrieval.server.app import App, Route, Routes, page_headers
 from clip_retrieval.server.config import FrontConfig, LimitsConfig
+from clip_retrieval.server.listen import bind
 from clip_retrieval.server.messages import Request, Response, json_response
 from clip_retrieval.server.metrics import Metrics
-from clip_retrieval.server.sockets import answering, bind
+from clip_retrieval.server.sockets import answering
 from clip_retrieval.server.static import OURS, read_front, serve_file
 
 logger = logging.getLogger(__name__)

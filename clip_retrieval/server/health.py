@@ -15,6 +15,7 @@ from clip_retrieval.server.asking import Asker
 from clip_retrieval.server.builds import Build
 from clip_retrieval.server.messages import HttpError, Request, Response, json_response
 from clip_retrieval.server.served import Indices
+from clip_retrieval.server.workers.team import Team
 
 SECONDS_OF_AN_ANSWER = 1.0  # for which an answer of /readyz holds
 SECONDS_OF_A_PROBE = 10.0
@@ -32,19 +33,24 @@ class Probe:
 class Health:
     """The state of one server."""
 
-    def __init__(self, indices: Indices, asker: Asker, stuck_after: float) -> None:
-        self.indices, self.asker, self.stuck_after = indices, asker, stuck_after
+    def __init__(self, indices: Indices, asker: Asker, stuck_after: float, team: Team | None = None) -> None:
+        self.indices, self.asker, self.stuck_after, self.team = indices, asker, stuck_after, team
         self.checked_at, self.probes = -SECONDS_OF_AN_ANSWER, [Probe("server", "has just started")]
         self.checking = asyncio.Lock()
         self.is_warm = True  # False while models are opened, for which lanes may have to wait long
 
     async def alive(self, request: Request, said: Any) -> Response:  # noqa: ARG002 -- what every endpoint takes
         """Say whether every thread is there, and none has been at its work for longer than a request may take."""
-        lanes = self.asker.lanes
-        longest = 2 * self.stuck_after if self.is_warm else math.inf
-        dead = [lane.name for lane in lanes if not lane.is_alive() or lane.seconds_behind() > longest]
+        dead = self.stuck_lanes()
+        if not dead and self.team is not None and self.team.stuck:
+            dead = [f"{self.team.stuck} of {self.team.count} workers"]
         status = HTTPStatus.SERVICE_UNAVAILABLE if dead else HTTPStatus.OK
         return json_response({"status": f"stuck: {', '.join(dead)}" if dead else "ok"}, status)
+
+    def stuck_lanes(self) -> list[str]:
+        """Return the lanes of this process in which nothing goes on."""
+        longest = 2 * self.stuck_after if self.is_warm else math.inf
+        return [lane.name for lane in self.asker.lanes if not lane.is_alive() or lane.seconds_behind() > longest]
 
     async def ready(self, request: Request, said: Any) -> Response:  # noqa: ARG002
         """Say whether each index has searched something within the last second; parts may be missing."""
@@ -57,7 +63,10 @@ class Health:
             return json_response({"status": "not ready", "problems": problems}, HTTPStatus.SERVICE_UNAVAILABLE)
         partial = {probe.name: dict(probe.missing) for probe in self.probes if probe.missing}
         generations = {build.name: build.id for build in self.indices.all()}
-        return json_response({"status": "ready", "indices": generations, **({"partial": partial} if partial else {})})
+        workers = {"workers": {"ready": self.team.ready, "of": self.team.count}} if self.team else {}
+        return json_response(
+            {"status": "ready", "indices": generations, **({"partial": partial} if partial else {}), **workers}
+        )
 
     async def probe(self, build: Build) -> Probe:
         """Search something, and return what went wrong."""

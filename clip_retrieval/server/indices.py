@@ -33,8 +33,9 @@ from clip_retrieval.layout import (
 from clip_retrieval.query.pictures import Roots
 from clip_retrieval.query.searcher import Searcher, open_searcher
 from clip_retrieval.search.files import list_indices
-from clip_retrieval.server.config import URL, USUAL_COLUMNS, NamedIndex, ServedConfig
+from clip_retrieval.server.config import URL, USUAL_COLUMNS, ServedConfig
 from clip_retrieval.server.messages import HttpError
+from clip_retrieval.server.named import NamedIndex
 
 logger = logging.getLogger(__name__)
 
@@ -193,23 +194,54 @@ class ServedIndex:
         self.index, self.encoders = index, encoders
         self.current = open_generation(index, encoders)
         self.seen = self.refused = self.current.stamp
+        self.unasked: tuple[Stamp, str] = (self.seen, self.current.id)  # opened for a request that named another one
+        self.looking = threading.Lock()
 
     def look(self) -> bool:
         """Open a newer build, once its files have stayed the same for one look; return whether there is one.
 
         A build that cannot be opened is told of once, and the older one goes on answering.
         """
-        stamp = read_stamp(IndexFolder(self.index.folder))
-        is_settled, self.seen = stamp == self.seen, stamp
-        if not is_settled or stamp in (self.current.stamp, self.refused):
-            return False
-        try:
-            opened = open_generation(self.index, self.encoders)
-        except (ClipRetrievalError, OSError) as error:
-            said = describe_os_error(error) if isinstance(error, OSError) else str(error)
-            logger.warning("the new build of %s is not served: %s", self.index.folder, said)
-            self.refused = stamp
-            return False
+        with self.looking:
+            stamp = self.read_stamp()
+            is_settled, self.seen = stamp == self.seen, stamp
+            if not is_settled or stamp in (self.current.stamp, self.refused):
+                return False
+            try:
+                opened = open_generation(self.index, self.encoders)
+            except (ClipRetrievalError, OSError) as error:
+                said = describe_os_error(error) if isinstance(error, OSError) else str(error)
+                logger.warning("the new build of %s is not served: %s", self.index.folder, said)
+                self.refused = stamp
+                return False
+            return self.take(opened)
+
+    def look_for(self, generation: str) -> None:
+        """Open the build that a request names, which another process may serve already; files that change are left."""
+        with self.looking:
+            stamp = self.read_stamp()
+            is_known = stamp in (self.current.stamp, self.refused)
+            if (
+                generation == self.current.id
+                or is_known
+                or (stamp == self.unasked[0] and generation != self.unasked[1])
+            ):
+                return
+            try:
+                opened = open_generation(self.index, self.encoders)
+            except (ClipRetrievalError, OSError):
+                self.unasked = (stamp, "")  # `look` says why, if it stays so
+                return
+            if opened.id == generation:
+                self.take(opened)
+            else:
+                self.unasked = (opened.stamp, opened.id)
+
+    def read_stamp(self) -> Stamp:
+        return read_stamp(IndexFolder(self.index.folder))
+
+    def take(self, opened: Generation) -> bool:
+        """Put a build in the place of the one before; return whether ids may mean other rows."""
         is_new = opened.id != self.current.id
         self.current = opened
         if is_new:

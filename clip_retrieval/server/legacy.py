@@ -8,7 +8,7 @@ from array import array
 from base64 import b64decode
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import Any
 
@@ -22,7 +22,7 @@ from clip_retrieval.query.selection import NEAR_DUPLICATE
 from clip_retrieval.server.asking import Asker
 from clip_retrieval.server.builds import Build, Missing, Question, Wanted, check_columns, check_ids, partial_headers
 from clip_retrieval.server.config import BackConfig
-from clip_retrieval.server.messages import HttpError, Request, Response, json_response
+from clip_retrieval.server.messages import HttpError, Request, Response, StaleError, json_response
 from clip_retrieval.server.served import Indices
 
 IMAGE = "image"  # among columns: thumbnails
@@ -180,10 +180,15 @@ def read_flag(said: dict[str, Any], name: str) -> bool:
 
 
 def check_generation(request: Request, build: Build, asked: Any = None) -> None:
-    """Refuse ids of an older build: they may be other rows now. Raises HttpError 409."""
+    """Refuse ids of an older build: they may be other rows now. Raises HttpError 409.
+
+    Another process may serve the build that is asked for already: raises StaleError to have it looked for first.
+    """
     header = request.header(GENERATION)
     asked = header.decode("latin-1") if header is not None and asked is None else asked
     if asked is not None and asked != build.id:
+        if not request.is_retried:
+            raise StaleError(partial(build.look_for, str(asked)))
         raise HttpError(
             HTTPStatus.CONFLICT,
             f"the index {build.name} was built anew, so ids may mean other rows: its generation is {build.id}, not "

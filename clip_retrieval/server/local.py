@@ -16,7 +16,7 @@ from clip_retrieval.query.unknown_column import UnknownColumnError
 from clip_retrieval.server.asking import Ask, Asker, Fetch, Shown
 from clip_retrieval.server.builds import METRIC, Found, FoundRows, Question, Wanted
 from clip_retrieval.server.files import HeldFile, find_held_file
-from clip_retrieval.server.indices import Generation
+from clip_retrieval.server.indices import Generation, ServedIndex
 
 PROBE = "a photo of a dog"
 
@@ -27,6 +27,7 @@ class LocalBuild:
 
     generation: Generation
     asker: Asker
+    served: ServedIndex
 
     @property
     def name(self) -> str:
@@ -66,6 +67,10 @@ class LocalBuild:
             "metric": METRIC,
             "usual_columns": list(self.usual_columns),
         }
+
+    async def look_for(self, generation: str) -> None:
+        if self.asker.config.reload_seconds > 0:
+            await self.asker.others.do(lambda: self.served.look_for(generation))
 
     def check_modality(self, modality: Modality) -> None:
         self.generation.searcher(modality)

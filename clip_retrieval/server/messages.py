@@ -34,7 +34,10 @@ class GoneError(Exception):
 
 
 class StaleError(Exception):
-    """A request was begun with a build of an index that is no more; `refresh` finds the newer one, then try again."""
+    """A request was begun with a build that is no more, or names one that is not open here.
+
+    `refresh` finds the newer one; then the request is tried once more.
+    """
 
     def __init__(self, refresh: Callable[[], Awaitable[None]]) -> None:
         super().__init__("the index was built anew meanwhile")
@@ -86,12 +89,13 @@ class TimeLimit:
 class Request:
     """One request; its body is read when it is asked for."""
 
-    __slots__ = ("method", "path", "receive", "scope")
+    __slots__ = ("is_retried", "method", "path", "receive", "scope")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.scope, self.receive = scope, receive
         self.method: str = scope["method"]
         self.path: str = scope["path"]
+        self.is_retried = False  # after a StaleError
 
     def header(self, name: bytes) -> bytes | None:
         """Return a header by its name in small letters; the first where there are several."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 STEPS = {
     "full_knn_request_time": "Time spent processing a knn request",
@@ -24,13 +24,18 @@ STEPS = {
 WHOLE = "full_knn_request_time"
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
-Gauges = Callable[[], Iterable[Metric]]
+LaneFigures = Callable[[], Iterable[tuple[str, int, float]]]  # name, items that wait, age of the oldest work
 
 
 class Metrics:
-    """The figures of one server; nothing is registered globally."""
+    """The figures of one server; nothing is registered globally.
 
-    def __init__(self) -> None:
+    With a folder, several processes keep their figures in it (prometheus_client's multiprocess mode, which a variable
+    of the environment turns on), and each tells the sum of all.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
         self.registry = CollectorRegistry(auto_describe=False)
         self.steps = {
             name: Histogram(name, about, registry=self.registry, buckets=BUCKETS) for name, about in STEPS.items()
@@ -42,6 +47,15 @@ class Metrics:
         self.gone = Counter(
             "clip_retrieval_hang_ups", "Requests whose client hung up before the answer.", registry=self.registry
         )
+        self.waiting = Gauge(
+            "clip_retrieval_waiting", "Requests that wait, by lane.", ("lane",), registry=self.registry,
+            multiprocess_mode="livesum",
+        )  # fmt: skip
+        self.behind = Gauge(
+            "clip_retrieval_seconds_behind", "Age of the oldest work of a lane.", ("lane",), registry=self.registry,
+            multiprocess_mode="livemax",
+        )  # fmt: skip
+        self.look: LaneFigures = tuple
 
     def count(self, route: str, status: int) -> None:
         """Count an answer."""
@@ -50,9 +64,11 @@ class Metrics:
             counter = self.counters[route, status] = self.requests.labels(route, str(status))
         counter.inc()
 
-    def watch(self, gauges: Gauges) -> None:
-        """Add gauges that are looked up whenever somebody asks."""
-        self.registry.register(Looked(gauges))
+    def publish(self) -> None:
+        """Set the gauges to what is so now."""
+        for lane, waiting, seconds in self.look():
+            self.waiting.labels(lane).set(waiting)
+            self.behind.labels(lane).set(seconds)
 
     def timing(self, step: str) -> Timing:
         """Count the seconds of a block as one step, whether it succeeds or not."""
@@ -60,15 +76,24 @@ class Metrics:
 
     def text(self) -> tuple[bytes, bytes]:
         """Return the figures as Prometheus reads them, and the content type."""
-        return generate_latest(self.registry), CONTENT_TYPE_LATEST.encode()
+        self.publish()
+        return generate_latest(self.everything()), CONTENT_TYPE_LATEST.encode()
+
+    def everything(self) -> CollectorRegistry:
+        """Return the figures of all processes of this server."""
+        if self.folder is None:
+            return self.registry
+        registry = CollectorRegistry(auto_describe=False)
+        MultiProcessCollector(registry, str(self.folder))  # type: ignore[no-untyped-call]
+        return registry
 
     def summary(self) -> str:
         """Return the mean time of each step in the words of clip-retrieval 2."""
-        sums = {name: read_histogram(histogram) for name, histogram in self.steps.items()}
-        count, total = sums[WHOLE]
+        sums = read_histograms(self.everything())
+        count, total = sums.get(WHOLE, (0.0, 0.0))
         if not count:
             return "No request yet, go do some"
-        steps = [(name, *sums[name]) for name in STEPS if name != WHOLE and sums[name][0]]
+        steps = [(name, *sums[name]) for name in STEPS if name != WHOLE and sums.get(name, (0,))[0]]
         steps.sort(key=lambda step: step[2] / step[1], reverse=True)
         lines = [f"{'name':<28}{'description':<58}{'calls':>8}{'average':>10}{'proportion':>12}"]
         lines += [
@@ -94,26 +119,11 @@ class Timing:
         self.histogram.observe(time.perf_counter() - self.start)
 
 
-class Looked(Collector):
-    """Gauges whose values are looked up when they are asked for."""
-
-    def __init__(self, gauges: Gauges) -> None:
-        self.gauges = gauges
-
-    def collect(self) -> Iterable[Metric]:
-        return self.gauges()
-
-
-def gauge(name: str, about: str, values: Iterable[tuple[str, float]], label: str) -> Metric:
-    """Return a gauge with one label."""
-    family = GaugeMetricFamily(f"clip_retrieval_{name}", about, labels=(label,))
-    for value_of, value in values:
-        family.add_metric((value_of,), value)
-    return family
-
-
-def read_histogram(histogram: Histogram) -> tuple[float, float]:
-    """Return count and sum of a histogram."""
-    (metric,) = histogram.collect()
-    found = {sample.name: sample.value for sample in metric.samples}
-    return found[f"{metric.name}_count"], found[f"{metric.name}_sum"]
+def read_histograms(registry: CollectorRegistry) -> dict[str, tuple[float, float]]:
+    """Return count and sum of each step."""
+    sums = {}
+    for metric in registry.collect():
+        if metric.name in STEPS:
+            found = {sample.name: sample.value for sample in metric.samples}
+            sums[metric.name] = found[f"{metric.name}_count"], found[f"{metric.name}_sum"]
+    return sums

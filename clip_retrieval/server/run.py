@@ -1,4 +1,4 @@
-"""The whole of `back`: indices opened, lanes and endpoints joined to an application, and served until it is stopped."""
+"""One process of `back`: indices opened, lanes and endpoints joined to an application, served until it is stopped."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from clip_retrieval.errors import ConfigError
 from clip_retrieval.process.interrupts import hearing_stop
 from clip_retrieval.process.resources import raise_file_limit
 from clip_retrieval.server import about, legacy, openapi, v1
-from clip_retrieval.server.access import Access, is_loopback
+from clip_retrieval.server.access import Access
 from clip_retrieval.server.app import App, Handler, Route, Routes, page_headers
 from clip_retrieval.server.asking import Asker
-from clip_retrieval.server.config import BackConfig, list_served
+from clip_retrieval.server.config import BackConfig
 from clip_retrieval.server.health import Health
+from clip_retrieval.server.listen import bind, tell_address
 from clip_retrieval.server.local import LocalBuild
 from clip_retrieval.server.metrics import Metrics
+from clip_retrieval.server.named import list_served
 from clip_retrieval.server.served import Indices
-from clip_retrieval.server.sockets import answering, bind
+from clip_retrieval.server.sockets import answering
 from clip_retrieval.server.static import OURS, read_front, serve_file
+from clip_retrieval.server.workers.team import Team
 
 logger = logging.getLogger(__name__)
 
@@ -46,19 +49,19 @@ class Served:
         self.asker.close()
 
 
-def open_server(config: BackConfig) -> Served:
-    """Open the indices and what answers for them. Raises ClipRetrievalError."""
+def open_server(config: BackConfig, team: Team | None = None) -> Served:
+    """Open the indices and what answers for them, alone or in a team of processes. Raises ClipRetrievalError."""
     keys = read_keys(config.access.api_key_file)
     files = read_front(Path(config.front_folder).expanduser() if config.front_folder else OURS)
-    metrics = Metrics()
+    metrics = Metrics(team.figures if team else None)
     asker = Asker(config, metrics)
     try:
         indices = Indices(list_served(config), asker)
     except BaseException:
         asker.close()
         raise
-    metrics.watch(asker.gauges)
-    health = Health(indices, asker, config.limits.request_timeout)
+    metrics.look = asker.figures
+    health = Health(indices, asker, config.limits.request_timeout, team)
     seen = about.Endpoints(config, indices, asker)
     routes = Routes(
         exact=list_routes(config, indices, asker, health),
@@ -145,21 +148,24 @@ def listening(config: BackConfig) -> Iterator[Listening]:
             served.close()
 
 
-def run_back(config: BackConfig) -> None:
-    """Serve until a signal says stop."""
+def run_alone(config: BackConfig) -> None:
+    """Serve in this process until a signal says stop."""
     raise_file_limit()  # each connection takes one
     with hearing_stop() as stop, listening(config) as server:
-        for build in server.served.indices.all():
-            logger.info("%s: %s", build.name, describe(build.describe()))
-            if not build.has_pictures:
-                where = "--pictures_below" if isinstance(build, LocalBuild) else "--pictures_below at the parts"
-                logger.info("%s: no pictures are served; say with %s where they lie", build.name, where)
-        logger.info("%s answers; its pages are at %s/v1/docs", server.url, server.url)
-        if not is_loopback(config.access.host) and config.access.api_key_file is None:
-            logger.warning("anyone who reaches %s may ask; --api_key_file lets in those who have a key", server.url)
+        tell_of_indices(server.served)
+        tell_address(server.url, config.access)
         warm_up(server.served)
         stop.wait()
         logger.info("stopping: requests under way are answered first")
+
+
+def tell_of_indices(served: Served) -> None:
+    """Log what is served."""
+    for build in served.indices.all():
+        logger.info("%s: %s", build.name, describe(build.describe()))
+        if not build.has_pictures:
+            where = "--pictures_below" if isinstance(build, LocalBuild) else "--pictures_below at the parts"
+            logger.info("%s: no pictures are served; say with %s where they lie", build.name, where)
 
 
 def describe(about_index: Mapping[str, Any]) -> str:

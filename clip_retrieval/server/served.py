@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from http import HTTPStatus
 
 from clip_retrieval.server.asking import Asker
 from clip_retrieval.server.builds import Build
-from clip_retrieval.server.config import NamedIndex
 from clip_retrieval.server.indices import EncoderPool, ServedIndex
 from clip_retrieval.server.local import LocalBuild
 from clip_retrieval.server.messages import HttpError
+from clip_retrieval.server.named import NamedIndex
 from clip_retrieval.server.parts.connections import Connections
 from clip_retrieval.server.parts.figures import PartMetrics
 from clip_retrieval.server.parts.served import ServedParts
@@ -42,16 +43,19 @@ class Indices:
         return self.build_of(self.served[name])
 
     def build_of(self, served: ServedIndex | ServedParts) -> Build:
-        return LocalBuild(served.current, self.asker) if isinstance(served, ServedIndex) else served.current
+        return LocalBuild(served.current, self.asker, served) if isinstance(served, ServedIndex) else served.current
 
     def all(self) -> list[Build]:
         return [self.build_of(served) for served in self.served.values()]
 
     def watch(self, seconds: float) -> None:
-        """Look for new builds every few seconds, in a thread of their own, until `close`."""
+        """Look for new builds every few seconds, in a thread of their own, until `close`.
+
+        All processes look at the same moments, so that they serve a new build at nearly the same time.
+        """
 
         def run() -> None:
-            while not self.is_closed.wait(seconds):
+            while not self.is_closed.wait(seconds - time.monotonic() % seconds):
                 for served in self.served.values():
                     served.look()
 

@@ -1,9 +1,8 @@
-"""An application at a socket: bound, and answered for by uvicorn until it is stopped."""
+"""An application at a socket: uvicorn answers for it until it is stopped."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import socket
 import threading
 from collections.abc import Iterator
@@ -14,9 +13,9 @@ from clip_retrieval.errors import ConfigError
 from clip_retrieval.installed import need
 from clip_retrieval.server.app import App
 from clip_retrieval.server.config import AccessConfig
+from clip_retrieval.server.listen import BACKLOG, url_of
 
 IDLE_SECONDS = 75  # of a connection between requests; proxies keep theirs for 60
-BACKLOG = 2048
 
 
 @contextmanager
@@ -29,21 +28,22 @@ def answering(sock: socket.socket, app: App, access: AccessConfig, grace_seconds
     thread = threading.Thread(target=run_server, args=(server, sock), name="server")
     thread.start()
     try:
-        host, port = sock.getsockname()[:2]
-        scheme = "http" if access.ssl_certfile is None else "https"
-        yield f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+        yield url_of(sock, access)
     finally:
         server.should_exit = True
         thread.join()
 
 
-def make_server(app: App, access: AccessConfig, grace_seconds: float) -> Any:
+def make_server(
+    app: App, access: AccessConfig, grace_seconds: float, protocol: type[asyncio.Protocol] | None = None
+) -> Any:
     """Return uvicorn's server. Raises ConfigError where it is not installed, or the certificate is none."""
     need("uvicorn", "the server", ConfigError, extra="serve")
     import uvicorn
 
     about_server = uvicorn.Config(
         app,
+        http=protocol or "auto",
         lifespan="on",
         ws="none",
         log_level="warning",
@@ -65,22 +65,7 @@ def make_server(app: App, access: AccessConfig, grace_seconds: float) -> Any:
     return uvicorn.Server(about_server)
 
 
-def run_server(server: Any, sock: socket.socket) -> None:
-    """Run uvicorn with an event loop of its own."""
+def run_server(server: Any, sock: socket.socket | None) -> None:
+    """Run uvicorn with an event loop of its own; without a socket it takes only connections that it is handed."""
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-        runner.run(server.serve(sockets=[sock]))
-
-
-def bind(config: AccessConfig) -> socket.socket:
-    """Return a socket that listens: who connects waits for the server. Raises ConfigError where none can be had."""
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((config.host, config.port))
-        sock.listen(BACKLOG)
-    except OSError as error:
-        sock.close()
-        why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be had ({error.strerror or error})"
-        raise ConfigError(f"port {config.port} of {config.host} {why}; name another --port, or 0 for any") from error
-    return sock
+        runner.run(server.serve(sockets=[] if sock is None else [sock]))

@@ -44,8 +44,9 @@ from clip_retrieval.layout import PICTURES_BELOW
 from clip_retrieval.options import build_config
 from clip_retrieval.server.config import BackConfig, FrontConfig
 from clip_retrieval.server.front import open_front
+from clip_retrieval.server.listen import bind
 from clip_retrieval.server.run import listening
-from clip_retrieval.server.sockets import answering, bind
+from clip_retrieval.server.sockets import answering
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page, Route

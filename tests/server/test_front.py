@@ -15,7 +15,8 @@ from clip_retrieval.options import build_config
 from clip_retrieval.server.app import page_headers
 from clip_retrieval.server.config import FrontConfig
 from clip_retrieval.server.front import open_front
-from clip_retrieval.server.sockets import answering, bind
+from clip_retrieval.server.listen import bind
+from clip_retrieval.server.sockets import answering
 from clip_retrieval.server.static import OURS
 
 

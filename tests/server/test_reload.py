@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 
 from clip_retrieval import clip_index
+from clip_retrieval.server.config import ServedConfig
+from clip_retrieval.server.indices import EncoderPool, open_generation
+from clip_retrieval.server.named import NamedIndex
 
 WriteRun = Callable[..., Path]
 
@@ -66,6 +69,26 @@ def test_ids_of_an_older_build_are_refused(
     ] * 2
     assert client.post("/v1/search", {"queries": [[{"id": 1}]], "generation": old}).status_code == 409
     assert client.post("/metadata", {"ids": [1]}).json()[0]["metadata"]["caption"] == "new 1"
+
+
+def test_a_build_that_a_request_names_is_opened_at_once_and_no_other(
+    tmp_path: Path, write_run: WriteRun, unit_rows: Callable[..., Any], serve: Any
+) -> None:
+    folder = build(tmp_path, unit_rows(20), write_run, "old")
+    client = serve(folder, reload_seconds=3000)
+    old = client.get("/v1/indices").json()["indices"][0]["generation"]
+    build(tmp_path, unit_rows(20, seed=1), write_run, "new")
+    new = open_generation(NamedIndex("index", str(folder), ServedConfig()), EncoderPool()).id
+
+    def ask(generation: str) -> Any:
+        return client.post("/metadata", {"ids": [1], "generation": generation})
+
+    for _ in range(2):
+        assert ask("0123").status_code == 409  # the new build is there, but nobody has asked for it
+        assert ask(old).json()[0]["metadata"]["caption"] == "old 1"
+    assert ask(new).json()[0]["metadata"]["caption"] == "new 1"
+    assert ask(old).status_code == 409
+    assert client.get("/v1/pictures/index/1", params={"generation": old}).status_code == 409
 
 
 def test_the_same_build_has_the_same_generation_everywhere(

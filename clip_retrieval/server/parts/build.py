@@ -74,6 +74,9 @@ class PartedBuild:
     def clip_model(self) -> str | None:
         return self.exchange.layout.parts[0].clip_model
 
+    async def look_for(self, generation: str) -> None:  # noqa: ARG002 -- what parts have now is all that there is
+        await self.exchange.refresh()
+
     @property
     def has_pictures(self) -> bool:
         return any(part.pictures for part in self.exchange.layout.parts)

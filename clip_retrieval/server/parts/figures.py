@@ -25,7 +25,10 @@ class PartMetrics:
         self.missing = Counter(
             "clip_retrieval_part_missing", "Answers that a part is not in.", LABELS, registry=registry
         )
-        self.up = Gauge("clip_retrieval_part_up", "Whether a part answered when last asked.", LABELS, registry=registry)
+        self.up = Gauge(
+            "clip_retrieval_part_up", "Whether a part answered when last asked.", LABELS, registry=registry,
+            multiprocess_mode="livemin",
+        )  # fmt: skip
 
 
 class Figures:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.server.asking import Asker
-from clip_retrieval.server.config import NamedIndex
+from clip_retrieval.server.named import NamedIndex
 from clip_retrieval.server.parts.build import PartedBuild
 from clip_retrieval.server.parts.connections import Connections, LostError, Reply, ask, check_installed, open_session
 from clip_retrieval.server.parts.embedder import Embedder

@@ -6,7 +6,8 @@ import pytest
 
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.options import build_config
-from clip_retrieval.server.config import BackConfig, list_served
+from clip_retrieval.server.config import BackConfig
+from clip_retrieval.server.named import list_served
 
 
 @pytest.mark.parametrize(
