@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import subprocess
 import sys
@@ -44,9 +45,16 @@ def part_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+@functools.cache
+def syntax_of(path: Path) -> tuple[ast.AST, ...]:
+    """Return the nodes of a module that these tests look at."""
+    kinds = (ast.Import, ast.ImportFrom, ast.Constant, ast.Call)
+    return tuple(node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, kinds))
+
+
 def imported_names(path: Path) -> Iterator[str]:
     """Yield the dotted names that a module imports, at its top, inside functions and for type checking alike."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in syntax_of(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -71,11 +79,14 @@ def test_every_part_has_a_layer() -> None:
     assert {part_of(path) for path in MODULES} <= set(LAYER_OF)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_module_imports_only_its_own_part_or_a_lower_layer(path: Path) -> None:
-    part = part_of(path)
-    others = imported_parts(path) - {part}
-    assert not {other for other in others if LAYER_OF[other] >= LAYER_OF[part]}
+def test_a_module_imports_only_its_own_part_or_a_lower_layer() -> None:
+    wrong = {}
+    for path in MODULES:
+        part = part_of(path)
+        others = imported_parts(path) - {part}
+        if too_high := {other for other in others if LAYER_OF[other] >= LAYER_OF[part]}:
+            wrong[module_name(path)] = too_high
+    assert not wrong
 
 
 def test_index_never_imports_the_encoder() -> None:
@@ -90,9 +101,9 @@ def test_model_libraries_are_imported_only_inside_the_encoder() -> None:
     assert importers == {"encoder"}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_no_file_is_long(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+def test_no_file_is_long() -> None:
+    lengths = {module_name(path): len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
+    assert {name: length for name, length in lengths.items() if length > 300} == {}
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
@@ -117,14 +128,21 @@ HELPED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("command", HELPED, ids=" ".join)
-def test_help_loads_no_model_index_or_table_library(command: list[str]) -> None:
+def test_help_loads_no_model_index_or_table_library() -> None:
+    """One process asks for the help of one command after the other, and says what each has loaded first."""
     code = (
-        "import contextlib, os\nfrom clip_retrieval.cli import cli\n"
-        f"with open(os.devnull, 'w') as void, contextlib.redirect_stdout(void):\n"
-        f"    cli({[*command, '--help']!r}, standalone_mode=False)"
+        "import contextlib, io, json, sys\nfrom clip_retrieval.cli import cli\nloaded = {}\n"
+        f"unwanted = {LIGHTER | {'numpy'}!r}\n"
+        f"for command in {HELPED!r}:\n"
+        "    with contextlib.redirect_stdout(io.StringIO()) as said:\n"
+        "        cli([*command, '--help'], standalone_mode=False)\n"
+        "    loaded[' '.join(command)] = sorted(unwanted & set(sys.modules))\n"
+        "    unwanted -= set(sys.modules)\n"
+        "    assert 'Usage: ' in said.getvalue()\n"
+        "print(json.dumps(loaded))"
     )
-    assert not loaded_by(code) & (LIGHTER | {"numpy"})
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == {" ".join(command): [] for command in HELPED}
 
 
 def test_the_package_runs_as_a_module() -> None:
@@ -187,7 +205,7 @@ def is_name_of_ours(text: str) -> bool:
 
 def names_of_our_files(path: Path) -> Iterator[str]:
     """Yield the literals of a module that name a file or folder which we write, messages left out."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in syntax_of(path):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and is_name_of_ours(node.value):
             yield node.value
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in LISTINGS:
