@@ -209,6 +209,7 @@ def make_bounds(config: IndexConfig, filled: Mapping[Modality, Vectors]) -> Boun
         max_query_ms=config.tuning.max_index_query_time_ms,
         index_key=config.index_key,
         asked=tuple(filled.values()),
+        plan_sample=config.plan_sample,
         is_in_parts=config.distribution.distributed is not None,
     )
 

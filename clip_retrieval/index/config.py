@@ -93,6 +93,13 @@ class IndexConfig:
         help="Build this kind, a key of faiss's index_factory such as HNSW32 or IVF1024,SQ8; None: what is best.",
         kept=True,
     )
+    plan_sample: int = option(
+        32_768,
+        help="Rows of the embeddings on which kinds are tried before 200,000 rows or more are built, and by --dry_run; "
+        "0: none, plans are those for CLIP embeddings.",
+        least=0,
+        kept=True,
+    )
     dry_run: bool = option(False, help="Say what would be built, and what it will cost; nothing is written.")
     update: bool = option(
         False,

@@ -6,15 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from clip_retrieval.embeddings.vectors import Vectors
 from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.build import make_bounds
 from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.index.engines.faiss import describe_problem
 from clip_retrieval.index.folder.checks import check_folders, check_rows, find_vectors
 from clip_retrieval.index.folder.obstacles import find_obstacle
+from clip_retrieval.index.measuring.rehearsal import rehearse
+from clip_retrieval.index.planning.measured import choose_measured, is_candidate
 from clip_retrieval.index.planning.plan import fits, list_plans, make_plan
 from clip_retrieval.index.planning.shapes import Plan, Problem
 from clip_retrieval.layout import INDEX_SUFFIX, EmbeddingsFolder, IndexFolder, Modality
+from clip_retrieval.search.cores import using_cores
 
 NOTE_OF_UPDATE = "an update changes the index in place where it can; this is what building it anew would make"
 
@@ -53,7 +57,12 @@ class Preview:
 
 
 def preview_indices(config: IndexConfig) -> Preview:
-    """Look at the headers of the embeddings, and at nothing else; raises ClipRetrievalError that names a wrong file."""
+    """Look at the embeddings' headers, and try kinds on a sample; raises ClipRetrievalError that names a wrong file."""
+    with using_cores(config.nb_cores):
+        return preview_within(config)
+
+
+def preview_within(config: IndexConfig) -> Preview:
     source, target = EmbeddingsFolder(config.embeddings_folder), IndexFolder(config.index_folder)
     check_folders(source, target)
     found = find_vectors(config, source)
@@ -65,12 +74,13 @@ def preview_indices(config: IndexConfig) -> Preview:
     }
     chosen: dict[Modality, Plan | None] = {}
     refusals: dict[Modality, str] = {}
+    plans: dict[Modality, Sequence[Plan]] = {}
     for modality, problem in problems.items():
         try:
-            chosen[modality] = make_plan(problem)
+            chosen[modality], plans[modality] = try_plans(found[modality], problem)
         except IndexBuildError as error:
             chosen[modality], refusals[modality] = None, str(error)
-    plans = {modality: list_plans(problem) for modality, problem in problems.items()}
+            plans[modality] = list_plans(problem)
     note = NOTE_OF_UPDATE if config.update and target.names("", INDEX_SUFFIX) else None
     return Preview(
         problems=problems,
@@ -80,3 +90,17 @@ def preview_indices(config: IndexConfig) -> Preview:
         obstacle=find_obstacle(target),
         note=note,
     )
+
+
+def try_plans(vectors: Vectors, problem: Problem) -> tuple[Plan, list[Plan]]:
+    """Return the plan that would be followed, and all plans; those that might be are tried on a sample.
+
+    Raises IndexBuildError where nothing fits.
+    """
+    plans = list_plans(problem)
+    rehearsal = rehearse(vectors, problem, is_big=False)
+    if rehearsal is None:
+        return make_plan(problem), plans
+    chosen = choose_measured(problem, rehearsal.measure)
+    tried = [rehearsal.measure(plan) if is_candidate(plan, problem) else plan for plan in plans]
+    return chosen, [chosen if plan.key == chosen.key else plan for plan in tried]

@@ -15,6 +15,7 @@ from clip_retrieval.words import counted, in_bytes
 if TYPE_CHECKING:
     from clip_retrieval.index.build import BuiltIndices
     from clip_retrieval.index.combine import CombinedIndex
+    from clip_retrieval.index.planning.shapes import Plan
     from clip_retrieval.index.preview import Preview
     from clip_retrieval.index.score import IndexScores
 
@@ -134,19 +135,30 @@ def print_info(found: dict[str, Any]) -> None:
         console.print(f"built with {kept}", soft_wrap=True)  # one line, so that it can be copied
 
 
+def tried_recall(plan: Plan) -> str:
+    """Return the recall that was measured on a sample, for the table."""
+    return "" if plan.promised is None else f"~{plan.recall:.3f}"
+
+
 def print_preview(preview: Preview) -> None:
     """Print a table for each index, the kind that would be built marked with an arrow."""
     console = open_console(wraps=True)
     for modality, plans in preview.plans.items():
         problem = preview.problems[modality]
         title = f"the {modality} index of {problem.rows:,} x {problem.dim} vectors"
-        numbers = ("size", "memory", "time", "recall@10", "ms/query")
+        is_tried = any(plan.promised is not None for plan in plans)
+        numbers = ("size", "memory", "time", "recall@10", *(["of CLIP"] if is_tried else []), "ms/query")
         table = make_table(["", "kind", *numbers], title=title, numbers=numbers)
         for plan in plans:
             mark = "->" if plan == preview.chosen[modality] else "" if fits(plan, problem) else "too large"
             costs = [in_bytes(plan.index_bytes), in_bytes(plan.peak_bytes), f"{plan.seconds:,.0f} s"]
-            table.add_row(mark, plan.key, *costs, f"~{plan.recall:.3f}", f"~{plan.query_ms:,.2f}")
+            promised = plan.recall if plan.promised is None else plan.promised
+            recalls = [f"~{plan.recall:.3f}"] if not is_tried else [tried_recall(plan), f"~{promised:.3f}"]
+            table.add_row(mark, plan.key, *costs, *recalls, f"~{plan.query_ms:,.2f}")
         console.print(table)
+        if is_tried:
+            rows = max(plan.measured_on for plan in plans)
+            console.print(f"recall@10 was tried on {rows:,} of these rows, and is what to expect of all of them")
         if modality in preview.refusals:
             console.print(preview.refusals[modality], soft_wrap=True)
     for line in (preview.note, preview.obstacle):

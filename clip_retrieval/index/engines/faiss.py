@@ -31,7 +31,9 @@ from clip_retrieval.index.building.ranges import MergedPart, RowRange, group_par
 from clip_retrieval.index.building.tasks import SHARE_IT, IndexJob, add_part, merge_group, write_whole
 from clip_retrieval.index.building.training import train_index
 from clip_retrieval.index.measuring.queries import draw_rows
+from clip_retrieval.index.measuring.rehearsal import rehearse
 from clip_retrieval.index.planning.bounds import Bounds
+from clip_retrieval.index.planning.measured import AS_PROMISED, choose_measured
 from clip_retrieval.index.planning.plan import given_plan, make_plan
 from clip_retrieval.index.planning.shapes import Plan, Problem
 from clip_retrieval.layout import INDEX_SUFFIX
@@ -45,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 TRAINED = "trained.index"
 FORMAT_OF_PARTS = 2
+WHAT_FINDS_MORE = "what finds more: a larger --max_index_memory_usage, other kinds by --index_key, filter --refine_from"
 QUERY_ROWS = 8_192  # queries of each modality whose directions codes are made exact for
 
 
@@ -98,7 +101,10 @@ class FaissEngine:
 def plan_index(vectors: Vectors, bounds: Bounds, file_count: int = 1) -> Plan:
     """Return the plan for some vectors; raises IndexBuildError that names the nearest bounds where nothing fits."""
     problem = describe_problem(vectors, bounds, file_count)
-    return given_plan(problem, bounds.index_key) if bounds.index_key else make_plan(problem)
+    if bounds.index_key:
+        return given_plan(problem, bounds.index_key)
+    rehearsal = rehearse(vectors, problem)
+    return choose_measured(problem, rehearsal.measure) if rehearsal else make_plan(problem)
 
 
 def describe_problem(vectors: Vectors, bounds: Bounds, file_count: int = 1) -> Problem:
@@ -124,11 +130,25 @@ def split(vectors: Vectors, plan: Plan, engine: FaissEngine) -> list[RowRange]:
 def say_plan(plan: Plan) -> None:
     if plan.kind == "given":
         return
+    costs = (plan.key, in_bytes(plan.index_bytes), in_bytes(plan.peak_bytes), plan.seconds)
+    if plan.promised is None:
+        logger.info(
+            "%s: about %s, %s of memory to build, %.0f s; of CLIP embeddings such indices find about %.2f (recall@10) "
+            "in %.1f ms",
+            *(*costs, plan.recall, plan.query_ms),
+        )
+        return
     logger.info(
-        "%s: about %s, %s of memory to build, %.0f s; of CLIP embeddings such indices find about %.2f (recall@10) in "
-        "%.1f ms",
-        *(plan.key, in_bytes(plan.index_bytes), in_bytes(plan.peak_bytes), plan.seconds, plan.recall, plan.query_ms),
+        "%s: about %s, %s of memory to build, %.0f s; expected recall@10, from trying it on %s of these rows: %.2f in "
+        "%.1f ms; of CLIP embeddings: %.2f",
+        *(*costs, f"{plan.measured_on:,}", plan.recall, plan.query_ms, plan.promised),
     )
+    if plan.recall < plan.promised - AS_PROMISED:
+        logger.warning(
+            "%s is expected to find %.2f of the ten nearest rows, of CLIP embeddings %.2f: these vectors are harder to "
+            "tell apart; of what was tried within the bounds it finds most for its time; %s",
+            *(plan.key, plan.recall, plan.promised, WHAT_FINDS_MORE),
+        )
 
 
 def train(plan: Plan, vectors: Vectors, bounds: Bounds) -> Any:

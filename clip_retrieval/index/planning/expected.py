@@ -81,6 +81,12 @@ def expect(plan: Plan, problem: Problem) -> tuple[float, float]:
     candidates = {longest, *list_efforts(plan, problem, most_found / (RECALL_OF_MILLISECOND * step), share)}
     efforts = {min(longest, max(least, effort)) for effort in candidates}
     found = [(most_found * share_found(plan, problem, effort), start + effort * step) for effort in efforts]
+    return find_best(found, problem)
+
+
+def find_best(found: Sequence[tuple[float, float]], problem: Problem) -> tuple[float, float]:
+    """Return that of some pairs of recall and milliseconds whose recall is worth its time; see `expect`."""
+    wanted = problem.bounds.wanted_recall
     enough = [outcome for outcome in found if wanted is not None and outcome[0] >= to_expect(wanted)]
     if enough:
         return min(enough, key=lambda outcome: outcome[1])

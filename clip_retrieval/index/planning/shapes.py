@@ -61,6 +61,8 @@ class Plan:
     seconds: float = 0.0
     recall: float = 0.0  # expected, in query_ms
     query_ms: float = 0.0
+    promised: float | None = None  # what CLIP embeddings let expect, where `recall` was measured on others
+    measured_on: int = 0  # rows of the sample on which it was
     given_key: str = ""  # key of faiss's index_factory, where the user named one
 
     @property
@@ -105,6 +107,8 @@ class Plan:
             "seconds": round(self.seconds, 1),
             "expected_recall@10": round(self.recall, 3),
             "expected_query_ms": round(self.query_ms, 2),
+            "of_clip_embeddings@10": None if self.promised is None else round(self.promised, 3),
+            "measured_on_rows": self.measured_on,
         }
 
 

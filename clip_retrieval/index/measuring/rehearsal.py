@@ -1,0 +1,124 @@
+"""Tries planned kinds on a sample of the vectors that are to be indexed, before the index is built.
+
+Promises of plans are fitted to CLIP embeddings, and other vectors may be found far less well. Some of the sampled rows
+are held out and asked for, beside rows of the other modality; the rest is indexed, in as many lists as its number
+deserves, and compared with the exact answers. The same folder gives the same sample.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_retrieval.embeddings.vectors import Vectors
+from clip_retrieval.index.building.parts import add_rows
+from clip_retrieval.index.building.training import train_index
+from clip_retrieval.index.measuring.queries import draw_rows
+from clip_retrieval.index.planning.costs import ROWS_TO_ADD
+from clip_retrieval.index.planning.measured import (
+    DOUBLINGS,
+    HITS,
+    ROWS_TO_CHECK,
+    Effort,
+    Recalls,
+    list_efforts_of,
+    with_measured,
+)
+from clip_retrieval.index.planning.plan import ROWS_FOR_LISTS
+from clip_retrieval.index.planning.shapes import Plan, Problem, count_lists
+from clip_retrieval.search.stored_settings import set_settings
+
+HELD_OUT = 192  # rows of each modality that are asked for: recall of their ten neighbors is told to about 0.015
+ASKED_ROWS = 8_192  # rows of each modality whose directions codes are made exact for
+SAMPLE_COPIES = 4  # of the sample in fp32: itself, what training turns, and what the index holds of it
+TOLERANCE = 1e-6  # of scores: equal rows must count as equal
+
+Rows = NDArray[np.float32]  # [n, d]
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """Rows to index, queries that are not among them, and vectors like those that will be asked for."""
+
+    rows: Rows
+    queries: Rows
+    asked: Rows
+    problem: Problem
+    known: dict[str, Plan] = field(default_factory=dict)  # what was measured, by key
+
+    def measure(self, plan: Plan) -> Plan:
+        """Return the plan with the recall that these vectors let expect."""
+        if plan.key not in self.known:
+            many = self.recalls(plan, len(self.rows))
+            few = self.recalls(plan, len(self.rows) >> DOUBLINGS) if len(self.rows) < self.problem.filled_rows else many
+            self.known[plan.key] = with_measured(plan, self.problem, few, many, len(self.rows))
+        return self.known[plan.key]
+
+    def recalls(self, plan: Plan, count: int) -> Recalls:
+        """Build the plan for the first `count` rows; return recall@10 by effort."""
+        rows = self.rows[:count]
+        index = self.build(plan, rows)
+        _, least = faiss.knn(self.queries, rows, min(HITS, count), metric=faiss.METRIC_INNER_PRODUCT)
+        floor = self.scores(rows, least)[:, -1:] - TOLERANCE
+        found = {}
+        for effort in list_efforts_of(plan, scale_lists(plan, self.problem, len(self.rows) >> DOUBLINGS)):
+            set_settings(index, settings_for(plan, effort))
+            _, ids = index.search(self.queries, least.shape[1])
+            found[effort] = float(((self.scores(rows, ids) >= floor) & (ids >= 0)).mean())
+        return found
+
+    def scores(self, rows: Rows, ids: NDArray[np.int64]) -> Rows:
+        """Return the inner products [q, k] of each query with the rows that are its answers."""
+        products: Rows = np.einsum("qd,qkd->qk", self.queries, rows[ids])
+        return products
+
+    def build(self, plan: Plan, rows: Rows) -> Any:
+        lists = scale_lists(plan, self.problem, len(rows))
+        small = replace(plan, rows=len(rows), lists=lists, sample_rows=len(rows))
+        index = train_index(small, rows.copy(), self.asked)
+        for start in range(0, len(rows), ROWS_TO_ADD):
+            some = rows[start : start + ROWS_TO_ADD]
+            add_rows(index, some, start, np.arange(len(some)))
+        return index
+
+
+def scale_lists(plan: Plan, problem: Problem, rows: int) -> int:
+    """Return how many lists a plan has for fewer rows: as many times the usual number as it has for all."""
+    if not plan.lists:
+        return 0
+    return max(1, round(count_lists(rows) * plan.lists / count_lists(problem.filled_rows)))
+
+
+def settings_for(plan: Plan, effort: Effort) -> dict[str, int]:
+    if plan.kind == "graph":
+        return {"efSearch": effort.breadth}
+    if plan.kind == "exact":
+        return {}
+    return {"nprobe": effort.breadth} | ({"k_factor_rf": effort.factor} if plan.kind == "refined" else {})
+
+
+def rehearse(vectors: Vectors, problem: Problem, *, is_big: bool = True) -> Rehearsal | None:
+    """Draw the sample; None where plans are not to be checked, or rows cannot be read one by one.
+
+    With `is_big`, only what takes long to build is checked.
+    """
+    bounds = problem.bounds
+    least = ROWS_TO_CHECK if is_big else ROWS_FOR_LISTS + 1
+    affordable = bounds.available_bytes // 4 // (4 * problem.dim * SAMPLE_COPIES)
+    count = min(bounds.plan_sample, affordable, problem.filled_rows - HELD_OUT)
+    if problem.rows < least or not vectors.is_here or count < min(ROWS_FOR_LISTS, bounds.plan_sample or 1):
+        return None
+    drawn = [draw_rows(vectors, count + HELD_OUT)[1]]
+    others = [other for other in bounds.asked if other is not vectors and other.dim == vectors.dim and other.is_here]
+    drawn += [rows for _, rows in (draw_rows(other, ASKED_ROWS + HELD_OUT) for other in others) if len(rows) > 1]
+    if len(drawn[0]) < 2 * HELD_OUT:  # hardly any row is filled
+        return None
+    held = [min(HELD_OUT, len(rows) // 2) for rows in drawn]
+    kept = [rows[:-count] for rows, count in zip(drawn, held, strict=True)]
+    queries = np.concatenate([rows[-count:] for rows, count in zip(drawn, held, strict=True)])
+    fewest = min(ASKED_ROWS, *(len(rows) for rows in kept))
+    return Rehearsal(kept[0], queries, np.concatenate([rows[:fewest] for rows in kept]), problem)
