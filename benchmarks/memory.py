@@ -21,7 +21,7 @@ from pathlib import Path
 from make_data import write_shards
 
 SHARD_ROWS = 1000
-SECONDS_BETWEEN_SAMPLES = 0.2
+SECONDS_BETWEEN_SAMPLES = 0.05
 KINDS = {"readers.process": "readers", "worker_process": "workers", "clip_retrieval inference": "run"}
 FLAT = 1.05
 
