@@ -70,16 +70,11 @@ class Endpoints:
                 HTTPStatus.NOT_FOUND, f"the picture of row {row} of {build.name} is in no file that is served"
             )
         kind, headers = held.media_type.encode(), (*headers_of(build), (b"accept-ranges", b"bytes"))
-
-        async def read(start: int, stop: int) -> bytes:
-            data: bytes = await self.asker.showing.do(lambda: held.read(start, stop))
-            return data
-
         span = read_range(request.header(b"range"), held.size)
         if span is not None:
             place = (b"content-range", f"bytes {span[0]}-{span[1] - 1}/{held.size}".encode())
-            return Response(await read(*span), kind, HTTPStatus.PARTIAL_CONTENT, (*headers, place))
-        return Response(b"", kind, headers=headers, stream=Stream(held.size, held.pieces(read, request)))
+            return Response(await held.read(*span), kind, HTTPStatus.PARTIAL_CONTENT, (*headers, place))
+        return Response(b"", kind, headers=headers, stream=Stream(held.size, held.pieces(request)))
 
     def find_row(self, request: Request, beginning: str) -> tuple[Build, int]:
         """Return the index and the row that a path ends in. Raises HttpError."""

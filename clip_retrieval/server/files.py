@@ -29,34 +29,26 @@ MEDIA_TYPES = {  # what Python does not know, and what browsers play under anoth
 
 @dataclass(frozen=True)
 class HeldFile:
-    """A file below the roots that pictures of rows are in."""
+    """A file below the roots that pictures of rows are in; `read` returns the bytes from one place to another."""
 
-    url: str
     size: int
+    media_type: str
+    read: Callable[[int, int], Awaitable[bytes]]
 
-    @property
-    def media_type(self) -> str:
-        suffix = self.url[self.url.rfind(".") :].lower()
-        return MEDIA_TYPES.get(suffix) or mimetypes.types_map.get(suffix, "application/octet-stream")
-
-    def read(self, start: int, stop: int) -> bytes:
-        """Return a piece; raises OSError."""
-        return read_blob(BlobRef(self.url, start, stop - start))
-
-    async def pieces(self, read: Callable[[int, int], Awaitable[bytes]], request: Request) -> AsyncIterator[bytes]:
+    async def pieces(self, request: Request) -> AsyncIterator[bytes]:
         """Yield the file piece by piece, until its end or until the client hangs up."""
         gone = asyncio.ensure_future(request.wait_until_gone())
         try:
             for start in range(0, self.size, PIECE_BYTES):
                 if gone.done():
                     return
-                yield await read(start, min(start + PIECE_BYTES, self.size))
+                yield await self.read(start, min(start + PIECE_BYTES, self.size))
         finally:
             gone.cancel()
 
 
-def find_held_file(generation: Generation, row_id: int) -> HeldFile | None:
-    """Return the file of a row's page or frame; None where it has none below the roots."""
+def find_held_file(generation: Generation, row_id: int) -> tuple[str, int] | None:
+    """Return place and size of the file of a row's page or frame; None where it has none below the roots."""
     row = read_row(generation, row_id)
     found = split_place(str(row.get(IMAGE_PATH) or ""))
     if found is None or row.get(SHARD) is not None or not generation.roots.allow(row):
@@ -64,8 +56,18 @@ def find_held_file(generation: Generation, row_id: int) -> HeldFile | None:
     with suppress(OSError, ValueError):  # it is gone, or cannot be read
         url = find_file(found[0])
         with open_raw(url) as file:
-            return HeldFile(url, file.seek(0, SEEK_END))
+            return url, file.seek(0, SEEK_END)
     return None
+
+
+def media_type_of(url: str) -> str:
+    suffix = url[url.rfind(".") :].lower()
+    return MEDIA_TYPES.get(suffix) or mimetypes.types_map.get(suffix, "application/octet-stream")
+
+
+def read_piece(url: str, start: int, stop: int) -> bytes:
+    """Return the bytes of a file from `start` to `stop`. Raises OSError."""
+    return read_blob(BlobRef(url, start, stop - start))
 
 
 def read_range(asked: bytes | None, size: int) -> tuple[int, int] | None:

@@ -15,7 +15,7 @@ from clip_retrieval.query.embed import Query
 from clip_retrieval.query.unknown_column import UnknownColumnError
 from clip_retrieval.server.asking import Ask, Asker, Fetch, Shown
 from clip_retrieval.server.builds import METRIC, Found, FoundRows, Question, Wanted
-from clip_retrieval.server.files import HeldFile, find_held_file
+from clip_retrieval.server.files import HeldFile, find_held_file, media_type_of, read_piece
 from clip_retrieval.server.indices import Generation, ServedIndex
 
 PROBE = "a photo of a dog"
@@ -125,8 +125,16 @@ class LocalBuild:
         return await self.asker.picture(self.generation, row_id, side)
 
     async def file(self, row_id: int) -> HeldFile | None:
-        found: HeldFile | None = await self.asker.showing.do(lambda: find_held_file(self.generation, row_id))
-        return found
+        found = await self.asker.showing.do(lambda: find_held_file(self.generation, row_id))
+        if found is None:
+            return None
+        url, size = found
+
+        async def read(start: int, stop: int) -> bytes:
+            data: bytes = await self.asker.showing.do(lambda: read_piece(url, start, stop))
+            return data
+
+        return HeldFile(size, media_type_of(url), read)
 
     async def probe(self) -> Mapping[str, str]:
         """Encode and search something."""

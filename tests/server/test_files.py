@@ -11,7 +11,7 @@ import pytest
 
 from clip_retrieval.errors import ImageError
 from clip_retrieval.server import files
-from clip_retrieval.server.files import HeldFile, read_range
+from clip_retrieval.server.files import read_piece, read_range
 from clip_retrieval.server.messages import HttpError
 
 
@@ -90,4 +90,4 @@ def test_ranges_that_are_none_mean_the_whole_file() -> None:
         with pytest.raises(HttpError):
             read_range(asked, 10)
     with pytest.raises((OSError, ImageError)):
-        HeldFile("/nowhere.mp4", 10).read(0, 5)
+        read_piece("/nowhere.mp4", 0, 5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -20,11 +21,13 @@ from clip_retrieval.server.asking import MOST_THUMBNAILS, Asker
 from clip_retrieval.server.builds import METRIC, Found, FoundRows, Missing, Question, Row, Wanted
 from clip_retrieval.server.files import HeldFile
 from clip_retrieval.server.messages import HttpError
+from clip_retrieval.server.parts.connections import Reply, Span
 from clip_retrieval.server.parts.embedder import Embedder
 from clip_retrieval.server.parts.exchange import Exchange
 from clip_retrieval.server.parts.link import Call
 from clip_retrieval.server.parts.search import PartedSearch
 
+SIZE = re.compile(r"bytes 0-0/(\d+)")
 ROWS_AT_ONCE = 1_000  # rows with their embeddings in one request: 3 MB
 
 
@@ -101,6 +104,7 @@ class PartedBuild:
             "rows": layout.rows,
             "columns": list(self.columns),
             "pictures": self.has_pictures,
+            "files": any(part.files for part in layout.parts),
             "fingerprint": layout.parts[0].fingerprint,
             "metric": METRIC,
             "usual_columns": list(self.usual_columns),
@@ -198,22 +202,39 @@ class PartedBuild:
         )
 
     async def picture(self, row_id: int, side: int | None) -> bytes | None:
+        size: dict[str, object] = {"original": 1} if side is None else {"size": side}
+        reply = await self.ask_owner("/v1/pictures", row_id, size)
+        return reply.body if reply is not None and reply.status == HTTPStatus.OK else None
+
+    async def file(self, row_id: int) -> HeldFile | None:
+        first = await self.ask_owner("/v1/files", row_id, {}, (0, 1))
+        found = SIZE.fullmatch(first.headers.get("content-range", "")) if first is not None else None
+        if first is None or found is None:  # there is none, or it is empty
+            return None
+
+        async def read(start: int, stop: int) -> bytes:
+            reply = await self.ask_owner("/v1/files", row_id, {}, (start, stop))
+            if reply is None or reply.status != HTTPStatus.PARTIAL_CONTENT:
+                raise FileNotFoundError(f"the file of row {row_id} of {self.name} is gone")
+            return reply.body
+
+        return HeldFile(int(found[1]), first.headers.get("content-type", "application/octet-stream"), read)
+
+    async def ask_owner(
+        self, kind: str, row_id: int, parameters: Mapping[str, object], span: Span | None = None
+    ) -> Reply | None:
+        """Return what the part that has a row answers of it, 404 included; None where no part has it."""
         layout = self.exchange.layout
         if row_id >= self.row_count:
             return None
         (place,) = layout.owners(np.array([row_id])).tolist()
         part = layout.parts[place]
-        size: dict[str, object] = {"original": 1} if side is None else {"size": side}
-        query = urlencode({**size, "generation": part.generation})
-        path = f"/v1/pictures/{quote(part.name, safe='')}/{row_id - layout.first_ids[place]}?{query}"
-        replies, missing = await self.exchange.ask({place: Call("GET", path, may_be_absent=True)})
+        query = urlencode({**parameters, "generation": part.generation})
+        path = f"{kind}/{quote(part.name, safe='')}/{row_id - layout.first_ids[place]}?{query}"
+        replies, missing = await self.exchange.ask({place: Call("GET", path, may_be_absent=True, span=span)})
         if missing:
             raise self.exchange.unanswered(missing)
-        reply = replies[place]
-        return reply.body if reply.status == HTTPStatus.OK else None
-
-    async def file(self, row_id: int) -> HeldFile | None:  # noqa: ARG002 -- each part serves its own
-        return None
+        return replies[place]
 
     async def probe(self) -> Mapping[str, str]:
         """Ask each part whether it is ready. Raises HttpError where none is."""

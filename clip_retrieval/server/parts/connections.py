@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 IDLE_SECONDS = 60  # of a connection; `back` closes those that are idle for 75
 LARGEST_LINE = 32 << 10  # bytes of a header
+Span = tuple[int, int]  # first byte, and the one after the last
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,11 @@ class Connections:
         self.session: aiohttp.ClientSession | None = None
         self.tasks: set[asyncio.Task[None]] = set()
 
-    async def ask(self, method: str, url: str, body: bytes | None = None) -> Reply:
+    async def ask(self, method: str, url: str, body: bytes | None = None, span: Span | None = None) -> Reply:
         """Send a request. Raises LostError; how long that may take is up to the caller."""
         if self.session is None:
             self.session = open_session(self.config)
-        return await ask(self.session, method, url, body)
+        return await ask(self.session, method, url, body, span)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something beside the requests; what is not done when the server ends is cancelled."""
@@ -78,12 +79,16 @@ def open_session(config: BackConfig) -> aiohttp.ClientSession:
     )
 
 
-async def ask(session: aiohttp.ClientSession, method: str, url: str, body: bytes | None) -> Reply:
-    """Send a request over a session. Raises LostError."""
+async def ask(
+    session: aiohttp.ClientSession, method: str, url: str, body: bytes | None, span: Span | None = None
+) -> Reply:
+    """Send a request over a session, for a span of the answer's bytes only. Raises LostError."""
     import aiohttp
 
+    headers = {} if span is None else {"range": f"bytes={span[0]}-{span[1] - 1}"}
+
     try:
-        async with session.request(method, url, data=body, allow_redirects=False) as answer:
+        async with session.request(method, url, data=body, headers=headers, allow_redirects=False) as answer:
             return Reply(answer.status, answer.headers, await answer.read())
     except aiohttp.ClientConnectorError as error:
         raise LostError(one_line(error.os_error.strerror or error.os_error)) from error

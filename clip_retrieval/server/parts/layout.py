@@ -33,6 +33,7 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     columns: list[str] = msgspec.field(default_factory=list)
     usual_columns: list[str] | None = None
     pictures: bool = False
+    files: bool = False
     max_results: int = OLD_MAX_RESULTS
     max_queries: int = OLD_MAX_QUERIES
 

@@ -14,7 +14,7 @@ import msgspec
 
 from clip_retrieval.errors import one_line
 from clip_retrieval.server.messages import Header, HttpError, TimeLimit
-from clip_retrieval.server.parts.connections import Connections, LostError, Reply
+from clip_retrieval.server.parts.connections import Connections, LostError, Reply, Span
 from clip_retrieval.server.parts.figures import Figures
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ class Call:
     path: str
     body: bytes | None = None
     may_be_absent: bool = False  # 404 is an answer
+    span: Span | None = None  # of the bytes of the answer
 
 
 @dataclass(frozen=True)
@@ -97,15 +98,16 @@ class Link:
         """Send a request, once more where the connection broke: it may have been an old one. Raises LostError."""
         url = self.place.url + call.path
         try:
-            return await self.connections.ask(call.method, url, call.body)
+            return await self.connections.ask(call.method, url, call.body, call.span)
         except LostError:
             self.figures.count_retry(self.number)
-            return await self.connections.ask(call.method, url, call.body)
+            return await self.connections.ask(call.method, url, call.body, call.span)
 
     def read(self, call: Call, reply: Reply) -> Reply:
         """Return an answer that is one."""
         status = reply.status
-        if status == HTTPStatus.OK or (status == HTTPStatus.NOT_FOUND and call.may_be_absent):
+        is_piece = status == HTTPStatus.PARTIAL_CONTENT and call.span is not None
+        if status == HTTPStatus.OK or is_piece or (status == HTTPStatus.NOT_FOUND and call.may_be_absent):
             self.answers()
             return reply
         if status == HTTPStatus.CONFLICT:
