@@ -20,6 +20,7 @@ from clip_retrieval.errors import (
 )
 from clip_retrieval.network.connections import FetchError
 from clip_retrieval.server.access import Access
+from clip_retrieval.server.admission import Admission, Busy
 from clip_retrieval.server.config import LimitsConfig
 from clip_retrieval.server.lanes import RETRY_AFTER, too_busy
 from clip_retrieval.server.messages import (
@@ -46,7 +47,6 @@ logger = logging.getLogger(__name__)
 Handler = Callable[[Request, Any], Awaitable[Response]]
 ShutDown = Callable[[], Awaitable[None]]
 
-SLASHES = re.compile("/{2,}")
 OPTION = re.compile(r"--(?=\w)")
 # Enough for JSON: uvicorn takes some microseconds for each header.
 NOSNIFF: Header = (b"x-content-type-options", b"nosniff")
@@ -97,6 +97,9 @@ class Routes:
         return "files", None
 
 
+BUSY = error_response(too_busy())
+
+
 def page_headers(backend: str | None) -> tuple[Header, ...]:
     """Return the headers that keep our pages to this server, and to the backend that they ask where it is another.
 
@@ -126,25 +129,31 @@ class App:
         self.routes, self.access, self.limits, self.metrics = routes, access, limits, metrics
         self.shut_down = shut_down  # closes what belongs to the event loop, before that ends
         self.begin: Callable[[], None] = lambda: None  # called in the event loop, before there are requests
-        self.in_work = 0
+        self.admission = Admission(limits.max_waiting)
+
+    @property
+    def in_work(self) -> int:
+        return self.admission.in_work
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self.live(receive, send)
         if scope["type"] != "http":
             return
-        if "//" in scope["path"]:
-            scope["path"] = SLASHES.sub("/", scope["path"])
         request = Request(scope, receive)
         try:
             name, response = await self.respond(request)
-            headers = (NOSNIFF, *self.access.headers(request))
+            headers = self.headers(request)
             if response.content_type != JSON and (name != "files" or self.routes.is_our_front):
                 headers = (*headers, *self.routes.page_headers)
             self.metrics.count(name, int(response.status))
             await send_response(send, response, headers, has_body=request.method != "HEAD")
         except GoneError:
             self.metrics.gone.inc()
+
+    def headers(self, request: Request) -> tuple[Header, ...]:
+        """Return the headers of every answer."""
+        return (NOSNIFF, *self.access.headers(request))
 
     async def live(self, receive: Receive, send: Send) -> None:
         """Begin and end with the event loop, as ASGI tells of it."""
@@ -168,8 +177,7 @@ class App:
             name, route = self.routes.find(request)
             if route is None:
                 return name, self.routes.files(request)
-            if not route.is_open:
-                self.access.check_key(request)
+            self.check_key(route, request)
             return name, await (
                 self.take(route, request) if request.method == "POST" else self.work(route, request, None)
             )
@@ -178,15 +186,40 @@ class App:
         except Exception as error:  # becomes an answer; bugs are logged  # noqa: BLE001
             return name, error_response(translate(error))
 
+    def check_key(self, route: Route | None, request: Request) -> None:
+        if route is not None and not route.is_open:
+            self.access.check_key(request)
+
     async def take(self, route: Route, request: Request) -> Response:
         """Read and answer a request with a body; one too many is refused before its body is read."""
-        if self.in_work >= self.limits.max_waiting:
+        if not self.admission.enter():
             raise too_busy()
-        self.in_work += 1
         try:
-            return await self.work(route, request, parse_json(await request.body(self.limits.max_body_bytes)))
+            said = parse_json(await request.body(self.limits.max_body_bytes))
+            with Busy(self.admission):
+                return await self.work(route, request, said)
         finally:
-            self.in_work -= 1
+            self.admission.leave()
+
+    def refuse(self, request: Request) -> Response | None:
+        """Return the answer of a POST while there is no room for one, before there is a task for it; None otherwise.
+
+        Who may not ask at all is told that, as by `respond`.
+        """
+        if request.method != "POST" or not self.admission.is_full:
+            return None
+        name = "none"
+        try:
+            self.access.check_host(request)
+            name, route = self.routes.find(request)
+            self.check_key(route, request)
+            self.admission.enter()
+            response = BUSY
+        except HttpError as error:
+            response = error_response(error)
+        self.metrics.count(name, int(response.status))
+        headers = (*response.headers, *self.headers(request))
+        return Response(response.body, response.content_type, response.status, headers)
 
     async def work(self, route: Route, request: Request, said: Any) -> Response:
         """Answer in time; stop where the client hangs up."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -16,6 +17,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
+SLASHES = re.compile("/{2,}")
 JSON, TEXT, HTML = b"application/json", b"text/plain; charset=utf-8", b"text/html; charset=utf-8"
 SECONDS_FOR_A_BODY = 20.0  # from the first byte to the last
 LOOKED_AFTER = 0.05  # seconds into a request from which a hang-up ends it
@@ -94,7 +96,7 @@ class Request:
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.scope, self.receive = scope, receive
         self.method: str = scope["method"]
-        self.path: str = scope["path"]
+        self.path: str = scope["path"] if "//" not in scope["path"] else SLASHES.sub("/", scope["path"])
         self.is_retried = False  # after a StaleError
 
     def header(self, name: bytes) -> bytes | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from clip_retrieval.installed import need
 from clip_retrieval.server.app import App
 from clip_retrieval.server.config import AccessConfig
 from clip_retrieval.server.listen import BACKLOG, url_of
+from clip_retrieval.server.protocol import protocol_of
 
 IDLE_SECONDS = 75  # of a connection between requests; proxies keep theirs for 60
 
@@ -34,16 +35,17 @@ def answering(sock: socket.socket, app: App, access: AccessConfig, grace_seconds
         thread.join()
 
 
-def make_server(
-    app: App, access: AccessConfig, grace_seconds: float, protocol: type[asyncio.Protocol] | None = None
-) -> Any:
-    """Return uvicorn's server. Raises ConfigError where it is not installed, or the certificate is none."""
+def make_server(app: App, access: AccessConfig, grace_seconds: float, on_end: Callable[[], None] | None = None) -> Any:
+    """Return uvicorn's server; `on_end` is called when a connection has ended.
+
+    Raises ConfigError where uvicorn is not installed, or the certificate is none.
+    """
     need("uvicorn", "the server", ConfigError, extra="serve")
     import uvicorn
 
     about_server = uvicorn.Config(
         app,
-        http=protocol or "auto",
+        http=protocol_of(app, on_end),
         lifespan="on",
         ws="none",
         log_level="warning",

@@ -8,10 +8,10 @@ from clip_retrieval.server.config import BackConfig
 def run_back(config: BackConfig) -> None:
     """Serve until a signal says stop. Raises ClipRetrievalError."""
     if config.workers > 1:
-        from clip_retrieval.server.workers.supervisor import run_workers  # noqa: PLC0415 -- loads no NumPy
+        from clip_retrieval.server.workers.supervisor import run_workers  # loads no NumPy
 
         run_workers(config)
     else:
-        from clip_retrieval.server.run import run_alone  # noqa: PLC0415 -- loads NumPy and faiss
+        from clip_retrieval.server.run import run_alone  # loads NumPy and faiss
 
         run_alone(config)

@@ -43,6 +43,10 @@ class Line:
             except OSError:  # the supervisor is gone, which `hear` notices
                 self.unsent = b""
 
+    def end_one(self) -> None:
+        """Tell that a connection has ended."""
+        self.say(ENDED)
+
     def beat(self) -> None:
         self.say(STUCK if self.health.stuck_lanes() else ALIVE)
         self.health.asker.metrics.publish()
@@ -81,7 +85,7 @@ class Line:
             await self.loop.connect_accepted_socket(self.make, connection, ssl=config.ssl)
         except OSError:  # it hung up, or speaks no TLS
             connection.close()
-            self.say(ENDED)
+            self.end_one()
 
     def make(self) -> asyncio.Protocol:
         """Return what answers on a new connection, as uvicorn makes it for those that it accepts itself."""
@@ -90,16 +94,3 @@ class Line:
             config=server.config, server_state=server.server_state, app_state=server.lifespan.state, _loop=self.loop
         )
         return made
-
-    def protocol(self) -> type[asyncio.Protocol]:
-        """Return uvicorn's protocol, which tells of the end of each connection."""
-        from uvicorn.protocols.http.auto import AutoHTTPProtocol  # noqa: PLC0415 -- `make_server` says if it is missing
-
-        line = self
-
-        class Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-            def connection_lost(self, exc: Exception | None) -> None:
-                super().connection_lost(exc)
-                line.say(ENDED)
-
-        return Protocol

@@ -61,7 +61,7 @@ def serve(task: Task, channel: socket.socket) -> None:
 @contextmanager
 def answering(served: Served, config: BackConfig, line: Line) -> Iterator[Line]:
     """Let uvicorn answer on the connections that arrive while the block runs, in a thread."""
-    server = make_server(served.app, config.access, config.limits.grace_seconds, line.protocol())
+    server = make_server(served.app, config.access, config.limits.grace_seconds, line.end_one)
     served.app.begin = lambda: line.open(server)
     thread = threading.Thread(target=run_server, args=(server, None), name="server")
     thread.start()

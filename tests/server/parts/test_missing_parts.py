@@ -166,10 +166,10 @@ def test_a_bad_text_among_good_requests_fails_alone(front: Any) -> None:
 
 
 def test_overload_of_a_part_is_passed_on(parts: Parts, front: Any) -> None:
-    limits = parts.servers[2].served.app
-    limits.in_work += 10_000
+    admission = parts.servers[2].served.app.admission
+    admission.in_work += 10_000
     found = search(front)
-    limits.in_work -= 10_000
+    admission.in_work -= 10_000
     assert (found.status_code, found.headers["retry-after"]) == (429, "1")
     assert "part 3 of the index has too much to do" in found.json()["message"]
     assert search(front).status_code == 200

@@ -1,0 +1,145 @@
+"""uvicorn's HTTP protocol, with refusals before there is a task for a request, and news of connections that end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import cache, lru_cache
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import unquote
+
+from clip_retrieval.installed import is_installed
+from clip_retrieval.server.app import App
+from clip_retrieval.server.messages import Header, Request, Response
+
+
+class Refused:
+    """What uvicorn looks at of a request whose answer is sent: it drops the body as that arrives."""
+
+    response_complete = True
+    message_event = asyncio.Event()  # nobody waits for it
+
+
+class Telling:
+    """Comes before uvicorn's protocol: tells when a connection has ended."""
+
+    on_end: Callable[[], None] | None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)  # type: ignore[misc]
+        if self.on_end is not None:
+            self.on_end()
+
+
+class Refusing:
+    """Comes before uvicorn's protocol of httptools: answers at the end of a request's headers while there is no room.
+
+    A connection has one timer, which looks when it was last used; uvicorn begins one with each answer, which takes as
+    long as all that is done for a refusal. With h11 in the place of httptools there is none of this.
+    """
+
+    served: App
+    parser: Any
+    cycle: Any
+    url: bytes
+    headers: list[Header]
+    transport: asyncio.Transport
+    loop: asyncio.AbstractEventLoop
+    timeout_keep_alive: float
+    timeout_keep_alive_task: asyncio.TimerHandle | None
+    idle_since = 0.0
+
+    def on_headers_complete(self) -> None:
+        if self.served.admission.is_full and self.is_idle and not self.parser.should_upgrade():
+            response = self.served.refuse(Request(self.scope_of_headers(), nothing))
+            if response is not None:
+                self.refuse(response)
+                return
+        super().on_headers_complete()  # type: ignore[misc]
+
+    @property
+    def is_idle(self) -> bool:
+        """Say whether every request of this connection has its answer."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def scope_of_headers(self) -> dict[str, Any]:
+        """Return what a refusal has to know of the request, as uvicorn's scope has it."""
+        path = import_httptools().parse_url(self.url).path.decode("ascii")
+        return {"method": self.parser.get_method().decode("ascii"), "path": unquote(path), "headers": self.headers}
+
+    def refuse(self, response: Response) -> None:
+        self.cycle = Refused
+        is_kept = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        closing = () if is_kept else ((b"connection", b"close"),)
+        state: Any = self
+        self.transport.write(render(response, (*state.server_state.default_headers, *closing)))
+        if not is_kept:
+            self.transport.close()
+        self.on_response_complete()
+
+    def on_response_complete(self) -> None:
+        state: Any = self
+        if state.pipeline or self.transport.is_closing():
+            super().on_response_complete()  # type: ignore[misc]
+            return
+        state.server_state.total_requests += 1
+        state.flow.resume_reading()
+        self.idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self.look_after(self.timeout_keep_alive)
+
+    def look_after(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.timeout_keep_alive_task = None
+        if not self.is_idle:
+            return  # its answer begins the timer
+        left = self.idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self.look_after(left)
+        elif not self.transport.is_closing():
+            self.transport.close()
+
+    def _unset_keepalive_if_required(self) -> None:
+        """Leave the timer; uvicorn calls this with whatever arrives."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)  # type: ignore[misc]
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+
+
+def protocol_of(app: App, on_end: Callable[[], None] | None = None) -> type[asyncio.Protocol]:
+    """Return the protocol for an application; `on_end` is called when a connection has ended."""
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+    parts = (Telling, Refusing) if is_installed("httptools") else (Telling,)
+    told = None if on_end is None else staticmethod(on_end)
+    return type("Protocol", (*parts, AutoHTTPProtocol), {"served": app, "on_end": told})
+
+
+@cache
+def import_httptools() -> Any:
+    import httptools
+
+    return httptools
+
+
+@lru_cache(64)  # most refusals of a second are alike
+def render(response: Response, more: tuple[Header, ...]) -> bytes:
+    """Return an answer as it is sent."""
+    status = HTTPStatus(response.status)
+    headers = [
+        (b"content-type", response.content_type),
+        (b"content-length", str(len(response.body)).encode()),
+        *response.headers,
+        *more,
+    ]
+    lines = [b"HTTP/1.1 %d %s" % (status, status.phrase.encode()), *(b"%s: %s" % header for header in headers)]
+    return b"\r\n".join([*lines, b"", response.body])
+
+
+async def nothing() -> dict[str, Any]:
+    return {"type": "http.disconnect"}
