@@ -18,11 +18,12 @@ from clip_retrieval.encoder.base import Encoder, Workload
 from clip_retrieval.encoder.config import Chosen, EncoderConfig
 from clip_retrieval.encoder.devices import is_on_cpu
 from clip_retrieval.encoder.engines.onnx import open_onnx
-from clip_retrieval.encoder.formats.onnx_folder import ABOUT
+from clip_retrieval.encoder.formats.checkpoint import Checkpoint
+from clip_retrieval.encoder.formats.onnx_folder import ABOUT, read_vocabulary
 from clip_retrieval.encoder.openai_cache import find_openai
 from clip_retrieval.encoder.precision import cpu_precisions
 from clip_retrieval.encoder.uri import GGUF_HUB_PREFIX, HUB_PREFIX, ModelName
-from clip_retrieval.errors import ClipRetrievalError
+from clip_retrieval.errors import ClipRetrievalError, EncoderError
 from clip_retrieval.installed import is_installed
 from clip_retrieval.storage import size_of
 
@@ -113,25 +114,45 @@ def make_light(name: ModelName, config: EncoderConfig) -> Path | None:
 
     Raises EncoderError where the checkpoint cannot be read.
     """
-    if name.kind != "checkpoint":
+    checkpoint = read_light(name, config.clip_cache_path)
+    if checkpoint is None:
         return None
     from clip_retrieval.encoder.export.light import write_light
     from clip_retrieval.encoder.export.towers import is_buildable
-    from clip_retrieval.encoder.formats.hub import read_named
 
-    checkpoint = read_named(name.architecture, config.clip_cache_path)
     if not is_buildable(checkpoint):
         return None
     logger.info("%s: preparing it for this CPU, once", name.uri)
     target = place(name, config, "fp32")  # now that its files are here
     try:
-        write_light(checkpoint, target, name.uri)
+        local = name.architecture.removeprefix("local-dir:")
+        write_light(checkpoint, target, name.uri, None if local == name.architecture else read_vocabulary(Path(local)))
         make_room(target)
     except (ClipRetrievalError, OSError, ValueError, RuntimeError, ArithmeticError, LookupError, TypeError) as error:
         if not (target / ABOUT).exists():  # else another process was first
             logger.debug("%s is left to torch: %s", name.uri, error)
             return None
     return target
+
+
+def read_light(name: ModelName, cache: str | None) -> Checkpoint | None:
+    """Read a model without torch; None where only torch, or open_clip, can say what it is.
+
+    Raises EncoderError where a checkpoint that says all of itself cannot be read.
+    """
+    if name.kind == "checkpoint":
+        from clip_retrieval.encoder.formats.hub import read_named
+
+        return read_named(name.architecture, cache)
+    if name.kind != "open_clip":
+        return None
+    from clip_retrieval.encoder.formats.openclip_reader import read_openclip
+
+    try:
+        return read_openclip(name, cache)
+    except (EncoderError, OSError) as error:
+        logger.debug("%s is left to open_clip: %s", name.uri, error)
+        return None
 
 
 def place(name: ModelName, config: EncoderConfig, precision: Chosen, suffix: str = "") -> Path:

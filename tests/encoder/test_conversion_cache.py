@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +17,8 @@ from clip_retrieval.encoder.base import Encoder
 from clip_retrieval.encoder.config import EncoderConfig, Precision
 from clip_retrieval.encoder.engines.onnx import OnnxEncoder
 from clip_retrieval.encoder.engines.open import open_engine
+from clip_retrieval.encoder.export.convert import convert_into, open_torch
+from clip_retrieval.encoder.formats.onnx_folder import read_about
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.encoder.precision import cpu_precisions
 from clip_retrieval.encoder.uri import DEMO_MODEL, parse_uri
@@ -45,16 +50,47 @@ def test_bulk_work_gives_what_torch_gives(reference: Encoder, precision: Precisi
     assert (encoder.encode_texts(TEXTS) * reference.encode_texts(TEXTS)).sum(axis=1).min() > least
 
 
-def test_a_query_takes_what_is_there_and_does_without_torch() -> None:
-    assert not isinstance(load_encoder(EncoderConfig(clip_model=MODEL, device="cpu")), OnnxEncoder)
-    open_bulk("fp32")
+def loads_torch(model: str, **environment: str) -> bool:
+    """Say whether a fresh Python loads torch to encode a text with a model."""
     code = (
         "import sys\nfrom clip_retrieval import load_encoder\n"
-        f"load_encoder({MODEL!r}).encode_texts(['a dog'])\nprint('torch' in sys.modules)"
+        f"load_encoder({model!r}).encode_texts(['a dog'])\nprint('torch' in sys.modules)"
     )
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    assert done.stdout.strip() == "False"
+    all_of_it = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=all_of_it)
+    return done.stdout.strip() == "True"
+
+
+def test_a_query_takes_what_is_there_and_does_without_torch(tmp_path: Path) -> None:
+    folder = tmp_path / "of-open-clip-alone"
+    shutil.copytree(DEMO_MODEL, folder)
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["custom_text"] = True  # the same towers, in a class that only open_clip knows
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    model = f"open_clip:local-dir:{folder}"
+    assert not isinstance(load_encoder(EncoderConfig(clip_model=model, device="cpu")), OnnxEncoder)
+    open_bulk("fp32", model)
+    assert not loads_torch(model)
+
+
+def test_a_plain_model_of_open_clip_never_needs_torch(tmp_path: Path) -> None:
+    assert not loads_torch(MODEL, CLIP_RETRIEVAL_CACHE=str(tmp_path))
+    assert list((tmp_path / "models").glob("*/textual.onnx"))
+
+
+def test_graphs_are_the_same_whether_torch_has_read_the_weights_or_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CLIP_RETRIEVAL_CACHE", str(tmp_path / "cache"))
+    name = parse_uri(MODEL)
+    light = converted.make_light(name, EncoderConfig(clip_model=MODEL, device="cpu"))
+    assert light is not None
+    convert_into(open_torch(name, None), tmp_path / "through-torch")
+    for path in (tmp_path / "through-torch").iterdir():
+        assert path.name == "model.json" or path.read_bytes() == (light / path.name).read_bytes(), path.name
+    said, ours = (read_about(folder) for folder in (tmp_path / "through-torch", light))
+    assert ours.logit_scale == pytest.approx(said.logit_scale)
+    assert dataclasses.replace(ours, logit_scale=said.logit_scale) == said
 
 
 def test_what_was_converted_is_not_converted_again(monkeypatch: pytest.MonkeyPatch) -> None:

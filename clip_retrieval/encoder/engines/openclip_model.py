@@ -21,7 +21,7 @@ from clip_retrieval.encoder.engines.openclip_published import published_preproce
 from clip_retrieval.encoder.engines.openclip_tokenizer import check_transformers
 from clip_retrieval.encoder.engines.state_dict import explain_loading, reading_more_files
 from clip_retrieval.encoder.formats.checkpoint import FINGERPRINT_VALUES
-from clip_retrieval.encoder.formats.openclip_folder import CONFIG_NAME, OpenClipConfig, PreprocessConfig
+from clip_retrieval.encoder.formats.openclip_folder import CONFIG_NAME, OpenClipConfig, PreprocessConfig, to_preprocess
 from clip_retrieval.encoder.hub_connection import why_not_fetched
 from clip_retrieval.encoder.openai_cache import openai_file
 from clip_retrieval.encoder.preprocess import Preprocess
@@ -161,20 +161,7 @@ def read_logits(model: nn.Module) -> dict[str, Any]:
 def read_preprocess(model: nn.Module, source: str) -> Preprocess:
     """Return what open_clip collected from the architecture, the tag and the folder or repository."""
     config = check_shape(open_clip.get_model_preprocess_cfg(model), PreprocessConfig, source, EncoderError)
-    height, width = config.size if isinstance(config.size, tuple) else (config.size, config.size)
-    if height != width:
-        raise EncoderError(f"{source} takes pictures of {width} x {height}; only square ones can be prepared here")
-    std = config.std if isinstance(config.std, tuple) else (config.std,) * 3
-    if height < 1 or min(std) <= 0:
-        raise EncoderError(f"{source} takes pictures of {height} pixels with a std of {std}; both must be above 0")
-    return Preprocess(
-        size=height,
-        mean=config.mean if isinstance(config.mean, tuple) else (config.mean,) * 3,
-        std=std,
-        interpolation="bilinear" if config.interpolation == "bilinear" else "bicubic",  # random is bicubic too
-        resize_mode=config.resize_mode,
-        fill=config.fill_color if isinstance(config.fill_color, int) else config.fill_color[0],
-    )
+    return to_preprocess(config, source)
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, assert_never
 
-from clip_retrieval.encoder.base import Encoder, EncoderInfo
+from clip_retrieval.encoder.base import Encoder
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.engines.open import open_engine
 from clip_retrieval.encoder.export.compare import BATCHES, Agreement, compare_towers
@@ -21,7 +21,7 @@ from clip_retrieval.encoder.formats.clippie import write_clippie
 from clip_retrieval.encoder.formats.gguf import write_gguf
 from clip_retrieval.encoder.formats.hub import read_named
 from clip_retrieval.encoder.formats.huggingface_writer import write_huggingface
-from clip_retrieval.encoder.formats.onnx_folder import VOCABULARY, OnnxFolder, TokenizerSpec, write_about
+from clip_retrieval.encoder.formats.onnx_folder import OnnxFolder, TokenizerSpec, write_about, write_vocabulary
 from clip_retrieval.encoder.formats.openclip_folder import write_openclip
 from clip_retrieval.encoder.tokenizer import clip_vocabulary
 from clip_retrieval.encoder.uri import DEMO_MODEL, ModelName, parse_uri
@@ -118,7 +118,7 @@ def write_target(config: ConvertConfig, origin: Origin, staged: Path) -> None:
     match config.to:
         case "open_clip":
             write_openclip(checkpoint, staged, dtype=config.dtype or "f32", towers=config.towers)
-            write_vocabulary(staged, origin.encoder.info)
+            write_vocabulary(staged, origin.encoder.info.vocabulary)
         case "hf":
             write_huggingface(checkpoint, staged, dtype=config.dtype or "f32", towers=config.towers)
         case "clippie":
@@ -176,13 +176,7 @@ def write_onnx(origin: Origin, folder: Path, towers: tuple[str, ...], stored: St
         no_text_reason=None if "text" in towers else info.no_text_reason,
     )
     write_about(folder, about)
-    write_vocabulary(folder, info)
-
-
-def write_vocabulary(folder: Path, info: EncoderInfo) -> None:
-    """Write the words that a small model was trained on, where they are known."""
-    if info.vocabulary is not None:
-        (folder / VOCABULARY).write_text("\n".join(sorted(info.vocabulary)) + "\n", encoding="utf-8")
+    write_vocabulary(folder, info.vocabulary)
 
 
 def trace(origin: Origin, folder: Path, towers: tuple[str, ...]) -> None:

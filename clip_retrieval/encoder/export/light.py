@@ -14,7 +14,7 @@ from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.engines.onnx import OnnxEncoder, open_onnx
 from clip_retrieval.encoder.export.towers import write_towers
 from clip_retrieval.encoder.formats.checkpoint import NO_WEIGHTS, Checkpoint
-from clip_retrieval.encoder.formats.onnx_folder import OnnxFolder, TokenizerSpec, write_about
+from clip_retrieval.encoder.formats.onnx_folder import OnnxFolder, TokenizerSpec, write_about, write_vocabulary
 from clip_retrieval.encoder.uri import ModelName
 from clip_retrieval.errors import EncoderError
 from clip_retrieval.storage import made_whole
@@ -41,8 +41,8 @@ class Read(Mapping[str, NDArray[Any]]):
         return sorted(name for name in self.tensors.keys() - self.names if not name.endswith(NO_WEIGHTS))
 
 
-def write_light(checkpoint: Checkpoint, out: Path, source: str) -> None:
-    """Write the graphs of a checkpoint that `is_buildable`.
+def write_light(checkpoint: Checkpoint, out: Path, source: str, vocabulary: frozenset[str] | None = None) -> None:
+    """Write the graphs of a checkpoint that `is_buildable`, and the words that it was trained on, where they are few.
 
     Raises EncoderError, and leaves nothing, where the weights do not fit the configuration, or say more than it does.
     """
@@ -64,6 +64,7 @@ def write_light(checkpoint: Checkpoint, out: Path, source: str) -> None:
             logit_scale=checkpoint.logit_scale,
         )
         write_about(staged, about)
+        write_vocabulary(staged, vocabulary)
         try_out(staged)
 
 

@@ -89,6 +89,12 @@ def read_about(folder: Path) -> OnnxFolder:
     return about
 
 
+def write_vocabulary(folder: Path, words: frozenset[str] | None) -> None:
+    """Write the words that a small model was trained on, where they are known."""
+    if words is not None:
+        (folder / VOCABULARY).write_text("\n".join(sorted(words)) + "\n", encoding="utf-8")
+
+
 def read_vocabulary(folder: Path) -> frozenset[str] | None:
     """Return the words of vocabulary.txt, what a small model was trained on; None where there is no such file."""
     path = folder / VOCABULARY

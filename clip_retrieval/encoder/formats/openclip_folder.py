@@ -73,6 +73,24 @@ class OpenClipConfig:
     preprocess_cfg: PreprocessConfig = PreprocessConfig()
 
 
+def to_preprocess(config: PreprocessConfig, source: str) -> Preprocess:
+    """Return how pictures are prepared; raises EncoderError where they cannot be."""
+    height, width = config.size if isinstance(config.size, tuple) else (config.size, config.size)
+    if height != width:
+        raise EncoderError(f"{source} takes pictures of {width} x {height}; only square ones can be prepared here")
+    std = config.std if isinstance(config.std, tuple) else (config.std,) * 3
+    if height < 1 or min(std) <= 0:
+        raise EncoderError(f"{source} takes pictures of {height} pixels with a std of {std}; both must be above 0")
+    return Preprocess(
+        size=height,
+        mean=config.mean if isinstance(config.mean, tuple) else (config.mean,) * 3,
+        std=std,
+        interpolation="bilinear" if config.interpolation == "bilinear" else "bicubic",  # random is bicubic too
+        resize_mode=config.resize_mode,
+        fill=config.fill_color if isinstance(config.fill_color, int) else config.fill_color[0],
+    )
+
+
 def write_openclip(checkpoint: Checkpoint, folder: Path, *, dtype: Stored = "f32", towers: Towers = "both") -> None:
     """Write a model of two towers for open_clip.create_model("local-dir:FOLDER").
 
