@@ -90,6 +90,7 @@ def measure_cold(args: argparse.Namespace) -> None:
 
 def measure_many(folder: Path, count: int, runs: int) -> None:
     """Print how long many hits take, by parts; medians after a first run."""
+    import msgspec
     import numpy as np
 
     from clip_retrieval.filter.hits import Asked, Hits, collect_hits
@@ -125,7 +126,7 @@ def measure_many(folder: Path, count: int, runs: int) -> None:
             answered = answer(searcher, query, SelectionConfig(num_results=count))
             middle = time.perf_counter()
             hits = collect_hits(searcher, [Asked(1, query.text, answered)], is_batch=False)
-            write_tables(Folder(str(folder / "many")), Watched(**vars(hits)), (form,))
+            write_tables(Folder(str(folder / "many")), Watched(**msgspec.structs.asdict(hits)), (form,))
             end, cpu = time.perf_counter(), time.process_time() - cpu
             seconds = (middle - start, spent[0], end - middle - spent[0], end - start, cpu)
             parts.append([1e3 * part for part in seconds])

@@ -11,8 +11,9 @@ import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypedDict, TypeVar, Unpack
+
+import msgspec
 
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.option_values import convert, describe_type, literal, without_none
@@ -25,8 +26,7 @@ UNITS = "KMGT"  # of sizes in bytes
 Path = tuple[str, ...]  # attribute names from a config to a field
 
 
-@dataclass(frozen=True)
-class Dropped:
+class Dropped(msgspec.Struct, frozen=True):
     """A flag of clip-retrieval 2 that is refused by name, except with values that request nothing.
 
     A flag that changes no result is only warned of.
@@ -48,8 +48,7 @@ class Facts(TypedDict, total=False):
     kept: bool  # stored with an index, for its updates
 
 
-@dataclass(frozen=True, kw_only=True)
-class Flag:
+class Flag(msgspec.Struct, frozen=True, kw_only=True):
     """One option: where it lives in the config, and how it is written and read."""
 
     name: str
@@ -101,7 +100,7 @@ def flags_of(config: type[Any], path: Path = ()) -> Iterator[Flag]:
         if dataclasses.is_dataclass(hints[field.name]):
             added = field.metadata.get("group_aliases", {})
             for flag in flags_of(typing.cast("type[Any]", hints[field.name]), here):
-                yield dataclasses.replace(flag, aliases=(*flag.aliases, *added.get(flag.name, ())))
+                yield msgspec.structs.replace(flag, aliases=(*flag.aliases, *added.get(flag.name, ())))
         else:
             about = field.metadata
             yield Flag(

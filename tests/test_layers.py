@@ -121,6 +121,11 @@ def test_importing_the_command_line_loads_no_model_index_or_table_library() -> N
     assert not loaded_by("import clip_retrieval.cli") & LIGHTER
 
 
+def test_a_query_loads_neither_what_limits_threads_nor_what_writes_csv() -> None:
+    code = "import clip_retrieval.filter.export, clip_retrieval.search.index\nassert 'pyarrow.csv' not in sys.modules"
+    assert not loaded_by(f"{code}\nassert 'pyarrow.parquet' not in sys.modules") & {"threadpoolctl", "ssl"}
+
+
 HELPED = [
     [], ["inference"], ["inference.worker"], ["index"], ["index", "score"], ["filter"], ["search"], ["demo"],
     ["parquet_to_arrow"], ["back"], ["end2end"], ["mcp"], ["map"], ["dedup"], ["label"], ["select"], ["report"],

@@ -36,7 +36,8 @@ def filter_command(config: FilterConfig) -> Outcome:
         opening = Opening(config.indice_folder, config.searcher, config.asked.words)
         from clip_retrieval.filter.run import run_filter
 
-    with importing("clip_retrieval.filter.export", *report_ahead("filter")):
+    written = ["pyarrow.parquet"] if "parquet" in config.write else []
+    with importing("clip_retrieval.filter.export", *written, *report_ahead("filter")):
         result = run_filter(config, opening)
 
     def print_result(result: FilterResult) -> None:

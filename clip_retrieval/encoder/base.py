@@ -84,8 +84,8 @@ class EncodesTexts:
         check_finite(rows)
         return rows
 
-    def start_text_side(self) -> None:
-        """Have threads open what first texts would wait for; most engines open all of it at once, before."""
+    def start_text_side(self, texts: Sequence[str] = ()) -> None:
+        """Have threads open what first texts would wait for, and embed these; most engines do all that when asked."""
 
     def encode_texts(self: Encoder, texts: Sequence[str]) -> Embeddings:
         return self.embed_texts(texts).rows

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, Literal, assert_never
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,8 +30,7 @@ LEAST_AVERAGED = 2.0
 LEAST_SIDE = 256
 
 
-@dataclass(frozen=True)
-class Fit:
+class Fit(msgspec.Struct, frozen=True):
     """Resize to width x height, then cut a square of the model's size at (left, top)."""
 
     width: int
@@ -39,8 +39,7 @@ class Fit:
     top: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Window:
+class Window(msgspec.Struct, frozen=True, kw_only=True):
     """Resize what is inside `box` (left, top, right, bottom) to `size` (width, height), which begins at (left, top)."""
 
     box: tuple[float, float, float, float]

@@ -6,7 +6,6 @@ tokens in a line. A token is bytes, shown as 256 printable characters, `</w>` at
 
 from __future__ import annotations
 
-import html
 import re
 import zlib
 from collections.abc import Callable, Sequence
@@ -87,6 +86,8 @@ def find_words() -> Callable[[str], list[str]]:
 def clean_text(text: str) -> str:
     """Repair what wrong decodings left, resolve HTML entities, squeeze white space."""
     if not (text.isascii() and text.isprintable() and "&" not in text):
+        import html
+
         import ftfy  # a sixth of the start of a light process, and most texts do not need it
 
         text = html.unescape(html.unescape(ftfy.fix_text(text)))

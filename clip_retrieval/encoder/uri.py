@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qsl
+
+import msgspec
 
 from clip_retrieval.errors import EncoderError
 
@@ -50,8 +50,7 @@ Kind = Literal["open_clip", "checkpoint", "onnx", "random", "hash"]
 DEMO_MODEL = Path(__file__).parent.parent / "demo" / "model"
 
 
-@dataclass(frozen=True)
-class ModelName:
+class ModelName(msgspec.Struct, frozen=True):
     """What a URI asks for: the engine, the architecture or folder, and where the weights come from."""
 
     uri: str
@@ -142,7 +141,7 @@ def parse_open_clip(uri: str, rest: str) -> ModelName:
     match = PICTURES.fullmatch(rest)
     if match:
         pictures = parse_pictures(uri, match["query"])
-        return dataclasses.replace(parse_open_clip(uri, match["model"]), pictures=pictures)
+        return msgspec.structs.replace(parse_open_clip(uri, match["model"]), pictures=pictures)
     if rest.startswith((HUB_PREFIX, "local-dir:")):
         return ModelName(uri, "open_clip", rest)
     architecture, _, weights = rest.partition("/")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -20,8 +20,7 @@ PICTURE, PROBLEM = "picture", "problem"
 QUERY_NUMBER, QUERY_TEXT = "query", "query_text"
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """A query of a batch by its number in the file, from 1, and its answer, or why there is none."""
 
     number: int
@@ -30,8 +29,7 @@ class Asked:
     problem: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Hits:
+class Hits(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """The hits of all queries one after the other, best first; what is written of each is added to it."""
 
     searcher: Searcher
@@ -41,9 +39,9 @@ class Hits:
     scores: NDArray[np.float32]  # [n]
     expected: NDArray[np.float64] | None  # [n] rows as high by chance
     starts: NDArray[np.int64]  # [queries + 1], places in ids
-    names: dict[int, str] = field(default_factory=dict)  # exported picture by place
-    problems: dict[int, str] = field(default_factory=dict)  # why a hit could not be exported, by place
-    joined: dict[int, pa.Table] = field(default_factory=dict)  # the metadata read last, by its first place
+    names: dict[int, str] = msgspec.field(default_factory=dict)  # exported picture by place
+    problems: dict[int, str] = msgspec.field(default_factory=dict)  # why a hit could not be exported, by place
+    joined: dict[int, pa.Table] = msgspec.field(default_factory=dict)  # the metadata read last, by its first place
 
     @property
     def count(self) -> int:

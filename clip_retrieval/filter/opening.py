@@ -12,6 +12,7 @@ from clip_retrieval.filter.kinds import is_text
 from clip_retrieval.layout import IndexFolder, read_manifest
 from clip_retrieval.query.config import SearcherConfig
 from clip_retrieval.query.terms import Words
+from clip_retrieval.words import clean
 
 if TYPE_CHECKING:
     from clip_retrieval.encoder.base import Encoder
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Opening:
-    """An index, and a model that is on its way to encode texts.
+    """An index, and a model that is on its way to encode the texts of a query.
 
     There is no model where no text is asked for, or the index names none.
     """
@@ -29,8 +30,9 @@ class Opening:
         self.chosen: EncoderConfig | None = None
         self.opened: Encoder | Exception | None = None
         with suppress(ClipRetrievalError, OSError):  # told of by what reads these words and files next
-            if any(is_text(term) for term in words):
-                self.open_model(folder, config)
+            texts = [clean(term.text) for term in words if is_text(term)]
+            if texts:
+                self.open_model(folder, config, texts)
         self.index: tuple[dict[str, Any] | None, Index] | None = None  # with the manifest of its folder
         self.opening_index = self.start_index(IndexFolder(folder), config)
 
@@ -47,7 +49,7 @@ class Opening:
         thread.start()
         return thread
 
-    def open_model(self, folder: str, config: SearcherConfig) -> None:
+    def open_model(self, folder: str, config: SearcherConfig, texts: Sequence[str]) -> None:
         from clip_retrieval.encoder.base import EncodesTexts
         from clip_retrieval.encoder.load import load_encoder
         from clip_retrieval.query.embed import choose_encoder
@@ -57,7 +59,7 @@ class Opening:
         try:
             self.opened = load_encoder(self.chosen, workload="once")
             if isinstance(self.opened, EncodesTexts):
-                self.opened.start_text_side()
+                self.opened.start_text_side(texts)
         except Exception as error:  # raised where the model is asked for  # noqa: BLE001
             self.opened = error
 

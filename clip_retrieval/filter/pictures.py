@@ -7,9 +7,10 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+import msgspec
 
 from clip_retrieval.encoder.picture_suffixes import IMAGE_SUFFIXES
 from clip_retrieval.errors import StorageError
@@ -66,16 +67,15 @@ def suffix_of(data: bytes) -> str:
         return ".bin"
 
 
-@dataclass
-class PictureExport:
+class PictureExport(msgspec.Struct):
     """Writes the pictures of the hits, one at a time: memory holds one picture."""
 
     folder: Folder
     hits: Hits
     mode: Export
     shown: Sequence[range] = ()  # places of the hits that the sheet shows
-    cards: dict[int, tuple[str, str]] = field(default_factory=dict)  # of those, by place
-    kept: dict[str, str] = field(default_factory=dict)  # names of pictures that lie there already, by prefix
+    cards: dict[int, tuple[str, str]] = msgspec.field(default_factory=dict)  # of those, by place
+    kept: dict[str, str] = msgspec.field(default_factory=dict)  # names of pictures that lie there already, by prefix
     copied_instead: int = 0  # pictures that could not be linked
 
     def run(self) -> None:

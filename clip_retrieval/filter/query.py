@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -73,7 +73,7 @@ def open_term(term: Words, searcher: Searcher) -> Query:
     query = searcher.embed_text(name)
     if is_foreign_folder(text):
         note = f"{name} is the name of a folder here, and was asked as a word"
-        return replace(query, warning="; ".join(filter(None, (query.warning, note))))
+        return msgspec.structs.replace(query, warning="; ".join(filter(None, (query.warning, note))))
     return query
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pyarrow as pa
 
 from clip_retrieval.errors import ConfigError, QueryError
@@ -28,15 +28,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class FilterResult:
+class FilterResult(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
     """The hits of one query, or of a file of queries, and where they were written."""
 
     hits: Hits
     output_folder: str
     files: Sequence[str]  # below the folder
     how: Sequence[str] = ()  # the hits were found, and what could not be written as it was asked for
-    warnings: Sequence[str] = field(default_factory=tuple)
+    warnings: Sequence[str] = ()
 
     @property
     def query(self) -> Query:

@@ -10,8 +10,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
 
 from clip_retrieval.filter.config import UID, Format
 from clip_retrieval.filter.hits import Hits
@@ -58,6 +56,8 @@ def write_tables(folder: Folder, hits: Hits, formats: Sequence[Format]) -> list[
 
 @contextmanager
 def write_parquet(folder: Folder, hits: Hits) -> Iterator[Write]:
+    import pyarrow.parquet as pq  # with TLS, 20 ms of a start that writes other lists alone
+
     schema = hits.first_row().schema  # dictionaries took 40 % of the time, and made files larger: hits hardly repeat
     with folder.staged(TABLES["parquet"]) as staged, pq.ParquetWriter(staged, schema, use_dictionary=False) as writer:
         yield writer.write_table
@@ -66,6 +66,8 @@ def write_parquet(folder: Folder, hits: Hits) -> Iterator[Write]:
 @contextmanager
 def write_csv(folder: Folder, hits: Hits) -> Iterator[Write]:
     """Write csv; lists, structs and bytes are json and text in it."""
+    import pyarrow.csv as pa_csv
+
     schema = flat(hits.first_row()).schema
     with folder.staged(TABLES["csv"]) as staged, pa_csv.CSVWriter(staged, schema) as writer:
         yield lambda table: writer.write_table(flat(table))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Protocol
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -49,8 +49,7 @@ class Metadata(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
-class JoinedMetadata:
+class JoinedMetadata(msgspec.Struct, frozen=True, eq=False, dict=True):
     """Metadata and added columns, row by row; a column belongs to the first part that has it."""
 
     parts: Sequence[Metadata]

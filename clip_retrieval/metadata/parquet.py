@@ -7,10 +7,10 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 Column = tuple[pa.Field, list[Any]]  # a column of some rows as Python values
 
 
-@dataclass(frozen=True)
-class Footer:
+class Footer(msgspec.Struct, frozen=True):
     """A parquet file's footer: its row groups and columns."""
 
     name: str

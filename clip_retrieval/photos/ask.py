@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 
 from clip_retrieval.errors import SourceError
@@ -31,8 +31,7 @@ from clip_retrieval.words import counted
 DEMO_NOTE = "the demo model knows emoji only: for photographs name a real model, such as --reembed --clip_model {}"
 
 
-@dataclass(frozen=True)
-class PhotoAnswer:
+class PhotoAnswer(msgspec.Struct, frozen=True):
     """The pictures that answer one query, best first."""
 
     answered: Answer
@@ -72,15 +71,14 @@ def find_name(path: str) -> str:
         return path  # gone since, or several are called so
 
 
-@dataclass(frozen=True)
-class PhotoFolder:
+class PhotoFolder(msgspec.Struct, frozen=True):
     """A folder that was brought up to date, and the index that answers for it."""
 
     kept: Kept
     about: About
     searcher: Searcher
     shown_folder: str
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     def ask(self, words: Sequence[Words], selection: SelectionConfig) -> PhotoAnswer:
         """Answer one query. Raises ClipRetrievalError."""

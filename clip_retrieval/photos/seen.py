@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from clip_retrieval.filter.opening import Opening
 from clip_retrieval.photos.config import SearchConfig
@@ -11,8 +11,7 @@ from clip_retrieval.photos.listing import Look, look_at
 from clip_retrieval.query.config import SearcherConfig
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(msgspec.Struct, frozen=True):
     """A folder as it is now, and what is known of it; None where it was never embedded."""
 
     kept: Kept

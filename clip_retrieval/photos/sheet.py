@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import msgspec
 
 from clip_retrieval.filter.export import write_hits
 from clip_retrieval.filter.hits import Asked, collect_hits
@@ -19,4 +19,4 @@ def with_sheet(answered: PhotoAnswer, photos: PhotoFolder) -> PhotoAnswer:
     with only_one(target, lambda: None):
         asked = Asked(1, answered.answered.query.text, answered.answered)
         write_hits(target, collect_hits(photos.searcher, [asked], is_batch=False), ("html",), "none")
-    return replace(answered, sheet=target.path(SHEET))
+    return msgspec.structs.replace(answered, sheet=target.path(SHEET))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -74,8 +75,7 @@ def answer_many(searcher: Searcher, queries: Sequence[Query], selection: Selecti
     return [search.complete(found, asked) for found in search.find(queries, asked)]
 
 
-@dataclass(frozen=True)
-class Search:
+class Search(msgspec.Struct, frozen=True):
     """What the queries of a batch share."""
 
     searcher: Searcher

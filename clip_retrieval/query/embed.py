@@ -6,9 +6,9 @@ import dataclasses
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,8 +27,7 @@ LEAST_LENGTH = 1e-3  # length of a sum relative to its weights, below which it i
 QueryKind = Literal["text", "image", "embedding", "row", "sum"]
 
 
-@dataclass(frozen=True)
-class Query:
+class Query(msgspec.Struct, frozen=True):
     """A query by the name that people know it by, its embedding, and a warning about its words."""
 
     text: str  # the text itself, or the name of the picture or vector

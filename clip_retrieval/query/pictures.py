@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from clip_retrieval.blobs import BlobRef, read_blob
 from clip_retrieval.errors import StorageError, one_line
@@ -22,16 +23,14 @@ PAGE_SIDE = 1600  # pixels of the longer side of a page that is shown: its text 
 REPLACED = "\ufffd"  # metadata's replacement of bytes that are not UTF-8
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(msgspec.Struct, frozen=True):
     """A hit's picture: its bytes, or why they could not be read; neither where the hit has none."""
 
     data: bytes | None
     problem: str | None = None
 
 
-@dataclass(frozen=True)
-class Roots:
+class Roots(msgspec.Struct, frozen=True):
     """Folders and archives out of which pictures may be read for strangers, by their real places."""
 
     places: tuple[str, ...]

@@ -13,7 +13,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
 
 from clip_retrieval.errors import QueryError
 from clip_retrieval.words import counted
@@ -23,8 +24,7 @@ SIGN = re.compile(r"\s[+-]\s")
 WEIGHT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*\*\s*(?=\S)")
 
 
-@dataclass(frozen=True)
-class Words:
+class Words(msgspec.Struct, frozen=True):
     """A term as it is written: its words, its weight (negative: taken away), and whether quotes make it a text."""
 
     text: str
@@ -119,7 +119,7 @@ def collect_words(
     if parts and all(term.weight * factor <= 0 for terms, factor in zip(parts, factors, strict=True) for term in terms):
         raise QueryError("the query only takes away; add something with --query or --like")
     return [
-        replace(term, weight=check_weight(term.weight * factor, term.text))
+        msgspec.structs.replace(term, weight=check_weight(term.weight * factor, term.text))
         for terms, factor in zip(parts, factors, strict=True)
         for term in terms
     ]

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import faiss
-from threadpoolctl import threadpool_limits
 
 VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # read by a process when it starts
 
@@ -20,6 +19,8 @@ def using_cores(count: int | None) -> Iterator[None]:
     if count is None:
         yield
         return
+    from threadpoolctl import threadpool_limits  # 5 ms of every start, and a search does without
+
     with threadpool_limits(limits=count):
         yield
 

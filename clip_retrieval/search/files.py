@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import faiss
+import msgspec
 import numpy as np
 
 from clip_retrieval.errors import QueryError, StorageError, describe_os_error
@@ -23,13 +23,12 @@ BYTES_AT_ONCE = 1 << 17
 METRICS = (faiss.METRIC_INNER_PRODUCT, faiss.METRIC_L2)
 
 
-@dataclass(frozen=True)
-class OpenPart:
+class OpenPart(msgspec.Struct, frozen=True):
     """One opened faiss index, the offset of its ids, and where its rows lie once that was asked."""
 
     index: Any
     first_row: int = 0
-    places: RowPlaces = field(default_factory=RowPlaces, compare=False)
+    places: RowPlaces = msgspec.field(default_factory=RowPlaces)
 
 
 def open_parts(folder: IndexFolder, modality: Modality, *, memory_map: bool = False) -> list[OpenPart]:

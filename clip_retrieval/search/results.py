@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import faiss
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from clip_retrieval.search.files import OpenPart
 
 
-@dataclass(frozen=True)
-class SearchResult:
+class SearchResult(msgspec.Struct, frozen=True):
     """Hits in order of decreasing score."""
 
     ids: NDArray[np.int64]  # [k]

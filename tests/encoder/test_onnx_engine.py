@@ -65,6 +65,16 @@ def test_rows_do_not_depend_on_what_else_is_encoded() -> None:
     assert together == pytest.approx(alone, abs=2e-6)
 
 
+def test_texts_that_were_embedded_ahead_are_the_same_and_handed_out_once() -> None:
+    ahead, rows = demo(), demo().encode_texts(["a dog"])
+    ahead.start_text_side(["a dog", "pizza"])
+    ahead.wait_for_text_side()
+    assert set(ahead.ahead) == {"a dog", "pizza"}
+    assert (ahead.encode_texts(["a dog"]) == rows).all()
+    assert set(ahead.ahead) == {"pizza"}
+    assert np.allclose(ahead.encode_texts(["a dog"]), rows, atol=1e-6)
+
+
 def test_nothing_is_encoded_to_nothing() -> None:
     encoder = demo()
     assert encoder.encode_texts([]).shape == (0, 128)

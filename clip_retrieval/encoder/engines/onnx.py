@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from threading import Thread
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -108,6 +108,7 @@ class OnnxEncoder(EncodesTexts):
     def __init__(self, folder: Path, about: OnnxFolder, info: EncoderInfo, way: Way) -> None:
         self.folder, self.about, self.info, self.way = folder, about, info, way
         self.opening: list[Thread] = []
+        self.ahead: dict[str, TextEmbeddings] = {}  # embedded before they were asked for; each is handed out once
 
     @cached_property
     def image_session(self) -> Session:
@@ -127,8 +128,8 @@ class OnnxEncoder(EncodesTexts):
         with explaining_pointers(self.folder, EncoderError):
             return HuggingfaceTokenizer(self.folder, spec)
 
-    def start_text_side(self) -> None:
-        """Open the graph while the vocabulary is read: neither waits for the other, and a first text is out sooner."""
+    def start_text_side(self, texts: Sequence[str] = ()) -> None:
+        """Open the graph while the vocabulary is read, then embed the texts: neither waits for the other."""
         if self.opening or {"text_session", "tokenizer"} & vars(self).keys():
             return
         with suppress(ImportError):  # told of where a session is opened
@@ -138,7 +139,16 @@ class OnnxEncoder(EncodesTexts):
             with suppress(Exception):  # raised again where the part is used; a thread would print it
                 getattr(self, name)
 
-        self.opening = [Thread(target=open_part, args=[name]) for name in ("text_session", "tokenizer")]
+        parts = [Thread(target=open_part, args=[name]) for name in ("text_session", "tokenizer")]
+
+        def embed_ahead() -> None:
+            for part in parts:
+                part.join()
+            with suppress(Exception):  # as above
+                for text in texts:
+                    self.ahead[text] = self.embed_now([text])
+
+        self.opening = [*parts, *([Thread(target=embed_ahead)] if texts else [])]
         for thread in self.opening:
             thread.start()
 
@@ -172,6 +182,10 @@ class OnnxEncoder(EncodesTexts):
         check_tower(self.info, "text")
         check_texts(texts)
         self.wait_for_text_side()
+        embedded = self.ahead.pop(texts[0], None) if len(texts) == 1 and not self.is_raw else None
+        return self.embed_now(texts) if embedded is None else embedded
+
+    def embed_now(self, texts: Sequence[str]) -> TextEmbeddings:
         tokens, truncated_count = self.tokenizer.tokenize(texts)
         return TextEmbeddings(self.encode_tokens(tokens), truncated_count)
 
@@ -202,8 +216,7 @@ class OnnxEncoder(EncodesTexts):
             start += len(group)
 
 
-@dataclass
-class CheckedSession:
+class CheckedSession(msgspec.Struct):
     """A session that gives what its folder says, and numbers.
 
     OpenVINO has given NaN for a graph that ONNX Runtime encodes well. ONNX Runtime then encodes the batch again, and
@@ -232,7 +245,7 @@ class CheckedSession:
 
     def encode_again(self, batches: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
         """Encode batches on ONNX Runtime, and stay there where it gives numbers."""
-        way = replace(self.way, runtime="onnxruntime", precision="fp32", streams=1)
+        way = msgspec.structs.replace(self.way, runtime="onnxruntime", precision="fp32", streams=1)
         was_replaced = isinstance(self.session, OnnxruntimeSession)  # by an earlier batch; this one was under way
         session = self.session if was_replaced else open_session(self.path, way)
         found = session.start(batches)()

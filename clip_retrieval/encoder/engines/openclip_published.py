@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import open_clip
 from open_clip.pretrained import get_pretrained_cfg
 
@@ -38,7 +38,7 @@ def resolve_weights(name: ModelName, cache: str | None) -> ModelName:
     weights = choose_weights(name)
     tag = OPENAI if is_openai_archive(weights) else weights
     architecture = match_activation(name.architecture, tag)
-    return dataclasses.replace(name, architecture=architecture, weights=find_openai(name, cache) or weights)
+    return msgspec.structs.replace(name, architecture=architecture, weights=find_openai(name, cache) or weights)
 
 
 def asks_hub(name: ModelName) -> bool:
