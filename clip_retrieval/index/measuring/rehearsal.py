@@ -66,7 +66,7 @@ class Rehearsal:
         floor = self.scores(rows, least)[:, -1:] - TOLERANCE
         found = {}
         for effort in list_efforts_of(plan, scale_lists(plan, self.problem, len(self.rows) >> DOUBLINGS)):
-            set_settings(index, settings_for(plan, effort))
+            set_settings(index, settings_for(plan, effort, scale_lists(plan, self.problem, count)))
             _, ids = index.search(self.queries, least.shape[1])
             found[effort] = float(((self.scores(rows, ids) >= floor) & (ids >= 0)).mean())
         return found
@@ -93,12 +93,12 @@ def scale_lists(plan: Plan, problem: Problem, rows: int) -> int:
     return max(1, round(count_lists(rows) * plan.lists / count_lists(problem.filled_rows)))
 
 
-def settings_for(plan: Plan, effort: Effort) -> dict[str, int]:
+def settings_for(plan: Plan, effort: Effort, lists: int) -> dict[str, int]:
     if plan.kind == "graph":
         return {"efSearch": effort.breadth}
     if plan.kind == "exact":
         return {}
-    return {"nprobe": effort.breadth} | ({"k_factor_rf": effort.factor} if plan.kind == "refined" else {})
+    return {"nprobe": effort.breadth_in(lists)} | ({"k_factor_rf": effort.factor} if plan.kind == "refined" else {})
 
 
 def rehearse(vectors: Vectors, problem: Problem, *, is_big: bool = True) -> Rehearsal | None:

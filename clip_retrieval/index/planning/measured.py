@@ -23,10 +23,14 @@ HITS = 10
 
 @dataclass(frozen=True)
 class Effort:
-    """Settings of a search: lists probed or depth in a graph, and rows refined for each hit."""
+    """Settings of a search: lists probed, or depth in a graph, and rows refined for each hit."""
 
-    breadth: int
+    breadth: int = 0
     factor: int = 1
+    share: float = 0.0  # of the lists, in place of their number
+
+    def breadth_in(self, lists: int) -> int:
+        return self.breadth or max(1, round(self.share * lists))
 
 
 # Refined rows grow with the lists, as when settings are tuned; most of all at the end, for codes that tell little.
@@ -34,6 +38,8 @@ LIST_EFFORTS = (
     *(Effort(1, 4), Effort(2, 8), Effort(4, 8), Effort(8, 16), Effort(16, 16), Effort(32, 32)),
     *(Effort(64, 64), Effort(64, 256)),
 )
+# Vectors without clusters are found in no few lists, however many there are, but in the same share of them.
+SHARE_EFFORTS = tuple(Effort(factor=256, share=share) for share in (1 / 8, 1 / 4, 1 / 2))
 GRAPH_EFFORTS = tuple(Effort(2**power) for power in range(4, 10))
 Recalls = Mapping[Effort, float]  # recall@10 by effort
 Measure = Callable[[Plan], Plan]  # a plan to the same plan with its recall measured
@@ -53,8 +59,11 @@ def choose_measured(problem: Problem, measure: Measure) -> Plan:
 
 
 def is_candidate(plan: Plan, problem: Problem) -> bool:
-    """Say whether a plan might be chosen: it fits the bounds, and its queries are quick enough."""
-    return fits(plan, problem) and not is_slow(plan, problem)
+    """Say whether a plan might be taken for another one: it fits the bounds, and its queries are quick enough.
+
+    A graph is tried only where it is the usual plan: one of the sample takes a minute of the processor to build.
+    """
+    return plan.kind != "graph" and fits(plan, problem) and not is_slow(plan, problem)
 
 
 def with_measured(plan: Plan, problem: Problem, few: Recalls, many: Recalls, sample_rows: int) -> Plan:
@@ -96,7 +105,7 @@ def time_effort(plan: Plan, problem: Problem, effort: Effort) -> float:
         return plan.query_ms
     start, step = time_graph(plan) if plan.kind == "graph" else time_lists(plan, problem)
     refined = HITS * effort.factor * plan.dim * REFINED_ROW_MS if plan.kind == "refined" else 0
-    return start + effort.breadth * step + refined
+    return start + effort.breadth_in(plan.lists) * step + refined
 
 
 def list_efforts_of(plan: Plan, least_lists: int) -> Sequence[Effort]:
@@ -105,4 +114,5 @@ def list_efforts_of(plan: Plan, least_lists: int) -> Sequence[Effort]:
         return (Effort(1),)
     if plan.kind == "graph":
         return GRAPH_EFFORTS
-    return [effort for effort in LIST_EFFORTS if effort.breadth <= max(1, least_lists // 2)]
+    few = [effort for effort in LIST_EFFORTS if effort.breadth <= max(1, least_lists // 2)]
+    return [*few, *SHARE_EFFORTS]

@@ -11,6 +11,7 @@ from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.planning.bounds import Bounds
 from clip_retrieval.index.planning.measured import (
     LIST_EFFORTS,
+    SHARE_EFFORTS,
     Effort,
     choose_measured,
     extrapolate,
@@ -100,5 +101,6 @@ def test_the_settings_are_those_whose_recall_is_worth_their_time_and_in_time() -
 
 def test_few_lists_are_not_all_looked_into() -> None:
     plan = make_plan(problem_of())
-    assert [effort.breadth for effort in list_efforts_of(plan, 64)][-1] == 32
-    assert list_efforts_of(plan, 1) == [Effort(1, 4)]
+    assert max(effort.breadth for effort in list_efforts_of(plan, 64)) == 32
+    assert list_efforts_of(plan, 1) == [Effort(1, 4), *SHARE_EFFORTS]
+    assert [effort.breadth_in(64) for effort in SHARE_EFFORTS] == [8, 16, 32]
