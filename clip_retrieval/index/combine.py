@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,20 +13,17 @@ from typing import Any
 
 import faiss
 import numpy as np
-from rich.console import Console
 
 from clip_retrieval.checksums import sum_files
 from clip_retrieval.errors import IndexBuildError, StorageError
-from clip_retrieval.index.building.parts import UNMERGED, can_be_merged, merge_into
+from clip_retrieval.index.building.merged_files import empty_out, merge_in_memory, merge_on_disk
 from clip_retrieval.index.config import CombineConfig
 from clip_retrieval.index.folder.joined_manifests import join_folders, widest, write_beside
 from clip_retrieval.index.folder.publish import IndexRevision
 from clip_retrieval.layout import INDEX_SUFFIX, IndexFolder, Modality
 from clip_retrieval.local_files import check_regular
-from clip_retrieval.progress import show_progress
 from clip_retrieval.revision import finish_revision, only_one
-from clip_retrieval.search.files import LISTS, POPULATED, open_file, read_file, write_file
-from clip_retrieval.search.native_output import printing_nothing
+from clip_retrieval.search.files import LISTS, POPULATED, open_file, read_file
 from clip_retrieval.search.settings import Settings, format_settings, settings_of
 from clip_retrieval.search.stored_settings import set_settings, store_settings
 from clip_retrieval.storage import Folder, leaving_nothing_empty
@@ -135,72 +131,6 @@ def find_files(source: Folder, modality: Modality, target: IndexFolder) -> list[
     return [str(path.relative_to(root)) for path in found]
 
 
-def merge_in_memory(source: Folder, names: Sequence[str], starts: Sequence[int], path: Path) -> int:
-    """Merge everything in memory, one part at a time beside the whole."""
-    whole = faiss.read_index(source.path(names[0]))
-    if not can_be_merged(whole):
-        raise IndexBuildError(
-            f"{source.path(names[0])} is a {type(faiss.downcast_index(whole)).__name__}, which cannot be merged; put "
-            "the parts into a folder image.index, where they are searched together"
-        )
-    parts = list(zip(names[1:], starts[1:], strict=True))
-    with show_progress("merging", len(parts)) as advance:
-        for name, start in parts:
-            part = faiss.read_index(source.path(name))  # kept by this name: what faiss casts owns nothing
-            merge_into(whole, part, start)
-            advance(1)
-    write_file(whole, path)
-    return int(whole.ntotal)
-
-
-def merge_on_disk(source: Folder, names: Sequence[str], starts: Sequence[int], folder: Path) -> int:
-    """Merge inverted lists into a file, out of mapped ones: memory for one part at most."""
-    whole = make_shell(source.path(names[0]))
-    ivf = inverted(whole, source.path(names[0]))
-    with tempfile.TemporaryDirectory(prefix="shifted-", dir=folder.parent) as scratch:
-        paths = [source.path(name) for name in names]
-        paths = [shift(path, start, Path(scratch)) for path, start in zip(paths, starts, strict=True)]
-        mapped = [faiss.read_index(path, faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY) for path in paths]
-        vector = faiss.InvertedListsPtrVector()
-        for index in mapped:
-            vector.push_back(inverted(index, source.url).invlists)
-        rows = sum(int(index.ntotal) for index in mapped)
-        lists = faiss.OnDiskInvertedLists(ivf.nlist, ivf.code_size, str(folder / LISTS))
-        with printing_nothing(), Console(stderr=True).status(f"merging {rows:,} rows of {len(names)} files"):
-            lists.merge_from_multiple(vector.data(), vector.size())
-    ivf.replace_invlists(lists, False)  # noqa: FBT003 -- faiss takes no keyword
-    ivf.ntotal = whole.ntotal = rows
-    lists.filename = LISTS  # beside it, wherever that will be
-    write_file(whole, folder / POPULATED)
-    return rows
-
-
-def shift(path: str, start: int, folder: Path) -> str:
-    """Write a copy with shifted ids; return its path. faiss's own shift is wrong for parts of unequal size."""
-    if not start:
-        return path
-    index = faiss.read_index(path)
-    ivf = inverted(index, path)
-    for i in range(ivf.nlist):
-        size = ivf.invlists.list_size(i)
-        if size:
-            ids = faiss.rev_swig_ptr(ivf.invlists.get_ids(i), size)
-            ids += start
-    shifted = folder / f"{start}{INDEX_SUFFIX}"
-    write_file(index, shifted)
-    return str(shifted)
-
-
-def inverted(index: Any, path: str) -> Any:
-    """Return the IVF node, whose lists can be moved to disk; raises IndexBuildError if there is none."""
-    index = faiss.downcast_index(index)
-    if isinstance(index, faiss.IndexPreTransform):
-        return inverted(index.index, path)
-    if not isinstance(index, faiss.IndexIVF) or isinstance(index, faiss.IndexIVFFastScan):
-        raise IndexBuildError(f"{path} is a {type(index).__name__}, which has no lists for a disk; use --on_disk False")
-    return index
-
-
 def find_starts(source: Folder, names: Sequence[str]) -> list[int]:
     """Return the offset of each part's ids: 0 if the parts' ids differ already, else the number of rows before it.
 
@@ -209,8 +139,9 @@ def find_starts(source: Folder, names: Sequence[str]) -> list[int]:
     first, spans = "", []
     for name in names:
         path = source.path(name)
-        open_file(source, name, memory_map=True)  # raises if the file is damaged
-        shell = make_shell(path)
+        shell = open_file(source, name, memory_map=True)  # raises if the file is damaged
+        spans.append(id_span(shell, path))
+        empty_out(shell)
         set_settings(shell, dict.fromkeys(settings_of(shell), 1))  # parts may have been tuned differently
         print_of = hashlib.sha256(faiss.serialize_index(shell).tobytes()).hexdigest()
         first = first or print_of
@@ -219,8 +150,6 @@ def find_starts(source: Folder, names: Sequence[str]) -> list[int]:
                 f"{path} was not trained together with {names[0]}: their codes mean different vectors; build one index "
                 "of all embeddings, or put the files into a folder image.index, where they are searched together"
             )
-        index = faiss.read_index(path, faiss.IO_FLAG_MMAP)
-        spans.append(id_span(index, path))
     ordered = sorted(spans)
     if all(before[1] < after[0] for before, after in pairwise(ordered)) and spans[0][2]:
         return [0] * len(names)
@@ -255,36 +184,13 @@ def id_span(index: Any, path: str) -> tuple[int, int, bool]:
     return low, high, True
 
 
-def make_shell(path: str) -> Any:
-    """Return the index without its rows."""
-    index = faiss.read_index(path, faiss.IO_FLAG_MMAP)
-    empty_out(index)
-    return index
-
-
-def empty_out(index: Any) -> None:
-    index = faiss.downcast_index(index)
-    if isinstance(index, (faiss.IndexHNSW, faiss.IndexIDMap, *UNMERGED)):
-        raise IndexBuildError(
-            f"a {type(index).__name__} cannot be merged; put the files into a folder image.index, where they are "
-            "searched together"
-        )
-    for name in ("index", "base_index", "refine_index"):
-        if hasattr(index, name):
-            empty_out(getattr(index, name))
-    if isinstance(index, faiss.IndexIVF):
-        lists = faiss.ArrayInvertedLists(index.nlist, index.code_size)
-        index.replace_invlists(lists, True)  # noqa: FBT003 -- faiss takes no keyword
-        lists.this.disown()
-    if isinstance(index, faiss.IndexFlatCodes):
-        index.reset()
-    index.ntotal = 0
-
-
 def describe_merged(path: Path, key: str | None, rows: int, size: int) -> dict[str, Any]:
     """Return the json file's content without settings; `key` is the parts' common index key, if any."""
-    file = path / POPULATED if path.is_dir() else path
-    index = read_file(str(file), faiss.IO_FLAG_MMAP)
+    index = (
+        read_file(str(path / POPULATED), faiss.IO_FLAG_MMAP)
+        if path.is_dir()
+        else open_file(Folder(str(path.parent)), path.name, memory_map=True)
+    )
     return {
         "index_key": key or type(faiss.downcast_index(index)).__name__,
         "size in bytes": size,

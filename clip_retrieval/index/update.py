@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import filecmp
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
+from numpy.typing import NDArray
 
 from clip_retrieval.checksums import find_damage, find_damage_beside
-from clip_retrieval.embeddings.rows import pick
+from clip_retrieval.embeddings.half_precision import widen
+from clip_retrieval.embeddings.rows import pick, read_rows
 from clip_retrieval.embeddings.vectors import Contents, Vectors
 from clip_retrieval.embeddings.zero_rows import find_filled
 from clip_retrieval.errors import IndexBuildError
+from clip_retrieval.index.building.code_stores import encode, find_lists, find_store, holds_halves, write_with_store
 from clip_retrieval.index.building.edit_rows import (
     CannotChangeError,
     check_rows,
@@ -24,7 +29,9 @@ from clip_retrieval.index.building.edit_rows import (
     put_rows,
     remove_rows,
 )
-from clip_retrieval.index.building.parts import add_rows
+from clip_retrieval.index.building.parts import add_rows, find_halves, read_range
+from clip_retrieval.index.building.ranges import RowRange
+from clip_retrieval.index.building.stored_files import StoredFile, open_stored
 from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.index.folder.changed_rows import AGAIN, Change, check_encoder, find_change
 from clip_retrieval.index.folder.metadata_files import writes_arrow
@@ -133,39 +140,91 @@ def update_index(known: Known, modality: Modality, vectors: Vectors, bounds: Bou
         "updating the %s index: %s rows added, %s emptied, %s filled",
         modality, f"{change.added:,}", f"{len(change.emptied):,}", f"{len(change.filled):,}",
     )  # fmt: skip
-    index = read_index(target, target.index_name(modality), change, bounds)
-    check_rows(index, change.known)
-    if len(change.filled) and has_graph(index):
-        raise CannotChangeError("rows got their embedding later, and a graph cannot take them in their place")
-    if is_trained_on_rows(index) and index.ntotal + change.added > GROWTH * about["trained_rows"]:
-        raise CannotChangeError(
-            f"it was trained on {about['trained_rows']:,} rows, and has more than twice as many now"
-        )
-    change_rows(index, change, vectors, len(about["files"]))
-    write_file(index, path)
+    with here(target, target.index_name(modality), path.parent) as old:
+        try:
+            index, stored = open_to_change(old, change, bounds)
+        except RuntimeError as error:
+            named = target.path(target.index_name(modality))
+            raise CannotChangeError(f"{named} is no readable faiss index") from error
+        check_rows(index, change.known)
+        if len(change.filled) and has_graph(index):
+            raise CannotChangeError("rows got their embedding later, and a graph cannot take them in their place")
+        if is_trained_on_rows(index) and change.known + change.added > GROWTH * about["trained_rows"]:
+            raise CannotChangeError(
+                f"it was trained on {about['trained_rows']:,} rows, and has more than twice as many now"
+            )
+        if stored is None:
+            change_rows(index, change, vectors, len(about["files"]))
+            write_file(index, path)
+        else:
+            write_changed(stored, change, vectors, path)
     size = path.stat().st_size
     if size > bounds.max_index_bytes:
         path.unlink()  # the rebuilt index may be a folder of this name
         raise CannotChangeError(f"it would be {size:,} bytes, above max_index_memory_usage")
     return target.read_info(modality) | {
-        "nb vectors": index.ntotal,
+        "nb vectors": change.known + change.added,
         "size in bytes": size,
-        "compression ratio": round(4 * index.ntotal * vectors.dim / size, 3),
+        "compression ratio": round(4 * (change.known + change.added) * vectors.dim / size, 3),
     }
 
 
-def read_index(target: IndexFolder, name: str, change: Change, bounds: Bounds) -> Any:
+@contextmanager
+def here(target: IndexFolder, name: str, scratch: Path) -> Iterator[str]:
+    """Yield the local path of an index file: of a copy, which goes afterwards, where the folder is on a store."""
     if target.is_folder(name):
         raise CannotChangeError("it lies in several files")
-    size = int(target.fs.size(target.path(name)))
-    if size / change.known * (change.known + change.added) > bounds.available_bytes:
-        raise CannotChangeError("it would be larger than current_memory_available")
+    if target.is_local:
+        yield target.path(name)
+        return
+    copy = scratch / "before.index"
     try:
-        if target.is_local:
-            return faiss.read_index(target.path(name))
-        return faiss.deserialize_index(np.frombuffer(target.read_bytes(name), dtype=np.uint8))
-    except RuntimeError as error:
-        raise CannotChangeError(f"{target.path(name)} is no readable faiss index") from error
+        with target.answering():
+            target.fs.get_file(target.path(name), str(copy))
+        yield str(copy)
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+def open_to_change(path: str, change: Change, bounds: Bounds) -> tuple[Any, StoredFile | None]:
+    """Return the index, without its store where that can stay in the file.
+
+    Raises CannotChangeError where what is in memory would be larger than allowed, RuntimeError where it is no index.
+    """
+    growth = (change.known + change.added) / change.known
+    stored = open_stored(path)
+    in_file = 0 if stored is None else stored.codes.size
+    if (Path(path).stat().st_size - in_file) * growth > bounds.available_bytes:
+        raise CannotChangeError("it would be larger than current_memory_available")
+    return (faiss.read_index(path), None) if stored is None else (stored.index, stored)
+
+
+def write_changed(stored: StoredFile, change: Change, vectors: Vectors, path: Path) -> None:
+    """Write an index whose lists are changed in memory, and whose store is streamed: old codes, then new ones."""
+    lists, store = find_lists(stored.index), find_store(stored.index)
+    assert store is not None
+    added = RowRange(change.known, change.known + change.added)
+    if lists is not None:
+        if len(change.emptied):
+            remove_rows(lists, change.emptied)
+        for places, rows in pick(vectors, change.filled):
+            put_rows(lists, change.filled[places], rows)
+        first = change.known
+        for rows in map(widen, read_range(vectors, added)):
+            add_rows(lists, rows, first, find_filled(rows))
+            first += len(rows)
+
+    def encode_now(ids: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the codes of rows as they are now; emptied ones are zero."""
+        codes: NDArray[np.uint8] = store.sa_encode(read_rows(vectors, ids))
+        return codes
+
+    # A refinement keeps what it has of emptied rows: they are in no list any more.
+    anew = change.filled if lists is not None else np.union1d(change.filled, change.emptied)
+    halves = find_halves(vectors, added) if holds_halves(store) else None
+    new = encode(store, read_range(vectors, added)) if halves is None else halves
+    codes = chain(stored.changed(np.sort(anew), encode_now), new)
+    write_with_store(stored.index, codes, added.stop, path)
 
 
 def change_rows(index: Any, change: Change, vectors: Vectors, known_files: int) -> None:

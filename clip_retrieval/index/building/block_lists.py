@@ -63,11 +63,12 @@ def join_blocks(lists: Any, others: Any, numbers: Ids, packing: Packing) -> dict
     return dict(zip(numbers.tolist(), packed, strict=True))
 
 
-def spread(counts: Ids, capacities: Ids) -> NDArray[np.int64]:
+def spread(counts: Ids, capacities: Ids) -> Ids:
     """Return the places of rows that lie in runs of some capacity, of which the first few of each are taken."""
     starts = np.cumsum(capacities) - capacities
     firsts = np.cumsum(counts) - counts
-    return np.arange(int(counts.sum())) + np.repeat(starts - firsts, counts)
+    places: Ids = np.arange(int(counts.sum())) + np.repeat(starts - firsts, counts)
+    return places
 
 
 def list_sizes(lists: Any) -> Ids:

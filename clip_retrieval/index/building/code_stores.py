@@ -126,16 +126,21 @@ def write_with_store(index: Any, codes: Iterable[Codes], row_count: int, path: P
         write_file(index, path)
         return
     inner = innermost(store)
-    rows_of_mark = -(-MARK_BYTES // inner.code_size)
-    mark = secrets.token_bytes(rows_of_mark * inner.code_size)
-    inner.codes.resize(len(mark))
-    faiss.rev_swig_ptr(inner.codes.data(), len(mark))[:] = np.frombuffer(mark, np.uint8)
+    mark = put_mark(inner)
     for part in holders(index):
         part.ntotal = row_count
     with path.open("wb") as file:
-        swap = Swap(file, mark, rows_of_mark, codes, row_count)
+        swap = Swap(file, mark, len(mark) // inner.code_size, codes, row_count)
         faiss.write_index(index, faiss.PyCallbackIOWriter(swap.write, max(BYTES_AT_ONCE, len(mark))))
         swap.finish()
+
+
+def put_mark(store: Any) -> bytes:
+    """Put a mark in place of the codes of an empty store, and return it."""
+    mark = secrets.token_bytes(-(-MARK_BYTES // store.code_size) * store.code_size)
+    store.codes.resize(len(mark))
+    faiss.rev_swig_ptr(store.codes.data(), len(mark))[:] = np.frombuffer(mark, np.uint8)
+    return mark
 
 
 def holders(index: Any) -> Iterator[Any]:
