@@ -33,11 +33,13 @@ from urllib.parse import urlsplit
 import numpy as np
 import uvloop
 
+from clip_retrieval.process.resources import raise_file_limit
+
 POOL = 512  # different bodies of each kind
 HITS = 20
 WORDS = "dog cat rocket sun tree house boat pizza heart bicycle mountain bridge table bird tower sea".split()
 HUNG_UP = "hung up"
-MOST_CONNECTIONS = 512
+CONNECTIONS, MOST_CONNECTIONS = 1024, 4096  # of an open loop: when it begins, and later
 
 
 @dataclass
@@ -210,6 +212,7 @@ class Arrivals:
     """
 
     def __init__(self, place: tuple[str, int], pool: Sequence[tuple[bytes, bool]]) -> None:
+        raise_file_limit()
         self.place, self.pool = place, pool
         self.outcome = Outcome()
         self.epoll = select.epoll()
@@ -220,6 +223,8 @@ class Arrivals:
         self.lags: list[float] = []  # seconds that requests went out too late
 
     def run(self, rate: float, seconds: float) -> Outcome:
+        for _ in range(CONNECTIONS):
+            self.connect()
         start, sent, count = time.perf_counter(), 0, int(rate * seconds)
         while sent < count or self.due:
             now = time.perf_counter()
@@ -240,12 +245,7 @@ class Arrivals:
 
     def send(self, sent: int, due: float) -> None:
         if not self.free:
-            one = socket.create_connection(self.place)
-            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            one.settimeout(0)
-            self.sockets[one.fileno()] = one
-            self.epoll.register(one.fileno(), select.EPOLLIN)
-            self.free.append(one.fileno())
+            self.connect()
         number = self.free.pop()
         self.due[number], self.received[number] = due, b""
         self.lags.append(time.perf_counter() - due)
@@ -253,6 +253,14 @@ class Arrivals:
             self.sockets[number].send(self.pool[sent % len(self.pool)][0])
         except OSError as error:
             self.lose(number, type(error).__name__)
+
+    def connect(self) -> None:
+        one = socket.create_connection(self.place)
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        one.settimeout(0)
+        self.sockets[one.fileno()] = one
+        self.epoll.register(one.fileno(), select.EPOLLIN)
+        self.free.append(one.fileno())
 
     def receive(self, number: int) -> None:
         try:

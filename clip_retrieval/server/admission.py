@@ -1,22 +1,19 @@
-"""Which requests may be in work at once: few of them while most of what arrives has to be refused."""
+"""Which requests may be in work at once: few of them while far more arrive than can be answered."""
 
 from __future__ import annotations
 
 import asyncio
 
-MEMORY = 64  # requests over which the share of refused ones is averaged
-OVERLOADED, CALM = 0.5, 0.25  # shares of refused requests
-SHARE_IN_OVERLOAD = (
-    32  # of `most` may be busy then: 2 of 64 answer as many requests a second as 8 do, in a third of the time
-)
+SECONDS_HELD = 0.1  # that a refusal waits: whoever asks again at once would take the time of those who are answered
+SHARE_IN_OVERLOAD = 32  # of `most` may be busy then: 2 of 64 answer as many a second as 8 do, in a third of the time
 SECONDS_BUSY = 0.5  # after which a request keeps nobody out: it waits for a disk, an address or a long search
 
 
 class Admission:
     """Counts requests with a body.
 
-    While half of what arrives is refused, waiting helps nobody: whoever is let in would only be answered later. So few
-    may be busy at a time, until hardly any is refused.
+    Refusals that are held back tell how many would ask at once. While these are more than may be in work, waiting helps
+    nobody: whoever is let in would only be answered later. So few may be busy at a time, until there is room for all.
     """
 
     def __init__(self, most: int) -> None:
@@ -24,26 +21,32 @@ class Admission:
         self.most_busy = max(1, most // SHARE_IN_OVERLOAD)  # while there is too much to do
         self.in_work = 0
         self.busy = 0  # of these, those whose body has arrived, and which have not taken long
-        self.refused = 0.0  # share, of late
+        self.held = 0  # refusals that wait
         self.is_overloaded = False
 
-    @property
-    def is_full(self) -> bool:
-        return self.in_work >= self.most or (self.is_overloaded and self.busy >= self.most_busy)
+    def has_room(self) -> bool:
+        if self.held > self.most:
+            self.is_overloaded = True
+        elif self.held + self.in_work <= self.most:
+            self.is_overloaded = False
+        return self.in_work < self.most and not (self.is_overloaded and self.busy >= self.most_busy)
 
     def enter(self) -> bool:
         """Count a request in, and return True; return False where it has to be refused."""
-        is_refused = self.is_full
-        self.refused += (is_refused - self.refused) / MEMORY
-        if self.refused > OVERLOADED:
-            self.is_overloaded = True
-        elif self.refused < CALM:
-            self.is_overloaded = False
-        self.in_work += not is_refused
-        return not is_refused
+        has_room = self.has_room()
+        self.in_work += has_room
+        return has_room
 
     def leave(self) -> None:
         self.in_work -= 1
+
+    async def hold(self) -> None:
+        """Wait as a refusal does."""
+        self.held += 1
+        try:
+            await asyncio.sleep(SECONDS_HELD)
+        finally:
+            self.held -= 1
 
 
 class Busy:

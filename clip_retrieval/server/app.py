@@ -193,6 +193,7 @@ class App:
     async def take(self, route: Route, request: Request) -> Response:
         """Read and answer a request with a body; one too many is refused before its body is read."""
         if not self.admission.enter():
+            await self.admission.hold()
             raise too_busy()
         try:
             said = parse_json(await request.body(self.limits.max_body_bytes))
@@ -206,14 +207,13 @@ class App:
 
         Who may not ask at all is told that, as by `respond`.
         """
-        if request.method != "POST" or not self.admission.is_full:
+        if request.method != "POST" or self.admission.has_room():
             return None
         name = "none"
         try:
             self.access.check_host(request)
             name, route = self.routes.find(request)
             self.check_key(route, request)
-            self.admission.enter()
             response = BUSY
         except HttpError as error:
             response = error_response(error)

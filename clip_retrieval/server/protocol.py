@@ -3,22 +3,62 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from functools import cache, lru_cache
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Self
 from urllib.parse import unquote
 
 from clip_retrieval.installed import is_installed
+from clip_retrieval.server.admission import SECONDS_HELD, Admission
 from clip_retrieval.server.app import App
 from clip_retrieval.server.messages import Header, Request, Response
 
+SECONDS_TOGETHER = 0.01  # refusals that are due within this are sent at once
+
+
+class Nothing(bytearray):
+    """A body that is dropped as it arrives."""
+
+    def __iadd__(self, data: object) -> Self:  # type: ignore[override, misc]
+        return self
+
 
 class Refused:
-    """What uvicorn looks at of a request whose answer is sent: it drops the body as that arrives."""
+    """What uvicorn looks at of a request, in the place of its cycle."""
 
-    response_complete = True
-    message_event = asyncio.Event()  # nobody waits for it
+    def __init__(self, response: Response) -> None:
+        self.response = response
+        self.keep_alive = self.more_body = True
+        self.response_complete = self.disconnected = False
+        self.message_event = NOBODY_WAITS
+        self.body = NOTHING
+
+
+NOTHING, NOBODY_WAITS = Nothing(), asyncio.Event()
+
+
+class Refusals:
+    """Refusals that are held back, and sent together: one timer for all."""
+
+    def __init__(self, admission: Admission) -> None:
+        self.admission = admission
+        self.waiting: deque[tuple[float, Refusing]] = deque()  # when it is due
+
+    def hold(self, connection: Refusing) -> None:
+        self.admission.held += 1
+        self.waiting.append((connection.loop.time() + SECONDS_HELD, connection))
+        if len(self.waiting) == 1:
+            connection.loop.call_later(SECONDS_HELD, self.send_due, connection.loop)
+
+    def send_due(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time() + SECONDS_TOGETHER
+        while self.waiting and self.waiting[0][0] <= now:
+            self.admission.held -= 1
+            self.waiting.popleft()[1].send_refusal()
+        if self.waiting:
+            loop.call_later(self.waiting[0][0] - loop.time(), self.send_due, loop)
 
 
 class Telling:
@@ -40,6 +80,7 @@ class Refusing:
     """
 
     served: App
+    refusals: Refusals
     parser: Any
     cycle: Any
     url: bytes
@@ -51,7 +92,7 @@ class Refusing:
     idle_since = 0.0
 
     def on_headers_complete(self) -> None:
-        if self.served.admission.is_full and self.is_idle and not self.parser.should_upgrade():
+        if self.is_idle and not self.served.admission.has_room() and not self.parser.should_upgrade():
             response = self.served.refuse(Request(self.scope_of_headers(), nothing))
             if response is not None:
                 self.refuse(response)
@@ -69,12 +110,21 @@ class Refusing:
         return {"method": self.parser.get_method().decode("ascii"), "path": unquote(path), "headers": self.headers}
 
     def refuse(self, response: Response) -> None:
-        self.cycle = Refused
-        is_kept = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-        closing = () if is_kept else ((b"connection", b"close"),)
+        self.cycle = Refused(response)
+        self.cycle.keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        if response.status == HTTPStatus.TOO_MANY_REQUESTS:
+            self.refusals.hold(self)
+        else:
+            self.send_refusal()
+
+    def send_refusal(self) -> None:
+        if self.cycle.disconnected:
+            return
         state: Any = self
-        self.transport.write(render(response, (*state.server_state.default_headers, *closing)))
-        if not is_kept:
+        closing = () if self.cycle.keep_alive else ((b"connection", b"close"),)
+        self.transport.write(render(self.cycle.response, (*state.server_state.default_headers, *closing)))
+        self.cycle.response_complete = True
+        if not self.cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()
 
@@ -117,7 +167,9 @@ def protocol_of(app: App, on_end: Callable[[], None] | None = None) -> type[asyn
 
     parts = (Telling, Refusing) if is_installed("httptools") else (Telling,)
     told = None if on_end is None else staticmethod(on_end)
-    return type("Protocol", (*parts, AutoHTTPProtocol), {"served": app, "on_end": told})
+    return type(
+        "Protocol", (*parts, AutoHTTPProtocol), {"served": app, "on_end": told, "refusals": Refusals(app.admission)}
+    )
 
 
 @cache
