@@ -1,10 +1,11 @@
 """What `clip-retrieval search` costs on a folder of pictures: the first time, again, after changes; beside rclip.
 
-    python benchmarks/photos.py SCRATCH [--count 10000] [--small 100000] [--rclip PYTHON]
+    python benchmarks/photos.py SCRATCH [--count 10000] [--layers 12] [--small 100000] [--rclip PYTHON]
 
 PYTHON is the interpreter of an environment that rclip is installed in. rclip runs one model only, ViT-B-32-256: this
 script exports that architecture with random weights to ONNX, puts the files where rclip looks for its own, and gives
-the same weights to `search`. Each line of the table is one command in a fresh process, from the shell to the printed
+the same weights to `search`. With fewer `--layers` than the model's 12 both encode faster, and what they do besides
+weighs more. Each line of the table is one command in a fresh process, from the shell to the printed
 paths: wall seconds, CPU seconds of the process and its children, the MiB of the largest process. `--small` pictures of
 32 px with a weight-free model show what looking for changes costs. SCRATCH keeps the small pictures for the next time.
 """
@@ -12,6 +13,7 @@ paths: wall seconds, CPU seconds of the process and its children, the MiB of the
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -24,7 +26,7 @@ import numpy as np
 from make_data import picture
 
 ARCHITECTURE = "ViT-B-32-256"
-MODEL = f"random:{ARCHITECTURE}?seed=0"
+LAYERS = 12
 HASHING = "hash:512?size=32"
 QUERY = "a red boat under a bridge"
 DISTINCT = 500  # pictures that are drawn; the others are these with other bytes after their end
@@ -75,20 +77,37 @@ def measure(command: Sequence[str], variables: Mapping[str, str], cwd: Path) -> 
     return wall, float(cpu), float(memory)
 
 
-def export_for_rclip(home: Path) -> None:
-    """Write the random weights as the ONNX files that rclip looks for, and CLIP's vocabulary beside them."""
+def make_model(folder: Path, layers: int) -> None:
+    """Write the architecture with so many layers and random weights, as a folder of open_clip's."""
+    if (folder / "open_clip_config.json").exists():
+        return
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    config = open_clip.get_model_config(ARCHITECTURE)
+    config["vision_cfg"]["layers"] = config["text_cfg"]["layers"] = layers
+    torch.manual_seed(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = open_clip.CLIP(**config).state_dict()
+    save_file({name: value.contiguous() for name, value in weights.items()}, folder / "open_clip_model.safetensors")
+    said = {
+        "model_cfg": config,
+        "preprocess_cfg": {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD},
+    }
+    (folder / "open_clip_config.json").write_text(json.dumps(said))
+
+
+def export_for_rclip(folder: Path, home: Path) -> None:
+    """Write the weights as the ONNX files that rclip looks for, and CLIP's vocabulary beside them."""
     models = home / "ViT-B-32-256-datacomp_s34b_b86k"
     if (models / "textual.onnx").exists():
         return
     import open_clip
     import torch
 
-    from clip_retrieval.encoder.config import EncoderConfig
-    from clip_retrieval.encoder.engines.openclip_model import create_model
-    from clip_retrieval.encoder.uri import parse_uri
-
     models.mkdir(parents=True)
-    model = create_model(parse_uri(MODEL), EncoderConfig(clip_model=MODEL)).eval()
+    model = open_clip.create_model(f"local-dir:{folder}").eval()
 
     class Tower(torch.nn.Module):
         def __init__(self, encode: Callable[[torch.Tensor], torch.Tensor]) -> None:
@@ -123,28 +142,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scratch", type=Path)
     parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--layers", type=int, default=LAYERS, help="of the image tower and of the text tower")
     parser.add_argument("--small", type=int, default=100_000)
     parser.add_argument("--rclip", type=Path, help="the python of an environment with rclip")
     args = parser.parse_args()
     scratch = args.scratch.resolve()
-    pictures, small, home = scratch / f"pictures-{args.count}", scratch / f"small-{args.small}", scratch / "rclip"
+    pictures, small = scratch / f"pictures-{args.count}", scratch / f"small-{args.small}"
+    folder, home = scratch / f"model-{args.layers}", scratch / f"rclip-{args.layers}"
     make_pictures(pictures, args.count, 480)
     shutil.rmtree(scratch / "cache" / "folders", ignore_errors=True)
     variables = {"CLIP_RETRIEVAL_CACHE": str(scratch / "cache"), "RCLIP_DATADIR": str(home), "HF_HUB_OFFLINE": "1"}
     search = [sys.executable, "-m", "clip_retrieval", "search", QUERY, "--paths"]
+    make_model(folder, args.layers)
     if args.rclip:
-        export_for_rclip(home)
+        export_for_rclip(folder, home)
         for old in home.glob("db.sqlite3*"):
             old.unlink()
 
-    print(f"{args.count:,} pictures of 640 x 480, {MODEL}, {len(os.sched_getaffinity(0))} cores")
+    print(f"{args.count:,} pictures of 640 x 480, {ARCHITECTURE} of {args.layers} layers, {os.cpu_count()} cores")
     print("each cell: wall s / CPU s / MiB of the largest process; the last column: rclip / ours, wall / CPU\n")
     print("| run | clip-retrieval search | rclip | ratio |\n|---|---|---|---|")
     command = [str(args.rclip), "-m", "rclip", "--filepath-only", QUERY] if args.rclip else None
     for what in RUNS:
         if what == "after ten changes":
             change_pictures(pictures)
-        model = ["--clip_model", MODEL] if what == "first" else []
+        model = ["--clip_model", str(folder)] if what == "first" else []
         ours = measure([*search, str(pictures), *model], variables, scratch)
         show(what, ours, measure(command, variables, pictures) if command else None)
     shutil.rmtree(pictures)  # they are not what make_pictures writes any more
