@@ -15,6 +15,7 @@ import click
 from clip_retrieval.errors import ClipRetrievalError, describe_os_error
 from clip_retrieval.option_flags import with_underscores
 from clip_retrieval.process.interrupts import STOPPED_CODES, StoppedError, stopping_in_time
+from clip_retrieval.process.quick_start import without_garbage
 from clip_retrieval.process.standard_streams import (
     flush_streams,
     log_to_stderr,
@@ -94,7 +95,8 @@ class LazyCli(Cli):
         if cmd_name not in COMMANDS:
             return None
         module, function = COMMANDS[cmd_name]
-        command: click.Command = getattr(importlib.import_module(f"clip_retrieval.commands.{module}"), function)
+        with without_garbage():
+            command: click.Command = getattr(importlib.import_module(f"clip_retrieval.commands.{module}"), function)
         return command
 
 

@@ -22,20 +22,31 @@ SPIN = "OPENBLAS_THREAD_TIMEOUT"  # log2 of the cycles that an idle thread of Op
 def starting_quickly() -> Iterator[None]:
     """Import the modules of a command in the block, NumPy among them, so that idle threads sleep and gc rests.
 
-    Imports leave no garbage. On two cores, threads that spin take the one that opens the model. For commands, which
-    own their process: nothing of a process that only imports this package is changed.
+    On two cores, threads that spin take the one that opens the model. For commands, which own their process: nothing
+    of a process that only imports this package is changed.
     """
-    was_enabled, spins = gc.isenabled(), os.environ.get(SPIN)
-    gc.disable()
+    spins = os.environ.get(SPIN)
     os.environ.setdefault(SPIN, "4")  # read when a library is loaded; not for child processes
     try:
-        import_numpy()
-        yield
+        with without_garbage():
+            import_numpy()
+            yield
+        if gc.isenabled():
+            gc.freeze()  # all that is there now stays
     finally:
         if spins is None:
             os.environ.pop(SPIN, None)
+
+
+@contextmanager
+def without_garbage() -> Iterator[None]:
+    """Import modules in the block without a search for garbage, of which they leave none."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
         if was_enabled:
-            gc.freeze()  # all that is there now stays
             gc.enable()
 
 
