@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clip_retrieval.cache_home import cache_home, hub_repository
 from clip_retrieval.encoder.base import Encoder, Workload
@@ -26,6 +27,9 @@ from clip_retrieval.encoder.uri import GGUF_HUB_PREFIX, HUB_PREFIX, ModelName
 from clip_retrieval.errors import ClipRetrievalError, EncoderError
 from clip_retrieval.installed import is_installed
 from clip_retrieval.storage import size_of
+
+if TYPE_CHECKING:
+    from clip_retrieval.encoder.export.convert import Origin
 
 logger = logging.getLogger(__name__)
 
@@ -80,24 +84,19 @@ def make(name: ModelName, config: EncoderConfig, precision: Chosen) -> Path | No
 
     Raises EncoderError where the model itself cannot be opened.
     """
-    from clip_retrieval.encoder.export.convert import convert_into, open_torch
-    from clip_retrieval.encoder.export.onnx_weights import quantize_into
-
     if place(name, config, precision) in FAILED:
         return None
     plain = find(name, config, "fp32") or make_light(name, config)
     if plain is None or precision != "fp32":
         logger.info("%s: preparing it for this CPU, once", name.uri)
-    origin = open_torch(name, config.clip_cache_path) if plain is None else None
-    # With its files here now; pictures of a model whose tokenizer is missing lie apart, since that may come later.
-    suffix = "-image" if origin is not None and origin.encoder.info.no_text_reason is not None else ""
-    target = place(name, config, precision, suffix)
+    origin, suffix = (None, "") if plain is not None else open_origin(name, config)
+    target = place(name, config, precision, suffix)  # with the model's files here now
     try:
         if origin is not None:
-            plain = place(name, config, "fp32", suffix)
-            if not (plain / ABOUT).exists():
-                convert_into(origin, plain)
+            plain = convert_origin(origin, place(name, config, "fp32", suffix))
         if precision == "int8" and plain is not None and not (target / ABOUT).exists():
+            from clip_retrieval.encoder.export.onnx_weights import quantize_into
+
             quantize_into(plain, target, "int8")
         make_room(target)
     except (ClipRetrievalError, OSError, ValueError, RuntimeError) as error:
@@ -106,6 +105,23 @@ def make(name: ModelName, config: EncoderConfig, precision: Chosen) -> Path | No
             computed = "bf16" if precision == "bf16" else "fp32"
             logger.warning("%s runs on torch in %s, which takes longer: %s", name.uri, computed, error)
             return None
+    return target
+
+
+def open_origin(name: ModelName, config: EncoderConfig) -> tuple[Origin, str]:
+    """Open a model on torch, which takes seconds to load, and return the ending of its folder's name."""
+    from clip_retrieval.encoder.export.convert import open_torch
+
+    origin = open_torch(name, config.clip_cache_path)
+    # Pictures of a model whose tokenizer is missing lie apart, since that may come later.
+    return origin, "" if origin.encoder.info.no_text_reason is None else "-image"
+
+
+def convert_origin(origin: Origin, target: Path) -> Path:
+    from clip_retrieval.encoder.export.convert import convert_into
+
+    if not (target / ABOUT).exists():
+        convert_into(origin, target)
     return target
 
 

@@ -50,11 +50,11 @@ def test_bulk_work_gives_what_torch_gives(reference: Encoder, precision: Precisi
     assert (encoder.encode_texts(TEXTS) * reference.encode_texts(TEXTS)).sum(axis=1).min() > least
 
 
-def loads_torch(model: str, **environment: str) -> bool:
+def loads_torch(model: str, workload: str = "query", **environment: str) -> bool:
     """Say whether a fresh Python loads torch to encode a text with a model."""
     code = (
         "import sys\nfrom clip_retrieval import load_encoder\n"
-        f"load_encoder({model!r}).encode_texts(['a dog'])\nprint('torch' in sys.modules)"
+        f"load_encoder({model!r}, workload={workload!r}).encode_texts(['a dog'])\nprint('torch' in sys.modules)"
     )
     all_of_it = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=all_of_it)
@@ -73,8 +73,9 @@ def test_a_query_takes_what_is_there_and_does_without_torch(tmp_path: Path) -> N
     assert not loads_torch(model)
 
 
-def test_a_plain_model_of_open_clip_never_needs_torch(tmp_path: Path) -> None:
-    assert not loads_torch(MODEL, CLIP_RETRIEVAL_CACHE=str(tmp_path))
+@pytest.mark.parametrize("workload", ["query", "bulk"])
+def test_a_plain_model_of_open_clip_never_needs_torch(tmp_path: Path, workload: str) -> None:
+    assert not loads_torch(MODEL, workload, CLIP_RETRIEVAL_CACHE=str(tmp_path))
     assert list((tmp_path / "models").glob("*/textual.onnx"))
 
 
