@@ -31,6 +31,7 @@ from clip_retrieval.encoder.formats.checkpoint import Checkpoint
 from clip_retrieval.encoder.formats.openai_pt import MEAN, STD
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.encoder.preprocess import Preprocess
+from clip_retrieval.process.resources import memory_limit
 from clip_retrieval.storage import Folder
 from clip_retrieval.words import SURROGATES, clean
 
@@ -66,6 +67,8 @@ SLOW_FILES = (
     "inference/test_loader",
     "demo/test_demo",
 )
+MEMORY_FOLDER = Path("/dev/shm")  # a file system in memory
+LEAST_MEMORY, LEAST_ROOM = 12 * 2**30, 4 * 2**30  # bytes of the machine and of the folder, which the tests fill in part
 Members = Iterable[tuple[str, bytes]]
 OUTPUTS = ("img_emb", "text_emb", "metadata", "failures")
 PAGE_TIMEOUT = 60_000  # ms; only a hang takes so long
@@ -81,6 +84,17 @@ RUN_ENCODER: dict[str, Any] = {
 # no time limits: a loaded machine makes values slowly
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
+
+
+def pytest_configure() -> None:
+    """Put files of tests into memory where it has room for them: a folder of ext4 takes ten times as long.
+
+    TMPDIR says otherwise, and hands the place on to the processes of pytest-xdist, and to those that tests start.
+    """
+    if "TMPDIR" in os.environ or not os.access(MEMORY_FOLDER, os.W_OK):
+        return
+    if (memory_limit() or 0) >= LEAST_MEMORY and shutil.disk_usage(MEMORY_FOLDER).free >= LEAST_ROOM:
+        os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY_FOLDER)
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

@@ -38,6 +38,11 @@ def start(source: object, output: Path, *options: str, kind: str = "webdataset")
     )
 
 
+def readers_for(device: str) -> list[str]:
+    """Return the option that gives a run two readers, whether or not it has two workers."""
+    return ["--num_prepro_workers", "1" if "," in device else "2"]
+
+
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Wait for the end; return exit code and stderr. A process that hangs is killed, and fails the test."""
     try:
@@ -293,7 +298,7 @@ def wait_for_the_end_of_all(group: int) -> None:
 
 @pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
 def test_all_processes_end_when_the_run_alone_is_killed(source: Path, tmp_path: Path, device: str) -> None:
-    process = start(source, tmp_path / "output", "--num_prepro_workers", "2", "--device", device)
+    process = start(source, tmp_path / "output", *readers_for(device), "--device", device)
     stop_in_the_middle(process, tmp_path / "output")
 
     process.kill()
@@ -323,7 +328,7 @@ def test_even_a_reader_that_hangs_ends_with_the_run(
 def test_a_stopped_run_says_how_far_it_is_and_goes_on(
     source: Path, whole: Path, tmp_path: Path, snapshot: Snapshot, device: str, number: int, expected: int
 ) -> None:
-    output, options = tmp_path / "output", ["--num_prepro_workers", "2", "--device", device]
+    output, options = tmp_path / "output", [*readers_for(device), "--device", device]
     process = start(source, output, *options)
     stop_in_the_middle(process, output)
 
@@ -350,7 +355,7 @@ def test_a_stopped_run_says_how_far_it_is_and_goes_on(
 
 @pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
 def test_ctrl_c_while_processes_start_brings_no_traceback(source: Path, tmp_path: Path, device: str) -> None:
-    process = start(source, tmp_path / "output", "--num_prepro_workers", "2", "--device", device)
+    process = start(source, tmp_path / "output", *readers_for(device), "--device", device)
     wait_for(lambda: readers_of(process), process)
 
     os.killpg(process.pid, signal.SIGINT)

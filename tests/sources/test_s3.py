@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import http.client
 import threading
 import time
@@ -29,6 +30,8 @@ from clip_retrieval.options import build_config
 
 s3fs = pytest.importorskip("s3fs")
 moto_server = pytest.importorskip("moto.server")
+loaders = pytest.importorskip("botocore.loaders")
+create_loader = functools.cache(loaders.create_loader)  # every client reads megabytes of JSON, once with this
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of the server's libraries
@@ -135,6 +138,7 @@ def proxy(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr("botocore.loaders.create_loader", create_loader)
     monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda *_, **__: 0.001)  # seconds between tries
     s3fs.S3FileSystem.clear_instance_cache()
     yield between

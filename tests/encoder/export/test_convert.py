@@ -4,11 +4,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import timm
 
 from clip_retrieval.encoder.base import Encoder
 from clip_retrieval.encoder.config import EncoderConfig
@@ -84,8 +86,11 @@ def test_what_cannot_be_built_is_traced_and_can_be_quantized(tmp_path: Path, wri
     quantize_traced(tmp_path / "onnx")
 
 
-def test_a_siglip_is_traced_with_its_bias_and_pooling(tmp_path: Path, write_model: WriteModel) -> None:
+def test_a_siglip_is_traced_with_its_bias_and_pooling(
+    tmp_path: Path, write_model: WriteModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """SigLIP's shape: attention pooling, a text tower that sees both ways and pools at its last token."""
+    monkeypatch.setattr(timm, "create_model", partial(timm.create_model, depth=1))  # torch traces each block anew
     source = write_model(
         vision={
             "timm_model_name": "test_vit",
