@@ -283,8 +283,8 @@ def warn_of_surprise(modality: Modality, info: Mapping[str, Any]) -> None:
     if planned is None or not found or sum(found) / len(found) >= planned - SURPRISE:
         return
     logger.warning(
-        "the %s index finds less than expected: its recall@10 is %.2f, with CLIP embeddings such indices have about "
-        "%.2f; what finds more: a larger --max_index_memory_usage, other kinds by --index_key, filter --refine_from",
+        "the %s index finds less than expected: its recall@10 is %.2f, and about %.2f was expected; "
+        "what finds more: a larger --max_index_memory_usage, other kinds by --index_key, filter --refine_from",
         *(modality, sum(found) / len(found), planned),
     )
 

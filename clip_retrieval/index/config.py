@@ -117,8 +117,8 @@ class IndexConfig:
                 f"{self.current_memory_available}; autofaiss holds the whole index in memory, our own engine need not"
             )
         check_least(self)
-        if self.dry_run and (self.index_key is not None or self.engine == "autofaiss"):
-            raise ConfigError("dry_run says what our planner would build; leave index_key and --engine autofaiss out")
+        if self.dry_run and self.engine == "autofaiss":
+            raise ConfigError("dry_run says what our own engine would build; leave --engine autofaiss out")
 
 
 @dataclass(frozen=True, kw_only=True)

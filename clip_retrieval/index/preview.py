@@ -9,13 +9,15 @@ from typing import Any
 from clip_retrieval.embeddings.vectors import Vectors
 from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.build import make_bounds
+from clip_retrieval.index.building.named_kinds import make_given
 from clip_retrieval.index.config import IndexConfig
-from clip_retrieval.index.engines.faiss import describe_problem
+from clip_retrieval.index.engines.faiss import check_expected_size, describe_problem
 from clip_retrieval.index.folder.checks import check_folders, check_rows, find_vectors
 from clip_retrieval.index.folder.obstacles import find_obstacle
+from clip_retrieval.index.measuring.given_rehearsal import measure_given
 from clip_retrieval.index.measuring.rehearsal import rehearse
 from clip_retrieval.index.planning.measured import choose_measured, is_candidate
-from clip_retrieval.index.planning.plan import fits, list_plans, make_plan
+from clip_retrieval.index.planning.plan import ROWS_FOR_LISTS, fits, given_plan, list_plans, make_plan
 from clip_retrieval.index.planning.shapes import Plan, Problem
 from clip_retrieval.layout import INDEX_SUFFIX, EmbeddingsFolder, IndexFolder, Modality
 from clip_retrieval.search.cores import using_cores
@@ -77,10 +79,12 @@ def preview_within(config: IndexConfig) -> Preview:
     plans: dict[Modality, Sequence[Plan]] = {}
     for modality, problem in problems.items():
         try:
-            chosen[modality], plans[modality] = try_plans(found[modality], problem)
+            plan, plans[modality] = try_plans(found[modality], problem)
+            chosen[modality] = plan
+            check_expected_size(plan, problem.bounds)
         except IndexBuildError as error:
             chosen[modality], refusals[modality] = None, str(error)
-            plans[modality] = list_plans(problem)
+            plans.setdefault(modality, list_plans(problem))
     note = NOTE_OF_UPDATE if config.update and target.names("", INDEX_SUFFIX) else None
     return Preview(
         problems=problems,
@@ -98,7 +102,13 @@ def try_plans(vectors: Vectors, problem: Problem) -> tuple[Plan, list[Plan]]:
     Raises IndexBuildError where nothing fits.
     """
     plans = list_plans(problem)
-    rehearsal = rehearse(vectors, problem, is_big=False)
+    key = problem.bounds.index_key
+    rehearsal = rehearse(vectors, problem, least=1 if key else ROWS_FOR_LISTS + 1)
+    if key:
+        given = given_plan(problem, key)
+        make_given(given)  # raises where faiss does not know it
+        chosen = measure_given(rehearsal, given) if rehearsal else given
+        return chosen, [*(plan for plan in plans if plan.key != key), chosen]
     if rehearsal is None:
         return make_plan(problem), plans
     chosen = choose_measured(problem, rehearsal.measure)

@@ -135,9 +135,15 @@ def print_info(found: dict[str, Any]) -> None:
         console.print(f"built with {kept}", soft_wrap=True)  # one line, so that it can be copied
 
 
-def tried_recall(plan: Plan) -> str:
-    """Return the recall that was measured on a sample, for the table."""
-    return "" if plan.promised is None else f"~{plan.recall:.3f}"
+def describe_plan(plan: Plan, *, is_tried: bool) -> list[str]:
+    """Return the costs and recalls of a plan; of CLIP embeddings in a column of their own where plans were tried."""
+    if plan.is_unknown:
+        return ["not tried", *[""] * (5 if is_tried else 4)]
+    costs = [in_bytes(plan.index_bytes), in_bytes(plan.peak_bytes), f"{plan.seconds:,.0f} s"]
+    usual = plan.promised if plan.measured_on else plan.recall
+    recalls = [f"~{plan.recall:.3f}" if plan.measured_on or not is_tried else ""]
+    recalls += ["" if usual is None else f"~{usual:.3f}"] if is_tried else []
+    return [*costs, *recalls, f"~{plan.query_ms:,.2f}"]
 
 
 def print_preview(preview: Preview) -> None:
@@ -146,15 +152,12 @@ def print_preview(preview: Preview) -> None:
     for modality, plans in preview.plans.items():
         problem = preview.problems[modality]
         title = f"the {modality} index of {problem.rows:,} x {problem.dim} vectors"
-        is_tried = any(plan.promised is not None for plan in plans)
+        is_tried = any(plan.measured_on for plan in plans)
         numbers = ("size", "memory", "time", "recall@10", *(["of CLIP"] if is_tried else []), "ms/query")
         table = make_table(["", "kind", *numbers], title=title, numbers=numbers)
         for plan in plans:
             mark = "->" if plan == preview.chosen[modality] else "" if fits(plan, problem) else "too large"
-            costs = [in_bytes(plan.index_bytes), in_bytes(plan.peak_bytes), f"{plan.seconds:,.0f} s"]
-            promised = plan.recall if plan.promised is None else plan.promised
-            recalls = [f"~{plan.recall:.3f}"] if not is_tried else [tried_recall(plan), f"~{promised:.3f}"]
-            table.add_row(mark, plan.key, *costs, *recalls, f"~{plan.query_ms:,.2f}")
+            table.add_row(mark, plan.key, *describe_plan(plan, is_tried=is_tried))
         console.print(table)
         if is_tried:
             rows = max(plan.measured_on for plan in plans)

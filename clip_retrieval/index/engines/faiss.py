@@ -30,6 +30,7 @@ from clip_retrieval.index.building.parts import can_be_merged
 from clip_retrieval.index.building.ranges import MergedPart, RowRange, group_parts, part_name, split_rows
 from clip_retrieval.index.building.tasks import SHARE_IT, IndexJob, add_part, merge_group, write_whole
 from clip_retrieval.index.building.training import train_index
+from clip_retrieval.index.measuring.given_rehearsal import measure_given
 from clip_retrieval.index.measuring.queries import draw_rows
 from clip_retrieval.index.measuring.rehearsal import rehearse
 from clip_retrieval.index.planning.bounds import Bounds
@@ -41,13 +42,14 @@ from clip_retrieval.progress import show_progress, unwatched, watch_rows
 from clip_retrieval.search.files import write_file
 from clip_retrieval.storage import Folder, size_of
 from clip_retrieval.version import __version__
-from clip_retrieval.words import in_bytes
+from clip_retrieval.words import bound_above, in_bytes
 
 logger = logging.getLogger(__name__)
 
 TRAINED = "trained.index"
 FORMAT_OF_PARTS = 2
 WHAT_FINDS_MORE = "what finds more: a larger --max_index_memory_usage, other kinds by --index_key, filter --refine_from"
+SURELY = 1.05  # times the size that a small index of the kind lets expect
 QUERY_ROWS = 8_192  # queries of each modality whose directions codes are made exact for
 
 
@@ -101,10 +103,23 @@ class FaissEngine:
 def plan_index(vectors: Vectors, bounds: Bounds, file_count: int = 1) -> Plan:
     """Return the plan for some vectors; raises IndexBuildError that names the nearest bounds where nothing fits."""
     problem = describe_problem(vectors, bounds, file_count)
-    if bounds.index_key:
-        return given_plan(problem, bounds.index_key)
     rehearsal = rehearse(vectors, problem)
+    if bounds.index_key:
+        given = given_plan(problem, bounds.index_key)
+        given = measure_given(rehearsal, given) if rehearsal else given
+        check_expected_size(given, bounds)
+        return given
     return choose_measured(problem, rehearsal.measure) if rehearsal else make_plan(problem)
+
+
+def check_expected_size(plan: Plan, bounds: Bounds) -> None:
+    """Raise IndexBuildError where an index of a given key is sure to come out too large."""
+    if plan.kind == "given" and plan.index_bytes > SURELY * bounds.max_index_bytes:
+        raise IndexBuildError(
+            f"an index {plan.key} of {plan.rows:,} x {plan.dim} vectors would take about {in_bytes(plan.index_bytes)}, "
+            f"above max_index_memory_usage, {in_bytes(bounds.max_index_bytes)}; raise the bound to "
+            f"{bound_above(int(SURELY * plan.index_bytes))}, or leave --index_key out: what we choose keeps to it"
+        )
 
 
 def describe_problem(vectors: Vectors, bounds: Bounds, file_count: int = 1) -> Problem:
@@ -128,10 +143,10 @@ def split(vectors: Vectors, plan: Plan, engine: FaissEngine) -> list[RowRange]:
 
 
 def say_plan(plan: Plan) -> None:
-    if plan.kind == "given":
+    if plan.kind == "given" and not plan.measured_on:
         return
     costs = (plan.key, in_bytes(plan.index_bytes), in_bytes(plan.peak_bytes), plan.seconds)
-    if plan.promised is None:
+    if not plan.measured_on:
         logger.info(
             "%s: about %s, %s of memory to build, %.0f s; of CLIP embeddings such indices find about %.2f (recall@10) "
             "in %.1f ms",
@@ -140,10 +155,11 @@ def say_plan(plan: Plan) -> None:
         return
     logger.info(
         "%s: about %s, %s of memory to build, %.0f s; expected recall@10, from trying it on %s of these rows: %.2f in "
-        "%.1f ms; of CLIP embeddings: %.2f",
-        *(*costs, f"{plan.measured_on:,}", plan.recall, plan.query_ms, plan.promised),
+        "%.1f ms%s",
+        *(*costs, f"{plan.measured_on:,}", plan.recall, plan.query_ms),
+        "" if plan.promised is None else f"; of CLIP embeddings: {plan.promised:.2f}",
     )
-    if plan.recall < plan.promised - AS_PROMISED:
+    if plan.promised is not None and plan.recall < plan.promised - AS_PROMISED:
         logger.warning(
             "%s is expected to find %.2f of the ten nearest rows, of CLIP embeddings %.2f: these vectors are harder to "
             "tell apart; of what was tried within the bounds it finds most for its time; %s",
@@ -221,6 +237,6 @@ def describe_built(plan: Plan, path: Path, parts: Sequence[dict[str, Any]]) -> d
         "nb vectors": plan.rows,
         "vectors dimension": plan.dim,
         "compression ratio": round(4 * plan.rows * plan.dim / max(1, size), 3),
-        **({"plan": plan.to_json()} if plan.kind != "given" else {}),
+        **({"plan": plan.to_json()} if plan.kind != "given" or plan.measured_on else {}),
         **({"parts": list(parts)} if parts else {}),
     }

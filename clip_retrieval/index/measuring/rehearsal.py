@@ -28,7 +28,6 @@ from clip_retrieval.index.planning.measured import (
     list_efforts_of,
     with_measured,
 )
-from clip_retrieval.index.planning.plan import ROWS_FOR_LISTS
 from clip_retrieval.index.planning.shapes import Plan, Problem, count_lists
 from clip_retrieval.search.stored_settings import set_settings
 
@@ -49,6 +48,7 @@ class Rehearsal:
     asked: Rows
     problem: Problem
     known: dict[str, Plan] = field(default_factory=dict)  # what was measured, by key
+    floors: dict[int, Rows] = field(default_factory=dict)  # by the number of rows
 
     def measure(self, plan: Plan) -> Plan:
         """Return the plan with the recall that these vectors let expect."""
@@ -60,16 +60,26 @@ class Rehearsal:
 
     def recalls(self, plan: Plan, count: int) -> Recalls:
         """Build the plan for the first `count` rows; return recall@10 by effort."""
-        rows = self.rows[:count]
-        index = self.build(plan, rows)
-        _, least = faiss.knn(self.queries, rows, min(HITS, count), metric=faiss.METRIC_INNER_PRODUCT)
-        floor = self.scores(rows, least)[:, -1:] - TOLERANCE
+        index, lists = self.build(plan, self.rows[:count]), scale_lists(plan, self.problem, count)
         found = {}
         for effort in list_efforts_of(plan, scale_lists(plan, self.problem, len(self.rows) >> DOUBLINGS)):
-            set_settings(index, settings_for(plan, effort, scale_lists(plan, self.problem, count)))
-            _, ids = index.search(self.queries, least.shape[1])
-            found[effort] = float(((self.scores(rows, ids) >= floor) & (ids >= 0)).mean())
+            set_settings(index, settings_for(plan, effort, lists))
+            found[effort] = self.recall_of(index, count)
         return found
+
+    def recall_of(self, index: Any, count: int) -> float:
+        """Return recall@10 of an index of the first `count` rows; equal rows count as equal."""
+        rows, floor = self.rows[:count], self.floor(count)
+        _, ids = index.search(self.queries, min(HITS, count))
+        return float(((self.scores(rows, ids) >= floor) & (ids >= 0)).mean())
+
+    def floor(self, count: int) -> Rows:
+        """Return the inner product [q, 1] that an answer among the first `count` rows must have at least."""
+        if count not in self.floors:
+            rows = self.rows[:count]
+            _, ids = faiss.knn(self.queries, rows, min(HITS, count), metric=faiss.METRIC_INNER_PRODUCT)
+            self.floors[count] = self.scores(rows, ids)[:, -1:] - TOLERANCE
+        return self.floors[count]
 
     def scores(self, rows: Rows, ids: NDArray[np.int64]) -> Rows:
         """Return the inner products [q, k] of each query with the rows that are its answers."""
@@ -101,16 +111,16 @@ def settings_for(plan: Plan, effort: Effort, lists: int) -> dict[str, int]:
     return {"nprobe": effort.breadth_in(lists)} | ({"k_factor_rf": effort.factor} if plan.kind == "refined" else {})
 
 
-def rehearse(vectors: Vectors, problem: Problem, *, is_big: bool = True) -> Rehearsal | None:
+def rehearse(vectors: Vectors, problem: Problem, *, least: int | None = None) -> Rehearsal | None:
     """Draw the sample; None where plans are not to be checked, or rows cannot be read one by one.
 
-    With `is_big`, only what takes long to build is checked.
+    Without `least`, only what takes long to build is checked.
     """
     bounds = problem.bounds
-    least = ROWS_TO_CHECK if is_big else ROWS_FOR_LISTS + 1
+    least = ROWS_TO_CHECK if least is None else least
     affordable = bounds.available_bytes // 4 // (4 * problem.dim * SAMPLE_COPIES)
     count = min(bounds.plan_sample, affordable, problem.filled_rows - HELD_OUT)
-    if problem.rows < least or not vectors.is_here or count < min(ROWS_FOR_LISTS, bounds.plan_sample or 1):
+    if problem.rows < least or not vectors.is_here or count < min(2 * HELD_OUT, bounds.plan_sample or 1):
         return None
     drawn = [draw_rows(vectors, count + HELD_OUT)[1]]
     others = [other for other in bounds.asked if other is not vectors and other.dim == vectors.dim and other.is_here]

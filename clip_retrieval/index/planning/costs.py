@@ -127,8 +127,7 @@ def peak_bytes(plan: Plan, problem: Problem) -> int:
 
 def count_seconds(plan: Plan, problem: Problem) -> float:
     """Return about how long building and measuring take."""
-    speed = problem.cores * PRODUCTS_A_SECOND
-    measuring = 0.5 + min(3.5, plan.rows / 30_000) + plan.rows * plan.dim * (128 / speed + 4 / BYTES_A_SECOND)
+    speed, measuring = problem.cores * PRODUCTS_A_SECOND, measuring_seconds(plan, problem)
     if plan.kind == "exact":
         return measuring
     if plan.kind == "graph":
@@ -142,6 +141,12 @@ def count_seconds(plan: Plan, problem: Problem) -> float:
     if plan.store == "codes":
         coding += coding_seconds(plan.stored_codes, problem)
     return 1 + training + listing + coding + measuring
+
+
+def measuring_seconds(plan: Plan, problem: Problem) -> float:
+    """Return the time to find the truth of some queries, and to tune the settings by it."""
+    reading = plan.rows * plan.dim * (128 / (problem.cores * PRODUCTS_A_SECOND) + 4 / BYTES_A_SECOND)
+    return 0.5 + min(3.5, plan.rows / 30_000) + reading
 
 
 def linking_seconds(plan: Plan, problem: Problem) -> float:

@@ -66,6 +66,11 @@ class Plan:
     given_key: str = ""  # key of faiss's index_factory, where the user named one
 
     @property
+    def is_unknown(self) -> bool:
+        """Say whether nothing is known of its costs: a key of faiss that was not tried."""
+        return self.kind == "given" and not self.measured_on
+
+    @property
     def width(self) -> int:
         """Dimensions of the centroids."""
         return self.codes.width if self.code_bytes else self.dim
@@ -105,8 +110,8 @@ class Plan:
             "index_bytes": self.index_bytes,
             "peak_bytes": self.peak_bytes,
             "seconds": round(self.seconds, 1),
-            "expected_recall@10": round(self.recall, 3),
-            "expected_query_ms": round(self.query_ms, 2),
+            "expected_recall@10": None if self.is_unknown else round(self.recall, 3),
+            "expected_query_ms": None if self.is_unknown else round(self.query_ms, 2),
             "of_clip_embeddings@10": None if self.promised is None else round(self.promised, 3),
             "measured_on_rows": self.measured_on,
         }

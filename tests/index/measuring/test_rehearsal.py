@@ -54,7 +54,7 @@ def bounds_of(**options: object) -> Bounds:
 
 
 def rehearsal_of(vectors: Vectors, **options: object) -> Rehearsal:
-    made = rehearse(vectors, describe_problem(vectors, bounds_of(**options)), is_big=False)
+    made = rehearse(vectors, describe_problem(vectors, bounds_of(**options)), least=5_001)
     assert made is not None
     return made
 
@@ -105,9 +105,9 @@ def test_nothing_is_tried_that_is_quick_to_build_or_where_that_is_off(open_rows:
     vectors = open_rows("a", make_rows(clusters=None))
     problem = describe_problem(vectors, bounds_of())
     assert rehearse(vectors, problem) is None  # 6,000 rows
-    assert rehearse(vectors, problem.within(plan_sample=0), is_big=False) is None
-    assert rehearse(vectors, problem.within(available_bytes=10**6), is_big=False) is None
-    assert rehearse(vectors, replace(problem, rows=5_000), is_big=False) is None
+    assert rehearse(vectors, problem.within(plan_sample=0), least=5_001) is None
+    assert rehearse(vectors, problem.within(available_bytes=10**5), least=5_001) is None
+    assert rehearse(vectors, replace(problem, rows=5_000), least=5_001) is None
 
 
 def test_a_build_says_before_it_begins_what_will_be_found(
