@@ -41,6 +41,9 @@ class Rates:
     front_ms: float = 0.5  # CPU of a query in the server before parts (Parts, 2026-11-30)
     front_ms_per_part: float = 0.3  # and for each part
     part_rows: float = 10e6  # rows of an index file, as far as builds were measured
+    merge_us_per_list: float = 45.0  # CPU of merging a part into lists of fast scan, for each list (2026-11-30, Zen 3)
+    merge_us_per_row: float = 0.7  # and for each row
+    copy_bytes_per_second: float = 0.5e9  # of stores, from the embeddings into the index: 1.06 GB took 0.5 to 2.6 s
 
     @property
     def full_bytes_per_row(self) -> float:
@@ -216,6 +219,50 @@ def plan_serving(samples: float, rates: Rates, *, is_full: bool, cores: int = 16
     return Serving(samples * per_row, files, machines, cpu, front, 0.7 * machines * cores * 1000 / cpu)
 
 
+@dataclass(frozen=True)
+class Building:
+    """One index file of all rows, built on one machine: what our planner takes, and what that costs."""
+
+    key: str
+    recall: float
+    hours: float
+    merge_hours: float  # of these; on one core
+    index_bytes: float
+    peak_bytes: float
+    disk_bytes: float  # while building: the index, and the parts beside it
+
+
+def plan_building(rows: int, dim: int, bytes_per_row: float, rates: Rates, cores: int = 16) -> Building:
+    """Return what building takes within so many bytes a row, by the planner's own formulas.
+
+    Its memory and sizes are held to the truth by tests; its time was 1.5 and 0.6 of what 10 M rows took within 500 MB
+    and 12 GB.
+    """
+    from clip_retrieval.index.planning.bounds import Bounds
+    from clip_retrieval.index.planning.costs import ROWS_OF_PART, held_bytes
+    from clip_retrieval.index.planning.plan import make_plan
+    from clip_retrieval.index.planning.shapes import Problem
+
+    bounds = Bounds(max_index_bytes=int(rows * bytes_per_row), available_bytes=10**15, cores=cores)
+    problem = Problem(rows=rows, dim=dim, bounds=bounds)
+    plan = make_plan(problem)
+    parts = math.ceil(rows / ROWS_OF_PART)
+    merge = parts * plan.lists * rates.merge_us_per_list + rows * rates.merge_us_per_row if plan.bits == 4 else 0.0
+    held = held_bytes(plan, problem)
+    copied = (plan.index_bytes - held) / rates.copy_bytes_per_second
+    # Parts hold lists; codes of a store too, unless they are in the embeddings, as half precision is.
+    parts_bytes = held if plan.store in ("fp16", None) else plan.index_bytes
+    return Building(
+        plan.key,
+        plan.recall,
+        (plan.seconds + merge / 1e6 + copied) / 3600,
+        merge / 1e6 / 3600,
+        plan.index_bytes,
+        plan.peak_bytes,
+        plan.index_bytes + (parts_bytes if parts > 1 else 0),
+    )
+
+
 def money(job: Job, course: Course, rates: Rates, prices: Prices) -> dict[str, float]:
     """Return dollars by what they are for."""
     stored = job.samples * (2 * rates.dimension + rates.metadata_bytes)
@@ -257,6 +304,24 @@ def print_tables(sizes: list[tuple[Job, str]], rates: Rates, prices: Prices) -> 
     table(header, listed)
     paid = [[name, *map(dollars, money(job, course, rates, prices).values())] for job, name, course in courses]
     table("samples | GPU | index | requests | storage a month | small index a month | full index a month", paid)
+
+
+def print_buildings(rates: Rates) -> None:
+    """Print what one file of ever more rows takes to build, within few bytes a row and within enough for whole rows."""
+    sizes = [(10**7, "10 M"), (10**8, "100 M"), (10**9, "1 B")]
+    table(
+        "rows | within a row | kind | size | memory | disk | hours, 16 cores | of these merging, one core | recall@10",
+        [
+            [name, f"{within:,.0f} B", *describe_building(plan_building(rows, rates.dimension, within, rates))]
+            for rows, name in sizes
+            for within in (rates.small_bytes_per_row, rates.full_bytes_per_row * 1.1)
+        ],
+    )
+
+
+def describe_building(built: Building) -> list[str]:
+    gigabytes = [f"{size / 1e9:,.1f} GB" for size in (built.index_bytes, built.peak_bytes, built.disk_bytes)]
+    return [built.key, *gigabytes, f"{built.hours:,.2f}", f"{built.merge_hours:,.2f}", f"~{built.recall:.2f}"]
 
 
 def describe_course(job: Job, course: Course) -> list[str]:
@@ -341,6 +406,7 @@ def main() -> None:
     if "samples" in given or "workers" in given:
         sizes = [(job, f"{job.samples:,.0f}")]
     print_tables(sizes, rates, prices)
+    print_buildings(rates)
     print_bends(sizes[min(1, len(sizes) - 1)][0], rates)
 
 

@@ -111,3 +111,12 @@ def test_an_index_that_fits_needs_one_machine_and_no_server_in_front(scale: Modu
     large = scale.plan_serving(1e9, scale.Rates(), is_full=True)
     assert large.machines == math.ceil(1_576e9 / 100e9)  # 768 numbers of 2 bytes, and 40
     assert large.front_ms > 0
+
+
+def test_one_file_of_whole_rows_is_built_with_its_lists_in_memory(scale: ModuleType) -> None:
+    small, large = (scale.plan_building(rows, 512, 1_170, scale.Rates()) for rows in (10**7, 10**9))
+    assert small.key == "OPQ64_512,IVF4096,PQ64x4fs,Refine(SQfp16)"
+    assert large.peak_bytes < large.index_bytes / 20
+    assert 80 < large.index_bytes / small.index_bytes < 120
+    assert large.disk_bytes == pytest.approx(large.index_bytes + 40e9, rel=0.01)  # parts: codes of 32 bytes and ids
+    assert 0 < large.merge_hours < 1 < large.hours
