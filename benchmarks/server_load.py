@@ -237,7 +237,8 @@ class Arrivals:
             if now > start + seconds + 30:
                 self.outcome.statuses["no answer in 30 s"] += len(self.due)
                 break
-            for number, _ in self.epoll.poll(max(0.0, wait - 0.001)):  # its clock has milliseconds
+            select.select([self.epoll], [], [], max(0.0, wait))  # epoll's own clock has milliseconds
+            for number, _ in self.epoll.poll(0):
                 self.receive(number)
         for one in self.sockets.values():
             one.close()

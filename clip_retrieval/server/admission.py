@@ -1,35 +1,33 @@
-"""Which requests may be in work at once: few of them while far more arrive than can be answered."""
+"""Which requests may be in work at once: the fewer, the more have to be refused."""
 
 from __future__ import annotations
 
 import asyncio
 
 SECONDS_HELD = 0.1  # that a refusal waits: whoever asks again at once would take the time of those who are answered
-SHARE_IN_OVERLOAD = 32  # of `most` may be busy then: 2 of 64 answer as many a second as 8 do, in a third of the time
+LEAST_SHARE = 32  # of `most` that may be busy at any time: 2 of 64
+HELD_SHARE = 4  # as many refusals as a quarter of `most` do not matter yet
 SECONDS_BUSY = 0.5  # after which a request keeps nobody out: it waits for a disk, an address or a long search
 
 
 class Admission:
     """Counts requests with a body.
 
-    Refusals that are held back tell how many would ask at once. While these are more than may be in work, waiting helps
-    nobody: whoever is let in would only be answered later. So few may be busy at a time, until there is room for all.
+    Refusals that are held back tell how many would ask at once. The more they are, the less does waiting help: whoever
+    is let in would only be answered later. So the more are held, the fewer may be busy: with `most` 64 and 16 held, all
+    of them; with 64, 16, which answer nearly as many a second; with 512, 2, which are answered as if alone.
     """
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self.most_busy = max(1, most // SHARE_IN_OVERLOAD)  # while there is too much to do
+        self.least = max(1, most // LEAST_SHARE)
         self.in_work = 0
         self.busy = 0  # of these, those whose body has arrived, and which have not taken long
         self.held = 0  # refusals that wait
-        self.is_overloaded = False
 
     def has_room(self) -> bool:
-        if self.held > self.most:
-            self.is_overloaded = True
-        elif self.held + self.in_work <= self.most:
-            self.is_overloaded = False
-        return self.in_work < self.most and not (self.is_overloaded and self.busy >= self.most_busy)
+        is_calm = self.busy * self.held * HELD_SHARE < self.most * self.most
+        return self.in_work < self.most and (is_calm or self.busy < self.least)
 
     def enter(self) -> bool:
         """Count a request in, and return True; return False where it has to be refused."""

@@ -175,8 +175,8 @@ class BackConfig:
     fetch: FetchLimits = group(FetchLimits)
     workers: int = option(
         1,
-        help="Processes that answer, each with a model of its own; they share the cores, search_threads, max_waiting "
-        "and max_heavy.",
+        help="Processes that answer, each with a model of its own; they share the cores and search_threads; limits "
+        "are of each.",
         least=1,
     )
     thumbnail_size: int = option(256, help="Longest side of the pictures within answers; 0: none are there.", least=0)

@@ -137,35 +137,31 @@ def test_refusals_keep_the_rules_of_access_and_are_counted(index: Path, tmp_path
     assert {counted % (429, 3), counted % (401, 2)} <= set(lines)
 
 
-def arrive(admission: Admission, count: int) -> int:
-    """Return how many of as many requests at once are let in; the refusals of the others are held."""
-    let_in = sum(admission.enter() for _ in range(count))
-    admission.held += count - let_in
-    return let_in
+def fill(admission: Admission, held: int) -> int:
+    """Return how many may be busy while refusals are held."""
+    admission.in_work = admission.busy = 0
+    admission.held = held
+    while admission.enter():
+        admission.busy += 1
+    return admission.busy
 
 
-def test_few_may_be_busy_while_more_are_refused_than_may_wait_until_there_is_room_for_all() -> None:
+def test_the_more_are_refused_the_fewer_may_be_busy() -> None:
     admission = Admission(64)
-    assert arrive(admission, 128) == 64
-    assert not admission.has_room()
-    admission.in_work = admission.busy = 8
-    assert admission.enter()  # as many again are no overload
-    admission.in_work = admission.busy = 64
-    arrive(admission, 1)
-    admission.in_work, admission.busy = 10, 2
+    assert [fill(admission, held) for held in (0, 16, 32, 64, 128, 512, 10_000)] == [64, 64, 32, 16, 8, 2, 2]
+    assert fill(admission, 10) == 64  # as soon as fewer ask again
     assert not admission.enter()
-    admission.busy = 1  # others wait for a disk, or for their body
-    assert admission.enter()
-    admission.in_work, admission.busy, admission.held = 10, 10, 54  # clients that never wait are refused all the time
+    admission.busy -= 40  # which wait for a disk, or for their body
+    assert not admission.enter()  # no more than that may be in work at all
+    assert fill(admission, 512) == 2
+    admission.busy -= 1
     assert admission.enter()
 
 
 @pytest.mark.parametrize("most", [1, 8, 64])
 def test_somebody_is_always_let_in(most: int) -> None:
     admission = Admission(most)
-    arrive(admission, 1000)
-    admission.in_work = admission.busy = 0
-    assert admission.enter()
+    assert fill(admission, 10_000) >= 1
 
 
 def test_a_request_that_takes_long_keeps_nobody_out() -> None:

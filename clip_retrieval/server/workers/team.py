@@ -1,4 +1,4 @@
-"""What a worker knows of the others, and its share of what all of them may take."""
+"""What a worker knows of the others, and its share of the threads."""
 
 from __future__ import annotations
 
@@ -20,9 +20,6 @@ class Team:
 
 
 def share_of(config: BackConfig) -> BackConfig:
-    """Return the options of one worker: the server's limits and threads are divided, rounded up."""
-    limits = config.limits
-    divided = {
-        name: -(-getattr(limits, name) // config.workers) for name in ("max_waiting", "max_heavy", "search_threads")
-    }
-    return dataclasses.replace(config, limits=dataclasses.replace(limits, **divided))
+    """Return the options of one worker: threads that search are divided, rounded up; limits are of each."""
+    threads = -(-config.limits.search_threads // config.workers)
+    return dataclasses.replace(config, limits=dataclasses.replace(config.limits, search_threads=threads))

@@ -16,10 +16,9 @@ from clip_retrieval.server.workers.channel import Task
 from clip_retrieval.server.workers.team import share_of
 
 
-def test_limits_and_threads_are_shared_out_and_rounded_up() -> None:
-    config = share_of(build_config(BackConfig, {"workers": 3, "max_waiting": 64, "max_heavy": 2, "max_queries": 5}))
-    limits = config.limits
-    assert (limits.max_waiting, limits.max_heavy, limits.search_threads, limits.max_queries) == (22, 1, 1, 5)
+def test_threads_are_shared_out_and_rounded_up_and_limits_are_of_each_worker() -> None:
+    limits = share_of(build_config(BackConfig, {"workers": 2, "search_threads": 3, "max_waiting": 50})).limits
+    assert (limits.search_threads, limits.max_waiting) == (2, 50)
 
 
 def test_a_worker_gets_every_option_as_it_was_given() -> None:
