@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -39,21 +41,27 @@ def noise(size: int) -> bytes:
     return np.random.default_rng(1).integers(1, 127, size, dtype=np.uint8).tobytes()
 
 
-CHUNKS = {
-    "tEXt": chunk(b"tEXt", b"workflow\0" + noise(70 << 20)),
-    "zTXt": chunk(b"zTXt", b"prompt\0\0" + zlib.compress(noise(LARGE), 1)),
-    "iTXt": chunk(b"iTXt", b"workflow\0\1\0\0\0" + zlib.compress(noise(LARGE), 1)),
-    "iCCP": chunk(b"iCCP", b"scanner\0\0" + zlib.compress(noise(LARGE), 1)),
-    "XMP": chunk(b"iTXt", XMP + b"\0\1\0\0\0" + zlib.compress(noise(LARGE), 1)),
-    "bomb": chunk(b"zTXt", b"bomb\0\0" + zlib.compress(bytes(200 << 20), 9)),
-    "broken": chunk(b"iTXt", XMP + b"\0\1\0\0\0" + noise(5000)),
+MAKE_CHUNK: dict[str, Callable[[], bytes]] = {
+    "tEXt": lambda: chunk(b"tEXt", b"workflow\0" + noise(70 << 20)),
+    "zTXt": lambda: chunk(b"zTXt", b"prompt\0\0" + zlib.compress(noise(LARGE), 1)),
+    "iTXt": lambda: chunk(b"iTXt", b"workflow\0\1\0\0\0" + zlib.compress(noise(LARGE), 1)),
+    "iCCP": lambda: chunk(b"iCCP", b"scanner\0\0" + zlib.compress(noise(LARGE), 1)),
+    "XMP": lambda: chunk(b"iTXt", XMP + b"\0\1\0\0\0" + zlib.compress(noise(LARGE), 1)),
+    "bomb": lambda: chunk(b"zTXt", b"bomb\0\0" + zlib.compress(bytes(200 << 20), 9)),
+    "broken": lambda: chunk(b"iTXt", XMP + b"\0\1\0\0\0" + noise(5000)),
 }
 
 
-@pytest.mark.parametrize("name", CHUNKS)
+@functools.cache
+def large_chunk(name: str) -> bytes:
+    """Return a chunk, made when it is first asked for: two processes collect these tests, and one runs them."""
+    return MAKE_CHUNK[name]()
+
+
+@pytest.mark.parametrize("name", MAKE_CHUNK)
 @pytest.mark.parametrize("place", ["before", "after"])
 def test_large_text_costs_no_picture(name: str, place: str) -> None:
-    data = png(CHUNKS[name]) if place == "before" else png(after=CHUNKS[name])
+    data = png(large_chunk(name)) if place == "before" else png(after=large_chunk(name))
 
     np.testing.assert_array_equal(np.asarray(decode_image(data)), np.asarray(IMAGE))
 
@@ -69,7 +77,7 @@ def test_a_bomb_is_not_inflated(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(PngImagePlugin, "_safe_zlib_decompress", spy)
 
-    decode_image(png(CHUNKS["bomb"], chunk(b"zTXt", b"small\0\0" + zlib.compress(b"text"))))
+    decode_image(png(large_chunk("bomb"), chunk(b"zTXt", b"small\0\0" + zlib.compress(b"text"))))
 
     assert inflated == [4]
 
@@ -85,7 +93,7 @@ def test_a_bomb_is_not_inflated(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_orientation_that_xmp_names_is_kept(xmp: bytes) -> None:
     upright = PictureConfig(decode="exact", exif_orientation=True)
 
-    pixels = read_pixels(png(CHUNKS["zTXt"], xmp), PREPROCESS, upright)
+    pixels = read_pixels(png(large_chunk("zTXt"), xmp), PREPROCESS, upright)
 
     np.testing.assert_array_equal(pixels, PREPROCESS(IMAGE.transpose(Image.Transpose.ROTATE_270)))
 

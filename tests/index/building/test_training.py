@@ -186,7 +186,6 @@ def test_parts_are_freed_once() -> None:
         other.search(few[:4], K)
         del other
         gc.collect()
-    gc.unfreeze()
 
     again_scores, again_ids = kept.search(few[:4], K)
     np.testing.assert_array_equal(again_ids, ids)
