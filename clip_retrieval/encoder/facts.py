@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 
 from clip_retrieval.encoder.base import Encoder
+from clip_retrieval.encoder.conversion_cache import read_light
 from clip_retrieval.encoder.tokenizer import BpeTokenizer
+from clip_retrieval.encoder.uri import ModelName
 
 PROBE = ["a photo of a dog"]
+NO_PARAMETERS = ("running_mean", "running_var", "num_batches_tracked")  # what BatchNorm counts, and nobody trains
 
 
 def count_parameters(encoder: Encoder) -> int | None:
@@ -18,6 +21,14 @@ def count_parameters(encoder: Encoder) -> int | None:
     towers = encoder.info.towers
     counted = [size for name, size in sizes.items() if ("image" if name.startswith("visual.") else "text") in towers]
     return sum(counted) or None
+
+
+def count_in_files(name: ModelName, cache: str | None) -> int | None:
+    """Return the parameters in the files of a plain model of open_clip; None of other models."""
+    checkpoint = read_light(name, cache) if name.kind == "open_clip" else None
+    if checkpoint is None:
+        return None
+    return sum(int(value.size) for part, value in checkpoint.tensors.items() if not part.endswith(NO_PARAMETERS))
 
 
 def parameter_sizes(encoder: Any) -> dict[str, int]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_retrieval.encoder.base import EncoderInfo
-from clip_retrieval.encoder.facts import context_length, count_parameters
+from clip_retrieval.encoder.facts import context_length, count_in_files, count_parameters
 from clip_retrieval.encoder.formats.recognize import recognize
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.encoder.uri import ModelName, parse_uri
@@ -57,7 +57,7 @@ def describe_model(config: ModelInfoConfig) -> ModelFacts:
         kind=name.kind,
         format=find_format(name),
         context_length=context_length(encoder),
-        parameters=count_parameters(encoder),
+        parameters=count_parameters(encoder) or count_in_files(name, config.runtime.clip_cache_path),
         bytes_on_disk=bytes_on_disk(name),
     )
 

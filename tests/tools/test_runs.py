@@ -15,7 +15,9 @@ from click.testing import CliRunner
 
 from clip_retrieval import load_encoder
 from clip_retrieval.cli import cli
+from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.engines import sessions
+from clip_retrieval.encoder.engines.open import open_engine
 from clip_retrieval.encoder.images import decode_image
 from clip_retrieval.encoder.uri import DEMO_MODEL, parse_uri
 from clip_retrieval.errors import ClipRetrievalError, ConfigError, SourceError
@@ -260,7 +262,8 @@ def test_facts_of_the_embedded_weights() -> None:
               "towers": ["image", "text"], "logit_bias": None, "precision": "fp32", "device": "cpu"}  # fmt: skip
     assert {name: found[name] for name in wanted} == wanted
     assert found["logit_scale"] == pytest.approx(59.4977, abs=1e-3)
-    assert found["parameters"] == sum(value.numel() for value in load_encoder(EMBEDDED).model.parameters())  # type: ignore[attr-defined]
+    through_torch = open_engine(parse_uri(EMBEDDED), EncoderConfig(clip_model=EMBEDDED, device="cpu"))
+    assert found["parameters"] == sum(value.numel() for value in through_torch.model.parameters())  # type: ignore[attr-defined]
     assert found["bytes_on_disk"] > 10_000_000
     json.dumps(found)
 
