@@ -44,11 +44,11 @@ class Refusals:
 
     def __init__(self, admission: Admission) -> None:
         self.admission = admission
-        self.waiting: deque[tuple[float, Refusing]] = deque()  # when it is due
+        self.waiting: deque[tuple[float, Refusing, Refused]] = deque()  # when it is due first
 
-    def hold(self, connection: Refusing) -> None:
+    def hold(self, connection: Refusing, refused: Refused) -> None:
         self.admission.held += 1
-        self.waiting.append((connection.loop.time() + SECONDS_HELD, connection))
+        self.waiting.append((connection.loop.time() + SECONDS_HELD, connection, refused))
         if len(self.waiting) == 1:
             connection.loop.call_later(SECONDS_HELD, self.send_due, connection.loop)
 
@@ -56,7 +56,8 @@ class Refusals:
         now = loop.time() + SECONDS_TOGETHER
         while self.waiting and self.waiting[0][0] <= now:
             self.admission.held -= 1
-            self.waiting.popleft()[1].send_refusal()
+            _, connection, refused = self.waiting.popleft()
+            connection.send_refusal(refused)
         if self.waiting:
             loop.call_later(self.waiting[0][0] - loop.time(), self.send_due, loop)
 
@@ -110,21 +111,22 @@ class Refusing:
         return {"method": self.parser.get_method().decode("ascii"), "path": unquote(path), "headers": self.headers}
 
     def refuse(self, response: Response) -> None:
-        self.cycle = Refused(response)
-        self.cycle.keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        self.cycle = refused = Refused(response)
+        refused.keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
         if response.status == HTTPStatus.TOO_MANY_REQUESTS:
-            self.refusals.hold(self)
+            self.refusals.hold(self, refused)
         else:
-            self.send_refusal()
+            self.send_refusal(refused)
 
-    def send_refusal(self) -> None:
-        if self.cycle.disconnected:
+    def send_refusal(self, refused: Refused) -> None:
+        """Send a refusal; requests behind it on the connection wait in uvicorn's pipeline."""
+        if self.transport.is_closing():
             return
         state: Any = self
-        closing = () if self.cycle.keep_alive else ((b"connection", b"close"),)
-        self.transport.write(render(self.cycle.response, (*state.server_state.default_headers, *closing)))
-        self.cycle.response_complete = True
-        if not self.cycle.keep_alive:
+        closing = () if refused.keep_alive else ((b"connection", b"close"),)
+        self.transport.write(render(refused.response, (*state.server_state.default_headers, *closing)))
+        refused.response_complete = True
+        if not refused.keep_alive:
             self.transport.close()
         self.on_response_complete()
 

@@ -56,6 +56,25 @@ def test_requests_follow_each_other_on_one_connection(server: Listening) -> None
             assert answer.startswith(b"HTTP/1.1 400" if body == b"{" else b"HTTP/1.1 200")
 
 
+def test_requests_that_follow_each_other_at_once_are_refused_in_order(server: Listening) -> None:
+    admission = server.served.app.admission
+    admission.in_work += 10_000
+    try:
+        with socket.create_connection(("127.0.0.1", port_of(server)), timeout=60) as sock:
+            one = HEAD.format(len(ASK)).encode() + ASK
+            sock.sendall(one * 3 + b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            found = b""
+            while b'{"status"' not in found:
+                found += sock.recv(65536)
+            statuses = [part.split()[0] for part in found.split(b"HTTP/1.1 ")[1:]]
+            assert statuses == [b"429", b"429", b"429", b"200"]
+            admission.in_work -= 10_000
+            sock.sendall(one)
+            assert sock.recv(65536).startswith(b"HTTP/1.1 200")
+    finally:
+        admission.in_work = 0
+
+
 @pytest.mark.parametrize(
     "sent",
     [
