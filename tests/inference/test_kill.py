@@ -187,7 +187,12 @@ def started(readers: list[int]) -> list[int]:
 
 
 def kill_readers(process: subprocess.Popen[str], parent: int) -> int:
-    """Hold the whole run, kill the readers of one worker, let the run go on; return how many were killed."""
+    """Hold the whole run, kill the readers of one worker, let the run go on; return how many were killed.
+
+    That is 0 after the end of the run: on a busy machine, whoever looks may be late.
+    """
+    if process.poll() is not None:
+        return 0
     os.killpg(process.pid, signal.SIGSTOP)
     readers = started(children_of(parent, readers_of(process)))
     for reader in readers:

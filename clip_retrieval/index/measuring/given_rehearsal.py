@@ -16,7 +16,7 @@ import faiss
 import numpy as np
 
 from clip_retrieval.index.building.code_stores import code_bytes, find_store
-from clip_retrieval.index.building.named_kinds import OPQ_SHARE, train_quickly
+from clip_retrieval.index.building.named_kinds import OPQ_SHARE, polysemous_seconds, train_quickly
 from clip_retrieval.index.building.parts import add_rows
 from clip_retrieval.index.measuring.rehearsal import Rehearsal
 from clip_retrieval.index.planning.costs import (
@@ -198,6 +198,7 @@ def continued_seconds(tried: Tried, plan: Plan, problem: Problem) -> float:
     training += KMEANS_STEPS * plan.sample_rows * max(0, lists - tried.lists) * plan.dim / speed
     if "OPQ" in plan.given_key:
         training /= OPQ_SHARE
+    training += polysemous_seconds(plan) / problem.cores
     linking = growth**LINKING_POWER if has_graph(tried.index) else 1
     adding = tried.add_seconds / problem.cores * growth * linking
     adding += problem.rows * plan.dim * max(0, lists - tried.lists) / speed

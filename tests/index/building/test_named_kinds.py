@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.index.build import clip_index
-from clip_retrieval.index.building.named_kinds import make_given, train_given
+from clip_retrieval.index.building.named_kinds import (
+    list_polysemous,
+    make_given,
+    polysemous_seconds,
+    train_given,
+    train_quickly,
+)
 from clip_retrieval.index.planning.bounds import Bounds
 from clip_retrieval.index.planning.plan import count_centroids, given_plan
 from clip_retrieval.index.planning.shapes import Plan, Problem
@@ -36,6 +42,18 @@ def plan_of(key: str, rows: int, sample_rows: int | None = None) -> Plan:
 )  # fmt: skip
 def test_the_largest_k_means_of_a_key_is_known(key: str, count: int) -> None:
     assert count_centroids(key) == count
+
+
+@pytest.mark.parametrize(
+    ("key", "seconds"),
+    [("IVF16,PQ4", 14), ("OPQ4,IVF16,PQ4x6,RFlat", 3.5), ("PQ2", 7), ("IVF16,PQ4np", 0), ("PQ4x4fs", 0), ("Flat", 0)],
+)
+def test_a_kind_that_is_only_tried_is_not_made_polysemous(
+    unit_rows: Callable[..., NDArray[np.float32]], key: str, seconds: float
+) -> None:
+    plan = plan_of(key, 300)
+    assert polysemous_seconds(plan) == seconds
+    assert list(list_polysemous(train_quickly(plan, unit_rows(300)))) == []
 
 
 def test_the_sample_is_what_the_lists_need_as_far_as_rows_and_memory_go() -> None:
