@@ -154,7 +154,7 @@ def make_light(name: ModelName, config: EncoderConfig) -> Path | None:
 def read_light(name: ModelName, cache: str | None) -> Checkpoint | None:
     """Read a model without torch; None where only torch, or open_clip, can say what it is.
 
-    Raises EncoderError where a checkpoint that says all of itself cannot be read.
+    Raises EncoderError where a checkpoint that says all of itself cannot be read, or a file is not whole.
     """
     if name.kind == "checkpoint":
         from clip_retrieval.encoder.formats.hub import read_named
@@ -163,9 +163,12 @@ def read_light(name: ModelName, cache: str | None) -> Checkpoint | None:
     if name.kind != "open_clip":
         return None
     from clip_retrieval.encoder.formats.openclip_reader import read_openclip
+    from clip_retrieval.encoder.formats.safetensors import DamagedError
 
     try:
         return read_openclip(name, cache)
+    except DamagedError:
+        raise
     except (EncoderError, OSError) as error:
         logger.debug("%s is left to open_clip: %s", name.uri, error)
         return None

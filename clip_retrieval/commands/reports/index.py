@@ -161,7 +161,11 @@ def print_preview(preview: Preview) -> None:
         console.print(table)
         if is_tried:
             rows = max(plan.measured_on for plan in plans)
-            console.print(f"recall@10 was tried on {rows:,} of these rows, and is what to expect of all of them")
+            console.print(
+                f"recall@10 was tried on {rows:,} of these rows, and is what to expect of all of them; kinds without "
+                "it were not tried. `of CLIP` is the recall that embeddings of CLIP let expect",
+                soft_wrap=True,
+            )
         if modality in preview.refusals:
             console.print(preview.refusals[modality], soft_wrap=True)
     for line in (preview.note, preview.obstacle):

@@ -22,6 +22,7 @@ from clip_retrieval.encoder.engines.openclip_tokenizer import check_transformers
 from clip_retrieval.encoder.engines.state_dict import explain_loading, reading_more_files
 from clip_retrieval.encoder.formats.checkpoint import FINGERPRINT_VALUES
 from clip_retrieval.encoder.formats.openclip_folder import CONFIG_NAME, OpenClipConfig, PreprocessConfig, to_preprocess
+from clip_retrieval.encoder.formats.openclip_reader import find_weights
 from clip_retrieval.encoder.hub_connection import why_not_fetched
 from clip_retrieval.encoder.openai_cache import openai_file
 from clip_retrieval.encoder.preprocess import Preprocess
@@ -125,6 +126,7 @@ def check_architecture(architecture: str) -> None:
         if not (folder / CONFIG_NAME).exists():
             raise EncoderError(f"{folder} is no open_clip folder: {CONFIG_NAME} is missing")
         read_json(folder / CONFIG_NAME, OpenClipConfig, EncoderError)
+        find_weights(folder)
     elif not architecture.startswith("hf-hub:") and open_clip.get_model_config(architecture) is None:
         near = [known for known in open_clip.list_models() if known.lower().startswith(architecture.lower()[:5])]
         hint = f"near it: {', '.join(near[:8])}" if near else "open_clip.list_models() names all"

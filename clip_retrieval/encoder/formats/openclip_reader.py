@@ -18,6 +18,7 @@ from clip_retrieval.encoder.formats.checkpoint import Checkpoint
 from clip_retrieval.encoder.formats.openai_pt import NOT_WEIGHTS, infer_config, is_weight, read_weights
 from clip_retrieval.encoder.formats.openclip_folder import CONFIG_NAME, OpenClipConfig, PreprocessConfig, to_preprocess
 from clip_retrieval.encoder.formats.recognize import is_script
+from clip_retrieval.encoder.formats.safetensors import DamagedError, check_whole
 from clip_retrieval.encoder.openai_cache import OPENAI, find_openai
 from clip_retrieval.encoder.uri import ModelName
 from clip_retrieval.errors import EncoderError
@@ -58,12 +59,21 @@ def read_openclip(name: ModelName, cache: str | None) -> Checkpoint | None:
     return Checkpoint(name.uri, "clip", config, tensors, to_preprocess(pictures, name.uri))
 
 
-def read_folder(folder: Path) -> tuple[Config, PreprocessConfig, Path] | None:
+def read_folder(folder: Path) -> tuple[Config, PreprocessConfig, Path]:
     """Return what a folder of open_clip's says of its model, and the file of its weights."""
     said = read_json(folder / CONFIG_NAME, OpenClipConfig, EncoderError)
     config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))["model_cfg"]
+    return config, said.preprocess_cfg, find_weights(folder)
+
+
+def find_weights(folder: Path) -> Path:
+    """Return the file of weights that open_clip takes. Raises DamagedError where there is none, or it is cut off."""
     path = next((folder / file for file in WEIGHTS if (folder / file).is_file()), None)
-    return None if path is None else (config, said.preprocess_cfg, path)
+    if path is None:
+        raise DamagedError(f"{folder} has no weights, neither {WEIGHTS[0]} nor {WEIGHTS[2]}; fetch them too")
+    if path.suffix == ".safetensors":
+        check_whole(path)
+    return path
 
 
 def find_file(name: ModelName, cache: str | None) -> tuple[Config, PreprocessConfig, Path] | None:

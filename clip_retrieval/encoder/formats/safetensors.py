@@ -42,6 +42,10 @@ DTYPES = {
 WRAPPERS = ("module.", "_orig_mod.")  # prefixes of distributed training and of torch.compile
 
 
+class DamagedError(EncoderError):
+    """A file is not whole, which no other reader changes."""
+
+
 @dataclass(frozen=True)
 class Shards:
     """model.safetensors.index.json: the file of each tensor."""
@@ -90,6 +94,23 @@ def read_one(path: Path) -> dict[str, NDArray[Any]]:
     return {name: view_tensor(path, name, entry, data[start:]) for name, entry in header.items()}
 
 
+def check_whole(path: Path) -> None:
+    """Raise DamagedError where a file has no header, or ends before its last tensor. Reads the header alone."""
+    try:
+        header, start = read_header(path)
+    except EncoderError as error:
+        raise DamagedError(str(error)) from error
+    size = path.stat().st_size - start
+    for name, entry in header.items():
+        said = check_shape(entry, Entry, f"{path}: the header's entry for {one_line(name)}", DamagedError)
+        check_end(path, name, said, size)
+
+
+def check_end(path: Path, name: str, entry: Entry, size: int) -> None:
+    if entry.data_offsets[1] > size:
+        raise DamagedError(f"{path} is cut off: {one_line(name)} ends past the end of the file; fetch it again")
+
+
 def read_header(path: Path) -> tuple[dict[str, Any], int]:
     """Return the header without its metadata, and where the tensors' bytes begin."""
     with path.open("rb") as file:
@@ -112,8 +133,7 @@ def view_tensor(path: Path, name: str, entry: Any, data: NDArray[np.uint8]) -> N
         raise EncoderError(
             f"{path} holds {name} as {one_line(dtype)}, which is not supported; save it as F32, F16 or BF16"
         )
-    if stop > len(data):
-        raise EncoderError(f"{path} is cut off: {name} ends past the end of the file; fetch it again")
+    check_end(path, name, said, len(data))
     wanted = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
     if stop - start != wanted:
         raise EncoderError(f"{path} is broken: {name} has {stop - start} bytes, its shape {shape} needs {wanted}")

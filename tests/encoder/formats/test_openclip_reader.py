@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from clip_retrieval.encoder.conversion_cache import read_light
+from clip_retrieval.encoder.engines.openclip_model import check_architecture
 from clip_retrieval.encoder.export.towers import is_buildable
 from clip_retrieval.encoder.formats.openclip_reader import PLAIN, QUICK, read_architecture, read_openclip
 from clip_retrieval.encoder.uri import DEMO_MODEL, ModelName, parse_uri
@@ -87,13 +89,29 @@ def test_tensors_that_open_clip_would_change_or_refuse_are_left_to_it(
     assert read_openclip(parse_uri(f"open_clip:local-dir:{folder}"), None) is None
 
 
-def test_a_folder_without_weights_is_left_to_open_clip_and_broken_ones_are_told_of(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("left", "problem"),
+    [
+        (None, f"has no weights, neither {WEIGHTS} nor"), (0, "cut off within its header"),
+        (100, "cut off within its header"), (-1, "is cut off: "),
+    ],
+)  # fmt: skip
+def test_missing_and_cut_weights_are_told_at_once_however_the_model_is_opened(
+    folder: Path, left: int | None, problem: str
+) -> None:
     (path,) = folder.glob("*.safetensors")
+    data = path.read_bytes()
     path.unlink()
-    assert read_openclip(parse_uri(f"open_clip:local-dir:{folder}"), None) is None
-    (folder / WEIGHTS).write_bytes(b"no weights")
-    with pytest.raises(EncoderError):
-        read_openclip(parse_uri(f"open_clip:local-dir:{folder}"), None)
+    if left is not None:
+        (folder / WEIGHTS).write_bytes(data[:left])
+    name = parse_uri(f"open_clip:local-dir:{folder}")
+    with pytest.raises(EncoderError) as light:
+        read_light(name, None)
+    with pytest.raises(EncoderError) as through_torch:
+        check_architecture(name.architecture)
+    assert str(light.value) == str(through_torch.value)
+    assert str(light.value).startswith(str(folder))
+    assert problem in str(light.value)
 
 
 @pytest.mark.parametrize("architecture", ["ViT-L-14", "ViT-B-32", "no-such-architecture"])
