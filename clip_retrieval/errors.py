@@ -63,6 +63,10 @@ class ClusterError(ClipRetrievalError):
     """A cluster cannot be reached, or a task failed there for good."""
 
 
+class ReplacedError(StorageError):
+    """A file that was opened before is another one now."""
+
+
 class BusyError(StorageError):
     """Another process changes the folder just now."""
 

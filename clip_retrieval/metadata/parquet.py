@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from clip_retrieval.errors import StorageError
+from clip_retrieval.errors import ReplacedError, StorageError
 from clip_retrieval.layout import METADATA_FOLDER
 from clip_retrieval.local_files import check_regular
 from clip_retrieval.metadata.arrays import number_array
@@ -108,7 +108,7 @@ class ParquetMetadata:
         needed = np.unique(groups)
         with reading(self.files.folder, footer.name) as file:
             if not file.metadata.equals(footer.about):
-                raise StorageError(
+                raise ReplacedError(
                     f"{self.files.folder.path(footer.name)} was replaced since it was opened; open it anew"
                 )
             table = file.read_row_groups(needed.tolist(), columns=columns_there(footer, schema))

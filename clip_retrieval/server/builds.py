@@ -107,7 +107,7 @@ class Build(Protocol):
     def describe(self) -> dict[str, Any]:
         """Return what requests may know of it."""
 
-    async def look_for(self, generation: str) -> None:
+    async def look_for(self, generation: str | None) -> None:
         """Look now whether there is a newer build of this name, in place of this one."""
 
     def check_modality(self, modality: Modality) -> None:

@@ -216,8 +216,11 @@ class ServedIndex:
                 return False
             return self.take(opened)
 
-    def look_for(self, generation: str) -> None:
-        """Open the build that a request names, which another process may serve already; files that change are left."""
+    def look_for(self, generation: str | None) -> None:
+        """Open the build that a request names, which another process may serve already; None: whichever is there now.
+
+        Files that are half written, so that they cannot be opened, are left for the next look.
+        """
         with self.looking:
             stamp = self.read_stamp()
             is_known = stamp in (self.current.stamp, self.refused)
@@ -232,7 +235,7 @@ class ServedIndex:
             except (ClipRetrievalError, OSError):
                 self.unasked = (stamp, "")  # `look` says why, if it stays so
                 return
-            if opened.id == generation:
+            if generation in (None, opened.id):
                 self.take(opened)
             else:
                 self.unasked = (opened.stamp, opened.id)

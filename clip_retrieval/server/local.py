@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clip_retrieval.errors import ReplacedError
 from clip_retrieval.layout import Modality
 from clip_retrieval.query.config import SelectionConfig
 from clip_retrieval.query.embed import Query
@@ -17,6 +20,7 @@ from clip_retrieval.server.asking import Ask, Asker, Fetch, Shown
 from clip_retrieval.server.builds import METRIC, Found, FoundRows, Question, Wanted
 from clip_retrieval.server.files import HeldFile, find_held_file, media_type_of, read_piece
 from clip_retrieval.server.indices import Generation, ServedIndex
+from clip_retrieval.server.messages import StaleError
 
 PROBE = "a photo of a dog"
 
@@ -68,9 +72,19 @@ class LocalBuild:
             "usual_columns": list(self.usual_columns),
         }
 
-    async def look_for(self, generation: str) -> None:
+    async def look_for(self, generation: str | None) -> None:
         if self.asker.config.reload_seconds > 0:
             await self.asker.others.do(lambda: self.served.look_for(generation))
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Have a newer build looked for at once, and the request tried again, where files of this one were replaced."""
+        try:
+            yield
+        except ReplacedError as error:
+            if self.asker.config.reload_seconds > 0:
+                raise StaleError(partial(self.look_for, None)) from error
+            raise
 
     def check_modality(self, modality: Modality) -> None:
         self.generation.searcher(modality)
@@ -95,7 +109,8 @@ class LocalBuild:
         shown = Shown(self.generation, question.columns, question.start, question.stop)
         ask = Ask(searcher, question.queries, question.selection, shown, question.near_duplicate)
         try:
-            answers, rows = await self.asker.ask(ask)
+            with self.following():
+                answers, rows = await self.asker.ask(ask)
         except UnknownColumnError as error:
             raise error.among(self.generation.columns) from error
         if not question.with_embeddings and not (question.with_thumbnails and self.has_pictures):
@@ -112,7 +127,8 @@ class LocalBuild:
         return Found(answers, rows, np.split(held, np.cumsum([len(part) for part in ids])[:-1]))
 
     async def rows(self, wanted: Wanted) -> FoundRows:
-        rows = await self.asker.rows(Fetch(self.generation, wanted.ids, wanted.columns))
+        with self.following():
+            rows = await self.asker.rows(Fetch(self.generation, wanted.ids, wanted.columns))
         if wanted.with_thumbnails:
             rows = await self.asker.with_thumbnails(self.generation, wanted.ids, rows)
         if not wanted.with_embeddings:
@@ -122,10 +138,12 @@ class LocalBuild:
         return FoundRows(wanted.ids, rows, await self.asker.held_rows(searcher, wanted.ids))
 
     async def picture(self, row_id: int, side: int | None) -> bytes | None:
-        return await self.asker.picture(self.generation, row_id, side)
+        with self.following():
+            return await self.asker.picture(self.generation, row_id, side)
 
     async def file(self, row_id: int) -> HeldFile | None:
-        found = await self.asker.showing.do(lambda: find_held_file(self.generation, row_id))
+        with self.following():
+            found = await self.asker.showing.do(lambda: find_held_file(self.generation, row_id))
         if found is None:
             return None
         url, size = found

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from clip_retrieval import clip_index
@@ -136,3 +138,22 @@ def test_no_request_fails_while_builds_change(
     asking.join()
     assert set(statuses) == {(200, 7)}
     assert ask(client, rows[7]).json()[0]["caption"] == "3 7"
+
+
+def test_rows_whose_file_was_replaced_are_those_of_the_new_build(
+    tmp_path: Path, write_index: Callable[..., Path], serve: Any
+) -> None:
+    """Metadata that is read from parquet files, before the next look at the folder."""
+
+    def write(label: str) -> Path:
+        shutil.rmtree(tmp_path / "index", ignore_errors=True)
+        return write_index(tmp_path / "index", pd.DataFrame({"caption": [f"{label} {row}" for row in range(8)]}))
+
+    client = serve(write("old"), reload_seconds=3000)
+    old = client.get("/v1/indices").json()["indices"][0]["generation"]
+    write("new")
+    assert client.post("/metadata", {"ids": [1], "generation": old}).status_code == 409
+    assert client.post("/metadata", {"ids": [1]}).json()[0]["metadata"]["caption"] == "new 1"
+    write("newer")
+    hit = client.post("/knn-service", {"embedding_input": [1.0] * 16, "num_images": 1, "modality": "image"})
+    assert hit.json()[0]["caption"].startswith("newer")

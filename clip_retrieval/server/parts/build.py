@@ -77,7 +77,7 @@ class PartedBuild:
     def clip_model(self) -> str | None:
         return self.exchange.layout.parts[0].clip_model
 
-    async def look_for(self, generation: str) -> None:  # noqa: ARG002 -- what parts have now is all that there is
+    async def look_for(self, generation: str | None) -> None:  # noqa: ARG002 -- what parts have now is all that there is
         await self.exchange.refresh()
 
     @property
