@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 def read_config(values: Mapping[str, object], arguments: Sequence[object]) -> FilterConfig:
     """Return the config of options and arguments, with those of a recipe where one is named."""
+    if values.get("queries") is not None and "query" not in values:
+        values = {**values, "query": ()}  # the queries are in a file, so the first argument is the output folder
     if values.get("recipe") is None:
         return build_config(FilterConfig, values, arguments)
     from clip_retrieval.filter.recipe import read_config

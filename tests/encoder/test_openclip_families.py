@@ -100,7 +100,8 @@ def test_pictures_that_are_not_square_are_refused() -> None:
 def test_every_published_weight_can_be_prepared_for() -> None:
     for architecture, tags in _PRETRAINED.items():
         for config in tags.values():
-            read_preprocess(bare_model(merge_preprocess_dict(PreprocessCfg(), config)), "x")
+            wanted = merge_preprocess_dict(PreprocessCfg(), config)
+            assert read_preprocess(bare_model(wanted), "x").mean == tuple(wanted["mean"])
         published_preprocess(parse_uri(f"random:{architecture}"))
 
 

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from clip_retrieval import clip_filter
-from clip_retrieval.errors import ClipRetrievalError
+from clip_retrieval.commands.filter import read_config
+from clip_retrieval.errors import ClipRetrievalError, ConfigError
 from clip_retrieval.filter import queries
 from clip_retrieval.filter.config import FilterConfig
 from clip_retrieval.filter.run import FilterResult, run_filter
@@ -102,6 +103,13 @@ def test_rows_without_a_query_fail_alone(tmp_path: Path, index: Path) -> None:
     result = ask_file(tmp_path / "q.parquet", tmp_path / "out", index)
     assert [asked.number for asked in result.hits.failed] == [2, 3]
     assert result.table.column("caption").to_pylist()[0] == "dog"
+
+
+def test_with_a_file_of_queries_the_first_argument_is_the_output_folder() -> None:
+    config = read_config({"queries": "queries.txt"}, ["out", "index", "2"])
+    assert (config.output_folder, config.indice_folder, config.selection.num_results) == ("out", "index", 2)
+    with pytest.raises(ConfigError, match="in a file or in words"):
+        read_config({"queries": "queries.txt", "query": ("dog",)}, ["out", "index"])
 
 
 @pytest.mark.parametrize(
