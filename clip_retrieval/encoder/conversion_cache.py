@@ -53,9 +53,22 @@ def open_converted(name: ModelName, config: EncoderConfig, workload: Workload) -
         return None if folder is None else open_folder(folder, name, "fp32", workload)
     if not is_installed("openvino"):
         return None
-    precision = cpu_precisions()[0] if config.precision == "auto" else config.precision
+    precision = choose_precision(config)
     folder = find(name, config, precision) or make(name, config, precision)
     return None if folder is None else open_folder(folder, name, precision, workload)
+
+
+def choose_precision(config: EncoderConfig) -> Chosen:
+    return cpu_precisions()[0] if config.precision == "auto" else config.precision
+
+
+def convert_light(name: ModelName, config: EncoderConfig) -> None:
+    """Convert a model for bulk work as far as that goes without torch; raises what is wrong with it."""
+    if not is_on_cpu(config) or config.precision == "fp16" or not is_installed("openvino"):
+        return
+    precision = choose_precision(config)
+    if find(name, config, precision) is None and (plain := find(name, config, "fp32") or make_light(name, config)):
+        quantize_for(precision, plain, place(name, config, precision))
 
 
 def open_folder(folder: Path, name: ModelName, precision: Chosen, workload: Workload) -> Encoder:
@@ -94,10 +107,8 @@ def make(name: ModelName, config: EncoderConfig, precision: Chosen) -> Path | No
     try:
         if origin is not None:
             plain = convert_origin(origin, place(name, config, "fp32", suffix))
-        if precision == "int8" and plain is not None and not (target / ABOUT).exists():
-            from clip_retrieval.encoder.export.onnx_weights import quantize_into
-
-            quantize_into(plain, target, "int8")
+        if plain is not None:
+            quantize_for(precision, plain, target)
         make_room(target)
     except (ClipRetrievalError, OSError, ValueError, RuntimeError) as error:
         if not (target / ABOUT).exists():  # else another process was first
@@ -106,6 +117,13 @@ def make(name: ModelName, config: EncoderConfig, precision: Chosen) -> Path | No
             logger.warning("%s runs on torch in %s, which takes longer: %s", name.uri, computed, error)
             return None
     return target
+
+
+def quantize_for(precision: Chosen, plain: Path, target: Path) -> None:
+    if precision == "int8" and not (target / ABOUT).exists():
+        from clip_retrieval.encoder.export.onnx_weights import quantize_into
+
+        quantize_into(plain, target, "int8")
 
 
 def open_origin(name: ModelName, config: EncoderConfig) -> tuple[Origin, str]:

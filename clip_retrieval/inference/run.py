@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from clip_retrieval.clusters.slurm_config import SlurmConfig
 from clip_retrieval.encoder.devices import list_devices
+from clip_retrieval.encoder.early_conversion import EarlyConversion
 from clip_retrieval.errors import ConfigError, WorkerError
 from clip_retrieval.inference.attempts import explain_left, forget_attempts
 from clip_retrieval.inference.config import InferenceConfig
@@ -35,6 +36,8 @@ from clip_retrieval.storage import check_writable
 
 logger = logging.getLogger(__name__)
 
+HERE = (None, "sequential", "multiprocess")  # distribution strategies whose workers run on this machine
+
 
 def clip_inference(*arguments: object, **options: object) -> RunSummary:
     """Embed a dataset; takes the flags of `clip-retrieval inference` as keywords, or by position.
@@ -49,15 +52,16 @@ def run_inference(config: InferenceConfig, tasks: Sequence[int] | None = None) -
     """Make all partitions, or those of `tasks`, that are not done yet; `tasks` are made on this machine."""
     if config.dry_run or config.plan_only:
         raise ConfigError("dry_run and plan_only make nothing; call estimate_inference, or inference.run.plan_only")
-    if tasks is not None:
-        return make(open_tasks(config, tasks), is_whole=False)
-    folder, source = open_both(config)
-    if (config.update or config.retry_failed) and read_manifest(folder) and folder.has_partitions():
-        return revise(config, folder, source)
-    return make(plan_run(config, folder, source), is_whole=True)
+    with EarlyConversion() as conversion:
+        if tasks is not None:
+            return make(open_tasks(config, tasks, conversion), conversion, is_whole=False)
+        folder, source = open_both(config, conversion)
+        if (config.update or config.retry_failed) and read_manifest(folder) and folder.has_partitions():
+            return revise(config, folder, source)
+        return make(plan_run(config, folder, source), conversion, is_whole=True)
 
 
-def make(run: PlannedRun, *, is_whole: bool) -> RunSummary:
+def make(run: PlannedRun, conversion: EarlyConversion, *, is_whole: bool) -> RunSummary:
     """Have the missing partitions made; `is_whole` where no other command makes some of the same run."""
     folder = run.folder
     if run.missing:
@@ -67,6 +71,7 @@ def make(run: PlannedRun, *, is_whole: bool) -> RunSummary:
         live = Live(len(run.missing))
         with watching(run.config, live), ending_with(lambda: when_stopped(run)):
             try:
+                conversion.wait()
                 distribute(run, live)
             finally:
                 folder.remove_leftovers()
@@ -97,9 +102,14 @@ def preview_scripts(config: InferenceConfig) -> str:
     return SlurmJobs(plan=run).preview(len(run.missing))
 
 
-def open_both(config: InferenceConfig) -> tuple[EmbeddingsFolder, Source]:
-    """Return output, which must be writable, and input; a revision that was cut off is finished first."""
+def open_both(config: InferenceConfig, conversion: EarlyConversion | None = None) -> tuple[EmbeddingsFolder, Source]:
+    """Return output, which must be writable, and input; a revision that was cut off is finished first.
+
+    The model is converted while the input is listed, where it runs on this machine.
+    """
     folder = open_whole_output(config)
+    if conversion is not None and config.distribution_strategy in HERE and not (config.update or config.retry_failed):
+        conversion.begin(config.encoder)
     source = open_source(config.source, config.output_folder)
     check_writable(folder)
     return folder, source
@@ -120,7 +130,7 @@ def plan_only(config: InferenceConfig) -> PlannedRun:
     return run
 
 
-def open_tasks(config: InferenceConfig, tasks: Sequence[int]) -> PlannedRun:
+def open_tasks(config: InferenceConfig, tasks: Sequence[int], conversion: EarlyConversion) -> PlannedRun:
     """Return these tasks of the plan that was saved or, where there is none, of one that lists the input."""
     config = dataclasses.replace(config, distribution_strategy=None, slurm=SlurmConfig())
     folder = open_whole_output(config)
@@ -133,7 +143,7 @@ def open_tasks(config: InferenceConfig, tasks: Sequence[int]) -> PlannedRun:
             "output_partition_count must be given: every worker of a run needs the same one; or save a plan first, "
             "with `clip-retrieval inference ... --plan_only`"
         )
-    return plan_run(config, *open_both(config), tasks)
+    return plan_run(config, *open_both(config, conversion), tasks)
 
 
 def check_made(run: PlannedRun) -> None:

@@ -11,6 +11,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from clip_retrieval.process.stoppable import go_on_if_wanted
+
 Stored = Literal["f32", "f16"]
 DTYPES = {"f32": np.float32, "f16": np.float16}
 
@@ -81,6 +83,7 @@ class Graph:
         return self.constant(f"number_{value!r}", np.array(value, dtype=np.float32))
 
     def store(self, name: str, array: NDArray[Any]) -> TensorProto:
+        go_on_if_wanted()
         self.data.write(bytes(-self.data.tell() % PAGE_BYTES))
         tensor = TensorProto(
             name=name,
