@@ -103,13 +103,13 @@ BUSY = error_response(too_busy())
 def page_headers(backend: str | None) -> tuple[Header, ...]:
     """Return the headers that keep our pages to this server, and to the backend that they ask where it is another.
 
-    Pictures may come from anywhere: hits have urls. `blob:` is for pictures that are fetched with a key.
+    Pictures may come from anywhere: hits have urls; videos come from the backend. `blob:` is for pictures that are fetched with a key.
     """
     found = re.match(r"https?://[\w.:\[\]-]+", backend or "")
     asked = f"'self' {found[0]}" if found else "'self'"
     policy = (
         f"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob: https: http:; "
-        f"font-src 'self'; media-src 'self'; connect-src {asked}; frame-ancestors 'none'; base-uri 'none'; "
+        f"font-src 'self'; media-src {asked}; connect-src {asked}; frame-ancestors 'none'; base-uri 'none'; "
         f"form-action 'none'; "
         f"require-trusted-types-for 'script'"
     )

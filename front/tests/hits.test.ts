@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { type Hit, type Row, chooseFacets, inOrder, matches, orderColumns, searchable } from "../src/sheet/hits";
+import { type Hit, type Row, chooseFacets, inOrder, matches, nameOf, orderColumns, searchable } from "../src/sheet/hits";
 
 const hit = (rank: number, more: Partial<Row>): Hit => ({ row: { rank, id: rank, similarity: 1 / rank, ...more } as Row, thumbnail: null, problem: null, file: null });
 const ranks = (hits: Hit[]) => hits.map((one) => one.row.rank);
@@ -25,4 +25,10 @@ test("a hit matches by all words and one value of each facet that is chosen", ()
   expect(matches(one, text, ["dog", "black"], { label: ["pet", "wild"] })).toBe(true);
   expect(matches(one, text, ["dog", "white"], {})).toBe(false);
   expect(matches(one, text, [], { label: ["wild"] })).toBe(false);
+});
+
+test("frames are called by their video and moment, and the video is the facet, not the place in it", () => {
+  const hits = Array.from({ length: 6 }, (_, i) => hit(i + 1, { image_path: `/x/${i % 2}.mp4#t=${i % 3}`, video: `/x/${i % 2}.mp4`, time_seconds: i % 3, frame: i % 3, page: i % 3 }));
+  expect(hits.slice(0, 2).map(nameOf)).toEqual(["0:00 · 0.mp4", "0:01 · 1.mp4"]);
+  expect(chooseFacets(hits)).toEqual([{ column: "video", values: [["0.mp4", 3], ["1.mp4", 3]] }]);
 });

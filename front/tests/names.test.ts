@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { fileOf, nameOfHit, placeOf } from "../src/front/names";
+import { fileOf, nameOfHit } from "../src/front/names";
 
 const hit = (metadata: Record<string, unknown>) => ({ id: 7, similarity: null, metadata });
 
@@ -13,13 +13,7 @@ test("a hit is called by its caption, else by its file, else by its id", () => {
 test("the file of a path is its last part, on any system", () => {
   expect(fileOf(hit({ image_path: "C:\\photos\\e.jpg" }))).toBe("e.jpg");
   expect(fileOf(hit({ image_path: "/photos/why? #3.jpg" }))).toBe("why? #3.jpg");
+  expect(fileOf(hit({ image_path: "/films/a b.mp4#t=12.5" }))).toBe("0:12.5 · a b.mp4");
   expect(fileOf(hit({ image_path: "/" }))).toBe("");
   expect(fileOf(hit({ image_path: 3 }))).toBe("");
-});
-
-test("a page and a frame lead to their place", () => {
-  expect(placeOf(hit({ image_path: "/films/a b.mp4#t=12.5" }))).toEqual({ fragment: "#t=12.5", words: "Play at 0:12" });
-  expect(placeOf(hit({ image_path: "a.mkv#t=3723" }))).toEqual({ fragment: "#t=3723", words: "Play at 1:02:03" });
-  expect(placeOf(hit({ image_path: "a.PDF#page=3" }))).toEqual({ fragment: "#page=3", words: "Page 3" });
-  for (const path of ["a.jpg", "a.parquet#image/0", "#t=1", undefined]) expect(placeOf(hit({ image_path: path }))).toBe(null);
 });

@@ -11,6 +11,7 @@ phone (360 x 740, a finger), or, marked *, looks at one page at both widths.
     ten thousand hits, pages on the way  ten_thousand_hits
     broken pictures, hostile names       a_broken_picture
     panel, columns, neighbors            the_panel_shows; *the_panel_has_all_columns
+    videos                               a_video_plays_from; a_video_that_no_browser_plays
     selection, downloads                 selected_hits_are_downloaded
     state in the address, back button    the_back_button; *a_link_says, *a_link_to_pictures
     light and dark                       *colors_go_by
@@ -40,6 +41,7 @@ from clip_retrieval.demo.run import GALLERY
 from clip_retrieval.index.build import build_indices
 from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.inference.run import clip_inference
+from clip_retrieval.installed import is_installed
 from clip_retrieval.layout import PICTURES_BELOW
 from clip_retrieval.options import build_config
 from clip_retrieval.server.config import BackConfig, FrontConfig
@@ -125,9 +127,28 @@ def many(tmp_path_factory: pytest.TempPathFactory, write_index: Callable[..., Pa
 
 
 @pytest.fixture(scope="session")
-def servers(gallery: Path, odd: Path, many: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+def films(
+    tmp_path_factory: pytest.TempPathFactory, write_index: Callable[..., Path], make_video: Callable[..., bytes]
+) -> Path:
+    """Give an index of frames: of a video that each browser plays, and of one that none does."""
+    folder = tmp_path_factory.mktemp("films")
+    if is_installed("av"):
+        (folder / "a.webm").write_bytes(make_video("red", "lime", "blue", "yellow", container="webm", codec="libvpx"))
+        (folder / "b.avi").write_bytes(make_video("red", container="avi"))
+    names = ("a.webm#t=2.2", "a.webm#t=0", "b.avi#t=0")
+    rows = pd.DataFrame({"caption": ["sea", "sun", "old"], "image_path": [str(folder / name) for name in names]})
+    index = write_index(folder / "index", rows)
+    manifest = json.loads((index / "manifest.json").read_text())
+    (index / "manifest.json").write_text(json.dumps({**manifest, PICTURES_BELOW: [str(folder)]}))
+    return index
+
+
+@pytest.fixture(scope="session")
+def servers(
+    gallery: Path, odd: Path, many: Path, films: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     names = tmp_path_factory.mktemp("served") / "indices_paths.json"
-    names.write_text(json.dumps({"gallery": str(gallery), "odd": str(odd), "many": str(many)}))
+    folders = {"gallery": gallery, "odd": odd, "many": many, "films": films}
+    names.write_text(json.dumps({name: str(folder) for name, folder in folders.items()}))
     with ExitStack() as stack:
         alone = stack.enter_context(bind(build_config(FrontConfig, {"port": 0}, []).access))
         front = f"http://127.0.0.1:{alone.getsockname()[1]}"

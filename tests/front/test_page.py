@@ -41,6 +41,11 @@ SCROLL_DOWN = """() => {
     const down = () => { scrollTo(0, document.body.scrollHeight); window.down = setTimeout(down, 30); };
     down();
 }"""
+START_OF_PLAYING = """video => new Promise((done, fail) => {
+    const look = () => video.played.length ? done(video.played.start(0)) : setTimeout(look, 20);
+    setTimeout(() => fail(new Error("the video does not play")), 60000);
+    look();
+})"""
 DROP = """([type, bytes]) => {
     const data = new DataTransfer();
     const letters = Uint8Array.from(atob(bytes), (letter) => letter.charCodeAt(0));
@@ -321,6 +326,30 @@ def test_the_panel_shows_a_hit_and_leads_on(open_page: OpenPage) -> None:
     press(panel.get_by_role("button", name="Close")) if is_phone(page) else page.keyboard.press("Escape")
     expect(panel).to_have_count(0)
     expect(tile(page, 1)).to_be_focused()
+
+
+def test_a_video_plays_from_the_moment_of_the_hit(open_page: OpenPage) -> None:
+    pytest.importorskip("av", reason="videos are read by PyAV: pip install av")
+    page = open_page("?index=films&open=0")
+    panel = panel_of(page)
+    press(panel.get_by_role("button", name="Play at 0:02.2"))
+    video = panel.locator("video")
+    assert video.evaluate(START_OF_PLAYING) == 2.2
+    assert video.evaluate("video => video.videoWidth") == 64
+    expect(video).to_be_focused()
+    expect(panel.get_by_role("link", name="Video")).to_have_attribute("href", re.compile(r"/v1/files/films/0\?generation=\w+#t=2\.2$"))
+    press(panel.get_by_role("button", name="Close"))
+    expect(video).to_have_count(0)
+
+
+def test_a_video_that_no_browser_plays_is_told_of_and_can_be_saved(visit: Open) -> None:
+    pytest.importorskip("av", reason="videos are read by PyAV: pip install av")
+    visited = visit("?index=films&open=2")
+    panel = panel_of(visited.page)
+    press(panel.get_by_role("button", name="Play at 0:00"))
+    shows(visited, panel.get_by_role("status").filter(has_text="This browser cannot play the video"))
+    expect(panel.locator(".large img")).to_have_class(re.compile("shown"))
+    expect(panel.get_by_role("link", name="Video")).to_be_visible()
 
 
 def test_keys_do_all(visit: Open) -> None:

@@ -4,7 +4,7 @@ import { SvelteSet } from "svelte/reactivity";
 import { openBack, readConfig, type About, type Back, type Config, type Hit } from "./api/back";
 import { ask, insist, Problem, type Waiting } from "./api/http";
 import { digest, keepPicture, keptPicture, preparePicture } from "./pictures";
-import { placeOf } from "./names";
+import { leadTo, placeIn, type Place } from "../shared/places";
 import { nameOf, questionKey, readState, writeState, type Question, type State } from "./state";
 import type { Part, Term } from "./terms";
 
@@ -290,10 +290,10 @@ export class Session {
     return sources;
   }
   /** Return the address that opens the PDF or video of a hit at its place; null where a link cannot bring the key. */
-  fileOf(hit: Hit): { url: string; words: string } | null {
-    const place = placeOf(hit);
+  fileOf(hit: Hit): { url: string; kind: Place["kind"]; words: string } | null {
+    const place = placeIn(hit.metadata.image_path);
     const url = place && this.about && !this.apiKey ? this.back?.fileUrl(this.about, hit.id) : null;
-    return place && url ? { url: `${url}${place.fragment}`, words: place.words } : null;
+    return place && url ? { url: `${url}${place.fragment}`, kind: place.kind, words: leadTo(place) } : null;
   }
   isServed(source: string): boolean {
     return this.back !== null && source.startsWith(`${this.back.base}/`);

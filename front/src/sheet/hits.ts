@@ -1,5 +1,7 @@
 // The hits of a sheet: what they hold, which of them match, and in which order they are shown.
 
+import { lastPart } from "../shared/places";
+
 export type Cell = string | number | boolean | null | Cell[] | { [name: string]: Cell };
 export type Row = { rank: number; id: number; similarity: number; [column: string]: Cell };
 export type Hit = { row: Row; thumbnail: string | null; problem: string | null; file: string | null; source?: string };
@@ -9,13 +11,13 @@ export type Facet = { column: string; values: [string, number][] };
 export type Chosen = Record<string, string[]>; // values by column
 
 const OWN = ["rank", "id", "similarity", "surprise", "picture", "problem", "query", "query_text"];
-const PLACES = ["caption", "image_path", "shard_offset", "shard_size", "width", "height", "original_width", "original_height"];
-const LIKELY = ["label", "labels", "cluster", "class", "category", "shard", "split", "license", "source"];
+const PLACES = ["caption", "image_path", "page", "frame", "time_seconds", "shard_offset", "shard_size", "width", "height", "original_width", "original_height"];
+const LIKELY = ["label", "labels", "cluster", "class", "category", "shard", "video", "split", "license", "source"];
 const MOST_FACETS = 4;
 const MOST_VALUES = 30;
 const SHOWN_VALUES = 12;
 
-export const nameOf = (hit: Hit): string => String(hit.row.caption || hit.row.image_path || `row ${hit.row.id}`);
+export const nameOf = (hit: Hit): string => String(hit.row.caption || lastPart(String(hit.row.image_path ?? "")) || `row ${hit.row.id}`);
 export const pathOf = (hit: Hit): string => String(hit.row.image_path ?? hit.row.picture ?? hit.row.id);
 
 /** Return a cell as people read it. */
@@ -30,7 +32,7 @@ export function show(cell: Cell | undefined): string {
 export function facetValues(column: string, cell: Cell | undefined): string[] {
   const cells = Array.isArray(cell) ? cell : [cell ?? null];
   const texts = cells.filter((one) => one !== null && typeof one !== "object").map(show);
-  return [...new Set(column === "shard" ? texts.map((text) => text.split("/").at(-1)!) : texts)].filter(Boolean);
+  return [...new Set(["shard", "video"].includes(column) ? texts.map((text) => text.split("/").at(-1)!) : texts)].filter(Boolean);
 }
 
 export function columnsOf(hits: Hit[]): string[] {
