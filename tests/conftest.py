@@ -207,7 +207,7 @@ def video_bytes(*colors: str, container: str = "mp4", codec: str = "mpeg4", **ab
     """Return a video of a second for each color, 64 x 64 pixels, 5 frames a second, with a key frame each 2 seconds.
 
     `about`: `ratio` of a pixel's sides, degrees to `turn` by, `options` of the container, the `times` of the frames in
-    fifths of a second, and `noise`, so that each frame takes more than a kilobyte.
+    fifths of a second, `key_frames_apart` in frames, and `noise`, so that each frame takes more than a kilobyte.
     """
     av = pytest.importorskip("av", reason="videos are read by PyAV: pip install av")
     times = about.get("times") or range(5 * len(colors))
@@ -215,10 +215,12 @@ def video_bytes(*colors: str, container: str = "mp4", codec: str = "mpeg4", **ab
     path = Path(folder.name, "a")
     with folder, av.open(str(path), "w", format=container, options=about.get("options", {})) as opened:
         quiet = {"x265-params": "log-level=none"} if codec == "libx265" else {}
+        if "key_frames_apart" in about and codec == "libx264":
+            quiet = {"x264-params": "scenecut=0"}
         stream = opened.add_stream(codec, rate=5, options=quiet)
         stream.width, stream.height = about.get("size", (64, 64))
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.gop_size = 10
+        stream.codec_context.gop_size = about.get("key_frames_apart", 10)
         stream.bit_rate = 1_000_000
         if "ratio" in about:
             stream.codec_context.sample_aspect_ratio = about["ratio"]

@@ -30,22 +30,22 @@ def list_frames(url: str, config: VideoConfig, step: Step | None = None) -> List
     with closing(Video(url)) as video:
         end = end_by_seeking(video)
         if end is not None and config.video_frames == "rate":
-            return Listed(moments_at(config.frames_per_second, end))
+            return Listed(moments_at(config.frames_per_second, end), end)
         if end is not None and config.video_frames == "keyframes" and is_indexed(video):
             found = keyframes_in_index(video)
             if found is not None:
-                return Listed(checked(found))
+                return Listed(checked(found), end)
         video.rewind()
         if config.video_frames == "scenes":
-            listed, seen_end = list_scenes(video, config.scene_threshold, step or Step(0))
+            listed = list_scenes(video, config.scene_threshold, step or Step(0))
         else:
-            listed, seen_end = list_keyframes(video, step or Step(0))
+            listed = list_keyframes(video, step or Step(0))
         if config.video_frames == "rate":
-            moments = moments_at(config.frames_per_second, seen_end) if listed.after is None else []
+            moments = moments_at(config.frames_per_second, listed.end) if listed.after is None else []
             listed = listed._replace(moments=moments)
         checked(listed.moments)
-        is_cut = end is None and listed.after is None and seen_end < (video.duration or 0) - CUT_MILLISECONDS
-        return listed._replace(cut=seen_end) if is_cut else listed
+        is_cut = end is None and listed.after is None and listed.end < (video.duration or 0) - CUT_MILLISECONDS
+        return listed._replace(is_cut=is_cut)
 
 
 def checked(moments: list[int]) -> list[int]:
@@ -113,8 +113,8 @@ def keyframes_in_index(video: Video) -> list[int] | None:
     return sorted(set(map(video.milliseconds, times)))
 
 
-def list_keyframes(video: Video, step: Step) -> tuple[Listed, int]:
-    """Return the times of the frames that are stored whole, from a step on, and the end of what was read."""
+def list_keyframes(video: Video, step: Step) -> Listed:
+    """Return the times of the frames that are stored whole, from a step on."""
     moments, end, stop = list[int](), step.seen or 0, time.monotonic() + STEP_SECONDS
     if step.moment:
         video.go_to(video.timestamp(max(0, step.moment - LEAPS[-1])))
@@ -126,13 +126,13 @@ def list_keyframes(video: Video, step: Step) -> tuple[Listed, int]:
         moment = video.milliseconds(since)
         if packet.is_keyframe and not packet.is_corrupt and moment >= step.moment:
             if moment > step.moment and time.monotonic() > stop:
-                return Listed(sorted(moments), Step(moment, end)), end
+                return Listed(sorted(moments), end, Step(moment, end))
             moments.append(moment)
-    return Listed(sorted(moments)), end
+    return Listed(sorted(moments), end)
 
 
-def list_scenes(video: Video, threshold: float, step: Step) -> tuple[Listed, int]:
-    """Return the times of the first frame and of those that differ from the one before, and the end of the last frame.
+def list_scenes(video: Video, threshold: float, step: Step) -> Listed:
+    """Return the times of the first frame and of those that differ from the one before.
 
     The measure is that of ffmpeg's filter `scdet`, of small frames: the mean difference of two frames in percent, or by
     how much that differs from the difference before, if this is less; so motion that goes on begins no scene.
@@ -148,7 +148,7 @@ def list_scenes(video: Video, threshold: float, step: Step) -> tuple[Listed, int
         if moment < step.moment:
             continue
         if moment > step.moment and time.monotonic() > stop:
-            return Listed(moments, Step(moment, (before, change, scene))), moment
+            return Listed(moments, moment, Step(moment, (before, change, scene)))
         small = frame.reformat(*SMALL, format="rgb24", interpolation="AREA", threads=1).to_ndarray().astype(np.int16)
         then, change = change, 0.0 if before is None else float(np.abs(small - before).mean()) / 2.55
         is_new = before is None or min(change, abs(change - then)) >= threshold
@@ -156,4 +156,4 @@ def list_scenes(video: Video, threshold: float, step: Step) -> tuple[Listed, int
             moments.append(moment)
             scene = moment
         before = small
-    return Listed(moments), moment
+    return Listed(moments, moment)

@@ -98,7 +98,7 @@ def open_photos(config: SearchConfig, seen: Seen | None = None, opening: Opening
     seen = seen or see(config)
     kept, about = seen.kept, seen.about
     if about is None or not seen.is_current:
-        if not seen.look.pictures:
+        if not seen.look.files:
             raise SourceError(explain_empty(config.folder, seen.look))
         if about is not None and config.selection.where is not None:
             check_first(IndexFolder(kept.index(about.clip_model)), config.selection.where)

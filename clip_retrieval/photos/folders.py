@@ -36,8 +36,10 @@ class About:
     folder: str
     clip_model: str
     seen: str = ""  # digest of the listing; empty until the first index stands
-    pictures: int = 0
+    pictures: int = 0  # that the index holds: pages and frames too
     raw_only: int = 0
+    files: int = 0
+    videos: int = 0
 
 
 @dataclass(frozen=True)

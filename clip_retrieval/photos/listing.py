@@ -25,7 +25,8 @@ WORDS: dict[Kind, str] = {"document": "PDF", "video": "video"}
 class Look:
     """What a folder holds: a digest of the names, sizes and times of its pictures, and the RAW files without one."""
 
-    pictures: int = 0
+    files: int = 0  # pictures, and files that hold many
+    holders: Counter[Kind] = field(default_factory=Counter)  # those that hold many, by their kind
     raw_only: int = 0
     example_raw: str | None = None
     unread: Counter[Kind] = field(default_factory=Counter)  # files that hold pictures, whose package is missing
@@ -35,6 +36,18 @@ class Look:
     @property
     def digest(self) -> str:
         return str(self.digester.hexdigest())
+
+    def count_holder(self, name: str, suffix: str) -> None:
+        """Count a file that holds many pictures."""
+        holder = None if suffix in IMAGE_SUFFIXES else kind_of(name)
+        if holder is not None:
+            self.holders[holder] += 1
+
+    def counted_files(self) -> str:
+        """Return how many pictures, PDFs and videos there are, in words; kinds that are not there are left out."""
+        pictures = self.files - self.holders.total()
+        counts = [("picture", pictures), *((word, self.holders[kind]) for kind, word in WORDS.items())]
+        return ", ".join(counted(count, word) for word, count in counts if count) or "0 pictures"
 
     def passed_over(self) -> list[str]:
         """Return a sentence for each kind of files that a package would read."""
@@ -51,11 +64,12 @@ def look_at(folder: str) -> Look:
             kind = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 -- there may be millions
             if kind in suffixes:
                 pictures.append(f"{entry.name}\0{state_of(entry)}\0")
+                look.count_holder(entry.name, kind)
             elif kind in RAW_SUFFIXES:
                 raws.append(entry)
             elif (holder := kind_of(entry.name)) is not None:
                 look.unread[holder] += 1
-        look.pictures += len(pictures)
+        look.files += len(pictures)
         if pictures:
             pictures.sort()
             look.digester.update(os.fsencode(f"{place}\0\0{''.join(pictures)}"))

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 FEW = 64  # pictures that one reader process decodes sooner than several start
 FEW_READERS = 1
+MIXED = ("picture, page or video", "pictures, pages or videos")
+HELD = ("kept", "renamed", "embedded")  # counts of an update that make up what is there after it
 PARTITION = 500  # pictures that Ctrl-C may lose: a few seconds with a small model on a CPU, minutes with a large one
 TOLD = (
     "image:",
@@ -90,10 +92,10 @@ def bring_up_to_date(kept: Kept, wanted: Wanted, look: Look) -> About:
     if about.clip_model == model and about.seen == look.digest:
         return about  # another process did it meanwhile
     tell_of_raw(look, about)
-    embed(kept, model, look)
+    pictures = embed(kept, model, look, about)
     build(kept, model)
     before = about.clip_model
-    about = About(kept.folder, model, look.digest, look.pictures, look.raw_only)
+    about = About(kept.folder, model, look.digest, pictures, look.raw_only, look.files, look.holders["video"])
     kept.write(about)
     if before != model:
         kept.remove_model(before)
@@ -109,14 +111,17 @@ def tell_of_raw(look: Look, about: About) -> None:
         )  # fmt: skip
 
 
-def embed(kept: Kept, model: str, look: Look) -> None:
-    """Embed what is new or changed, and empty the rows of what is gone; what is done stays done."""
+def embed(kept: Kept, model: str, look: Look, about: About) -> int:
+    """Embed what is new or changed, and empty the rows of what is gone; what is done stays done.
+
+    Returns how many pictures, pages and frames there are then.
+    """
     target, start = EmbeddingsFolder(kept.embeddings(model)), time.monotonic()
     before = count_embedded(target)
     if not before:
         logger.info(
             "embedding %s of %s with %s, once; Ctrl-C keeps what is done",
-            counted(look.pictures, "picture"), kept.folder, model,
+            look.counted_files(), kept.folder, model,
         )  # fmt: skip
     config = InferenceConfig(
         source=SourceConfig(
@@ -127,7 +132,7 @@ def embed(kept: Kept, model: str, look: Look) -> None:
         ),
         output_folder=target.url,
         encoder=EncoderConfig(clip_model=model),
-        num_prepro_workers=FEW_READERS if abs(look.pictures - before) <= FEW else None,
+        num_prepro_workers=FEW_READERS if is_little(look, about) else None,
         write_batch_size=PARTITION,
         update=True,
     )
@@ -138,18 +143,30 @@ def embed(kept: Kept, model: str, look: Look) -> None:
             raise ConfigError(
                 f"{kept.folder} cannot be brought up to date: {error}; --reembed embeds it anew"
             ) from error
-    tell_of_embedded(summary.revised.to_json() if summary.revised else {}, time.monotonic() - start)
+    revised = summary.revised.to_json() if summary.revised else {}
+    tell_of_embedded(revised, time.monotonic() - start)
     reasons = {reason: count for reason, count in summary.now.reasons.items() if reason.startswith(TOLD)}
     reasons.pop("image:no_image", None)  # captions and json files alone
+    if cut := reasons.pop("other:cut_off", 0):
+        logger.warning(
+            "%s %s cut off: searched are the frames before that",
+            counted(cut, "video"), "is" if cut == 1 else "are",
+        )  # fmt: skip
     for sentence in look.passed_over():
         logger.warning("%s", sentence)
     if reasons:
         logger.warning(
             "%s could not be read (%s); %s/%s names them",
-            counted(sum(reasons.values()), "picture"),
+            counted(sum(reasons.values()), *(MIXED if look.holders else ("picture",))),
             ", ".join(f"{count:,} {reason.partition(':')[2]}" for reason, count in reasons.items()),
             target.url, FAILURES_FOLDER,
         )  # fmt: skip
+    return sum(revised[name] for name in HELD) if revised else count_embedded(target)
+
+
+def is_little(look: Look, about: About) -> bool:
+    """Say whether one reader is done with what changed before several have started; a video has thousands of frames."""
+    return abs(look.files - about.files) <= FEW and look.holders["video"] == about.videos
 
 
 def tell_of_embedded(revised: dict[str, int], seconds: float) -> None:
@@ -162,10 +179,13 @@ def tell_of_embedded(revised: dict[str, int], seconds: float) -> None:
 
 def say_stopped(target: EmbeddingsFolder, look: Look) -> str:
     target.remove_leftovers(own=True)
-    done = min(count_embedded(target), look.pictures)
-    return (
-        f"stopped: {done:,} of {look.pictures:,} pictures are embedded and kept; give the same command again to go on"
+    done = count_embedded(target)
+    share = (
+        counted(done, "picture, page or frame", "pictures, pages or frames")
+        if look.holders
+        else f"{min(done, look.files):,} of {look.counted_files()}"
     )
+    return f"stopped: {share} are embedded and kept; give the same command again to go on"
 
 
 def count_embedded(target: EmbeddingsFolder) -> int:

@@ -103,7 +103,8 @@ BUSY = error_response(too_busy())
 def page_headers(backend: str | None) -> tuple[Header, ...]:
     """Return the headers that keep our pages to this server, and to the backend that they ask where it is another.
 
-    Pictures may come from anywhere: hits have urls; videos come from the backend. `blob:` is for pictures that are fetched with a key.
+    Pictures may come from anywhere: hits have urls. Videos come from the backend. `blob:` is for pictures that are
+    fetched with a key.
     """
     found = re.match(r"https?://[\w.:\[\]-]+", backend or "")
     asked = f"'self' {found[0]}" if found else "'self'"

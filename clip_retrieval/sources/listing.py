@@ -146,10 +146,9 @@ class Tree:
             if is_video(path):
                 listed = list_video(within.helper, self.url(path), within.videos)
                 places = listed.moments
-                if listed.cut is not None:
-                    yield Failure(
-                        path, "", "other", "cut_off", f"the video ends after {in_seconds(listed.cut)} s: {CUT}"
-                    )
+                if listed.is_cut:
+                    detail = f"the video ends after {in_seconds(listed.end)} s: {CUT}"
+                    yield Failure(path, "", "other", "cut_off", detail)
             elif size is None or size <= LARGEST_BLOB:
                 places = range(1, 1 + within.helper.ask("count_pages", self.url(path)))
         except ImageError as error:

@@ -145,7 +145,8 @@ def films(
 
 @pytest.fixture(scope="session")
 def servers(
-    gallery: Path, odd: Path, many: Path, films: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    gallery: Path, odd: Path, many: Path, films: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Servers]:
     names = tmp_path_factory.mktemp("served") / "indices_paths.json"
     folders = {"gallery": gallery, "odd": odd, "many": many, "films": films}
     names.write_text(json.dumps({name: str(folder) for name, folder in folders.items()}))

@@ -337,7 +337,9 @@ def test_a_video_plays_from_the_moment_of_the_hit(open_page: OpenPage) -> None:
     assert video.evaluate(START_OF_PLAYING) == 2.2
     assert video.evaluate("video => video.videoWidth") == 64
     expect(video).to_be_focused()
-    expect(panel.get_by_role("link", name="Video")).to_have_attribute("href", re.compile(r"/v1/files/films/0\?generation=\w+#t=2\.2$"))
+    expect(panel.get_by_role("link", name="Video")).to_have_attribute(
+        "href", re.compile(r"/v1/files/films/0\?generation=\w+#t=2\.2$")
+    )
     press(panel.get_by_role("button", name="Close"))
     expect(video).to_have_count(0)
 

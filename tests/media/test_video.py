@@ -18,7 +18,7 @@ from clip_retrieval.media import frames
 from clip_retrieval.media.config import VideoConfig, VideoFrames
 from clip_retrieval.media.drawing import whole_size
 from clip_retrieval.media.frames import list_frames
-from clip_retrieval.media.listed import Listed, list_video, spread, thin_out
+from clip_retrieval.media.listed import Listed, fill_gaps, list_video, spread, thin_out
 from clip_retrieval.media.places import in_place_order, place_path, split_place
 from clip_retrieval.media.video import Video, picture_of_frame
 
@@ -150,10 +150,22 @@ def test_so_many_frames_of_a_video_are_spread_evenly() -> None:
     assert spread([0, 1], 2) == spread([0, 1], None) == [0, 1]
     assert thin_out([0, 40, 960, 1000, 3999, 4000], 1) == [0, 1000, 3999, 4000]
     assert thin_out([0, 40, 960, 1000], 0.5) == [0]
+    assert fill_gaps([0, 10_000, 46_000], 60_000, 1) == [0, 10_000, 22_000, 34_000, 46_000, 53_000]
+    assert fill_gaps([0], 60_000, 0.02) == [0, 30_000]  # one each 50 seconds at most
+    assert fill_gaps([], 0, 1) == []
     with pytest.raises(ConfigError, match="frames_per_second"):
         VideoConfig(frames_per_second=0)
     with pytest.raises(ConfigError, match="frames_per_video"):
         VideoConfig(frames_per_video=0)
+
+
+def test_a_video_with_one_key_frame_has_more_rows_than_that(make_video: MakeVideo, save: Save) -> None:
+    url = save(make_video(*COLORS * 7, container="matroska", codec="libx264", options={}, key_frames_apart=1000))
+    ask: VideoConfig = VideoConfig(video_frames="keyframes")
+    found = list_video(Here(), url, ask).moments  # type: ignore[arg-type]
+    assert found == [0, 9333, 18666]
+    with closing(Video(url)) as video:
+        assert [color_at(video, moment) for moment in found] == [COLORS[moment // 1000 % 4] for moment in found]
 
 
 def test_a_frame_is_upright_with_square_pixels_and_scaled_down_only(make_video: MakeVideo, save: Save) -> None:
@@ -194,9 +206,9 @@ def test_a_file_that_was_cut_off_ends_where_its_frames_do(make_video: MakeVideo,
         url = save(data[: len(data) * 5 // 8])
         for way in WAYS:
             found = listed(url, way)
-            assert found.cut is not None
-            assert 3000 < found.cut < 6500
-            assert found.moments[-1] < found.cut
+            assert found.is_cut
+            assert 3000 < found.end < 6500
+            assert found.moments[-1] < found.end
             with closing(Video(url)) as video:
                 colors = [color_at(video, moment) for moment in found.moments]
             assert colors == [COLORS[moment // 1000 % 4] for moment in found.moments]

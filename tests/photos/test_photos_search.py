@@ -25,6 +25,7 @@ from clip_retrieval.photos import refresh
 from clip_retrieval.photos.ask import PhotoAnswer, open_photos
 from clip_retrieval.photos.config import SearchConfig, read_search_config
 from clip_retrieval.photos.folders import find_kept, forget, list_kept
+from clip_retrieval.photos.listing import look_at
 
 HASH = "hash:16?size=32"
 
@@ -76,6 +77,22 @@ def test_key_frames_of_videos_are_searched_too(photos: Path, make_video: Callabl
     found = names(ask(photos))
     assert len(found) == 7
     assert {"a.mp4#t=0", "a.mp4#t=1"} < set(found)
+
+
+def test_words_tell_files_from_the_pictures_in_them(
+    photos: Path, make_video: Callable[..., bytes], make_pdf: Callable[..., bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = make_video(*["red", "blue"] * 4, container="matroska", noise=True)
+    (photos / "a.mkv").write_bytes(whole[: len(whole) * 5 // 8])
+    (photos / "b.mp4").write_bytes(b"no video")
+    (photos / "c.pdf").write_bytes(make_pdf("one", "two"))
+    answered = ask(photos, num_results=50)
+    assert look_at(str(photos)).counted_files() == "5 pictures, 1 PDF, 2 videos"
+    assert "1 picture, page or video could not be read (1 decode)" in caplog.text
+    assert "1 video is cut off" in caplog.text
+    assert answered.about.pictures == len(names(answered)) > 8
+    (photos / "c.pdf").unlink()
+    assert ask(photos).about.pictures == answered.about.pictures - 2
 
 
 def test_what_a_package_would_read_is_counted(photos: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
