@@ -42,7 +42,7 @@ def score(config: ScoreConfig) -> Outcome:
 @index.command("combine")
 @with_config(CombineConfig)
 def combine(config: CombineConfig) -> Outcome:
-    """Merge partitioned indices of one modality, in memory or with lists on disk."""
+    """Merge partitioned indices of one modality into one file, or with lists on disk."""
     from clip_retrieval.commands.reports.index import print_combined
     from clip_retrieval.index.combine import run_combine
 

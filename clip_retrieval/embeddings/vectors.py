@@ -101,12 +101,6 @@ class Vectors:
                 rows = self.open(file)
             yield start, rows[start : min(start + count, end)]
 
-    def parts_from(self, number: int) -> Iterator[NDArray[np.float32]]:
-        """Yield the rows of all files but the first `number`, a few thousand at a time."""
-        for file in self.files[number:]:
-            for _, part in self.parts_of(file, ROWS_TO_LOOK_AT):
-                yield part
-
     def locate(self, row: int) -> tuple[int, VectorFile]:
         """Return the place of a row in its file, and the file."""
         for file in self.files:

@@ -1,4 +1,4 @@
-"""The command `index combine`: merges partitioned indices of one modality, in memory or with lists on disk."""
+"""The command `index combine`: merges partitioned indices of one modality into a file, or with lists on disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from clip_retrieval.checksums import sum_files
 from clip_retrieval.errors import IndexBuildError, StorageError
-from clip_retrieval.index.building.merged_files import empty_out, merge_in_memory, merge_on_disk
+from clip_retrieval.index.building.merged_files import empty_out, merge_on_disk, merge_to_file
 from clip_retrieval.index.config import CombineConfig
 from clip_retrieval.index.folder.joined_manifests import join_folders, widest, write_beside
 from clip_retrieval.index.folder.publish import IndexRevision
@@ -71,7 +71,7 @@ def run_combine(config: CombineConfig) -> CombinedIndex:
                 staged.mkdir()
                 rows = merge_on_disk(source, names, starts, staged)
             else:
-                rows = merge_in_memory(source, names, starts, staged)
+                rows = merge_to_file(source, names, starts, staged)
             store_settings(staged, settings)
             sums = sum_files(Folder(str(scratch)), name)
             size = sum(file["bytes"] for file in sums.values())

@@ -7,31 +7,14 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import faiss
-import numpy as np
-from numpy.typing import NDArray
-
 from clip_retrieval.checksums import find_damage, find_damage_beside
-from clip_retrieval.embeddings.half_precision import widen
-from clip_retrieval.embeddings.rows import pick, read_rows
 from clip_retrieval.embeddings.vectors import Contents, Vectors
-from clip_retrieval.embeddings.zero_rows import find_filled
 from clip_retrieval.errors import IndexBuildError
-from clip_retrieval.index.building.code_stores import encode, find_lists, find_store, holds_halves, write_with_store
-from clip_retrieval.index.building.edit_rows import (
-    CannotChangeError,
-    check_rows,
-    is_trained_on_rows,
-    put_rows,
-    remove_rows,
-)
-from clip_retrieval.index.building.parts import add_rows, find_halves, read_range
-from clip_retrieval.index.building.ranges import RowRange
-from clip_retrieval.index.building.stored_files import StoredFile, open_stored
+from clip_retrieval.index.building.changed_files import open_to_change, write_changed
+from clip_retrieval.index.building.edit_rows import CannotChangeError, check_rows, is_trained_on_rows
 from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.index.folder.changed_rows import AGAIN, Change, check_encoder, find_change
 from clip_retrieval.index.folder.metadata_files import writes_arrow
@@ -47,7 +30,6 @@ from clip_retrieval.layout import (
     read_manifest,
 )
 from clip_retrieval.metadata.joined import column_files
-from clip_retrieval.search.files import write_file
 from clip_retrieval.search.tree import has_graph
 
 logger = logging.getLogger(__name__)
@@ -142,10 +124,11 @@ def update_index(known: Known, modality: Modality, vectors: Vectors, bounds: Bou
     )  # fmt: skip
     with here(target, target.index_name(modality), path.parent) as old:
         try:
-            index, stored = open_to_change(old, change, bounds)
+            opened = open_to_change(old, change, bounds)
         except RuntimeError as error:
             named = target.path(target.index_name(modality))
             raise CannotChangeError(f"{named} is no readable faiss index") from error
+        index = opened.index
         check_rows(index, change.known)
         if len(change.filled) and has_graph(index):
             raise CannotChangeError("rows got their embedding later, and a graph cannot take them in their place")
@@ -153,11 +136,7 @@ def update_index(known: Known, modality: Modality, vectors: Vectors, bounds: Bou
             raise CannotChangeError(
                 f"it was trained on {about['trained_rows']:,} rows, and has more than twice as many now"
             )
-        if stored is None:
-            change_rows(index, change, vectors, len(about["files"]))
-            write_file(index, path)
-        else:
-            write_changed(stored, change, vectors, path)
+        write_changed(opened, change, vectors, path)
     size = path.stat().st_size
     if size > bounds.max_index_bytes:
         path.unlink()  # the rebuilt index may be a folder of this name
@@ -184,58 +163,6 @@ def here(target: IndexFolder, name: str, scratch: Path) -> Iterator[str]:
         yield str(copy)
     finally:
         copy.unlink(missing_ok=True)
-
-
-def open_to_change(path: str, change: Change, bounds: Bounds) -> tuple[Any, StoredFile | None]:
-    """Return the index, without its store where that can stay in the file.
-
-    Raises CannotChangeError where what is in memory would be larger than allowed, RuntimeError where it is no index.
-    """
-    growth = (change.known + change.added) / change.known
-    stored = open_stored(path)
-    in_file = 0 if stored is None else stored.codes.size
-    if (Path(path).stat().st_size - in_file) * growth > bounds.available_bytes:
-        raise CannotChangeError("it would be larger than current_memory_available")
-    return (faiss.read_index(path), None) if stored is None else (stored.index, stored)
-
-
-def write_changed(stored: StoredFile, change: Change, vectors: Vectors, path: Path) -> None:
-    """Write an index whose lists are changed in memory, and whose store is streamed: old codes, then new ones."""
-    lists, store = find_lists(stored.index), find_store(stored.index)
-    assert store is not None
-    added = RowRange(change.known, change.known + change.added)
-    if lists is not None:
-        if len(change.emptied):
-            remove_rows(lists, change.emptied)
-        for places, rows in pick(vectors, change.filled):
-            put_rows(lists, change.filled[places], rows)
-        first = change.known
-        for rows in map(widen, read_range(vectors, added)):
-            add_rows(lists, rows, first, find_filled(rows))
-            first += len(rows)
-
-    def encode_now(ids: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return the codes of rows as they are now; emptied ones are zero."""
-        codes: NDArray[np.uint8] = store.sa_encode(read_rows(vectors, ids))
-        return codes
-
-    # A refinement keeps what it has of emptied rows: they are in no list any more.
-    anew = change.filled if lists is not None else np.union1d(change.filled, change.emptied)
-    halves = find_halves(vectors, added) if holds_halves(store) else None
-    new = encode(store, read_range(vectors, added)) if halves is None else halves
-    codes = chain(stored.changed(np.sort(anew), encode_now), new)
-    write_with_store(stored.index, codes, added.stop, path)
-
-
-def change_rows(index: Any, change: Change, vectors: Vectors, known_files: int) -> None:
-    if len(change.emptied):
-        remove_rows(index, change.emptied)
-    for places, rows in pick(vectors, change.filled):
-        put_rows(index, change.filled[places], rows)
-    first = change.known
-    for rows in vectors.parts_from(known_files):
-        add_rows(index, rows, first, find_filled(rows))
-        first += len(rows)
 
 
 def warn_of_loss(modality: Modality, before: Mapping[str, Any], after: Mapping[str, Any], *, is_new: bool) -> None:

@@ -1,9 +1,10 @@
-"""Merges index files of one kind into one: lists in memory or on disk, codes of stores from file to file."""
+"""Merges index files of one kind into one: plain lists and codes of stores from file to file, other lists in memory."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.index.building.code_stores import find_lists, write_with_store
+from clip_retrieval.index.building.listed_files import ListedFile, open_listed, write_listed
 from clip_retrieval.index.building.parts import UNMERGED, can_be_merged, merge_into
 from clip_retrieval.index.building.stored_files import StoredFile, open_stored
 from clip_retrieval.layout import INDEX_SUFFIX
@@ -19,6 +21,23 @@ from clip_retrieval.progress import show_progress
 from clip_retrieval.search.files import LISTS, POPULATED, write_file
 from clip_retrieval.search.native_output import printing_nothing
 from clip_retrieval.storage import Folder
+
+
+def merge_to_file(source: Folder, names: Sequence[str], starts: Sequence[int], path: Path) -> int:
+    """Merge parts into one file, and return its rows: from file to file, where they are plain lists."""
+    listed = open_all([source.path(name) for name in names], starts)
+    return merge_in_memory(source, names, starts, path) if listed is None else write_listed(listed, path)
+
+
+def open_all(paths: Sequence[str], starts: Sequence[int]) -> list[ListedFile] | None:
+    """Open parts that are plain lists; None if one of them is something else."""
+    found = []
+    for path, start in zip(paths, starts, strict=True):
+        part = open_listed(path)
+        if part is None:
+            return None
+        found.append(replace(part, first_id=start))
+    return found
 
 
 def merge_in_memory(source: Folder, names: Sequence[str], starts: Sequence[int], path: Path) -> int:

@@ -6,9 +6,11 @@ of times, even at once, and none has to be done again after a loss of power.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import faiss
@@ -28,6 +30,7 @@ from clip_retrieval.index.building.code_stores import (
     write_codes,
     write_with_store,
 )
+from clip_retrieval.index.building.listed_files import ListedFile, is_listed, open_listed, write_listed
 from clip_retrieval.index.building.on_disk import staged_on_disk
 from clip_retrieval.index.building.parts import fill_lists, find_halves, merge_into, open_bytes, read_range
 from clip_retrieval.index.building.ranges import MergedPart, RowRange, codes_name, part_name
@@ -93,7 +96,10 @@ def write_part(job: IndexJob, index: Any, rows: RowRange) -> None:
 
 
 def merge_group(job: IndexJob, trained: Shared, merged: MergedPart) -> None:
-    """Merge neighboring parts into one file of the index; memory holds its lists and those of one part."""
+    """Merge neighboring parts into one file of the index.
+
+    Plain lists go from file to file; memory holds other lists, and those of one part beside them.
+    """
     if job.work.exists(job.merged_name(merged)):
         return
     with using_cores(job.cores):
@@ -102,6 +108,11 @@ def merge_group(job: IndexJob, trained: Shared, merged: MergedPart) -> None:
 
 def write_merged(job: IndexJob, index: Any, merged: MergedPart) -> None:
     lists, store = find_lists(index), find_store(index)
+    if is_listed(index):
+        with staged_on_disk(job.work, job.merged_name(merged)) as staged, TemporaryDirectory() as scratch:
+            read = partial(read_listed, Path(scratch))
+            write_listed([read_part(job, None, rows, read) for rows in merged.parts], staged)
+        return
     for rows in merged.parts:
         part = read_part(job, store, rows)
         if lists is not None:
@@ -128,7 +139,23 @@ def halves_of(job: IndexJob, store: Any, rows: RowRange) -> list[CodesInFile] | 
     return find_halves(job.vectors, rows) if holds_halves(store) else None
 
 
-def read_part(job: IndexJob, store: Any | None, rows: RowRange) -> Any:
+def read_whole(work: Folder, name: str) -> Any:
+    return faiss.read_index(work.path(name)) if work.is_local else open_bytes(work.read_bytes(name))
+
+
+def read_listed(scratch: Path, work: Folder, name: str) -> ListedFile:
+    """Open a part of plain lists without its rows, or a copy of one that is on a store."""
+    path = work.path(name)
+    if not work.is_local:
+        path = str(scratch / name)
+        with work.answering():
+            work.fs.get_file(work.path(name), path)
+    if (listed := open_listed(path)) is None:
+        raise RuntimeError(f"{name} is no file of lists, or not whole")
+    return listed
+
+
+def read_part(job: IndexJob, store: Any | None, rows: RowRange, read: Callable[[Folder, str], Any] = read_whole) -> Any:
     """Return a part's lists, after checking that its codes are complete."""
     work, name = job.work, part_name(rows)
     if not work.exists(name):
@@ -136,7 +163,7 @@ def read_part(job: IndexJob, store: Any | None, rows: RowRange) -> Any:
     try:
         if store is not None and halves_of(job, store, rows) is None:
             check_codes(work, rows, code_bytes(store) * rows.row_count)
-        return faiss.read_index(work.path(name)) if work.is_local else open_bytes(work.read_bytes(name))
+        return read(work, name)
     except RuntimeError as error:  # cut off, as after a loss of power
         work.remove(name)
         raise IndexBuildError(f"{work.path(name)} was damaged and is removed; run the same command again") from error

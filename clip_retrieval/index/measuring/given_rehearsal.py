@@ -16,12 +16,14 @@ import faiss
 import numpy as np
 
 from clip_retrieval.index.building.code_stores import code_bytes, find_store
+from clip_retrieval.index.building.listed_files import is_listed
 from clip_retrieval.index.building.named_kinds import OPQ_SHARE, polysemous_seconds, train_quickly
 from clip_retrieval.index.building.parts import add_rows
 from clip_retrieval.index.measuring.rehearsal import Rehearsal
 from clip_retrieval.index.planning.costs import (
     LINKING_POWER,
     PRODUCTS_A_SECOND,
+    ROWS_OF_PART,
     ROWS_TO_ADD,
     SAMPLE_COPIES,
     measuring_seconds,
@@ -182,9 +184,11 @@ def continued_bytes(few: Tried, many: Tried, plan: Plan, problem: Problem) -> in
 
 
 def continued_peak(tried: Tried, plan: Plan, problem: Problem, index_bytes: int) -> int:
-    """Return the peak memory of building: of training, or of all but the store, which is streamed into the file."""
+    """Return the peak memory of building: of training, or of all but what is streamed into the file."""
     store = find_store(tried.index)
-    in_file = 0 if store is None else code_bytes(store) * problem.rows
+    in_file = 0.0 if store is None else code_bytes(store) * problem.rows
+    if is_listed(tried.index):  # parts are merged from file to file
+        in_file = tried.row_bytes * max(0, problem.rows - ROWS_OF_PART)
     training = SAMPLE_COPIES * 4 * plan.sample_rows * plan.dim
     block = 16 * ROWS_TO_ADD * plan.dim
     return int(program_bytes(problem) + max(training, 1.05 * (index_bytes - in_file) + block))

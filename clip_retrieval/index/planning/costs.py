@@ -103,7 +103,12 @@ def centroid_bytes(plan: Plan) -> int:
 
 
 def held_bytes(plan: Plan, problem: Problem) -> int:
-    """Return the part of the index in memory during a build: all but its store, which is streamed into the file."""
+    """Return the most of the index that is in memory during a build.
+
+    Its store is streamed into the file, and lists that are not packed for fast scan are merged from file to file.
+    """
+    if plan.kind in ("listed", "coded"):
+        plan = replace(plan, rows=min(plan.rows, ROWS_OF_PART))
     in_file = plan.rows * row_bytes(plan) if plan.kind in ("exact", "refined") else 0
     return index_bytes(plan, problem) - in_file
 
@@ -121,7 +126,8 @@ def peak_bytes(plan: Plan, problem: Problem) -> int:
     if plan.store == "codes":
         dims += plan.stored_codes.width
     block = ROWS_TO_ADD * 16 * dims
-    part = adding * ROWS_OF_PART / plan.rows if plan.rows > ROWS_OF_PART else 0  # beside what it is merged into
+    is_merged_here = plan.kind == "refined" and plan.rows > ROWS_OF_PART
+    part = adding * ROWS_OF_PART / plan.rows if is_merged_here else 0  # beside what it is merged into
     return int(program_bytes(problem) + max(training, 1.05 * adding + max(block, part)))
 
 
