@@ -53,7 +53,12 @@ def test_a_conversion_that_is_stopped_leaves_nothing(cache: Path, precision: str
     if precision == "int8":
         make_light(parse_uri(MODEL), CONFIG)  # so that it is quantizing that is stopped
     before, gate = read(cache), Event()
-    thread = Stoppable(lambda: (gate.wait(SECONDS_TO_HANG), convert_without_torch(config)))
+
+    def work() -> None:
+        gate.wait(SECONDS_TO_HANG)
+        convert_without_torch(config)
+
+    thread = Stoppable(work)
     thread.start()
     thread.is_unwanted.set()
     gate.set()

@@ -43,7 +43,7 @@ def config_of(photos: Path, model: object = DEMO_MODEL, **options: object) -> In
 def test_the_model_is_converted_while_the_input_is_listed(
     monkeypatch: pytest.MonkeyPatch, photos: Path, cache: Path
 ) -> None:
-    seen = []
+    seen: list[Path] = []
 
     def list_slowly(*arguments: object) -> object:
         start = time.monotonic()

@@ -28,7 +28,7 @@ def test_work_ends_where_it_asks_after_it_was_stopped() -> None:
 
 
 def test_errors_of_the_work_are_dropped() -> None:
-    thread = Stoppable(lambda: {}["missing"])
+    thread = Stoppable(lambda: next(iter(())))
     thread.start()
     thread.join(SECONDS_TO_HANG)  # pytest fails on what threads raise
     assert not thread.is_alive()
