@@ -21,6 +21,7 @@ from clip_retrieval.encoder.devices import is_on_cpu
 from clip_retrieval.encoder.engines.onnx import open_onnx
 from clip_retrieval.encoder.formats.checkpoint import Checkpoint
 from clip_retrieval.encoder.formats.onnx_folder import ABOUT, read_vocabulary
+from clip_retrieval.encoder.formats.openclip_hub import find_tag
 from clip_retrieval.encoder.openai_cache import find_openai
 from clip_retrieval.encoder.precision import cpu_precisions
 from clip_retrieval.encoder.uri import GGUF_HUB_PREFIX, HUB_PREFIX, ModelName
@@ -63,8 +64,9 @@ def choose_precision(config: EncoderConfig) -> Chosen:
 
 
 def convert_light(name: ModelName, config: EncoderConfig) -> None:
-    """Convert a model for bulk work as far as that goes without torch; raises what is wrong with it."""
-    if not is_on_cpu(config) or config.precision == "fp16" or not is_installed("openvino"):
+    """Convert a model for bulk work as far as that goes without torch and download; raises what is wrong with it."""
+    is_wanted = is_on_cpu(config) and config.precision != "fp16" and is_installed("openvino")
+    if not is_wanted or not is_here(name, config.clip_cache_path):
         return
     precision = choose_precision(config)
     if find(name, config, precision) is None and (plain := find(name, config, "fp32") or make_light(name, config)):
@@ -180,16 +182,28 @@ def read_light(name: ModelName, cache: str | None) -> Checkpoint | None:
         return read_named(name.architecture, cache)
     if name.kind != "open_clip":
         return None
-    from clip_retrieval.encoder.formats.openclip_reader import read_openclip
+    from clip_retrieval.encoder.formats.openclip_reader import NotFetchedError, read_openclip
     from clip_retrieval.encoder.formats.safetensors import DamagedError
 
     try:
         return read_openclip(name, cache)
-    except DamagedError:
+    except (DamagedError, NotFetchedError):
         raise
     except (EncoderError, OSError) as error:
         logger.debug("%s is left to open_clip: %s", name.uri, error)
         return None
+
+
+def is_here(name: ModelName, cache: str | None) -> bool:
+    """Say whether a model, or something of its repository, is on this machine; asks no network."""
+    place, weights = name.architecture, name.weights
+    if name.kind == "open_clip" and weights and not Path(weights).exists() and find_openai(name, cache) is None:
+        found = find_tag(name.architecture, weights)
+        if found is None:
+            return False
+        place = HUB_PREFIX + found[1]["hf_hub"]
+    is_local = not place.startswith((HUB_PREFIX, GGUF_HUB_PREFIX))
+    return is_local or (hub_folder(place, cache) / "snapshots").is_dir()
 
 
 def place(name: ModelName, config: EncoderConfig, precision: Chosen, suffix: str = "") -> Path:

@@ -7,7 +7,7 @@ from clip_retrieval.encoder.config import Chosen, EncoderConfig
 from clip_retrieval.encoder.devices import is_on_cpu
 from clip_retrieval.encoder.engines.open import check_model_name, open_engine
 from clip_retrieval.encoder.precision import cpu_precisions
-from clip_retrieval.encoder.uri import GGUF_HUB_PREFIX, HUB_PREFIX, parse_uri
+from clip_retrieval.encoder.uri import parse_uri
 from clip_retrieval.installed import is_installed
 
 
@@ -30,9 +30,9 @@ def load_encoder(model: str | EncoderConfig, *, workload: Workload = "query") ->
 
 
 def convert_without_torch(config: EncoderConfig) -> None:
-    """Convert a model for bulk work where that needs no torch and asks no hub; raises what is wrong with it."""
+    """Convert a model for bulk work where that needs no torch and no download; raises what is wrong with it."""
     name = parse_uri(config.clip_model)
-    if name.kind in ("checkpoint", "open_clip") and not name.architecture.startswith((HUB_PREFIX, GGUF_HUB_PREFIX)):
+    if name.kind in ("checkpoint", "open_clip"):
         from clip_retrieval.encoder.conversion_cache import convert_light
 
         convert_light(name, config)

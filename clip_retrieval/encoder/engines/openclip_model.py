@@ -22,9 +22,8 @@ from clip_retrieval.encoder.engines.openclip_tokenizer import check_transformers
 from clip_retrieval.encoder.engines.state_dict import explain_loading, reading_more_files
 from clip_retrieval.encoder.formats.checkpoint import FINGERPRINT_VALUES
 from clip_retrieval.encoder.formats.openclip_folder import CONFIG_NAME, OpenClipConfig, PreprocessConfig, to_preprocess
+from clip_retrieval.encoder.formats.openclip_hub import explain_not_fetched
 from clip_retrieval.encoder.formats.openclip_reader import find_weights
-from clip_retrieval.encoder.hub_connection import why_not_fetched
-from clip_retrieval.encoder.openai_cache import openai_file
 from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.encoder.uri import ModelName
 from clip_retrieval.errors import EncoderError, first_line
@@ -141,14 +140,7 @@ def explain_failure(name: ModelName, error: Exception) -> str:
         return f"{name.architecture.removeprefix('local-dir:')} could not be loaded: {explain_loading(error)}"
     if name.kind == "random":
         return f"{name.architecture} could not be built: {first_line(error)}"
-    file = openai_file(name)
-    openai = f"a folder with OpenAI's {file} (or CLIP_DIR, or ~/.cache/clip), or to a hub cache"
-    where = openai if file else "a hub cache"
-    return (
-        f"the weights of {name.uri} are not on this machine and could not be fetched ({why_not_fetched(error)}). "
-        f"Without network: fetch them elsewhere and pass open_clip:{name.architecture}//path/to/checkpoint, set "
-        f"--clip_cache_path to {where} that holds them, or try the embedded model with --clip_model demo"
-    )
+    return explain_not_fetched(name, error)
 
 
 def read_logits(model: nn.Module) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Plain CLIPs of open_clip without torch: folders, files of an architecture, and OpenAI's archives under their names.
+"""Plain CLIPs of open_clip without torch: folders and files, OpenAI's archives by their names, tags, and repositories.
 
 What is not as plain as our graphs, or not whole, is left to open_clip, which knows it or says what is wrong.
 """
@@ -6,25 +6,35 @@ What is not as plain as our graphs, or not whole, is left to open_clip, which kn
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 from numpy.typing import NDArray
 
 from clip_retrieval.encoder.formats.checkpoint import Checkpoint
 from clip_retrieval.encoder.formats.openai_pt import NOT_WEIGHTS, infer_config, is_weight, read_weights
 from clip_retrieval.encoder.formats.openclip_folder import CONFIG_NAME, OpenClipConfig, PreprocessConfig, to_preprocess
+from clip_retrieval.encoder.formats.openclip_hub import (
+    QUICK,
+    Config,
+    explain_not_fetched,
+    fetch_repository,
+    fetch_tag,
+    find_tag,
+    read_architecture,
+)
 from clip_retrieval.encoder.formats.recognize import is_script
 from clip_retrieval.encoder.formats.safetensors import DamagedError, check_whole
+from clip_retrieval.encoder.hub_connection import hub_or_cache, obstacles
 from clip_retrieval.encoder.openai_cache import OPENAI, find_openai
-from clip_retrieval.encoder.uri import ModelName
+from clip_retrieval.encoder.uri import HUB_PREFIX, ModelName
 from clip_retrieval.errors import EncoderError
-from clip_retrieval.json_files import read_json
+from clip_retrieval.json_files import check_shape, read_json
 
-LOCAL, QUICK = "local-dir:", "-quickgelu"
+LOCAL = "local-dir:"
 WEIGHTS = (  # as open_clip chooses among the files of a folder
     "open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin",
     "open_clip_pytorch_model.pth", "model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth",
@@ -36,7 +46,13 @@ SIZES = {  # of each tower, as its tensors tell them
     "vision_cfg": ("width", "layers", "image_size", "patch_size"),
     "text_cfg": ("width", "layers", "context_length", "vocab_size"),
 }
-Config = Mapping[str, Any]
+PICTURE_KEYS = [field.name for field in dataclasses.fields(PreprocessConfig) if field.name != "size"]
+T = TypeVar("T")
+Found = tuple[Config, PreprocessConfig, Path]
+
+
+class NotFetchedError(EncoderError):
+    """A model is not on this machine, and no connection to the hub can be made, not by open_clip either."""
 
 
 def read_openclip(name: ModelName, cache: str | None) -> Checkpoint | None:
@@ -44,8 +60,7 @@ def read_openclip(name: ModelName, cache: str | None) -> Checkpoint | None:
 
     Raises EncoderError where a file cannot be read.
     """
-    place = name.architecture.removeprefix(LOCAL)
-    found = read_folder(Path(place)) if place != name.architecture else find_file(name, cache)
+    found = find_model(name, cache)
     if found is None:
         return None
     config, pictures, path = found
@@ -59,11 +74,21 @@ def read_openclip(name: ModelName, cache: str | None) -> Checkpoint | None:
     return Checkpoint(name.uri, "clip", config, tensors, to_preprocess(pictures, name.uri))
 
 
-def read_folder(folder: Path) -> tuple[Config, PreprocessConfig, Path]:
-    """Return what a folder of open_clip's says of its model, and the file of its weights."""
-    said = read_json(folder / CONFIG_NAME, OpenClipConfig, EncoderError)
-    config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))["model_cfg"]
-    return config, said.preprocess_cfg, find_weights(folder)
+def find_model(name: ModelName, cache: str | None) -> Found | None:
+    """Return the configuration of a model, how it takes pictures, and the file of its weights."""
+    if name.architecture.startswith(LOCAL):
+        folder = Path(name.architecture.removeprefix(LOCAL))
+        return *read_config(folder / CONFIG_NAME), find_weights(folder)
+    if name.architecture.startswith(HUB_PREFIX):
+        path, weights = fetched(name, lambda: fetch_repository(name.architecture.removeprefix(HUB_PREFIX), cache))
+        return *read_config(path), weights
+    return find_file(name, cache) or find_published(name, cache)
+
+
+def read_config(path: Path) -> tuple[Config, PreprocessConfig]:
+    """Return what open_clip_config.json says of a model, and of its pictures."""
+    said = read_json(path, OpenClipConfig, EncoderError)
+    return json.loads(path.read_text(encoding="utf-8"))["model_cfg"], said.preprocess_cfg
 
 
 def find_weights(folder: Path) -> Path:
@@ -76,7 +101,33 @@ def find_weights(folder: Path) -> Path:
     return path
 
 
-def find_file(name: ModelName, cache: str | None) -> tuple[Config, PreprocessConfig, Path] | None:
+def find_published(name: ModelName, cache: str | None) -> Found | None:
+    """Return the configuration and the file of weights that open_clip lists by a tag; they are fetched if need be."""
+    if find_openai(name, cache) or Path(name.weights or "").exists():  # a file that may be called like a tag
+        return None
+    found = find_tag(name.architecture, name.weights)
+    config = found and read_architecture(found[0])
+    if not found or not config or not is_plain(config):
+        return None
+    said = {key: found[1][key] for key in PICTURE_KEYS if key in found[1]}
+    path = fetched(msgspec.structs.replace(name, architecture=found[0]), lambda: fetch_tag(found[1], cache))
+    return config, check_shape(said, PreprocessConfig, name.uri, EncoderError), path
+
+
+def fetched(name: ModelName, fetch: Callable[[], T]) -> T:
+    """Return what is fetched from the hub; raises NotFetchedError where it is not here, and the hub cannot be reached.
+
+    Whatever else is wrong is an EncoderError, and open_clip's to say.
+    """
+    with hub_or_cache():
+        try:
+            return fetch()
+        except Exception as error:  # the hub raises all kinds
+            kind = NotFetchedError if obstacles else EncoderError
+            raise kind(explain_not_fetched(name, error)) from error
+
+
+def find_file(name: ModelName, cache: str | None) -> Found | None:
     """Return the configuration that open_clip has of an architecture, and the file of its weights."""
     archive = find_openai(name, cache)
     if name.architecture.removesuffix(QUICK) not in PLAIN and archive is None:
@@ -91,23 +142,15 @@ def find_file(name: ModelName, cache: str | None) -> tuple[Config, PreprocessCon
     return None if config is None else (config, PreprocessConfig(), path)
 
 
-def read_architecture(name: str) -> Config | None:
-    """Return open_clip's configuration of an architecture, from its file: importing the package loads torch."""
-    package = importlib.util.find_spec("open_clip")
-    if package is None or package.origin is None:
-        return None
-    path = Path(package.origin).parent / "model_configs" / f"{name}.json"
-    try:
-        config: Config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return config
+def is_plain(config: Config) -> bool:
+    """Say whether both towers are open_clip's own, not those of timm or transformers, and nothing is beside them."""
+    return config.keys() <= KEYS and all(config[part].keys() >= {"width", "layers"} for part in SIZES)
 
 
 def is_described(tensors: Mapping[str, NDArray[Any]], config: Config) -> bool:
     """Say whether tensors have the shapes that a configuration gives; open_clip changes or refuses others."""
     scale = tensors.get("logit_scale")
-    if not config.keys() <= KEYS or "logit_bias" in tensors or scale is None or scale.shape:
+    if not is_plain(config) or "logit_bias" in tensors or scale is None or scale.shape:
         return False
     try:
         found = infer_config(tensors)
