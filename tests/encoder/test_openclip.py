@@ -254,6 +254,18 @@ def test_weights_that_do_not_fit_are_told_by_their_names_and_shapes(
             "model_cfg.vision_cfg: expected `object`",
         ),
         (
+            '{"model_cfg": {"embed_dim": 32, "vision_cfg": {"width": "768"}, "text_cfg": {}}}',
+            "model_cfg.vision_cfg.width: expected `int`, got `str`",
+        ),
+        (
+            '{"model_cfg": {"embed_dim": 32, "vision_cfg": {"layers": [1, 2]}, "text_cfg": {}}}',
+            "model_cfg.vision_cfg.layers: expected `array` of length 4, got 2",
+        ),
+        (
+            '{"model_cfg": {"embed_dim": 32, "vision_cfg": {}, "text_cfg": {"heads": 0}}}',
+            "model_cfg.text_cfg.heads: expected `int` >= 1",
+        ),
+        (
             '{"model_cfg": {"embed_dim": 32, "vision_cfg": {}, "text_cfg": {}}, "preprocess_cfg": {"mean": null}}',
             "mean",
         ),

@@ -21,13 +21,13 @@ from clip_retrieval.encoder.engines.openclip_published import published_preproce
 from clip_retrieval.encoder.engines.openclip_tokenizer import check_transformers
 from clip_retrieval.encoder.engines.state_dict import explain_loading, reading_more_files
 from clip_retrieval.encoder.formats.checkpoint import FINGERPRINT_VALUES
-from clip_retrieval.encoder.formats.openclip_folder import CONFIG_NAME, OpenClipConfig, PreprocessConfig, to_preprocess
+from clip_retrieval.encoder.formats.openclip_folder import CONFIG_NAME, PreprocessConfig, read_config, to_preprocess
 from clip_retrieval.encoder.formats.openclip_hub import explain_not_fetched
 from clip_retrieval.encoder.formats.openclip_reader import find_weights
 from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.encoder.uri import ModelName
 from clip_retrieval.errors import EncoderError, first_line
-from clip_retrieval.json_files import check_shape, read_json
+from clip_retrieval.json_files import check_shape
 
 
 def create_model(name: ModelName, config: EncoderConfig) -> nn.Module:
@@ -124,7 +124,7 @@ def check_architecture(architecture: str) -> None:
         folder = Path(architecture.removeprefix("local-dir:"))
         if not (folder / CONFIG_NAME).exists():
             raise EncoderError(f"{folder} is no open_clip folder: {CONFIG_NAME} is missing")
-        read_json(folder / CONFIG_NAME, OpenClipConfig, EncoderError)
+        read_config(folder / CONFIG_NAME)
         find_weights(folder)
     elif not architecture.startswith("hf-hub:") and open_clip.get_model_config(architecture) is None:
         near = [known for known in open_clip.list_models() if known.lower().startswith(architecture.lower()[:5])]

@@ -12,12 +12,11 @@ import msgspec
 import open_clip
 from open_clip.pretrained import get_pretrained_cfg
 
-from clip_retrieval.encoder.formats.openclip_folder import CONFIG_NAME, OpenClipConfig
+from clip_retrieval.encoder.formats.openclip_folder import CONFIG_NAME, read_config
 from clip_retrieval.encoder.formats.recognize import is_script
 from clip_retrieval.encoder.openai_cache import OPENAI, find_openai
 from clip_retrieval.encoder.uri import ModelName
 from clip_retrieval.errors import EncoderError
-from clip_retrieval.json_files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +45,7 @@ def asks_hub(name: ModelName) -> bool:
     if name.architecture.startswith("hf-hub:") or (name.weights is not None and not Path(name.weights).exists()):
         return True
     if name.architecture.startswith("local-dir:"):
-        path = Path(name.architecture.removeprefix("local-dir:")) / CONFIG_NAME
-        text_config = read_json(path, OpenClipConfig, EncoderError).model_cfg.text_cfg
+        text_config = read_config(Path(name.architecture.removeprefix("local-dir:")) / CONFIG_NAME)[0]["text_cfg"]
     else:
         text_config = open_clip.get_model_config(name.architecture)["text_cfg"]
     return bool(HUB_PARTS & text_config.keys())

@@ -28,6 +28,7 @@ from clip_retrieval.encoder.formats.openai_pt import MEAN, STD
 from clip_retrieval.encoder.formats.safetensors import DTYPES
 from clip_retrieval.encoder.preprocess import Preprocess, ResizeMode
 from clip_retrieval.errors import EncoderError
+from clip_retrieval.json_files import check_shape, read_json
 from clip_retrieval.storage import made_whole
 
 CONFIG_NAME, WEIGHTS_NAME = "open_clip_config.json", "open_clip_model.safetensors"
@@ -57,12 +58,52 @@ class PreprocessConfig:
 
 
 @dataclass(frozen=True)
+class VisionConfig:
+    """The fields of open_clip's vision_cfg that models set, so that a wrong kind is told by its name."""
+
+    width: Side = 768
+    layers: int | tuple[int, int, int, int] = 12
+    head_width: Side = 64
+    mlp_ratio: float = 4.0
+    patch_size: Side | None = 16
+    image_size: int | tuple[int, int] = 224
+    pool_type: str = "tok"
+    timm_model_name: str | None = None
+    timm_pool: str | None = "avg"
+    timm_proj: str | None = "linear"
+    act_kwargs: dict[str, Any] | None = None
+    norm_kwargs: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The same of text_cfg."""
+
+    width: Side = 512
+    layers: Side = 12
+    heads: Side = 8
+    mlp_ratio: float = 4.0
+    context_length: Side = 77
+    vocab_size: Annotated[int, Meta(ge=1)] = 49408
+    eos_id: int = 2
+    pad_id: int = 0
+    pool_type: str = "argmax"
+    hf_model_name: str | None = None
+    hf_tokenizer_name: str | None = None
+    tokenizer_kwargs: dict[str, Any] | None = None
+    act_kwargs: dict[str, Any] | None = None
+    norm_kwargs: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class ModelConfig:
-    """The parts of open_clip's model_cfg that every model has; what is in them is open_clip's to check."""
+    """open_clip's model_cfg. What no field here names is open_clip's to check."""
 
     embed_dim: Side
-    vision_cfg: dict[str, Any]
-    text_cfg: dict[str, Any]
+    vision_cfg: VisionConfig
+    text_cfg: TextConfig
+    quick_gelu: bool = False
+    custom_text: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,6 +112,13 @@ class OpenClipConfig:
 
     model_cfg: ModelConfig
     preprocess_cfg: PreprocessConfig = PreprocessConfig()
+
+
+def read_config(path: Path) -> tuple[dict[str, Any], PreprocessConfig]:
+    """Return model_cfg as it stands in an open_clip_config.json, and preprocess_cfg; raises EncoderError."""
+    config = read_json(path, dict[str, Any], EncoderError)
+    said = check_shape(config, OpenClipConfig, path, EncoderError)
+    return config["model_cfg"], said.preprocess_cfg
 
 
 def to_preprocess(config: PreprocessConfig, source: str) -> Preprocess:

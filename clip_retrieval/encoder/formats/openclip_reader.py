@@ -6,7 +6,6 @@ What is not as plain as our graphs, or not whole, is left to open_clip, which kn
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from clip_retrieval.encoder.formats.checkpoint import Checkpoint
 from clip_retrieval.encoder.formats.openai_pt import NOT_WEIGHTS, infer_config, is_weight, read_weights
-from clip_retrieval.encoder.formats.openclip_folder import CONFIG_NAME, OpenClipConfig, PreprocessConfig, to_preprocess
+from clip_retrieval.encoder.formats.openclip_folder import CONFIG_NAME, PreprocessConfig, read_config, to_preprocess
 from clip_retrieval.encoder.formats.openclip_hub import (
     QUICK,
     Config,
@@ -32,7 +31,7 @@ from clip_retrieval.encoder.hub_connection import hub_or_cache, obstacles
 from clip_retrieval.encoder.openai_cache import OPENAI, find_openai
 from clip_retrieval.encoder.uri import HUB_PREFIX, ModelName
 from clip_retrieval.errors import EncoderError
-from clip_retrieval.json_files import check_shape, read_json
+from clip_retrieval.json_files import check_shape
 
 LOCAL = "local-dir:"
 WEIGHTS = (  # as open_clip chooses among the files of a folder
@@ -83,12 +82,6 @@ def find_model(name: ModelName, cache: str | None) -> Found | None:
         path, weights = fetched(name, lambda: fetch_repository(name.architecture.removeprefix(HUB_PREFIX), cache))
         return *read_config(path), weights
     return find_file(name, cache) or find_published(name, cache)
-
-
-def read_config(path: Path) -> tuple[Config, PreprocessConfig]:
-    """Return what open_clip_config.json says of a model, and of its pictures."""
-    said = read_json(path, OpenClipConfig, EncoderError)
-    return json.loads(path.read_text(encoding="utf-8"))["model_cfg"], said.preprocess_cfg
 
 
 def find_weights(folder: Path) -> Path:
