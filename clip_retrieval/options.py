@@ -6,6 +6,7 @@ A field declared with `option(...)` is the only place where a flag's name, type,
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import re
 import types
@@ -94,7 +95,7 @@ def group(config: type[T], aliases: Mapping[str, Sequence[str]] = types.MappingP
 
 def flags_of(config: type[Any], path: Path = ()) -> Iterator[Flag]:
     """Yield the flags of a config and its groups, in the order in which they are declared."""
-    hints = typing.get_type_hints(config)
+    hints = hints_of(config)
     for field in dataclasses.fields(config):
         here = (*path, field.name)
         if dataclasses.is_dataclass(hints[field.name]):
@@ -112,6 +113,12 @@ def flags_of(config: type[Any], path: Path = ()) -> Iterator[Flag]:
                 aliases=tuple(about["facts"].get("aliases", ())),
                 facts=about["facts"],
             )
+
+
+@functools.cache
+def hints_of(config: type[Any]) -> dict[str, Any]:
+    """Return the types of a config's fields; Python compiles each annotation anew whenever it is asked."""
+    return typing.get_type_hints(config)
 
 
 def check_least(config: object) -> None:
@@ -170,7 +177,7 @@ def named_paths(by_name: Mapping[str, Flag], values: Mapping[str, object]) -> se
 
 def assemble(config: type[T], given: Mapping[Path, object], path: Path = ()) -> T:
     """Build the config and its groups from values by path; missing ones keep their defaults."""
-    hints = typing.get_type_hints(config)
+    hints = hints_of(config)
     arguments: dict[str, object] = {}
     for field in dataclasses.fields(typing.cast("Any", config)):
         here = (*path, field.name)
@@ -216,7 +223,7 @@ def to_json(config: object) -> dict[str, object]:
 
 def from_json(config: type[T], values: Mapping[str, Any]) -> T:
     """Return the config that `to_json` described; names it does not know are left out."""
-    hints = typing.get_type_hints(config)
+    hints = hints_of(config)
     arguments: dict[str, object] = {}
     for field in dataclasses.fields(typing.cast("Any", config)):
         if field.name not in values:
