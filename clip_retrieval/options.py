@@ -6,7 +6,6 @@ A field declared with `option(...)` is the only place where a flag's name, type,
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 import re
 import types
@@ -23,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 UNITS = "KMGT"  # of sizes in bytes
+
+HINTS: dict[type[Any], dict[str, Any]] = {}  # of the configs that were asked for
 
 Path = tuple[str, ...]  # attribute names from a config to a field
 
@@ -115,10 +116,11 @@ def flags_of(config: type[Any], path: Path = ()) -> Iterator[Flag]:
             )
 
 
-@functools.cache
 def hints_of(config: type[Any]) -> dict[str, Any]:
-    """Return the types of a config's fields; Python compiles each annotation anew whenever it is asked."""
-    return typing.get_type_hints(config)
+    """Return the types of a config's fields; kept, as Python compiles each annotation anew whenever it is asked."""
+    if config not in HINTS:
+        HINTS[config] = typing.get_type_hints(config)
+    return HINTS[config]
 
 
 def check_least(config: object) -> None:
