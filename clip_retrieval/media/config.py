@@ -17,10 +17,10 @@ class VideoConfig:
 
     video_frames: VideoFrames | None = option(
         None,
-        help="files, video: which frames of videos are samples. rate: frames_per_second; scenes: the first one of each "
-        "scene, for which all are decoded while the input is listed; keyframes: those that are stored whole, the "
-        "fastest to read, and some between where these are more than 12 seconds apart. None: rate for --input_format "
-        "video, and no videos for files.",
+        help="files, video: which frames of videos are samples. rate: frames_per_second; scenes: one at the beginning "
+        "of each scene, for which videos are decoded when they are listed first; keyframes: those that are stored "
+        "whole, the fastest to read, and some between where these are more than 12 seconds apart. None: rate for "
+        "--input_format video, and no videos for files.",
         may_change=True,
     )
     frames_per_second: float = option(

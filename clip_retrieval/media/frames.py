@@ -1,4 +1,4 @@
-"""Which frames of a video are samples: at a rate, at scene changes, or at key frames.
+"""Which frames of a video are samples: at a rate, or at key frames.
 
 A video may take minutes to read through. So it is read in steps: an answer may say from where the next step goes on.
 """
@@ -14,15 +14,14 @@ from typing import Any
 
 from clip_retrieval.errors import ImageError
 from clip_retrieval.media.config import VideoConfig
-from clip_retrieval.media.listed import Listed, Step
+from clip_retrieval.media.listed import CUT_MILLISECONDS, Listed, Spans, Step
 from clip_retrieval.media.video import LEAPS, Video
 
 MOST_FRAMES = 1_000_000  # of a video
 STEP_SECONDS = 20.0  # of work, after which a step ends
-SMALL = (64, 36)  # pixels of a frame that is compared with the next one
-CUT_MILLISECONDS = 2000  # less than the length that a file claims: streams end at different times
+SPAN = 60_000  # milliseconds of a part of a video whose scenes are found by one process
+MOST_SPANS = 1_000
 INDEXED = {"mov", "matroska", "avi"}  # formats whose index names key frames, unless the file was cut off
-LEAST_SCENE = 500  # milliseconds of a scene, at least: a flash is none
 
 
 def list_frames(url: str, config: VideoConfig, step: Step | None = None) -> Listed:
@@ -36,16 +35,27 @@ def list_frames(url: str, config: VideoConfig, step: Step | None = None) -> List
             if found is not None:
                 return Listed(checked(found), end)
         video.rewind()
-        if config.video_frames == "scenes":
-            listed = list_scenes(video, config.scene_threshold, step or Step(0))
-        else:
-            listed = list_keyframes(video, step or Step(0))
+        listed = list_keyframes(video, step or Step(0))
         if config.video_frames == "rate":
             moments = moments_at(config.frames_per_second, listed.end) if listed.after is None else []
             listed = listed._replace(moments=moments)
         checked(listed.moments)
         is_cut = end is None and listed.after is None and listed.end < (video.duration or 0) - CUT_MILLISECONDS
         return listed._replace(is_cut=is_cut)
+
+
+def find_spans(url: str) -> Spans:
+    """Return parts of a video whose scenes can be found one beside the other; raises ImageError or OSError.
+
+    They hang on the file alone. A file that has no index, or does not end where it says, is one part.
+    """
+    with closing(Video(url)) as video:
+        end = end_by_seeking(video)
+        if end is None or not is_indexed(video):
+            return Spans([(0, None)], None if end is not None else video.duration)
+        each = max(SPAN, end // MOST_SPANS)
+        starts = range(0, end, each)
+        return Spans([(start, None if start + each >= end else start + each) for start in starts], None)
 
 
 def checked(moments: list[int]) -> list[int]:
@@ -129,31 +139,3 @@ def list_keyframes(video: Video, step: Step) -> Listed:
                 return Listed(sorted(moments), end, Step(moment, end))
             moments.append(moment)
     return Listed(sorted(moments), end)
-
-
-def list_scenes(video: Video, threshold: float, step: Step) -> Listed:
-    """Return the times of the first frame and of those that differ from the one before.
-
-    The measure is that of ffmpeg's filter `scdet`, of small frames: the mean difference of two frames in percent, or by
-    how much that differs from the difference before, if this is less; so motion that goes on begins no scene.
-    """
-    import numpy as np  # noqa: PLC0415 -- a tenth of a second of each helper's start
-
-    moments, stop, moment = list[int](), time.monotonic() + STEP_SECONDS, 0
-    before, change, scene = step.seen or (None, 0.0, -LEAST_SCENE)
-    if step.moment:
-        video.seek(step.moment)
-    for frame in video.following():
-        moment = video.time(frame)
-        if moment < step.moment:
-            continue
-        if moment > step.moment and time.monotonic() > stop:
-            return Listed(moments, moment, Step(moment, (before, change, scene)))
-        small = frame.reformat(*SMALL, format="rgb24", interpolation="AREA", threads=1).to_ndarray().astype(np.int16)
-        then, change = change, 0.0 if before is None else float(np.abs(small - before).mean()) / 2.55
-        is_new = before is None or min(change, abs(change - then)) >= threshold
-        if is_new and moment - scene >= LEAST_SCENE:
-            moments.append(moment)
-            scene = moment
-        before = small
-    return Listed(moments, moment)

@@ -10,6 +10,7 @@ import pickle
 import subprocess
 import threading
 from functools import cache
+from queue import LifoQueue
 from types import TracebackType
 from typing import Any, Self
 
@@ -28,6 +29,7 @@ class Helper:
         self.process: subprocess.Popen[bytes] | None = None
         self.lock = threading.Lock()
         self.is_late = False
+        self.is_closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -44,12 +46,14 @@ class Helper:
         """
         with self.lock:
             for is_last in (False, True):  # one loss may have other causes, such as a lack of memory
+                if self.is_closed:
+                    raise ImageError("killed_reader", "the run was ended")
                 try:
                     kind, value = self.try_once(function, arguments)
                 except (EOFError, OSError, pickle.UnpicklingError) as error:
                     how = "" if self.process is None else describe_end(self.process, SECONDS_TO_DIE)
                     self.stop()
-                    if is_last:
+                    if is_last or self.is_closed:
                         reason = "timeout" if self.is_late else "killed_reader"
                         raise ImageError(reason, f"each process that opened it {how}") from error
                 else:
@@ -93,8 +97,40 @@ class Helper:
                 continue
 
     def close(self) -> None:
+        """End the process, in the midst of a question too."""
+        self.is_closed = True
+        if (process := self.process) is not None:
+            process.kill()
         with self.lock:
             self.stop()
+
+
+class Helpers:
+    """As many processes as there are cores, each started when the others are busy; any number of threads may ask."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.all = [Helper() for _ in range(count)]
+        self.free: LifoQueue[Helper] = LifoQueue()
+        for helper in reversed(self.all):
+            self.free.put(helper)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for helper in self.all:
+            helper.close()
+
+    def ask(self, function: str, *arguments: object) -> Any:
+        """Return what `Helper.ask` returns."""
+        helper = self.free.get()
+        try:
+            return helper.ask(function, *arguments)
+        finally:
+            self.free.put(helper)
 
 
 @cache

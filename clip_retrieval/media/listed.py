@@ -1,15 +1,30 @@
-"""The frames that are wanted of a video, as a helper process lists them, step by step. Loads no library."""
+"""The frames that are wanted of a video, as helper processes list them, step by step. Loads no library.
+
+To find scenes takes minutes, so those of a file are kept in this machine's cache, as long as the file stays as it is.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from itertools import pairwise
 from math import ceil
+from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
+from clip_retrieval.cache_home import cache_home
 from clip_retrieval.media.config import VideoConfig
-from clip_retrieval.media.helper import Helper
+from clip_retrieval.media.helper import Helpers
+from clip_retrieval.media.places import PlaceRef
 
 WIDEST = 12_000  # milliseconds between chosen key frames: encoders make one each 250 frames, if not more often
+CUT_MILLISECONDS = 2000  # less than the length that a file claims: streams end at different times
+LEAST_SCENE = 500  # milliseconds of a scene, at least: a flash is none
+SCENES = 1  # version of how scenes are found, which kept ones are of
 
 
 class Step(NamedTuple):
@@ -28,11 +43,21 @@ class Listed(NamedTuple):
     is_cut: bool = False  # the file claims to go on
 
 
-def list_video(helper: Helper, url: str, config: VideoConfig) -> Listed:
-    """Return the frames that are wanted of a video, as a helper process finds them. Raises ImageError."""
+class Spans(NamedTuple):
+    """Parts of a video in milliseconds; `claimed` is the length of a file that claims to go on where it ends."""
+
+    spans: list[tuple[int, int | None]]
+    claimed: int | None
+
+
+def list_video(helpers: Helpers, file: PlaceRef, config: VideoConfig) -> Listed:
+    """Return the frames that are wanted of a video, as helper processes find them. Raises ImageError."""
+    if config.video_frames == "scenes":
+        listed = remember(file, config.scene_threshold) or list_scenes(helpers, file, config.scene_threshold)
+        return listed._replace(moments=spread(listed.moments, config.frames_per_video))
     moments, step = list[int](), None
     while True:
-        listed: Listed = helper.ask("list_frames", url, config, step)
+        listed = Listed(*helpers.ask("list_frames", file.url, config, step))
         moments += listed.moments
         if listed.after is None:
             break
@@ -40,6 +65,66 @@ def list_video(helper: Helper, url: str, config: VideoConfig) -> Listed:
     if config.video_frames == "keyframes":
         moments = fill_gaps(thin_out(moments, config.frames_per_second), listed.end, config.frames_per_second)
     return listed._replace(moments=spread(moments, config.frames_per_video))
+
+
+def list_scenes(helpers: Helpers, file: PlaceRef, threshold: float) -> Listed:
+    """Return the first frames of the scenes of a video: of parts of it at once, by as many processes as there are."""
+    found: Spans = helpers.ask("find_spans", file.url)
+    with ThreadPoolExecutor(min(len(found.spans), helpers.count)) as pool:
+        parts = list(pool.map(partial(list_span, helpers, file.url, threshold), found.spans))
+    moments = apart(sorted(moment for part in parts for moment in part.moments))
+    end = max(part.end for part in parts)
+    listed = Listed(moments, end, is_cut=found.claimed is not None and end < found.claimed - CUT_MILLISECONDS)
+    keep(file, threshold, listed)
+    return listed
+
+
+def list_span(helpers: Helpers, url: str, threshold: float, span: tuple[int, int | None]) -> Listed:
+    """Return the times of frames in a part of a video that differ from the one before."""
+    moments, (start, stop) = list[int](), span
+    while True:
+        listed: Listed = helpers.ask("list_changes", url, threshold, start, stop)
+        moments += listed.moments
+        if listed.after is None:
+            return listed._replace(moments=moments)
+        start = listed.after.moment
+
+
+def apart(moments: list[int]) -> list[int]:
+    """Return the times without those that follow one too soon."""
+    kept = list[int]()
+    for moment in moments:
+        if not kept or moment - kept[-1] >= LEAST_SCENE:
+            kept.append(moment)
+    return kept
+
+
+def kept_place(file: PlaceRef, threshold: float) -> Path | None:
+    """Return where the scenes of a file are kept; None where nothing says whether it is still the same one."""
+    if not file.stamp:
+        return None
+    key = json.dumps([SCENES, file.url, file.size, file.stamp, threshold])
+    return cache_home() / "scenes" / f"{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}.json"
+
+
+def remember(file: PlaceRef, threshold: float) -> Listed | None:
+    """Return the scenes of a file that were kept."""
+    place = kept_place(file, threshold)
+    with suppress(OSError, ValueError, TypeError, KeyError):  # there are none, or what was kept is damaged
+        if place is not None:
+            moments, end, is_cut = json.loads(place.read_bytes())
+            return Listed(list(map(int, moments)), int(end), is_cut=bool(is_cut))
+    return None
+
+
+def keep(file: PlaceRef, threshold: float, listed: Listed) -> None:
+    place = kept_place(file, threshold)
+    with suppress(OSError):  # a full disk, or a cache of another user: they are found anew
+        if place is not None:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            staged = place.with_suffix(f".{uuid4().hex}")
+            staged.write_text(json.dumps([listed.moments, listed.end, listed.is_cut]))
+            staged.replace(place)
 
 
 def thin_out(moments: list[int], rate: float) -> list[int]:

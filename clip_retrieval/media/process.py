@@ -11,14 +11,17 @@ from typing import IO, Any
 
 from clip_retrieval.blobs import LostError
 from clip_retrieval.errors import ImageError, one_line
-from clip_retrieval.media.frames import list_frames
+from clip_retrieval.media.frames import find_spans, list_frames
 from clip_retrieval.media.pdf import count_pages, picture_of_page
+from clip_retrieval.media.scenes import list_changes
 from clip_retrieval.media.video import picture_of_frame
 from clip_retrieval.process.standard_streams import log_to_stderr, take_stdout
 from clip_retrieval.process.subprocesses import end_with_parent
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "count_pages": count_pages,
+    "find_spans": find_spans,
+    "list_changes": list_changes,
     "list_frames": list_frames,
     "picture_of_frame": picture_of_frame,
     "picture_of_page": picture_of_page,

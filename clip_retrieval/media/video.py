@@ -32,14 +32,15 @@ class Video:
     """An opened video; raises ImageError: needs_plugin, empty, git_lfs_pointer, decode, no_video, too_large.
 
     Frames are cheap in the order of their times: each is decoded from the one before, or from the last key frame.
+    A rough one leaves out frames that no other is made of, and does not smooth the edges of blocks.
     """
 
-    def __init__(self, url: str, most_pixels: int = MOST_PIXELS) -> None:
+    def __init__(self, url: str, most_pixels: int = MOST_PIXELS, *, is_rough: bool = False) -> None:
         try:
             import av  # noqa: PLC0415 -- an extra, and 60 ms
         except ImportError as error:
             raise ImageError("needs_plugin", advice("video")) from error
-        self.av, self.url, self.most_pixels = av, url, most_pixels
+        self.av, self.url, self.most_pixels, self.is_rough = av, url, most_pixels, is_rough
         with ExitStack() as stack:
             self.open(stack)
             self.stack = stack.pop_all()
@@ -73,6 +74,9 @@ class Video:
         self.check_size(codec.width, codec.height)
         codec.thread_count, codec.thread_type = 1, "NONE"
         codec.options = {"max_pixels": str(self.most_pixels)}
+        if self.is_rough:
+            codec.options |= {"skip_loop_filter": "all"}
+            codec.skip_frame = "NONREF"
 
     def start_here(self, packets: Iterable[Any]) -> None:
         """Forget the frames of another place."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Container, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from clip_retrieval.blobs import LARGEST_BLOB, Blob, BlobRef, too_large
 from clip_retrieval.errors import SourceError
-from clip_retrieval.media.helper import Helper
+from clip_retrieval.media.helper import Helpers
 from clip_retrieval.media.places import Kind, PlaceRef, in_place_order, is_document, is_video, kind_of, split_place
 from clip_retrieval.paths import literal
+from clip_retrieval.process.resources import count_cores
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.hints import hint_of
 from clip_retrieval.sources.joining import switch_off_missing
@@ -171,8 +173,11 @@ def open_files(config: SourceConfig, output_folder: str) -> FilesSource:
         raise SourceError(f"{folder.url} is a file, not a folder{hint_of([folder.root])}")
     rows, ignored, seen = Packed[Row](), Packed[Failure](), set[Kind | None]()
     has_images = has_texts = False
-    with Helper() as helper:
-        within = Within(helper, kinds_of(config), config.videos, takes_pictures=config.input_format == "files")
+    count = count_cores()
+    with ThreadPoolExecutor(count) as threads, Helpers(count) as helpers:
+        within = Within(
+            helpers, threads, kinds_of(config), config.videos, takes_pictures=config.input_format == "files"
+        )
         for item in Tree(folder, Folder(output_folder), config.enable_image, within).items():
             if isinstance(item, Failure):
                 ignored.append(item)

@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from heapq import merge
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from clip_retrieval.blobs import LARGEST_BLOB
 from clip_retrieval.errors import ImageError
 from clip_retrieval.media.config import VideoConfig
-from clip_retrieval.media.helper import Helper
+from clip_retrieval.media.helper import Helpers
 from clip_retrieval.media.listed import list_video
 from clip_retrieval.media.places import (
     SUFFIXES,
     Kind,
+    PlaceRef,
     advice,
     can_read,
     in_seconds,
@@ -29,13 +33,14 @@ from clip_retrieval.media.places import (
     place_path,
 )
 from clip_retrieval.paths import literal
-from clip_retrieval.sources.joining import join
+from clip_retrieval.sources.joining import Joined, join
 from clip_retrieval.sources.suffixes import IMAGE_SUFFIXES
 from clip_retrieval.sources.types import Failure
 from clip_retrieval.storage import Folder
 
 NOT_A_FILE = "a named pipe, a socket or a device"
 STAMPS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
+AHEAD = 256  # items of a folder, while a file that holds many is looked into
 MOST_SUBFOLDERS = 1000  # a store is asked for each one separately up to here, for all files at once beyond
 
 CUT = "the rest of its file is missing"
@@ -54,11 +59,26 @@ class Listing(NamedTuple):
     left_out: Sequence[Failure] = ()
 
 
+class Found(NamedTuple):
+    """The numbers of pages or times of frames in a file, and what was wrong with it."""
+
+    places: Sequence[int]
+    failure: Failure | None = None
+
+
+class Holder(NamedTuple):
+    """A sample whose file holds many pictures, and what will be known of them."""
+
+    row: Row
+    found: Future[Found]
+
+
 @dataclass(frozen=True)
 class Within:
     """Which files that hold many pictures are taken, and how these are listed."""
 
-    helper: Helper
+    helpers: Helpers
+    threads: ThreadPoolExecutor  # which ask them
     kinds: Collection[Kind]
     videos: VideoConfig = VideoConfig()
     takes_pictures: bool = True  # False: nothing but such files
@@ -121,43 +141,57 @@ class Tree:
         joined = join(listing.files, wants_images=self.wants_images, images=self.suffixes)
         named = ((item.key, item) for item in joined)
         folders = ((name, name) for name in listing.subfolders)
-        for _, item in merge(named, folders, key=lambda pair: pair[0]):
-            if isinstance(item, str):
-                yield item
-            elif isinstance(item, Failure):
-                yield self.explained(item)
+        for _, item in self.looking_ahead(merge(named, folders, key=itemgetter(0)), listing.state_of):
+            if isinstance(item, Holder):
+                yield from self.rows_in(item.row, item.found.result())
             else:
-                image, text, metadata = (None if path is None else listing.state_of(path) for path in item)
-                for one in self.places_in(image):
-                    yield one if isinstance(one, Failure) else (one, text, metadata)
+                yield self.explained(item) if isinstance(item, Failure) else item
 
-    def places_in(self, state: State | None) -> Iterator[State | Failure | None]:
+    def looking_ahead(
+        self, items: Iterable[tuple[str, Joined | Failure | str]], state_of: Callable[[str], State]
+    ) -> Iterator[tuple[str, Row | Holder | Failure | str]]:
+        """Yield items in their order, samples with the states of their files; what several hold is asked at once."""
+        waiting = deque[tuple[str, Row | Holder | Failure | str]]()
+        for key, item in items:
+            waiting.append((key, self.looked_at(item, state_of) if isinstance(item, Joined) else item))
+            while waiting and (len(waiting) > AHEAD or not isinstance(waiting[0][1], Holder)):
+                yield waiting.popleft()
+        yield from waiting
+
+    def looked_at(self, item: Joined, state_of: Callable[[str], State]) -> Row | Holder:
+        image, text, metadata = (None if path is None else state_of(path) for path in item)
+        if self.within is None or image is None or kind_of(image[0]) is None:
+            return image, text, metadata
+        return Holder((image, text, metadata), self.within.threads.submit(self.look_into, image, self.within))
+
+    def look_into(self, state: State, within: Within) -> Found:
+        """Return the pages or frames of a file; none where it cannot be opened."""
+        path, size, stamp = state
+        try:
+            if is_video(path):
+                listed = list_video(within.helpers, PlaceRef(self.url(path), None, size, stamp), within.videos)
+                detail = f"the video ends after {in_seconds(listed.end)} s: {CUT}"
+                return Found(listed.moments, Failure(path, "", "other", "cut_off", detail) if listed.is_cut else None)
+            if size is None or size <= LARGEST_BLOB:
+                return Found(range(1, 1 + within.helpers.ask("count_pages", self.url(path))))
+        except ImageError as error:
+            if is_video(path) and error.reason in OF_LISTING:
+                detail = f"its frames cannot be listed: {error}"
+                return Found((), Failure(path, "", "other", error.reason, detail))
+        return Found(())
+
+    def rows_in(self, row: Row, found: Found) -> Iterator[Row | Failure]:
         """Yield the pages or frames of a file; itself where it cannot be opened, so that its reader explains why.
 
         What only listing meets is a failure here.
         """
-        within = self.within
-        if state is None or within is None or kind_of(state[0]) is None:
-            yield state
-            return
-        path, size, stamp = state
-        places: Sequence[int] = ()
-        try:
-            if is_video(path):
-                listed = list_video(within.helper, self.url(path), within.videos)
-                places = listed.moments
-                if listed.is_cut:
-                    detail = f"the video ends after {in_seconds(listed.end)} s: {CUT}"
-                    yield Failure(path, "", "other", "cut_off", detail)
-            elif size is None or size <= LARGEST_BLOB:
-                places = range(1, 1 + within.helper.ask("count_pages", self.url(path)))
-        except ImageError as error:
-            if is_video(path) and error.reason in OF_LISTING:
-                yield Failure(path, "", "other", error.reason, f"its frames cannot be listed: {error}")
-                return
-        yield from ((place_path(path, place), size, stamp) for place in places)
-        if not places:
-            yield state
+        assert row[0] is not None
+        path, size, stamp = row[0]
+        if found.failure is not None:
+            yield found.failure
+        yield from (((place_path(path, place), size, stamp), *row[1:]) for place in found.places)
+        if not found.places and found.failure is None:
+            yield row
 
     def explained(self, failure: Failure) -> Failure:
         """Say of a file that is no sample what would make it one."""

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from clip_retrieval.errors import ImageError
-from clip_retrieval.media.helper import Helper
+from clip_retrieval.media.helper import Helper, Helpers
+
+
+class Endless:
+    """Keeps whatever process unpickles it busy."""
+
+    def __reduce__(self) -> tuple[Callable[[float], object], tuple[float]]:
+        return time.sleep, (3600.0,)
 
 
 class Deadly:
@@ -44,3 +53,18 @@ def test_what_is_wrong_with_a_file_comes_back_with_its_reason(tmp_path: Path) ->
             with pytest.raises(ImageError) as refused:
                 helper.ask("count_pages", str(tmp_path / name))
             assert refused.value.reason == reason
+
+
+def test_several_processes_answer_at_once_and_end_with_their_questions(
+    tmp_path: Path, make_pdf: Callable[..., bytes]
+) -> None:
+    path = tmp_path / "a.pdf"
+    path.write_bytes(make_pdf("one", "two"))
+    with ThreadPoolExecutor(1) as threads:
+        with Helpers(2) as helpers:
+            endless = threads.submit(helpers.ask, "count_pages", Endless())
+            assert helpers.ask("count_pages", str(path)) == 2
+        with pytest.raises(ImageError):
+            endless.result()
+        with pytest.raises(ImageError, match="the run was ended"):
+            helpers.ask("count_pages", str(path))

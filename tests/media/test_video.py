@@ -8,18 +8,19 @@ from collections.abc import Callable
 from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from clip_retrieval.cache_home import cache_home
 from clip_retrieval.errors import ConfigError, ImageError
-from clip_retrieval.media import frames
+from clip_retrieval.media import frames, process, scenes
 from clip_retrieval.media.config import VideoConfig, VideoFrames
 from clip_retrieval.media.drawing import whole_size
-from clip_retrieval.media.frames import list_frames
 from clip_retrieval.media.listed import Listed, fill_gaps, list_video, spread, thin_out
-from clip_retrieval.media.places import in_place_order, place_path, split_place
+from clip_retrieval.media.places import PlaceRef, in_place_order, place_path, split_place
 from clip_retrieval.media.video import Video, picture_of_frame
 
 pytest.importorskip("av", reason="videos are read by PyAV: pip install av")
@@ -39,10 +40,12 @@ KINDS = (
 
 
 class Here:
-    """Answers in this process what the helper would be asked."""
+    """Answers in this process what helpers would be asked."""
 
-    def ask(self, _: str, *arguments: object) -> Listed:
-        return list_frames(*arguments)  # type: ignore[arg-type]
+    count = 1
+
+    def ask(self, function: str, *arguments: object) -> Any:
+        return process.FUNCTIONS[function](*arguments)
 
 
 @pytest.fixture
@@ -59,7 +62,8 @@ Save = Callable[[bytes], str]
 
 
 def listed(url: str, video_frames: VideoFrames = "rate", rate: float = 1.0) -> Listed:
-    return list_frames(url, VideoConfig(video_frames=video_frames, frames_per_second=rate))
+    config = VideoConfig(video_frames=video_frames, frames_per_second=rate)
+    return list_video(Here(), PlaceRef(url, None, None, ""), config)  # type: ignore[arg-type]
 
 
 def color_of(image: Image.Image) -> str:
@@ -120,7 +124,7 @@ def test_key_frames_and_scenes_are_found(container: str, codec: str, make_video:
     assert len(keys) > 1
     with closing(Video(url)) as video:
         assert [color_at(video, moment) for moment in keys] == [COLORS[moment // 1000] for moment in keys]
-    assert listed(url, "scenes").moments == [0, 1000, 2000, 3000]
+    assert [moment // 1000 for moment in listed(url, "scenes").moments] == [0, 1, 2, 3]
 
 
 def test_an_index_names_the_key_frames_that_reading_through_finds(
@@ -139,10 +143,39 @@ def test_a_step_goes_on_where_the_last_one_ended(
 ) -> None:
     url = save(make_video(*COLORS, container="matroska", options={"live": "1"}))  # it says nothing of its length
     whole = [listed(url, way).moments for way in WAYS]
-    monkeypatch.setattr(frames, "STEP_SECONDS", -1)
-    assert listed(url, "scenes").after is not None
-    for way, moments in zip(WAYS, whole, strict=True):
-        assert list_video(Here(), url, VideoConfig(video_frames=way)).moments == moments  # type: ignore[arg-type]
+    for module in (frames, scenes):
+        monkeypatch.setattr(module, "STEP_SECONDS", -1)
+    assert scenes.list_changes(url, 10, 0, None).after is not None
+    assert [listed(url, way).moments for way in WAYS] == whole
+
+
+@pytest.mark.parametrize(("container", "codec"), KINDS)
+def test_scenes_are_the_same_however_many_processes_find_them(
+    container: str, codec: str, make_video: MakeVideo, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = save(make_video(*COLORS, *COLORS, container=container, codec=codec, noise=True))
+    monkeypatch.setattr(frames, "SPAN", 700)
+    assert len(frames.find_spans(url).spans) == (1 if container == "mpegts" else 12)
+    found = listed(url, "scenes").moments
+    assert [moment // 1000 for moment in found] == list(range(8))  # at the beginning of a second, or a few frames later
+    monkeypatch.setattr(frames, "SPAN", 60_000)
+    assert listed(url, "scenes").moments == found
+
+
+def test_scenes_that_were_found_are_kept_while_the_file_stays_as_it_is(make_video: MakeVideo, save: Save) -> None:
+    url, ways = save(make_video("red", "blue")), VideoConfig(video_frames="scenes")
+
+    def find(stamp: str) -> list[int]:
+        return list_video(Here(), PlaceRef(url, None, 9, stamp), ways).moments  # type: ignore[arg-type]
+
+    assert find("1") == [0, 1000]
+    Path(url).write_bytes(make_video("red"))
+    assert find("1") == [0, 1000]
+    assert find("2") == [0]
+    assert find("") == [0]
+    for kept in (cache_home() / "scenes").iterdir():
+        kept.write_text("[")
+    assert find("1") == [0]
 
 
 def test_so_many_frames_of_a_video_are_spread_evenly() -> None:
@@ -161,8 +194,7 @@ def test_so_many_frames_of_a_video_are_spread_evenly() -> None:
 
 def test_a_video_with_one_key_frame_has_more_rows_than_that(make_video: MakeVideo, save: Save) -> None:
     url = save(make_video(*COLORS * 7, container="matroska", codec="libx264", options={}, key_frames_apart=1000))
-    ask: VideoConfig = VideoConfig(video_frames="keyframes")
-    found = list_video(Here(), url, ask).moments  # type: ignore[arg-type]
+    found = listed(url, "keyframes").moments
     assert found == [0, 9333, 18666]
     with closing(Video(url)) as video:
         assert [color_at(video, moment) for moment in found] == [COLORS[moment // 1000 % 4] for moment in found]
