@@ -29,14 +29,17 @@ from clip_retrieval.index.planning.costs import (
     measuring_seconds,
     program_bytes,
 )
-from clip_retrieval.index.planning.expected import SLOWNESS_POWER, find_best
+from clip_retrieval.index.planning.expected import DEPTH_POWER, SLOWNESS_POWER, find_best
 from clip_retrieval.index.planning.measured import (
     DOUBLINGS,
     GRAPH_EFFORTS,
+    GRAPH_SAMPLE,
+    HITS,
     LIST_EFFORTS,
     SHARE_EFFORTS,
     Effort,
     extrapolate,
+    scale_depth,
 )
 from clip_retrieval.index.planning.plan import LISTS
 from clip_retrieval.index.planning.shapes import Plan, Problem
@@ -45,7 +48,6 @@ from clip_retrieval.search.settings import settings_of
 from clip_retrieval.search.stored_settings import set_settings
 from clip_retrieval.search.tree import has_graph
 
-GRAPH_ROWS = 8_192  # of a sample for a graph, which takes a millisecond a row to build
 QUANTIZER_DEPTH = 128  # in the graph over very many lists
 KMEANS_STEPS = 10  # of faiss, for lists
 
@@ -72,7 +74,7 @@ def measure_given(rehearsal: Rehearsal, plan: Plan) -> Plan:
     """Return the plan of a given key with its costs and recall; raises ConfigError where faiss cannot make it."""
     problem, count = rehearsal.problem, len(rehearsal.rows)
     if "HNSW" in LISTS.sub("", plan.given_key).replace("_HNSW", "") or "NSG" in plan.given_key:
-        count = min(count, GRAPH_ROWS)
+        count = min(count, GRAPH_SAMPLE)
     few, many = (try_given(rehearsal, plan, rows) for rows in (count >> DOUBLINGS, count))
     growth = problem.rows / count
     outcomes = [
@@ -119,7 +121,7 @@ def try_given(rehearsal: Rehearsal, plan: Plan, count: int) -> Tried:
 
 def ask(rehearsal: Rehearsal, index: Any, count: int) -> dict[Effort, tuple[float, float]]:
     found = {}
-    for effort, settings in list_settings(index):
+    for effort, settings in list_settings(index, rehearsal.problem):
         set_settings(index, settings)
         begin = time.process_time()
         recall = rehearsal.recall_of(index, count)
@@ -127,11 +129,13 @@ def ask(rehearsal: Rehearsal, index: Any, count: int) -> dict[Effort, tuple[floa
     return found
 
 
-def list_settings(index: Any) -> Iterator[tuple[Effort, dict[str, int]]]:
+def list_settings(index: Any, problem: Problem) -> Iterator[tuple[Effort, dict[str, int]]]:
     """Yield the settings to try: those that the kind has, from fast ones to slow ones."""
     known = settings_of(index)
     if "nprobe" not in known and has_graph(index):
-        yield from ((effort, {"efSearch": effort.breadth}) for effort in GRAPH_EFFORTS)
+        depths = {effort: scale_depth(effort.breadth, index.ntotal, problem) for effort in GRAPH_EFFORTS}
+        told = [effort for effort in GRAPH_EFFORTS if depths[effort] >= HITS]
+        yield from ((effort, {"efSearch": depths[effort]}) for effort in told or GRAPH_EFFORTS[-1:])
         return
     ivf = faiss.try_extract_index_ivf(index) if "nprobe" in known else None
     lists = 1 if ivf is None else int(ivf.nlist)
@@ -172,7 +176,7 @@ def slowness(tried: Tried, effort: Effort, growth: float) -> float:
     """Return how many times as long a search of all rows takes as one of the sample, with the same settings."""
     if tried.lists:
         return growth if effort.share else math.sqrt(growth)
-    return float(growth**SLOWNESS_POWER) if has_graph(tried.index) else growth
+    return float(growth ** (SLOWNESS_POWER + DEPTH_POWER)) if has_graph(tried.index) else growth
 
 
 def continued_bytes(few: Tried, many: Tried, plan: Plan, problem: Problem) -> int:

@@ -21,11 +21,14 @@ from clip_retrieval.index.measuring.queries import draw_rows
 from clip_retrieval.index.planning.costs import ROWS_TO_ADD
 from clip_retrieval.index.planning.measured import (
     DOUBLINGS,
+    GRAPH_SAMPLE,
     HITS,
+    QUICK_MS,
     ROWS_TO_CHECK,
     Effort,
     Recalls,
     list_efforts_of,
+    scale_depth,
     with_measured,
 )
 from clip_retrieval.index.planning.shapes import Plan, Problem, count_lists
@@ -53,17 +56,29 @@ class Rehearsal:
     def measure(self, plan: Plan) -> Plan:
         """Return the plan with the recall that these vectors let expect."""
         if plan.key not in self.known:
-            many = self.recalls(plan, len(self.rows))
-            few = self.recalls(plan, len(self.rows) >> DOUBLINGS) if len(self.rows) < self.problem.filled_rows else many
-            self.known[plan.key] = with_measured(plan, self.problem, few, many, len(self.rows))
+            count = self.count_rows(plan)
+            many = self.recalls(plan, count)
+            few = self.recalls(plan, count >> DOUBLINGS) if count < self.problem.filled_rows else many
+            self.known[plan.key] = with_measured(plan, self.problem, few, many, count)
         return self.known[plan.key]
+
+    def count_rows(self, plan: Plan) -> int:
+        """Return how many rows a plan is tried on: fewer for a graph, whose rows take a millisecond each to link."""
+        if plan.kind == "graph" and self.problem.bounds.max_query_ms > QUICK_MS:
+            return min(len(self.rows), GRAPH_SAMPLE)
+        return len(self.rows)
 
     def recalls(self, plan: Plan, count: int) -> Recalls:
         """Build the plan for the first `count` rows; return recall@10 by effort."""
         index, lists = self.build(plan, self.rows[:count]), scale_lists(plan, self.problem, count)
         found = {}
         for effort in list_efforts_of(plan, scale_lists(plan, self.problem, len(self.rows) >> DOUBLINGS)):
-            set_settings(index, settings_for(plan, effort, lists))
+            here = effort
+            if plan.kind == "graph":
+                here = replace(effort, breadth=scale_depth(effort.breadth, count, self.problem))
+                if here.breadth < HITS:  # faiss keeps as many candidates as hits at least
+                    continue
+            set_settings(index, settings_for(plan, here, lists))
             found[effort] = self.recall_of(index, count)
         return found
 

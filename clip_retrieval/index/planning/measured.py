@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from clip_retrieval.index.planning.expected import find_best, time_graph, time_lists
+from clip_retrieval.index.planning.expected import DEPTH_POWER, find_best, time_graph, time_lists
 from clip_retrieval.index.planning.plan import best_in_time, find_enough, fits, is_slow, list_plans, make_plan
 from clip_retrieval.index.planning.shapes import Plan, Problem
 
@@ -40,7 +40,9 @@ LIST_EFFORTS = (
 )
 # Vectors without clusters are found in no few lists, however many there are, but in the same share of them.
 SHARE_EFFORTS = tuple(Effort(factor=256, share=share) for share in (1 / 8, 1 / 4, 1 / 2))
-GRAPH_EFFORTS = tuple(Effort(2**power) for power in range(4, 10))
+GRAPH_EFFORTS = tuple(Effort(2**power) for power in range(4, 11))
+GRAPH_SAMPLE = 8_192  # rows of a graph that is only tried: 2 to 5 s of a core, where 32,768 take up to a minute
+QUICK_MS = 0.5  # queries that are to be faster than this search a graph so little deep that fewer rows tell nothing
 Recalls = Mapping[Effort, float]  # recall@10 by effort
 Measure = Callable[[Plan], Plan]  # a plan to the same plan with its recall measured
 
@@ -59,11 +61,8 @@ def choose_measured(problem: Problem, measure: Measure) -> Plan:
 
 
 def is_candidate(plan: Plan, problem: Problem) -> bool:
-    """Say whether a plan might be taken for another one: it fits the bounds, and its queries are quick enough.
-
-    A graph is tried only where it is the usual plan: one of the sample takes a minute of the processor to build.
-    """
-    return plan.kind != "graph" and fits(plan, problem) and not is_slow(plan, problem)
+    """Say whether a plan might be taken for another one: it fits the bounds, and its queries are quick enough."""
+    return fits(plan, problem) and not is_slow(plan, problem)
 
 
 def with_measured(plan: Plan, problem: Problem, few: Recalls, many: Recalls, sample_rows: int) -> Plan:
@@ -76,6 +75,8 @@ def with_measured(plan: Plan, problem: Problem, few: Recalls, many: Recalls, sam
         (extrapolate(few.get(effort, recall), recall, doublings), time_effort(plan, problem, effort))
         for effort, recall in many.items()
     ]
+    if not outcomes:
+        return plan  # a sample of this size tells nothing of it
     longest = problem.bounds.max_query_ms
     in_time = [outcome for outcome in outcomes if outcome[1] <= longest] or [min(outcomes, key=lambda o: o[1])]
     recall, query_ms = find_best(in_time, problem)
@@ -92,6 +93,15 @@ def extrapolate(few: float, many: float, doublings: float) -> float:
     if doublings == 0 or slope == 0:
         return many
     return 1 / (1 + math.exp(-log_odds(many) - slope * doublings))
+
+
+def scale_depth(depth: int, rows: int, problem: Problem) -> int:
+    """Return the depth of a search in a graph of fewer rows that finds about the same share of them.
+
+    A graph of few rows has all of them near: the depth of a search of all rows would promise too much.
+    """
+    scaled: int = round(depth * min(1.0, rows / problem.filled_rows) ** DEPTH_POWER)
+    return scaled
 
 
 def log_odds(recall: float) -> float:

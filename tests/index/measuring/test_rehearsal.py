@@ -101,6 +101,20 @@ def test_every_kind_can_be_tried(open_rows: Callable[..., Vectors]) -> None:
     assert found["listed"] > found["exact"]  # SQ4
 
 
+def test_a_graph_is_tried_on_fewer_rows_and_not_where_they_tell_nothing(
+    open_rows: Callable[..., Vectors], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "GRAPH_SAMPLE", 400)
+    made = rehearsal_of(open_rows("a", make_rows(clusters=40)), plan_sample=1_500)
+    graph = next(plan for plan in list_plans(made.problem) if plan.kind == "graph")
+    assert made.measure(graph).measured_on == 400
+    quick = rehearsal_of(open_rows("b", make_rows(clusters=40)), plan_sample=1_500, max_query_ms=0.2)
+    assert quick.measure(graph).measured_on == 1_500
+    monkeypatch.setattr(measuring, "HITS", 1_000)  # of which no search of such a graph finds all
+    untried = rehearsal_of(open_rows("c", make_rows(clusters=40)), plan_sample=1_500)
+    assert untried.measure(graph) == graph
+
+
 def test_nothing_is_tried_that_is_quick_to_build_or_where_that_is_off(open_rows: Callable[..., Vectors]) -> None:
     vectors = open_rows("a", make_rows(clusters=None))
     problem = describe_problem(vectors, bounds_of())

@@ -17,6 +17,7 @@ from clip_retrieval.index.planning.measured import (
     extrapolate,
     is_candidate,
     list_efforts_of,
+    scale_depth,
     with_measured,
 )
 from clip_retrieval.index.planning.plan import list_plans, make_plan
@@ -55,6 +56,12 @@ def test_the_odds_change_by_the_same_factor_each_time() -> None:
     assert extrapolate(1 / 5, 1 / 9, 2) == pytest.approx(1 / 17)
 
 
+def test_a_graph_of_few_rows_is_searched_as_much_less_deep_as_it_is_smaller() -> None:
+    problem = problem_of()  # of 400,000 rows
+    depths = [scale_depth(256, rows, problem) for rows in (2_048, 8_192, 400_000, 500_000)]
+    assert depths == [14, 30, 256, 256]
+
+
 def test_all_that_can_be_found_is_no_promise_of_all() -> None:
     assert extrapolate(1.0, 0.97, 4) < 0.9
 
@@ -78,6 +85,14 @@ def test_where_the_usual_plan_finds_less_the_best_of_all_is_taken() -> None:
     assert set(tried) == kinds
     worse = choose_measured(problem, finding({usual.kind: 0.3, other: 0.2}, []))  # type: ignore[arg-type]
     assert worse.kind == usual.kind
+
+
+def test_a_graph_is_tried_too_where_the_usual_plan_finds_less() -> None:
+    problem, tried = problem_of(400), list[str]()
+    kinds = {plan.kind for plan in list_plans(problem)}
+    assert make_plan(problem).kind == "refined"
+    chosen = choose_measured(problem, finding(dict.fromkeys(kinds, 0.3) | {"graph": 0.9}, tried))  # type: ignore[arg-type]
+    assert chosen.kind == "graph"
 
 
 def test_what_fits_nowhere_is_refused_before_anything_is_tried() -> None:
