@@ -59,6 +59,8 @@ def make_store(plan: Plan, sample: Floats, queries: Floats) -> Any:
     """Return what holds whole rows."""
     if plan.store == "codes":
         return train_codes(plan.stored_codes, sample[:CODEBOOK_ROWS], queries)
+    if plan.store == "PCA":
+        return train_directions(plan, sample[:CODEBOOK_ROWS], queries)
     if plan.store == "fp32":
         return faiss.IndexFlatIP(plan.dim)
     kinds = {"fp16": "QT_fp16", "SQ8": "QT_8bit", "SQ6": "QT_6bit", "SQ4": "QT_4bit"}
@@ -115,6 +117,18 @@ def train_codes(codes: Codes, rows: Floats, queries: Floats) -> Any:
     store = faiss.IndexPQ(layout.width, layout.groups, codes.bits, METRIC)
     faiss.copy_array_to_vector(codebooks(layout, transform.apply(rows)).ravel(), store.pq.centroids)
     store.is_trained = True
+    return own(faiss.IndexPreTransform(transform, store), "own_fields")
+
+
+def train_directions(plan: Plan, rows: Floats, queries: Floats) -> Any:
+    """Return a rotation to the directions that tell most about inner products, over a byte for each of them.
+
+    A query is turned and compared, where codes would have it wait for a table of products.
+    """
+    basis = find_basis(mean_products(rows) - product_of_means(rows), queries, plan.stored_codes)
+    transform = make_transform(basis, np.argsort(-basis.importance, kind="stable")[: plan.store_bytes])
+    store = faiss.IndexScalarQuantizer(plan.store_bytes, faiss.ScalarQuantizer.QT_8bit, METRIC)
+    store.train(transform.apply(rows))
     return own(faiss.IndexPreTransform(transform, store), "own_fields")
 
 

@@ -76,7 +76,7 @@ def row_bytes(plan: Plan) -> int:
     """Return the bytes of a row in the store, if there is one."""
     if plan.store is None:
         return 0
-    return plan.store_bytes if plan.store == "codes" else math.ceil(plan.dim * BYTES_A_DIM[plan.store])
+    return plan.store_bytes if plan.store in ("codes", "PCA") else math.ceil(plan.dim * BYTES_A_DIM[plan.store])
 
 
 def index_bytes(plan: Plan, problem: Problem) -> int:
@@ -93,6 +93,8 @@ def index_bytes(plan: Plan, problem: Problem) -> int:
     if plan.bits == 4:
         listed += plan.lists * (BLOCK_OF_SCAN - 1) * plan.code_bytes
     trained = trained_bytes(plan.codes) + (trained_bytes(plan.stored_codes) if plan.store == "codes" else 0)
+    if plan.store == "PCA":
+        trained += 4 * plan.store_bytes * (plan.dim + 2)  # the rotation, and the range of each direction
     return listed + stored + problem.files * (centroid_bytes(plan) + trained + HEADER_BYTES)
 
 
@@ -125,6 +127,8 @@ def peak_bytes(plan: Plan, problem: Problem) -> int:
     dims = plan.dim + (plan.width if plan.code_bytes else 0)
     if plan.store == "codes":
         dims += plan.stored_codes.width
+    elif plan.store == "PCA":
+        dims += plan.store_bytes
     block = ROWS_TO_ADD * 16 * dims
     is_merged_here = plan.kind == "refined" and plan.rows > ROWS_OF_PART
     part = adding * ROWS_OF_PART / plan.rows if is_merged_here else 0  # beside what it is merged into

@@ -22,6 +22,10 @@ STORED_RECALL: Curve = (
     (0.0, 0.0), (0.25, 0.7), (0.5, 0.84), (1.0, 0.9), (2.0, 0.93), (3.0, 0.947), (4.0, 0.957), (6.7, 0.98),
     (8.0, 0.985),
 )  # fmt: skip
+PCA_RECALL: Curve = (
+    (0.0, 0.0), (0.5, 0.78), (1.0, 0.882), (1.5, 0.911), (2.0, 0.928), (3.0, 0.937), (4.0, 0.95), (6.0, 0.961),
+    (8.0, 0.977),
+)  # fmt: skip
 SCALAR_RECALL: dict[Store, float] = {"fp32": 1.0, "fp16": 0.999, "SQ8": 0.98, "SQ6": 0.93, "SQ4": 0.76}
 
 # Share of the full recall when 2**x lists are probed: for queries of both modalities, and of the rows' own only.
@@ -128,6 +132,8 @@ def time_lists(plan: Plan, problem: Problem) -> tuple[float, float]:
         return start, rows * plan.dim * WHOLE_MS[plan.store or "fp32"]
     if plan.store == "codes":
         start += TABLE_MS * plan.stored_codes.width
+    elif plan.store == "PCA":
+        start += CENTROID_MS * plan.dim * plan.store_bytes
     if plan.kind == "refined":
         return start, rows * plan.code_bytes * SCAN_MS + REFINED_MS
     return start + TABLE_MS * plan.width, rows * plan.code_bytes * CODE_MS
@@ -157,8 +163,9 @@ def fineness(plan: Plan, problem: Problem) -> float:
 
 def ceiling(plan: Plan, problem: Problem) -> float:
     """Return the recall of a search that looks at every row."""
-    if plan.store == "codes":
-        return interpolate(STORED_RECALL, 8 * plan.store_bytes / plan.dim)
+    if plan.store in ("codes", "PCA"):
+        curve = STORED_RECALL if plan.store == "codes" else PCA_RECALL
+        return interpolate(curve, 8 * plan.store_bytes / plan.dim)
     if plan.store is not None:
         return SCALAR_RECALL[plan.store]
     bits = 8 * plan.code_bytes / plan.dim

@@ -17,6 +17,7 @@ from clip_retrieval.index.planning.shapes import MOST_LISTS, Plan, Problem, Stor
 from clip_retrieval.words import bound_above, in_bytes
 
 SCAN_BYTES = 32  # bytes of 4-bit codes, which only choose the candidates to refine
+DIRECTIONS_AT_ONCE = 16  # that the processor compares, a byte each
 LEAST_CODE_BYTES, MOST_LENGTHS = 4, 512  # shortest code in bytes, and most code lengths that are tried
 WHOLE_STORES: tuple[Store, ...] = ("fp32", "fp16")
 LONG_CODES, FINER = 96, 2  # codes of at least 96 bytes deserve twice as many lists as usual
@@ -100,6 +101,9 @@ def shapes(problem: Problem) -> Iterator[Plan]:
     yield from (with_cost(replace(coded, kind="listed", store=store), problem) for store in WHOLE_STORES)
     if dim > 1:
         yield from choose(problem, (replace(refined, store="codes", store_bytes=n) for n in lengths(dim - 1)))
+    if dim > DIRECTIONS_AT_ONCE:
+        steps = range(DIRECTIONS_AT_ONCE, dim, DIRECTIONS_AT_ONCE)
+        yield from choose(problem, (replace(refined, store="PCA", store_bytes=n) for n in steps))
     finer = min(MOST_LISTS, FINER * lists) if lists > 1 else 1
     more = replace(coded, lists=finer, sample_rows=count_sample(finer, problem))
     codes = [replace(coded, code_bytes=n) for n in lengths(dim)]

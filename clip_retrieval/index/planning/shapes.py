@@ -9,7 +9,7 @@ from typing import Any, Literal
 from clip_retrieval.index.planning.bounds import Bounds
 
 Kind = Literal["exact", "graph", "refined", "listed", "coded", "given"]
-Store = Literal["fp32", "fp16", "SQ8", "SQ6", "SQ4", "codes"]
+Store = Literal["fp32", "fp16", "SQ8", "SQ6", "SQ4", "codes", "PCA"]  # PCA: a byte for each of some directions
 
 FAISS_NAMES: dict[Store | None, str] = {"fp32": "Flat", "fp16": "SQfp16"}  # others have faiss's name
 GRAPH_LINKS = 32
@@ -54,7 +54,7 @@ class Plan:
     lists: int = 0
     code_bytes: int = 0  # bytes of a row's code in its list, without the id
     bits: int = 8  # bits of each code: 8, or 4, which the CPU compares 32 rows at a time
-    store_bytes: int = 0  # bytes of a row's code in the store
+    store_bytes: int = 0  # bytes of a row's code in the store, where that is codes or directions
     sample_rows: int = 0
     index_bytes: int = 0
     peak_bytes: int = 0
@@ -86,11 +86,17 @@ class Plan:
         return Codes(self.dim, self.store_bytes, 8)
 
     @property
+    def stored_key(self) -> str | None:
+        if self.store == "PCA":
+            return f"PCA{self.store_bytes},SQ8"
+        return self.stored_codes.key if self.store == "codes" else FAISS_NAMES.get(self.store, self.store)
+
+    @property
     def key(self) -> str:
         """Return what faiss's index_factory calls this shape; its rotation and codebooks are ours."""
         if self.kind == "given":
             return self.given_key
-        store = self.stored_codes.key if self.store == "codes" else FAISS_NAMES.get(self.store, self.store)
+        store = self.stored_key
         if self.kind == "exact":
             return str(store)
         if self.kind == "graph":

@@ -60,9 +60,19 @@ def plan_of(kind: Kind, store: Store | None = None, code_bytes: int = 8, bits: i
 
 CODED, SCANNED = plan_of("coded"), plan_of("coded", bits=4)
 REFINED, REFINED_SHORTER = plan_of("refined", "fp16"), plan_of("refined", "SQ8")
-RECODED = plan_of("refined", "codes")
+RECODED, TURNED = plan_of("refined", "codes"), plan_of("refined", "PCA")
 WHOLE = [plan_of(kind, store) for kind in ("graph", "listed") for store in ("fp32", "fp16")]
-PLANS = [CODED, SCANNED, REFINED, REFINED_SHORTER, RECODED, plan_of("exact", "SQ8"), plan_of("exact", "fp32"), *WHOLE]
+PLANS = [
+    CODED,
+    SCANNED,
+    REFINED,
+    REFINED_SHORTER,
+    RECODED,
+    TURNED,
+    plan_of("exact", "SQ8"),
+    plan_of("exact", "fp32"),
+    *WHOLE,
+]
 
 
 def fill(index: Any, rows: Rows) -> Any:
@@ -104,7 +114,7 @@ def test_codes_find_more_than_those_of_faiss_of_equal_size(plan: Plan, rival: st
         assert found[0] > found[1] + 0.05
 
 
-@pytest.mark.parametrize(("plan", "least"), [(REFINED, 0.98), (REFINED_SHORTER, 0.95), (RECODED, 0.94)])
+@pytest.mark.parametrize(("plan", "least"), [(REFINED, 0.98), (REFINED_SHORTER, 0.95), (RECODED, 0.94), (TURNED, 0.8)])
 def test_refined_rows_are_found_nearly_as_among_all(plan: Plan, least: float, rows: Rows, asked: Rows) -> None:
     index = look_everywhere(fill(train_index(plan, rows.copy(), asked), rows), k_factor=30)
 

@@ -209,12 +209,20 @@ def test_lists_of_exact_rows_are_for_who_wants_nearly_all() -> None:
     assert make_plan(ROOMY.within(wanted_recall=0.999)).key == "IVF512,Flat"
 
 
-@pytest.mark.parametrize(("limit", "kind"), [(0.1, "refined"), (0.3, "refined"), (0.6, "refined"), (3, "coded")])
+@pytest.mark.parametrize(("limit", "kind"), [(0.2, "refined"), (0.3, "refined"), (0.6, "refined"), (3, "coded")])
 def test_codes_of_lists_take_more_time_than_refined_ones(limit: float, kind: str) -> None:
     plan = make_plan(problem_of(200_000, 512, 50_000_000, AMPLE, max_query_ms=limit))
 
     assert plan.kind == kind
     assert plan.recall > 0.88
+
+
+def test_rows_are_refined_by_a_byte_a_direction_where_a_table_of_codes_takes_too_long() -> None:
+    plan = make_plan(problem_of(200_000, 512, 50_000_000, AMPLE, max_query_ms=0.25))
+
+    assert (plan.kind, plan.store) == ("refined", "PCA")
+    assert plan.key == f"OPQ64_512,IVF512,PQ64x4fs,Refine(PCA{plan.store_bytes},SQ8)"
+    assert plan.index_bytes < 50_000_000
 
 
 def test_long_codes_are_in_more_lists_than_short_ones() -> None:
