@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 HIGH_DEFINITION = 720  # lines from which on colors are those of BT.709, where a file does not say
+HDR = (16, 18)  # AVCOL_TRC_SMPTE2084 (PQ) and AVCOL_TRC_ARIB_STD_B67 (HLG) of libavutil's pixfmt.h
 UNSAID = 2  # AVCOL_SPC_UNSPECIFIED of libavutil's pixfmt.h
 MOST_STRETCHED = 8  # pixels of more unlike sides are a mistake
 TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
@@ -24,15 +25,24 @@ def draw(frame: Any, ratio: Fraction | None, shape: Shape) -> Image.Image:
     across, down = shape(height, width) if is_on_its_side else shape(width, height)
     across, down = (down, across) if is_on_its_side else (across, down)
     scale = min(1.0, max(across / width, down / height))
-    image: Image.Image = frame.reformat(
+    is_hdr = frame.color_trc in HDR
+    small = frame.reformat(
         width=max(1, round(width * scale)),
         height=max(1, round(height * scale)),
-        format="rgb24",
+        format="rgb48le" if is_hdr else "rgb24",
         interpolation="AREA" if scale < 1 else "BICUBIC",
         src_colorspace=colors_of(frame),
         threads=1,
-    ).to_image()
+    )
+    image = in_srgb(small, frame.color_trc) if is_hdr else small.to_image()
     return image.transpose(TURNS[turn]) if turn in TURNS else image
+
+
+def in_srgb(frame: Any, transfer: int) -> Image.Image:
+    """Return a frame of high dynamic range as a picture of the usual one."""
+    from clip_retrieval.media.hdr import to_srgb  # noqa: PLC0415 -- NumPy, a tenth of a second of each helper's start
+
+    return Image.fromarray(to_srgb(frame.to_ndarray(), transfer))
 
 
 def colors_of(frame: Any) -> str | None:
