@@ -11,6 +11,7 @@ from PIL import Image
 HIGH_DEFINITION = 720  # lines from which on colors are those of BT.709, where a file does not say
 HDR = (16, 18)  # AVCOL_TRC_SMPTE2084 (PQ) and AVCOL_TRC_ARIB_STD_B67 (HLG) of libavutil's pixfmt.h
 UNSAID = 2  # AVCOL_SPC_UNSPECIFIED of libavutil's pixfmt.h
+AVERAGED = 0.5  # of the size: lines are averaged up to here, and those of two fields, too
 MOST_STRETCHED = 8  # pixels of more unlike sides are a mistake
 TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
@@ -25,6 +26,8 @@ def draw(frame: Any, ratio: Fraction | None, shape: Shape) -> Image.Image:
     across, down = shape(height, width) if is_on_its_side else shape(width, height)
     across, down = (down, across) if is_on_its_side else (across, down)
     scale = min(1.0, max(across / width, down / height))
+    if frame.interlaced_frame and scale > AVERAGED:
+        frame = of_one_field(frame)
     is_hdr = frame.color_trc in HDR
     small = frame.reformat(
         width=max(1, round(width * scale)),
@@ -36,6 +39,23 @@ def draw(frame: Any, ratio: Fraction | None, shape: Shape) -> Image.Image:
     )
     image = in_srgb(small, frame.color_trc) if is_hdr else small.to_image()
     return image.transpose(TURNS[turn]) if turn in TURNS else image
+
+
+def of_one_field(frame: Any) -> Any:
+    """Return an interlaced frame with the lines of one field and others between: two moments would make combs."""
+    import av  # noqa: PLC0415 -- an extra, and 60 ms
+
+    graph = av.filter.Graph()
+    first = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or Fraction(1, 1000)
+    )
+    last = graph.add("buffersink")
+    graph.link_nodes(first, graph.add("yadif"), last).configure()
+    graph.push(frame)
+    graph.push(None)
+    drawn: Any = graph.pull()
+    drawn.colorspace, drawn.color_range, drawn.color_trc = frame.colorspace, frame.color_range, frame.color_trc
+    return drawn
 
 
 def in_srgb(frame: Any, transfer: int) -> Image.Image:

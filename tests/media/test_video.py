@@ -224,6 +224,22 @@ def test_a_frame_is_turned_to_the_side_that_is_up(save: Save) -> None:
     assert image[80, 32, 0] < 100
 
 
+def test_an_interlaced_frame_is_shown_without_combs(tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[0::2, 8:24] = pixels[1::2, 40:56] = 255  # a bar that moves from one field to the next
+    with av.open(str(tmp_path / "a.mkv"), "w") as opened:
+        stream = opened.add_stream("libx264", rate=25, options={"x264-params": "tff=1", "qp": "0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        frame = av.VideoFrame.from_ndarray(pixels, "rgb24")
+        opened.mux([*stream.encode(frame), *stream.encode(None)])
+    with closing(Video(str(tmp_path / "a.mkv"))) as video:
+        assert video.frame_at(0).interlaced_frame
+        whole = np.asarray(video.picture(0, whole_size)[0]).astype(int)
+    assert abs(np.diff(whole[8:56, :, 1], axis=0)).max() < 20
+    assert sorted(whole[32, [16, 48], 1] > 128) == [False, True]
+
+
 def test_frames_of_unlike_lengths_are_shown_for_as_long_as_they_last(make_video: MakeVideo, save: Save) -> None:
     times = [0, 1, 2, 3, 4, 35, 36, 37, 38, 39]  # red stands for seven seconds
     url = save(make_video("red", "lime", container="matroska", times=times))
