@@ -23,7 +23,12 @@ Rows = Callable[..., NDArray[np.float32]]
 # np: without faiss's annealing of the codebooks, which takes seconds and changes nothing here
 STORED = (
     *("Flat", "SQfp16", "SQ8", "PQ4x4np", "IVF4,SQ4,Refine(SQfp16)", "RR16,IVF4,PQ4x4fs,Refine(SQ8)", "IVF4,SQ8,RFlat"),
-    *("IVF4,PQ4x4np,Refine(SQ8)", "RR16,IVF4,SQ8,Refine(RR16,PQ4x4np)", "IVF4_HNSW4,SQ8,Refine(SQfp16)"),
+    *(
+        "IVF4,PQ4x4np,Refine(SQ8)",
+        "RR16,IVF4,SQ8,Refine(RR16,PQ4x4np)",
+        "IVF4,SQ8,Refine(PCA8,SQ8)",
+        "IVF4_HNSW4,SQ8,Refine(SQfp16)",
+    ),
 )
 NOT_STORED = ("IVF4,SQ8", "RR16,IVF4,SQ8", "HNSW4", "IVF4,SQ4,Refine(PQ4x4fs)")
 pytestmark = pytest.mark.usefixtures("one_thread")
