@@ -2,9 +2,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# number of test processes; each takes whole files, in the order of tests/conftest.py: the slow ones first
-TEST_PROCESSES ?= 2
+# number of test processes; each takes whole files, in the order of tests/conftest.py: the slow ones first. A third one
+# works while the two others wait, where there are 12 GB of memory
+TEST_PROCESSES ?= $(shell awk '$$1 == "MemTotal:" && $$2 > 12000000 { more = 1 } END { print more ? 3 : 2 }' /proc/meminfo 2>/dev/null || echo 2)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# each of the hundreds of processes that tests start would compile the package anew
+unexport PYTHONDONTWRITEBYTECODE
 # threads of OpenMP sleep while they wait, as in our commands: the test processes share the cores
 test test-fast test-clusters: export OMP_WAIT_POLICY := passive
 
