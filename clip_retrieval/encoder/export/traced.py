@@ -7,11 +7,13 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from clip_retrieval.encoder.export.graph import OPSET
 from clip_retrieval.encoder.formats.onnx_folder import GRAPHS
@@ -19,6 +21,9 @@ from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.errors import EncoderError
 
 EXAMPLE_BATCH = 2  # one would be taken for a constant
+# what torch says of a module that reshapes what attention returns: with a bias of its own, the order in memory is
+# another one while it traces. The plain form of attention has the usual order
+OF_FUSED_ATTENTION = "Cannot view a tensor"
 
 
 class ImageTower(nn.Module):
@@ -62,24 +67,35 @@ def trace_towers(
     }
     for tower in towers:
         wrapper, name, example = examples[tower]
+        export = partial(export_tower, wrapper.eval(), name, example, folder / GRAPHS[tower])
         try:
-            with quiet(), without_fast_path():
-                torch.onnx.export(
-                    wrapper.eval(),
-                    (example,),
-                    str(folder / GRAPHS[tower]),
-                    input_names=[name],
-                    output_names=["embeddings"],
-                    dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
-                    opset_version=OPSET,
-                    dynamo=True,
-                    external_data=True,
-                    optimize=True,
-                    verbose=False,
-                )
+            try:
+                export()
+            except Exception as error:
+                if OF_FUSED_ATTENTION not in explain(error):
+                    raise
+                with sdpa_kernel(SDPBackend.MATH):
+                    export()
         except Exception as error:  # torch, onnxscript and sympy raise all kinds here
             reason = explain(error)
             raise EncoderError(f"torch cannot export the {tower} tower of this model to ONNX: {reason}") from error
+
+
+def export_tower(tower: nn.Module, name: str, example: Tensor, path: Path) -> None:
+    with quiet(), without_fast_path():
+        torch.onnx.export(
+            tower,
+            (example,),
+            str(path),
+            input_names=[name],
+            output_names=["embeddings"],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=True,
+            optimize=True,
+            verbose=False,
+        )
 
 
 def explain(error: BaseException) -> str:
