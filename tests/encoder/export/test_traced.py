@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -26,16 +27,21 @@ class BiasedAttention(nn.Module):
     def encode_image(self, pixels: Tensor) -> Tensor:
         rows = pixels.flatten(2).transpose(1, 2).repeat(1, 1, 12)  # [n, places, channels]
         count, places, _ = rows.shape
-        heads = rows.reshape(count, places, 3, 2, 6).permute(2, 0, 3, 1, 4).unbind(0)
-        found = nn.functional.scaled_dot_product_attention(*heads, attn_mask=self.bias.permute(2, 0, 1)[None])
+        query, key, value = rows.reshape(count, places, 3, 2, 6).permute(2, 0, 3, 1, 4).unbind(0)
+        bias = self.bias.permute(2, 0, 1)[None]
+        found = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         return found.transpose(1, 2).reshape(count, places, 12).mean(1)
 
 
 def test_attention_with_a_bias_can_be_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch's fused attention cannot: 'Cannot view a tensor', as its rows lie in another order while it is traced."""
-    tries = list[str]()
-    export = traced.export_tower
-    monkeypatch.setattr(traced, "export_tower", lambda *given: (tries.append("once"), export(*given)))
+    tries, export = list[str](), traced.export_tower
+
+    def count(*given: Any) -> None:
+        tries.append("once")
+        export(*given)
+
+    monkeypatch.setattr(traced, "export_tower", count)
     trace_towers(BiasedAttention(), PREPROCESS, 8, tmp_path, ["image"])
     assert len(tries) == 2
     pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
