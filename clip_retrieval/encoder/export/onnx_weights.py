@@ -58,6 +58,7 @@ class Rewriter:
             for node in self.model.graph.node
             if node.op_type == "Cast" and node.input[0] in self.tensors
         }
+        self.ranks = find_ranks(self.model)
 
     def run(self) -> None:
         for node in self.model.graph.node:
@@ -129,6 +130,7 @@ class Rewriter:
         q, scales = quantize_rows(table, form)
         name = self.tensor_name(node.input[0])
         packed = pack(q, form).reshape(len(q), -1)
+        kept = [0] * self.ranks.get(ids, 2)  # Reshape takes 0 for an axis that stays as it is
         found = graph.add("Gather", graph.constant(f"{name}.q", packed), ids)
         if form.bits == 4:
             low = graph.add("BitwiseAnd", found, graph.constant("low_half", np.array(15, dtype=np.uint8)))
@@ -137,13 +139,13 @@ class Rewriter:
             )
             halves = [graph.add("Unsqueeze", half, graph.integers(-1)) for half in (low, high)]
             found = graph.add("Concat", *halves, axis=-1)
-        blocks = graph.add("Reshape", graph.to_float(found), graph.integers(0, 0, -1, form.block_size))
+        blocks = graph.add("Reshape", graph.to_float(found), graph.integers(*kept, -1, form.block_size))
         centered = graph.add("Sub", blocks, graph.number(form.middle))
         scale = graph.to_float(graph.add("Gather", graph.constant(f"{name}.scales", scales.astype(np.float16)), ids))
         scaled = graph.add("Mul", centered, graph.add("Unsqueeze", scale, graph.integers(-1)))
-        whole = graph.add("Reshape", scaled, graph.integers(0, 0, -1))
+        whole = graph.add("Reshape", scaled, graph.integers(*kept, -1))
         if q.shape[1] * form.block_size != table.shape[1]:
-            whole = graph.add("Slice", whole, *(graph.integers(i) for i in (0, table.shape[1], 2)))
+            whole = graph.add("Slice", whole, *(graph.integers(i) for i in (0, table.shape[1], len(kept))))
         self.rename(whole, node.output[0])
         return True
 
@@ -191,6 +193,14 @@ class Rewriter:
             return np.memmap(path, dtype, "r", offset=int(place.get("offset", 0)), shape=tuple(tensor.dims))
         except (OSError, ValueError) as error:  # ValueError: it is cut off
             raise EncoderError(f"{path} cannot be read ({error}); convert the model again") from error
+
+
+def find_ranks(model: onnx.ModelProto) -> dict[str, int]:
+    """Return the number of axes of values and weights, as far as they can be told from the graph."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    types = {value.name: value.type.tensor_type for value in (*graph.input, *graph.value_info)}
+    ranks = {name: len(kind.shape.dim) for name, kind in types.items() if kind.HasField("shape")}
+    return ranks | {tensor.name: len(tensor.dims) for tensor in graph.initializer}
 
 
 def quantize_graph(source: Path, target: Path, kind: OnnxType) -> set[int]:

@@ -5,10 +5,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
@@ -17,6 +18,7 @@ from clip_retrieval.encoder.export.blocks import Bits, pack, quantize_rows
 from clip_retrieval.encoder.export.compare import compare_towers
 from clip_retrieval.encoder.export.config import GGML_NUMBERS, ConvertConfig, OnnxType, QuantizeConfig, QuantizedType
 from clip_retrieval.encoder.export.convert import run_convert
+from clip_retrieval.encoder.export.onnx_weights import quantize_graph
 from clip_retrieval.encoder.export.quantize import run_quantize
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.encoder.uri import DEMO_MODEL
@@ -109,6 +111,32 @@ def test_no_large_matrix_is_left_whole(tmp_path: Path, write_model: WriteModel) 
         floats = [t for t in tensors if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) == 2]
         large = {tensor.name for tensor in floats if np.prod(tensor.dims) >= 4096}
         assert large <= {"positional_embedding", "visual.positional_embedding", "mask"}
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+@pytest.mark.parametrize("shape", [[-1], [-1, 4], [-1, 2, 2], []], ids=str)
+def test_rows_are_looked_up_by_ids_of_any_shape(tmp_path: Path, kind: OnnxType, shape: list[int]) -> None:
+    """NLLB's places are one long row of ids: neither runtime opened its graph in 8 bits."""
+    table = np.random.default_rng(0).standard_normal((100, 150)).astype(np.float32)
+    nodes = [
+        onnx.helper.make_node("Reshape", ["tokens", "shape"], ["ids"]),
+        onnx.helper.make_node("Gather", ["table", "ids"], ["rows"]),
+    ]
+    tokens = onnx.helper.make_tensor_value_info("tokens", onnx.TensorProto.INT64, ["n"])
+    rows = onnx.helper.make_tensor_value_info("rows", onnx.TensorProto.FLOAT, [None] * (len(shape) + 1))
+    weights: dict[str, NDArray[Any]] = {"table": table, "shape": np.array(shape, np.int64)}
+    initializers = [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()]
+    graph = onnx.helper.make_graph(nodes, "lookup", [tokens], [rows], initializers)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, tmp_path / "plain.onnx")
+
+    quantize_graph(tmp_path / "plain.onnx", tmp_path / "small.onnx", kind)
+
+    ids = np.array([3, 99, 0, 7, 7, 50, 1, 2] if shape else [99])
+    (found,) = onnxruntime.InferenceSession(tmp_path / "small.onnx").run(None, {"tokens": ids})
+    wanted = table[ids.reshape(shape)]
+    assert found.shape == wanted.shape
+    assert np.linalg.norm(found - wanted) < (0.01 if kind == "int8" else 0.12) * np.linalg.norm(wanted)
 
 
 def test_kernels_of_resnets_are_stored_in_eight_bits(tmp_path: Path, write_model: WriteModel) -> None:
