@@ -229,6 +229,7 @@ def main() -> None:
                 for number in range(args.changed):
                     place_of(scratch, args, number).write_bytes(picture(number, seed=1000))
                 found = run(source, output, args, rows, "--update")
+                first = first or found.held["all"]
                 report(
                     f"{rows:,}, {args.changed} changed", found, kinds, first, check(output, args, rows, args.changed)
                 )
