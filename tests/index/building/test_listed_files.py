@@ -19,6 +19,7 @@ from clip_retrieval.index.building.listed_files import open_listed, write_listed
 from clip_retrieval.index.building.merged_files import merge_to_file
 from clip_retrieval.index.building.parts import merge_into
 from clip_retrieval.storage import Folder
+from tests.index.building.conftest import make, write
 
 Rows = Callable[..., NDArray[np.float32]]
 # np: without faiss's annealing of the codebooks, which takes seconds and changes nothing here
@@ -34,17 +35,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def _bands(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Read a list at a time, and all lists at once."""
     monkeypatch.setattr("clip_retrieval.index.building.listed_files.BYTES_OF_BAND", request.param)
-
-
-def make(rows: NDArray[np.float32], kind: str) -> Any:
-    index = faiss.index_factory(rows.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
-    index.train(rows)
-    return index
-
-
-def write(index: Any, path: Path) -> str:
-    faiss.write_index(index, str(path))
-    return str(path)
 
 
 def bytes_of(index: Any) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import faiss
 import numpy as np
@@ -18,6 +17,7 @@ from clip_retrieval.index.building.merged_files import merge_in_memory
 from clip_retrieval.index.building.parts import merge_into
 from clip_retrieval.index.building.stored_files import StoredFile, open_stored
 from clip_retrieval.storage import Folder
+from tests.index.building.conftest import make, write
 
 Rows = Callable[..., NDArray[np.float32]]
 # np: without faiss's annealing of the codebooks, which takes seconds and changes nothing here
@@ -32,17 +32,6 @@ STORED = (
 )
 NOT_STORED = ("IVF4,SQ8", "RR16,IVF4,SQ8", "HNSW4", "IVF4,SQ4,Refine(PQ4x4fs)")
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def make(rows: NDArray[np.float32], kind: str) -> Any:
-    index = faiss.index_factory(rows.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
-    index.train(rows)
-    return index
-
-
-def write(index: Any, path: Path) -> str:
-    faiss.write_index(index, str(path))
-    return str(path)
 
 
 @pytest.mark.parametrize("kind", STORED)
