@@ -56,9 +56,14 @@ def best_batch_size(device: str) -> int:
 
 
 def expect_batches(encoder: Encoder, size: int) -> None:
-    """Have an encoder on a GPU prepare for many batches of this size."""
+    """Have an encoder prepare for many batches of this size: record what a GPU shall do, or open the graph."""
     if encoder.info.device.startswith("cuda"):
         from clip_retrieval.encoder.engines.openclip import OpenClipEncoder
 
         assert isinstance(encoder, OpenClipEncoder)
         encoder.expect_batches(size)
+        return
+    from clip_retrieval.encoder.engines.onnx import OnnxEncoder
+
+    if isinstance(encoder, OnnxEncoder) and "image" in encoder.info.towers:
+        encoder.open_image_side()

@@ -9,6 +9,7 @@ from pathlib import Path
 from clip_retrieval.encoder.config import Chosen
 
 CPU_FLAGS = Path("/proc/cpuinfo")
+UNITS = ("amx_bf16", "amx_int8", "avx2", "avx512_bf16", "avx512_vnni", "avx512f", "avx_vnni", "fma")
 
 
 def cpu_precisions() -> tuple[Chosen, ...]:
@@ -29,6 +30,12 @@ def precisions_of(flags_file: Path) -> tuple[Chosen, ...]:
     has_int8 = bool(flags & {"avx512_vnni", "avx_vnni"})
     has_bf16 = "avx512_bf16" in flags
     return (*(("int8",) if has_int8 else ()), *(("bf16",) if has_bf16 else ()), "fp32")
+
+
+def cpu_units() -> list[str]:
+    """Return what decides how this CPU computes: its architecture, and those of its units that runtimes ask for."""
+    flags = read_flags(CPU_FLAGS)
+    return [platform.machine(), *(unit for unit in UNITS if unit in flags)]
 
 
 def read_flags(flags_file: Path) -> frozenset[str]:

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 from clip_retrieval import clip_inference
+from clip_retrieval.cache_home import cache_home
 from clip_retrieval.encoder import load as loading
 from clip_retrieval.encoder.base import Embeddings, Encoder, Pixels
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.engines.hashing import HashEncoder
 from clip_retrieval.encoder.uri import parse_uri
 from clip_retrieval.inference.worker import number_format as precision
-from clip_retrieval.inference.worker.number_format import CHECKED_SAMPLES, candidates
+from clip_retrieval.inference.worker import remembered_checks
+from clip_retrieval.inference.worker.number_format import CHECKED_SAMPLES, FirstSamples, candidates
 
 WritePictures = Callable[[Path, int], Path]
 
@@ -135,3 +137,71 @@ def test_candidates() -> None:
     assert candidates(EncoderConfig(clip_model="hash:64"), None) == ("fp32",)
     assert candidates(EncoderConfig(clip_model="demo"), None) == ("fp32",)
     assert loading.list_precisions(EncoderConfig(clip_model="random:ViT-B-32", device="cuda:0")) == ("fp16", "fp32")
+
+
+def note_checks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that grows by the format of each encoder that checks try."""
+    tried: list[str] = []
+    encode = precision.try_to_encode
+
+    def noted(encoder: Encoder, samples: FirstSamples) -> dict[str, Embeddings]:
+        tried.append(encoder.info.precision)
+        return encode(encoder, samples)
+
+    monkeypatch.setattr(precision, "try_to_encode", noted)
+    return tried
+
+
+def test_a_check_that_went_well_is_not_made_again(
+    tmp_path: Path, write_pictures: WritePictures, formats: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    formats["int8"] = 0.001
+    tried, source = note_checks(monkeypatch), write_pictures(tmp_path / "in", 20)
+    clip_inference(source, tmp_path / "pictures", clip_model="hash:64", enable_text=False)
+    clip_inference(source, tmp_path / "both", clip_model="hash:64")  # texts were not checked yet
+    assert tried == ["int8", "int8"]
+    clip_inference(source, tmp_path / "later", clip_model="hash:64")
+    clip_inference(source, tmp_path / "pictures alone", clip_model="hash:64", enable_text=False)
+    assert tried == ["int8", "int8"]
+    assert manifest_of(tmp_path / "later") == manifest_of(tmp_path / "both")
+
+
+@pytest.mark.parametrize(("error", "count"), [(0.04, 20), (0.001, 7)])
+def test_a_check_is_made_again_that_came_near_the_bound_or_had_few_samples(
+    tmp_path: Path,
+    write_pictures: WritePictures,
+    formats: dict[str, float],
+    monkeypatch: pytest.MonkeyPatch,
+    error: float,
+    count: int,
+) -> None:
+    formats["int8"] = error
+    tried, source = note_checks(monkeypatch), write_pictures(tmp_path / "in", count)
+    for name in ("first", "second"):
+        clip_inference(source, tmp_path / name, clip_model="hash:64")
+        assert manifest_of(tmp_path / name)["precision"] == "int8"
+    assert tried == ["int8", "int8"]
+
+
+def test_a_check_of_another_cpu_or_one_that_is_damaged_does_not_count(
+    tmp_path: Path, write_pictures: WritePictures, formats: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    formats["int8"] = 0.001
+    tried, source = note_checks(monkeypatch), write_pictures(tmp_path / "in", 20)
+    clip_inference(source, tmp_path / "first", clip_model="hash:64")
+    for place in (cache_home() / "checks").iterdir():
+        place.write_text('{"samples": 20, "least_cosine": {"image"')
+    clip_inference(source, tmp_path / "damaged", clip_model="hash:64")
+    monkeypatch.setattr(remembered_checks, "cpu_units", lambda: ["x86_64", "another unit"])
+    clip_inference(source, tmp_path / "elsewhere", clip_model="hash:64")
+    assert tried == ["int8"] * 3
+
+
+def test_a_cache_that_cannot_be_written_changes_nothing(
+    tmp_path: Path, write_pictures: WritePictures, formats: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    formats["int8"] = 0.001
+    (tmp_path / "cache").write_text("a file in its place")
+    monkeypatch.setenv("CLIP_RETRIEVAL_CACHE", str(tmp_path / "cache"))
+    clip_inference(write_pictures(tmp_path / "in", 20), tmp_path / "out", clip_model="hash:64")
+    assert manifest_of(tmp_path / "out")["precision"] == "int8"

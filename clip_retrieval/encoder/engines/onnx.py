@@ -128,6 +128,10 @@ class OnnxEncoder(EncodesTexts):
         with explaining_pointers(self.folder, EncoderError):
             return HuggingfaceTokenizer(self.folder, spec)
 
+    def open_image_side(self) -> Session:
+        """Return the graph of pictures; it is open then, before the first of them come."""
+        return self.image_session
+
     def start_text_side(self, texts: Sequence[str] = ()) -> None:
         """Open the graph while the vocabulary is read, then embed the texts: neither waits for the other."""
         if self.opening or {"text_session", "tokenizer"} & vars(self).keys():

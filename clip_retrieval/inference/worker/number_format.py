@@ -16,6 +16,7 @@ from clip_retrieval.encoder.load import list_precisions, load_encoder
 from clip_retrieval.errors import EncoderError
 from clip_retrieval.inference.manifest import Check
 from clip_retrieval.inference.readers.loader import Loader
+from clip_retrieval.inference.worker.remembered_checks import recall, remember
 from clip_retrieval.sources.protocol import Source
 from clip_retrieval.sources.types import Sample
 
@@ -42,9 +43,15 @@ def candidates(config: EncoderConfig, settled: str | None) -> tuple[Chosen, ...]
 def settle(
     config: EncoderConfig, encoder: Encoder, loader: Loader, source: Source, formats: tuple[Chosen, ...]
 ) -> tuple[Encoder, Check | None]:
-    """Return an encoder in the first of the formats that is exact enough; `encoder` has the first of them."""
+    """Return an encoder in the first of the formats that is exact enough; `encoder` has the first of them.
+
+    Where an earlier run came to the first one with a margin, nothing is tried.
+    """
     if len(formats) == 1:
         return encoder, None
+    earlier = recall(encoder, wanted_modalities(source))
+    if earlier is not None:
+        return encoder, earlier
     samples = first_samples(loader, source)
     with ThreadPoolExecutor(1) as threads:  # opening a model keeps one core busy, and there is another runtime for it
         exact = threads.submit(lambda: encode(load_exact(config), samples))
@@ -55,9 +62,15 @@ def settle(
             got = try_to_encode(encoder, samples)
             checks.append(compare(exact.result(), got))
             if checks[-1].is_exact_enough:
+                remember(encoder, checks[-1])
                 return encoder, checks[-1]
             logger.info("%s in %s is not exact enough here: %s", config.clip_model, precision, checks[-1].least_cosine)
     return load(config, formats[-1]), checks[-1]
+
+
+def wanted_modalities(source: Source) -> list[str]:
+    wanted = {"image": source.config.enable_image, "text": source.config.enable_text}
+    return [modality for modality, is_wanted in wanted.items() if is_wanted]
 
 
 def load_exact(config: EncoderConfig) -> Encoder:
