@@ -1,12 +1,14 @@
 """Inference side by side: this project as it is installed, and clip-retrieval 2.45 where there is one.
 
     python benchmarks/pipeline.py tars   --peer VENV [--runs 3] [--input FOLDER]
-    python benchmarks/pipeline.py photos --peer VENV [--runs 3] [--input FOLDER]
+    python benchmarks/pipeline.py photos --peer VENV [--runs 3] [--input FOLDER | --format jpg|png|webp]
 
-tars: 1,024 samples of 256 px in webdataset shards, pictures and captions. photos: a folder of 12-megapixel JPEGs,
-pictures only. Without --input they are made first. Both projects get the same random ViT-B-32 and no option but those
-of the input; --batch is the peer's, whose two warm-up batches it makes smaller. Runs alternate. The first run of this
-project finds an empty cache and converts the model; the others find it converted, as all but a user's first do.
+tars: 1,024 samples of 256 px in webdataset shards, pictures and captions. photos: a folder of pictures of 12
+megapixels, pictures only. Without --input they are made first. Both projects get the same random ViT-B-32 and no
+option but those of the input; --batch is the peer's, whose two warm-up batches it makes smaller. Runs alternate, and
+after each of our later ones the engine alone encodes the same samples, ready in memory: the share of it that the
+pipeline reaches is the median over such pairs. The first run of this project finds an empty cache and converts the
+model; the others find it converted, as all but a user's first do.
 --peer is a virtual environment with clip-retrieval 2.45 (and setuptools below 81, without which it does not start).
 """
 
@@ -23,20 +25,26 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from make_data import picture, write_shards
+from PIL import Image
 
 MODEL = "ViT-B-32"
 COMPARED = 256  # rows that are compared with open_clip's fp32
 
 
-def write_photos(folder: Path, count: int) -> None:
+def write_photos(folder: Path, count: int, kind: str) -> None:
     folder.mkdir(parents=True)
     for number in range(count):
-        (folder / f"{number:05d}.jpg").write_bytes(picture(np.random.default_rng([7, number]), 3000))
+        data, path = picture(np.random.default_rng([7, number]), 3000), folder / f"{number:05d}.{kind}"
+        if kind == "jpg":
+            path.write_bytes(data)
+        else:
+            Image.open(io.BytesIO(data)).save(path)
 
 
 def options_of(kind: str) -> list[str]:
@@ -89,7 +97,7 @@ def run_peer(args: argparse.Namespace, source: Path, out: Path, weights: Path) -
 def samples_of(kind: str, source: Path) -> Iterator[tuple[bytes, str]]:
     """Yield picture and caption in the order of the input."""
     if kind == "photos":
-        yield from ((path.read_bytes(), "") for path in sorted(source.rglob("*.jpg")))
+        yield from ((path.read_bytes(), "") for path in sorted(source.iterdir()))
         return
     for shard in sorted(source.glob("*.tar")):
         with tarfile.open(shard) as tar:
@@ -113,7 +121,7 @@ def measure_engine(kind: str, source: Path) -> None:
         captions.append(caption)
     ready = np.stack(pixels)
     rounds = []
-    for _ in range(4):
+    for _ in range(2):
         start = time.perf_counter()
         for i in range(0, len(ready), 256):
             encoder.encode_images(ready[i : i + 256])
@@ -121,7 +129,7 @@ def measure_engine(kind: str, source: Path) -> None:
         if kind == "tars":
             encoder.encode_texts(captions)
         rounds.append((middle - start, time.perf_counter() - middle))
-    images, texts = (statistics.median(times) for times in zip(*rounds[1:], strict=True))
+    images, texts = rounds[-1]
     print(json.dumps({"images": images, "texts": texts}))
 
 
@@ -129,7 +137,6 @@ def least_cosines(kind: str, source: Path, out: Path) -> dict[str, float]:
     """Return how near our first rows come to open_clip's own transform and fp32 model."""
     import open_clip
     import torch
-    from PIL import Image
 
     torch.manual_seed(0)
     model, _, preprocess = open_clip.create_model_and_transforms(MODEL)
@@ -165,6 +172,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=["tars", "photos", "engine"])
     parser.add_argument("--input", type=Path)
+    parser.add_argument("--format", choices=["jpg", "png", "webp"], default="jpg")
     parser.add_argument("--count", type=int)
     parser.add_argument("--peer", type=Path)
     parser.add_argument("--batch", type=int, default=64)
@@ -179,6 +187,33 @@ def report(name: str, seconds: list[float], count: int, peer: list[float]) -> No
     print(f"{name:38} {wall:8.1f} s ({min(seconds):.1f}-{max(seconds):.1f}) {count / wall:8.1f} samples/s {ratio}")
 
 
+@dataclass
+class Figures:
+    """Seconds of all runs, and of our later ones samples per second without start-up."""
+
+    first: list[float] = field(default_factory=list)
+    later: list[float] = field(default_factory=list)
+    peer: list[float] = field(default_factory=list)
+    engine: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    account: dict[str, Any] = field(default_factory=dict)  # what our last run said of itself
+
+
+def measure(args: argparse.Namespace, source: Path, work: Path) -> Figures:
+    figures = Figures()
+    command = [sys.executable, __file__, "engine", "--engine-of", args.kind, "--input", str(source)]
+    for run in range(args.runs + 1):
+        seconds, figures.account = run_ours(args.kind, source, work / f"ours{run}", work / "cache")
+        (figures.later if run else figures.first).append(seconds)
+        if run:
+            alone = json.loads(timed(command, CLIP_RETRIEVAL_CACHE=str(work / "cache"))[1])
+            figures.engine.append(alone["images"] + alone["texts"])
+            figures.rates.append(figures.account["rate"])
+        if args.peer and run < args.runs:
+            figures.peer.append(run_peer(args, source, work / f"peer{run}", work / "weights.pt"))
+    return figures
+
+
 def main() -> None:
     args = parse_arguments()
     if args.kind == "engine":
@@ -190,26 +225,21 @@ def main() -> None:
         if args.input is None and args.kind == "tars":
             write_shards(source, args.count or 1024, 256, 256)
         elif args.input is None:
-            write_photos(source, args.count or 60)
+            write_photos(source, args.count or 60, args.format)
         save_weights(work / "weights.pt")
-        first, later, peer = [], [], []
-        for run in range(args.runs + 1):
-            seconds, account = run_ours(args.kind, source, work / f"ours{run}", work / "cache")
-            (later if run else first).append(seconds)
-            if args.peer and run < args.runs:
-                place = work / f"peer{run}"
-                peer.append(run_peer(args, source, place, work / "weights.pt"))
+        figures = measure(args, source, work)
+        account, peer = figures.account, figures.peer
         count = account["sample_count"]
         if peer:
             report("clip-retrieval 2.45", peer, count, peer)
-        report("this project, first run (converts)", first, count, peer)
-        report("this project, later runs", later, count, peer)
-        command = [sys.executable, __file__, "engine", "--engine-of", args.kind, "--input", str(source)]
-        engine = json.loads(timed(command, CLIP_RETRIEVAL_CACHE=str(work / "cache"))[1])
-        alone = count / (engine["images"] + engine["texts"])
-        print(f"\nengine alone on ready tensors: {alone:.1f} samples/s ({count / engine['images']:.1f} images/s)")
-        share = 100 * account["rate"] / alone
-        print(f"the pipeline without start-up: {account['rate']:.1f} samples/s, {share:.0f} % of it")
+        report("this project, first run (converts)", figures.first, count, peer)
+        report("this project, later runs", figures.later, count, peer)
+        report("the engine alone on ready tensors", figures.engine, count, [])
+        shares = [100 * rate * alone / count for rate, alone in zip(figures.rates, figures.engine, strict=True)]
+        print(
+            f"\nthe pipeline without start-up: {statistics.median(figures.rates):.1f} samples/s, "
+            f"{statistics.median(shares):.0f} % of it ({min(shares):.0f}-{max(shares):.0f})"
+        )
         print(f"{account['diagnosis']}; {account['shares']}")
         for name, least in least_cosines(args.kind, source, work / f"ours{args.runs}").items():
             print(f"least cosine of {name} to open_clip's transform and fp32, {COMPARED} rows at most: {least:.6f}")

@@ -1,4 +1,4 @@
-"""The caches of this machine: our own (converted models and their checks, folders of `search`), the hub's, and OpenAI's."""
+"""The caches of this machine: our own (models and their checks, folders of `search`), the hub's, and OpenAI's."""
 
 from __future__ import annotations
 
