@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 CACHE_VARIABLE = "CLIP_RETRIEVAL_CACHE"
+MOST_FILES = 10_000  # small files of a kind: the ones that were not used for longest make room
 
 
 def cache_home() -> Path:
@@ -37,3 +40,32 @@ def first_set(*variables: str) -> Path | None:
     """Return the path in the first environment variable that holds one."""
     path = next((value for name in variables if (value := os.environ.get(name))), None)
     return None if path is None else Path(path).expanduser()
+
+
+def read_small(place: Path) -> bytes | None:
+    """Return a small file of our cache, and note that it was used; None where it is not there."""
+    with suppress(OSError):
+        data = place.read_bytes()
+        with suppress(OSError):  # the cache of another user
+            os.utime(place)
+        return data
+    return None
+
+
+def keep_small(place: Path, text: str) -> None:
+    """Write a small file into our cache, whole or not at all, and make room; without a word where it cannot be kept."""
+    staged = place.with_suffix(f".{uuid4().hex}")
+    with suppress(OSError):  # a full disk, or a cache of another user: what it holds is found anew
+        place.parent.mkdir(parents=True, exist_ok=True)
+        staged.write_text(text, encoding="utf-8")
+        staged.replace(place)
+        make_room(place.parent)
+
+
+def make_room(folder: Path) -> None:
+    """Remove the files that were not used for longest where there are too many."""
+    with os.scandir(folder) as entries:
+        used = [(entry.stat().st_mtime, entry.path) for entry in entries]
+    for _, path in sorted(used)[: max(0, len(used) - MOST_FILES)]:
+        with suppress(OSError):  # another process was first
+            Path(path).unlink()

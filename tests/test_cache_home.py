@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from clip_retrieval.cache_home import cache_home, hub_repository, openai_folders
+from clip_retrieval import cache_home as caches
+from clip_retrieval.cache_home import cache_home, hub_repository, keep_small, openai_folders, read_small
 
 VARIABLES = ("CLIP_RETRIEVAL_CACHE", "XDG_CACHE_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME")
 
@@ -43,3 +45,20 @@ def test_a_named_cache_goes_before_those_of_the_environment(monkeypatch: pytest.
     assert hub_repository("org/name", "~/mine") == Path("/home/me/mine/models--org--name")
     assert openai_folders("~/mine") == [Path("/home/me") / name for name in ("mine", "clip", ".cache/clip")]
     assert openai_folders() == [Path("/home/me/clip"), Path("/home/me/.cache/clip")]
+
+
+def test_small_files_that_were_not_used_for_longest_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caches, "MOST_FILES", 3)
+    for number in range(3):
+        keep_small(tmp_path / "kind" / f"{number}.json", str(number))
+        os.utime(tmp_path / "kind" / f"{number}.json", (number, number))
+    assert read_small(tmp_path / "kind" / "0.json") == b"0"  # used just now
+    keep_small(tmp_path / "kind" / "3.json", "3")
+    assert sorted(path.name for path in (tmp_path / "kind").iterdir()) == ["0.json", "2.json", "3.json"]
+    assert read_small(tmp_path / "kind" / "1.json") is None
+
+
+def test_a_small_file_that_cannot_be_kept_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "kind").write_text("a file where a folder should be")
+    keep_small(tmp_path / "kind" / "1.json", "1")
+    assert read_small(tmp_path / "kind" / "1.json") is None

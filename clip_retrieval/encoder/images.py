@@ -11,6 +11,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from clip_retrieval.encoder.bit_depth import fit_transparent_color, narrow, needs_narrowing
 from clip_retrieval.encoder.config import MAX_PIXELS, Transparency
+from clip_retrieval.encoder.other_files import describe_other
 from clip_retrieval.encoder.plugins import plugin_format
 from clip_retrieval.encoder.png_text import without_large_text
 from clip_retrieval.errors import ImageError, one_line
@@ -47,7 +48,8 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
             image = Image.open(io.BytesIO(without_large_text(data)), formats=(plugin,) if plugin else FORMATS)
         except UnidentifiedImageError as error:
             # The spelling is stored in failures/: changing it would change the bytes of runs.
-            raise ImageError("decode", "no picture format recognised") from error
+            other = describe_other(data)
+            raise ImageError("decode", f"no picture format recognised{f': it is {other}' if other else ''}") from error
         except Image.DecompressionBombError:
             raise
         except Exception as error:  # Pillow's decoders raise nearly anything on broken bytes

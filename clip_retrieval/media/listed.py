@@ -14,9 +14,8 @@ from itertools import pairwise
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
-from uuid import uuid4
 
-from clip_retrieval.cache_home import cache_home
+from clip_retrieval.cache_home import cache_home, keep_small, read_small
 from clip_retrieval.media.config import VideoConfig
 from clip_retrieval.media.helper import Helpers
 from clip_retrieval.media.places import PlaceRef
@@ -110,21 +109,19 @@ def kept_place(file: PlaceRef, threshold: float) -> Path | None:
 def remember(file: PlaceRef, threshold: float) -> Listed | None:
     """Return the scenes of a file that were kept."""
     place = kept_place(file, threshold)
-    with suppress(OSError, ValueError, TypeError, KeyError):  # there are none, or what was kept is damaged
-        if place is not None:
-            moments, end, is_cut = json.loads(place.read_bytes())
-            return Listed(list(map(int, moments)), int(end), is_cut=bool(is_cut))
+    data = None if place is None else read_small(place)
+    if data is None:
+        return None
+    with suppress(ValueError, TypeError, KeyError):  # what was kept is damaged
+        moments, end, is_cut = json.loads(data)
+        return Listed(list(map(int, moments)), int(end), is_cut=bool(is_cut))
     return None
 
 
 def keep(file: PlaceRef, threshold: float, listed: Listed) -> None:
     place = kept_place(file, threshold)
-    with suppress(OSError):  # a full disk, or a cache of another user: they are found anew
-        if place is not None:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            staged = place.with_suffix(f".{uuid4().hex}")
-            staged.write_text(json.dumps([listed.moments, listed.end, listed.is_cut]))
-            staged.replace(place)
+    if place is not None:
+        keep_small(place, json.dumps([listed.moments, listed.end, listed.is_cut]))
 
 
 def thin_out(moments: list[int], rate: float) -> list[int]:

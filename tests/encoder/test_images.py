@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from clip_retrieval.encoder.images import decode_image, to_rgb
+from clip_retrieval.encoder.images import decode_image, open_image, to_rgb
 from clip_retrieval.errors import ImageError
 
 RAMP = np.linspace(0, 255, 64).astype(np.uint8).reshape(8, 8)
@@ -207,3 +208,29 @@ def test_a_cut_picture_is_an_image_error(kind: str, share: float) -> None:
 
     assert caught.value.reason in {"truncated", "decode"}
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"\xef\xbb\xbf\r\n<!DOCTYPE html><title>404</title>", "a web page"),
+        (b"<?xml version='1.0'?>\n<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing"),
+        (b"%PDF-1.7\n", "a PDF"),
+        (b"\x00\x00\x00\x18ftypisom\x00\x00\x02\x00isomiso2", "a video (MP4 or QuickTime)"),
+        (b"\x1aE\xdf\xa3\x01\x00", "a video (Matroska or WebM)"),
+        (b"RIFF\x00\x00\x00\x00AVI LIST", "a video (AVI)"),
+        (b"PK\x03\x04", "a zip archive"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+    ],
+)
+def test_a_file_that_is_no_picture_is_called_what_it_is(data: bytes, what: str) -> None:
+    with pytest.raises(ImageError, match=re.escape(f"no picture format recognised: it is {what}")) as caught:
+        open_image(data)
+    assert caught.value.reason == "decode"
+
+
+@pytest.mark.parametrize("data", [b"<a note>", b"plain text", b"\x00" * 64, b"RIFF\x00\x00\x00\x00WAVE"])
+def test_a_file_that_does_not_say_what_it_is_is_called_nothing(data: bytes) -> None:
+    with pytest.raises(ImageError) as caught:
+        open_image(data)
+    assert str(caught.value).endswith("no picture format recognised")
