@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import ipaddress
+import time
 from collections.abc import Sequence
 from functools import lru_cache
 from http import HTTPStatus
@@ -17,6 +19,8 @@ PREFLIGHT: tuple[Header, ...] = (
     (b"access-control-max-age", b"600"),
 )
 KEPT_NAMES = 64  # of hosts: parsing an address takes 10 us, and a client always says the same
+DIGITS_OF_A_TIME = 12
+LONGEST_LINK = 24 * 3600  # seconds that a signed link may hold
 EXPOSED: Header = (b"access-control-expose-headers", b"index-generation, index-partial")
 
 
@@ -40,9 +44,12 @@ class Access:
                 f"this server does not answer to {host[:100]!r}; it would if started with --allowed_hosts",
             )
 
-    def check_key(self, request: Request) -> None:
-        """Refuse a request without one of the keys; the time that takes says nothing of them."""
-        if not self.keys:
+    def check_key(self, request: Request, *, is_linked: bool = False) -> None:
+        """Refuse a request without one of the keys; the time that takes says nothing of them.
+
+        Players and other programs that are given a link bring no header: where `is_linked`, the link may be signed.
+        """
+        if not self.keys or (is_linked and self.is_signed(request)):
             return
         given = request.header(b"x-api-key")
         if given is None:
@@ -55,6 +62,22 @@ class Access:
                 "this server wants a key: `Authorization: Bearer KEY` or `X-API-Key: KEY`",
                 ((b"www-authenticate", b"Bearer"),),
             )
+
+    def is_signed(self, request: Request) -> bool:
+        """Say whether a link is signed with one of the keys; raises HttpError 401 where it has expired."""
+        parameters = request.parameters
+        expires, signature = (parameters.get(name, "") for name in ("expires", "signature"))
+        if not signature or not (expires.isascii() and expires.isdigit() and len(expires) <= DIGITS_OF_A_TIME):
+            return False
+        given = signature.encode()
+        matches = [hmac.compare_digest(given, sign(key, request.path, expires).encode()) for key in self.keys]
+        if not any(matches):
+            return False
+        left = int(expires) - time.time()
+        if not 0 < left <= LONGEST_LINK:
+            said = "the link has expired; open the hit again" if left <= 0 else "links hold for a day at most"
+            raise HttpError(HTTPStatus.UNAUTHORIZED, said)
+        return True
 
     def headers(self, request: Request) -> tuple[Header, ...]:
         """Return the headers that let pages of other origins read an answer, or keep them from it."""
@@ -79,6 +102,11 @@ class Access:
                 "pages of other origins may not ask this server; they could if it were started with --cors",
             )
         return Response(b"", status=HTTPStatus.NO_CONTENT, headers=PREFLIGHT)
+
+
+def sign(key: bytes, path: str, expires: str) -> str:
+    """Return the signature of a link: HMAC-SHA256 in hex of its path, not encoded, a line end, and `expires`."""
+    return hmac.new(key, f"{path}\n{expires}".encode(), hashlib.sha256).hexdigest()
 
 
 def host_name(host: str) -> str:

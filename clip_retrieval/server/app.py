@@ -61,10 +61,14 @@ STATUS: tuple[tuple[type[Exception], HTTPStatus], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """What answers a method and path; `is_open` needs no key, a POST counts among the requests in work."""
+    """What answers a method and path; `is_open` needs no key, a POST counts among the requests in work.
+
+    In place of a key, the link of an `is_linked` one may be signed.
+    """
 
     handler: Handler
     is_open: bool = False
+    is_linked: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +193,7 @@ class App:
 
     def check_key(self, route: Route | None, request: Request) -> None:
         if route is not None and not route.is_open:
-            self.access.check_key(request)
+            self.access.check_key(request, is_linked=route.is_linked)
 
     async def take(self, route: Route, request: Request) -> Response:
         """Read and answer a request with a body; one too many is refused before its body is read."""

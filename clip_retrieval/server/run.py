@@ -65,7 +65,7 @@ def open_server(config: BackConfig, team: Team | None = None) -> Served:
     seen = about.Endpoints(config, indices, asker)
     routes = Routes(
         exact=list_routes(config, indices, asker, health),
-        beginnings={about.PICTURES: get(seen.show_picture), about.FILES: get(seen.show_file)},
+        beginnings={about.PICTURES: get(seen.show_picture), about.FILES: get(seen.show_file, is_linked=True)},
         files=lambda request: serve_file(files, request),
         page_headers=page_headers(config.default_backend),
         is_our_front=config.front_folder is None,
@@ -102,8 +102,8 @@ def list_routes(
     }
 
 
-def get(handler: Handler, *, is_open: bool = False) -> dict[str, Route]:
-    return {"GET": Route(handler=handler, is_open=is_open)}
+def get(handler: Handler, *, is_open: bool = False, is_linked: bool = False) -> dict[str, Route]:
+    return {"GET": Route(handler=handler, is_open=is_open, is_linked=is_linked)}
 
 
 def post(handler: Handler) -> dict[str, Route]:

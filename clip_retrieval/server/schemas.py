@@ -127,7 +127,17 @@ WHICH_ROW: list[dict[str, Any]] = [
     {"name": "generation", "in": "query", "schema": TEXT, "description": "The build that the id is of."},
 ]
 PARAMETERS: dict[str, list[dict[str, Any]]] = {
-    "/v1/files/{index}/{id}": WHICH_ROW,
+    "/v1/files/{index}/{id}": [
+        *WHICH_ROW,
+        {
+            "name": "expires", "in": "query", "schema": COUNT,
+            "description": "Until when a signed link holds, in seconds since 1970; a day at most.",
+        },
+        {
+            "name": "signature", "in": "query", "schema": TEXT,
+            "description": "In place of a key: HMAC-SHA256 with it, in hex, of the path, a line end and `expires`.",
+        },
+    ],
     "/v1/pictures/{index}/{id}": [
         *WHICH_ROW,
         {

@@ -583,6 +583,25 @@ def test_a_key_is_asked_for_and_opens_pictures_too(visit: Open, odd: Path, tmp_p
         has_loaded(page, 0)
 
 
+def test_a_video_plays_by_a_signed_link_where_a_key_is_wanted(visit: Open, films: Path, tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="videos are read by PyAV: pip install av")
+    (tmp_path / "keys").write_text(f"{KEY}\n")
+    options = {"port": 0, "reload_seconds": 0, "api_key_file": str(tmp_path / "keys")}
+    with listening(build_config(BackConfig, options, [str(films)])) as server:
+        page = visit("?open=0", at=server.url, may_fail=True).page
+        dialog = page.get_by_role("dialog", name="This server wants a key")
+        dialog.get_by_label("Key").fill(KEY)
+        dialog.get_by_role("button").click()
+        panel = panel_of(page)
+        press(panel.get_by_role("button", name="Play at 0:02.2"))
+        video = panel.locator("video")
+        assert video.evaluate(START_OF_PLAYING) == 2.2
+        assert video.evaluate("video => video.videoWidth") == 64
+        address = panel.get_by_role("link", name="Video").get_attribute("href") or ""
+        assert re.search(r"&expires=\d+&signature=[0-9a-f]{64}#t=2\.2$", address)
+        assert KEY not in address
+
+
 def test_a_server_without_v1_and_links_of_clip_retrieval_2_work(visit: Open) -> None:
     old, routes = "?back=&index=gallery&useMclip=false&query=dog", {"**/v1/**": refuse(404, "nothing")}
     visited = visit(old, may_fail=True, routes=routes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hmac
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from clip_retrieval.errors import ImageError
 from clip_retrieval.server import files
 from clip_retrieval.server.files import read_piece, read_range
 from clip_retrieval.server.messages import HttpError
+
+KEY = "0123456789abcdef-key"
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +77,37 @@ def test_files_that_are_gone_or_not_below_the_roots_are_none(held: Path, film: P
     closed = serve(held)
     assert closed.get("/v1/indices").json()["indices"][0]["files"] is False
     assert closed.get(f"/v1/files/{index['name']}/0").status_code == 404
+
+
+def test_a_signed_link_stands_in_for_a_key(held: Path, film: Path, serve: Any, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(f"{'0' * 20}\n{KEY}\n")
+    client = serve(held, pictures_below=(str(film.parent),), api_key_file=str(tmp_path / "keys"))
+    name = client.get("/v1/indices", headers={"x-api-key": KEY}).json()["indices"][0]["name"]
+    path, soon = f"/v1/files/{name}/0", int(time.time()) + 3600
+
+    def link(key: str = KEY, *, signed: str = path, asked: str = path, expires: int = soon, said: int = 0) -> str:
+        text = f"{signed}\n{expires}".encode()
+        signature = hmac.new(key.encode(), text, "sha256").hexdigest()
+        return f"{asked}?expires={said or expires}&signature={signature}"
+
+    answer = client.get(link(), headers={"range": "bytes=0-9"})
+    assert (answer.status_code, answer.content) == (206, film.read_bytes()[:10])
+    assert client.request("HEAD", link()).status_code == 200
+    for wrong in (
+        link("another key of 20 b"),
+        link(signed=f"/v1/files/{name}/1"),
+        link(asked=f"/v1/pictures/{name}/0"),
+        link(said=soon + 1),
+        link(asked="/v1/indices", signed="/v1/indices"),
+        f"{path}?expires={soon}&signature=",
+        f"{path}?expires=soon&signature=%C3%A9",
+        f"{path}?signature=0",
+    ):
+        assert client.get(wrong).status_code == 401, wrong
+    for expires, what in ((int(time.time()) - 1, "has expired"), (int(time.time()) + 90_000, "a day at most")):
+        refused = client.get(link(expires=expires))
+        assert (refused.status_code, what in refused.json()["message"]) == (401, True)
+    assert client.post("/v1/search?" + link().partition("?")[2], {"queries": ["sea"]}).status_code == 401
 
 
 def test_a_frame_is_a_small_picture_in_answers(held: Path, film: Path, serve: Any) -> None:

@@ -289,10 +289,10 @@ export class Session {
     if (web) sources.push(web);
     return sources;
   }
-  /** Return the address that opens the PDF or video of a hit at its place; null where a link cannot bring the key. */
+  /** Return the address that opens the PDF or video of a hit at its place; null where the server has none. */
   fileOf(hit: Hit): { url: string; kind: Place["kind"]; words: string } | null {
     const place = placeIn(hit.metadata.image_path);
-    const url = place && this.about && !this.apiKey ? this.back?.fileUrl(this.about, hit.id) : null;
+    const url = place && this.about ? this.back?.fileUrl(this.about, hit.id) : null;
     return place && url ? { url: `${url}${place.fragment}`, kind: place.kind, words: leadTo(place) } : null;
   }
   isServed(source: string): boolean {

@@ -5,6 +5,7 @@ import type { Term } from "../terms";
 import { packVector, readFloats, unpackVector } from "../vectors";
 import type { About, Back, Config, Hit, Page } from "./back";
 import { askJson, Problem } from "./http";
+import { signLink } from "./links";
 
 export const NEAR_DUPLICATE = 0.94; // cosine, as in clip-retrieval 2
 const DIVERSITY = 0.5;
@@ -89,8 +90,12 @@ export async function openV1(config: Config, signal: AbortSignal): Promise<Back>
     },
     fileUrl(about, id) {
       if (!about.files) return null;
-      const build = about.generation ? `?generation=${about.generation}` : "";
-      return `${base}/v1/files/${encodeURIComponent(about.name)}/${id}${build}`;
+      const key = config.key();
+      const asked = new URLSearchParams({
+        ...(about.generation ? { generation: about.generation } : {}),
+        ...(key ? signLink(key, `/v1/files/${about.name}/${id}`, Date.now() / 1000) : {}),
+      });
+      return `${base}/v1/files/${encodeURIComponent(about.name)}/${id}${asked.size ? `?${asked}` : ""}`;
     },
   };
 }
