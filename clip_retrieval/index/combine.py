@@ -16,6 +16,7 @@ import numpy as np
 
 from clip_retrieval.checksums import sum_files
 from clip_retrieval.errors import IndexBuildError, StorageError
+from clip_retrieval.index.building.listed_files import ListedFile, open_listed
 from clip_retrieval.index.building.merged_files import empty_out, merge_on_disk, merge_to_file
 from clip_retrieval.index.config import CombineConfig
 from clip_retrieval.index.folder.joined_manifests import join_folders, widest, write_beside
@@ -23,12 +24,15 @@ from clip_retrieval.index.folder.publish import IndexRevision
 from clip_retrieval.layout import INDEX_SUFFIX, IndexFolder, Modality
 from clip_retrieval.local_files import check_regular
 from clip_retrieval.revision import finish_revision, only_one
-from clip_retrieval.search.files import LISTS, POPULATED, open_file, read_file
+from clip_retrieval.search.files import LISTS, METRICS, POPULATED, open_file, read_file
+from clip_retrieval.search.outlines import open_to_describe
 from clip_retrieval.search.settings import Settings, format_settings, settings_of
 from clip_retrieval.search.stored_settings import set_settings, store_settings
 from clip_retrieval.storage import Folder, leaving_nothing_empty
 
 logger = logging.getLogger(__name__)
+
+Span = tuple[int, int, bool]  # smallest and largest id of a part, and whether ids are explicit
 
 
 @dataclass(frozen=True)
@@ -139,9 +143,8 @@ def find_starts(source: Folder, names: Sequence[str]) -> list[int]:
     first, spans = "", []
     for name in names:
         path = source.path(name)
-        shell = open_file(source, name, memory_map=True)  # raises if the file is damaged
-        spans.append(id_span(shell, path))
-        empty_out(shell)
+        shell, span = open_shell(source, name)
+        spans.append(span)
         set_settings(shell, dict.fromkeys(settings_of(shell), 1))  # parts may have been tuned differently
         print_of = hashlib.sha256(faiss.serialize_index(shell).tobytes()).hexdigest()
         first = first or print_of
@@ -158,15 +161,38 @@ def find_starts(source: Folder, names: Sequence[str]) -> list[int]:
     return [0, *accumulate(high + 1 for _, high, _ in spans)][:-1]
 
 
+def open_shell(source: Folder, name: str) -> tuple[Any, Span]:
+    """Return a part without its rows, and what ids they have; raises StorageError if the file is damaged."""
+    path = source.path(name)
+    listed = try_listed(path)
+    if listed is not None and len(listed.sizes.nonzero()[0]):
+        spans = [(int(ids.min()), int(ids.max())) for ids in listed.read_ids() if len(ids)]
+        empty_out(listed.index)
+        return listed.index, (min(low for low, _ in spans), max(high for _, high in spans), True)
+    shell = open_file(source, name, memory_map=True)
+    span = id_span(shell, path)
+    empty_out(shell)
+    return shell, span
+
+
+def try_listed(path: str) -> ListedFile | None:
+    """Open a part of lists from its file; None where another way of opening it says more, or is needed."""
+    try:
+        listed = open_listed(path)
+    except (RuntimeError, MemoryError, OSError):
+        return None
+    return listed if listed is not None and listed.index.metric_type in METRICS else None
+
+
 def find_settings(source: Folder, names: Sequence[str]) -> Settings:
     """Return the slowest settings stored in the parts' faiss files; used where their json files have none."""
-    found = widest([settings_of(open_file(source, name, memory_map=True)) for name in names])
+    found = widest([settings_of(open_to_describe(source.path(name))) for name in names])
     if found.get("nprobe", 1) <= 1 and found.get("k_factor_rf", 1) <= 1 and "nprobe" in found:
         logger.warning("nothing says how well the parts are to be searched: `index score --tune True` finds it out")
     return found
 
 
-def id_span(index: Any, path: str) -> tuple[int, int, bool]:
+def id_span(index: Any, path: str) -> Span:
     """Return the smallest and the largest id, and whether ids are explicit; below a refinement they are positions."""
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexPreTransform):
@@ -186,11 +212,7 @@ def id_span(index: Any, path: str) -> tuple[int, int, bool]:
 
 def describe_merged(path: Path, key: str | None, rows: int, size: int) -> dict[str, Any]:
     """Return the json file's content without settings; `key` is the parts' common index key, if any."""
-    index = (
-        read_file(str(path / POPULATED), faiss.IO_FLAG_MMAP)
-        if path.is_dir()
-        else open_file(Folder(str(path.parent)), path.name, memory_map=True)
-    )
+    index = read_file(str(path / POPULATED), faiss.IO_FLAG_MMAP) if path.is_dir() else open_to_describe(str(path))
     return {
         "index_key": key or type(faiss.downcast_index(index)).__name__,
         "size in bytes": size,

@@ -15,7 +15,8 @@ from typing import Any
 
 import faiss
 
-from clip_retrieval.search.files import POPULATED, map_file
+from clip_retrieval.search.files import POPULATED
+from clip_retrieval.search.outlines import open_to_describe
 from clip_retrieval.search.settings import QUANTIZER, Settings, settings_of, with_quantizer
 from clip_retrieval.search.tree import list_nodes
 
@@ -58,7 +59,7 @@ def store_settings(path: Path, settings: Settings) -> None:
             store_settings(name, settings)
         return
     with path.open("r+b") as file:
-        index = map_file(str(path), file.read(4))
+        index = open_to_describe(str(path))
         places, now = list(find_places(index, 0, path.stat().st_size)), settings_of(index)
         for place in places:
             file.seek(place.offset)

@@ -259,6 +259,22 @@ def test_refined_parts_that_begin_or_end_without_an_embedding_keep_their_ids(tmp
         assert row in index.search(rows[row], 3, settings).ids
 
 
+def test_lists_of_fast_scan_are_merged_without_being_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_parts(tmp_path / "parts", "RR16,IVF16,PQ8x4fs")
+    monkeypatch.setattr("clip_retrieval.search.files.map_file", None)  # which reads them into memory
+    monkeypatch.setattr("clip_retrieval.search.outlines.map_file", None)
+    monkeypatch.setattr(faiss, "read_index", only_from_a_reader(faiss.read_index))
+    assert run_combine(CombineConfig(input_folder=str(tmp_path / "parts"), output_folder=str(tmp_path / "out")))
+
+
+def only_from_a_reader(read: Callable[..., Any]) -> Callable[..., Any]:
+    def read_outline(source: Any) -> Any:
+        assert not isinstance(source, str)
+        return read(source)
+
+    return read_outline
+
+
 def test_lists_of_fast_scan_are_not_for_a_disk(tmp_path: Path) -> None:
     write_parts(tmp_path / "parts", "IVF16,PQ8x4fs")
     with pytest.raises(ClipRetrievalError, match="has no lists for a disk; use --on_disk False"):

@@ -331,10 +331,11 @@ def test_an_update_that_is_too_large_leaves_nothing_in_the_way(
     assert not (tmp_path / "image.index").exists()
 
 
+@pytest.mark.parametrize("key", [None, "IVF1,PQ16x4fs"])  # arrays of codes; lists from file to file
 def test_a_kill_at_any_step_leaves_the_old_index_or_the_new_one(
-    emb: Path, rows: NDArray[np.float32], tmp_path: Path, run_until: RunUntil
+    emb: Path, rows: NDArray[np.float32], tmp_path: Path, run_until: RunUntil, key: str | None
 ) -> None:
-    index(emb, tmp_path / "old")
+    index(emb, tmp_path / "old", index_key=key)
     old = files_of(tmp_path / "old")
     write_later(emb, rows)
     shutil.copytree(tmp_path / "old", tmp_path / "new")

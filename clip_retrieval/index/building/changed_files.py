@@ -1,7 +1,6 @@
 """Writes an index file again with rows removed and added; what needs no change goes from file to file.
 
-Memory holds all of an index only where its rows are neither in a store nor in plain lists: graphs, and lists of fast
-scan without a refinement.
+Memory holds all of an index only where its rows are neither in a store nor in lists: graphs.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def open_to_change(path: str, change: Change, bounds: Bounds) -> Opened:
     """
     in_file = open_listed(path) or open_stored(path)
     if isinstance(in_file, ListedFile):
-        held: float = in_file.start + in_file.row_bytes * min(change.added, ROWS_OF_PART)
+        held: float = in_file.start + in_file.layout.row_bytes * min(change.added, ROWS_OF_PART)
     else:
         growth = (change.known + change.added) / change.known
         held = (Path(path).stat().st_size - (in_file.codes.size if in_file else 0)) * growth

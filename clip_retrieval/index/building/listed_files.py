@@ -1,8 +1,7 @@
 """Changes and merges index files that are nothing but inverted lists, from file to file.
 
-faiss writes such an index as what was trained, the number of rows of each list, and then, list after list, the codes
-and the ids of its rows. Memory holds what was trained, and some lists at a time. Graphs, lists of fast scan, which are
-packed in blocks of 32 rows, and lists in a file of their own are not written like that.
+faiss writes such an index as what was trained, and then list after list (`list_layouts.py`). Memory holds what was
+trained, and some lists at a time. Graphs and lists in a file of their own are not written like that.
 """
 
 from __future__ import annotations
@@ -19,16 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_retrieval.errors import IndexBuildError
-from clip_retrieval.index.building.block_lists import list_sizes
-from clip_retrieval.index.planning.costs import ID_BYTES
-from clip_retrieval.search.files import BYTES_AT_ONCE, LISTS_FIRST
+from clip_retrieval.index.building.list_layouts import Layout, Piece, layout_of
+from clip_retrieval.index.building.parts import UNMERGED
+from clip_retrieval.search.files import BYTES_AT_ONCE
+from clip_retrieval.search.outlines import WORD, open_outline
 from clip_retrieval.search.tree import list_nodes
 
 BYTES_OF_BAND = 1 << 24  # of lists in memory at a time, but at least one list of all files
-HEAD_OF_LISTS = b"ilar"  # faiss's name of lists in arrays
 
 Ids = NDArray[np.int64]
-Rows = tuple[NDArray[np.uint8], Ids]  # codes [n, bytes] and ids [n] of one list
 
 
 @dataclass(frozen=True)
@@ -37,47 +35,55 @@ class ListedFile:
 
     path: str
     index: Any  # as it was trained, without rows
+    layout: Layout
     sizes: Ids  # rows of each list
     start: int  # place of the first list in the file
     first_id: int = 0
     removed: Ids = field(default_factory=lambda: np.empty(0, np.int64))  # in increasing order
 
-    @property
-    def code_size(self) -> int:
-        return int(faiss.extract_index_ivf(self.index).code_size)
-
-    @property
-    def row_bytes(self) -> int:
-        return self.code_size + ID_BYTES
-
     def kept_sizes(self) -> Ids:
         """Return how many rows of each list are left."""
         if not len(self.removed):
             return self.sizes
-        bands = cut_bands(self.sizes, self.row_bytes)
-        return np.array([len(ids) for band in bands for _, ids in self.read(band)], np.int64)
+        return np.array([len(ids) - int(self.find_gone(ids).sum()) for ids in self.read_ids()], np.int64)
 
-    def read(self, band: range) -> list[Rows]:
-        """Return the rows of neighboring lists; raises IndexBuildError where the file is shorter than it was."""
-        counts = self.sizes[band.start : band.stop].tolist()
-        place = self.start + self.row_bytes * int(self.sizes[: band.start].sum())
-        raw = np.fromfile(self.path, np.uint8, self.row_bytes * sum(counts), offset=place)
-        if len(raw) < self.row_bytes * sum(counts):
-            raise IndexBuildError(f"{self.path} changed while the index was built; build it again")
-        found, place = [], 0
-        for count in counts:
-            middle, end = place + count * self.code_size, place + count * self.row_bytes
-            found.append(self.kept(raw[place:middle].reshape(count, self.code_size), raw[middle:end].view(np.int64)))
-            place = end
+    def read_ids(self) -> Iterator[Ids]:
+        """Yield the ids of each list, as the file has them."""
+        lengths = self.layout.list_bytes(self.sizes)
+        places = self.start + np.cumsum(lengths) - lengths + self.layout.ids_within(self.sizes)
+        with Path(self.path).open("rb") as file:
+            for place, count in zip(places.tolist(), self.sizes.tolist(), strict=True):
+                file.seek(place)
+                raw = file.read(count * WORD)
+                if len(raw) < count * WORD:
+                    raise self.is_changed()
+                yield np.frombuffer(raw, np.int64)
+
+    def is_changed(self) -> IndexBuildError:
+        return IndexBuildError(f"{self.path} changed while the index was built; build it again")
+
+    def read(self, band: range) -> list[Piece]:
+        """Return the rows of neighboring lists; raises IndexBuildError where the file is not as it was."""
+        lengths = self.layout.list_bytes(self.sizes[: band.stop])
+        place, size = self.start + int(lengths[: band.start].sum()), int(lengths[band.start :].sum())
+        raw = np.fromfile(self.path, np.uint8, size, offset=place)
+        lists = self.layout.split(raw, self.sizes[band.start : band.stop].tolist()) if len(raw) == size else None
+        if lists is None:
+            raise self.is_changed()
+        return [self.kept(codes, ids) for codes, ids in lists]
+
+    def kept(self, codes: NDArray[np.uint8], ids: Ids) -> Piece:
+        gone = self.find_gone(ids)
+        return Piece(codes, ids + self.first_id if self.first_id else ids, order_without(gone) if gone.any() else None)
+
+    def find_gone(self, ids: Ids) -> NDArray[np.bool_]:
+        """Return which ids are removed."""
+        if not len(self.removed):
+            return np.zeros(len(ids), np.bool_)
+        found: NDArray[np.bool_] = (
+            self.removed[np.searchsorted(self.removed, ids).clip(max=len(self.removed) - 1)] == ids
+        )
         return found
-
-    def kept(self, codes: NDArray[np.uint8], ids: Ids) -> Rows:
-        if len(self.removed) and len(ids):
-            gone = self.removed[np.searchsorted(self.removed, ids).clip(max=len(self.removed) - 1)] == ids
-            if gone.any():
-                order = order_without(gone)
-                codes, ids = codes[order], ids[order]
-        return codes, ids + self.first_id if self.first_id else ids
 
 
 def order_without(gone: NDArray[np.bool_]) -> Ids:
@@ -93,42 +99,40 @@ def open_listed(path: str) -> ListedFile | None:
 
     Raises RuntimeError where the file is no faiss index.
     """
-    with Path(path).open("rb") as file:
-        if not file.read(4).startswith(LISTS_FIRST):
-            return None
-    index = faiss.read_index(path, faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
-    if not is_listed(index):
+    outline = open_outline(path)
+    if outline is None or not is_listed(outline.index):
         return None
-    lists = faiss.extract_index_ivf(index)
-    mapped = faiss.downcast_InvertedLists(lists.invlists)
-    if not isinstance(mapped, faiss.OnDiskInvertedLists) or lists.direct_map.type != faiss.DirectMap.NoMap:
+    lists = faiss.extract_index_ivf(outline.index)
+    if lists.direct_map.type != faiss.DirectMap.NoMap:
         return None
-    sizes = list_sizes(mapped)
-    forget_rows(index)
-    head = write_head(index, sizes)
-    found = ListedFile(path, index, sizes, len(head))
+    layout = layout_of(faiss.downcast_InvertedLists(lists.invlists))
+    head = write_head(outline.index, layout, outline.sizes)
     with Path(path).open("rb") as file:
         is_like_ours = file.read(len(head)) == head
         size = os.fstat(file.fileno()).st_size
-    return found if is_like_ours and size == len(head) + found.row_bytes * int(sizes.sum()) else None
+    found = ListedFile(path, outline.index, layout, outline.sizes, len(head))
+    return found if is_like_ours and size == len(head) + int(layout.list_bytes(outline.sizes).sum()) else None
 
 
 def is_listed(index: Any) -> bool:
-    """Say whether an index is nothing but lists, below transformations or not, that are not packed for fast scan."""
+    """Say whether an index is nothing but lists, below transformations or not, that can be merged."""
     *above, lists = list_nodes(index)
     return (
         isinstance(lists, faiss.IndexIVF)
-        and not isinstance(lists, faiss.IndexIVFFastScan)
+        and not isinstance(lists, UNMERGED)
         and all(isinstance(node, faiss.IndexPreTransform) for node in above)
     )
 
 
 def forget_rows(index: Any) -> None:
-    """Give an index of lists empty ones in memory, which rows can be added to."""
+    """Empty the lists of an index, which were filled in memory."""
     lists = faiss.extract_index_ivf(index)
-    empty = faiss.ArrayInvertedLists(lists.nlist, lists.code_size)
-    lists.replace_invlists(empty, True)  # noqa: FBT003 -- faiss takes no keyword
-    empty.this.disown()
+    if isinstance(faiss.downcast_InvertedLists(lists.invlists), faiss.BlockInvertedLists):
+        lists.invlists.reset()
+    else:  # which would keep their memory
+        empty = faiss.ArrayInvertedLists(lists.nlist, lists.code_size)
+        lists.replace_invlists(empty, True)  # noqa: FBT003 -- faiss takes no keyword
+        empty.this.disown()
     count_rows(index, 0)
 
 
@@ -137,7 +141,7 @@ def count_rows(index: Any, row_count: int) -> None:
         node.ntotal = row_count
 
 
-def write_head(index: Any, sizes: Ids) -> bytes:
+def write_head(index: Any, layout: Layout, sizes: Ids) -> bytes:
     """Return what faiss writes before the first list of an index whose lists have these numbers of rows."""
     pieces: list[bytes] = []
 
@@ -148,24 +152,14 @@ def write_head(index: Any, sizes: Ids) -> bytes:
     count_rows(index, int(sizes.sum()))
     faiss.write_index(index, faiss.PyCallbackIOWriter(take, BYTES_AT_ONCE))
     count_rows(index, 0)
-    until = len(pieces) - pieces[::-1].index(HEAD_OF_LISTS)
-    used = np.flatnonzero(sizes)
-    is_full = len(used) > len(sizes) // 2
-    table = sizes if is_full else np.ravel(np.column_stack([used, sizes[used]]))
-    shape = (len(sizes), faiss.extract_index_ivf(index).code_size)
-    return b"".join(
-        [*pieces[:until], in_words(shape), b"full" if is_full else b"sprs", in_words([len(table)]), in_words(table)]
-    )
+    until = len(pieces) - pieces[::-1].index(layout.name)
+    return b"".join([*pieces[:until], layout.head(sizes)])
 
 
-def in_words(values: Sequence[int] | Ids) -> bytes:
-    return np.asarray(values, "<u8").tobytes()
-
-
-def cut_bands(sizes: Ids, row_bytes: int) -> Iterator[range]:
+def cut_bands(lengths: Ids) -> Iterator[range]:
     """Yield ranges of neighboring lists which take BYTES_OF_BAND together, or are a single one."""
-    group = np.cumsum(sizes * row_bytes) // BYTES_OF_BAND
-    bounds = [0, *(np.flatnonzero(np.diff(group)) + 1).tolist(), len(sizes)]
+    group = np.cumsum(lengths) // BYTES_OF_BAND
+    bounds = [0, *(np.flatnonzero(np.diff(group)) + 1).tolist(), len(lengths)]
     for start, stop in pairwise(bounds):
         yield range(start, stop)
 
@@ -175,11 +169,10 @@ def write_listed(files: Sequence[ListedFile], path: Path) -> int:
 
     Raises OSError where writing fails.
     """
-    sizes = sum((file.kept_sizes() for file in files), start=np.zeros_like(files[0].sizes))
+    layout = files[0].layout
+    sizes = np.sum([file.kept_sizes() for file in files], axis=0)
     with path.open("wb") as target:
-        target.write(write_head(files[0].index, sizes))
-        for band in cut_bands(sum((file.sizes for file in files), start=np.zeros_like(sizes)), files[0].row_bytes):
-            for rows in zip(*(file.read(band) for file in files), strict=True):
-                target.writelines(codes.data for codes, _ in rows if codes.size)
-                target.writelines(np.ascontiguousarray(ids).data for _, ids in rows)
+        target.write(write_head(files[0].index, layout, sizes))
+        for band in cut_bands(np.sum([layout.list_bytes(file.sizes) for file in files], axis=0)):
+            layout.write(target, list(zip(*(file.read(band) for file in files), strict=True)))
     return int(sizes.sum())

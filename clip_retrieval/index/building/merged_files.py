@@ -1,4 +1,4 @@
-"""Merges index files of one kind into one: plain lists and codes of stores from file to file, other lists in memory."""
+"""Merges index files of one kind: lists and codes of stores from file to file, lists beside stores in memory."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from clip_retrieval.storage import Folder
 
 
 def merge_to_file(source: Folder, names: Sequence[str], starts: Sequence[int], path: Path) -> int:
-    """Merge parts into one file, and return its rows: from file to file, where they are plain lists."""
+    """Merge parts into one file, and return its rows: from file to file, where they are nothing but lists."""
     listed = open_all([source.path(name) for name in names], starts)
     return merge_in_memory(source, names, starts, path) if listed is None else write_listed(listed, path)
 
 
 def open_all(paths: Sequence[str], starts: Sequence[int]) -> list[ListedFile] | None:
-    """Open parts that are plain lists; None if one of them is something else."""
+    """Open parts that are nothing but lists; None if one of them is something else."""
     found = []
     for path, start in zip(paths, starts, strict=True):
         part = open_listed(path)

@@ -98,7 +98,7 @@ def write_part(job: IndexJob, index: Any, rows: RowRange) -> None:
 def merge_group(job: IndexJob, trained: Shared, merged: MergedPart) -> None:
     """Merge neighboring parts into one file of the index.
 
-    Plain lists go from file to file; memory holds other lists, and those of one part beside them.
+    Lists go from file to file; memory holds those that have a store beside them, and those of one part besides.
     """
     if job.work.exists(job.merged_name(merged)):
         return
@@ -144,7 +144,7 @@ def read_whole(work: Folder, name: str) -> Any:
 
 
 def read_listed(scratch: Path, work: Folder, name: str) -> ListedFile:
-    """Open a part of plain lists without its rows, or a copy of one that is on a store."""
+    """Open a part of lists without its rows, or a copy of one that is on a store."""
     path = work.path(name)
     if not work.is_local:
         path = str(scratch / name)

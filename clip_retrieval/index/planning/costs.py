@@ -107,7 +107,7 @@ def centroid_bytes(plan: Plan) -> int:
 def held_bytes(plan: Plan, problem: Problem) -> int:
     """Return the most of the index that is in memory during a build.
 
-    Its store is streamed into the file, and lists that are not packed for fast scan are merged from file to file.
+    Its store is streamed into the file, and lists without one are merged from file to file.
     """
     if plan.kind in ("listed", "coded"):
         plan = replace(plan, rows=min(plan.rows, ROWS_OF_PART))

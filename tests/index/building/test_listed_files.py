@@ -1,4 +1,4 @@
-"""Indices of plain lists whose rows stay in their files: what is written is what faiss writes out of memory."""
+"""Indices of lists whose rows stay in their files: what is written is what faiss writes out of memory."""
 
 from __future__ import annotations
 
@@ -26,15 +26,17 @@ Rows = Callable[..., NDArray[np.float32]]
 LISTED = (
     *("IVF4,Flat", "IVF4,SQ8", "RR16,IVF4,PQ4x4np", "IVF4_HNSW4,SQfp16", "IVF4,RaBitQ", "PCA8,L2norm,IVF4,SQ4"),
     "IVF120,SQ8",  # mostly empty lists, which faiss writes in another way
+    *("IVF2,PQ4x4fs", "RR16,IVF4,PQ8x4fs", "IVF120,PQ2x4fs"),  # in blocks of 32 rows
 )
-NOT_LISTED = ("Flat", "HNSW4", "IVF4,PQ4x4fs", "IVF4,SQ8,RFlat", "IDMap,IVF4,SQ8")
+NOT_LISTED = ("Flat", "HNSW4", "IVF4,PQ4x4fs,RFlat", "IVF4,SQ8,RFlat", "IDMap,IVF4,SQ8", "IVF4,RaBitQfs")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(params=[100, 1 << 24])
 def _bands(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read a list at a time, and all lists at once."""
+    """Read and pack a list at a time, and all lists at once."""
     monkeypatch.setattr("clip_retrieval.index.building.listed_files.BYTES_OF_BAND", request.param)
+    monkeypatch.setattr("clip_retrieval.index.building.list_layouts.CODES_AT_ONCE", request.param)
 
 
 def bytes_of(index: Any) -> bytes:
@@ -102,8 +104,9 @@ def test_a_file_of_another_length_or_with_a_map_of_its_ids_is_not_trusted(tmp_pa
     assert open_listed(write(index, path)) is None
 
 
-def test_a_file_that_is_cut_off_meanwhile_is_named(tmp_path: Path, unit_rows: Rows) -> None:
-    index = make(unit_rows(100), "IVF4,SQ8")
+@pytest.mark.parametrize("kind", ["IVF4,SQ8", "IVF4,PQ4x4fs"])
+def test_a_file_that_is_cut_off_meanwhile_is_named(tmp_path: Path, unit_rows: Rows, kind: str) -> None:
+    index = make(unit_rows(100), kind)
     index.add(unit_rows(100))
     path = Path(write(index, tmp_path / "a.index"))
     listed = open_listed(str(path))
@@ -111,3 +114,43 @@ def test_a_file_that_is_cut_off_meanwhile_is_named(tmp_path: Path, unit_rows: Ro
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(IndexBuildError, match=r"a\.index changed while"):
         write_listed([listed], tmp_path / "b.index")
+
+
+def test_a_list_of_blocks_that_has_other_rows_meanwhile_is_named(tmp_path: Path, unit_rows: Rows) -> None:
+    rows = unit_rows(100)
+    index = make(rows, "IVF1,PQ4x4fs")
+    index.add(rows[:99])  # as many blocks as of 98 rows
+    path = Path(write(index, tmp_path / "a.index"))
+    listed = open_listed(str(path))
+    assert listed is not None
+    with path.open("r+b") as file:
+        file.seek(listed.start)
+        file.write((98).to_bytes(8, "little"))
+    with pytest.raises(IndexBuildError, match=r"a\.index changed while"):
+        write_listed([listed], tmp_path / "b.index")
+
+
+@pytest.mark.parametrize("kind", ["IVF4,SQ8", "IVF120,SQ8", "IVF4,PQ4x4fs"])
+def test_a_damaged_file_is_no_faiss_index_or_opened_by_others(tmp_path: Path, unit_rows: Rows, kind: str) -> None:
+    index = make(unit_rows(150), kind)
+    index.add(unit_rows(100))
+    path = Path(write(index, tmp_path / "a.index"))
+    whole = path.read_bytes()
+    begin = whole.index(b"il")  # ilar or ilbl: what follows is read by us, not by faiss
+    path.write_bytes(whole[: begin + 4])
+    with pytest.raises(RuntimeError):
+        open_listed(str(path))
+    for place in range(begin + 4, min(len(whole), begin + 100)):
+        for byte in (0, 1, 0x7F, 0xFF):
+            if whole[place] != byte:
+                path.write_bytes(whole[:place] + bytes([byte]) + whole[place + 1 :])
+                assert opens_nothing(str(path), index)
+
+
+def opens_nothing(path: str, index: Any) -> bool:
+    """Say whether a file is refused; codes and ids that were changed are not looked at, so they may be opened."""
+    try:
+        listed = open_listed(path)
+    except RuntimeError:
+        return True
+    return listed is None or int(listed.sizes.sum()) == index.ntotal
