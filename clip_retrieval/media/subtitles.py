@@ -14,6 +14,7 @@ FORMATS = {".srt": "srt", ".vtt": "webvtt"}
 LARGEST = 1 << 26  # bytes; those of a long film have 200 kB
 TAGS = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")  # of HTML and WebVTT, and of SubStation Alpha, which srt borrows
 UNREADABLE = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\u200b\u200e\u200f\ufeff]")
+BARE = ((b"WEBVTT",), (b"NOTE", b"STYLE", b"REGION"))  # beginnings of WebVTT's first block, and of others without cues
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -26,7 +27,10 @@ class Cue(NamedTuple):
 
 
 class Subtitles:
-    """The cues of a file, the first one first; raises ImageError: needs_plugin, too_large, decode, empty."""
+    """The cues of a file, the first one first, or none where nobody speaks.
+
+    Raises ImageError: needs_plugin, too_large, decode, empty.
+    """
 
     def __init__(self, data: bytes, name: str) -> None:
         if len(data) > LARGEST:
@@ -44,12 +48,13 @@ def read_cues(data: bytes, container: str) -> list[Cue]:
         import av  # noqa: PLC0415 -- an extra, and 60 ms
     except ImportError as error:
         raise ImageError("needs_plugin", advice("video")) from error
-    cues = list[Cue]()
+    cues, has_times = list[Cue](), False
     try:
         with av.open(io.BytesIO(data), "r", format=container, metadata_errors="ignore") as file:
             for packet in file.demux():
                 if packet.pts is None or not packet.duration or packet.time_base is None:
                     continue
+                has_times = True
                 start, stop = (
                     round(time * packet.time_base * 1000) for time in (packet.pts, packet.pts + packet.duration)
                 )
@@ -57,9 +62,16 @@ def read_cues(data: bytes, container: str) -> list[Cue]:
                 cues += [Cue(start, stop, text)] if text else []
     except av.FFmpegError as error:
         raise ImageError("decode", f"the subtitles cannot be read: {one_line(error.strerror)}") from error
-    if not cues:
-        raise ImageError("empty", "the subtitles hold nothing that is said")
+    if not has_times and not is_bare(data):
+        raise ImageError("empty", "the subtitles hold nothing that is said at a time")
     return sorted(cues, key=lambda cue: cue.start)
+
+
+def is_bare(data: bytes) -> bool:
+    """Say whether a file is WebVTT without any cue, as of a video in which nobody speaks."""
+    lines = data.strip().replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    blocks = re.split(rb"\n{2,}", lines)
+    return all(block.startswith(BARE[min(number, 1)]) for number, block in enumerate(blocks))
 
 
 def as_utf8(data: bytes) -> bytes:

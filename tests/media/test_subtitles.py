@@ -61,8 +61,20 @@ def test_each_encoding_is_told_from_the_bytes() -> None:
             assert Subtitles(text.encode(encoding), "a.srt").at(3000) == "caf\u00e9", encoding
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.vtt", "WEBVTT"),
+        ("a.vtt", "\ufeffWEBVTT - a film\r\n\r\nNOTE\r\nnobody speaks\r\n\r\nSTYLE\r\n::cue {}\r\n"),
+        ("a.srt", "1\n00:00:00,000 --> 00:00:01,000\n<i></i>\n"),
+    ],
+)
+def test_subtitles_in_which_nobody_speaks_are_no_failure(name: str, text: str) -> None:
+    assert Subtitles(text.encode(), name).at(0) == ""
+
+
 def test_files_that_say_nothing_or_too_much_are_refused() -> None:
-    for data in (b"", bytes(range(256)), b"no subtitles"):
+    for data in (b"", bytes(range(256)), b"no subtitles", b"WEBVTT\n\nwords without a time\n"):
         for name in ("a.srt", "a.vtt"):
             with pytest.raises(ImageError, match="nothing that is said"):
                 Subtitles(data, name)
