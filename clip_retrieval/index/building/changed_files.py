@@ -1,6 +1,6 @@
 """Writes an index file again with rows removed and added; what needs no change goes from file to file.
 
-Memory holds all of an index only where its rows are neither in a store nor in lists: graphs.
+Memory holds all of an index only where its rows are neither in a store nor in lists: graphs (decision 15).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,6 +21,7 @@ from clip_retrieval.embeddings.vectors import Vectors
 from clip_retrieval.embeddings.zero_rows import find_filled
 from clip_retrieval.index.building.code_stores import encode, find_lists, find_store, holds_halves, write_with_store
 from clip_retrieval.index.building.edit_rows import CannotChangeError, Rows, put_rows, remove_rows
+from clip_retrieval.index.building.grown_graphs import open_with_room
 from clip_retrieval.index.building.listed_files import ListedFile, forget_rows, open_listed, write_listed
 from clip_retrieval.index.building.parts import add_rows, find_halves, read_range
 from clip_retrieval.index.building.ranges import RowRange
@@ -58,7 +58,7 @@ def open_to_change(path: str, change: Change, bounds: Bounds) -> Opened:
         held = (Path(path).stat().st_size - (in_file.codes.size if in_file else 0)) * growth
     if held > bounds.available_bytes:
         raise CannotChangeError("it would be larger than current_memory_available")
-    return in_file or HeldIndex(faiss.read_index(path))
+    return in_file or HeldIndex(open_with_room(path, change.added))
 
 
 def write_changed(opened: Opened, change: Change, vectors: Vectors, path: Path) -> None:

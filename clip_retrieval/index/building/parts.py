@@ -19,6 +19,7 @@ from clip_retrieval.embeddings.zero_rows import find_filled
 from clip_retrieval.index.building.block_lists import merge_lists
 from clip_retrieval.index.building.code_stores import CodesInFile, find_lists
 from clip_retrieval.index.building.edit_rows import Rows, transform
+from clip_retrieval.index.building.grown_graphs import make_room
 from clip_retrieval.index.building.quick_lists import quick_lists
 from clip_retrieval.index.building.ranges import RowRange
 from clip_retrieval.index.planning.costs import ROWS_TO_ADD
@@ -65,10 +66,11 @@ def open_bytes(index: bytes) -> Any:
     return faiss.deserialize_index(np.frombuffer(index, dtype=np.uint8))
 
 
-def fill_lists(index: Any, batches: Iterable[NDArray[Any]], start: int) -> None:
-    """Add rows from `start` on to the part of a trained index that is in memory: all but its store."""
+def fill_lists(index: Any, batches: Iterable[NDArray[Any]], wanted: RowRange) -> None:
+    """Add some rows to the part of a trained index that is in memory: all but its store."""
     lists = find_lists(index)
-    first_id = start if has_ids(index) else 0
+    first_id = wanted.start if has_ids(index) else 0
+    make_room(lists, wanted.row_count)
     with quick_lists(lists):
         for stored in batches:
             rows = widen(stored)

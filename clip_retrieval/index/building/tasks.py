@@ -63,7 +63,7 @@ def write_whole(job: IndexJob, trained: Shared, path: Path, rows: RowRange) -> N
     lists, store = find_lists(index), find_store(index)
     share = 1.0 if store is None or lists is None else 0.5
     if lists is not None:
-        fill_lists(index, job.watch(read_range(job.vectors, rows), share), rows.start)
+        fill_lists(index, job.watch(read_range(job.vectors, rows), share), rows)
     write_with_store(index, () if store is None else codes_of(job, store, rows, share), rows.row_count, path)
 
 
@@ -90,7 +90,7 @@ def write_part(job: IndexJob, index: Any, rows: RowRange) -> None:
         with staged_on_disk(job.work, codes_name(rows)) as staged, staged.open("wb") as file:
             write_codes(codes_of(job, store, rows, share), file)
     if lists is not None:
-        fill_lists(index, job.watch(read_range(job.vectors, rows), share), rows.start)
+        fill_lists(index, job.watch(read_range(job.vectors, rows), share), rows)
     with staged_on_disk(job.work, part_name(rows)) as staged:
         write_file(index if lists is None else lists, staged)
 
