@@ -15,6 +15,7 @@ from clip_retrieval.inference.output.failures import FAILURE_SCHEMA
 from clip_retrieval.inference.small_files import read_all
 from clip_retrieval.json_files import parse_json
 from clip_retrieval.layout import FAILURES_FOLDER, FEW, METADATA_FOLDER, EmbeddingsFolder, Partition
+from clip_retrieval.metadata import make_table
 
 # Reasons that a later run may not meet: a missing tar, a store that did not answer, a plug-in, `git lfs pull`.
 PASSING_REASONS = (
@@ -76,5 +77,5 @@ def size_of_no_failures() -> int:
     """Return the bytes of a file of no failures, as this version of pyarrow writes it."""
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, FAILURE_SCHEMA, compression="snappy") as writer:
-        writer.write_table(FAILURE_SCHEMA.empty_table())
+        writer.write_table(make_table([], FAILURE_SCHEMA))
     return int(sink.getvalue().size)

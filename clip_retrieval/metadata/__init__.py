@@ -7,17 +7,27 @@ import logging
 from clip_retrieval.checksums import checked_at_opening, find_damage_beside
 from clip_retrieval.errors import StorageError
 from clip_retrieval.layout import COLUMNS_FOLDER, METADATA_ARROW, METADATA_FOLDER
-from clip_retrieval.metadata.arrays import make_array, make_table, number_array, text_array
+from clip_retrieval.metadata.arrays import empty_table, make_array, make_table, number_array, text_array
 from clip_retrieval.metadata.arrow import ArrowMetadata, read_sources
 from clip_retrieval.metadata.joined import Metadata, column_sets, with_columns
-from clip_retrieval.metadata.parquet import Column, ParquetFiles, ParquetMetadata, concat, open_parquet, read_records
+from clip_retrieval.metadata.parquet import (
+    RECORDS_AT_ONCE,
+    Column,
+    ParquetFiles,
+    ParquetMetadata,
+    concat,
+    open_parquet,
+    read_records,
+)
 from clip_retrieval.storage import Folder
 
 __all__ = [
+    "RECORDS_AT_ONCE",
     "Column",
     "Metadata",
     "concat",
     "count_rows",
+    "empty_table",
     "make_array",
     "make_table",
     "number_array",

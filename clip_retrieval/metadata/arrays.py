@@ -64,6 +64,11 @@ def make_table(records: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Ta
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
+def empty_table(schema: pa.Schema) -> pa.Table:
+    """Return a table without rows; pyarrow's own `Schema.empty_table` imports pandas."""
+    return pa.Table.from_batches([], schema)
+
+
 def offsets_of(values: Sequence[Any]) -> pa.Buffer:
     """Return where each value begins, and the end of the last one; None has no length."""
     offsets = np.cumsum([0, *(len(value or ()) for value in values)])

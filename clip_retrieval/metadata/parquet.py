@@ -25,6 +25,8 @@ from clip_retrieval.storage import Folder
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
+RECORDS_AT_ONCE = 1000  # Python objects take far more memory than a table
+
 Column = tuple[pa.Field, list[Any]]  # a column of some rows as Python values
 
 
@@ -149,10 +151,11 @@ def open_parquet(folder: Folder, name: str) -> pq.ParquetFile:
 
 
 def read_records(folder: Folder, name: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a parquet file, one row group in memory at once."""
+    """Yield the rows of a parquet file; memory holds one row group as it is stored, and some rows as Python values."""
     with reading(folder, name) as file:
         for group in range(file.metadata.num_row_groups):
-            yield from file.read_row_group(group).to_pylist()
+            for some in file.iter_batches(RECORDS_AT_ONCE, row_groups=[group], use_threads=False):
+                yield from some.to_pylist()
 
 
 @contextmanager

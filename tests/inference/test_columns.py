@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 
 from clip_retrieval.inference.output.columns import (
     ARROW_TYPES,
-    ROWS_PER_GROUP,
     Columns,
     MetadataWriter,
     kind_of,
     merge_kinds,
     own_columns,
 )
+from clip_retrieval.inference.output.groups import RECORDS_PER_GROUP
 from clip_retrieval.inference.types import Row
 from clip_retrieval.sources.types import Origin
 
@@ -56,7 +56,7 @@ def written(rows: Sequence[Row], columns: Sequence[str] = ()) -> pa.Table:
         return pq.read_table(Path(folder) / "metadata")
 
 
-@pytest.mark.parametrize("count", [0, 1, ROWS_PER_GROUP - 1, ROWS_PER_GROUP, 2 * ROWS_PER_GROUP + 3])
+@pytest.mark.parametrize("count", [0, 1, RECORDS_PER_GROUP - 1, RECORDS_PER_GROUP, 2 * RECORDS_PER_GROUP + 3])
 def test_rows_without_fields_are_written_as_they_come_with_the_same_bytes(tmp_path: Path, count: int) -> None:
     rows = [row(None, caption=f"a\ud800{i}", path=None if i % 3 else f"é{i}") for i in range(count)]
     paths = [tmp_path / name / "metadata" for name in ("spooled", "at once")]
@@ -65,7 +65,7 @@ def test_rows_without_fields_are_written_as_they_come_with_the_same_bytes(tmp_pa
         write(path, rows, Columns(own_columns(image=True, text=True, shards=True), has_fields=path is paths[0]))
     assert paths[0].read_bytes() == paths[1].read_bytes()
     assert pq.read_table(paths[1]).num_rows == count
-    assert pq.ParquetFile(paths[1]).num_row_groups == -(-count // ROWS_PER_GROUP)
+    assert pq.ParquetFile(paths[1]).num_row_groups == max(1, -(-count // RECORDS_PER_GROUP))
 
 
 def column(values: Sequence[object]) -> pa.ChunkedArray:

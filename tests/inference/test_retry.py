@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -107,6 +109,17 @@ def test_parts_are_filled_in_and_samples_are_appended(
     order = [0, 1, 2, 3, 4, 6, 5]
     assert (rows == read_embeddings(tmp_path / "anew", "img_emb")[order]).all()
     assert (read_embeddings(done, "text_emb") == read_embeddings(tmp_path / "anew", "text_emb")[order]).all()
+
+
+def test_a_retry_does_without_pandas(repaired: Path, done: Path) -> None:
+    words = ["inference", str(repaired), str(done), "--clip_model", MODEL, "--enable_metadata", "True"]
+    code = "import sys\nfrom clip_retrieval.cli import cli\n"
+    code += f"cli({[*words, '--retry_failed']!r}, standalone_mode=False)\nprint(*sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(ended.stdout.splitlines()[-1].split())
+    assert "clip_retrieval.inference.revisions.edit" in loaded
+    assert "pandas" not in loaded
+    assert len(list((done / "metadata").iterdir())) == 4
 
 
 def test_the_figures_stay_true(repaired: Path, done: Path) -> None:

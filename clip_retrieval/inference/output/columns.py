@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from clip_retrieval.inference.output.groups import GroupWriter
 from clip_retrieval.inference.types import Row
 from clip_retrieval.layout import (
     CAPTION,
@@ -31,7 +31,6 @@ from clip_retrieval.media.places import is_document, split_place
 from clip_retrieval.metadata import make_array
 from clip_retrieval.words import clean
 
-ROWS_PER_GROUP = 10_000
 LARGEST_INT = 2**63 - 1
 EXACT_FLOAT_INT = 2**53
 
@@ -51,8 +50,7 @@ class MetadataWriter:
         self.own_columns = list(columns.own)
         self.spool = self.spool_path.open("w", encoding="utf-8") if columns.has_fields else None
         self.kinds: dict[str, str] = {}  # json field -> kind of all its values so far
-        self.pending: list[dict[str, Any]] = []  # records of the next row group
-        self.writer: pq.ParquetWriter | None = None
+        self.groups: GroupWriter | None = None  # with fields of json, from when all are known
 
     def append(self, rows: Sequence[Row]) -> None:
         for row in rows:
@@ -77,20 +75,16 @@ class MetadataWriter:
         return name
 
     def add(self, record: dict[str, Any]) -> None:
-        self.pending.append(record)
-        if len(self.pending) == ROWS_PER_GROUP:
-            self.flush()
+        if self.groups is None:
+            self.groups = self.open_groups()
+        self.groups.add(record)
 
-    def flush(self) -> None:
-        if self.writer is None:
-            self.schema = pa.schema(
-                [pa.field(name, OWN_TYPES[name]) for name in self.own_columns]
-                + [pa.field(clean(name), ARROW_TYPES[kind]) for name, kind in self.kinds.items()]
-            )
-            self.writer = pq.ParquetWriter(self.path, self.schema, compression="snappy")
-        if self.pending:
-            self.writer.write_table(self.table(self.pending))
-            self.pending.clear()
+    def open_groups(self) -> GroupWriter:
+        schema = pa.schema(
+            [pa.field(name, OWN_TYPES[name]) for name in self.own_columns]
+            + [pa.field(clean(name), ARROW_TYPES[kind]) for name, kind in self.kinds.items()]
+        )
+        return GroupWriter(self.path, schema, self.table)
 
     def finish(self) -> None:
         """Write what was spooled, now that the types of all fields are known, and the rest."""
@@ -100,21 +94,21 @@ class MetadataWriter:
                 for line in spool:
                     self.add(json.loads(line))
             self.spool_path.unlink()
-        self.flush()
-        self.close()
+        self.groups = self.groups or self.open_groups()
+        self.groups.finish()
 
     def close(self) -> None:
-        for file in (self.spool, self.writer):
+        for file in (self.spool, self.groups):
             if file is not None:
                 file.close()
 
-    def table(self, records: list[dict[str, Any]]) -> pa.Table:
+    def table(self, records: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:
         kinds = {**dict.fromkeys(self.own_columns, "own"), **self.kinds}
         arrays = [
             make_array([as_kind(record.get(name), kind) for record in records], field.type)
-            for (name, kind), field in zip(kinds.items(), self.schema, strict=True)
+            for (name, kind), field in zip(kinds.items(), schema, strict=True)
         ]
-        return pa.Table.from_arrays(arrays, schema=self.schema)
+        return pa.Table.from_arrays(arrays, schema=schema)
 
 
 OWN_TYPES = {

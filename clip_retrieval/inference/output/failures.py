@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from clip_retrieval.inference.output.groups import GroupWriter
 from clip_retrieval.layout import EmbeddingsFolder, Partition
-from clip_retrieval.metadata import make_table, read_records
+from clip_retrieval.metadata import read_records
 from clip_retrieval.sources.types import Failure
 from clip_retrieval.words import clean
 
@@ -25,36 +25,27 @@ FAILURE_SCHEMA = pa.schema(
         ("row_kept", pa.bool_()),
     ]
 )
-FAILURES_PER_GROUP = 10_000
 
 FailureRow = dict[str, Any]  # one row of FAILURE_SCHEMA
 
 
 class FailureWriter:
-    """Writes the failures of a partition; memory holds those of one row group."""
+    """Writes the failures of a partition, and counts their reasons."""
 
     def __init__(self, path: Path) -> None:
-        self.writer = pq.ParquetWriter(path, FAILURE_SCHEMA, compression="snappy")
-        self.pending: list[FailureRow] = []
+        self.groups = GroupWriter(path, FAILURE_SCHEMA)
         self.reasons: Counter[str] = Counter()  # part:reason -> how often
 
     def add(self, rows: Iterable[FailureRow]) -> None:
         for row in rows:
             self.reasons[f"{row['part']}:{row['reason']}"] += 1
-            self.pending.append(row)
-            if len(self.pending) == FAILURES_PER_GROUP:
-                self.flush()
-
-    def flush(self) -> None:
-        self.writer.write_table(make_table(self.pending, FAILURE_SCHEMA))
-        self.pending = []
+            self.groups.add(row)
 
     def finish(self) -> None:
-        self.flush()
-        self.close()
+        self.groups.finish()
 
     def close(self) -> None:
-        self.writer.close()
+        self.groups.close()
 
 
 def write_failures(path: Path, rows: Iterable[FailureRow]) -> Counter[str]:
@@ -62,7 +53,7 @@ def write_failures(path: Path, rows: Iterable[FailureRow]) -> Counter[str]:
     writer = FailureWriter(path)
     try:
         writer.add(rows)
-        writer.flush()
+        writer.finish()
     finally:
         writer.close()
     return writer.reasons

@@ -11,16 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from clip_retrieval.inference.output.groups import GroupWriter
 from clip_retrieval.inference.types import Row
-from clip_retrieval.metadata import make_table, read_records
+from clip_retrieval.metadata import read_records
 from clip_retrieval.sources.types import SAMPLE_PARTS, Failure, FileState, Inventory, Part
 from clip_retrieval.storage import Folder
 
 DIGEST_BYTES = 16
-RECORDS_AT_ONCE = 1000  # Python objects take far more memory than a table
-TABLES_PER_GROUP = 10
 LEDGER_SCHEMA = pa.schema(
     [
         ("row", pa.int64()),  # row number in the partition; null where the sample was left out
@@ -49,9 +47,7 @@ class LedgerWriter:
 
     def __init__(self, path: Path, inventory: Inventory | None = None) -> None:
         self.inventory = inventory
-        self.writer = pq.ParquetWriter(path, LEDGER_SCHEMA, compression="snappy")
-        self.pending: list[Record] = []
-        self.tables: list[pa.Table] = []  # tables of the next row group
+        self.groups = GroupWriter(path, LEDGER_SCHEMA, repeated=["shard"])
         self.left_out = ""
 
     def add_rows(self, rows: Sequence[Row], first: int) -> None:
@@ -74,27 +70,13 @@ class LedgerWriter:
         return {"row": row, "deleted": False, "key": as_bytes(key)} | describe_files(files)
 
     def add(self, record: Record) -> None:
-        self.pending.append(record)
-        if len(self.pending) == RECORDS_AT_ONCE:
-            self.pack()
-        if len(self.tables) == TABLES_PER_GROUP:
-            self.flush()
-
-    def pack(self) -> None:
-        self.tables.append(make_table(self.pending, LEDGER_SCHEMA))
-        self.pending = []
-
-    def flush(self) -> None:
-        self.writer.write_table(pa.concat_tables(self.tables).combine_chunks())
-        self.tables = []
+        self.groups.add(record)
 
     def finish(self) -> None:
-        self.pack()
-        self.flush()
-        self.close()
+        self.groups.finish()
 
     def close(self) -> None:
-        self.writer.close()
+        self.groups.close()
 
 
 def read_ledger(folder: Folder, name: str) -> Iterator[Record]:

@@ -19,7 +19,7 @@ from clip_retrieval.inference.output.failures import FailureRow, describe_failur
 from clip_retrieval.inference.output.ledger import LedgerWriter, Record, read_ledger
 from clip_retrieval.inference.revisions.revised import Revision
 from clip_retrieval.layout import IMAGE_PATH, MODALITIES, Modality, Partition
-from clip_retrieval.metadata import concat, open_parquet
+from clip_retrieval.metadata import concat, empty_table, make_array, open_parquet
 from clip_retrieval.metadata.joined import mark_columns_stale
 from clip_retrieval.sources.types import SAMPLE_PARTS, Failure
 from clip_retrieval.words import clean
@@ -86,14 +86,17 @@ class Edit:
     def write_metadata(self, revision: Revision) -> None:
         name = revision.metadata_name(self.partition)
         with open_parquet(revision, name) as file, revision.staged(name) as staged:
-            schema = concat([file.schema_arrow.empty_table(), *self.filled.values()]).schema
+            schema = concat([empty_table(file.schema_arrow), *self.filled.values()]).schema
             schema = schema.remove_metadata()
             with pq.ParquetWriter(staged, schema, compression="snappy") as writer:
                 first = 0
                 for group in range(file.metadata.num_row_groups):
-                    table = self.changed(concat([file.read_row_group(group), schema.empty_table()]), first)
+                    rows = file.read_row_group(group, use_threads=False)  # each thread of Arrow's keeps memory
+                    table = self.changed(concat([rows, empty_table(schema)]), first)
                     writer.write_table(table.cast(schema))
                     first += len(table)
+                    del rows, table
+                    pa.default_memory_pool().release_unused()
 
     def changed(self, table: pa.Table, first: int) -> pa.Table:
         """Return rows first.. of the partition with what is to be changed."""
@@ -106,11 +109,11 @@ class Edit:
             places[row - first] = len(table) + number
         for row in self.deleted.intersection(here):
             places[row - first] = None  # null in every column
-        table = concat([table, *(self.filled[row] for row in added)]).take(pa.array(places, pa.int64()))
+        table = concat([table, *(self.filled[row] for row in added)]).take(make_array(places, pa.int64()))
         if self.image_paths and IMAGE_PATH in table.column_names:
             old = enumerate(table[IMAGE_PATH].to_pylist(), first)
             paths = [value if value is None else self.image_paths.get(row, value) for row, value in old]
-            column = pa.array(paths, pa.string())
+            column = make_array(paths, pa.string())
             table = table.set_column(table.column_names.index(IMAGE_PATH), IMAGE_PATH, column)
         return table
 

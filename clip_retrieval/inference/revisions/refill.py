@@ -18,7 +18,7 @@ from clip_retrieval.inference.revisions.failed_samples import Failed, Target
 from clip_retrieval.inference.revisions.revised import Revision
 from clip_retrieval.inference.telemetry.stats import Stats
 from clip_retrieval.layout import MODALITIES, EmbeddingsFolder, Modality, Partition, next_partition
-from clip_retrieval.metadata import open_parquet
+from clip_retrieval.metadata import number_array, open_parquet
 from clip_retrieval.sources.types import SAMPLE_PARTS, Failure
 
 Vectors = Mapping[Modality, NDArray[np.float16]]
@@ -186,7 +186,9 @@ def append(revision: Revision, partition: Partition, made: EmbeddingsFolder, new
             np.save(file, rows[places])
         counts[f"{modality}_count"] = int(rows[places].any(axis=1).sum())
     with revision.staged(revision.metadata_name(partition)) as staged:
-        pq.write_table(read_metadata(made, source).take(pa.array(places)), staged, compression="snappy")
+        pq.write_table(
+            read_metadata(made, source).take(number_array(np.array(places, np.int64))), staged, compression="snappy"
+        )
     stats = Stats(sample_count=len(new), **counts)
     with revision.staged(revision.ledger_name(partition)) as staged:
         writer = LedgerWriter(staged)
