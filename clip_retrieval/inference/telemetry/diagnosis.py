@@ -116,7 +116,7 @@ def advise_decoding(machine: Machine) -> str:
     if machine.readers < machine.cores:
         return f"more --num_prepro_workers ({machine.readers} of {machine.cores} cores used)"
     return (
-        f"all {machine.cores} cores decode; more cores, smaller pictures or, if it is exact, --decode fast would help"
+        f"all {machine.cores} cores decode; more cores or smaller pictures would help, or to leave out --decode exact"
     )
 
 
