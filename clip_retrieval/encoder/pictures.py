@@ -8,6 +8,7 @@ from PIL import Image
 
 from clip_retrieval.encoder.config import PictureConfig
 from clip_retrieval.encoder.images import has_alpha, lay_on_white, load_image, open_image, without_transparent_color
+from clip_retrieval.encoder.jpeg import decode_jpeg
 from clip_retrieval.encoder.orientation import (
     UPRIGHT,
     fit_as_stored,
@@ -29,7 +30,7 @@ def read_pixels(data: bytes, preprocess: Preprocess, pictures: PictureConfig) ->
     """
     image = open_image(data, pictures.max_pixels)
     if pictures.decode == "fast":
-        return read_fast(image, preprocess, pictures)
+        return read_fast(image, data, preprocess, pictures)
     picture = flatten(load_image(image, pictures.max_pixels), pictures)
     return preprocess(turn_upright(picture, orientation_of(image, pictures)))
 
@@ -51,12 +52,13 @@ def flatten(image: Image.Image, pictures: PictureConfig) -> Image.Image:
     return image if keeps_mode else image.convert("RGB")
 
 
-def read_fast(image: Image.Image, preprocess: Preprocess, pictures: PictureConfig) -> NDArray[np.uint8]:
+def read_fast(image: Image.Image, data: bytes, preprocess: Preprocess, pictures: PictureConfig) -> NDArray[np.uint8]:
     """Return nearly the pixels of the reference transform. Orientation is applied last, to the fewest pixels."""
     size = image.size
     drafted = image.draft(None, preprocess.least_size(*size))  # only JPEG can be decoded at a fraction; None for others
-    picture = flatten(load_image(image, pictures.max_pixels), pictures)
-    extent = drafted[1][2:] if drafted else picture.size
+    pixels = decode_jpeg(image, data)
+    picture = flatten(load_image(image, pictures.max_pixels), pictures) if pixels is None else pixels
+    extent = drafted[1][2:] if drafted else image.size
     orientation = orientation_of(image, pictures)
     fit = fit_as_stored(preprocess.fit(*turn_size(size, orientation)), preprocess.size, orientation)
     window = preprocess.window(fit, extent)

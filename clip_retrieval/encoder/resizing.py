@@ -56,12 +56,14 @@ class Step(NamedTuple):
 
 
 def resize_near(
-    image: Image.Image, window: Window, interpolation: Interpolation, reducing_gap: float
+    picture: Image.Image | NDArray[np.uint8], window: Window, interpolation: Interpolation, reducing_gap: float
 ) -> NDArray[np.uint8]:
     """Return the window of an image as RGB pixels [height, width, 3]; whole blocks of a large one are averaged before.
 
-    `reducing_gap` is the least factor over the final size that blocks are averaged down to, as of Pillow's `resize`.
+    `picture` is one of Pillow, or RGB pixels [height, width, 3]. `reducing_gap` is the least factor over the final size
+    that blocks are averaged down to, as of Pillow's `resize`.
     """
+    image = picture if isinstance(picture, Image.Image) else image_over(picture)
     vector = vector_code()
     if vector is None or image.mode != "RGB" or interpolation not in FILTERS:
         resampling = Image.Resampling[interpolation.upper()]
@@ -70,16 +72,25 @@ def resize_near(
     across, down = (Span(window.box[i], window.box[i + 2], window.size[i], reducing_gap) for i in (0, 1))
     left, right = across.reach(radius, image.width)
     top, bottom = down.reach(radius, image.height)
-    part = image.reduce((across.block, down.block), (left, top, right, bottom))
-    (x, width), (y, height) = across.inside(left, part.width), down.inside(top, part.height)
-    rows = Step(box=(x, 0, width, part.height), size=(across.size, part.height))
+    if across.block == down.block == 1 and not isinstance(picture, Image.Image):
+        part = picture[top:bottom, left:right]
+    else:
+        part = np.asarray(image.reduce((across.block, down.block), (left, top, right, bottom)))
+    rows_of_part, columns_of_part, _ = part.shape
+    (x, width), (y, height) = across.inside(left, columns_of_part), down.inside(top, rows_of_part)
+    rows = Step(box=(x, 0, width, rows_of_part), size=(across.size, rows_of_part))
     columns = Step(box=(0, y, across.size, height), size=window.size)
     return convolve(vector, part, name, (rows, columns))
 
 
-def convolve(vector: Any, image: Image.Image, name: str, steps: Sequence[Step]) -> NDArray[np.uint8]:
+def image_over(pixels: NDArray[np.uint8]) -> Image.Image:
+    """Return RGB pixels [height, width, 3] as an image of Pillow."""
+    return Image.frombuffer("RGB", (pixels.shape[1], pixels.shape[0]), pixels, "raw", "RGB", 0, 1)
+
+
+def convolve(vector: Any, part: NDArray[np.uint8], name: str, steps: Sequence[Step]) -> NDArray[np.uint8]:
     kind, way = vector.PixelType.U8x3, vector.ResizeAlg.convolution(vector.FilterType[name])
-    pixels = vector.ImageData(image.width, image.height, kind, image.tobytes())
+    pixels = vector.ImageData(part.shape[1], part.shape[0], kind, np.ascontiguousarray(part).tobytes())
     for step in steps:
         source, pixels = pixels, vector.ImageData(*step.size, kind)
         vector.Resizer().resize(source, pixels, vector.ResizeOptions(way, crop_box=vector.CropBox(*step.box)))

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from clip_retrieval.encoder import pictures
 from clip_retrieval.encoder.config import Decode, PictureConfig
 from clip_retrieval.encoder.images import FORMATS, open_image
+from clip_retrieval.encoder.jpeg import decode_jpeg
 from clip_retrieval.encoder.pictures import read_pixels
 from clip_retrieval.encoder.preprocess import Preprocess, ResizeMode
 from clip_retrieval.errors import ConfigError, ImageError
@@ -103,11 +104,11 @@ def test_every_kind_of_jpeg_is_near_when_fast(subsampling: str, mode: str, is_pr
 def test_a_large_jpeg_is_decoded_at_a_fraction_when_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[tuple[int, int]] = []
 
-    def spy(image: Image.Image, _: int) -> Image.Image:
+    def spy(image: Image.Image, data: bytes) -> NDArray[np.uint8] | None:
         sizes.append(image.size)
-        return image.convert("RGB")
+        return decode_jpeg(image, data)
 
-    monkeypatch.setattr(pictures, "load_image", spy)
+    monkeypatch.setattr(pictures, "decode_jpeg", spy)
 
     read_pixels(encoded(picture(2401, 1600)), preprocess(size=128), FAST)
 
