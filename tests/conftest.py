@@ -167,7 +167,11 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(autouse=True)
 def apart(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep every test, and the processes that it starts, off the network, and give it a cache of its own."""
+    """Keep every test, and the processes that it starts, off the network, and give it a cache of its own.
+
+    Pillow's limit of pixels, which reading a picture sets, is that of Pillow again after it.
+    """
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("CLIP_RETRIEVAL_CACHE", str(tmp_path_factory.getbasetemp() / f"cache-{uuid4().hex[:8]}"))
 
