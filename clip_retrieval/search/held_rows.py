@@ -73,6 +73,7 @@ def sample_part(index: Any, places: NDArray[np.int64]) -> NDArray[np.float32]:
         return sample_part(faiss.downcast_index(index.index), places)
     if not isinstance(index, faiss.IndexIVF):
         return decode(index, places, RowPlaces())
+    refuse_fast_scan(index)
     ends = np.cumsum([index.invlists.list_size(number) for number in range(index.nlist)])
     places = places[places < ends[-1]]  # rows without an embedding are in no list
     rows = np.empty((len(places), index.d), np.float32)
@@ -97,12 +98,22 @@ def decode(index: Any, ids: NDArray[np.int64], places: RowPlaces) -> NDArray[np.
     if isinstance(index, faiss.IndexPreTransform):
         return undo(index, decode(faiss.downcast_index(index.index), ids, places))
     if isinstance(index, faiss.IndexIVF):
+        refuse_fast_scan(index)
         known = places.find(index)
         return decode_lists(index, ids) if known is None else decode_placed(index, ids, known)
     if isinstance(index, faiss.IndexIDMap):
         return decode_mapped(index, ids, places)
     rows: NDArray[np.float32] = index.reconstruct_batch(ids)
     return rows
+
+
+def refuse_fast_scan(index: Any) -> None:
+    """Raise QueryError for lists of fast scan without a refinement: faiss 1.13 crashes where they come from a file."""
+    if isinstance(index, faiss.IndexIVFFastScan):
+        raise QueryError(
+            "this index gives no rows back: its lists hold 4-bit codes for fast scan alone; leave out rows as queries, "
+            "near-duplicates, diversity and surprise, or build it with a refinement (…x4fs,RFlat)"
+        )
 
 
 def decode_mapped(index: Any, ids: NDArray[np.int64], row_places: RowPlaces) -> NDArray[np.float32]:

@@ -23,7 +23,6 @@ LEAST_COSINES = {
     "IDMap,Flat": 0.9999,
     "IVF16,PQ8x4fs,Refine(SQfp16)": 0.9999,
     "OPQ4_16,IVF16,PQ4x4np": 0.4,
-    "OPQ8_16,IVF16,PQ8x4fs": 0.6,
     "PCAR12,Flat": 0.7,
 }
 
