@@ -150,8 +150,8 @@ def find_starts(source: Folder, names: Sequence[str]) -> list[int]:
         first = first or print_of
         if print_of != first:
             raise IndexBuildError(
-                f"{path} was not trained together with {names[0]}: their codes mean different vectors; build one index "
-                "of all embeddings, or put the files into a folder image.index, where they are searched together"
+                f"{path} was not trained together with {names[0]}: their lists and codes mean different vectors; build "
+                "one index of all embeddings"
             )
     ordered = sorted(spans)
     if all(before[1] < after[0] for before, after in pairwise(ordered)) and spans[0][2]:
