@@ -116,12 +116,16 @@ def check_local(source: Folder, target: Folder) -> None:
 def find_files(source: Folder, modality: Modality, target: IndexFolder) -> list[str]:
     """Return the parts in name order: of index folders below, of one index, in parts or not, or any *.index files.
 
-    What an earlier merge put into the target is no part.
+    Raises IndexBuildError where the target is among them: nothing says whether it is a part or an earlier merge.
     """
     name = IndexFolder.index_name(modality)
     root = Path(source.root)
-    merged = Path(target.path(name))
-    found = sorted(path for path in root.glob(f"*/{name}") if path.is_file() and path != merged)
+    found = sorted(path for path in root.glob(f"*/{name}") if path.is_file())
+    if any(path.parent.resolve() == Path(target.root).resolve() for path in found):
+        raise IndexBuildError(
+            f"{target.url} is among the parts and holds an index already, which would be replaced; name another "
+            "folder, or remove what an earlier merge put there"
+        )
     found = (
         found or sorted((root / name).glob(f"*{INDEX_SUFFIX}")) or [path for path in [root / name] if path.is_file()]
     )

@@ -202,10 +202,21 @@ def test_rows_without_an_embedding_stay_no_hits(tmp_path: Path, unit_rows: Rows,
     assert len(open_index(folder, "text").search(rows[0], 100).ids) == 40
 
 
-def test_what_was_merged_before_is_replaced_and_no_part(tmp_path: Path, unit_rows: Rows, write_run: WriteRun) -> None:
+def test_an_output_among_the_parts_is_refused_and_stays(tmp_path: Path, unit_rows: Rows, write_run: WriteRun) -> None:
     build_two(tmp_path, unit_rows, write_run)
     combine(tmp_path, "parts/all")
-    assert open_index(combine(tmp_path, "parts/all"), "image").row_count == 40
+    taken = sorted(path.parent.name for path in (tmp_path / "parts").glob("*/image.index"))
+    before = {name: (tmp_path / "parts" / name / "image.index").read_bytes() for name in taken}
+    assert len(taken) == 3
+    for name in taken:
+        with pytest.raises(ClipRetrievalError, match="is among the parts and holds an index already"):
+            combine(tmp_path, f"parts/{name}")
+    assert {name: (tmp_path / "parts" / name / "image.index").read_bytes() for name in taken} == before
+
+
+def test_what_was_merged_before_is_replaced(tmp_path: Path, unit_rows: Rows, write_run: WriteRun) -> None:
+    build_two(tmp_path, unit_rows, write_run)
+    combine(tmp_path, "parts/all")
     write_parts(tmp_path / "other", "Flat")
     run_combine(CombineConfig(input_folder=str(tmp_path / "other"), output_folder=str(tmp_path / "parts" / "all")))
     index = open_index(IndexFolder(str(tmp_path / "parts" / "all")), "image")
