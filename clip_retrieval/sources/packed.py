@@ -8,7 +8,8 @@ import threading
 import weakref
 import zlib
 from abc import abstractmethod
-from bisect import bisect_left, bisect_right
+from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar, overload
 
@@ -32,12 +33,13 @@ class InBlocks(Sequence[T]):
 
     def find(self, key: Any, key_of: Callable[[T], Any]) -> int | None:
         """Return the index of the item with this key, or None; the items must be sorted by key."""
-        number = bisect_right(self.heads, key, key=key_of) - 1
-        if number < 0:
-            return None
-        block = self.block(number)
-        rest = bisect_left(block, key, key=key_of)
-        return number * self.block_size + rest if rest < len(block) and key_of(block[rest]) == key else None
+        place = self.count_until(key, key_of) - 1
+        return place if place >= 0 and key_of(self[place]) == key else None
+
+    def count_until(self, key: Any, key_of: Callable[[T], Any]) -> int:
+        """Return how many items have at most this key; the items must be sorted by key."""
+        number = count_until(self.heads, key, key_of) - 1
+        return 0 if number < 0 else number * self.block_size + count_until(self.block(number), key, key_of)
 
     @overload
     def __getitem__(self, place: int) -> T: ...
@@ -67,6 +69,13 @@ def between(items: Sequence[T], start: int, stop: int) -> Iterator[T]:
     return items.between(start, stop) if isinstance(items, InBlocks) else map(items.__getitem__, range(start, stop))
 
 
+def count_until(items: Sequence[T], key: Any, key_of: Callable[[T], Any]) -> int:
+    """Return how many items have at most this key; a block is read at each level of a packed list."""
+    if isinstance(items, InBlocks):
+        return items.count_until(key, key_of)
+    return bisect_right(items, key, key=key_of)
+
+
 class Packed(InBlocks[T]):
     """A list that is only appended to, in memory that hardly grows with it. Several threads may read at once.
 
@@ -76,20 +85,28 @@ class Packed(InBlocks[T]):
     block_size = BLOCK
 
     def __init__(self) -> None:
-        self.bounds = [0]  # file offsets of the full blocks
-        self.heads: list[T] = []  # the first item of each block
+        self.bounds = array("q", [0])  # file offsets of the full blocks
+        self.heads: list[T] | Packed[T] = []  # packed, too, once they fill a block
         self.tail: list[T] = []  # the last block, not full yet
         self.recent: tuple[int, list[T]] = -1, []
         self.lock = threading.Lock()  # seeking and reading must not interleave
 
     def append(self, item: T) -> None:
         if not self.tail:
-            self.heads.append(item)
+            self.add_head(item)
         self.tail.append(item)
         if len(self.tail) == BLOCK:
             with writable("the folder for temporary files"):
                 self.write(zlib.compress(pickle.dumps(self.tail), 1))
             self.tail = []
+
+    def add_head(self, item: T) -> None:
+        if isinstance(self.heads, list) and len(self.heads) == BLOCK:
+            heads = Packed[T]()
+            for head in self.heads:
+                heads.append(head)
+            self.heads = heads
+        self.heads.append(item)
 
     def write(self, data: bytes) -> None:
         if len(self.bounds) == 1:

@@ -263,14 +263,24 @@ def test_packed_items_take_hardly_any_memory() -> None:
     tracemalloc.start()
     try:
         packed = Packed[tuple[str, int]]()
-        for number in range(40_000):
+        for number in range(90_000):
             packed.append((f"folder/{number:020d}.jpg", number))
         kept = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
 
-    assert len(packed) == 40_000
-    assert kept < 40_000 * 6
+    assert len(packed) == 90_000
+    assert kept < 80_000
+
+
+def test_items_of_very_long_lists_are_found() -> None:
+    packed = Packed[str]()  # so long that the first items of its blocks are packed, too
+    for number in range(BLOCK * BLOCK + 5 * BLOCK + 3):
+        packed.append(f"{2 * number:06d}")
+
+    places = [*range(0, len(packed), 997), BLOCK * BLOCK - 1, BLOCK * BLOCK, len(packed) - 1]
+    assert [packed.find(f"{2 * place:06d}", str) for place in places] == places
+    assert {packed.find(f"{2 * place + 1:06d}", str) for place in places} == {None}
 
 
 def test_their_file_goes_with_them() -> None:
