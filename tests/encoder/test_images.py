@@ -221,6 +221,35 @@ def test_a_cut_picture_is_an_image_error(kind: str, share: float) -> None:
         (b"RIFF\x00\x00\x00\x00AVI LIST", "a video (AVI)"),
         (b"PK\x03\x04", "a zip archive"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        (b"<?xml version='1.0'?>\n<Error><Code>AccessDenied</Code></Error>", "an XML file"),
+        (b"<Error><Code>NoSuchKey</Code></Error>", "an XML file"),
+        ("<?xml version='1.0' encoding='utf-16'?><a/>".encode("utf-16"), "an XML file"),
+        (b'{"error": "not found"}', "a JSON file"),
+        (b' [\n{"a": 1}]', "a JSON file"),
+        (b"{}", "a JSON file"),
+        (b"404: Not Found", "a text file"),
+        (b"<a note>", "an XML file"),
+        (b"< 3 >", "a text file"),
+        (b"{not json}", "a text file"),
+        (b"a" * 1023 + "ö".encode(), "a text file"),
+        ("plain text\r\n".encode("utf-16"), "a text file"),
+        (bytes(5000), "nothing but zeros"),
+        (b"\x1f\x8b\x08\x00", "a file compressed with gzip"),
+        (b"PK\x03\x04" + bytes(26) + b"[Content_Types].xml", "an Office document"),
+        (b"PK\x03\x04" + bytes(26) + b"mimetypeapplication/vnd.oasis.opendocument.text", "an OpenDocument file"),
+        (b"PK\x05\x06" + bytes(18), "a zip archive with nothing in it"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office document"),
+        (b"a.jpg" + bytes(252) + b"ustar\x0000", "a tar"),
+        (bytes(128) + b"DICM\x02\x00", "a DICOM picture"),
+        (b"\xff\x0a\xfa\x1f", "a JPEG XL picture"),
+        (b"\x00\x00\x00\x0cJXL \r\n\x87\n\x00", "a JPEG XL picture"),
+        (b"\x00\x00\x00\x18ftypcrx \x00\x00\x00\x01crx isom", "a camera's raw picture"),
+        (b"FUJIFILMCCD-RAW 0201", "a camera's raw picture"),
+        (b"\x00\x00\x00\x18ftypM4A \x00\x00\x00\x00M4A isom", "a sound file"),
+        (b"RIFF\x00\x00\x00\x00WAVE", "a sound file"),
+        (b"\xff\xd8\xff\xe0\x00", "a JPEG whose header is damaged or cut off"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00", "a PNG whose header is damaged or cut off"),
+        (b"RIFF\x00\x00\x00\x00WEBP", "a WebP whose header is damaged or cut off"),
     ],
 )
 def test_a_file_that_is_no_picture_is_called_what_it_is(data: bytes, what: str) -> None:
@@ -229,7 +258,9 @@ def test_a_file_that_is_no_picture_is_called_what_it_is(data: bytes, what: str) 
     assert caught.value.reason == "decode"
 
 
-@pytest.mark.parametrize("data", [b"<a note>", b"plain text", b"\x00" * 64, b"RIFF\x00\x00\x00\x00WAVE"])
+@pytest.mark.parametrize(
+    "data", [b"text\x00", b"caf\xe9 \xff", bytes(2000) + b"\x01", b"RIFF\x00\x00\x00\x00sfbk", b"\x01\x02"]
+)
 def test_a_file_that_does_not_say_what_it_is_is_called_nothing(data: bytes) -> None:
     with pytest.raises(ImageError) as caught:
         open_image(data)

@@ -106,7 +106,7 @@ def test_a_picture_becomes_pixels_or_a_failure_with_its_reason(tmp_path: Path, w
     assert pixels.shape == (8, 8, 3)
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
     assert read_picture(tmp_path / "bad.jpg", PREPROCESS, PictureConfig()) == Failure(
-        (tmp_path / "bad.jpg").as_posix(), "decode", "no picture format recognised"
+        (tmp_path / "bad.jpg").as_posix(), "decode", "no picture format recognised: it is a text file"
     )
     gone = read_picture(tmp_path / "gone.jpg", PREPROCESS, PictureConfig())
     assert isinstance(gone, Failure)
