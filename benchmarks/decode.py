@@ -1,6 +1,7 @@
 """How near the fast pixels are to the exact ones, and what a picture costs in each way.
 
     python benchmarks/decode.py near [--models demo random:ViT-B-32] [--least 1 1.25 1.5 2] [--pictures screenshots]
+    python benchmarks/decode.py modes [--models demo random:ViT-B-32]
     python benchmarks/decode.py speed [--repeats 15]
 
 `near` needs scikit-learn and scikit-image for their photographs. It crops each to landscape, portrait and wide, scales
@@ -9,6 +10,9 @@ encodes it as JPEG at several qualities and subsamplings. The exact and the fast
 Centered cosines are of the embeddings less their mean: random models give all pictures much the same direction.
 `--least` asks the same of other bounds than the one that is built in, where they ask for more than LEAST_SIDE pixels.
 `--pictures screenshots` draws text, grids, windows and graphs instead, JPEG and PNG.
+
+`modes` saves those photographs in every mode that resizing treats in its own way. It compares the fast and the exact
+pixels with each other, and each of them with what a viewer shows: the picture in RGB, on white, resized exactly.
 
 `speed` prints CPU milliseconds for a picture on one core, medians of rounds in which all ways take turns: ratios are to
 be trusted, single figures less. `simplejpeg` is the fast way with that decoder, where it is installed.
@@ -26,11 +30,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageCms, ImageDraw, ImageFont
 
 from clip_retrieval import load_encoder
 from clip_retrieval.encoder import preprocess as preprocess_module
 from clip_retrieval.encoder.config import PictureConfig
+from clip_retrieval.encoder.images import decode_image
 from clip_retrieval.encoder.pictures import read_pixels
 from clip_retrieval.encoder.preprocess import LEAST_AVERAGED, LEAST_DECODED, LEAST_SIDE, Preprocess
 from clip_retrieval.encoder.resizing import resize_near
@@ -52,12 +57,21 @@ COLUMNS = (
     "model", "decoded at least at", "cosine: mean", "1st percentile", "min", "centered: 1st percentile", "min",
     "PSNR, dB: mean", "1st percentile", "min",
 )  # fmt: skip
+MODE_SIDES = (180, 300, 500, 900, 1600)  # short sides of the pictures in many modes
+MODE_COLUMNS = (
+    "model", "picture", "fast to exact: mean, least", "fast without alpha to exact", "fast to what is seen",
+    "exact to what is seen", "levels between fast and exact",
+)  # fmt: skip
+SOFT, HARD = [255 - far for far in range(256)], [255 * (far < 150) for far in range(256)]  # alpha by distance
 EXACT, FAST = PictureConfig(decode="exact"), PictureConfig(decode="fast")
+DROPPED = PictureConfig(decode="fast", transparency="drop")
+
+Change = Callable[[Image.Image], Image.Image]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("near", "speed"))
+    parser.add_argument("what", choices=("near", "modes", "speed"))
     parser.add_argument("--models", nargs="+", default=["demo", "random:ViT-B-32"])
     parser.add_argument("--least", nargs="+", type=float, default=[LEAST_DECODED])
     parser.add_argument("--pictures", choices=("photographs", "screenshots"), default="photographs")
@@ -69,6 +83,8 @@ def main() -> None:
             arguments.least,
             list(make_jpegs() if arguments.pictures == "photographs" else make_screenshots()),
         )
+    elif arguments.what == "modes":
+        print_modes(arguments.models)
     else:
         print_speed(arguments.repeats)
 
@@ -185,6 +201,102 @@ def print_nearness(models: list[str], bounds: list[float], jpegs: list[bytes]) -
                 f"{ratios.mean():.1f}", f"{np.percentile(ratios, 1):.1f}", f"{ratios.min():.1f}",
             ]  # fmt: skip
             print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def print_modes(models: list[str]) -> None:
+    pictures = {name: [save(image) for image in scaled_photographs()] for name, save in mode_writers().items()}
+    print(f"| {' | '.join(MODE_COLUMNS)} |\n{'|---' * len(MODE_COLUMNS)}|")
+    for uri in models:
+        encoder = load_encoder(uri)
+        ready = encoder.info.preprocess
+        for name, files in pictures.items():
+            ways = [np.stack([read_pixels(data, ready, way) for data in files]) for way in (EXACT, FAST, DROPPED)]
+            ways.append(np.stack([ready(decode_image(data)) for data in files]))
+            exact, fast, dropped, seen = (embed(encoder, pixels) for pixels in ways)
+            cells = [uri, name]
+            for one, other in ((fast, exact), (dropped, exact), (fast, seen), (exact, seen)):
+                cosines = row_cosines(one, other)
+                cells.append(f"{cosines.mean():.4f}, {cosines.min():.4f}")
+            cells.append(f"{np.abs(ways[0].astype(np.int16) - ways[1]).mean():.2f}")
+            print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def scaled_photographs() -> list[Image.Image]:
+    cropped = [crop for image in photographs() for crop in crops(image)]
+    scaled = []
+    for number, image in enumerate(cropped):
+        scale = MODE_SIDES[number % len(MODE_SIDES)] / min(image.size)
+        scaled.append(image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS))
+    return scaled
+
+
+def mode_writers() -> dict[str, Callable[[Image.Image], bytes]]:
+    """Return for each kind of picture what saves a photograph as one."""
+    rgb, rgba, soft, hard = to_mode("RGB"), to_mode("RGBA"), cut_out(SOFT), cut_out(HARD)
+    return {
+        "RGB PNG": writer("PNG", rgb),
+        "RGB PNG, one color transparent": writer("PNG", rgb, transparency=(255, 0, 255)),
+        "palette GIF": writer("GIF", own_palette),
+        "palette GIF, dithered": writer("GIF", to_mode("P")),
+        "palette GIF, animated": writer("GIF", own_palette, frames=2),
+        "palette PNG": writer("PNG", own_palette),
+        "palette PNG, one color transparent": writer("PNG", own_palette, transparency=0),
+        "1 bit PNG, dithered": writer("PNG", to_mode("1")),
+        "L PNG": writer("PNG", to_mode("L")),
+        "L JPEG": writer("JPEG", to_mode("L")),
+        "I;16 PNG": writer("PNG", to_16_bits),
+        "LA PNG, opaque": writer("PNG", to_mode("LA")),
+        "LA PNG, soft alpha": writer("PNG", lambda image: soft(image).convert("LA")),
+        "RGBA PNG, opaque": writer("PNG", rgba),
+        "RGBA PNG, soft alpha": writer("PNG", soft),
+        "RGBA PNG, cut out": writer("PNG", hard),
+        "RGBA WebP, cut out": writer("WEBP", hard, quality=90),
+        "WebP, animated": writer("WEBP", rgb, frames=2),
+        "CMYK JPEG": writer("JPEG", to_mode("CMYK")),
+        "CMYK TIFF": writer("TIFF", to_mode("CMYK")),
+        "YCbCr TIFF": writer("TIFF", to_mode("YCbCr")),
+        "LAB TIFF": writer("TIFF", to_lab),
+    }
+
+
+def writer(kind: str, change: Change, frames: int = 1, **options: Any) -> Callable[[Image.Image], bytes]:
+    def save(image: Image.Image) -> bytes:
+        file, changed = io.BytesIO(), change(image)
+        more = {"save_all": True, "append_images": [changed.transpose(Image.Transpose.ROTATE_180)]}
+        changed.save(file, kind, **options, **(more if frames > 1 else {}))
+        return file.getvalue()
+
+    return save
+
+
+def to_mode(mode: str) -> Change:
+    return lambda image: image.convert(mode)
+
+
+def own_palette(image: Image.Image) -> Image.Image:
+    return image.quantize(256, dither=Image.Dither.NONE)
+
+
+def to_16_bits(image: Image.Image) -> Image.Image:
+    return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+
+
+def to_lab(image: Image.Image) -> Image.Image:
+    srgb, lab_profile = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    changed = ImageCms.profileToProfile(image, srgb, lab_profile, outputMode="LAB")
+    assert changed is not None
+    return changed
+
+
+def cut_out(alphas: list[int]) -> Change:
+    """Return what gives a picture the alpha of this table, by the distance from its center."""
+
+    def change(image: Image.Image) -> Image.Image:
+        changed = image.convert("RGBA")
+        changed.putalpha(Image.radial_gradient("L").resize(image.size).point(alphas))
+        return changed
+
+    return change
 
 
 def embed(encoder: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

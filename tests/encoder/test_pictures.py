@@ -12,17 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
+from clip_retrieval import load_encoder
 from clip_retrieval.encoder import pictures
 from clip_retrieval.encoder.config import Decode, PictureConfig
-from clip_retrieval.encoder.images import FORMATS, open_image
+from clip_retrieval.encoder.images import FORMATS, decode_image, open_image
 from clip_retrieval.encoder.jpeg import decode_jpeg
 from clip_retrieval.encoder.pictures import read_pixels
 from clip_retrieval.encoder.preprocess import Preprocess, ResizeMode
 from clip_retrieval.errors import ConfigError, ImageError
 
 EXACT, FAST = PictureConfig(decode="exact"), PictureConfig(decode="fast")
+DROPPED = PictureConfig(decode="fast", transparency="drop")
 BOTH = [EXACT, FAST]
 ORIENTATION = 0x0112
 
@@ -171,13 +173,68 @@ def test_the_transparent_color_of_a_palette_does_not_matter_when_it_is_dropped()
     )
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_fast_pixels_without_alpha_are_near_the_exact_ones(mode: str) -> None:
-    data = encoded(transparent(mode, 500, 400), "PNG")
+def in_many_modes() -> dict[str, bytes]:
+    """Return a picture, large enough to be averaged before it is resized, in every mode that files have."""
+    image, soft = picture(801, 599), transparent("RGBA", 801, 599)
+    turned = image.transpose(Image.Transpose.ROTATE_180)
+    srgb, lab_profile = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    lab = ImageCms.profileToProfile(image, srgb, lab_profile, outputMode="LAB")
+    assert lab is not None
+    two_frames: dict[str, Any] = {"save_all": True, "append_images": [turned]}
+    return {
+        "P": encoded(image.quantize(64), "PNG"),
+        "P dithered": encoded(image.convert("P"), "GIF"),
+        "P, a color transparent": encoded(image.quantize(64), "PNG", transparency=3),
+        "P animated": encoded(image.quantize(64), "GIF", **two_frames),
+        "1": encoded(image.convert("1"), "PNG"),
+        "L": encoded(image.convert("L"), "PNG"),
+        "I;16": encoded(Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257), "PNG"),
+        "LA": encoded(soft.convert("LA"), "PNG"),
+        "RGB": encoded(image, "PNG"),
+        "RGB, a color transparent": encoded(image, "PNG", transparency=image.getpixel((400, 300))),
+        "RGB animated": encoded(image, "WEBP", lossless=True, **two_frames),
+        "RGBA": encoded(soft, "PNG"),
+        "RGBA, nothing transparent": encoded(image.convert("RGBA"), "PNG"),
+        "RGBA WebP": encoded(soft, "WEBP", lossless=True),
+        "CMYK": encoded(image.convert("CMYK"), "TIFF"),
+        "YCbCr": encoded(image.convert("YCbCr"), "TIFF"),
+        "LAB": encoded(lab, "TIFF"),
+    }
 
-    fast = read_pixels(data, preprocess(), PictureConfig(decode="fast", transparency="drop"))
 
-    assert distance(fast, read_pixels(data, preprocess(), EXACT)) < 1.5
+MANY_MODES = in_many_modes()
+WITHOUT_INTERPOLATION = {"P", "P dithered", "P, a color transparent", "P animated", "1"}  # in the exact way
+
+
+@pytest.mark.parametrize("mode", MANY_MODES)
+def test_fast_pixels_of_every_mode_are_near_what_is_seen(mode: str) -> None:
+    data = MANY_MODES[mode]
+
+    seen = preprocess()(decode_image(data))
+
+    assert distance(read_pixels(data, preprocess(), FAST), seen) < 0.5
+
+
+@pytest.mark.parametrize("mode", MANY_MODES)
+def test_fast_pixels_without_alpha_are_near_the_exact_ones_but_for_palettes(mode: str) -> None:
+    data = MANY_MODES[mode]
+
+    fast = read_pixels(data, preprocess(), DROPPED)
+
+    apart = distance(fast, read_pixels(data, preprocess(), EXACT))
+    assert apart > 5 if mode in WITHOUT_INTERPOLATION else apart < 1
+
+
+@pytest.mark.parametrize("mode", ["P", "P dithered", "1"])
+def test_fast_embeddings_of_palettes_are_those_of_the_picture_and_exact_ones_are_not(mode: str) -> None:
+    encoder = load_encoder("demo")
+    ready, data = encoder.info.preprocess, MANY_MODES[mode]
+    ways = [read_pixels(data, ready, FAST), read_pixels(data, ready, EXACT), ready(decode_image(data))]
+
+    fast, exact, seen = encoder.encode_images(np.stack(ways))
+
+    assert fast @ seen > 0.998
+    assert exact @ seen < 0.99
 
 
 @pytest.mark.parametrize("decode", get_args(Decode))
