@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import faiss
@@ -24,7 +24,7 @@ from clip_retrieval.index.folder.publish import IndexRevision
 from clip_retrieval.layout import INDEX_SUFFIX, IndexFolder, Modality
 from clip_retrieval.local_files import check_regular
 from clip_retrieval.revision import finish_revision, only_one
-from clip_retrieval.search.files import LISTS, METRICS, POPULATED, open_file, read_file
+from clip_retrieval.search.files import LISTS, METRICS, POPULATED, open_file, read_file, read_places
 from clip_retrieval.search.outlines import open_to_describe
 from clip_retrieval.search.settings import Settings, format_settings, settings_of
 from clip_retrieval.search.stored_settings import set_settings, store_settings
@@ -63,7 +63,7 @@ def run_combine(config: CombineConfig) -> CombinedIndex:
     check_local(source, target)
     names = find_files(source, config.modality, target)
     name = target.index_name(config.modality)
-    starts = find_starts(source, names)
+    starts = find_starts(source, names, config.modality)
     joined = join_folders(source, names, starts, config.modality)
     settings = joined.settings or find_settings(source, names)
     with leaving_nothing_empty(target), only_one(target):
@@ -139,8 +139,10 @@ def find_files(source: Folder, modality: Modality, target: IndexFolder) -> list[
     return [str(path.relative_to(root)) for path in found]
 
 
-def find_starts(source: Folder, names: Sequence[str]) -> list[int]:
+def find_starts(source: Folder, names: Sequence[str], modality: Modality | None = None) -> list[int]:
     """Return the offset of each part's ids: 0 if the parts' ids differ already, else the number of rows before it.
+
+    Of files in image.index, image.json may say it.
 
     Raises IndexBuildError where the parts were not trained together, or their ids fit neither.
     """
@@ -160,9 +162,24 @@ def find_starts(source: Folder, names: Sequence[str]) -> list[int]:
     ordered = sorted(spans)
     if all(before[1] < after[0] for before, after in pairwise(ordered)) and spans[0][2]:
         return [0] * len(names)
+    described = read_places(IndexFolder(source.url), modality) if modality and is_in_parts(names, modality) else {}
+    places = [described.get(PurePosixPath(name).name) for name in names]
+    said = [place for place in places if place is not None]
+    if len(said) == len(names) and spans[0][2] and is_apart(said, spans):
+        return said
     if any(low for low, _, _ in spans):
         raise IndexBuildError(f"ids overlap in {source.url}: each part must begin at 0, or go on where another ends")
     return [0, *accumulate(high + 1 for _, high, _ in spans)][:-1]
+
+
+def is_in_parts(names: Sequence[str], modality: Modality) -> bool:
+    return all(str(PurePosixPath(name).parent) == IndexFolder.index_name(modality) for name in names)
+
+
+def is_apart(starts: Sequence[int], spans: Sequence[Span]) -> bool:
+    """Say whether ids that begin at these rows do not meet."""
+    rows = sorted((start + low, start + high) for start, (low, high, _) in zip(starts, spans, strict=True))
+    return all(before[1] < after[0] for before, after in pairwise(rows))
 
 
 def open_shell(source: Folder, name: str) -> tuple[Any, Span]:

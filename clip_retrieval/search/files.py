@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from clip_retrieval.errors import QueryError, StorageError, describe_os_error
 from clip_retrieval.layout import INDEX_SUFFIX, MODALITIES, IndexFolder, Modality
 from clip_retrieval.search.native_output import printing_nothing
+from clip_retrieval.search.part_ids import Named, find_first_rows
 from clip_retrieval.search.row_places import RowPlaces
 from clip_retrieval.search.tree import list_nodes
 from clip_retrieval.storage import Folder
@@ -46,34 +47,14 @@ def open_parts(folder: IndexFolder, modality: Modality, *, memory_map: bool = Fa
     described = read_places(folder, modality)
     indices = [open_file(folder, f"{name}/{part}", memory_map=memory_map) for part in names]
     check_alike(folder.path(name), names, indices)
-    firsts = first_rows(folder.path(name), names, indices, described)
+    named = Named(folder.path(name), names, folder.path(folder.info_name(modality)))
+    firsts = find_first_rows(named, indices, described)
     return [OpenPart(index, first) for index, first in zip(indices, firsts, strict=True)]
 
 
 def read_places(folder: IndexFolder, modality: Modality) -> dict[str, int]:
     """Return where the rows of each part begin, as the index's json file says."""
     return {part["file"]: part["first_row"] for part in folder.read_info(modality).get("parts", [])}
-
-
-def first_rows(path: str, names: list[str], indices: list[Any], described: Mapping[str, int]) -> Iterator[int]:
-    """Yield the offset of each part's ids; 0 where they are ids of the whole index already."""
-    place = 0
-    for name, index in zip(names, indices, strict=True):
-        if has_ids(index):
-            yield 0
-        elif described and name not in described:
-            raise StorageError(f"{path}/{name} is not among the parts in the index's json file; build the index again")
-        else:
-            yield described.get(name, place)
-        place += int(index.ntotal)
-
-
-def has_ids(index: Any) -> bool:
-    """Say whether the index stores explicit ids; otherwise an id is a position."""
-    index = faiss.downcast_index(index)
-    if isinstance(index, faiss.IndexPreTransform):
-        return has_ids(index.index)
-    return isinstance(index, faiss.IndexIVF | faiss.IndexIDMap)
 
 
 def check_alike(path: str, names: list[str], indices: list[Any]) -> None:

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_retrieval.errors import QueryError
-from clip_retrieval.search.files import OpenPart, has_ids
+from clip_retrieval.search.files import OpenPart
 from clip_retrieval.search.index import Index
 from clip_retrieval.search.row_places import RowPlaces, decode_placed
+from clip_retrieval.search.tree import has_ids
 
 
 def read_held(index: Index, ids: NDArray[np.int64]) -> NDArray[np.float32]:

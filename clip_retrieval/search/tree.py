@@ -25,6 +25,14 @@ def has_graph(index: Any) -> bool:
     return any(isinstance(node, faiss.IndexHNSW) for node in list_nodes(index))
 
 
+def has_ids(index: Any) -> bool:
+    """Say whether the index stores explicit ids; otherwise an id is a position."""
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexPreTransform):
+        return has_ids(index.index)
+    return isinstance(index, faiss.IndexIVF | faiss.IndexIDMap)
+
+
 def reconstruct(index: Any, ids: Sequence[int], rows: NDArray[np.float32]) -> NDArray[np.float32] | None:
     """Return rows as the index has them, without giving it a map from ids to places, which would change it.
 

@@ -48,7 +48,7 @@ def write_parts(folder: Path, key: str, *, is_global: bool = False) -> Any:
     trained = faiss.index_factory(DIM, key, faiss.METRIC_INNER_PRODUCT)
     trained.train(rows)
     data = faiss.serialize_index(trained)
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, start, stop in (("part-0.index", 0, CUT), ("part-1.index", CUT, COUNT)):
         part = faiss.deserialize_index(data)
         if is_global:
@@ -268,6 +268,20 @@ def test_refined_parts_that_begin_or_end_without_an_embedding_keep_their_ids(tmp
     settings = Settings({"nprobe": 16, "k_factor_rf": 64})
     for row in (0, CUT - 2, CUT + 1, COUNT - 1):
         assert row in index.search(rows[row], 3, settings).ids
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_files_whose_last_rows_have_no_embedding_begin_where_the_json_file_says(tmp_path: Path, on_disk: bool) -> None:
+    write_parts(tmp_path / "parts" / "image.index", "IVF16,Flat")
+    starts = [0, CUT + 3]
+    parts = [{"file": f"part-{i}.index", "first_row": start} for i, start in enumerate(starts)]
+    (tmp_path / "parts" / "image.json").write_text(json.dumps({"parts": parts, "index_param": "nprobe=16"}))
+    rows, merged = make_rows(), open_index(combine(tmp_path, "out", on_disk=on_disk), "image")
+    apart = open_index(IndexFolder(str(tmp_path / "parts")), "image")
+    for index in (apart, merged):
+        for row, wanted in ((0, 0), (CUT - 1, CUT - 1), (CUT, CUT + 3), (COUNT - 1, COUNT + 2)):
+            hits = index.search(rows[row], 100)
+            assert hits.scores[hits.ids == wanted] == pytest.approx(rows[row] @ rows[row], rel=1e-5)
 
 
 def test_lists_of_fast_scan_are_merged_without_being_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -223,3 +223,15 @@ def test_a_failure_writes_nothing(folders: tuple[str, str]) -> None:
     with pytest.raises(ClipRetrievalError):
         score_index(*folders, tune=True)
     assert info_of(folders[0]) == before
+
+
+def test_files_that_were_built_apart_are_measured_under_their_own_rows(
+    tmp_path: Path, unit_rows: MakeRows, write_run: WriteRun
+) -> None:
+    rows = unit_rows(700)
+    (tmp_path / "ix" / "image.index").mkdir(parents=True)
+    for i, some in enumerate(np.split(rows, [300])):
+        write_index(tmp_path / "ix" / "image.index", str(i), some, param=None)
+    (tmp_path / "ix" / "image.json").write_text(json.dumps({"index_param": "nprobe=16"}))
+    scores = score_index(str(tmp_path / "ix"), str(write_run(tmp_path / "emb", [rows])))
+    assert scores.qualities["image"].to_json()["image"]["recall@10"] == 1

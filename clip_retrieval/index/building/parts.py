@@ -23,7 +23,7 @@ from clip_retrieval.index.building.grown_graphs import make_room
 from clip_retrieval.index.building.quick_lists import quick_lists
 from clip_retrieval.index.building.ranges import RowRange
 from clip_retrieval.index.planning.costs import ROWS_TO_ADD
-from clip_retrieval.search.files import has_ids
+from clip_retrieval.search.tree import has_ids
 
 ROWS_OF_COPY = 65_536
 

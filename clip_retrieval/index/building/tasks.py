@@ -36,7 +36,8 @@ from clip_retrieval.index.building.parts import fill_lists, find_halves, merge_i
 from clip_retrieval.index.building.ranges import MergedPart, RowRange, codes_name, part_name
 from clip_retrieval.progress import Watch, unwatched
 from clip_retrieval.search.cores import using_cores
-from clip_retrieval.search.files import has_ids, write_file
+from clip_retrieval.search.files import write_file
+from clip_retrieval.search.tree import has_ids
 from clip_retrieval.storage import Folder
 
 SHARE_IT = "put --temporary_indices_folder on a file system that all of them and this machine share, or on a store"

@@ -1,0 +1,154 @@
+"""Which rows the files of a folder hold: where ids stand in them, files of one build go on, others each begin at 0.
+
+All ids are read only where those of some lists meet: a search opens many folders, and 8 bytes a row are much to read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_retrieval.errors import StorageError
+from clip_retrieval.search.tree import has_ids
+
+LISTS_READ = 1_024  # inverted lists of a file whose ids are read: 2 ms, 8 of a mapped file
+IDS_READ = 1 << 18  # ids of an id map that are read
+MOST_READ = 20_000_000  # rows of all files whose ids are read where some meet: half a second
+ENDLESS = np.iinfo(np.int64).max
+
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Named:
+    """What files of a folder are called, and the json file that may say where their rows begin."""
+
+    path: str
+    names: Sequence[str]
+    info: str
+
+    def refuse(self, what: str) -> StorageError:
+        return StorageError(
+            f'{what}; say in {self.info} where the rows of each file begin ("parts": [{{"file": "{self.names[0]}", '
+            '"first_row": 0}, …]), or build one index of all embeddings'
+        )
+
+
+def find_first_rows(named: Named, indices: Sequence[Any], described: Mapping[str, int]) -> list[int]:
+    """Return what is added to the ids of each file: 0 where they are ids of the whole index already.
+
+    Raises StorageError where ids do not tell rows apart, or fit nothing that the json file says.
+    """
+    ends = list(accumulate(int(index.ntotal) for index in indices))
+    starts = [0, *ends[:-1]]
+    with_ids = [i for i, index in enumerate(indices) if has_ids(index)]
+    if len(indices) == len(with_ids) == 1:
+        return [0]
+    if described:
+        starts = [read_place(named, name, described) for name in named.names]
+    if not with_ids:
+        return starts
+    held = [read_some(index) + (0 if i in with_ids else starts[i]) for i, index in enumerate(indices)]
+    is_global = fit_described(named, held, starts, with_ids) if described else fit_each_other(named, indices, held)
+    return [0 if i in with_ids and is_global[i] else start for i, start in enumerate(starts)]
+
+
+def read_place(named: Named, name: str, described: Mapping[str, int]) -> int:
+    if name not in described:
+        raise StorageError(
+            f"{named.path}/{name} is not among the parts in the index's json file; build the index again"
+        )
+    return described[name]
+
+
+def fit_described(named: Named, held: Sequence[Ids], starts: Sequence[int], with_ids: Sequence[int]) -> list[bool]:
+    """Return of each file whether its ids are those of the rows that it is said to have; else they begin at 0."""
+    found = [True] * len(held)
+    for i in with_ids:
+        if not len(held[i]):
+            continue
+        low, high, first = int(held[i].min()), int(held[i].max()), starts[i]
+        end = min((start for start in starts if start > first), default=ENDLESS)
+        found[i] = first <= low and high < end
+        if not found[i] and high >= end - first:
+            raise StorageError(
+                f"{named.path}/{named.names[i]} has ids from {low:,} to {high:,}, and {named.info} says that its rows "
+                f"are {first:,} to {end - 1:,}; correct the parts there, or build the index again"
+            )
+    return found
+
+
+def fit_each_other(named: Named, indices: Sequence[Any], held: Sequence[Ids]) -> list[bool]:
+    """Return of each file whether its ids are those of the whole index; all of them are, or none."""
+    spans = sorted((int(ids.min()), int(ids.max())) for ids in held if len(ids))
+    if all(before[1] < after[0] for before, after in pairwise(spans)):
+        return [True] * len(held)
+    can_be_read = sum(int(index.ntotal) for index in indices) <= MOST_READ
+    if can_be_read:
+        if all(counts_from_zero(index) for index in indices if has_ids(index)):
+            return [False] * len(held)
+        held = [read_all(index) if has_ids(index) else ids for index, ids in zip(indices, held, strict=True)]
+    shared = find_shared(held)
+    if shared is not None:
+        one, other, row = shared
+        raise named.refuse(
+            f"{named.names[one]} and {named.names[other]} in {named.path} both have a row {row:,}"
+            + ("" if can_be_read else f", and there are more than {MOST_READ:,} rows")
+        )
+    return [True] * len(held)
+
+
+def find_shared(held: Sequence[Ids]) -> tuple[int, int, int] | None:
+    """Return the first id that two files have, and which; None where there is none."""
+    ids = np.concatenate(held)
+    owners = np.repeat(np.arange(len(held), dtype=np.int32), [len(some) for some in held])
+    order = np.argsort(ids, kind="stable")
+    ids, owners = ids[order], owners[order]
+    both = np.flatnonzero((ids[1:] == ids[:-1]) & (owners[1:] != owners[:-1]))
+    return (int(owners[both[0]]), int(owners[both[0] + 1]), int(ids[both[0]])) if len(both) else None
+
+
+def counts_from_zero(index: Any) -> bool:
+    """Say whether the ids in an index are 0 to n - 1, each once."""
+    seen = np.zeros(int(index.ntotal), np.bool_)
+    for ids in pieces_of(index):
+        if ids.min() < 0 or ids.max() >= len(seen):
+            return False
+        seen[ids] = True
+    return bool(seen.all())
+
+
+def read_all(index: Any) -> Ids:
+    return np.concatenate([np.empty(0, np.int64), *pieces_of(index)])
+
+
+def read_some(index: Any) -> Ids:
+    """Return some of the ids in an index, of an id map the first and the last too; else all positions."""
+    if not has_ids(index):
+        return np.arange(int(index.ntotal))
+    some = np.concatenate([np.empty(0, np.int64), *pieces_of(index, LISTS_READ)])
+    return some if len(some) or not index.ntotal else read_all(index)  # lists that are mostly empty
+
+
+def pieces_of(index: Any, most: int | None = None) -> Iterator[Ids]:
+    """Yield views of the ids in an index, of each list that has any; of `most` lists at most."""
+    node = faiss.downcast_index(index)
+    while isinstance(node, faiss.IndexPreTransform):
+        node = faiss.downcast_index(node.index)
+    if isinstance(node, faiss.IndexIDMap):
+        ids = faiss.rev_swig_ptr(node.id_map.data(), node.id_map.size())
+        yield ids if most is None or len(ids) <= IDS_READ else ids[np.linspace(0, len(ids) - 1, IDS_READ).astype(int)]
+        return
+    lists = node.invlists
+    numbers = (
+        range(node.nlist) if most is None else np.unique(np.linspace(0, node.nlist - 1, most).astype(int)).tolist()
+    )
+    for number in numbers:
+        if size := lists.list_size(number):
+            yield faiss.rev_swig_ptr(lists.get_ids(number), size)

@@ -1,0 +1,148 @@
+"""Files of a folder that were built apart have ids of their own from 0; those of one build have ids of the whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from clip_retrieval.errors import StorageError
+from clip_retrieval.layout import IndexFolder
+from clip_retrieval.search import part_ids
+from clip_retrieval.search.held_rows import read_held
+from clip_retrieval.search.index import Index, open_index
+from clip_retrieval.search.settings import Settings
+from clip_retrieval.search.within import Within, search_within
+
+Rows = Callable[..., NDArray[np.float32]]
+
+SIZES = (500, 300, 400)
+KEYS = ["IVF8,Flat", "IVF8,PQ8x4np", "IVF8,PQ8x4fs", "IVF8_HNSW8,SQ8", "RR16,IVF8,SQ8", "IDMap,Flat", "IDMap,HNSW8"]
+
+
+def write(folder: Path, rows: NDArray[np.float32], key: str, ids: list[NDArray[np.int64]]) -> Path:
+    """Write a file for each of the ids, trained on its own rows alone."""
+    (folder / "image.index").mkdir(parents=True)
+    firsts = np.cumsum([0, *SIZES])
+    for i, held in enumerate(ids):
+        some = rows[firsts[i] : firsts[i + 1]]
+        index = faiss.index_factory(rows.shape[1], key, faiss.METRIC_INNER_PRODUCT)
+        index.train(some)
+        index.add_with_ids(some, held)
+        faiss.write_index(index, str(folder / "image.index" / f"{i}.index"))
+    return folder
+
+
+def counted_anew() -> list[NDArray[np.int64]]:
+    return [np.arange(size) for size in SIZES]
+
+
+def going_on() -> list[NDArray[np.int64]]:
+    firsts = np.cumsum([0, *SIZES])
+    return [np.arange(first, first + size) for first, size in zip(firsts[:-1], SIZES, strict=True)]
+
+
+def in_turn() -> list[NDArray[np.int64]]:
+    """Rows that were dealt out: each file has other ids, but their ranges overlap."""
+    order = np.random.default_rng(1).permutation(sum(SIZES))
+    return np.split(order, np.cumsum(SIZES)[:-1])
+
+
+def open_at(folder: Path, *, memory_map: bool = False) -> Index:
+    return open_index(IndexFolder(str(folder)), "image", memory_map=memory_map)
+
+
+def find_own(index: Index, rows: NDArray[np.float32]) -> NDArray[np.int64]:
+    settings = Settings({"nprobe": 8} if "nprobe" in index.known_settings else {})
+    return np.array([hits.ids[0] for hits in index.search_many(rows, 1, settings)])
+
+
+@pytest.mark.parametrize("memory_map", [False, True])
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("make_ids", [counted_anew, going_on, in_turn])
+def test_each_row_is_found_under_its_own_id(
+    tmp_path: Path, unit_rows: Rows, key: str, make_ids: Callable[[], list[Any]], memory_map: bool
+) -> None:
+    rows, ids = unit_rows(sum(SIZES), 16), make_ids()
+    index = open_at(write(tmp_path, rows, key, ids), memory_map=memory_map)
+    wanted = np.arange(len(rows)) if make_ids is counted_anew else np.concatenate(ids)
+    assert np.mean(find_own(index, rows) == wanted) > 0.8  # codes are not exact
+    assert index.row_count == len(rows)
+    few = np.array([3, 501, 820, 1150])
+    (hits,) = search_within(index, rows[np.flatnonzero(wanted == 820)], 4, Within(few)).hits
+    assert hits.ids[0] == 820
+    assert sorted(hits.ids) == few.tolist()
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if not key.endswith("fs")])
+def test_each_row_is_read_by_its_own_id(tmp_path: Path, unit_rows: Rows, key: str) -> None:
+    rows = unit_rows(sum(SIZES), 16)
+    held = read_held(open_at(write(tmp_path, rows, key, counted_anew())), np.arange(len(rows)))
+    assert np.mean((held * rows).sum(axis=1)) > 0.8
+
+
+def test_the_json_file_says_where_rows_begin(tmp_path: Path, unit_rows: Rows) -> None:
+    rows = unit_rows(sum(SIZES), 16)
+    ids = [np.delete(some, [2, 4]) for some in counted_anew()]
+    firsts = np.cumsum([0, *SIZES])
+    (tmp_path / "image.index").mkdir()
+    for i, held in enumerate(ids):
+        index = faiss.index_factory(16, "IVF8,Flat", faiss.METRIC_INNER_PRODUCT)
+        index.train(rows)
+        index.add_with_ids(rows[firsts[i] + held], held)
+        faiss.write_index(index, str(tmp_path / "image.index" / f"{i}.index"))
+    with pytest.raises(StorageError, match=r"0\.index and 1\.index in .*image\.index both have a row 0; say in .*json"):
+        open_at(tmp_path)
+    parts = [{"file": f"{i}.index", "first_row": int(firsts[i])} for i in range(3)]
+    (tmp_path / "image.json").write_text(json.dumps({"parts": parts}))
+    there = np.concatenate([first + held for first, held in zip(firsts[:-1], ids, strict=True)])
+    np.testing.assert_array_equal(find_own(open_at(tmp_path), rows[there]), there)
+    parts[2]["first_row"] = 600
+    (tmp_path / "image.json").write_text(json.dumps({"parts": parts}))
+    with pytest.raises(StorageError, match=r"1\.index has ids from 0 to 299, .*that its rows are 500 to 599"):
+        open_at(tmp_path)
+
+
+def test_ids_of_the_whole_are_told_from_ids_of_a_file_where_the_json_file_names_parts(
+    tmp_path: Path, unit_rows: Rows
+) -> None:
+    rows = unit_rows(sum(SIZES), 16)
+    write(tmp_path, rows, "IVF8,Flat", going_on())
+    firsts = np.cumsum([0, *SIZES])
+    parts = [{"file": f"{i}.index", "first_row": int(firsts[i]), "rows": SIZES[i]} for i in range(3)]
+    (tmp_path / "image.json").write_text(json.dumps({"parts": parts}))
+    np.testing.assert_array_equal(find_own(open_at(tmp_path), rows), np.arange(len(rows)))
+
+
+def test_files_that_share_rows_are_refused(tmp_path: Path, unit_rows: Rows) -> None:
+    rows, ids = unit_rows(sum(SIZES), 16), going_on()
+    ids[2][7] = 505
+    with pytest.raises(StorageError, match=r"1\.index and 2\.index in .* both have a row 505; say in"):
+        open_at(write(tmp_path, rows, "IVF8,Flat", ids))
+
+
+def test_positions_and_ids_go_together(tmp_path: Path, unit_rows: Rows) -> None:
+    rows = unit_rows(sum(SIZES), 16)
+    for name, middle in (("anew", counted_anew()), ("on", going_on())):
+        folder = write(tmp_path / name, rows, "IVF8,Flat", middle)
+        flat = faiss.IndexFlatIP(16)
+        flat.add(rows[: SIZES[0]])
+        faiss.write_index(flat, str(folder / "image.index" / "0.index"))
+        np.testing.assert_array_equal(find_own(open_at(folder), rows), np.arange(len(rows)))
+
+
+def test_of_many_rows_some_lists_tell(tmp_path: Path, unit_rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = unit_rows(sum(SIZES), 16)
+    monkeypatch.setattr(part_ids, "LISTS_READ", 6)
+    monkeypatch.setattr(part_ids, "MOST_READ", 1000)
+    for i, ids in enumerate((going_on(), in_turn())):
+        index = open_at(write(tmp_path / str(i), rows, "IVF8,Flat", ids))
+        np.testing.assert_array_equal(find_own(index, rows), np.concatenate(ids))
+    with pytest.raises(StorageError, match=r"both have a row [\d,]+, and there are more than 1,000 rows; say in"):
+        open_at(write(tmp_path / "anew", rows, "IVF8,Flat", counted_anew()))
