@@ -88,6 +88,11 @@ def is_hidden(path: str) -> bool:
     return any((part.startswith(".") and part not in (".", "..")) or part == MACOS_FOLDER for part in path.split("/"))
 
 
+def with_article(noun: str) -> str:
+    """Return the noun after "a" or "an", by its first letter."""
+    return f"{'an' if noun[:1].lower() in {*'aeiou'} else 'a'} {noun}"
+
+
 def counted(count: int, what: str, several: str = "") -> str:
     """Return a number and its noun, whose plural is `several` where an s does not make it."""
     return f"{count:,} {what if count == 1 else several or what + 's'}"

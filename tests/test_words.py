@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from clip_retrieval.options import parse_bytes
-from clip_retrieval.words import bound_above, in_bytes, is_hidden
+from clip_retrieval.words import bound_above, in_bytes, is_hidden, with_article
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,12 @@ from clip_retrieval.words import bound_above, in_bytes, is_hidden
 )  # fmt: skip
 def test_a_size_is_told_in_the_unit_that_suits_it(count: float, words: str) -> None:
     assert in_bytes(count) == words
+
+
+def test_a_noun_gets_its_article() -> None:
+    assert [with_article(name) for name in ("IndexIVFFlat", "int", "list", "NoneType")] == [
+        "an IndexIVFFlat", "an int", "a list", "a NoneType",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

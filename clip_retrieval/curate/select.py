@@ -33,7 +33,7 @@ from clip_retrieval.options import to_json
 from clip_retrieval.revision import only_one
 from clip_retrieval.storage import Folder
 from clip_retrieval.tools.inputs import read_lines
-from clip_retrieval.words import counted
+from clip_retrieval.words import counted, with_article
 
 COMMAND = "select"
 STEPS = ("ids", "where", "top", "per_cluster", "balance", "count", "diverse")  # options, in their order
@@ -171,7 +171,7 @@ def limit_clusters(embedded: Embedded, ids: Ids, config: SelectConfig, notes: li
     groups = number_groups(embedded, ids, config.cluster_column)
     without = int((groups < 0).sum())
     if without:
-        notes.append(f"{counted(without, 'row')} without a {config.cluster_column}: left out")
+        notes.append(f"{counted(without, 'row')} without {with_article(config.cluster_column)}: left out")
     return ids[(groups >= 0) & (places_in_group(groups) < config.per_cluster)]
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.errors import EncoderError
+from clip_retrieval.words import with_article
 
 Pixels = NDArray[np.uint8]  # [n, s, s, 3]; scaling by mean and std happens in the encoder
 Tokens = NDArray[np.int32]  # [n, t]
@@ -117,11 +118,11 @@ def check_tower(info: EncoderInfo, tower: str) -> None:
 def check_texts(texts: Sequence[str]) -> None:
     """Raise EncoderError for anything but a list of str."""
     if isinstance(texts, str) or not isinstance(texts, Sequence):
-        raise EncoderError(f'expected a list of texts such as ["a dog"], got a {type(texts).__name__}')
+        raise EncoderError(f'expected a list of texts such as ["a dog"], got {with_article(type(texts).__name__)}')
     wrong = next((text for text in texts if not isinstance(text, str)), None)
     if wrong is not None:
         raise EncoderError(
-            f'expected a list of texts such as ["a dog"], got a list with a {type(wrong).__name__} in it'
+            f'expected a list of texts such as ["a dog"], got a list with {with_article(type(wrong).__name__)} in it'
         )
 
 

@@ -24,6 +24,7 @@ from clip_retrieval.server.builds import Build, Missing, Question, Wanted, check
 from clip_retrieval.server.config import BackConfig
 from clip_retrieval.server.messages import HttpError, Request, Response, StaleError, json_response
 from clip_retrieval.server.served import Indices
+from clip_retrieval.words import with_article
 
 IMAGE = "image"  # among columns: thumbnails
 GENERATION = b"index-generation"  # header of answers, and of requests that want this build and no other
@@ -93,7 +94,8 @@ class Endpoints:
         for name, kind in (("text", str), ("image", str), ("image_url", str), ("embedding_input", list)):
             value = said.get(name)
             if value is not None and not isinstance(value, kind):
-                raise bad(f"{name} is a {'text' if kind is str else 'list of numbers'}, not a {type(value).__name__}")
+                wanted = "a text" if kind is str else "a list of numbers"
+                raise bad(f"{name} is {wanted}, not {with_article(type(value).__name__)}")
         if said.get("text"):
             return Embedded(await build.embed_text(said["text"][:LONGEST_TEXT]))  # models see less
         if said.get("image"):

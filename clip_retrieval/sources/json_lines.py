@@ -12,6 +12,7 @@ from clip_retrieval.git_lfs import describe_pointer
 from clip_retrieval.sources.tables import Kind, Table
 from clip_retrieval.sources.text_files import open_text
 from clip_retrieval.sources.types import Failure
+from clip_retrieval.words import with_article
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
 
@@ -52,7 +53,7 @@ def parse(line: str) -> dict[str, Any] | str:
         return "nested too deeply"
     except ValueError as error:
         return first_line(error)
-    return value if isinstance(value, dict) else f"holds a {type(value).__name__}"
+    return value if isinstance(value, dict) else f"holds {with_article(type(value).__name__)}"
 
 
 def open_json_lines(url: str) -> JsonTable:

@@ -302,7 +302,9 @@ def only_from_a_reader(read: Callable[..., Any]) -> Callable[..., Any]:
 
 def test_lists_of_fast_scan_are_not_for_a_disk(tmp_path: Path) -> None:
     write_parts(tmp_path / "parts", "IVF16,PQ8x4fs")
-    with pytest.raises(ClipRetrievalError, match="has no lists for a disk; use --on_disk False"):
+    with pytest.raises(
+        ClipRetrievalError, match="is an IndexIVFPQFastScan, which has no lists for a disk; use --on_disk False"
+    ):
         combine_folder(str(tmp_path / "parts"), str(tmp_path / "out"))
 
 

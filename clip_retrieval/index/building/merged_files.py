@@ -21,6 +21,7 @@ from clip_retrieval.progress import show_progress
 from clip_retrieval.search.files import LISTS, POPULATED, write_file
 from clip_retrieval.search.native_output import printing_nothing
 from clip_retrieval.storage import Folder
+from clip_retrieval.words import with_article
 
 
 def merge_to_file(source: Folder, names: Sequence[str], starts: Sequence[int], path: Path) -> int:
@@ -45,9 +46,10 @@ def merge_in_memory(source: Folder, names: Sequence[str], starts: Sequence[int],
     stored = open_stored(source.path(names[0]))
     whole = faiss.read_index(source.path(names[0])) if stored is None else stored.index
     if not can_be_merged(whole):
+        kind = with_article(type(faiss.downcast_index(whole)).__name__)
         raise IndexBuildError(
-            f"{source.path(names[0])} is a {type(faiss.downcast_index(whole)).__name__}, which cannot be merged; put "
-            "the parts into a folder image.index, where they are searched together"
+            f"{source.path(names[0])} is {kind}, which cannot be merged; put the parts into a folder image.index, "
+            "where they are searched together"
         )
     codes = [] if stored is None else [stored.codes]
     parts = list(zip(names[1:], starts[1:], strict=True))
@@ -123,7 +125,9 @@ def inverted(index: Any, path: str) -> Any:
     if isinstance(index, faiss.IndexPreTransform):
         return inverted(index.index, path)
     if not isinstance(index, faiss.IndexIVF) or isinstance(index, faiss.IndexIVFFastScan):
-        raise IndexBuildError(f"{path} is a {type(index).__name__}, which has no lists for a disk; use --on_disk False")
+        raise IndexBuildError(
+            f"{path} is {with_article(type(index).__name__)}, which has no lists for a disk; use --on_disk False"
+        )
     return index
 
 
@@ -138,8 +142,8 @@ def empty_out(index: Any) -> None:
     index = faiss.downcast_index(index)
     if isinstance(index, (faiss.IndexHNSW, faiss.IndexIDMap, *UNMERGED)):
         raise IndexBuildError(
-            f"a {type(index).__name__} cannot be merged; put the files into a folder image.index, where they are "
-            "searched together"
+            f"{with_article(type(index).__name__)} cannot be merged; put the files into a folder image.index, where "
+            "they are searched together"
         )
     for name in ("index", "base_index", "refine_index"):
         if hasattr(index, name):

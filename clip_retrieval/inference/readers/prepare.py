@@ -30,6 +30,7 @@ from clip_retrieval.media.places import PlaceRef
 from clip_retrieval.media.subtitles import Subtitles
 from clip_retrieval.media.video import Video
 from clip_retrieval.sources.types import Failure, Part, Sample
+from clip_retrieval.words import with_article
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +227,7 @@ def parse_metadata(data: bytes) -> dict[str, object]:
     except ValueError as error:
         raise PartError("json", one_line(error)) from error
     if not isinstance(value, dict):
-        raise PartError("json", f"holds a {type(value).__name__} where an object is needed")
+        raise PartError("json", f"holds {with_article(type(value).__name__)} where an object is needed")
     if is_deeper(value, DEEPEST_JSON):
         raise PartError("json", f"nested deeper than {DEEPEST_JSON} levels")
     flat: dict[str, object] = {}
