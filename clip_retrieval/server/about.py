@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import unquote
 
 from clip_retrieval.server.asking import Asker
-from clip_retrieval.server.builds import Build
+from clip_retrieval.server.builds import Build, describe_absent_row
 from clip_retrieval.server.config import BackConfig
-from clip_retrieval.server.files import read_range
+from clip_retrieval.server.files import find_range
 from clip_retrieval.server.legacy import GENERATION, bad, check_generation
 from clip_retrieval.server.messages import TEXT, Header, HttpError, Request, Response, Stream, json_response
 from clip_retrieval.server.pictures import media_type
@@ -18,6 +17,7 @@ from clip_retrieval.server.served import Indices
 
 PICTURES, FILES = "/v1/pictures/", "/v1/files/"
 LARGEST_SIDE = 1024
+DIGITS_OF_A_SIDE = 9
 USUAL_SIDE = 256
 DIGITS_OF_AN_ID = 18
 
@@ -61,28 +61,31 @@ class Endpoints:
             raise HttpError(HTTPStatus.NOT_FOUND, f"row {row} of {build.name} has no picture that is served")
         return Response(data, kind.encode(), headers=headers_of(build))
 
-    async def show_file(self, request: Request, said: Any) -> Response:  # noqa: ARG002
+    async def show_file(self, request: Request, said: Any) -> Response:
         """Return the PDF or video that the picture of a row is in, or a range of it. Raises HttpError 404 and 416."""
         build, row = self.find_row(request, FILES)
         held = await build.file(row)
         if held is None:
-            raise HttpError(
-                HTTPStatus.NOT_FOUND, f"the picture of row {row} of {build.name} is in no file that is served"
-            )
+            said = f"row {row} of {build.name} is no page of a PDF and no frame of a video that is served"
+            raise HttpError(HTTPStatus.NOT_FOUND, said)
         kind, headers = held.media_type.encode(), (*headers_of(build), (b"accept-ranges", b"bytes"))
-        span = read_range(request.header(b"range"), held.size)
+        span = find_range(request, held.size)
         if span is not None:
             place = (b"content-range", f"bytes {span[0]}-{span[1] - 1}/{held.size}".encode())
             return Response(await held.read(*span), kind, HTTPStatus.PARTIAL_CONTENT, (*headers, place))
         return Response(b"", kind, headers=headers, stream=Stream(held.size, held.pieces(request)))
 
     def find_row(self, request: Request, beginning: str) -> tuple[Build, int]:
-        """Return the index and the row that a path ends in. Raises HttpError."""
+        """Return the index and the row that a path ends in. Raises HttpError; 404 where there is none of them."""
         name, _, row = request.path.removeprefix(beginning).rpartition("/")
-        build = self.indices.get(unquote(name))
+        if not name:
+            raise HttpError(HTTPStatus.NOT_FOUND, f"the path is {beginning}INDEX/ROW")
+        build = self.indices.get(name)
         check_generation(request, build, request.parameters.get("generation"))
-        if not (row.isascii() and row.isdigit() and len(row) <= DIGITS_OF_AN_ID):
-            raise bad(f"the id of a row is a whole number, not {row[:50]!r}")
+        if not (row.isascii() and row.isdigit()):
+            raise bad(f"the id of a row is a whole number from 0 on, not {row[:50]!r}")
+        if len(row) > DIGITS_OF_AN_ID or int(row) >= build.row_count:
+            raise HttpError(HTTPStatus.NOT_FOUND, describe_absent_row(build, row))
         return build, int(row)
 
 
@@ -106,6 +109,6 @@ def read_side(text: str | None) -> int:
     """Return the longest side that is asked for. Raises HttpError where it is none."""
     if text is None:
         return USUAL_SIDE
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= LARGEST_SIDE):
+    if not (text.isascii() and text.isdigit() and len(text) <= DIGITS_OF_A_SIDE and 1 <= int(text) <= LARGEST_SIDE):
         raise bad(f"size is 1 to {LARGEST_SIDE} pixels")
     return int(text)

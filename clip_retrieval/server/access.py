@@ -21,6 +21,11 @@ PREFLIGHT: tuple[Header, ...] = (
 KEPT_NAMES = 64  # of hosts: parsing an address takes 10 us, and a client always says the same
 DIGITS_OF_A_TIME = 12
 LONGEST_LINK = 24 * 3600  # seconds that a signed link may hold
+KEY_WANTED = "this server wants a key: `Authorization: Bearer KEY` or `X-API-Key: KEY`"
+BADLY_SIGNED = (
+    "the signature of this link does not hold: it is the HMAC-SHA256 in hex, with a key of this server, of the path "
+    "(not percent-encoded), a line end and `expires`, in seconds since 1970"
+)
 EXPOSED: Header = (b"access-control-expose-headers", b"index-generation, index-partial")
 
 
@@ -57,9 +62,10 @@ class Access:
             given = given.strip() if scheme.lower() == b"bearer" else b""
         matches = [hmac.compare_digest(given, key) for key in self.keys]
         if not any(matches):
+            is_badly_signed = is_linked and not given and "signature" in request.parameters
             raise HttpError(
                 HTTPStatus.UNAUTHORIZED,
-                "this server wants a key: `Authorization: Bearer KEY` or `X-API-Key: KEY`",
+                BADLY_SIGNED if is_badly_signed else KEY_WANTED,
                 ((b"www-authenticate", b"Bearer"),),
             )
 
@@ -69,7 +75,7 @@ class Access:
         expires, signature = (parameters.get(name, "") for name in ("expires", "signature"))
         if not signature or not (expires.isascii() and expires.isdigit() and len(expires) <= DIGITS_OF_A_TIME):
             return False
-        given = signature.encode()
+        given = signature.lower().encode()  # hex has either case
         matches = [hmac.compare_digest(given, sign(key, request.path, expires).encode()) for key in self.keys]
         if not any(matches):
             return False

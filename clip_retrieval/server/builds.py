@@ -158,8 +158,14 @@ def check_ids(build: Build, ids: Iterable[int]) -> NDArray[np.int64]:
     listed, count = list(ids), build.row_count
     wrong = next((row_id for row_id in listed if not 0 <= row_id < count), None)
     if wrong is not None:
-        raise HttpError(HTTPStatus.BAD_REQUEST, f"there is no row {str(wrong)[:30]}; ids are 0 to {count - 1:,}")
+        raise HttpError(HTTPStatus.BAD_REQUEST, describe_absent_row(build, wrong))
     return np.array(listed, np.int64)
+
+
+def describe_absent_row(build: Build, row_id: object) -> str:
+    count = build.row_count
+    there = f"{count:,} rows: ids are 0 to {count - 1:,}" if count else "no rows"
+    return f"there is no row {str(row_id)[:30]}; the index {build.name} has {there}"
 
 
 def partial_headers(missing: Sequence[Missing]) -> tuple[Header, ...]:

@@ -21,7 +21,8 @@ from clip_retrieval.server.pictures import read_row
 
 PIECE_BYTES = 1 << 20  # read at once
 MOST_BYTES = 4 << 20  # of an answer to a request for a range: players ask for the next one
-RANGE = re.compile(rb"bytes=(\d{0,18})-(\d{0,18})")
+RANGE = re.compile(rb"bytes=[ \t,]*(\d*)-(\d*)[ \t,]*", re.IGNORECASE)  # lists may have empty places (RFC 9110, 5.6.1)
+DIGITS_OF_A_PLACE = 18
 MEDIA_TYPES = {  # what Python does not know, and what browsers play under another name
     ".mov": "video/mp4", ".m4v": "video/mp4", ".mkv": "video/x-matroska", ".m2ts": "video/mp2t", ".mts": "video/mp2t",
 }  # fmt: skip
@@ -70,18 +71,43 @@ def read_piece(url: str, start: int, stop: int) -> bytes:
     return read_blob(BlobRef(url, start, stop - start))
 
 
+def find_range(request: Request, size: int) -> tuple[int, int] | None:
+    """Return the range that a request may have of a file, as RFC 9110 has it: only of a GET, and without If-Range.
+
+    Files have no validator that If-Range could name, so it never holds. Raises HttpError 416 as `read_range` does.
+    """
+    if request.method != "GET" or request.header(b"if-range") is not None:
+        return None
+    return read_range(request.header(b"range"), size)
+
+
 def read_range(asked: bytes | None, size: int) -> tuple[int, int] | None:
     """Return start and stop of what a range header asks for, or of its beginning; None: the whole file.
 
-    Several ranges at once count as none. Raises HttpError 416 where there is nothing in the range.
+    Other units, several ranges at once, and one that ends before it begins are ignored. Raises HttpError 416 where
+    there is nothing in the range.
     """
     found = RANGE.fullmatch(asked or b"")
     if found is None or found.group(1, 2) == (b"", b""):
         return None
-    first, last = found.group(1, 2)
-    start = int(first) if first else max(0, size - int(last))
-    stop = min(size, int(last) + 1 if first and last else size)
+    first, last = (read_place(digits) for digits in found.groups())
+    if first is None:
+        start, stop = max(0, size - (last or 0)), size
+        if not size and last:  # the end of nothing is all of it
+            return None
+    else:
+        if last is not None and last < first:
+            return None
+        start, stop = first, size if last is None else min(size, last + 1)
     if start >= stop:
         headers: tuple[Header, ...] = ((b"content-range", f"bytes */{size}".encode()),)
         raise HttpError(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, f"the file has {size:,} bytes", headers)
     return start, min(stop, start + MOST_BYTES)
+
+
+def read_place(digits: bytes) -> int | None:
+    """Return a place in a file, which is beyond every file where it has too many digits; None for none."""
+    if not digits:
+        return None
+    digits = digits.lstrip(b"0") or b"0"
+    return int(digits) if len(digits) <= DIGITS_OF_A_PLACE else 10**DIGITS_OF_A_PLACE

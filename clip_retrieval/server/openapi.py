@@ -54,11 +54,13 @@ STATUSES = {
     "404": "There is no such index, row or picture.",
     "409": "The index was built anew; `Index-Generation` is the new generation.",
     "413": "The body is too large.",
+    "416": "The file has nothing in the range that was asked for; `Content-Range` says its size.",
     "429": "Too many requests are waiting; try again after `Retry-After` seconds.",
     "503": "The model or a file of the index cannot be used just now, or the answer took too long.",
 }
 OF_EVERY_POST = ("400", "401", "403", "404", "409", "413", "429", "503")
 OF_A_GET = ("400", "401", "404", "409", "429", "503")
+OF_A_FILE = ("400", "401", "404", "409", "416", "429", "503")
 
 
 @cache
@@ -103,13 +105,16 @@ def describe_post(path: str) -> dict[str, Any]:
 def describe_get(path: str) -> dict[str, Any]:
     name, what, media_type = GETS[path]
     schema = answer_schema(name) if media_type == "application/json" else {"type": "string"}
+    content = {media_type: {"schema": schema}}
+    part = {"206": {"description": "The range, or the beginning of a long one.", "content": content}}
     return {
         "operationId": name,
         "summary": what,
         **({"parameters": PARAMETERS[path]} if path in PARAMETERS else {}),
         "responses": {
-            "200": {"description": "The answer.", "content": {media_type: {"schema": schema}}},
-            **refusals(OF_A_GET),
+            "200": {"description": "The answer.", "content": content},
+            **(part if name == "file" else {}),
+            **refusals(OF_A_FILE if name == "file" else OF_A_GET),
         },
     }
 

@@ -92,7 +92,7 @@ def test_a_picture_is_served_small_or_as_it_is(loose: Path, serve: Any) -> None:
     [
         ("index/6", 404), ("index/-1", 400), ("index/x", 400), ("index/", 400), ("other/0", 404), ("0", 404),
         ("index/0?size=0", 400), ("index/0?size=5000", 400), ("index/0?size=x", 400), ("index/0?generation=old", 409),
-        ("index/999999999999999999", 404), ("index/9999999999999999999999", 400), ("..%2f..%2fetc/0", 404),
+        ("index/999999999999999999", 404), ("index/9999999999999999999999", 404), ("..%2f..%2fetc/0", 404),
         ("index/%2e%2e", 400), ("index/..%2f0", 404), ("index/1%00", 400), ("index/\u0661", 400),
     ],
 )  # fmt: skip
