@@ -21,7 +21,7 @@ from clip_retrieval.index.building.merged_files import empty_out, merge_on_disk,
 from clip_retrieval.index.config import CombineConfig
 from clip_retrieval.index.folder.joined_manifests import join_folders, widest, write_beside
 from clip_retrieval.index.folder.publish import IndexRevision
-from clip_retrieval.layout import INDEX_SUFFIX, IndexFolder, Modality
+from clip_retrieval.layout import INDEX_SUFFIX, METADATA_ARROW, METADATA_FOLDER, IndexFolder, Modality
 from clip_retrieval.local_files import check_regular
 from clip_retrieval.revision import finish_revision, only_one
 from clip_retrieval.search.files import LISTS, METRICS, POPULATED, open_file, read_file, read_places
@@ -29,6 +29,7 @@ from clip_retrieval.search.outlines import open_to_describe
 from clip_retrieval.search.settings import Settings, format_settings, settings_of
 from clip_retrieval.search.stored_settings import set_settings, store_settings
 from clip_retrieval.storage import Folder, leaving_nothing_empty
+from clip_retrieval.words import with_article
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,10 @@ def run_combine(config: CombineConfig) -> CombinedIndex:
     check_local(source, target)
     names = find_files(source, config.modality, target)
     name = target.index_name(config.modality)
+    if target.exists(name) and not config.overwrite:
+        raise IndexBuildError(
+            f"{target.url} has {with_article(name)} already; name another folder, or give --overwrite True"
+        )
     starts = find_starts(source, names, config.modality)
     joined = join_folders(source, names, starts, config.modality)
     settings = joined.settings or find_settings(source, names)
@@ -85,6 +90,12 @@ def run_combine(config: CombineConfig) -> CombinedIndex:
         revision.write_json(target.info_name(config.modality), info)
         write_beside(revision, config.modality, joined, info, sums)
         revision.commit()
+    if not target.names(METADATA_FOLDER, ".parquet") and not target.exists(METADATA_ARROW):
+        logger.warning(
+            "%s has no metadata, which is not merged: hits are ids and scores alone, until the parquet files of all "
+            "parts are in its %s folder, named in the order of the parts",
+            target.url, METADATA_FOLDER,
+        )  # fmt: skip
     return CombinedIndex(target.path(name), names, rows, time.perf_counter() - start)
 
 

@@ -155,6 +155,9 @@ class CombineConfig:
     output_folder: str = option(help="Index folder that the merged index goes to.")
     modality: Modality = option("image", help="Which index of the folders.")
     on_disk: bool = option(False, help="Keep the inverted lists on disk: less memory, to merge and to search.")
+    overwrite: bool = option(
+        False, help="Replace the index of that modality in the output folder; without it, such a folder is refused."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

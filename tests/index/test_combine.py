@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -214,13 +216,30 @@ def test_an_output_among_the_parts_is_refused_and_stays(tmp_path: Path, unit_row
     assert {name: (tmp_path / "parts" / name / "image.index").read_bytes() for name in taken} == before
 
 
-def test_what_was_merged_before_is_replaced(tmp_path: Path, unit_rows: Rows, write_run: WriteRun) -> None:
+def test_what_was_merged_before_is_replaced_if_so_wanted(tmp_path: Path, unit_rows: Rows, write_run: WriteRun) -> None:
     build_two(tmp_path, unit_rows, write_run)
     combine(tmp_path, "parts/all")
     write_parts(tmp_path / "other", "Flat")
-    run_combine(CombineConfig(input_folder=str(tmp_path / "other"), output_folder=str(tmp_path / "parts" / "all")))
+    config = CombineConfig(input_folder=str(tmp_path / "other"), output_folder=str(tmp_path / "parts" / "all"))
+    before = (tmp_path / "parts" / "all" / "image.index").read_bytes()
+    with pytest.raises(ClipRetrievalError, match=r"has an image\.index already; .* give --overwrite True"):
+        run_combine(config)
+    assert (tmp_path / "parts" / "all" / "image.index").read_bytes() == before
+    run_combine(replace(config, overwrite=True))
     index = open_index(IndexFolder(str(tmp_path / "parts" / "all")), "image")
     assert (index.row_count, len(index.empty_rows)) == (COUNT, 0)
+
+
+def test_metadata_that_is_not_there_is_told(
+    tmp_path: Path, unit_rows: Rows, write_run: WriteRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    build_two(tmp_path, unit_rows, write_run)
+    combine(tmp_path, "out")
+    assert "out has no metadata, which is not merged: hits are ids and scores alone" in caplog.text
+    caplog.clear()
+    shutil.copytree(tmp_path / "parts" / "0" / "metadata", tmp_path / "out" / "metadata")
+    combine(tmp_path, "out", overwrite=True)
+    assert "metadata" not in caplog.text
 
 
 def test_the_options_of_the_other_index_in_the_folder_are_kept(
