@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from clip_retrieval.errors import QueryError
 from clip_retrieval.search.files import OpenPart
 from clip_retrieval.search.index import Index
-from clip_retrieval.search.row_places import RowPlaces, decode_placed
+from clip_retrieval.search.row_places import RowPlaces, decode_at, decode_placed
 from clip_retrieval.search.tree import has_ids
 
 
@@ -74,15 +74,10 @@ def sample_part(index: Any, places: NDArray[np.int64]) -> NDArray[np.float32]:
         return sample_part(faiss.downcast_index(index.index), places)
     if not isinstance(index, faiss.IndexIVF):
         return decode(index, places, RowPlaces())
-    refuse_fast_scan(index)
     ends = np.cumsum([index.invlists.list_size(number) for number in range(index.nlist)])
     places = places[places < ends[-1]]  # rows without an embedding are in no list
-    rows = np.empty((len(places), index.d), np.float32)
-    for row, place in zip(rows, places, strict=True):
-        number = int(np.searchsorted(ends, place, side="right"))
-        first = int(ends[number - 1]) if number else 0
-        index.reconstruct_from_offset(number, int(place) - first, faiss.swig_ptr(row))
-    return rows
+    numbers = np.searchsorted(ends, places, side="right")
+    return decode_at(index, numbers, places - np.concatenate([[0], ends])[numbers])
 
 
 def locate(part: OpenPart, ids: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -99,22 +94,12 @@ def decode(index: Any, ids: NDArray[np.int64], places: RowPlaces) -> NDArray[np.
     if isinstance(index, faiss.IndexPreTransform):
         return undo(index, decode(faiss.downcast_index(index.index), ids, places))
     if isinstance(index, faiss.IndexIVF):
-        refuse_fast_scan(index)
         known = places.find(index)
         return decode_lists(index, ids) if known is None else decode_placed(index, ids, known)
     if isinstance(index, faiss.IndexIDMap):
         return decode_mapped(index, ids, places)
     rows: NDArray[np.float32] = index.reconstruct_batch(ids)
     return rows
-
-
-def refuse_fast_scan(index: Any) -> None:
-    """Raise QueryError for lists of fast scan without a refinement: faiss 1.13 crashes where they come from a file."""
-    if isinstance(index, faiss.IndexIVFFastScan):
-        raise QueryError(
-            "this index gives no rows back: its lists hold 4-bit codes for fast scan alone; leave out rows as queries, "
-            "near-duplicates, diversity and surprise, or build it with a refinement (…x4fs,RFlat)"
-        )
 
 
 def decode_mapped(index: Any, ids: NDArray[np.int64], row_places: RowPlaces) -> NDArray[np.float32]:
@@ -143,17 +128,20 @@ def decode_lists(index: Any, ids: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return rows by ascending ids out of inverted lists, by scanning the lists."""
     rows = np.zeros((len(ids), index.d), np.float32)
     lists, left = index.invlists, len(ids)
+    numbers, offsets, found = [], [], []
     for number in range(index.nlist):
         size = lists.list_size(number)
         if not size:
             continue
         held = faiss.rev_swig_ptr(lists.get_ids(number), size)
         at = np.minimum(np.searchsorted(ids, held), len(ids) - 1)
-        for offset in np.flatnonzero(ids[at] == held):
-            code = np.empty(index.d, np.float32)
-            index.reconstruct_from_offset(number, int(offset), faiss.swig_ptr(code))
-            rows[at[offset]] = code
-            left -= 1
+        here = np.flatnonzero(ids[at] == held)
+        numbers.append(np.full(len(here), number))
+        offsets.append(here)
+        found.append(at[here])
+        left -= len(here)
         if not left:
             break
+    if found:
+        rows[np.concatenate(found)] = decode_at(index, np.concatenate(numbers), np.concatenate(offsets))
     return rows

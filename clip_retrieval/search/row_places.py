@@ -9,6 +9,10 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from clip_retrieval.errors import QueryError
+from clip_retrieval.search.packed_codes import decode_packed
+from clip_retrieval.words import with_article
+
 MOST_PLACED = 20_000_000  # rows: 160 MB; larger indices are scanned
 LIST_SHIFT = 32  # a place is list number << 32 | offset in the list
 OFFSET_MASK = (1 << LIST_SHIFT) - 1
@@ -53,9 +57,24 @@ def decode_placed(index: Any, ids: NDArray[np.int64], places: NDArray[np.int64])
     rows = np.zeros((len(ids), index.d), np.float32)
     inside = np.flatnonzero(ids < len(places))
     found = inside[places[ids[inside]] >= 0]
-    code = np.empty(index.d, np.float32)
-    pointer = faiss.swig_ptr(code)
-    for row, place in zip(found.tolist(), places[ids[found]].tolist(), strict=True):
-        index.reconstruct_from_offset(place >> LIST_SHIFT, place & OFFSET_MASK, pointer)
-        rows[row] = code
+    there = places[ids[found]]
+    rows[found] = decode_at(index, there >> LIST_SHIFT, there & OFFSET_MASK)
+    return rows
+
+
+def decode_at(index: Any, numbers: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return rows of an IVF index by their lists and places in them.
+
+    Raises QueryError for codes of fast scan that are no product codes.
+    """
+    if isinstance(index, faiss.IndexIVFPQFastScan):
+        return decode_packed(index, numbers, offsets)
+    if isinstance(index, faiss.IndexIVFFastScan):
+        raise QueryError(
+            f"this index, {with_article(type(index).__name__)}, gives no rows back; leave out rows as queries, "
+            "near-duplicates, diversity and surprise, or build another kind"
+        )
+    rows = np.empty((len(numbers), index.d), np.float32)
+    for row, number, offset in zip(rows, numbers.tolist(), offsets.tolist(), strict=True):
+        index.reconstruct_from_offset(number, offset, faiss.swig_ptr(row))
     return rows

@@ -80,7 +80,7 @@ def test_each_row_is_found_under_its_own_id(
     assert sorted(hits.ids) == few.tolist()
 
 
-@pytest.mark.parametrize("key", [key for key in KEYS if not key.endswith("fs")])
+@pytest.mark.parametrize("key", KEYS)
 def test_each_row_is_read_by_its_own_id(tmp_path: Path, unit_rows: Rows, key: str) -> None:
     rows = unit_rows(sum(SIZES), 16)
     held = read_held(open_at(write(tmp_path, rows, key, counted_anew())), np.arange(len(rows)))

@@ -12,10 +12,10 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-LOW, HIGH = 1, 2  # marks of the two halves of a byte
+from clip_retrieval.search.packed_codes import Bytes, Packing, view_blocks
+
 ROWS_AT_ONCE = 16_384  # rows whose codes stay in the processor's cache while they are packed
 
-Bytes = NDArray[np.uint8]
 Ids = NDArray[np.int64]
 
 
@@ -95,13 +95,6 @@ def blocks_at(lists: Any, number: int, count: int, packing: Packing) -> Bytes:
     return view_blocks(lists, number, -(-count // packing.rows), packing.block_size)
 
 
-def view_blocks(lists: Any, number: int, blocks: int, block_size: int) -> Bytes:
-    if not blocks:
-        return np.empty((0, block_size), np.uint8)
-    view: Bytes = faiss.rev_swig_ptr(lists.get_codes(number), blocks * block_size)
-    return view.reshape(blocks, block_size)
-
-
 def ids_of(lists: Any, number: int) -> Ids:
     """Return a view of a list's ids [n]."""
     return ids_at(lists, number, int(lists.list_size(number)))
@@ -111,50 +104,3 @@ def ids_at(lists: Any, number: int, count: int) -> Ids:
     """Return the same of a list whose rows are counted already."""
     ids: Ids = faiss.rev_swig_ptr(lists.get_ids(number), count) if count else np.empty(0, np.int64)
     return ids
-
-
-class Packing:
-    """The position in a block of each 4-bit code of each row, probed by calling faiss's packer."""
-
-    def __init__(self, packer: Any) -> None:
-        self.rows, self.code_size, self.block_size = int(packer.nvec), int(packer.code_size), int(packer.block_size)
-        places = np.empty((self.rows, self.code_size, 2), np.int64)
-        for row in range(self.rows):
-            for byte in range(self.code_size):
-                code, block = np.zeros(self.code_size, np.uint8), np.zeros((1, self.block_size), np.uint8)
-                code[byte] = LOW | HIGH << 4
-                packer.pack_1(code, row, block)
-                marked = split(block)[0, :-1]
-                places[row, byte] = (marked == LOW).argmax(), (marked == HIGH).argmax()
-        self.places = places.ravel()
-        # Where each half of a block comes from; from the zero behind the codes where no row is meant.
-        self.homes = np.full(2 * self.block_size, len(self.places), np.int64)
-        self.homes[self.places] = np.arange(len(self.places))
-
-    def unpack(self, blocks: Bytes) -> Bytes:
-        """Return the codes [32 b, bytes] of blocks [b, bytes]."""
-        halves = split(blocks).take(self.places, axis=1)
-        return join(halves).reshape(-1, self.code_size)
-
-    def pack(self, codes: Bytes) -> Bytes:
-        """Return the blocks [b, bytes] of codes [n, bytes], padded with zeros."""
-        count = -(-len(codes) // self.rows)
-        if len(codes) % self.rows:
-            codes = np.concatenate([codes, np.zeros((count * self.rows - len(codes), self.code_size), np.uint8)])
-        halves = split(codes.reshape(count, self.rows * self.code_size))
-        return join(halves.take(self.homes, axis=1))
-
-
-def split(values: Bytes) -> Bytes:
-    """Return the halves [n, 2 * bytes + 1] of bytes [n, bytes], the lower one first, and a zero at the end."""
-    halves = np.zeros((len(values), 2 * values.shape[1] + 1), np.uint8)
-    np.bitwise_and(values, 0xF, out=halves[:, :-1:2])
-    np.right_shift(values, 4, out=halves[:, 1:-1:2])
-    return halves
-
-
-def join(halves: Bytes) -> Bytes:
-    """Return the bytes [n, bytes] of halves [n, 2 * bytes]."""
-    joined: Bytes = np.left_shift(halves[:, 1::2], 4)
-    joined |= halves[:, ::2]
-    return joined

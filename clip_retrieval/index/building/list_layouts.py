@@ -8,21 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import IO, Any, Protocol
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_retrieval.index.building.block_lists import Packing, spread
+from clip_retrieval.index.building.block_lists import spread
 from clip_retrieval.index.planning.costs import ID_BYTES
 from clip_retrieval.search.outlines import ARRAYS, BLOCKS, WORD, in_words
+from clip_retrieval.search.packed_codes import Bytes, Packing, find_packing
 
-CODE_BITS = 4
 CODES_AT_ONCE = 1 << 19  # bytes of codes that stay in the processor's cache while they are packed
 
-Bytes = NDArray[np.uint8]
 Ids = NDArray[np.int64]
 
 
@@ -210,13 +208,6 @@ def layout_of(lists: Any) -> Layout:
         rows = int(lists.packer.nvec)
         return BlockLayout(find_packing(2 * int(lists.packer.block_size) // rows, rows))
     return ArrayLayout(int(lists.code_size))
-
-
-@cache
-def find_packing(codes: int, rows: int) -> Packing:
-    """Return how faiss packs blocks of some rows of 4-bit codes: asking it takes up to a second, for each part."""
-    index = faiss.IndexPQFastScan(codes, codes, CODE_BITS, faiss.METRIC_INNER_PRODUCT, rows)  # no dimension to spare
-    return Packing(index.get_CodePacker())
 
 
 def words_at(raw: Bytes, places: Ids) -> Ids:

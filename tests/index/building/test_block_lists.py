@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clip_retrieval.index.building.block_lists import Packing, blocks_of, clear_tails, ids_of
+from clip_retrieval.index.building.block_lists import blocks_of, clear_tails, ids_of
 from clip_retrieval.index.building.parts import merge_into
+from clip_retrieval.search.packed_codes import Packing
 
 Rows = Callable[..., NDArray[np.float32]]
 
