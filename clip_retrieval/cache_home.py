@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import zlib
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
@@ -43,9 +45,11 @@ def first_set(*variables: str) -> Path | None:
 
 
 def read_small(place: Path) -> bytes | None:
-    """Return a small file of our cache, and note that it was used; None where it is not there."""
+    """Return a small file of our cache, and note that it was used; None where it is not there, or is damaged."""
     with suppress(OSError):
-        data = place.read_bytes()
+        written, _, data = place.read_bytes().partition(b"\n")
+        if written != checksum(data):
+            return None
         with suppress(OSError):  # the cache of another user
             os.utime(place)
         return data
@@ -54,12 +58,22 @@ def read_small(place: Path) -> bytes | None:
 
 def keep_small(place: Path, text: str) -> None:
     """Write a small file into our cache, whole or not at all, and make room; without a word where it cannot be kept."""
-    staged = place.with_suffix(f".{uuid4().hex}")
+    data, staged = text.encode(), place.with_suffix(f".{uuid4().hex}")
     with suppress(OSError):  # a full disk, or a cache of another user: what it holds is found anew
         place.parent.mkdir(parents=True, exist_ok=True)
-        staged.write_text(text, encoding="utf-8")
-        staged.replace(place)
+        if place.is_dir():
+            shutil.rmtree(place)
+        try:
+            staged.write_bytes(checksum(data) + b"\n" + data)
+            staged.replace(place)
+        finally:
+            staged.unlink(missing_ok=True)
         make_room(place.parent)
+
+
+def checksum(data: bytes) -> bytes:
+    """Return the first line of a small file: damage in it could go unseen, as in a number."""
+    return f"{zlib.crc32(data):08x}".encode()
 
 
 def make_room(folder: Path) -> None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import IO, Any
 
 import xxhash
 
@@ -35,10 +35,15 @@ def sum_files(folder: Folder, name: str) -> FileSums:
 
 def sum_file(folder: Folder, name: str) -> str:
     """Return the checksum of a file, in hexadecimal digits."""
-    digest = xxhash.xxh3_64()
     with folder.answering(), folder.open(name) as file:
-        while piece := file.read(BYTES_AT_ONCE):
-            digest.update(piece)
+        return sum_stream(file)
+
+
+def sum_stream(file: IO[bytes]) -> str:
+    """Return the checksum of what is left of an open file."""
+    digest = xxhash.xxh3_64()
+    while piece := file.read(BYTES_AT_ONCE):
+        digest.update(piece)
     return digest.hexdigest()
 
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from clip_retrieval import cache_home as caches
 from clip_retrieval.cache_home import cache_home, hub_repository, keep_small, openai_folders, read_small
+from tests.encoder.damage import WAYS
 
 VARIABLES = ("CLIP_RETRIEVAL_CACHE", "XDG_CACHE_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME")
 
@@ -56,6 +58,20 @@ def test_small_files_that_were_not_used_for_longest_make_room(tmp_path: Path, mo
     keep_small(tmp_path / "kind" / "3.json", "3")
     assert sorted(path.name for path in (tmp_path / "kind").iterdir()) == ["0.json", "2.json", "3.json"]
     assert read_small(tmp_path / "kind" / "1.json") is None
+
+
+@pytest.mark.parametrize("damage", WAYS)
+def test_a_damaged_small_file_is_none_and_is_written_again(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    place = tmp_path / "kind" / "1.json"
+    keep_small(place, "[1000, 2000]")
+    assert read_small(place) == b"[1000, 2000]"
+    damage(place)
+    assert read_small(place) is None
+    keep_small(place, "[3]")
+    assert read_small(place) == b"[3]"
+    place.write_bytes(place.read_bytes().replace(b"3", b"4"))
+    assert read_small(place) is None
+    assert [path.name for path in place.parent.iterdir()] == ["1.json"]
 
 
 def test_a_small_file_that_cannot_be_kept_is_no_error(tmp_path: Path) -> None:

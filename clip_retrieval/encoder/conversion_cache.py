@@ -1,42 +1,38 @@
 """Models of torch as ONNX folders in a cache of this machine: made once, opened without torch ever after.
 
 Bulk work on a CPU makes them, since OpenVINO encodes several times faster than torch; queries take one that is there.
+A damaged one is removed and made again.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import importlib.metadata
 import logging
 import os
-import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clip_retrieval.cache_home import cache_home, hub_repository
 from clip_retrieval.encoder.base import Encoder, Workload
 from clip_retrieval.encoder.config import Chosen, EncoderConfig
+from clip_retrieval.encoder.converted_places import REMAKING, REMOVED, hub_folder, is_whole, make_room, place
 from clip_retrieval.encoder.devices import is_on_cpu
 from clip_retrieval.encoder.engines.onnx import open_onnx
 from clip_retrieval.encoder.formats.checkpoint import Checkpoint
-from clip_retrieval.encoder.formats.onnx_folder import ABOUT, read_vocabulary
+from clip_retrieval.encoder.formats.onnx_folder import GRAPHS, read_vocabulary
 from clip_retrieval.encoder.formats.openclip_hub import find_tag
 from clip_retrieval.encoder.openai_cache import find_openai
 from clip_retrieval.encoder.precision import cpu_precisions
 from clip_retrieval.encoder.uri import GGUF_HUB_PREFIX, HUB_PREFIX, ModelName
 from clip_retrieval.errors import ClipRetrievalError, EncoderError
 from clip_retrieval.installed import is_installed
-from clip_retrieval.storage import size_of
 
 if TYPE_CHECKING:
     from clip_retrieval.encoder.export.convert import Origin
 
 logger = logging.getLogger(__name__)
 
-KEPT_BYTES = 20 * 2**30  # the models used last; others make room
 FAILED: set[Path] = set()  # places of models that this process could not convert: a second try would take as long
-FORM = 1  # version of the cache's content; entries of other versions are converted again
 
 
 def open_converted(name: ModelName, config: EncoderConfig, workload: Workload) -> Encoder | None:
@@ -51,12 +47,14 @@ def open_converted(name: ModelName, config: EncoderConfig, workload: Workload) -
         if config.precision not in ("auto", "fp32"):
             return None
         folder = find(name, config, "fp32") or make_light(name, config)
-        return None if folder is None else open_folder(folder, name, "fp32", workload)
+        if folder is None and place(name, config, "fp32") in REMOVED:  # it was found damaged just now
+            folder = make(name, config, "fp32")
+        return None if folder is None else open_folder(folder, name, config, "fp32", workload)
     if not is_installed("openvino"):
         return None
     precision = choose_precision(config)
     folder = find(name, config, precision) or make(name, config, precision)
-    return None if folder is None else open_folder(folder, name, precision, workload)
+    return None if folder is None else open_folder(folder, name, config, precision, workload)
 
 
 def choose_precision(config: EncoderConfig) -> Chosen:
@@ -69,29 +67,49 @@ def convert_light(name: ModelName, config: EncoderConfig) -> None:
     if not is_wanted or not is_here(name, config.clip_cache_path):
         return
     precision = choose_precision(config)
-    if find(name, config, precision) is None and (plain := find(name, config, "fp32") or make_light(name, config)):
+    if find(name, config, precision) is None and (plain := find_plain(name, config) or make_light(name, config)):
         quantize_for(precision, plain, place(name, config, precision))
 
 
-def open_folder(folder: Path, name: ModelName, precision: Chosen, workload: Workload) -> Encoder:
+def open_folder(folder: Path, name: ModelName, asked: EncoderConfig, precision: Chosen, workload: Workload) -> Encoder:
     runtime = "openvino" if workload == "bulk" else "onnxruntime"
     computed = "bf16" if precision == "int8" and "bf16" in cpu_precisions() else precision.replace("int8", "fp32")
     config = EncoderConfig(clip_model=name.uri, precision=computed, device="cpu")  # type: ignore[arg-type]
-    encoder = open_onnx(ModelName(name.uri, "onnx", str(folder), runtime), config, workload)
+    remake = partial(make_again, folder, name, asked, precision)
+    encoder = open_onnx(ModelName(name.uri, "onnx", str(folder), runtime), config, workload, remake)
     encoder.info = dataclasses.replace(encoder.info, precision=precision)
     return encoder
 
 
 def find(name: ModelName, config: EncoderConfig, precision: Chosen) -> Path | None:
-    """Return the folder of a model in the cache, and note that it was used."""
+    """Return the folder of a model in the cache, and note that it was used; its large files are read where they are
+    opened.
+    """
     folder = place(name, config, precision)
-    if not (folder / ABOUT).exists():
+    if not is_whole(folder, ()):
         return None
     try:
         os.utime(folder)
     except OSError:
         logger.debug("%s cannot be marked as used", folder)
     return folder
+
+
+def find_plain(name: ModelName, config: EncoderConfig) -> Path | None:
+    """Return the folder of a model in fp32, from which another one is made."""
+    folder = place(name, config, "fp32")
+    return find(name, config, "fp32") if is_whole(folder, GRAPHS) else None
+
+
+def make_again(folder: Path, name: ModelName, config: EncoderConfig, precision: Chosen, damage: str) -> Path:
+    """Make a folder again of which a graph turned out to be damaged. Raises EncoderError where that cannot be done."""
+    with REMAKING:
+        if is_whole(folder, GRAPHS):  # another thread was first
+            return folder
+        made = make(name, config, precision)
+    if made is None:
+        raise EncoderError(f"{damage}, and the model cannot be prepared again")
+    return made
 
 
 def make(name: ModelName, config: EncoderConfig, precision: Chosen) -> Path | None:
@@ -101,9 +119,9 @@ def make(name: ModelName, config: EncoderConfig, precision: Chosen) -> Path | No
     """
     if place(name, config, precision) in FAILED:
         return None
-    plain = find(name, config, "fp32") or make_light(name, config)
-    if plain is None or precision != "fp32":
-        logger.info("%s: preparing it for this CPU, once", name.uri)
+    plain = find_plain(name, config) or make_light(name, config)
+    if plain is None or precision == "int8":
+        tell(name, place(name, config, precision))
     origin, suffix = (None, "") if plain is not None else open_origin(name, config)
     target = place(name, config, precision, suffix)  # with the model's files here now
     try:
@@ -113,7 +131,7 @@ def make(name: ModelName, config: EncoderConfig, precision: Chosen) -> Path | No
             quantize_for(precision, plain, target)
         make_room(target)
     except (ClipRetrievalError, OSError, ValueError, RuntimeError) as error:
-        if not (target / ABOUT).exists():  # else another process was first
+        if not is_whole(target):  # else another process was first
             FAILED.add(target)
             computed = "bf16" if precision == "bf16" else "fp32"
             logger.warning("%s runs on torch in %s, which takes longer: %s", name.uri, computed, error)
@@ -121,8 +139,13 @@ def make(name: ModelName, config: EncoderConfig, precision: Chosen) -> Path | No
     return target
 
 
+def tell(name: ModelName, target: Path) -> None:
+    if target not in REMOVED:
+        logger.info("%s: preparing it for this CPU, once", name.uri)
+
+
 def quantize_for(precision: Chosen, plain: Path, target: Path) -> None:
-    if precision == "int8" and not (target / ABOUT).exists():
+    if precision == "int8" and not is_whole(target):
         from clip_retrieval.encoder.export.onnx_weights import quantize_into
 
         quantize_into(plain, target, "int8")
@@ -140,7 +163,7 @@ def open_origin(name: ModelName, config: EncoderConfig) -> tuple[Origin, str]:
 def convert_origin(origin: Origin, target: Path) -> Path:
     from clip_retrieval.encoder.export.convert import convert_into
 
-    if not (target / ABOUT).exists():
+    if not is_whole(target):
         convert_into(origin, target)
     return target
 
@@ -158,14 +181,14 @@ def make_light(name: ModelName, config: EncoderConfig) -> Path | None:
 
     if not is_buildable(checkpoint):
         return None
-    logger.info("%s: preparing it for this CPU, once", name.uri)
     target = place(name, config, "fp32")  # now that its files are here
+    tell(name, target)
     try:
         local = name.architecture.removeprefix("local-dir:")
         write_light(checkpoint, target, name.uri, None if local == name.architecture else read_vocabulary(Path(local)))
         make_room(target)
     except (ClipRetrievalError, OSError, ValueError, RuntimeError, ArithmeticError, LookupError, TypeError) as error:
-        if not (target / ABOUT).exists():  # else another process was first
+        if not is_whole(target):  # else another process was first
             logger.debug("%s is left to torch: %s", name.uri, error)
             return None
     return target
@@ -204,48 +227,3 @@ def is_here(name: ModelName, cache: str | None) -> bool:
         place = HUB_PREFIX + found[1]["hf_hub"]
     is_local = not place.startswith((HUB_PREFIX, GGUF_HUB_PREFIX))
     return is_local or (hub_folder(place, cache) / "snapshots").is_dir()
-
-
-def place(name: ModelName, config: EncoderConfig, precision: Chosen, suffix: str = "") -> Path:
-    """Return where a model lies: its name, its files and the packages that read or make it say which one it is."""
-    versions = [importlib.metadata.version(package) for package in ("open_clip_torch", "torch")]
-    weights = find_openai(name, config.clip_cache_path) or name.weights or ""
-    files = [file_facts(text, config.clip_cache_path) for text in (name.architecture, weights)]
-    facts = (
-        *(FORM, name.kind, name.architecture, name.weights, name.options, config.clip_cache_path, versions, files),
-        *name.pictures,
-    )
-    digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
-    label = "".join(letter if letter.isalnum() else "-" for letter in name.uri)[-60:].strip("-")
-    return cache_folder() / f"{label}-{digest}{suffix}{'-int8' if precision == 'int8' else ''}"
-
-
-def file_facts(text: str, cache: str | None) -> list[tuple[str, int, int]]:
-    """Return name, size and time of every file of a local model, or the revision of one of the hub."""
-    path = Path(text.removeprefix("local-dir:")).expanduser()
-    if text.startswith((HUB_PREFIX, GGUF_HUB_PREFIX)):
-        path = hub_folder(text, cache) / "refs"
-    if not text or not path.exists():
-        return []
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    return [(str(file), (facts := file.stat()).st_size, facts.st_mtime_ns) for file in files]
-
-
-def hub_folder(text: str, cache: str | None) -> Path:
-    name = text.removeprefix(HUB_PREFIX).removeprefix(GGUF_HUB_PREFIX).partition("@")[0]
-    return hub_repository("/".join(name.split("/")[:2]), cache)
-
-
-def cache_folder() -> Path:
-    """Return the folder of converted models."""
-    return cache_home() / "models"
-
-
-def make_room(kept: Path) -> None:
-    """Remove the models that were not used for longest, until the rest is small enough."""
-    folders = sorted(kept.parent.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
-    total = 0
-    for folder in folders:
-        total += size_of(folder)
-        if total > KEPT_BYTES and folder != kept:
-            shutil.rmtree(folder, ignore_errors=True)

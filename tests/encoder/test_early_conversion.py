@@ -52,7 +52,7 @@ def test_a_conversion_that_is_stopped_leaves_nothing(cache: Path, precision: str
     config = EncoderConfig(clip_model=MODEL, device="cpu", precision=precision)  # type: ignore[arg-type]
     if precision == "int8":
         make_light(parse_uri(MODEL), CONFIG)  # so that it is quantizing that is stopped
-    before, gate = read(cache), Event()
+    before, gate = read(cache / "models"), Event()
 
     def work() -> None:
         gate.wait(SECONDS_TO_HANG)
@@ -63,7 +63,7 @@ def test_a_conversion_that_is_stopped_leaves_nothing(cache: Path, precision: str
     thread.is_unwanted.set()
     gate.set()
     thread.stop()
-    assert read(cache) == before
+    assert read(cache / "models") == before
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any, Protocol
 
 import msgspec
@@ -35,7 +35,8 @@ from clip_retrieval.encoder.engines.sessions import (
     import_runtime,
     open_session,
 )
-from clip_retrieval.encoder.formats.onnx_folder import GRAPHS, OnnxFolder, read_about, read_vocabulary
+from clip_retrieval.encoder.formats.onnx_folder import AGAIN, GRAPHS, OnnxFolder, read_about, read_vocabulary
+from clip_retrieval.encoder.formats.onnx_sums import find_damage
 from clip_retrieval.encoder.precision import cpu_precisions
 from clip_retrieval.encoder.tokenizer import BpeTokenizer
 from clip_retrieval.encoder.uri import ModelName
@@ -50,10 +51,18 @@ IMAGES_AT_ONCE = 64  # images per request: more do not fit into the CPU caches
 TOKENS_AT_ONCE = 1024
 
 
-def open_onnx(name: ModelName, config: EncoderConfig, workload: Workload) -> OnnxEncoder:
-    """Read what the folder holds; its graphs are opened when they are first used."""
+Remake = Callable[[str], Path]  # makes a folder in our cache again, of which the damage is told; returns it
+
+
+def open_onnx(name: ModelName, config: EncoderConfig, workload: Workload, remake: Remake | None = None) -> OnnxEncoder:
+    """Read what the folder holds; its graphs are opened when they are first used.
+
+    Raises EncoderError for a damaged folder. One in our cache, which has been looked at, is made again with `remake`.
+    """
     folder = Path(name.architecture)
     about = read_about(folder)
+    if remake is None and (damage := find_damage(folder, (), is_own=False)):
+        raise EncoderError(f"{damage}; {AGAIN}")
     if config.device not in ("auto", "cpu"):
         raise EncoderError(f"{name.uri} runs on the CPU; for {config.device} name the model it was converted from")
     runtime = choose_runtime(name, workload)
@@ -73,7 +82,7 @@ def open_onnx(name: ModelName, config: EncoderConfig, workload: Workload) -> Onn
     # For bulk work several batches are under way, a core for each; a query gets all cores.
     streams = count_cores() if workload == "bulk" and runtime == "openvino" else 1
     way = Way(runtime, info.precision, about.block_size, streams, is_once=workload == "once")
-    return OnnxEncoder(folder, about, info, way)
+    return OnnxEncoder(folder, about, info, way, remake)
 
 
 def choose_runtime(name: ModelName, workload: Workload) -> Runtime:
@@ -105,18 +114,31 @@ class Tokenizer(Protocol):
 class OnnxEncoder(EncodesTexts):
     """visual.onnx and textual.onnx of one folder."""
 
-    def __init__(self, folder: Path, about: OnnxFolder, info: EncoderInfo, way: Way) -> None:
-        self.folder, self.about, self.info, self.way = folder, about, info, way
+    def __init__(self, folder: Path, about: OnnxFolder, info: EncoderInfo, way: Way, remake: Remake | None) -> None:
+        self.folder, self.about, self.info, self.way, self.remake = folder, about, info, way, remake
+        self.sessions: dict[str, Session] = {}
+        self.locks = {tower: Lock() for tower in GRAPHS}
         self.opening: list[Thread] = []
         self.ahead: dict[str, TextEmbeddings] = {}  # embedded before they were asked for; each is handed out once
 
-    @cached_property
+    @property
     def image_session(self) -> Session:
-        return self.open_session("image")
+        return self.take_session("image")
 
-    @cached_property
+    @property
     def text_session(self) -> Session:
-        return self.open_session("text")
+        return self.take_session("text")
+
+    def take_session(self, tower: str) -> Session:
+        """Return the graph of a tower, opened once.
+
+        No cached_property: that of Python 3.11 has one lock for all encoders, and a damaged model that is made again
+        here is tried out by another one, on another thread.
+        """
+        with self.locks[tower]:
+            if tower not in self.sessions:
+                self.sessions[tower] = self.open_session(tower)
+            return self.sessions[tower]
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -134,7 +156,7 @@ class OnnxEncoder(EncodesTexts):
 
     def start_text_side(self, texts: Sequence[str] = ()) -> None:
         """Open the graph while the vocabulary is read, then embed the texts: neither waits for the other."""
-        if self.opening or {"text_session", "tokenizer"} & vars(self).keys():
+        if self.opening or "text" in self.sessions or "tokenizer" in vars(self):
             return
         with suppress(ImportError):  # told of where a session is opened
             import_runtime(self.way.runtime)  # here: threads that import at once get in each other's way
@@ -163,9 +185,19 @@ class OnnxEncoder(EncodesTexts):
 
     def open_session(self, tower: str) -> Session:
         check_tower(self.info, tower)
-        path = self.folder / GRAPHS[tower]
         with explaining_pointers(self.folder, EncoderError):
+            self.check_files(tower)
+            path = self.folder / GRAPHS[tower]
             return CheckedSession(open_session(path, self.way), path, self.info.dimension, self.way)
+
+    def check_files(self, tower: str) -> None:
+        """Have a damaged graph made again, or raise EncoderError where it is not ours."""
+        damage = find_damage(self.folder, [tower], is_own=self.remake is not None)
+        if damage is None:
+            return
+        if self.remake is None:
+            raise EncoderError(f"{damage}; {AGAIN}")
+        self.folder = self.remake(damage)
 
     def encode_images(self, pixels: Pixels) -> Embeddings:
         return self.start_images(pixels)()

@@ -14,13 +14,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_retrieval.errors import EncoderError, first_line
+from clip_retrieval.errors import EncoderError, first_line, one_line
 from clip_retrieval.installed import is_installed
 from clip_retrieval.process.resources import count_cores
 
 Runtime = Literal["onnxruntime", "openvino"]
 Results = Callable[[], list[NDArray[np.float32]]]  # waits for one result for each batch, in order
 
+SOURCE_LINES = ("Exception from ", "Check '")
 MOST_COPIES = 8  # most copies of a quantized model, which bounds memory on many cores
 
 RUNTIMES: tuple[Runtime, ...] = ("onnxruntime", "openvino")
@@ -198,7 +199,13 @@ class OpenvinoSession:
         try:
             yield
         except RuntimeError as error:
-            raise EncoderError(f"{self.path} cannot encode this: {first_line(error)}") from error
+            raise EncoderError(f"{self.path} cannot encode this: {cause_of(error)}") from error
+
+
+def cause_of(error: RuntimeError) -> str:
+    """Return what OpenVINO says in its last line; those before it tell where in its source it was."""
+    lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith(SOURCE_LINES)]
+    return one_line(lines[-1]).rstrip(".") if lines else first_line(error)
 
 
 def open_openvino(path: Path, way: Way) -> Session:
@@ -222,5 +229,5 @@ def open_openvino(path: Path, way: Way) -> Session:
         core = openvino.Core()
         models = [core.compile_model(str(path), "CPU", options) for _ in range(copies)]
     except RuntimeError as error:
-        raise EncoderError(f"{path} cannot be opened by OpenVINO: {first_line(error)}") from error
+        raise EncoderError(f"{path} cannot be opened by OpenVINO: {cause_of(error)}") from error
     return OpenvinoSession(path, [model.create_infer_request() for model in models * (way.streams // copies)])

@@ -22,6 +22,7 @@ from clip_retrieval.encoder.formats.gguf import write_gguf
 from clip_retrieval.encoder.formats.hub import read_named
 from clip_retrieval.encoder.formats.huggingface_writer import write_huggingface
 from clip_retrieval.encoder.formats.onnx_folder import OnnxFolder, TokenizerSpec, write_about, write_vocabulary
+from clip_retrieval.encoder.formats.onnx_sums import write_sums
 from clip_retrieval.encoder.formats.openclip_folder import write_openclip
 from clip_retrieval.encoder.tokenizer import clip_vocabulary
 from clip_retrieval.encoder.uri import DEMO_MODEL, ModelName, parse_uri
@@ -72,6 +73,8 @@ def run_convert(config: ConvertConfig) -> Converted:
         write_target(config, origin, staged)
         is_rounded = config.dtype == "f16" or config.to == "gguf"  # GGUF has its patch kernel in f16 whatever is asked
         agreement = check(origin.encoder, staged, config.to, is_rounded=is_rounded)
+        if config.to == "onnx":
+            write_sums(staged)
     return Converted(config.source, str(out), config.to, size_of(out), towers, agreement)
 
 
@@ -102,6 +105,7 @@ def convert_into(origin: Origin, out: Path) -> None:
     with made_whole(out) as staged:
         write_onnx(origin, staged, origin.encoder.info.towers, "f32")
         check(origin.encoder, staged, "onnx", sizes=(1, 2))
+        write_sums(staged)
 
 
 def write_target(config: ConvertConfig, origin: Origin, staged: Path) -> None:

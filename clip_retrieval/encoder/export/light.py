@@ -15,6 +15,7 @@ from clip_retrieval.encoder.engines.onnx import OnnxEncoder, open_onnx
 from clip_retrieval.encoder.export.towers import write_towers
 from clip_retrieval.encoder.formats.checkpoint import NO_WEIGHTS, Checkpoint
 from clip_retrieval.encoder.formats.onnx_folder import OnnxFolder, TokenizerSpec, write_about, write_vocabulary
+from clip_retrieval.encoder.formats.onnx_sums import write_sums
 from clip_retrieval.encoder.uri import ModelName
 from clip_retrieval.errors import EncoderError
 from clip_retrieval.storage import made_whole
@@ -66,6 +67,7 @@ def write_light(checkpoint: Checkpoint, out: Path, source: str, vocabulary: froz
         write_about(staged, about)
         write_vocabulary(staged, vocabulary)
         try_out(staged)
+        write_sums(staged)
 
 
 def try_out(folder: Path) -> None:

@@ -29,6 +29,7 @@ from clip_retrieval.encoder.formats.onnx_folder import (
     read_about,
     write_about,
 )
+from clip_retrieval.encoder.formats.onnx_sums import write_sums
 from clip_retrieval.errors import EncoderError
 from clip_retrieval.storage import made_whole
 
@@ -239,3 +240,4 @@ def quantize_into(source: Path, out: Path, kind: OnnxType) -> None:
     with made_whole(out) as staged:
         staged.mkdir()
         quantize_folder(source, staged, kind)
+        write_sums(staged)

@@ -13,6 +13,7 @@ from clip_retrieval.encoder.export.config import OnnxType, QuantizeConfig
 from clip_retrieval.encoder.export.onnx_weights import quantize_folder
 from clip_retrieval.encoder.formats.gguf import quantize_gguf
 from clip_retrieval.encoder.formats.onnx_folder import GRAPHS
+from clip_retrieval.encoder.formats.onnx_sums import write_sums
 from clip_retrieval.encoder.formats.recognize import recognize
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.errors import EncoderError
@@ -55,6 +56,8 @@ def run_quantize(config: QuantizeConfig) -> Quantized:
             quantize_gguf(source, staged, config.kind)
         pictures = None if config.images is None else Path(config.images)
         agreement = compare_towers(open_reference(source), open_reference(staged), pictures)
+        if wanted == "onnx":
+            write_sums(staged)
     return Quantized(config.source, str(out), config.kind, size_of(source), size_of(out), agreement)
 
 

@@ -98,4 +98,7 @@ def write_vocabulary(folder: Path, words: frozenset[str] | None) -> None:
 def read_vocabulary(folder: Path) -> frozenset[str] | None:
     """Return the words of vocabulary.txt, what a small model was trained on; None where there is no such file."""
     path = folder / VOCABULARY
-    return frozenset(path.read_text(encoding="utf-8").split()) if path.exists() else None
+    try:
+        return frozenset(path.read_text(encoding="utf-8").split()) if path.exists() else None
+    except (OSError, ValueError) as error:
+        raise EncoderError(f"{path} holds no words in UTF-8; {AGAIN}") from error
