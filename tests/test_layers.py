@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"errors", "words", "cache_home", "progress", "version", "option_values", "compression", "scratch", "paths"},
     {"git_lfs", "installed", "web_pages"},
-    {"options", "blobs", "process", "json_files", "local_files", "client"},
+    {"other_files", "options", "blobs", "process", "json_files", "local_files", "client"},
     {"option_flags", "storage", "network", "clip_client", "clusters", "media"},
     {"layout"},
     {"checksums"},

@@ -11,10 +11,10 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from clip_retrieval.encoder.bit_depth import fit_transparent_color, narrow, needs_narrowing
 from clip_retrieval.encoder.config import MAX_PIXELS, Transparency
-from clip_retrieval.encoder.other_files import describe_other
 from clip_retrieval.encoder.plugins import plugin_format
 from clip_retrieval.encoder.png_text import without_large_text
 from clip_retrieval.errors import ImageError, one_line
+from clip_retrieval.other_files import READ_PICTURES, describe_other
 
 # The formats of IMAGE_SUFFIXES and no others: some start programs (PostScript) or read other files.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "ICO", "TGA")
@@ -49,7 +49,9 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         except UnidentifiedImageError as error:
             # The spelling is stored in failures/: changing it would change the bytes of runs.
             other = describe_other(data)
-            raise ImageError("decode", f"no picture format recognised{f': it is {other}' if other else ''}") from error
+            found = f": it is {other}" if other else ""
+            broken = " whose header is damaged or cut off" if other in READ_PICTURES else ""
+            raise ImageError("decode", f"no picture format recognised{found}{broken}") from error
         except Image.DecompressionBombError:
             raise
         except Exception as error:  # Pillow's decoders raise nearly anything on broken bytes

@@ -9,9 +9,7 @@ from typing import Any
 from PIL import Image, features
 
 from clip_retrieval.errors import ImageError
-
-HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
-AVIF_BRANDS = {b"avif", b"avis"}
+from clip_retrieval.other_files import AVIF_BRANDS, HEIC_BRANDS, read_brands
 
 
 def plugin_format(data: bytes) -> str | None:
@@ -24,14 +22,6 @@ def plugin_format(data: bytes) -> str | None:
         open_heif()
         return "HEIF"
     return None
-
-
-def read_brands(data: bytes) -> set[bytes]:
-    """Return the brands of an ISO media file, from its ftyp box; an empty set for other files."""
-    if data[4:8] != b"ftyp":
-        return set()
-    end = min(int.from_bytes(data[:4], "big"), 256, len(data))
-    return {data[8:12], *(data[at : at + 4] for at in range(16, end - 3, 4))}
 
 
 @cache

@@ -8,6 +8,9 @@ from typing import Literal
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.options import check_least, option
 
+# Times of frames are whole milliseconds, and rates fractions whose denominator is at most a million.
+LEAST_RATE, MOST_RATE = 1e-6, 1000
+
 VideoFrames = Literal["rate", "scenes", "keyframes"]
 
 
@@ -24,7 +27,9 @@ class VideoConfig:
         may_change=True,
     )
     frames_per_second: float = option(
-        1.0, help="Frames of --video_frames rate, and the most of keyframes; may be below 1.", may_change=True
+        1.0,
+        help="Frames of --video_frames rate, and the most of keyframes; may be below 1, and is at most 1000.",
+        may_change=True,
     )
     scene_threshold: float = option(
         10.0,
@@ -39,5 +44,7 @@ class VideoConfig:
 
     def __post_init__(self) -> None:
         check_least(self)
-        if not self.frames_per_second > 0:
-            raise ConfigError(f"frames_per_second is a number above 0, not {self.frames_per_second}")
+        if not LEAST_RATE <= self.frames_per_second <= MOST_RATE:
+            raise ConfigError(
+                f"frames_per_second is a number from {LEAST_RATE:f} to {MOST_RATE}, not {self.frames_per_second:g}"
+            )

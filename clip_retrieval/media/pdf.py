@@ -7,7 +7,7 @@ import math
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import IO, Any
 
 from PIL import Image
@@ -16,6 +16,7 @@ from clip_retrieval.blobs import POINTER_BYTES, open_raw
 from clip_retrieval.errors import ImageError, one_line
 from clip_retrieval.git_lfs import describe_pointer
 from clip_retrieval.media.places import MOST_LETTERS, MOST_PAGES, advice
+from clip_retrieval.other_files import LOOKED_AT, describe_start
 
 LARGEST_PAGE = 16_000_000  # pixels of a rendered page; only pages of an extreme shape would have more
 PASSWORD_ERROR = 4  # FPDF_ERR_PASSWORD of pdfium's fpdfview.h
@@ -43,7 +44,7 @@ class Document:
             except Exception as error:  # as of a page, below
                 if getattr(error, "err_code", None) == PASSWORD_ERROR:
                     raise ImageError("encrypted", "the PDF opens only with a password") from error
-                raise ImageError("decode", "is no PDF, or damaged beyond its list of pages") from error
+                raise ImageError("decode", explain(file)) from error
             self.count = len(self.pdf)
         self.has_too_many = self.count > MOST_PAGES
 
@@ -89,6 +90,18 @@ class Document:
     def close(self) -> None:
         with PDFIUM:
             self.pdf.close()
+
+
+def explain(file: bytes | IO[bytes]) -> str:
+    """Return what is wrong with a file that cannot be opened as a PDF."""
+    start = file[:LOOKED_AT] if isinstance(file, bytes) else b""
+    if not isinstance(file, bytes):
+        with suppress(OSError, ValueError):
+            file.seek(0)
+            start = file.read(LOOKED_AT)
+    other = describe_start(start)
+    is_other = other is not None and other != "a PDF"
+    return f"is no PDF: it is {other}" if is_other else "is no PDF, or damaged beyond its list of pages"
 
 
 def forget_error(pypdfium2: Any) -> None:

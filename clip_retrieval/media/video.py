@@ -12,16 +12,18 @@ from typing import Any
 
 from PIL import Image
 
-from clip_retrieval.blobs import POINTER_BYTES, open_raw
+from clip_retrieval.blobs import open_raw
 from clip_retrieval.errors import ImageError, one_line
 from clip_retrieval.git_lfs import describe_pointer
 from clip_retrieval.media.drawing import Shape, draw, whole_size
 from clip_retrieval.media.places import advice, in_seconds
+from clip_retrieval.other_files import LOOKED_AT, describe_start
 
 MOST_PIXELS = 178_956_970  # of a frame, where no other limit is given: that of pictures
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,asf,mpeg,mpegts,ogg"  # no playlist, which would open other files
 )
+MAY_BE_VIDEO = ("a video", "a sound", "an Ogg", "a HEIC")  # what the file begins as, which ffmpeg then looks into
 BUFFER_BYTES = 1 << 18
 LEAPS = (0, 2_000, 20_000)  # milliseconds before the wanted time to seek to, where the index of a file is not exact
 WORTH_SEEKING = 10_000  # milliseconds ahead, in files whose key frames are not known
@@ -47,12 +49,15 @@ class Video:
 
     def open(self, stack: ExitStack) -> None:
         file = stack.enter_context(open_raw(self.url))
-        head = file.read(POINTER_BYTES)
+        head = file.read(LOOKED_AT)
         if not head:
             raise ImageError("empty", "the file has no bytes")
         if (pointer := describe_pointer(head)) is not None:
             raise ImageError("git_lfs_pointer", pointer)
         file.seek(0)
+        other = describe_start(head)
+        if other is not None and not other.startswith(MAY_BE_VIDEO):
+            raise ImageError("decode", f"is no video: it is {other}")
         with self.explaining("is no video, or damaged beyond what says what it holds"):
             self.container: Any = stack.enter_context(
                 self.av.open(

@@ -66,7 +66,7 @@ class Endpoints:
         build, row = self.find_row(request, FILES)
         held = await build.file(row)
         if held is None:
-            said = f"row {row} of {build.name} is no page of a PDF and no frame of a video that is served"
+            said = f"row {row} of {build.name} is no page or frame, or its PDF or video is gone or not served"
             raise HttpError(HTTPStatus.NOT_FOUND, said)
         kind, headers = held.media_type.encode(), (*headers_of(build), (b"accept-ranges", b"bytes"))
         span = find_range(request, held.size)

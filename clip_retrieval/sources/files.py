@@ -20,10 +20,12 @@ from clip_retrieval.sources.joining import switch_off_missing
 from clip_retrieval.sources.listing import Row, State, Tree, Within
 from clip_retrieval.sources.packed import InBlocks, Mapped, Packed
 from clip_retrieval.sources.saving import Codec, Restored, as_they_are
-from clip_retrieval.sources.suffixes import SUBTITLE_SUFFIXES
+from clip_retrieval.sources.suffixes import IMAGE_SUFFIXES, SUBTITLE_SUFFIXES, split_key
 from clip_retrieval.sources.types import SAMPLE_PARTS, Failure, FileState, Part, Sample
 from clip_retrieval.storage import Folder
 from clip_retrieval.words import clean
+
+UNLISTED = ("unlistable", "too_many_frames", "killed_reader", "timeout")  # a folder, or a video's frames
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,9 @@ def open_files(config: SourceConfig, output_folder: str) -> FilesSource:
     if not folder.exists():
         raise SourceError(f"there is no folder {config.input_dataset}{hint_of([config.input_dataset])}")
     if not folder.fs.isdir(folder.root):
-        raise SourceError(f"{folder.url} is a file, not a folder{hint_of([folder.root])}")
+        is_wanted = kind_of(folder.root) is not None or split_key(folder.root)[1] in IMAGE_SUFFIXES
+        advice = "; give the folder that it is in" if is_wanted else hint_of([folder.root])
+        raise SourceError(f"{folder.url} is a file, not a folder{advice}")
     rows, ignored, seen = Packed[Row](), Packed[Failure](), set[Kind | None]()
     has_images = has_texts = False
     count = count_cores()
@@ -189,7 +193,7 @@ def open_files(config: SourceConfig, output_folder: str) -> FilesSource:
                 seen.add(None if found is None else kind_of(found[0]))
             has_texts = has_texts or item[1] is not None or "document" in seen
     if not has_images and not has_texts:
-        refused = next((failure for failure in ignored if failure.reason == "unlistable"), None)
+        refused = next((failure for failure in ignored if failure.reason in UNLISTED), None)
         if refused is not None:
             raise SourceError(
                 f"{folder.path(refused.key).rstrip('/')}: {refused.detail}; nothing else there is a sample"
@@ -197,7 +201,7 @@ def open_files(config: SourceConfig, output_folder: str) -> FilesSource:
         wanted = "an image suffix" if config.input_format == "files" else "the suffix of a video"
         raise SourceError(
             f"{config.input_dataset} holds no sample: no file with {wanted}, no .txt caption"
-            f"{hint_of(failure.key for failure in ignored)}{missing_package(ignored)}"
+            f"{missing_package(ignored) or hint_of(failure.key for failure in ignored)}"
         )
     config = switch_off_missing(config, has_images=has_images, has_texts=has_texts)
     videos = config.videos if "video" in seen else dataclasses.replace(config.videos, video_frames=None)

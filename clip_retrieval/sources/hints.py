@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from clip_retrieval.media.places import VIDEO_SUFFIXES
+
 FORMAT_OF_SUFFIX = {
     **dict.fromkeys((".parquet", ".pq", ".parq"), "parquet"),
     ".zip": "archive",
     ".arrow": "datasets",
+    **dict.fromkeys(sorted(VIDEO_SUFFIXES), "video"),
     **dict.fromkeys((".csv", ".tsv", ".csv.gz", ".tsv.gz", ".jsonl", ".ndjson"), "urls"),
     **dict.fromkeys((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst"), "webdataset"),
 }
@@ -16,12 +19,14 @@ WORDS = {
     "archive": "a zip",
     "datasets": "a folder of Hugging Face's datasets",
     "urls": "a table of urls",
+    "video": "videos (or, beside pictures, --video_frames rate)",
     "webdataset": "a tar (or, where its pictures are loose, --input_format archive)",
 }
+PRECEDENCE = ("datasets", "parquet", "webdataset", "archive", "video", "urls")
 
 
 def hint_of(names: Iterable[str]) -> str:
     """Return advice for an input with files of these names, to be appended to an error; may be empty."""
     formats = {form for name in names for suffix, form in FORMAT_OF_SUFFIX.items() if name.lower().endswith(suffix)}
-    form = next((form for form in ("datasets", "parquet", "webdataset", "archive", "urls") if form in formats), None)
+    form = next((form for form in PRECEDENCE if form in formats), None)
     return "" if form is None else f"; it looks like --input_format {form}, {WORDS[form]}"

@@ -14,9 +14,10 @@ from clip_retrieval.encoder import plugins
 from clip_retrieval.encoder.config import PictureConfig
 from clip_retrieval.encoder.images import decode_image, open_image
 from clip_retrieval.encoder.pictures import read_pixels
-from clip_retrieval.encoder.plugins import plugin_format, read_brands
+from clip_retrieval.encoder.plugins import plugin_format
 from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.errors import ImageError
+from clip_retrieval.other_files import read_brands
 
 HEIC_HEADER = b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf" + bytes(100)
 AVIF_HEADER = b"\0\0\0\x20ftypavif\0\0\0\0avifmif1miafMA1B" + bytes(100)

@@ -184,3 +184,22 @@ def test_a_page_that_kills_its_reader_is_blamed_and_its_neighbors_are_not(papers
         loader.close()
     assert [row.key for row in batch.rows] == ["b.pdf#page=1", "b.pdf#page=3"]
     assert [(failure.key, failure.reason) for failure in batch.failures] == [("b.pdf#page=2", "killed_reader")]
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"<html><body>login</body></html>", "is no PDF: it is a web page, as servers send for an error"),
+        (b"PK\x03\x04" + bytes(26) + b"[Content_Types].xml", "is no PDF: it is an Office document"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(99), "is no PDF: it is a PNG"),
+        (b"%PDF-1.7\nnothing more", "is no PDF, or damaged beyond its list of pages"),
+        (bytes(5000), "is no PDF, or damaged beyond its list of pages"),
+    ],
+)
+def test_a_file_that_is_no_pdf_is_called_what_it_is(
+    papers: Path, tmp_path: Path, read_table: Table, data: bytes, told: str
+) -> None:
+    (papers / "wrong.pdf").write_bytes(data)
+    embed(papers, tmp_path / "out")
+    failures = read_table(tmp_path / "out", "failures").set_index("key")
+    assert (failures["reason"]["wrong.pdf"], failures["detail"]["wrong.pdf"]) == ("decode", told)

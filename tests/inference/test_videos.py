@@ -146,14 +146,22 @@ def test_a_video_that_was_cut_off_has_rows_up_to_there_and_is_named(
 
 
 def test_a_video_of_too_many_wanted_frames_is_named_with_that_cause(
-    films: Path, tmp_path: Path, read_table: Table
+    films: Path, tmp_path: Path, read_table: Table, make_video: MakeVideo
 ) -> None:
     (films / "b.WEBM").unlink()
-    embed(films, tmp_path / "out", input_format="files", video_frames="rate", frames_per_second=1e6)
+    (films / "a.mp4").write_bytes(make_video("red", times=[0, 1, 6000]))  # of 20 minutes
+    embed(films, tmp_path / "out", input_format="files", video_frames="rate", frames_per_second=1000)
     failures = read_table(tmp_path / "out", "failures").set_index("key")
     assert failures["reason"]["a.mp4"] == "too_many_frames"
     assert "more than 1,000,000 frames of the video" in failures["detail"]["a.mp4"]
     assert names_in(read_table(tmp_path / "out", "metadata")) == ["d.jpg"]
+
+    (films / "d.jpg").unlink()
+    (films / "c.mkv").unlink()
+    with pytest.raises(
+        SourceError, match=r"a\.mp4: its frames cannot be listed: more than .*; nothing else there is a sample"
+    ):
+        embed(films, tmp_path / "none", input_format="video", frames_per_second=1000)
 
 
 def test_videos_of_a_store_are_read_where_they_lie(tmp_path: Path, make_video: MakeVideo, read_table: Table) -> None:
@@ -180,3 +188,34 @@ def test_without_the_package_each_video_is_named_with_what_to_install(
         "b.WEBM": "needs_plugin",
         "c.mkv": "needs_plugin",
     }
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"<!doctype html><html>login</html>", "is no video: it is a web page, as servers send for an error"),
+        (b"404: Not Found", "is no video: it is a text file"),
+        (b"%PDF-1.7\n", "is no video: it is a PDF"),
+        (b"\xff\xd8\xff\xe0" + bytes(99), "is no video: it is a JPEG"),
+        (b"RIFF\x00\x00\x00\x00AVI LIST", "is no video, or damaged beyond what says what it holds"),
+        (b"OggS\x00", "is no video, or damaged beyond what says what it holds"),
+        (bytes(5000), "is no video, or damaged beyond what says what it holds"),
+    ],
+)
+def test_a_file_that_is_no_video_is_called_what_it_is(
+    films: Path, tmp_path: Path, read_table: Table, data: bytes, told: str
+) -> None:
+    (films / "a.mp4").write_bytes(data)
+    embed(films, tmp_path / "out")
+    failures = read_table(tmp_path / "out", "failures").set_index("key")
+    assert failures["reason"]["a.mp4"] == "decode"
+    assert failures["detail"]["a.mp4"].startswith(told)
+
+
+def test_a_folder_of_videos_alone_and_a_video_are_told_how_they_are_read(films: Path, tmp_path: Path) -> None:
+    (films / "d.jpg").unlink()
+    with pytest.raises(SourceError, match=r"no sample: .*; it looks like --input_format video, videos"):
+        open_source(SourceConfig(input_dataset=str(films)), str(tmp_path / "out"))
+    for name in ("a.mp4", "b.WEBM"):
+        with pytest.raises(SourceError, match="is a file, not a folder; give the folder that it is in"):
+            open_source(SourceConfig(input_dataset=str(films / name), input_format="video"), str(tmp_path / "out"))

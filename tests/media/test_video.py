@@ -186,8 +186,11 @@ def test_so_many_frames_of_a_video_are_spread_evenly() -> None:
     assert fill_gaps([0, 10_000, 46_000], 60_000, 1) == [0, 10_000, 22_000, 34_000, 46_000, 53_000]
     assert fill_gaps([0], 60_000, 0.02) == [0, 30_000]  # one each 50 seconds at most
     assert fill_gaps([], 0, 1) == []
-    with pytest.raises(ConfigError, match="frames_per_second"):
-        VideoConfig(frames_per_second=0)
+    for wrong in (0, -1, 1e-9, 1e-300, 1001, float("inf"), float("nan")):
+        with pytest.raises(ConfigError, match=r"frames_per_second is a number from 0\.000001 to 1000, not"):
+            VideoConfig(frames_per_second=wrong)
+    for rate in (1e-6, 1000):
+        assert sorted(set(frames.moments_at(rate, 3000))) == frames.moments_at(rate, 3000)
     with pytest.raises(ConfigError, match="frames_per_video"):
         VideoConfig(frames_per_video=0)
 

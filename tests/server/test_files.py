@@ -196,7 +196,7 @@ def test_a_row_that_there_is_not_is_told_how_many_there_are(held: Path, film: Pa
         answer = client.get(f"/v1/{kind}/{path}")
         assert (answer.status_code, told in answer.json()["message"]) == (status, True), answer.text
     if kind == "files":
-        assert "no page of a PDF and no frame" in client.get(f"/v1/files/{name}/3").json()["message"]
+        assert "is no page or frame, or its PDF" in client.get(f"/v1/files/{name}/3").json()["message"]
     else:
         for size in ("0", "1025", "-5", "1.5", "0000000512999"):
             assert client.get(f"/v1/pictures/{name}/0?size={size}").status_code == 400, size

@@ -1,22 +1,20 @@
-"""What lies under the name of a picture and is none, by its first bytes: said in the failure, not acted on."""
+"""What lies under the name of a picture, PDF or video and is none, by its first bytes: said, not acted on."""
 
 from __future__ import annotations
 
 import codecs
 import re
 
-from clip_retrieval.encoder.plugins import read_brands
 from clip_retrieval.git_lfs import describe_pointer
 
 LOOKED_AT = 1024  # bytes
 UNREAD = "which is not read; save it as a JPEG or PNG"
-BROKEN = "whose header is damaged or cut off"
 RAW = f"a camera's raw picture, {UNREAD}"
 AUDIO = "a sound file"
 STARTS = (  # as formats' own specifications say
-    (b"\xff\xd8\xff", f"a JPEG {BROKEN}"),
-    (b"\x89PNG\r\n\x1a\n", f"a PNG {BROKEN}"),
-    (b"GIF8", f"a GIF {BROKEN}"),
+    (b"\xff\xd8\xff", "a JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "a PNG"),
+    (b"GIF8", "a GIF"),
     (b"%PDF-", "a PDF"),
     (b"\x1aE\xdf\xa3", "a video (Matroska or WebM)"),
     (b"FLV\x01", "a video (Flash)"),
@@ -57,9 +55,13 @@ STARTS = (  # as formats' own specifications say
     (b"\x7fELF", "a program"),
     (b"\x00\x05\x16\x07", "what macOS keeps beside a file (AppleDouble)"),
 )
+READ_PICTURES = {"a JPEG", "a PNG", "a GIF", "a WebP"}
 WITHIN = ((128, b"DICM", f"a DICOM picture, {UNREAD}"), (257, b"ustar", "a tar"))
-RIFF = {b"AVI ": "a video (AVI)", b"WAVE": AUDIO, b"WEBP": f"a WebP {BROKEN}"}
+RIFF = {b"AVI ": "a video (AVI)", b"WAVE": AUDIO, b"WEBP": "a WebP"}
 BRANDS = {b"crx ": RAW, b"M4A ": AUDIO, b"M4B ": AUDIO}  # CR3 is the first
+HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+AVIF_BRANDS = {b"avif", b"avis"}
+HEIF_BRANDS = HEIC_BRANDS | AVIF_BRANDS
 FIRST_MEMBERS = (  # of zip archives, by which applications know their own
     (b"[Content_Types].xml", "an Office document"),
     (b"_rels/", "an Office document"),
@@ -79,9 +81,22 @@ BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.
 def describe_other(data: bytes) -> str | None:
     """Return what a file is that no picture format was found in; None where its first bytes do not say."""
     start = data[:LOOKED_AT]
-    if not start.strip(b"\0"):
-        return None if data.strip(b"\0") else "nothing but zeros, as a transfer leaves that was cut off"
-    return describe_binary(start) or describe_pointer(start) or describe_text(start)
+    if data and not start.strip(b"\0") and not data.strip(b"\0"):
+        return "nothing but zeros, as a transfer leaves that was cut off"
+    return describe_start(start)
+
+
+def describe_start(start: bytes) -> str | None:
+    """Return the same of the first LOOKED_AT bytes of a file, or of less where it has no more."""
+    return (describe_binary(start) or describe_pointer(start) or describe_text(start)) if start else None
+
+
+def read_brands(data: bytes) -> set[bytes]:
+    """Return the brands of an ISO media file, from its ftyp box; an empty set for other files."""
+    if data[4:8] != b"ftyp":
+        return set()
+    end = min(int.from_bytes(data[:4], "big"), 256, len(data))
+    return {data[8:12], *(data[at : at + 4] for at in range(16, end - 3, 4))}
 
 
 def describe_binary(start: bytes) -> str | None:
@@ -90,6 +105,8 @@ def describe_binary(start: bytes) -> str | None:
     if start.startswith(b"RIFF") and start[8:12] in RIFF:
         return RIFF[start[8:12]]
     brands = read_brands(start)
+    if brands & HEIF_BRANDS:
+        return "a HEIC or AVIF picture"
     if brands:
         return next((name for brand, name in BRANDS.items() if brand in brands), "a video (MP4 or QuickTime)")
     within = next((name for place, magic, name in WITHIN if start.startswith(magic, place)), None)
