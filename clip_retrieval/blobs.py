@@ -13,7 +13,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
@@ -25,6 +25,7 @@ from clip_retrieval.git_lfs import describe_pointer
 from clip_retrieval.paths import PIPE, describe_special, is_on_store, is_pipe, local_path, without_query
 
 T = TypeVar("T")
+Opener = Callable[[str], AbstractContextManager[IO[bytes]]]
 OWN_MODULES = sys.stdlib_module_names | {"clip_retrieval", "pyarrow"}
 POINTER_BYTES = 64  # enough of a file to recognize a Git LFS pointer
 LARGEST_BLOB = 1 << 29  # bytes of one picture, caption or json; /dev/zero and sparse files give any number
@@ -71,11 +72,14 @@ class StoreError(OSError):
     """An error of a store's library, as an OSError."""
 
 
-def read_blob(blob: Blob) -> bytes:
-    """Return the bytes; raises OSError if they cannot be read, are damaged, or exceed LARGEST_BLOB."""
+def read_blob(blob: Blob, opener: Opener | None = None) -> bytes:
+    """Return the bytes; raises OSError if they cannot be read, are damaged, or exceed LARGEST_BLOB.
+
+    `opener` opens the file that a part of it is read from; None: `open_url`.
+    """
     if isinstance(blob, Lost):
         raise LostError(blob)
-    data = blob if isinstance(blob, bytes) else checked(blob, read_ref(blob))
+    data = blob if isinstance(blob, bytes) else checked(blob, read_ref(blob, opener or open_url))
     pointer = describe_pointer(data)
     if pointer is not None:
         raise LostError(Lost("git_lfs_pointer", pointer))
@@ -87,7 +91,7 @@ def read_file(path: Path) -> bytes:
     return read_blob(BlobRef(str(path.absolute())))
 
 
-def read_ref(ref: BlobRef) -> bytes:
+def read_ref(ref: BlobRef, opener: Opener) -> bytes:
     """Return the referenced bytes, fewer if the file ends early."""
     if ref.size is not None and ref.size > LARGEST_BLOB:
         raise LostError(too_large(ref.size))
@@ -98,7 +102,7 @@ def read_ref(ref: BlobRef) -> bytes:
     path = None if is_compressed or is_member else local_path(ref.url)
     if path is not None and (size := path.stat().st_size) > LARGEST_BLOB:
         raise LostError(too_large(size))
-    with (open_url if path is None else open_raw)(ref.url) as file:
+    with (opener if path is None else open_raw)(ref.url) as file:
         skip(file, ref.offset)
         return read_sparse(file, ref.size or 0, ref.extents) if ref.extents is not None else read_most(file, ref.size)
 

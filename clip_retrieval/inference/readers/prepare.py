@@ -9,7 +9,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from clip_retrieval.encoder.picture_warnings import counting_warnings
 from clip_retrieval.encoder.pictures import fit_picture, read_pixels
 from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.errors import ImageError, one_line
+from clip_retrieval.inference.readers.last_file import LastFile
 from clip_retrieval.inference.readers.media import Holder, Holders, digest_bytes, digest_place, is_subtitles
 from clip_retrieval.inference.types import Row
 from clip_retrieval.media.drawing import whole_size
@@ -72,6 +73,7 @@ class Reading:
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self.last = LastFile()
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -83,7 +85,7 @@ class Reading:
 
     def part(self, blob: Blob) -> bytes:
         with self.timed(), explaining_errors():
-            return read_blob(blob)
+            return read_blob(blob, self.last.open)
 
     def holder(self, ref: PlaceRef, row: Row, part: Part, wanted: Wanted) -> Holder:
         """Return the opened file that holds a part, and note the part's digest in the row."""
@@ -101,7 +103,7 @@ def prepare_chunk(samples: Iterable[Sample], wanted: Wanted, pixels: Pixels) -> 
     """Prepare the samples; the k-th row with a picture has its pixels at pixels[k]."""
     rows, image_count = [], 0
     reading, start = Reading(), time.perf_counter()
-    with counting_warnings() as warnings:
+    with counting_warnings() as warnings, closing(reading.last):
         for sample in samples:
             row = prepare_sample(sample, wanted, pixels[image_count : image_count + 1], reading)
             image_count += row.has_image

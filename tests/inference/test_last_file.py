@@ -1,0 +1,40 @@
+"""A tar is opened once for the members that follow each other."""
+
+from __future__ import annotations
+
+import gzip
+from contextlib import AbstractContextManager, closing
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from clip_retrieval.blobs import BlobRef, open_url, read_blob
+from clip_retrieval.inference.readers.last_file import LastFile
+
+
+def test_a_tar_stays_open_for_its_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [tmp_path / "a.tar", tmp_path / "b.tar", tmp_path / "c.tar.gz"]
+    for path in paths:
+        content = bytes(range(100)) + path.name.encode()
+        path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    opened: list[str] = []
+
+    def noted(url: str) -> AbstractContextManager[IO[bytes]]:
+        opened.append(Path(url).name)
+        return open_url(url)
+
+    monkeypatch.setattr("clip_retrieval.inference.readers.last_file.open_url", noted)
+
+    with closing(LastFile()) as last:
+        for path in (paths[0], paths[0], paths[1], paths[2], paths[2], paths[0]):
+            for offset in (90, 10):
+                assert read_blob(BlobRef(str(path), offset, 5), last.open) == bytes(range(offset, offset + 5))
+        assert opened == ["a.tar", "b.tar", *["c.tar.gz"] * 4, "a.tar"]  # what is compressed is not kept open
+        with pytest.raises(FileNotFoundError):
+            read_blob(BlobRef(str(tmp_path / "no.tar"), 0, 1), last.open)
+        assert read_blob(BlobRef(str(paths[1]), 100, 5), last.open) == b"b.tar"
+        assert last.opened is not None
+        file = last.opened[1]
+
+    assert file.closed
