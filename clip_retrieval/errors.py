@@ -18,6 +18,9 @@ ClipRetrievalError
 from __future__ import annotations
 
 import errno
+from tokenize import TokenError
+
+DAMAGED_NPY = (ValueError, EOFError, SyntaxError, TokenError)  # what NumPy raises: it parses headers as Python
 
 OS_ADVICE = {
     errno.EMFILE: "a process may have too few files open here; raise the limit with ulimit -n",

@@ -121,6 +121,8 @@ class Folder:
             data = self.read_bytes(name)
         except FileNotFoundError as error:
             raise StorageError(f"{self.path(name)} is missing; make the folder again") from error
+        except IsADirectoryError as error:
+            raise StorageError(f"{self.path(name)} is a folder, not a file; make it again") from error
         return parse_json(data, shape, self.path(name))
 
     def write_json(self, name: str, value: object) -> None:

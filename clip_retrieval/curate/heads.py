@@ -16,7 +16,7 @@ from clip_retrieval.curate.config import Activation, Output
 from clip_retrieval.curate.embedded import Floats
 from clip_retrieval.encoder.formats.openai_pt import read_torch_zip
 from clip_retrieval.encoder.formats.safetensors import looks_like_safetensors, read_safetensors, strip_wrappers
-from clip_retrieval.errors import ConfigError, SourceError, one_line
+from clip_retrieval.errors import DAMAGED_NPY, ConfigError, SourceError, one_line
 from clip_retrieval.tools.scores import sigmoid
 
 BIASES = {"weight": "bias", "coef_": "intercept_", "coef": "intercept", "w": "b"}  # by the name of the weights
@@ -86,7 +86,7 @@ def read_arrays(path: Path) -> Mapping[str, NDArray[Any]]:
                 raise SourceError(f"{path} is too large for a head")
             with np.load(path, allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, *DAMAGED_NPY, zipfile.BadZipFile) as error:
         raise SourceError(f"{path} is no readable head: {one_line(error)}") from error
     if looks_like_safetensors(path):
         return strip_wrappers(read_safetensors(path))

@@ -13,7 +13,7 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from clip_retrieval.blobs import POINTER_BYTES, with_retries
-from clip_retrieval.errors import IndexBuildError, describe_os_error
+from clip_retrieval.errors import DAMAGED_NPY, IndexBuildError, describe_os_error
 from clip_retrieval.git_lfs import describe_pointer
 from clip_retrieval.local_files import check_regular
 from clip_retrieval.storage import Folder
@@ -86,7 +86,7 @@ def open_npy(folder: Folder, name: str) -> NDArray[Any]:
         raise unreadable(folder, name, error if begins_as_array(folder, name) else OTHER_KIND) from error
     except PermissionError as error:
         raise IndexBuildError(f"cannot read {describe_os_error(error)}") from error
-    except (EOFError, OSError) as error:
+    except (OSError, *DAMAGED_NPY) as error:
         raise unreadable(folder, name, error) from error
     if not isinstance(rows, np.ndarray):
         rows.close()

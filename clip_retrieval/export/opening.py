@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from clip_retrieval.embeddings.local_copy import fetched
 from clip_retrieval.embeddings.rows import read_rows
 from clip_retrieval.embeddings.vectors import Vectors, add_up, open_vectors
-from clip_retrieval.errors import ConfigError, IndexBuildError, SourceError
+from clip_retrieval.errors import DAMAGED_NPY, ConfigError, IndexBuildError, SourceError, StorageError
 from clip_retrieval.export.columns import choose_columns
 from clip_retrieval.export.config import ExportConfig
 from clip_retrieval.export.source import Source, on_grid, pieces
@@ -190,7 +190,10 @@ def read_checksums(folder: IndexFolder, modality: Modality, index: Index) -> NDA
     name = folder.checksums_name(modality)
     if not folder.exists(name):
         return None
-    found: NDArray[np.uint32] = np.load(io.BytesIO(folder.read_bytes(name)), allow_pickle=False)
+    try:
+        found: NDArray[np.uint32] = np.load(io.BytesIO(folder.read_bytes(name)), allow_pickle=False)
+    except DAMAGED_NPY as error:
+        raise StorageError(f"{folder.path(name)} is no readable npy file; build the index again") from error
     return found if len(found) == index.row_count else None
 
 

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_retrieval.blobs import read_file
-from clip_retrieval.errors import QueryError
+from clip_retrieval.encoder.vocabulary import words_of
+from clip_retrieval.errors import DAMAGED_NPY, QueryError
 from clip_retrieval.filter.config import MARKER
 from clip_retrieval.filter.kinds import URL, is_text, kind_of
-from clip_retrieval.query.embed import Query, add_up
+from clip_retrieval.query.embed import Query, add_up, explain_unknown_words
 from clip_retrieval.query.searcher import Searcher
 from clip_retrieval.query.terms import Words, format_words, parse_words
 from clip_retrieval.words import clean
@@ -22,6 +23,18 @@ from clip_retrieval.words import clean
 def open_query(words: Sequence[Words], searcher: Searcher) -> Query:
     """Embed the terms of the command line, and add them up. Raises QueryError and EncoderError."""
     return join_terms(words, [open_term(term, searcher) for term in words], searcher)
+
+
+def check_terms(words: Sequence[Words], model: str) -> None:
+    """Raise QueryError for terms that no index of a model can answer, before one is made; nothing is fetched."""
+    vocabulary = words_of(model)
+    for term in words:
+        if is_text(term):
+            explain_unknown_words(clean(term.text), model, vocabulary)
+        elif term.row is None and kind_of(term.text) == "embedding":
+            read_npy(Path(term.text))
+        elif term.row is None and not URL.fullmatch(term.text):
+            read_picture(Path(term.text))
 
 
 def open_queries(queries: Sequence[str], searcher: Searcher) -> list[Query | QueryError]:
@@ -114,7 +127,7 @@ def read_npy(path: Path) -> NDArray[np.generic]:
     """Return the array in an npy file; raises QueryError where there is none."""
     try:
         values = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except (OSError, *DAMAGED_NPY) as error:
         raise QueryError(f"{path} is no readable npy file: {error}") from error
     if not isinstance(values, np.ndarray):
         values.close()

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from clip_retrieval.errors import ReplacedError, StorageError
+from clip_retrieval.errors import ReplacedError, StorageError, one_line
 from clip_retrieval.layout import METADATA_FOLDER
 from clip_retrieval.local_files import check_regular
 from clip_retrieval.metadata.arrays import number_array
@@ -147,7 +147,7 @@ def open_parquet(folder: Folder, name: str) -> pq.ParquetFile:
     except PermissionError as error:  # Arrow's names neither the file nor the reason by itself
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder.path(name)) from error
     except (pa.ArrowException, OSError) as error:
-        raise StorageError(f"{folder.path(name)} is no readable parquet file: {error}") from error
+        raise StorageError(f"{folder.path(name)} is no readable parquet file: {one_line(error)}") from error
 
 
 def read_records(folder: Folder, name: str) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,9 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from clip_retrieval.errors import SourceError
+from clip_retrieval.checksums import checked_at_opening, find_damage_beside
+from clip_retrieval.encoder.base import Workload
+from clip_retrieval.errors import QueryError, SourceError, StorageError
 from clip_retrieval.filter.opening import Opening
 from clip_retrieval.filter.query import open_query
 from clip_retrieval.installed import is_installed
@@ -106,15 +108,28 @@ def open_photos(config: SearchConfig, seen: Seen | None = None, opening: Opening
 
         about = refresh(kept, config, seen.look)
     kept.touch()
-    searcher = open_searcher(
-        IndexFolder(kept.index(about.clip_model)),
-        SearcherConfig(),
-        workload="query" if config.output.interactive else "once",
-        ahead=opening,
-    )
+    workload: Workload = "query" if config.output.interactive else "once"
+    searcher = open_index(kept, about.clip_model, workload, opening)
     real = "ViT-B/32" if is_installed("torch") else "onnx:FOLDER"
     notes = (DEMO_NOTE.format(real),) if about.clip_model == DEMO else ()
     return PhotoFolder(kept, about, searcher, config.folder, notes)
+
+
+def open_index(kept: Kept, model: str, workload: Workload, opening: Opening | None) -> Searcher:
+    """Open the index that is kept; a damaged one is built again of the embeddings. Raises ClipRetrievalError."""
+    folder = IndexFolder(kept.index(model))
+    try:
+        if (damage := find_damage_beside(folder, checked_at_opening(folder))) is not None:
+            raise damage
+        searcher = open_searcher(folder, SearcherConfig(), workload=workload, ahead=opening)
+        if searcher.expected is None:
+            raise StorageError(f"{folder.url} does not say of which model it is")
+    except (StorageError, QueryError, OSError) as error:
+        from clip_retrieval.photos.refresh import build_again
+
+        build_again(kept, model, error)
+        return open_searcher(folder, SearcherConfig(), workload=workload)
+    return searcher
 
 
 def check_first(folder: IndexFolder, condition: str) -> None:

@@ -9,7 +9,9 @@ CACHE/photos/NAME-DIGEST/
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,9 +22,12 @@ from typing import Any
 from clip_retrieval.cache_home import cache_home
 from clip_retrieval.errors import SourceError, StorageError
 from clip_retrieval.json_files import read_json
+from clip_retrieval.layout import EmbeddingsFolder, read_manifest
 from clip_retrieval.paths import local_path
 from clip_retrieval.revision import only_one
 from clip_retrieval.storage import Folder, writable
+
+logger = logging.getLogger(__name__)
 
 ABOUT = "about.json"
 REMOVED = ".removed-"  # beginning of the name of a folder that is being forgotten
@@ -50,9 +55,27 @@ class Kept:
     place: Path
 
     def about(self) -> About | None:
-        """Return what is known; None of a folder that was never embedded."""
+        """Return what is known; None of a folder that was never embedded.
+
+        Where the file is damaged, the manifest of the embeddings names the model, and the next search does the rest.
+        """
         path = self.place / ABOUT
-        return read_json(path, About) if path.exists() else None
+        try:
+            return read_json(path, About) if path.exists() else None
+        except StorageError as error:
+            return self.restore(error)
+
+    def restore(self, damage: StorageError) -> About | None:
+        """Write about.json again, without the state of the files; remove it where nothing else says of which model."""
+        logger.warning("%s is looked at anew: %s", self.folder, damage)
+        named = [read_model(path) for path in sorted(self.place.glob("model-*"))]
+        known = [model for model in named if model is not None and self.model_place(model).exists()]
+        remove(self.place / ABOUT)
+        if not known:
+            return None
+        about = About(self.folder, known[-1])
+        self.write(about)
+        return about
 
     def write(self, about: About) -> None:
         Folder(str(self.place)).write_json(ABOUT, asdict(about))
@@ -74,6 +97,10 @@ class Kept:
     def sheet(self) -> str:
         return f"{self.place}/sheet"
 
+    def forgetting(self) -> str:
+        """Return what a user can do where what is kept cannot be mended."""
+        return f"clip-retrieval search --forget {shlex.quote(self.folder)} removes what is kept, to be embedded anew"
+
     def remove_model(self, model: str) -> None:
         shutil.rmtree(self.model_place(model), ignore_errors=True)
 
@@ -88,6 +115,24 @@ class Kept:
                 if self.place.exists() and self.place.stat().st_ino == before:
                     yield
                     return  # else it was forgotten while this process waited
+
+
+def read_model(place: Path) -> str | None:
+    """Return the model that embeddings are of; None where they do not say so."""
+    try:
+        encoder = (read_manifest(EmbeddingsFolder(f"{place}/embeddings")) or {}).get("encoder") or {}
+        return str(encoder["clip_model"])
+    except (StorageError, KeyError, TypeError):
+        return None
+
+
+def remove(place: Path) -> None:
+    """Remove a file, or a folder in its place. Raises StorageError."""
+    with writable(str(place)):
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+        else:
+            place.unlink(missing_ok=True)
 
 
 def photos_home() -> Path:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clip_retrieval.encoder.config import EncoderConfig, PictureConfig
 from clip_retrieval.encoder.engines.open import check_model_name
 from clip_retrieval.encoder.uri import absolute_uri
-from clip_retrieval.errors import BusyError, ConfigError, SourceError
+from clip_retrieval.errors import (
+    BusyError,
+    ConfigError,
+    IndexBuildError,
+    QueryError,
+    SourceError,
+    StorageError,
+    describe_os_error,
+)
+from clip_retrieval.filter.query import check_terms
 from clip_retrieval.index.build import build_indices
 from clip_retrieval.index.config import IndexConfig
 from clip_retrieval.inference.config import InferenceConfig
@@ -18,7 +30,7 @@ from clip_retrieval.inference.run import run_inference
 from clip_retrieval.layout import FAILURES_FOLDER, EmbeddingsFolder, IndexFolder, read_manifest
 from clip_retrieval.media.config import VideoConfig
 from clip_retrieval.photos.config import SearchConfig
-from clip_retrieval.photos.folders import About, Kept
+from clip_retrieval.photos.folders import About, Kept, remove
 from clip_retrieval.photos.listing import Look
 from clip_retrieval.photos.models import choose_model
 from clip_retrieval.process.interrupts import ending_with
@@ -29,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 FEW = 64  # pictures that one reader process decodes sooner than several start
 FEW_READERS = 1
+DAMAGED = (None, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EIO)  # reasons of the files, not of the disk
 MIXED = ("picture, page or video", "pictures, pages or videos")
 HELD = ("kept", "renamed", "embedded")  # counts of an update that make up what is there after it
 PARTITION = 500  # pictures that Ctrl-C may lose: a few seconds with a small model on a CPU, minutes with a large one
@@ -58,6 +71,7 @@ def refresh(kept: Kept, config: SearchConfig, look: Look) -> About:
     about = kept.about()
     wanted = choose_wanted(about, config.clip_model, reembed=config.reembed)
     check_model_name(wanted.clip_model)
+    check_terms(config.asked.words, wanted.clip_model)
     if about is not None and about.seen == look.digest and wanted == Wanted(about.clip_model):
         return about
     is_searchable = about is not None and bool(about.seen) and not wanted.starts_over
@@ -73,6 +87,33 @@ def refresh(kept: Kept, config: SearchConfig, look: Look) -> About:
             raise
         logger.warning("%s; this answer is of the state before", error)
         return about
+
+
+def build_again(kept: Kept, model: str, damage: Exception) -> None:
+    """Build a damaged index of the embeddings that are kept, which takes seconds. Raises ClipRetrievalError."""
+    with kept.locked(lambda: tell_of_wait(kept)), advising(kept):
+        start_over(kept, model, damage)
+
+
+def start_over(kept: Kept, model: str, damage: Exception) -> None:
+    logger.warning("the index of %s is built again: %s", kept.folder, damage)
+    remove(Path(kept.index(model)))
+    build(kept, model)
+
+
+@contextmanager
+def advising(kept: Kept) -> Iterator[None]:
+    """Say of files that cannot be read how to be rid of them."""
+    try:
+        yield
+    except BusyError:
+        raise
+    except (StorageError, IndexBuildError, OSError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if isinstance(cause, OSError) and cause.errno not in DAMAGED:  # the disk is full, or closed to this user
+            raise
+        said = describe_os_error(error) if isinstance(error, OSError) else str(error)
+        raise StorageError(f"{said}; {kept.forgetting()}") from error
 
 
 def tell_of_wait(kept: Kept) -> None:
@@ -92,8 +133,14 @@ def bring_up_to_date(kept: Kept, wanted: Wanted, look: Look) -> About:
     if about.clip_model == model and about.seen == look.digest:
         return about  # another process did it meanwhile
     tell_of_raw(look, about)
-    pictures = embed(kept, model, look, about)
-    build(kept, model)
+    with advising(kept):
+        pictures = embed(kept, model, look, about)
+        try:
+            build(kept, model)
+        except (StorageError, IndexBuildError, QueryError, OSError) as error:
+            if not IndexFolder(kept.index(model)).exists():
+                raise
+            start_over(kept, model, error)
     before = about.clip_model
     about = About(kept.folder, model, look.digest, pictures, look.raw_only, look.files, look.holders["video"])
     kept.write(about)

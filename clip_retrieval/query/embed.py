@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -39,7 +39,12 @@ class Query(msgspec.Struct, frozen=True):
 
 def embed_text(encoder: Encoder, text: str) -> Query:
     """Embed a text; raises QueryError where the model is known to know none of its words."""
-    return Query(text, "text", encoder.encode_texts([text])[0], explain_unknown_words(text, encoder))
+    return Query(
+        text,
+        "text",
+        encoder.encode_texts([text])[0],
+        explain_unknown_words(text, encoder.info.uri, encoder.info.vocabulary),
+    )
 
 
 def embed_texts(encoder: Encoder, texts: Sequence[str]) -> list[Query | QueryError]:
@@ -47,7 +52,7 @@ def embed_texts(encoder: Encoder, texts: Sequence[str]) -> list[Query | QueryErr
     warnings: list[str | QueryError | None] = []
     for text in texts:
         try:
-            warnings.append(explain_unknown_words(text, encoder))
+            warnings.append(explain_unknown_words(text, encoder.info.uri, encoder.info.vocabulary))
         except QueryError as error:
             warnings.append(error)
     known = [text for text, warning in zip(texts, warnings, strict=True) if not isinstance(warning, QueryError)]
@@ -157,15 +162,15 @@ def same_json(value: object) -> object:
     return json.loads(json.dumps(value))
 
 
-def explain_unknown_words(text: str, encoder: Encoder) -> str | None:
+def explain_unknown_words(text: str, model: str, vocabulary: Collection[str] | None) -> str | None:
     """Name the words that a model of few words does not know; None where it knows all, or its words are not listed.
 
     Raises QueryError where it knows none of them.
     """
-    unknown, knows_any = find_unknown_words(text, encoder.info)
+    unknown, knows_any = find_unknown_words(text, vocabulary)
     if not knows_any:
         raise QueryError(
-            f"the model {encoder.info.uri} knows no word of {text!r}: it was trained on few words, and any answer "
+            f"the model {model} knows no word of {text!r}: it was trained on few words, and any answer "
             "would be nonsense. Try words such as dog, pizza, heart, rocket"
         )
     return f"the model does not know: {', '.join(unknown)}" if unknown else None

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_retrieval.checksums import checked_at_opening, find_damage
-from clip_retrieval.errors import ConfigError, QueryError, StorageError
+from clip_retrieval.errors import DAMAGED_NPY, ConfigError, QueryError, StorageError
 from clip_retrieval.layout import IndexFolder, Modality, about_index, read_manifest
 from clip_retrieval.revision import settle
 from clip_retrieval.search.cores import of_one_thread
@@ -255,6 +255,6 @@ def read_empty_rows(folder: IndexFolder, modality: Modality) -> NDArray[np.int64
         return np.empty(0, dtype=np.int64)
     try:
         rows: NDArray[np.int64] = np.load(io.BytesIO(folder.read_bytes(name)), allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except DAMAGED_NPY as error:
         raise StorageError(f"{folder.path(name)} is no readable npy file; build the index again") from error
     return rows

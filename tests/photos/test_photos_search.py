@@ -158,6 +158,31 @@ def test_a_condition_over_unknown_columns_is_refused_before_what_changed_is_embe
     assert len(names(ask(photos, where="image_path like '%new%'"))) == 1
 
 
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("gray", "knows no word of 'gray'"),
+        ("dog - gray", "knows no word of 'gray'"),
+        ("missing.jpg", "there is no file"),
+        ("notes.npy", "no readable npy file"),
+        ("notes.txt", "it is a text file"),
+    ],
+)
+def test_what_no_index_can_answer_is_refused_before_anything_is_embedded(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, query: str, said: str
+) -> None:
+    for name in ("notes.npy", "notes.txt"):
+        (tmp_path / name).write_text("not an array")
+    monkeypatch.chdir(tmp_path)
+    for folder in (photos, f"{photos}/."):  # new, and with a change
+        with monkeypatch.context() as patch:
+            patch.setattr(refresh, "run_inference", lambda _: pytest.fail("it was embedded"))
+            with pytest.raises(QueryError, match=said):
+                ask(Path(folder), query, clip_model="demo")
+        ask(photos, "dog", clip_model="demo")
+        (photos / "0.jpg").unlink(missing_ok=True)
+
+
 def test_what_changed_is_embedded_renamed_and_removed(photos: Path, make_jpeg: Callable[[int], bytes]) -> None:
     before = ask(photos, photos / "2.jpg").table.to_pylist()[0]["id"]
     (photos / "new.jpg").write_bytes(make_jpeg(7))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_retrieval.embeddings.vectors import Contents, VectorFile, Vectors
-from clip_retrieval.errors import IndexBuildError
+from clip_retrieval.errors import DAMAGED_NPY, IndexBuildError
 from clip_retrieval.layout import IndexFolder, Modality
 
 AGAIN = "build the index again, without --update"
@@ -105,7 +105,7 @@ def read_checksums(folder: IndexFolder, modality: Modality, row_count: int) -> N
     name = folder.checksums_name(modality)
     try:
         read = np.load(io.BytesIO(folder.read_bytes(name)), allow_pickle=False)
-    except (FileNotFoundError, ValueError, EOFError) as error:
+    except (FileNotFoundError, IsADirectoryError, *DAMAGED_NPY) as error:
         raise IndexBuildError(f"{folder.path(name)} is missing or damaged; {AGAIN}") from error
     checksums: NDArray[np.uint32] = read
     if checksums.shape != (row_count,):

@@ -1,0 +1,131 @@
+"""Damaged files of what `search` keeps: what costs seconds is made again, else a sentence says how to be rid of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from clip_retrieval.errors import BusyError, ClipRetrievalError
+from clip_retrieval.photos import refresh
+from clip_retrieval.photos.ask import PhotoAnswer, open_photos
+from clip_retrieval.photos.config import read_search_config
+from clip_retrieval.photos.folders import find_kept
+from tests.encoder.damage import WAYS, put_folder, zero_middle
+
+HASH = "hash:16?size=32"
+
+
+@pytest.fixture
+def photos(tmp_path: Path, make_jpeg: Callable[[int], bytes], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of pictures that was searched before."""
+    monkeypatch.setattr(refresh, "FEW_READERS", 0)
+    folder = tmp_path / "my photos"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.jpg").write_bytes(make_jpeg(number))
+    ask(folder, clip_model=HASH)
+    return folder
+
+
+def ask(folder: Path, **options: str) -> PhotoAnswer:
+    config = read_search_config(options, (str(folder / "2.jpg"), str(folder)))
+    return open_photos(config).ask(config.asked.words, config.selection)
+
+
+def kept_file(folder: Path, name: str) -> Path:
+    (found,) = find_kept(str(folder)).place.glob(name)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        (name, damage)
+        for name in ("image.index", "image.json", "manifest.json", "metadata.arrow")
+        for damage in WAYS
+        if (name, damage) != ("image.json", Path.unlink)  # searched without it
+    ],
+)
+def test_a_damaged_index_is_built_again(
+    photos: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None], name: str
+) -> None:
+    path = kept_file(photos, f"model-*/index/{name}")
+    damage(path)
+    caplog.clear()
+    for _ in range(2):
+        assert len(found := ask(photos).paths()) == 3
+        assert found[0] == str(photos / "2.jpg")
+    assert path.is_file()
+    warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warned) == 1
+
+
+@pytest.mark.parametrize("damage", WAYS)
+@pytest.mark.parametrize("name", ["image.index", "image.checksums.npy", "manifest.json"])
+def test_a_damaged_index_is_built_again_where_the_folder_changed(
+    photos: Path, make_jpeg: Callable[[int], bytes], damage: Callable[[Path], None], name: str
+) -> None:
+    damage(kept_file(photos, f"model-*/index/{name}"))
+    (photos / "4.jpg").write_bytes(make_jpeg(4))
+    assert len(ask(photos).paths()) == 4
+
+
+@pytest.mark.parametrize("damage", WAYS[:-1])
+def test_the_model_of_a_damaged_note_is_told_by_the_embeddings(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None]
+) -> None:
+    before = find_kept(str(photos)).about()
+    path = kept_file(photos, "about.json")
+    damage(path)
+    monkeypatch.setattr(refresh, "choose_model", lambda _: pytest.fail("the model was known"))
+    caplog.clear()
+    assert len(ask(photos).paths()) == 3
+    assert find_kept(str(photos)).about() == before
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
+
+
+def test_without_a_note_and_embeddings_the_folder_is_new(photos: Path) -> None:
+    for name in ("about.json", "model-*/embeddings/manifest.json"):
+        kept_file(photos, name).write_bytes(b"")
+    kept = find_kept(str(photos))
+    assert kept.about() is None
+    assert not (kept.place / "about.json").exists()
+
+
+@pytest.mark.parametrize("damage", WAYS[1:-1])
+@pytest.mark.parametrize("name", ["img_emb/img_emb_0.npy", "ledger/*", "stats/*", "manifest.json", "metadata/*"])
+def test_damaged_embeddings_are_told_with_what_to_do(
+    photos: Path, make_jpeg: Callable[[int], bytes], damage: Callable[[Path], None], name: str
+) -> None:
+    damage(kept_file(photos, f"model-*/embeddings/{name}"))
+    ask(photos)  # they are not needed
+    (photos / "4.jpg").write_bytes(make_jpeg(4))
+    with pytest.raises(ClipRetrievalError, match=rf"search --forget '{photos}' removes") as error:
+        ask(photos)
+    assert "\n" not in str(error.value)
+
+
+def test_a_full_disk_is_no_damage(photos: Path) -> None:
+    kept = find_kept(str(photos))
+    with pytest.raises(OSError, match=r"^(?!.*forget).*No space"), refresh.advising(kept):
+        raise OSError(28, "No space left on device", "there")
+    with pytest.raises(BusyError, match=r"^busy$"), refresh.advising(kept):
+        raise BusyError("busy")
+
+
+def test_arrays_that_hold_zeros_are_a_sentence(photos: Path, make_jpeg: Callable[[int], bytes]) -> None:
+    path = kept_file(photos, "model-*/embeddings/img_emb/img_emb_0.npy")
+    with path.open("r+b") as file:
+        file.seek(48)
+        file.write(bytes(48))  # NumPy parses what is left of the header as Python
+    (photos / "4.jpg").write_bytes(make_jpeg(4))
+    with pytest.raises(ClipRetrievalError, match="no readable npy file"):
+        ask(photos)
+    zero_middle(path)
+    path.unlink()
+    path.touch()
+    put_folder(path)
+    with pytest.raises(ClipRetrievalError, match="no readable npy file"):
+        ask(photos)
