@@ -126,18 +126,21 @@ def choose_settings(index: Index, bench: Bench, target: Target) -> ChosenSetting
         points[settings] = point = try_once(few, settings)
         return Trial(settings, mean(point.recalls.values()), point.ms)
 
-    best, curve = tune(knobs, try_settings, target)
+    def time_settings(values: SettingValues) -> float:
+        return time_few(few, told(index, values))
+
+    best, curve = tune(knobs, try_settings, target, time_settings)
     tried = tuple(replace(points[Settings(trial.settings)], ms=trial.ms) for trial in curve)
     return ChosenSettings(Settings(best.settings), tried, target)
 
 
 def try_once(bench: Bench, settings: Settings) -> CurvePoint:
+    return CurvePoint(settings, ms=time_few(bench, settings), recalls=bench.recalls(settings, TIMED_K))
+
+
+def time_few(bench: Bench, settings: Settings) -> float:
     times = np.concatenate(list(bench.milliseconds(settings, TUNING_TIMES).values()))
-    return CurvePoint(
-        settings,
-        bench.recalls(settings, TIMED_K),
-        float(np.percentile(times, TUNING_PERCENTILE)),
-    )
+    return float(np.percentile(times, TUNING_PERCENTILE))
 
 
 def mean(recalls: Iterable[float | None]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -13,7 +14,9 @@ SettingValues = Mapping[str, float]  # key: faiss's name, such as nprobe, efSear
 DEFAULT_QUERY_MS = 10.0
 CLOSE = 0.001  # recalls so close to the best count as equal, and the fastest of them is taken
 GAIN = 0.0002  # least recall that a step must add
-ROUNDS = 4  # rounds of trying the neighbors of the best settings
+ROUNDS = 8  # rounds of trying the neighbors of the best settings
+SLOWED = 2.0  # how many times as long other load makes a query take; such phases last for parts of a second
+PASSES, PAUSE = 4, 0.25  # times, and seconds before each, that settings are timed again which are missed by that
 CURVE_POINTS = 8
 
 
@@ -53,6 +56,7 @@ class Trial:
 
 
 Measure = Callable[[SettingValues], Trial]
+MeasureTime = Callable[[SettingValues], float]  # milliseconds
 
 
 class Walk:
@@ -76,12 +80,15 @@ class Walk:
         )
 
 
-def tune(knobs: Sequence[Knob], measure: Measure, target: Target) -> tuple[Trial, list[Trial]]:
+def tune(
+    knobs: Sequence[Knob], measure: Measure, target: Target, measure_time: MeasureTime | None = None
+) -> tuple[Trial, list[Trial]]:
     """Return the trial to take, and the best trials of each speed, fastest first.
 
     From fast settings it climbs two values at once, each time with the knob that adds most recall for its time, until
     the time is up or nothing adds any; then it looks around what it would choose. A few dozen trials of a grid of
-    hundreds; recall is taken to rise with each knob.
+    hundreds; recall is taken to rise with each knob. With `measure_time`, better settings that are too slow by little
+    are timed again some moments later, and count as fast as they ever were.
     """
     walk = Walk(knobs, measure)
     climb(walk, target)
@@ -90,9 +97,36 @@ def tune(knobs: Sequence[Knob], measure: Measure, target: Target) -> tuple[Trial
         for steps in neighbors(len(knobs)):
             walk.at(walk.moved(before, steps))
         if choose_place(smoothed(walk.trials), target) == before:
-            break
+            if measure_time is not None:
+                time_again(walk, target, measure_time)
+            if choose_place(smoothed(walk.trials), target) == before:
+                break
     trials = smoothed(walk.trials)
     return trials[choose_place(trials, target)], frontier(trials.values())
+
+
+def time_again(walk: Walk, target: Target, measure_time: MeasureTime) -> None:
+    """Time the settings again that would be taken, had other load slowed them, and those that are taken."""
+    for _ in range(PASSES):
+        places = find_doubtful(smoothed(walk.trials), target)
+        if len(places) == 1:
+            return
+        time.sleep(PAUSE)
+        for place in places:
+            trial = walk.trials[place]
+            walk.trials[place] = replace(trial, ms=min(trial.ms, measure_time(trial.settings)))
+
+
+def find_doubtful(trials: Mapping[Place, Trial], target: Target) -> list[Place]:
+    """Return the place to take, and those that were better if they took less time by what other load may add."""
+    taken = choose_place(trials, target)
+    best = trials[taken]
+    if target.wanted_recall is not None and best.recall >= target.wanted_recall:
+        least, longest = target.wanted_recall, SLOWED * best.ms
+    else:
+        least, longest = best.recall + CLOSE, SLOWED * target.max_query_ms
+    better = {place for place, trial in trials.items() if trial.recall >= least and trial.ms <= longest}
+    return [taken, *sorted(better - {taken})]
 
 
 def smoothed(trials: Mapping[Place, Trial]) -> dict[Place, Trial]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from itertools import pairwise
+from itertools import count, pairwise
 
 import pytest
 
 from clip_retrieval.errors import ConfigError
+from clip_retrieval.index.measuring import tuning
 from clip_retrieval.index.measuring.tuning import Knob, Measure, Target, Trial, frontier, tune
 
 DOUBLING = tuple(2.0**i for i in range(13))
@@ -108,6 +109,37 @@ def test_a_trial_that_was_held_up_is_not_taken_for_slow() -> None:
     assert chosen.settings["nprobe"] == 16
     assert chosen.ms < 1
     assert [trial.ms for trial in curve] == sorted(trial.ms for trial in curve)
+
+
+@pytest.mark.parametrize(
+    "target", [Target(0.1), Target(0.3), Target(1.0), Target(wanted_recall=0.9), Target(0.2, wanted_recall=0.99)]
+)
+def test_other_load_that_ends_does_not_cost_recall(
+    counted: Counted, monkeypatch: pytest.MonkeyPatch, target: Target
+) -> None:
+    monkeypatch.setattr(tuning, "PAUSE", 0)
+    times = count()
+
+    def measure_slowed(settings: Mapping[str, float]) -> Trial:
+        return Trial(settings, recall_of(settings), 1.8 * ms_of(settings))
+
+    def measure_time(settings: Mapping[str, float]) -> float:
+        return ms_of(settings) * (1 if next(times) % 3 else 1.8)
+
+    at_rest, _ = tune(KNOBS, counted[0], target)
+    hasty, _ = tune(KNOBS, measure_slowed, target)
+    careful, _ = tune(KNOBS, measure_slowed, target, measure_time)
+    assert careful.recall >= at_rest.recall - 0.005
+    assert ms_of(careful.settings) <= 1.1 * at_rest.ms
+    if target.wanted_recall is None:
+        assert hasty.recall < at_rest.recall - 0.005
+
+
+def test_nothing_is_timed_again_where_there_is_nothing_to_gain(counted: Counted) -> None:
+    def refuse(settings: Mapping[str, float]) -> float:
+        raise AssertionError(settings)
+
+    tune(KNOBS, counted[0], Target(1_000.0), refuse)
 
 
 def test_the_curve_rises_in_time_and_recall(counted: Counted) -> None:
