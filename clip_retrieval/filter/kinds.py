@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from clip_retrieval.encoder.picture_suffixes import IMAGE_SUFFIXES
 from clip_retrieval.errors import QueryError
+from clip_retrieval.media.places import SUFFIXES, split_place
+from clip_retrieval.media.places import kind_of as media_kind_of
 from clip_retrieval.query.terms import Words
 
 if TYPE_CHECKING:
@@ -16,10 +18,12 @@ if TYPE_CHECKING:
 
 URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
 TAKEN = "a query is a text, or the path of a picture or an embedding (.npy)"
+FILE_SUFFIXES = IMAGE_SUFFIXES.union({".npy"}, *SUFFIXES.values())
+PLACES = {"document": "a page of it, {}#page=1", "video": "a frame of it by its seconds, {}#t=12.5"}
 
 
 def kind_of(text: str) -> QueryKind:
-    """Say what a query is: a url and a file that exists are opened, all else is a text.
+    """Say what a query is: a url, a file that exists, and a page or frame of one are opened, all else is a text.
 
     Raises QueryError for what is no text but a mistake: the name of a picture that is not there, the path of a folder
     or device.
@@ -34,12 +38,27 @@ def kind_of(text: str) -> QueryKind:
         return "text"
     if is_file:
         return "embedding" if suffix == ".npy" else "image"
+    file = held_in(text)
+    if file is not None and Path(file).is_file():
+        return "image"
     is_path = "/" in text or os.sep in text or text in (".", "..")
     if exists and is_path:
         raise QueryError(f"{text} is {'a folder' if is_folder else 'no regular file'}; {TAKEN}")
-    if (is_path or " " not in text) and suffix in IMAGE_SUFFIXES | {".npy"}:
-        raise QueryError(f"there is no file {text}")
+    if (is_path or " " not in text) and (suffix in FILE_SUFFIXES or split_place(text)):
+        raise QueryError(f"there is no file {file or text}")
     return "text"
+
+
+def held_in(text: str) -> str | None:
+    """Return the PDF or video that a page or frame is named in, well or badly (`film.mp4#t=1.50`); None for others."""
+    file = text.rpartition("#")[0]
+    return file if file and media_kind_of(file) is not None else None
+
+
+def describe_places(file: str) -> str:
+    """Return how a picture in a PDF or video is named; nothing for another file."""
+    kind = media_kind_of(file)
+    return "" if kind is None else f"; name {PLACES[kind].format(file)}"
 
 
 def is_text(term: Words) -> bool:

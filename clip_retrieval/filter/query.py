@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 
 from clip_retrieval.blobs import read_file
 from clip_retrieval.encoder.vocabulary import words_of
-from clip_retrieval.errors import DAMAGED_NPY, QueryError
+from clip_retrieval.errors import DAMAGED_NPY, ImageError, QueryError
 from clip_retrieval.filter.config import MARKER
-from clip_retrieval.filter.kinds import URL, is_text, kind_of
+from clip_retrieval.filter.kinds import URL, describe_places, held_in, is_text, kind_of
+from clip_retrieval.media.places import split_place
+from clip_retrieval.other_files import LOOKED_AT, describe_start
 from clip_retrieval.query.embed import Query, add_up, explain_unknown_words
+from clip_retrieval.query.pictures import read_place
 from clip_retrieval.query.searcher import Searcher
 from clip_retrieval.query.terms import Words, format_words, parse_words
 from clip_retrieval.words import clean
@@ -34,7 +37,7 @@ def check_terms(words: Sequence[Words], model: str) -> None:
         elif term.row is None and kind_of(term.text) == "embedding":
             read_npy(Path(term.text))
         elif term.row is None and not URL.fullmatch(term.text):
-            read_picture(Path(term.text))
+            read_picture(term.text)
 
 
 def open_queries(queries: Sequence[str], searcher: Searcher) -> list[Query | QueryError]:
@@ -81,7 +84,7 @@ def open_term(term: Words, searcher: Searcher) -> Query:
     if kind == "embedding":
         return searcher.embed_vector(read_npy(Path(text)), name)
     if kind == "image":
-        data = fetch_picture(text) if URL.fullmatch(text) else read_picture(Path(text))
+        data = fetch_picture(text) if URL.fullmatch(text) else read_picture(text)
         return searcher.embed_picture(data, name)
     query = searcher.embed_text(name)
     if is_foreign_folder(text):
@@ -110,14 +113,24 @@ def is_foreign_folder(text: str) -> bool:
         return False
 
 
-def read_picture(path: Path) -> bytes:
+def read_picture(text: str) -> bytes:
     """Return the bytes of a picture that a query names; raises QueryError where they are text, or cannot be read."""
     from clip_retrieval.sources.suffixes import TEXT_SUFFIX  # readers of inputs: 10 ms of every start
 
+    path, found, file = Path(text), split_place(text), held_in(text)
     try:
+        if file is not None and not path.is_file():
+            if found is None:
+                raise QueryError(f"{text} names no place in {file}{describe_places(file)}")
+            return read_place(*found)
         data = read_file(path)
+    except ImageError as error:
+        raise QueryError(f"{path} cannot be used as a picture: {error}") from error
     except OSError as error:
         raise QueryError(f"{path} cannot be used as a picture: {error.strerror or error}") from error
+    other = describe_start(data[:LOOKED_AT]) or ""
+    if other.startswith(("a PDF", "a video")) and describe_places(text):
+        raise QueryError(f"{path} is {other}, which holds many pictures{describe_places(text)}")
     if path.suffix.lower() == TEXT_SUFFIX:
         raise QueryError(f"{path} cannot be used as a picture: it is a text file; give the text itself as the query")
     return data

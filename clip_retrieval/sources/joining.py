@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from clip_retrieval.media.places import VIDEO_SUFFIXES
+from clip_retrieval.media.places import VIDEO_SUFFIXES, kind_of
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.suffixes import IMAGE_SUFFIXES, METADATA_SUFFIX, SUBTITLE_SUFFIXES, TEXT_SUFFIX, split_key
 from clip_retrieval.sources.types import Failure
@@ -137,7 +137,9 @@ def refusal_of(path: str, images: Collection[str]) -> Failure | None:
         return Failure(path, "", "other", "hidden", HIDDEN)
     suffix = split_key(path)[1]
     if suffix not in images and suffix not in SLOTS:
-        return Failure(path, "", "other", "not_an_image", "no image, .txt or .json suffix")
+        is_held = kind_of(path) is not None
+        detail = "PDFs and videos are read from folders alone" if is_held else "no image, .txt or .json suffix"
+        return Failure(path, "", "other", "not_an_image", detail)
     return None
 
 

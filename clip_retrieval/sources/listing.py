@@ -202,11 +202,12 @@ class Tree:
             return dataclasses.replace(failure, reason="needs_plugin", detail=advice(kind))
         if kind == "video":
             return dataclasses.replace(failure, detail="a video: --video_frames rate takes frames of it as samples")
-        if self.takes_videos_alone:
-            return dataclasses.replace(
-                failure, reason="not_a_video", detail="no video, .srt, .vtt, .txt or .json suffix"
-            )
-        return failure
+        detail = "no video, .srt, .vtt, .txt or .json suffix" if self.takes_videos_alone else failure.detail
+        if kind == "document":
+            detail = "a PDF: --input_format files takes its pages as samples, unless --enable_pages is False"
+        return dataclasses.replace(
+            failure, reason="not_a_video" if self.takes_videos_alone else failure.reason, detail=detail
+        )
 
     def url(self, path: str) -> str:
         return literal(f"{self.folder.url.rstrip('/')}/{path}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -132,6 +133,44 @@ def test_a_picture_that_is_a_git_lfs_pointer_says_so(index: Path, tmp_path: Path
     (tmp_path / "query.jpg").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     with pytest.raises(QueryError, match=r"query\.jpg cannot be used as a picture: a Git LFS pointer, not the file"):
         ask(str(tmp_path / "query.jpg"), tmp_path / "out", index)
+
+
+def test_a_page_and_a_frame_find_themselves(
+    tmp_path: Path, make_pdf: Callable[..., bytes], make_video: Callable[..., bytes]
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a b.pdf").write_bytes(make_pdf("", "", ""))
+    (tmp_path / "in" / "film.mp4").write_bytes(make_video("red", "green", "blue"))
+    clip_inference(tmp_path / "in", tmp_path / "emb", clip_model="demo", video_frames="rate", num_prepro_workers=0)
+    clip_index(tmp_path / "emb", tmp_path / "index")
+    for place in ("a b.pdf#page=2", "a b.pdf#page=3", "film.mp4#t=0", "film.mp4#t=2"):
+        hits = ask(tmp_path / "in" / place, tmp_path / "out", tmp_path / "index")
+        assert hits["image_path"][0] == str(tmp_path / "in" / place)
+        assert hits["similarity"][0] > 0.95
+
+
+def test_a_pdf_or_video_without_its_place_is_no_query(
+    index: Path, tmp_path: Path, make_pdf: Callable[..., bytes], make_video: Callable[..., bytes]
+) -> None:
+    pdf, film = tmp_path / "a.pdf", tmp_path / "b.MP4"
+    pdf.write_bytes(make_pdf("one"))
+    film.write_bytes(make_video("red"))
+    for query, told in (
+        (pdf, f"{pdf} is a PDF, which holds many pictures; name a page of it, {pdf}#page=1"),
+        (film, f"which holds many pictures; name a frame of it by its seconds, {film}#t=12.5"),
+        (f"{film}#t=1.50", "name a frame of it by its seconds"),
+        (f"{pdf}#t=1", "name a page of it"),
+        (f"{pdf}#page=9", "cannot be used as a picture: the PDF has 1 pages"),
+        (f"{film}#t=99", "cannot be used as a picture: the video ends after"),
+        (tmp_path / "gone.pdf", "there is no file"),
+        (f"{tmp_path}/gone.mp4#t=1", f"there is no file {tmp_path}/gone.mp4"),
+        ("gone.mp4", "there is no file gone.mp4"),
+    ):
+        with pytest.raises(QueryError, match=re.escape(told)):
+            ask(query, tmp_path / "out", index)
+    (tmp_path / "c.pdf#page=1").write_bytes(b"404: Not Found")
+    with pytest.raises(QueryError, match="no picture format recognised: it is a text file"):
+        ask(tmp_path / "c.pdf#page=1", tmp_path / "out", index)
 
 
 def test_a_text_file_says_to_give_its_text(index: Path, tmp_path: Path) -> None:

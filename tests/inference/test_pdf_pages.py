@@ -132,6 +132,7 @@ def test_pdfs_are_left_out_where_that_is_asked_for(papers: Path, tmp_path: Path,
     assert "page" not in read_table(tmp_path / "out", "metadata")
     failures = read_table(tmp_path / "out", "failures")
     assert failures[failures["part"] == "other"]["reason"].tolist() == ["not_an_image"] * 3
+    assert set(failures[failures["part"] == "other"]["detail"].str[:26]) == {"a PDF: --input_format file"}
     summary = embed(papers, tmp_path / "out", update=True)  # it may change
     assert summary.revised is not None
     assert summary.revised.embedded == 13  # and the caption that was a row alone is that of a page

@@ -226,6 +226,18 @@ def test_odd_names_are_told_or_harmless(tmp_path: Path, make_jpeg: MakeJpeg, rea
     }
 
 
+def test_pdfs_and_videos_in_an_archive_are_told_where_they_are_read(
+    tmp_path: Path, make_jpeg: MakeJpeg, read_table: Read
+) -> None:
+    source = write_zip(tmp_path / "x.zip", [("a.jpg", make_jpeg(1)), ("b.pdf", b"%PDF"), ("c.MP4", b""), ("d.x", b"")])
+
+    embed(source, tmp_path / "output")
+
+    failures = read_table(tmp_path / "output", "failures").set_index("key")["detail"].to_dict()
+    told = "PDFs and videos are read from folders alone"
+    assert failures == {"b.pdf": told, "c.MP4": told, "d.x": "no image, .txt or .json suffix"}
+
+
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_the_second_of_two_members_with_one_name_is_named(
     tmp_path: Path, make_jpeg: MakeJpeg, read_table: Read
