@@ -18,6 +18,23 @@ def cache_home() -> Path:
     return first_set(CACHE_VARIABLE) or user_cache() / "clip-retrieval"
 
 
+def find_obstacle() -> str | None:
+    """Return why nothing can be kept in our cache, and what to do, in words; None where it can."""
+    place = cache_home()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        if os.access(place, os.W_OK | os.X_OK):
+            return None
+        reason = "it is closed to this user, or read-only"
+    except FileExistsError:
+        reason = "it is a file"
+    except NotADirectoryError:
+        reason = "a file is in the place of a folder above it"
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+    return f"the cache {place} cannot be written ({reason}); name another folder with {CACHE_VARIABLE}"
+
+
 def hub_repository(name: str, named: str | None = None) -> Path:
     """Return the folder of a repository such as ORG/NAME in a hub cache, whether or not it is there.
 

@@ -59,7 +59,7 @@ def list_folder(folder: Path) -> list[Path]:
     """Return the contents of a folder; empty if it does not exist or another process removes it meanwhile."""
     try:
         return list(folder.iterdir())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 

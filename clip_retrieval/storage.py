@@ -232,7 +232,8 @@ def writable(url: str) -> Iterator[None]:
     try:
         yield
     except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        raise StorageError(f"cannot write to {url}: {error.strerror or error} ({error.filename})") from error
+        named = "" if error.filename in (None, url) else f" ({error.filename})"
+        raise StorageError(f"cannot write to {url}: {error.strerror or error}{named}") from error
     except OSError as error:
         if error.errno is None:
             raise

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from clip_retrieval import cache_home as caches
-from clip_retrieval.cache_home import cache_home, hub_repository, keep_small, openai_folders, read_small
+from clip_retrieval.cache_home import cache_home, find_obstacle, hub_repository, keep_small, openai_folders, read_small
 from tests.encoder.damage import WAYS
 
 VARIABLES = ("CLIP_RETRIEVAL_CACHE", "XDG_CACHE_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME")
@@ -72,6 +72,24 @@ def test_a_damaged_small_file_is_none_and_is_written_again(tmp_path: Path, damag
     place.write_bytes(place.read_bytes().replace(b"3", b"4"))
     assert read_small(place) is None
     assert [path.name for path in place.parent.iterdir()] == ["1.json"]
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [("file", "it is a file"), ("file/below", "a file is in the place of a folder"), ("/proc/nowhere", "No such file")],
+)
+def test_a_cache_that_cannot_be_written_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str, reason: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CLIP_RETRIEVAL_CACHE", str(tmp_path / place))
+    said = find_obstacle() or ""
+    assert f"{tmp_path / place} cannot be written ({reason}" in said
+    assert "CLIP_RETRIEVAL_CACHE" in said
+    monkeypatch.setenv("CLIP_RETRIEVAL_CACHE", str(tmp_path / "new" / "folder"))
+    assert find_obstacle() is None
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert "read-only" in (find_obstacle() or "")
 
 
 def test_a_small_file_that_cannot_be_kept_is_no_error(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clip_retrieval.cache_home import find_obstacle
 from clip_retrieval.encoder.base import Encoder, Workload
 from clip_retrieval.encoder.config import Chosen, EncoderConfig
 from clip_retrieval.encoder.converted_places import REMAKING, REMOVED, hub_folder, is_whole, make_room, place
@@ -24,7 +25,7 @@ from clip_retrieval.encoder.formats.openclip_hub import find_tag
 from clip_retrieval.encoder.openai_cache import find_openai
 from clip_retrieval.encoder.precision import cpu_precisions
 from clip_retrieval.encoder.uri import GGUF_HUB_PREFIX, HUB_PREFIX, ModelName
-from clip_retrieval.errors import ClipRetrievalError, EncoderError
+from clip_retrieval.errors import ClipRetrievalError, EncoderError, describe_os_error
 from clip_retrieval.installed import is_installed
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+UNKEPT: set[str] = set()  # models of which was said that the cache cannot be written
 FAILED: set[Path] = set()  # places of models that this process could not convert: a second try would take as long
 
 
@@ -117,7 +119,7 @@ def make(name: ModelName, config: EncoderConfig, precision: Chosen) -> Path | No
 
     Raises EncoderError where the model itself cannot be opened.
     """
-    if place(name, config, precision) in FAILED:
+    if place(name, config, precision) in FAILED or not can_keep(name, precision):
         return None
     plain = find_plain(name, config) or make_light(name, config)
     if plain is None or precision == "int8":
@@ -133,10 +135,24 @@ def make(name: ModelName, config: EncoderConfig, precision: Chosen) -> Path | No
     except (ClipRetrievalError, OSError, ValueError, RuntimeError) as error:
         if not is_whole(target):  # else another process was first
             FAILED.add(target)
-            computed = "bf16" if precision == "bf16" else "fp32"
-            logger.warning("%s runs on torch in %s, which takes longer: %s", name.uri, computed, error)
+            tell_of_torch(name, precision, error)
             return None
     return target
+
+
+def can_keep(name: ModelName, precision: Chosen) -> bool:
+    """Say whether the cache can be written; where it cannot, a line in the log says so, once for each model."""
+    obstacle = find_obstacle()
+    if obstacle is not None and name.uri not in UNKEPT:
+        UNKEPT.add(name.uri)
+        tell_of_torch(name, precision, obstacle)
+    return obstacle is None
+
+
+def tell_of_torch(name: ModelName, precision: Chosen, reason: object) -> None:
+    computed = "bf16" if precision == "bf16" else "fp32"
+    said = describe_os_error(reason) if isinstance(reason, OSError) else reason
+    logger.warning("%s runs on torch in %s, which takes longer: %s", name.uri, computed, said)
 
 
 def tell(name: ModelName, target: Path) -> None:
@@ -179,7 +195,7 @@ def make_light(name: ModelName, config: EncoderConfig) -> Path | None:
     from clip_retrieval.encoder.export.light import write_light
     from clip_retrieval.encoder.export.towers import is_buildable
 
-    if not is_buildable(checkpoint):
+    if not is_buildable(checkpoint) or not can_keep(name, choose_precision(config)):
         return None
     target = place(name, config, "fp32")  # now that its files are here
     tell(name, target)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_retrieval.cache_home import cache_home, hub_repository
+from clip_retrieval.cache_home import find_obstacle as find_cache_obstacle
 from clip_retrieval.encoder.engines.open import check_model_name
 from clip_retrieval.encoder.hub_connection import find_obstacle
 from clip_retrieval.encoder.openai_cache import find_openai
@@ -91,6 +92,8 @@ def write_setting(name: str) -> Settings:
     model = None if name == AUTO else absolute_uri(name)
     if model is not None:
         check_model_name(model)
+    if settings_folder() == cache_home() and (obstacle := find_cache_obstacle()) is not None:
+        raise StorageError(obstacle)
     Folder(str(settings_folder())).write_json(SETTINGS, {"clip_model": model})
     if read_settings().clip_model != model:
         raise StorageError(f"{settings_folder() / SETTINGS} could not be written")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from clip_retrieval.cache_home import find_obstacle
 from clip_retrieval.encoder.config import EncoderConfig, PictureConfig
 from clip_retrieval.encoder.engines.open import check_model_name
 from clip_retrieval.encoder.uri import absolute_uri
@@ -69,6 +70,11 @@ def refresh(kept: Kept, config: SearchConfig, look: Look) -> About:
     Where another process does that just now, waits for it, unless there is an index to answer from.
     """
     about = kept.about()
+    if (obstacle := find_obstacle()) is not None:
+        if about is None or not about.seen or config.reembed or config.clip_model is not None:
+            raise StorageError(obstacle)
+        logger.warning("%s; this answer is of the state before", obstacle)
+        return about
     wanted = choose_wanted(about, config.clip_model, reembed=config.reembed)
     check_model_name(wanted.clip_model)
     check_terms(config.asked.words, wanted.clip_model)

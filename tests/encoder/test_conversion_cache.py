@@ -148,10 +148,15 @@ def test_where_nothing_can_be_kept_torch_runs_it(
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("CLIP_RETRIEVAL_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(converted, "UNKEPT", set())
+    caplog.set_level("INFO")
     encoder = open_bulk()
     assert not isinstance(encoder, OnnxEncoder)
     assert encoder.info.precision == "fp32"
-    assert "runs on torch" in caplog.text
+    load_encoder(EncoderConfig(clip_model=MODEL, device="cpu"))
+    (said,) = [record.message for record in caplog.records if record.name.startswith("clip_retrieval")]
+    assert "runs on torch" in said
+    assert f"takes longer: the cache {tmp_path / 'file'} cannot be written (it is a file); " in said
 
 
 @pytest.fixture
@@ -168,7 +173,7 @@ def test_where_nothing_can_be_kept_a_cpu_for_int8_runs_torch_in_fp32(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, asked: Precision
 ) -> None:
     monkeypatch.setenv("CLIP_RETRIEVAL_CACHE", "/proc/nowhere")
-    monkeypatch.setattr(converted, "FAILED", set())
+    monkeypatch.setattr(converted, "UNKEPT", set())
     assert cpu_precisions() == ("int8", "fp32")
     encoders = [open_bulk(asked), open_bulk(asked)]
     assert [encoder.info.precision for encoder in encoders] == ["fp32", "fp32"]

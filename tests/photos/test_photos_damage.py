@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from clip_retrieval.errors import BusyError, ClipRetrievalError
+from clip_retrieval.errors import BusyError, ClipRetrievalError, StorageError
 from clip_retrieval.photos import refresh
 from clip_retrieval.photos.ask import PhotoAnswer, open_photos
 from clip_retrieval.photos.config import read_search_config
 from clip_retrieval.photos.folders import find_kept
+from clip_retrieval.photos.models import write_setting
 from tests.encoder.damage import WAYS, put_folder, zero_middle
 
 HASH = "hash:16?size=32"
@@ -105,6 +107,24 @@ def test_damaged_embeddings_are_told_with_what_to_do(
     with pytest.raises(ClipRetrievalError, match=rf"search --forget '{photos}' removes") as error:
         ask(photos)
     assert "\n" not in str(error.value)
+
+
+def test_a_cache_that_cannot_be_written_answers_from_what_is_there(
+    photos: Path, make_jpeg: Callable[[int], bytes], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (photos / "4.jpg").write_bytes(make_jpeg(4))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    caplog.clear()
+    assert len(ask(photos).paths()) == 3
+    assert len(caplog.messages) == 1
+    assert "cannot be written" in caplog.text
+    with pytest.raises(StorageError, match="cannot be written"):
+        ask(photos, clip_model=HASH)
+    monkeypatch.setenv("CLIP_RETRIEVAL_CACHE", str(photos / "4.jpg"))
+    with pytest.raises(StorageError, match=r"4\.jpg cannot be written \(it is a file\); name another folder"):
+        ask(photos)
+    with pytest.raises(StorageError, match="cannot be written"):
+        write_setting("demo")
 
 
 def test_a_full_disk_is_no_damage(photos: Path) -> None:
