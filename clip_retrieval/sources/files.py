@@ -107,7 +107,7 @@ class FilesSource:
     def place_of(self, key: str, before: int = -1) -> int | None:
         """Return the index of the unit with this name, or None; found at once where it follows that at `before`."""
         after = before + 1
-        if after < len(self.rows) and unit_of(self.rows[after]) == key:
+        if 0 < after < len(self.rows) and unit_of(self.rows[after]) == key:
             return after
         return self.rows.find(in_place_order(key), lambda row: in_place_order(unit_of(row)))
 

@@ -11,6 +11,7 @@ from abc import abstractmethod
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any, Generic, TypeVar, overload
 
 from clip_retrieval.storage import writable
@@ -18,11 +19,12 @@ from clip_retrieval.storage import writable
 T = TypeVar("T")
 U = TypeVar("U")
 
-BLOCK = 256  # items per block; one block is in memory at a time
+BLOCK = 256  # items per block
+KEPT_BLOCKS = 4  # in memory: one for each thread that reads at a place of its own, such as those that feed and write
 
 
 class InBlocks(Sequence[T]):
-    """A sequence that is held elsewhere, with one block of it in memory at a time."""
+    """A sequence that is held elsewhere, with few blocks of it in memory at a time."""
 
     block_size: int
     heads: Sequence[T]  # the first item of each block
@@ -76,37 +78,19 @@ def count_until(items: Sequence[T], key: Any, key_of: Callable[[T], Any]) -> int
     return bisect_right(items, key, key=key_of)
 
 
-class Packed(InBlocks[T]):
-    """A list that is only appended to, in memory that hardly grows with it. Several threads may read at once.
+class BlockFile(Generic[T]):
+    """Blocks of items in an unnamed temporary file, which is closed with this object. Several threads may read at once.
 
-    Raises StorageError where there is no room for its file; one that fits a block has none.
+    Raises StorageError where there is no room for the file; without a block there is none.
     """
 
-    block_size = BLOCK
-
     def __init__(self) -> None:
-        self.bounds = array("q", [0])  # file offsets of the full blocks
-        self.heads: list[T] | Packed[T] = []  # packed, too, once they fill a block
-        self.tail: list[T] = []  # the last block, not full yet
-        self.recent: tuple[int, list[T]] = -1, []
+        self.bounds = array("q", [0])  # file offsets of the blocks
         self.lock = threading.Lock()  # seeking and reading must not interleave
 
-    def append(self, item: T) -> None:
-        if not self.tail:
-            self.add_head(item)
-        self.tail.append(item)
-        if len(self.tail) == BLOCK:
-            with writable("the folder for temporary files"):
-                self.write(zlib.compress(pickle.dumps(self.tail), 1))
-            self.tail = []
-
-    def add_head(self, item: T) -> None:
-        if isinstance(self.heads, list) and len(self.heads) == BLOCK:
-            heads = Packed[T]()
-            for head in self.heads:
-                heads.append(head)
-            self.heads = heads
-        self.heads.append(item)
+    def append(self, items: list[T]) -> None:
+        with writable("the folder for temporary files"):
+            self.write(zlib.compress(pickle.dumps(items), 1))
 
     def write(self, data: bytes) -> None:
         if len(self.bounds) == 1:
@@ -119,20 +103,49 @@ class Packed(InBlocks[T]):
                 data = data[self.file.write(data) :]
         self.bounds.append(end)
 
-    def block(self, number: int) -> list[T]:
-        if number == len(self.bounds) - 1:
-            return self.tail
-        recent = self.recent
-        if recent[0] != number:
-            start, stop = self.bounds[number : number + 2]
-            with self.lock:
-                self.file.seek(start)
-                data = self.file.read(stop - start)
-            recent = self.recent = number, pickle.loads(zlib.decompress(data))
-        return recent[1]
+    def read(self, number: int) -> list[T]:
+        start, stop = self.bounds[number : number + 2]
+        with self.lock:
+            self.file.seek(start)
+            data = self.file.read(stop - start)
+        return pickle.loads(zlib.decompress(data))  # type: ignore[no-any-return]
 
     def __len__(self) -> int:
-        return (len(self.bounds) - 1) * BLOCK + len(self.tail)
+        return len(self.bounds) - 1
+
+
+class Packed(InBlocks[T]):
+    """A list that is only appended to, in memory that hardly grows with it. Several threads may read at once."""
+
+    block_size = BLOCK
+
+    def __init__(self) -> None:
+        self.full = BlockFile[T]()
+        self.tail: list[T] = []  # the last block, not full yet
+        self.heads: list[T] | Packed[T] = []  # packed, too, once they fill a block
+        self.read = lru_cache(KEPT_BLOCKS)(self.full.read)
+
+    def append(self, item: T) -> None:
+        if not self.tail:
+            self.add_head(item)
+        self.tail.append(item)
+        if len(self.tail) == BLOCK:
+            self.full.append(self.tail)
+            self.tail = []
+
+    def add_head(self, item: T) -> None:
+        if isinstance(self.heads, list) and len(self.heads) == BLOCK:
+            heads = Packed[T]()
+            for head in self.heads:
+                heads.append(head)
+            self.heads = heads
+        self.heads.append(item)
+
+    def block(self, number: int) -> list[T]:
+        return self.tail if number == len(self.full) else self.read(number)
+
+    def __len__(self) -> int:
+        return len(self.full) * BLOCK + len(self.tail)
 
 
 class Mapped(Sequence[U], Generic[T, U]):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
+from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
 from clip_retrieval.sources.config import SourceConfig
@@ -18,6 +19,7 @@ from clip_retrieval.sources.types import Failure
 T = TypeVar("T")
 
 UNITS_PER_BLOCK = 1 << 16
+KEPT_BLOCKS = 2  # in memory: a worker feeds its readers from one, and may still write rows of the one before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +47,11 @@ class StoredBlocks(InBlocks[T]):
     """Items that are loaded block by block."""
 
     def __init__(self, count: int, size: int, load: Callable[[int], list[T]], heads: Sequence[T] = ()) -> None:
-        self.length, self.block_size, self.load, self.heads = count, size, load, heads
-        self.recent: tuple[int, list[T]] = -1, []
+        self.length, self.block_size, self.heads = count, size, heads
+        self.read = lru_cache(KEPT_BLOCKS)(load)
 
     def block(self, number: int) -> list[T]:
-        recent = self.recent
-        if recent[0] != number:
-            recent = self.recent = number, self.load(number)
-        return recent[1]
+        return self.read(number)
 
     def __len__(self) -> int:
         return self.length

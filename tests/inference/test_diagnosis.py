@@ -17,7 +17,7 @@ TABLE = [
      "--num_prepro_workers (2 of 8 cores used)"),
     (Shares(seconds=LONG, wait=0.62, encode=0.36, read=0.1, decode=0.8), ALL,
      "readers are the limit: the encoder waited 62 % of the time; readers spend 80 % decoding: all 8 cores decode; "
-     "more cores or smaller pictures would help, or to leave out --decode exact"),
+     "more cores or smaller pictures would help, and so would --decode fast if exact was given"),
     (Shares(seconds=LONG, wait=0.7, encode=0.3, read=0.9, decode=0.05), FEW,
      "reading is the limit: the encoder waited 70 % of the time; readers spend 90 % reading: more --num_prepro_workers "
      "hide the store's delay, a nearer copy removes it"),

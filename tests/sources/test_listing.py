@@ -21,6 +21,7 @@ from clip_retrieval.sources.files import FilesSource, open_files, unit_of
 from clip_retrieval.sources.joining import Joined, join
 from clip_retrieval.sources.listing import Tree
 from clip_retrieval.sources.packed import BLOCK, Mapped, Packed
+from clip_retrieval.sources.saving import StoredBlocks
 from clip_retrieval.sources.types import Failure
 from clip_retrieval.storage import Folder
 
@@ -287,11 +288,29 @@ def test_their_file_goes_with_them() -> None:
     packed = Packed[int]()
     for number in range(BLOCK):
         packed.append(number)
-    file = packed.file
+    file = packed.full.file
 
     del packed
 
     assert file.closed
+
+
+def test_threads_at_distant_places_read_a_block_once() -> None:
+    packed, items, loaded = Packed[str](), [f"{number:06d}" for number in range(8 * BLOCK)], list[int]()
+    for item in items:
+        packed.append(item)
+
+    def load(number: int) -> list[str]:
+        loaded.append(number)
+        return packed.block(number)
+
+    stored = StoredBlocks(len(items), BLOCK, load, packed.heads)
+    for place in range(100, len(items)):  # one thread feeds readers, another writes rows
+        assert stored[place] == packed[place] == items[place]
+        assert stored.find(items[place - 100], str) == packed.find(items[place - 100], str) == place - 100
+
+    assert loaded == list(range(8))
+    assert packed.read.cache_info().misses == 8
 
 
 def test_no_room_for_them_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,9 +115,8 @@ def diagnose_waiting(shares: Shares, machine: Machine) -> Diagnosis:
 def advise_decoding(machine: Machine) -> str:
     if machine.readers < machine.cores:
         return f"more --num_prepro_workers ({machine.readers} of {machine.cores} cores used)"
-    return (
-        f"all {machine.cores} cores decode; more cores or smaller pictures would help, or to leave out --decode exact"
-    )
+    decoding = f"all {machine.cores} cores decode"
+    return f"{decoding}; more cores or smaller pictures would help, and so would --decode fast if exact was given"
 
 
 def percent(share_of_one: float) -> str:
