@@ -1,6 +1,6 @@
-"""Which rows the files of a folder hold: where ids stand in them, files of one build go on, others each begin at 0.
+"""Which rows the files of a folder hold: ids in files of one build are ids of the whole, in others each begins at 0.
 
-All ids are read only where those of some lists meet: a search opens many folders, and 8 bytes a row are much to read.
+All ids are read only where some of them fit both: a search opens many folders, and 8 bytes a row are much to read.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from clip_retrieval.errors import StorageError
 from clip_retrieval.search.tree import has_ids
 
 LISTS_READ = 1_024  # inverted lists of a file whose ids are read: 2 ms, 8 of a mapped file
+ENDS_READ = 128  # ids at either end of such a list
 IDS_READ = 1 << 18  # ids of an id map that are read
 MOST_READ = 20_000_000  # rows of all files whose ids are read where some meet: half a second
 ENDLESS = np.iinfo(np.int64).max
@@ -55,7 +56,7 @@ def find_first_rows(named: Named, indices: Sequence[Any], described: Mapping[str
     if not with_ids:
         return starts
     held = [read_some(index) + (0 if i in with_ids else starts[i]) for i, index in enumerate(indices)]
-    is_global = fit_described(named, held, starts, with_ids) if described else fit_each_other(named, indices, held)
+    is_global = fit_described(named, indices, held, starts) if described else fit_each_other(named, indices, held)
     return [0 if i in with_ids and is_global[i] else start for i, start in enumerate(starts)]
 
 
@@ -67,13 +68,15 @@ def read_place(named: Named, name: str, described: Mapping[str, int]) -> int:
     return described[name]
 
 
-def fit_described(named: Named, held: Sequence[Ids], starts: Sequence[int], with_ids: Sequence[int]) -> list[bool]:
+def fit_described(named: Named, indices: Sequence[Any], held: Sequence[Ids], starts: Sequence[int]) -> list[bool]:
     """Return of each file whether its ids are those of the rows that it is said to have; else they begin at 0."""
     found = [True] * len(held)
-    for i in with_ids:
-        if not len(held[i]):
+    for i, index in enumerate(indices):
+        if not len(held[i]) or not has_ids(index):
             continue
         low, high, first = int(held[i].min()), int(held[i].max()), starts[i]
+        if 0 < first <= low and high < int(index.ntotal):  # some of them fit both
+            low = min(int(ids.min()) for ids in pieces_of(index))
         end = min((start for start in starts if start > first), default=ENDLESS)
         found[i] = first <= low and high < end
         if not found[i] and high >= end - first:
@@ -87,12 +90,14 @@ def fit_described(named: Named, held: Sequence[Ids], starts: Sequence[int], with
 def fit_each_other(named: Named, indices: Sequence[Any], held: Sequence[Ids]) -> list[bool]:
     """Return of each file whether its ids are those of the whole index; all of them are, or none."""
     spans = sorted((int(ids.min()), int(ids.max())) for ids in held if len(ids))
-    if all(before[1] < after[0] for before, after in pairwise(spans)):
+    are_apart = all(before[1] < after[0] for before, after in pairwise(spans))
+    with_ids = [(index, ids) for index, ids in zip(indices, held, strict=True) if len(ids) and has_ids(index)]
+    if are_apart and any(ids.max() >= index.ntotal for index, ids in with_ids):
         return [True] * len(held)
     can_be_read = sum(int(index.ntotal) for index in indices) <= MOST_READ
+    if (can_be_read or are_apart) and all(counts_from_zero(index) for index, _ in with_ids):
+        return [False] * len(held)
     if can_be_read:
-        if all(counts_from_zero(index) for index in indices if has_ids(index)):
-            return [False] * len(held)
         held = [read_all(index) if has_ids(index) else ids for index, ids in zip(indices, held, strict=True)]
     shared = find_shared(held)
     if shared is not None:
@@ -129,7 +134,7 @@ def read_all(index: Any) -> Ids:
 
 
 def read_some(index: Any) -> Ids:
-    """Return some of the ids in an index, of an id map the first and the last too; else all positions."""
+    """Return some of the ids in an index, of an id map and of lists the first and the last too; else all positions."""
     if not has_ids(index):
         return np.arange(int(index.ntotal))
     some = np.concatenate([np.empty(0, np.int64), *pieces_of(index, LISTS_READ)])
@@ -137,18 +142,27 @@ def read_some(index: Any) -> Ids:
 
 
 def pieces_of(index: Any, most: int | None = None) -> Iterator[Ids]:
-    """Yield views of the ids in an index, of each list that has any; of `most` lists at most."""
+    """Yield views of the ids in an index, none of them empty; of `most` lists at most, the ends of long ones."""
     node = faiss.downcast_index(index)
     while isinstance(node, faiss.IndexPreTransform):
         node = faiss.downcast_index(node.index)
+    if not node.ntotal:
+        return
     if isinstance(node, faiss.IndexIDMap):
         ids = faiss.rev_swig_ptr(node.id_map.data(), node.id_map.size())
-        yield ids if most is None or len(ids) <= IDS_READ else ids[np.linspace(0, len(ids) - 1, IDS_READ).astype(int)]
+        if most is not None and len(ids) > IDS_READ:
+            ids = ids[np.linspace(0, len(ids) - 1, IDS_READ).astype(int)]
+        yield ids
         return
     lists = node.invlists
     numbers = (
         range(node.nlist) if most is None else np.unique(np.linspace(0, node.nlist - 1, most).astype(int)).tolist()
     )
     for number in numbers:
-        if size := lists.list_size(number):
-            yield faiss.rev_swig_ptr(lists.get_ids(number), size)
+        size = lists.list_size(number)
+        ids = faiss.rev_swig_ptr(lists.get_ids(number), size) if size else ()
+        if most is not None and size > 2 * ENDS_READ:
+            yield ids[:ENDS_READ]
+            yield ids[-ENDS_READ:]
+        elif size:
+            yield ids

@@ -146,3 +146,43 @@ def test_of_many_rows_some_lists_tell(tmp_path: Path, unit_rows: Rows, monkeypat
         np.testing.assert_array_equal(find_own(index, rows), np.concatenate(ids))
     with pytest.raises(StorageError, match=r"both have a row [\d,]+, and there are more than 1,000 rows; say in"):
         open_at(write(tmp_path / "anew", rows, "IVF8,Flat", counted_anew()))
+
+
+@pytest.mark.parametrize("is_described", [False, True])
+def test_a_small_file_before_a_large_one_whose_read_lists_lack_the_first_ids(
+    tmp_path: Path, unit_rows: Rows, monkeypatch: pytest.MonkeyPatch, is_described: bool
+) -> None:
+    rows = unit_rows(402, 16)
+    monkeypatch.setattr(part_ids, "LISTS_READ", 1)
+    quantizer = faiss.IndexFlatIP(16)
+    quantizer.add(rows[300:308])
+    (tmp_path / "image.index").mkdir()
+    for name, first, stop in (("0", 0, 2), ("1", 2, 402)):
+        index = faiss.IndexIVFFlat(quantizer, 16, 8, faiss.METRIC_INNER_PRODUCT)
+        index.add(rows[first:stop])
+        faiss.write_index(index, str(tmp_path / "image.index" / f"{name}.index"))
+    low = min(ids.min() for ids in part_ids.pieces_of(index, 1))
+    assert low >= 2, "the list that is read should not hold the first ids"
+    if is_described:
+        parts = [{"file": "0.index", "first_row": 0}, {"file": "1.index", "first_row": 2}]
+        (tmp_path / "image.json").write_text(json.dumps({"parts": parts}))
+    np.testing.assert_array_equal(find_own(open_at(tmp_path), rows), np.arange(len(rows)))
+
+
+@pytest.mark.parametrize("key", ["IVF8,Flat", "IDMap,Flat"])
+def test_a_file_may_hold_nothing(tmp_path: Path, unit_rows: Rows, key: str) -> None:
+    rows = unit_rows(sum(SIZES), 16)
+    folder = write(tmp_path, rows, key, counted_anew())
+    empty = faiss.read_index(str(folder / "image.index" / "0.index"))
+    empty.reset()
+    faiss.write_index(empty, str(folder / "image.index" / "00.index"))
+    np.testing.assert_array_equal(find_own(open_at(folder), rows), np.arange(len(rows)))
+
+
+def test_of_long_lists_the_ends_tell(tmp_path: Path, unit_rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(part_ids, "ENDS_READ", 5)
+    folder = write(tmp_path, unit_rows(sum(SIZES), 16), "IVF8,Flat", going_on())
+    index = faiss.read_index(str(folder / "image.index" / "1.index"))
+    some = part_ids.read_some(index)
+    assert len(some) <= 8 * 10
+    assert (some.min(), some.max()) == (500, 799)
