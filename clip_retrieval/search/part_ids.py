@@ -159,10 +159,11 @@ def pieces_of(index: Any, most: int | None = None) -> Iterator[Ids]:
         range(node.nlist) if most is None else np.unique(np.linspace(0, node.nlist - 1, most).astype(int)).tolist()
     )
     for number in numbers:
-        size = lists.list_size(number)
-        ids = faiss.rev_swig_ptr(lists.get_ids(number), size) if size else ()
+        if not (size := lists.list_size(number)):
+            continue
+        ids = faiss.rev_swig_ptr(lists.get_ids(number), size)
         if most is not None and size > 2 * ENDS_READ:
             yield ids[:ENDS_READ]
             yield ids[-ENDS_READ:]
-        elif size:
+        else:
             yield ids
