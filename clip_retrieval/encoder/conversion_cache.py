@@ -84,9 +84,7 @@ def open_folder(folder: Path, name: ModelName, asked: EncoderConfig, precision: 
 
 
 def find(name: ModelName, config: EncoderConfig, precision: Chosen) -> Path | None:
-    """Return the folder of a model in the cache, and note that it was used; its large files are read where they are
-    opened.
-    """
+    """Return the folder of a model in the cache, and note that it was used; its graphs are compared when opened."""
     folder = place(name, config, precision)
     if not is_whole(folder, ()):
         return None

@@ -96,7 +96,12 @@ def refresh(kept: Kept, config: SearchConfig, look: Look) -> About:
 
 
 def build_again(kept: Kept, model: str, damage: Exception) -> None:
-    """Build a damaged index of the embeddings that are kept, which takes seconds. Raises ClipRetrievalError."""
+    """Build a damaged index of the embeddings that are kept, which takes seconds.
+
+    Raises ClipRetrievalError, and `damage` itself where it is none: then the index stays.
+    """
+    if not may_be_damage(damage):
+        raise damage
     with kept.locked(lambda: tell_of_wait(kept)), advising(kept):
         start_over(kept, model, damage)
 
@@ -112,14 +117,18 @@ def advising(kept: Kept) -> Iterator[None]:
     """Say of files that cannot be read how to be rid of them."""
     try:
         yield
-    except BusyError:
-        raise
     except (StorageError, IndexBuildError, OSError) as error:
-        cause = error if isinstance(error, OSError) else error.__cause__
-        if isinstance(cause, OSError) and cause.errno not in DAMAGED:  # the disk is full, or closed to this user
+        if not may_be_damage(error):
             raise
         said = describe_os_error(error) if isinstance(error, OSError) else str(error)
         raise StorageError(f"{said}; {kept.forgetting()}") from error
+
+
+def may_be_damage(error: Exception) -> bool:
+    """Say whether files may be damaged; no for a disk that is full or closed to this user, and for a busy folder."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    is_of_disk = isinstance(cause, OSError) and cause.errno not in DAMAGED
+    return not is_of_disk and not isinstance(error, BusyError)
 
 
 def tell_of_wait(kept: Kept) -> None:
@@ -144,7 +153,7 @@ def bring_up_to_date(kept: Kept, wanted: Wanted, look: Look) -> About:
         try:
             build(kept, model)
         except (StorageError, IndexBuildError, QueryError, OSError) as error:
-            if not IndexFolder(kept.index(model)).exists():
+            if not may_be_damage(error) or not IndexFolder(kept.index(model)).exists():
                 raise
             start_over(kept, model, error)
     before = about.clip_model

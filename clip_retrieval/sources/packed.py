@@ -81,7 +81,7 @@ def count_until(items: Sequence[T], key: Any, key_of: Callable[[T], Any]) -> int
 class BlockFile(Generic[T]):
     """Blocks of items in an unnamed temporary file, which is closed with this object. Several threads may read at once.
 
-    Raises StorageError where there is no room for the file; without a block there is none.
+    The first block makes the file. Raises StorageError where there is no room for it.
     """
 
     def __init__(self) -> None:

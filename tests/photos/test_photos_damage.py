@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -133,6 +134,35 @@ def test_a_full_disk_is_no_damage(photos: Path) -> None:
         raise OSError(28, "No space left on device", "there")
     with pytest.raises(BusyError, match=r"^busy$"), refresh.advising(kept):
         raise BusyError("busy")
+
+
+def fail_with(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(f"clip_retrieval.photos.{name}", fail)
+
+
+@pytest.mark.parametrize(("name", "number"), [("refresh.build", errno.ENOSPC), ("ask.open_searcher", errno.EMFILE)])
+def test_an_index_stays_where_the_machine_is_to_blame(
+    photos: Path, make_jpeg: Callable[[int], bytes], monkeypatch: pytest.MonkeyPatch, name: str, number: int
+) -> None:
+    index = kept_file(photos, "model-*/index/image.index")
+    before = index.stat()
+    if name == "refresh.build":
+        (photos / "4.jpg").write_bytes(make_jpeg(4))
+    fail_with(monkeypatch, name, OSError(number, os.strerror(number), "there"))
+    with pytest.raises(OSError, match=os.strerror(number)):
+        ask(photos)
+    assert (index.stat().st_ino, index.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_an_index_that_another_process_writes_stays(
+    photos: Path, make_jpeg: Callable[[int], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "4.jpg").write_bytes(make_jpeg(4))
+    fail_with(monkeypatch, "refresh.build", BusyError("busy"))
+    assert len(ask(photos).paths()) == 3
 
 
 def test_arrays_that_hold_zeros_are_a_sentence(photos: Path, make_jpeg: Callable[[int], bytes]) -> None:
