@@ -79,13 +79,12 @@ def remove(folder: Path, damage: str) -> None:
     REMOVED.add(folder)
     try:
         left = folder.rename(folder.with_name(f".removed-{uuid4().hex[:8]}"))
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
     except OSError:  # the cache of another user: torch runs the model
         logger.debug("%s cannot be removed", folder)
-        return
-    if left.is_dir() and not left.is_symlink():
-        shutil.rmtree(left, ignore_errors=True)
-    else:
-        left.unlink(missing_ok=True)
 
 
 def make_room(kept: Path) -> None:

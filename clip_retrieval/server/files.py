@@ -91,13 +91,13 @@ def read_range(asked: bytes | None, size: int) -> tuple[int, int] | None:
     if found is None or found.group(1, 2) == (b"", b""):
         return None
     first, last = (read_place(digits) for digits in found.groups())
-    if first is None:
+    if first is None:  # the last bytes
+        if not size and last:  # an empty file is all of its end
+            return None
         start, stop = max(0, size - (last or 0)), size
-        if not size and last:  # the end of nothing is all of it
-            return None
+    elif last is not None and last < first:
+        return None
     else:
-        if last is not None and last < first:
-            return None
         start, stop = first, size if last is None else min(size, last + 1)
     if start >= stop:
         headers: tuple[Header, ...] = ((b"content-range", f"bytes */{size}".encode()),)
@@ -106,7 +106,7 @@ def read_range(asked: bytes | None, size: int) -> tuple[int, int] | None:
 
 
 def read_place(digits: bytes) -> int | None:
-    """Return a place in a file, which is beyond every file where it has too many digits; None for none."""
+    """Return a place in a file; None without digits. One with too many digits lies behind the end of every file."""
     if not digits:
         return None
     digits = digits.lstrip(b"0") or b"0"

@@ -1,9 +1,9 @@
 """Checksums of an ONNX folder: written with it, compared when it is opened. Damaged weights embed without an error.
 
-Every opening compares all sizes, and the content of small files. The weights are read once a day, after each start of
-the machine (a crash leaves zeros in files that were just written), and where their times or their place on the disk are
-others than the last time: a note in the cache of this machine says so. To read them at every opening would take a tenth
-of its time.
+Every opening compares all sizes, and the content of small files. Reading the weights each time, too, would add a tenth
+to its time. So a note in the cache of this machine says when they were read, and what inode, size and times they had.
+They are read again where these have changed, after a day, and on Linux after each start of the machine: a crash leaves
+zeros in files that were just written.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Note:
 
 
 def read_start() -> str:
-    """Return what tells one start of this machine from another; nothing where no file does."""
+    """Return what tells one start of this machine from another; nothing where no file does, as outside Linux."""
     with suppress(OSError):
         return BOOT_ID.read_text(encoding="ascii").strip()
     return ""
