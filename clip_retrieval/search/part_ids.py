@@ -20,7 +20,7 @@ from clip_retrieval.search.tree import has_ids
 LISTS_READ = 1_024  # inverted lists of a file whose ids are read: 2 ms, 8 of a mapped file
 ENDS_READ = 128  # ids at either end of such a list
 IDS_READ = 1 << 18  # ids of an id map that are read
-MOST_READ = 20_000_000  # rows of all files whose ids are read where some meet: half a second
+MOST_READ = 20_000_000  # rows of all files whose ids are read where some meet: a second or two
 ENDLESS = np.iinfo(np.int64).max
 
 Ids = NDArray[np.int64]
@@ -110,13 +110,22 @@ def fit_each_other(named: Named, indices: Sequence[Any], held: Sequence[Ids]) ->
 
 
 def find_shared(held: Sequence[Ids]) -> tuple[int, int, int] | None:
-    """Return the first id that two files have, and which; None where there is none."""
+    """Return two files and the first id that both have; None where there is none."""
+    if find_repeated(held) is None:
+        return None
+    repeated = find_repeated([np.unique(ids) for ids in held])  # some may have been in one file alone
+    if repeated is None:
+        return None
+    one, other, *_ = (i for i, ids in enumerate(held) if (ids == repeated).any())
+    return one, other, repeated
+
+
+def find_repeated(held: Sequence[Ids]) -> int | None:
+    """Return the first id that is there twice. A sort that kept whose it is would take ten times as long."""
     ids = np.concatenate(held)
-    owners = np.repeat(np.arange(len(held), dtype=np.int32), [len(some) for some in held])
-    order = np.argsort(ids, kind="stable")
-    ids, owners = ids[order], owners[order]
-    both = np.flatnonzero((ids[1:] == ids[:-1]) & (owners[1:] != owners[:-1]))
-    return (int(owners[both[0]]), int(owners[both[0] + 1]), int(ids[both[0]])) if len(both) else None
+    ids.sort()
+    twice = np.flatnonzero(ids[1:] == ids[:-1])
+    return int(ids[twice[0]]) if len(twice) else None
 
 
 def counts_from_zero(index: Any) -> bool:

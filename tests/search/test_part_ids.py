@@ -148,6 +148,20 @@ def test_of_many_rows_some_lists_tell(tmp_path: Path, unit_rows: Rows, monkeypat
         open_at(write(tmp_path / "anew", rows, "IVF8,Flat", counted_anew()))
 
 
+@pytest.mark.parametrize(
+    ("held", "shared"),
+    [
+        ([[5, 5], [1], [7, 1]], (1, 2, 1)),
+        ([[-3, 9], [9, 1 << 60], [1 << 60]], (0, 1, 9)),
+        ([[5, 5], [1], [7]], None),  # twice in one file
+        ([[], [3], []], None),
+        ([[], []], None),
+    ],
+)
+def test_the_first_row_that_two_files_have(held: list[list[int]], shared: tuple[int, int, int] | None) -> None:
+    assert part_ids.find_shared([np.array(ids, np.int64) for ids in held]) == shared
+
+
 @pytest.mark.parametrize("is_described", [False, True])
 def test_a_small_file_before_a_large_one_whose_read_lists_lack_the_first_ids(
     tmp_path: Path, unit_rows: Rows, monkeypatch: pytest.MonkeyPatch, is_described: bool
