@@ -92,6 +92,17 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(
     assert "read-only" in (find_obstacle() or "")
 
 
+def test_nothing_is_left_of_a_small_file_that_cannot_be_put_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "replace", fail)
+    keep_small(tmp_path / "kind" / "1.json", "1")
+    assert list((tmp_path / "kind").iterdir()) == []
+
+
 def test_a_small_file_that_cannot_be_kept_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "kind").write_text("a file where a folder should be")
     keep_small(tmp_path / "kind" / "1.json", "1")

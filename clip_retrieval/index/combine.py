@@ -153,9 +153,8 @@ def find_files(source: Folder, modality: Modality, target: IndexFolder) -> list[
 def find_starts(source: Folder, names: Sequence[str], modality: Modality | None = None) -> list[int]:
     """Return the offset of each part's ids: 0 if the parts' ids differ already, else the number of rows before it.
 
-    Of files in image.index, image.json may say it.
-
-    Raises IndexBuildError where the parts were not trained together, or their ids fit neither.
+    Of files in image.index, image.json may say where the rows of each begin. Raises IndexBuildError where the parts
+    were not trained together, or their ids fit none of this.
     """
     first, spans = "", []
     for name in names:
@@ -174,10 +173,15 @@ def find_starts(source: Folder, names: Sequence[str], modality: Modality | None 
     if all(before[1] < after[0] for before, after in pairwise(ordered)) and spans[0][2]:
         return [0] * len(names)
     described = read_places(IndexFolder(source.url), modality) if modality and is_in_parts(names, modality) else {}
-    places = [described.get(PurePosixPath(name).name) for name in names]
-    said = [place for place in places if place is not None]
-    if len(said) == len(names) and spans[0][2] and is_apart(said, spans):
-        return said
+    files = [PurePosixPath(name).name for name in names]
+    if spans[0][2] and described.keys() >= set(files):
+        said = [described[file] for file in files]
+        if is_apart(said, spans):
+            return said
+        raise IndexBuildError(
+            f"the json file of the index in {source.url} says that the rows of its files begin at "
+            f"{', '.join(f'{place:,}' for place in said)}: then two files would share rows; correct the parts there"
+        )
     if any(low for low, _, _ in spans):
         raise IndexBuildError(f"ids overlap in {source.url}: each part must begin at 0, or go on where another ends")
     return [0, *accumulate(high + 1 for _, high, _ in spans)][:-1]

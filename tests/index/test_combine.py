@@ -296,6 +296,12 @@ def test_files_whose_last_rows_have_no_embedding_begin_where_the_json_file_says(
     parts = [{"file": f"part-{i}.index", "first_row": start} for i, start in enumerate(starts)]
     (tmp_path / "parts" / "image.json").write_text(json.dumps({"parts": parts, "index_param": "nprobe=16"}))
     rows, merged = make_rows(), open_index(combine(tmp_path, "out", on_disk=on_disk), "image")
+    parts[1]["first_row"] = CUT - 1
+    (tmp_path / "wrong").mkdir()
+    shutil.copytree(tmp_path / "parts" / "image.index", tmp_path / "wrong" / "image.index")
+    (tmp_path / "wrong" / "image.json").write_text(json.dumps({"parts": parts}))
+    with pytest.raises(ClipRetrievalError, match=rf"wrong says .* begin at 0, {CUT - 1:,}: then two files would share"):
+        run_combine(CombineConfig(input_folder=str(tmp_path / "wrong"), output_folder=str(tmp_path / "none")))
     apart = open_index(IndexFolder(str(tmp_path / "parts")), "image")
     for index in (apart, merged):
         for row, wanted in ((0, 0), (CUT - 1, CUT - 1), (CUT, CUT + 3), (COUNT - 1, COUNT + 2)):

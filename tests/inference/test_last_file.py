@@ -3,14 +3,48 @@
 from __future__ import annotations
 
 import gzip
-from contextlib import AbstractContextManager, closing
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 import pytest
 
 from clip_retrieval.blobs import BlobRef, open_url, read_blob
+from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.inference.readers.last_file import LastFile
+from clip_retrieval.inference.readers.prepare import Wanted, prepare_chunk
+from clip_retrieval.sources.types import Sample
+
+
+def test_a_chunk_opens_its_tar_once_and_closes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_jpeg: Callable[[int], bytes]
+) -> None:
+    pictures, files = [make_jpeg(number) for number in range(3)], list[IO[bytes]]()
+    (tmp_path / "a.tar").write_bytes(b"".join(pictures))
+    ends = [0, *accumulate(map(len, pictures))]
+    samples = [
+        Sample(str(i), None, BlobRef(str(tmp_path / "a.tar"), ends[i], len(pictures[i])), None, None) for i in range(3)
+    ]
+
+    @contextmanager
+    def noted(url: str) -> Iterator[IO[bytes]]:
+        with open_url(url) as file:
+            files.append(file)
+            yield file
+
+    last = LastFile()
+    monkeypatch.setattr("clip_retrieval.inference.readers.last_file.open_url", noted)
+    monkeypatch.setattr("clip_retrieval.inference.readers.prepare.LastFile", lambda: last)
+    ready = Preprocess(8, (0.5,) * 3, (0.5,) * 3)
+    wanted = Wanted(image=True, text=False, metadata=False, all_parts=False, preprocess=ready)
+
+    chunk = prepare_chunk(samples, wanted, np.zeros((3, 8, 8, 3), np.uint8))
+
+    assert [row.has_image for row in chunk.rows] == [True] * 3
+    assert [file.closed for file in files] == [True]
 
 
 def test_a_tar_stays_open_for_its_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

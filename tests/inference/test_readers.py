@@ -18,8 +18,10 @@ from clip_retrieval import clip_inference
 from clip_retrieval.blobs import BlobRef
 from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.errors import WorkerError
+from clip_retrieval.inference.readers.link import ReaderLink
 from clip_retrieval.inference.readers.loader import CHUNK_SIZE, Loader
 from clip_retrieval.inference.readers.prepare import Wanted
+from clip_retrieval.inference.readers.shared_pixels import SharedPixels
 from clip_retrieval.inference.types import Row
 from clip_retrieval.sources.types import Failure, Origin, Sample
 
@@ -49,6 +51,18 @@ def make_samples(make_jpeg: Callable[[int], bytes]) -> MakeSamples:
         return samples
 
     return make
+
+
+def test_a_reader_keeps_memory_that_it_uses_again() -> None:
+    pixels = SharedPixels.create((1, CHUNK_SIZE, 8, 8, 3))
+    link = ReaderLink(pixels.note(0), 60.0)
+    try:
+        environment = Path(f"/proc/{link.process.pid}/environ").read_bytes().split(b"\0")
+    finally:
+        link.give_up()
+        link.close()
+        pixels.close()
+    assert b"MALLOC_TRIM_THRESHOLD_=8388608" in environment
 
 
 def load(
