@@ -20,7 +20,7 @@ from clip_retrieval.search.tree import has_ids
 LISTS_READ = 1_024  # inverted lists of a file whose ids are read: 2 ms, 8 of a mapped file
 ENDS_READ = 128  # ids at either end of such a list
 IDS_READ = 1 << 18  # ids of an id map that are read
-MOST_READ = 20_000_000  # rows of all files whose ids are read where some meet: a second or two
+MOST_READ = 20_000_000  # rows of all files whose ids are read where some meet: seconds
 ENDLESS = np.iinfo(np.int64).max
 
 Ids = NDArray[np.int64]
@@ -121,7 +121,7 @@ def find_shared(held: Sequence[Ids]) -> tuple[int, int, int] | None:
 
 
 def find_repeated(held: Sequence[Ids]) -> int | None:
-    """Return the first id that is there twice. A sort that kept whose it is would take ten times as long."""
+    """Return the first id that is there twice. A sort that kept whose it is would take longer."""
     ids = np.concatenate(held)
     ids.sort()
     twice = np.flatnonzero(ids[1:] == ids[:-1])

@@ -53,7 +53,9 @@ def make_samples(make_jpeg: Callable[[int], bytes]) -> MakeSamples:
     return make
 
 
-def test_a_reader_keeps_memory_that_it_uses_again() -> None:
+def test_a_reader_keeps_memory_that_it_uses_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "123456")
     pixels = SharedPixels.create((1, CHUNK_SIZE, 8, 8, 3))
     link = ReaderLink(pixels.note(0), 60.0)
     try:
@@ -63,6 +65,7 @@ def test_a_reader_keeps_memory_that_it_uses_again() -> None:
         link.close()
         pixels.close()
     assert b"MALLOC_TRIM_THRESHOLD_=8388608" in environment
+    assert b"MALLOC_MMAP_THRESHOLD_=123456" in environment  # the user's own
 
 
 def load(

@@ -17,13 +17,9 @@ SECONDS_TO_START = 120.0
 SECONDS_BETWEEN_LOOKS = 1.0
 PIPE_BYTES = 1 << 16
 
-# What a reader's process starts with. Its pictures come and go by the hundred: glibc would give their memory back to
-# the system each time, and the system would fill it with zeros again.
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "MALLOC_TRIM_THRESHOLD_": f"{8 << 20}",
-    "MALLOC_MMAP_THRESHOLD_": f"{4 << 20}",
-}
+# Thresholds of glibc in a reader, unless the user has set some. Its pictures come and go by the hundred: glibc would
+# give their memory back to the system each time, and the system would fill it with zeros again.
+MALLOC = {"MALLOC_TRIM_THRESHOLD_": f"{8 << 20}", "MALLOC_MMAP_THRESHOLD_": f"{4 << 20}"}
 
 
 class ReaderLostError(Exception):
@@ -47,7 +43,11 @@ class ReaderLink:
         self.is_given_up = False
         self.received = bytearray()  # of the answer that is being read
         note.rest()
-        self.process = start_module("clip_retrieval.inference.readers.process", **ENVIRONMENT)
+        self.process = start_module(
+            "clip_retrieval.inference.readers.process",
+            OMP_NUM_THREADS="1",
+            **{name: os.environ.get(name, value) for name, value in MALLOC.items()},
+        )
         self.commands, self.answers = pipes_of(self.process)
         if hasattr(select, "poll"):
             os.set_blocking(self.commands.fileno(), False)
