@@ -19,14 +19,14 @@ from clip_retrieval.errors import IndexBuildError, StorageError
 from clip_retrieval.index.building.listed_files import ListedFile, open_listed
 from clip_retrieval.index.building.merged_files import empty_out, merge_on_disk, merge_to_file
 from clip_retrieval.index.config import CombineConfig
-from clip_retrieval.index.folder.joined_manifests import join_folders, widest, write_beside
+from clip_retrieval.index.folder.joined_manifests import join_folders, write_beside
 from clip_retrieval.index.folder.publish import IndexRevision
 from clip_retrieval.layout import INDEX_SUFFIX, METADATA_ARROW, METADATA_FOLDER, IndexFolder, Modality
 from clip_retrieval.local_files import check_regular
 from clip_retrieval.revision import finish_revision, only_one
 from clip_retrieval.search.files import LISTS, METRICS, POPULATED, open_file, read_file, read_places
 from clip_retrieval.search.outlines import open_to_describe
-from clip_retrieval.search.settings import Settings, format_settings, settings_of
+from clip_retrieval.search.settings import Settings, format_settings, settings_of, widest
 from clip_retrieval.search.stored_settings import set_settings, store_settings
 from clip_retrieval.storage import Folder, leaving_nothing_empty
 from clip_retrieval.words import with_article

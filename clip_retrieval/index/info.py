@@ -12,7 +12,7 @@ from clip_retrieval.index.folder.build_options import OPTIONS
 from clip_retrieval.layout import IndexFolder, Modality, about_index, read_manifest
 from clip_retrieval.search.files import list_indices, open_parts
 from clip_retrieval.search.index import read_settings
-from clip_retrieval.search.settings import format_settings, settings_of
+from clip_retrieval.search.settings import format_settings, settings_of, widest
 from clip_retrieval.search.tree import describe_tree, keeps_lists_in_memory
 
 
@@ -46,16 +46,18 @@ def describe_folder(url: str, *, check: bool = False) -> dict[str, Any]:
 def describe_index(folder: IndexFolder, modality: Modality) -> dict[str, Any]:
     parts = open_parts(folder, modality, memory_map=True)
     index, said = parts[0].index, folder.read_info(modality)
+    trees = ", ".join(dict.fromkeys(describe_tree(part.index) for part in parts))  # files may be of different kinds
+    settings = widest([settings_of(part.index) for part in parts])
     return {
-        "kind": said.get("index_key") or describe_tree(index),
-        "tree": describe_tree(index),
+        "kind": said.get("index_key") or trees,
+        "tree": trees,
         "files": len(parts),
         "rows": sum(int(part.index.ntotal) for part in parts),
         "dimension": int(index.d),
         "bytes": count_bytes(folder, folder.index_name(modality)),
         "metric": "inner product" if index.metric_type == faiss.METRIC_INNER_PRODUCT else "L2",
-        "settings": format_settings(settings_of(index) | read_settings(folder, modality, index)),
-        "memory_map": "all but the lists" if keeps_lists_in_memory(index) else "all",
+        "settings": format_settings(settings | read_settings(folder, modality, settings)),
+        "memory_map": "all but the lists" if any(keeps_lists_in_memory(part.index) for part in parts) else "all",
         "said": said,
     }
 

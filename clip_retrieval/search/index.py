@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -26,8 +26,9 @@ from clip_retrieval.search.settings import (
     set_up,
     settings_of,
     takes_selector,
+    widest,
 )
-from clip_retrieval.search.tree import list_nodes
+from clip_retrieval.search.tree import has_graph, list_nodes
 
 TUNED_HITS, FEW_HITS = 10, 16  # settings are tuned for 10 hits, and serve up to 16 without more refined candidates
 ROWS_PER_HIT = 4  # rows that are scanned for each hit, at least
@@ -64,9 +65,13 @@ class Index:
         self.settings = settings or Settings()
         for part in self.parts:
             set_up(part.index, self.settings)
-        self.own_settings = settings_of(self.index)
+        # files of a folder may be of different kinds: each takes the settings that it knows
+        self.own_settings = widest([settings_of(part.index) for part in self.parts])
+        for part in self.parts if len(self.parts) > 1 else ():
+            set_up(part.index, self.own_settings)
         self.known_settings = set(self.own_settings)
-        self.list_count = count_lists(self.index)
+        self.list_count = max(count_lists(part.index) for part in self.parts)
+        self.has_graph = any(has_graph(part.index) for part in self.parts)
 
     def search(self, query: NDArray[np.float32], k: int, settings: Settings | None = None) -> SearchResult:
         """Return up to k hits for one query [dim]; fewer where the index has or finds fewer."""
@@ -100,7 +105,8 @@ class Index:
 
         Probe one more tuned nprobe per tenfold k, and enough lists to scan 4k rows. Refine as many candidates as ten
         hits have; beyond 16 hits more by the root of k, which keeps the recall of ten hits even where codes are short,
-        and 16 per hit; but at most 32,768 candidates or 1.25 per hit.
+        and 16 per hit; but at most 32,768 candidates or 1.25 per hit. A graph's queue is as long as the hits: faiss
+        returns fewer with a shorter one.
         """
         tuned = self.settings | (settings or {})
         usual = self.own_settings | tuned
@@ -111,6 +117,8 @@ class Index:
             changed["nprobe"] = max(
                 usual["nprobe"], min(self.list_count, math.ceil(max(wider, share * self.list_count)))
             )
+        if self.has_graph:
+            changed["efSearch"] = max(usual["efSearch"], min(k, self.row_count))
         factor = usual.get("k_factor_rf", 1)
         if factor > 1:
             tenth = TUNED_HITS / max(1, k)
@@ -166,13 +174,21 @@ class Index:
         return [SearchResult(NO_ROWS, np.empty(0, np.float32)) for _ in rows]
 
     def search_allowed(
-        self, rows: NDArray[np.float32], k: int, settings: Settings, allowed: NDArray[np.bool_]
+        self,
+        rows: NDArray[np.float32],
+        k: int,
+        settings: Settings,
+        allowed: NDArray[np.bool_],
+        parts: Sequence[OpenPart] | None = None,
     ) -> list[SearchResult]:
-        """Search among the rows whose place in `allowed` [row_count] is true; k hits where the settings find them."""
+        """Search among the rows whose place in `allowed` [row_count] is true; k hits where the settings find them.
+
+        In all parts, or in some of them, of which there is one at least.
+        """
         found: list[SearchResult] = []
         for some in self.split(rows, k):
             with of_one_thread() if len(some) == 1 else nullcontext():
-                of_parts = [search_part_allowed(part, some, k, settings, allowed) for part in self.parts]
+                of_parts = [search_part_allowed(part, some, k, settings, allowed) for part in parts or self.parts]
             found += [merge(hits, k) for hits in zip(*of_parts, strict=True)]
         return found
 
@@ -227,7 +243,7 @@ def open_index(folder: IndexFolder, modality: Modality, *, memory_map: bool = Fa
         settle(folder)
         manifest = read_manifest(folder) or {}
         parts = open_parts(folder, modality, memory_map=memory_map)
-        settings = read_settings(folder, modality, parts[0].index)
+        settings = read_settings(folder, modality, known_settings(parts))
         empty_rows = read_empty_rows(folder, modality)
         about = about_index(manifest, modality)
         damage = find_damage(folder, about.get("sums") or {}, checked_at_opening(folder))
@@ -238,14 +254,18 @@ def open_index(folder: IndexFolder, modality: Modality, *, memory_map: bool = Fa
     raise StorageError(f"{folder.url} changes all the time; try again when it is built")
 
 
-def read_settings(folder: IndexFolder, modality: Modality, index: Any) -> Settings:
-    """Return the search settings of the index's json file, else those stored in the faiss file."""
+def known_settings(parts: Sequence[OpenPart]) -> set[str]:
+    """Return the settings that any part knows."""
+    return {name for part in parts for name in settings_of(part.index)}
+
+
+def read_settings(folder: IndexFolder, modality: Modality, known: Collection[str]) -> Settings:
+    """Return those search settings of the index's json file that the index knows."""
     name = folder.info_name(modality)
     try:
         settings = parse_settings(folder.read_info(modality).get("index_param") or "")
     except ConfigError as error:
         raise StorageError(f"index_param in {folder.path(name)}: {error}") from error
-    known = settings_of(index)
     return Settings({name: value for name, value in settings.items() if name in known or name == "efSearch"})
 
 

@@ -6,7 +6,7 @@ Nothing here changes an index: searches with different settings may share one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import faiss
@@ -90,6 +90,15 @@ def format_settings(settings: Mapping[str, float]) -> str:
 def settings_of(index: Any) -> Settings:
     """Return every setting that this index knows, as it is tuned now; its names are those it may be searched with."""
     return Settings(read_settings(faiss.downcast_index(index)))
+
+
+def widest(of_parts: Sequence[Settings]) -> Settings:
+    """Return for each setting its slowest value, so that no part is searched less well than alone."""
+    values: dict[str, list[float]] = {}
+    for settings in of_parts:
+        for name, value in settings.items():
+            values.setdefault(name, []).append(value)
+    return Settings({name: 0 if can_be_off(name) and 0 in found else max(found) for name, found in values.items()})
 
 
 def read_settings(index: Any) -> dict[str, float]:

@@ -93,7 +93,7 @@ def search_within(
         vectors = read_rows(within.stored, allowed.ids)
         hits = [best_of(allowed.ids, vectors @ query, wanted) for query in queries]
         return FoundWithin(hits, "exact", len(allowed.ids), chosen)
-    if len(allowed.ids) <= (GRAPH_ROWS if has_graph(index.index) else EXACT_ROWS):
+    if len(allowed.ids) <= (GRAPH_ROWS if index.has_graph else EXACT_ROWS):
         return FoundWithin(compare_all(index, queries, wanted, allowed), "exact", len(allowed.ids), chosen)
     wider = widen(index, chosen, allowed)
     hits = index.search_allowed(queries, wanted, wider, allowed.mask())
@@ -107,7 +107,7 @@ def widen(index: Index, settings: Settings, allowed: Allowed) -> Settings:
     changed: dict[str, float] = {}
     if index.list_count and "nprobe" in index.known_settings:
         changed["nprobe"] = min(index.list_count, math.ceil(setting(index, settings, "nprobe") / allowed.share))
-    if has_graph(index.index):
+    if index.has_graph:
         changed["efSearch"] = min(index.row_count, math.ceil(setting(index, settings, "efSearch") / allowed.share))
     return settings | changed | deep_quantizer(index, changed)
 
@@ -133,7 +133,9 @@ def deep_quantizer(index: Index, changed: dict[str, float]) -> dict[str, float]:
 
 def looks_at_all(index: Index, settings: Settings) -> bool:
     """Say whether every row is compared: in all lists, or in an index without lists or graph."""
-    if has_graph(index.index) or "k_factor_rf" in index.known_settings:
+    if index.has_graph or "k_factor_rf" in index.known_settings:
+        return False
+    if "max_codes" in index.known_settings and setting(index, settings, "max_codes"):
         return False
     return not index.list_count or settings.get("nprobe", 0) >= index.list_count
 
@@ -143,13 +145,20 @@ def setting(index: Index, settings: Settings, name: str) -> float:
 
 
 def compare_all(index: Index, queries: NDArray[np.float32], k: int, allowed: Allowed) -> list[SearchResult]:
-    """Return the best k of the allowed rows for each query, by comparing each row as the index holds it."""
-    if not has_graph(index.index):
-        return index.search_allowed(queries, k, look_at_all(index, k, allowed), allowed.mask())
+    """Return the best k of the allowed rows for each query, by comparing each row as the index holds it.
+
+    faiss compares them, but for those of graphs.
+    """
+    graphs = [part for part in index.parts if has_graph(part.index)]
+    others = [part for part in index.parts if not has_graph(part.index)]
     found = [empty_result() for _ in queries]
-    for start in range(0, len(allowed.ids), ROWS_AT_ONCE):
+    if others:
+        found = index.search_allowed(queries, k, look_at_all(index, k, allowed), allowed.mask(), others)
+    for start in range(0, len(allowed.ids) if graphs else 0, ROWS_AT_ONCE):
         ids = allowed.ids[start : start + ROWS_AT_ONCE]
-        rows = decode_rows(index, ids)
+        rows = decode_rows(index, ids, graphs)
+        held = rows.any(axis=1)  # the others are in other parts
+        ids, rows = ids[held], rows[held]
         found = [
             merge([before, best_of(ids, rows @ query, k)], k) for before, query in zip(found, queries, strict=True)
         ]

@@ -33,6 +33,22 @@ def test_info_says_kind_rows_settings_and_model(tmp_path: Path) -> None:
     assert "hash:16" in shown
 
 
+def test_info_names_all_kinds_and_settings_of_a_folder_of_several_kinds(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).standard_normal((900, 16)).astype(np.float32)
+    (tmp_path / "image.index").mkdir()
+    for i, key in enumerate(("Flat", "HNSW8", "IVF16,PQ8x4fs", "Flat")):
+        index = faiss.index_factory(16, key, faiss.METRIC_INNER_PRODUCT)
+        index.train(rows)
+        index.add(rows)
+        faiss.write_index(index, str(tmp_path / "image.index" / f"{i}.index"))
+    (tmp_path / "image.json").write_text(json.dumps({"index_param": "nprobe=7"}))
+    result = CliRunner().invoke(cli, ["index", "info", str(tmp_path), "--json"])
+    found = json.loads(result.output)["indices"]["image"]
+    assert found["kind"] == found["tree"] == "IndexFlatIP, IndexHNSWFlat, IndexIVFPQFastScan"
+    assert found["settings"] == "efSearch=16,ht=0,nprobe=7"
+    assert found["memory_map"] == "all but the lists"
+
+
 @pytest.mark.parametrize(
     ("manifest", "model"),
     [

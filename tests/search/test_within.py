@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import permutations
 from pathlib import Path
 
 import faiss
@@ -126,6 +127,44 @@ def test_a_graph_with_ids_of_its_own_is_compared_by_them(
     graph = faiss.index_factory(DIM, "IDMap,HNSW16,Flat", faiss.METRIC_INNER_PRODUCT)
     graph.add_with_ids(rows[::-1].copy(), np.arange(ROWS)[::-1].copy())
     assert recall(Index(graph, NO_ROWS), rows, queries, choose(0.01)) == 1.0
+
+
+@pytest.mark.parametrize("kinds", [*permutations(["Flat", "HNSW16", "IVF32,Flat"]), ("IVF4,Flat", "IVF64,Flat")])
+def test_each_part_of_an_index_of_several_kinds_is_searched_by_its_own_settings(
+    kinds: tuple[str, ...], rows: NDArray[np.float32], queries: NDArray[np.float32]
+) -> None:
+    firsts = [0, 1000, 3000][: len(kinds)]
+    parts = [
+        OpenPart(build(kind, piece, Settings()).index, first)
+        for kind, first, piece in zip(kinds, firsts, np.split(rows, firsts[1:]), strict=True)
+    ]
+    index = Index(parts, NO_ROWS)
+    everything = index.search_many(queries, ROWS)
+    assert [len(hits.ids) for hits in everything] == [ROWS] * len(queries)
+    for share in (0.01, 0.5):
+        kept = choose(share)
+        found = search_within(index, queries, len(kept), Within(kept))
+        assert (found.method, found.kept) == ("exact", len(kept))
+        for hits, query in zip(found.hits, queries, strict=True):
+            assert sorted(hits.ids.tolist()) == kept.tolist()
+            np.testing.assert_allclose(hits.scores, rows[hits.ids] @ query, atol=1e-5)
+    best = index.search_many(queries, K, Settings({"nprobe": 64}))
+    truth = np.argsort(-(queries @ rows.T), axis=1)[:, :K]
+    shares = [np.isin(nearest, hits.ids).mean() for hits, nearest in zip(best, truth, strict=True)]
+    assert np.mean(shares) > (0.9 if index.has_graph else 0.999)
+
+
+def test_a_graph_has_as_many_hits_as_are_wanted(rows: NDArray[np.float32], queries: NDArray[np.float32]) -> None:
+    index = build("HNSW16", rows, Settings())
+    assert [len(hits.ids) for hits in index.search_many(queries, 2000)] == [2000] * len(queries)
+
+
+def test_a_search_that_leaves_codes_out_is_not_said_to_compare_all(
+    rows: NDArray[np.float32], queries: NDArray[np.float32]
+) -> None:
+    for most, method in ((100, "widened"), (0, "exact")):
+        index = build("IVF64,Flat", rows, Settings({"nprobe": 64, "max_codes": most}))
+        assert search_within(index, queries, 1, Within(choose(0.5))).method == method
 
 
 def test_many_queries_are_searched_block_by_block(

@@ -23,7 +23,7 @@ from clip_retrieval.layout import (
     read_manifest,
 )
 from clip_retrieval.search.index import read_empty_rows
-from clip_retrieval.search.settings import Settings, can_be_off, parse_settings
+from clip_retrieval.search.settings import Settings, parse_settings, widest
 from clip_retrieval.storage import Folder
 from clip_retrieval.version import __version__
 
@@ -74,15 +74,6 @@ def join_folders(source: Folder, names: Sequence[str], starts: Sequence[int], mo
 def list_all_roots(manifests: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return where the pictures of all parts lie."""
     return list(dict.fromkeys(root for manifest in manifests for root in manifest.get(PICTURES_BELOW) or ()))
-
-
-def widest(of_parts: Sequence[Settings]) -> Settings:
-    """Return for each setting its slowest value, so that no part is searched less well than alone."""
-    values: dict[str, list[float]] = {}
-    for settings in of_parts:
-        for name, value in settings.items():
-            values.setdefault(name, []).append(value)
-    return Settings({name: 0 if can_be_off(name) and 0 in found else max(found) for name, found in values.items()})
 
 
 def folder_of(name: str, modality: Modality) -> str | None:

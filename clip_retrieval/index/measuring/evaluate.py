@@ -20,7 +20,7 @@ from clip_retrieval.index.measuring.tuning import SettingValues, Target, Trial, 
 from clip_retrieval.layout import MODALITIES, IndexFolder, Modality
 from clip_retrieval.search.files import open_parts
 from clip_retrieval.search.index import Index
-from clip_retrieval.search.settings import Settings, settings_of
+from clip_retrieval.search.settings import Settings
 
 TUNING_QUERIES = 64  # queries of each modality while settings are tried
 TUNING_TIMES = 12  # single queries of each modality that are timed for each trial
@@ -106,7 +106,7 @@ def make_search(index: Index, *, is_literal: bool) -> Search:
 
 def told(index: Index, values: SettingValues) -> Settings:
     """Return the settings in use: those given, else the index's own; disabled ones are left out."""
-    own = settings_of(index.index) | index.settings
+    own = index.own_settings | index.settings
     graph = "quantizer_efSearch"
     if "efSearch" in values and "efSearch" not in own:  # the quantizer is the only graph
         values = {graph: values["efSearch"], **values}
@@ -116,7 +116,7 @@ def told(index: Index, values: SettingValues) -> Settings:
 
 def choose_settings(index: Index, bench: Bench, target: Target) -> ChosenSettings:
     """Tune the index's settings with a part of the queries."""
-    knobs, few = find_knobs(index.index), bench.first(TUNING_QUERIES)
+    knobs, few = find_knobs([part.index for part in index.parts]), bench.first(TUNING_QUERIES)
     if not knobs:
         return ChosenSettings(told(index, {}), (), target)
     points: dict[Settings, CurvePoint] = {}

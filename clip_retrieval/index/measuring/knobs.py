@@ -16,9 +16,18 @@ FIRST_NPROBE, FIRST_EF = 8, 32
 MOST_EF, MOST_FACTOR = 4096, 256
 
 
-def find_knobs(index: Any) -> list[Knob]:
-    """Return the tunable settings of an index, under the names used in image.json."""
-    return [knob for node in list_nodes(index) for knob in knobs_of(node)]
+def find_knobs(indices: Sequence[Any]) -> list[Knob]:
+    """Return the tunable settings of an index's parts, under the names used in image.json.
+
+    Where several parts have one, its values go as far as any of them takes it.
+    """
+    found: dict[str, Knob] = {}
+    for index in indices:
+        for knob in (knob for node in list_nodes(index) for knob in knobs_of(node)):
+            known = found.get(knob.name)
+            if known is None or knob.values[-1] > known.values[-1]:
+                found[knob.name] = knob
+    return list(found.values())
 
 
 def knobs_of(node: Any) -> list[Knob]:

@@ -236,7 +236,7 @@ def test_a_wanted_recall_is_reached_with_fewer_lists_than_the_best(
     ],
 )
 def test_the_knobs_of_a_tree(unit_rows: Callable[..., Rows], kind: str, names: list[str]) -> None:
-    knobs = find_knobs(grow(kind, unit_rows(700)))
+    knobs = find_knobs([grow(kind, unit_rows(700))])
     assert [knob.name for knob in knobs] == names
     for knob in knobs:
         assert list(knob.values) == sorted(set(knob.values))
