@@ -45,7 +45,7 @@ def test_info_names_all_kinds_and_settings_of_a_folder_of_several_kinds(tmp_path
     result = CliRunner().invoke(cli, ["index", "info", str(tmp_path), "--json"])
     found = json.loads(result.output)["indices"]["image"]
     assert found["kind"] == found["tree"] == "IndexFlatIP, IndexHNSWFlat, IndexIVFPQFastScan"
-    assert found["settings"] == "efSearch=16,ht=0,nprobe=7"
+    assert found["settings"] == "efSearch=16,nprobe=7"
     assert found["memory_map"] == "all but the lists"
 
 
