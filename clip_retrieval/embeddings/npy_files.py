@@ -33,6 +33,7 @@ class Shape:
     dtype: np.dtype[Any]
     in_rows: bool  # in C order
     byte_count: int  # bytes of the numbers, without the header
+    rest: int = 0  # bytes of the file behind them
 
 
 def read_shape(folder: Folder, name: str) -> Shape:
@@ -67,11 +68,31 @@ def parse_header(head: bytes, size: int | None) -> Shape:
     if version not in HEADER_READERS:
         raise ValueError("it holds records, not numbers")
     axes, is_in_columns, dtype = HEADER_READERS[version](file)
-    shape = Shape(axes, dtype, not is_in_columns, math.prod(axes) * dtype.itemsize)
-    whole = file.tell() + shape.byte_count
+    byte_count = math.prod(axes) * dtype.itemsize
+    whole = file.tell() + byte_count
     if size is not None and size < whole:
         raise ValueError(f"it has {size:,} bytes, and should have {whole:,}")
-    return shape
+    return Shape(axes, dtype, not is_in_columns, byte_count, 0 if size is None else size - whole)
+
+
+def check_rows(folder: Folder, name: str, row_count: int, dimension: int) -> None:
+    """Check that a file is whole, and has rows of this shape: only header and size are read.
+
+    Raises IndexBuildError where it does not, and OSError where the file is missing or cannot be read.
+    """
+    if folder.is_local:
+        check_regular(folder.path(name))
+    try:
+        shape = parse_header(*read_head(folder, name))
+    except DAMAGED_NPY as error:
+        raise unreadable(folder, name, error) from error
+    if shape.rest:
+        raise unreadable(folder, name, f"{shape.rest:,} bytes follow its rows")
+    if shape.axes != (row_count, dimension):
+        axes = " x ".join(f"{length:,}" for length in shape.axes) or "one"
+        raise unreadable(folder, name, f"it holds {axes} numbers, and should hold {row_count:,} x {dimension:,}")
+    if shape.dtype.kind != "f" or not shape.in_rows:
+        raise unreadable(folder, name, "it does not hold floating-point numbers in rows")
 
 
 def open_npy(folder: Folder, name: str) -> NDArray[Any]:

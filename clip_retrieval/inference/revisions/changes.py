@@ -7,7 +7,7 @@ another path now, was renamed.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -76,15 +76,20 @@ class Changes:
         return sum(change.key is None and not change.is_left_out for change in self.changes)
 
 
-def find_changes(records: Iterable[tuple[Partition, int, Record]], source: FilesSource) -> Changes:
-    """Compare a ledger with the folder as it is now."""
-    found, touched = Changes(), list[Change]()
+def find_changes(
+    records: Iterable[tuple[Partition, int, Record]], source: FilesSource, lost: Collection[Partition] = ()
+) -> Changes:
+    """Compare a ledger with the folder as it is now; rows of `lost` partitions are gone, and their samples new."""
+    found, touched, lost_rows = Changes(), list[Change](), list[Change]()
     is_known, last = bytearray(len(source.units)), -1
     for partition, place, record in records:
         if record["deleted"]:
             continue
         key = as_name(record["key"])
         found.row_count += record["row"] is not None
+        if record["row"] is not None and partition in lost:
+            lost_rows.append(Change(partition=partition, place=place, record=record))
+            continue
         number = source.place_of(key, last)  # a ledger is in the order of the listing
         if number is None:
             found.changes.append(Change(partition=partition, place=place, record=record))
@@ -96,6 +101,7 @@ def find_changes(records: Iterable[tuple[Partition, int, Record]], source: Files
     new = sorted({*(source.units[place] for place in places_of(0, is_known)), *changed}, key=in_place_order)
     renamed = match_renamed([change for change in found.changes if change.key is None], new, source)
     found.new = [key for key in new if key not in renamed]
+    found.changes += lost_rows
     return found
 
 

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from clip_retrieval.inference.output.failures import FailureRow, describe_failure, read_failures, write_failures
 from clip_retrieval.inference.output.ledger import LedgerWriter, Record, read_ledger
+from clip_retrieval.inference.revisions.damage import COUNT_NAMES, Damage
 from clip_retrieval.inference.revisions.revised import Revision
 from clip_retrieval.layout import IMAGE_PATH, MODALITIES, Modality, Partition
 from clip_retrieval.metadata import concat, empty_table, make_array, open_parquet
@@ -26,7 +28,6 @@ from clip_retrieval.words import clean
 
 Vectors = dict[int, NDArray[np.float16]]  # row -> embedding [d]
 Name = tuple[str, str]  # shard and key, as failures have them
-COUNT_NAMES: dict[Modality, str] = {"image": "image_count", "text": "text_count"}
 
 
 @dataclass(kw_only=True)
@@ -35,6 +36,7 @@ class Edit:
 
     partition: Partition
     deleted: set[int] = field(default_factory=set)  # rows that become empty
+    damage: dict[Modality, Damage] = field(default_factory=dict)  # of embeddings whose rows all become empty
     image_paths: dict[int, str] = field(default_factory=dict)  # row -> its new one
     vectors: dict[Modality, Vectors] = field(default_factory=dict)
     filled: dict[int, pa.Table] = field(default_factory=dict)  # row -> its metadata [1 row]
@@ -51,7 +53,11 @@ class Edit:
         """Publish the files that change into the revision."""
         stats = revision.read_json(revision.stats_name(self.partition))
         for modality in MODALITIES:
-            stats[COUNT_NAMES[modality]] += self.write_embeddings(revision, modality)
+            if modality in self.damage:
+                self.empty_embeddings(revision, self.damage[modality])
+                stats[COUNT_NAMES[modality]] = 0
+            else:
+                stats[COUNT_NAMES[modality]] += self.write_embeddings(revision, modality)
         if self.deleted or any(self.vectors.values()):
             mark_columns_stale(revision)
         if self.deleted or self.image_paths or self.filled:
@@ -82,6 +88,11 @@ class Edit:
             filled = sum(bool(rows[row].any()) for row in vacant)
             del rows
         return filled - emptied
+
+    def empty_embeddings(self, revision: Revision, damage: Damage) -> None:
+        """Write zero rows in the place of a damaged file: rows after it keep their numbers."""
+        with revision.staged(revision.embedding_name(damage.modality, self.partition)) as staged:
+            open_memmap(staged, "w+", np.float16, (damage.row_count, damage.dimension))  # type: ignore[no-untyped-call]
 
     def write_metadata(self, revision: Revision) -> None:
         name = revision.metadata_name(self.partition)

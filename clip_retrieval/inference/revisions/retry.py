@@ -15,6 +15,7 @@ from clip_retrieval.errors import ConfigError
 from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.inference.manifest import REVISED, describe_options
 from clip_retrieval.inference.resume import as_it_was, check_ledgers, check_same_run
+from clip_retrieval.inference.revisions.damage import find_damage, refuse_damage
 from clip_retrieval.inference.revisions.failed_samples import Failed, Identity, Target, find_failed
 from clip_retrieval.inference.revisions.refill import read_outcomes, refill
 from clip_retrieval.inference.revisions.revised import Revised, Revision
@@ -103,6 +104,7 @@ def retry_failed(config: InferenceConfig, folder: EmbeddingsFolder, source: Sour
             f"{'--update' if manifest.get(REVISED) else 'the same command without --retry_failed'}"
         )
     check_ledgers(folder, partitions)
+    refuse_damage(folder, find_damage(folder, partitions), is_folder_of_files=isinstance(source, FilesSource))
     failed = find_failed(folder, partitions)
     stats = add_up(folder.read_json(folder.stats_name(partition)) for partition in partitions)
     row_count = stats.sample_count - stats.deleted_count

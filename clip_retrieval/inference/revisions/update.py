@@ -6,6 +6,7 @@ samples are appended as a partition, a revision each: an update that is stopped 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -19,6 +20,7 @@ from clip_retrieval.inference.output.failures import describe_failure, read_fail
 from clip_retrieval.inference.output.ledger import as_name
 from clip_retrieval.inference.resume import as_it_was, check_ledgers, check_same_run, records_of
 from clip_retrieval.inference.revisions.changes import Change, Changes, find_changes
+from clip_retrieval.inference.revisions.damage import Damage, find_damage
 from clip_retrieval.inference.revisions.edit import Edit
 from clip_retrieval.inference.revisions.revised import Revised, Revision
 from clip_retrieval.inference.telemetry.live import Live
@@ -43,6 +45,8 @@ from clip_retrieval.sources.protocol import Source
 from clip_retrieval.sources.types import FileState, Part, Sample
 from clip_retrieval.storage import Folder
 from clip_retrieval.words import clean
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,8 @@ def update_folder(config: InferenceConfig, folder: EmbeddingsFolder, source: Sou
     check_same_run(folder, manifest | {REVISED: True}, described | {"input": manifest.get("input")})
     partitions = folder.partitions()
     check_ledgers(folder, partitions)
-    changes = find_changes(records_of(folder, partitions), source)
+    damage = find_damage(folder, partitions)
+    changes = find_changes(records_of(folder, partitions), source, {one.partition for one in damage})
     chunks = [
         changes.new[start : start + config.write_batch_size]
         for start in range(0, len(changes.new), config.write_batch_size)
@@ -93,7 +98,9 @@ def update_folder(config: InferenceConfig, folder: EmbeddingsFolder, source: Sou
     described = manifest | {"partition_count": len(partitions) + len(chunks), "input": describe_input(source)}
     with ExitStack() as stack:  # a model that does not fit is refused before anything changes
         equipment = stack.enter_context(reopen_equipment(config, source, folder)) if chunks else None
-        change_partitions(folder, changes, source, described)
+        for one in damage:
+            logger.warning("%s; what the input still has of its %s is embedded again", one.what, one.rows())
+        change_partitions(folder, changes, source, described, damage)
         made: list[Stats] = []
         if equipment is not None:
             live = Live(len(chunks))
@@ -138,7 +145,7 @@ def check_listable(folder: Folder) -> None:
 
 
 def change_partitions(
-    folder: EmbeddingsFolder, changes: Changes, source: FilesSource, manifest: dict[str, Any]
+    folder: EmbeddingsFolder, changes: Changes, source: FilesSource, manifest: dict[str, Any], damage: Sequence[Damage]
 ) -> None:
     """Empty, rename and forget in one revision, which writes the manifest, too, where anything is to be done."""
     revision = Revision(folder.url)
@@ -146,6 +153,8 @@ def change_partitions(
     edits = {partition: Edit(partition=partition) for partition in partitions}
     for change in changes.changes:
         add_change(edits[change.partition], change, source)
+    for one in damage:
+        edits[one.partition].damage[one.modality] = one
     refresh_ignored(edits[partitions[0]], revision, source)
     for edit in edits.values():
         if edit != Edit(partition=edit.partition):
