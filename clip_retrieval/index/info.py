@@ -12,6 +12,7 @@ from clip_retrieval.index.folder.build_options import OPTIONS
 from clip_retrieval.layout import IndexFolder, Modality, about_index, read_manifest
 from clip_retrieval.search.files import list_indices, open_parts
 from clip_retrieval.search.index import read_settings
+from clip_retrieval.search.row_ids import check_ids
 from clip_retrieval.search.settings import format_settings, settings_of, widest
 from clip_retrieval.search.tree import describe_tree, keeps_lists_in_memory
 
@@ -45,6 +46,9 @@ def describe_folder(url: str, *, check: bool = False) -> dict[str, Any]:
 
 def describe_index(folder: IndexFolder, modality: Modality) -> dict[str, Any]:
     parts = open_parts(folder, modality, memory_map=True)
+    about = about_index(read_manifest(folder), modality)
+    if not about.get("sums"):
+        check_ids(folder, parts, about.get("rows"))
     index, said = parts[0].index, folder.read_info(modality)
     trees = ", ".join(dict.fromkeys(describe_tree(part.index) for part in parts))  # files may be of different kinds
     settings = widest([settings_of(part.index) for part in parts])

@@ -25,11 +25,12 @@ METRICS = (faiss.METRIC_INNER_PRODUCT, faiss.METRIC_L2)
 
 
 class OpenPart(msgspec.Struct, frozen=True):
-    """One opened faiss index, the offset of its ids, and where its rows lie once that was asked."""
+    """One opened faiss index, the offset of its ids, where its rows lie once that was asked, and its file's name."""
 
     index: Any
     first_row: int = 0
     places: RowPlaces = msgspec.field(default_factory=RowPlaces)
+    name: str = ""  # below the index folder
 
 
 def open_parts(folder: IndexFolder, modality: Modality, *, memory_map: bool = False) -> list[OpenPart]:
@@ -38,7 +39,7 @@ def open_parts(folder: IndexFolder, modality: Modality, *, memory_map: bool = Fa
     if not folder.exists(name):
         raise QueryError(f"{folder.url} has no {name}{other_index(folder)}")
     if not folder.fs.isdir(folder.path(name)):
-        return [OpenPart(open_file(folder, name, memory_map=memory_map))]
+        return [OpenPart(open_file(folder, name, memory_map=memory_map), name=name)]
     names = folder.names(name, INDEX_SUFFIX)
     if POPULATED in names:
         names = [POPULATED]
@@ -49,7 +50,9 @@ def open_parts(folder: IndexFolder, modality: Modality, *, memory_map: bool = Fa
     check_alike(folder.path(name), names, indices)
     named = Named(folder.path(name), names, folder.path(folder.info_name(modality)))
     firsts = find_first_rows(named, indices, described)
-    return [OpenPart(index, first) for index, first in zip(indices, firsts, strict=True)]
+    return [
+        OpenPart(index, first, name=f"{name}/{part}") for part, index, first in zip(names, indices, firsts, strict=True)
+    ]
 
 
 def read_places(folder: IndexFolder, modality: Modality) -> dict[str, int]:

@@ -19,6 +19,7 @@ from clip_retrieval.revision import settle
 from clip_retrieval.search.cores import of_one_thread
 from clip_retrieval.search.files import OpenPart, open_parts
 from clip_retrieval.search.results import SearchResult, clean_all, merge
+from clip_retrieval.search.row_ids import check_ids
 from clip_retrieval.search.settings import (
     Settings,
     parse_settings,
@@ -250,6 +251,8 @@ def open_index(folder: IndexFolder, modality: Modality, *, memory_map: bool = Fa
         if (read_manifest(folder) or {}) == manifest:  # otherwise a build changed files in between
             if damage is not None:
                 raise damage
+            if not about.get("sums"):
+                check_ids(folder, parts, about.get("rows"))
             return Index(parts, empty_rows, settings, about.get("rows"))
     raise StorageError(f"{folder.url} changes all the time; try again when it is built")
 

@@ -150,11 +150,21 @@ def read_some(index: Any) -> Ids:
     return some if len(some) or not index.ntotal else read_all(index)  # lists that are mostly empty
 
 
-def pieces_of(index: Any, most: int | None = None) -> Iterator[Ids]:
-    """Yield views of the ids in an index, none of them empty; of `most` lists at most, the ends of long ones."""
+def is_id_map(index: Any) -> bool:
+    """Say whether the ids in an index are an array, which is in memory."""
+    return isinstance(below_transforms(index), faiss.IndexIDMap)
+
+
+def below_transforms(index: Any) -> Any:
     node = faiss.downcast_index(index)
     while isinstance(node, faiss.IndexPreTransform):
         node = faiss.downcast_index(node.index)
+    return node
+
+
+def pieces_of(index: Any, most: int | None = None) -> Iterator[Ids]:
+    """Yield views of the ids in an index, none of them empty; of `most` lists at most, the ends of long ones."""
+    node = below_transforms(index)
     if not node.ntotal:
         return
     if isinstance(node, faiss.IndexIDMap):
