@@ -60,7 +60,9 @@ def answer_many(searcher: Searcher, queries: Sequence[Query], selection: Selecti
     """Return the hits of each query; all are searched at once. Raises what `answer` raises."""
     if not queries:
         return []
-    within = None if selection.where is None else searcher.within(searcher.rows_where(selection.where))
+    within = None
+    if selection.where is not None:
+        within = searcher.within(searcher.rows_where(selection.where), every_row=not selection.num_results)
     row_count = searcher.index.row_count if within is None else len(within.rows)
     wanted = selection.num_results or max(1, row_count)
     if selection.is_compared and wanted > MOST_COMPARED:
@@ -87,7 +89,7 @@ class Search(msgspec.Struct, frozen=True):
         """Search all rows, or those that meet the condition."""
         how: tuple[str, ...]
         if self.within is None:
-            hits, how = self.searcher.search_many(queries, count), ()
+            hits, how = self.searcher.search_many(queries, count, every_row=not self.selection.num_results), ()
         else:
             from clip_retrieval.search.within import search_within
 

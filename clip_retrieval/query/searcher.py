@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -135,24 +136,30 @@ class Searcher:
         with self.encoding:
             self.loaded.clear()
 
-    def search(self, query: Query, k: int, threshold: float | None = None) -> SearchResult:
-        """Return up to k hits, those as similar as `threshold` only. Raises QueryError for another dimension."""
+    def search(self, query: Query, k: int, threshold: float | None = None, *, every_row: bool = False) -> SearchResult:
+        """Return up to k hits, those as similar as `threshold` only. Raises QueryError for another dimension.
+
+        With `every_row`, all rows of a graph are compared, which alone finds all that are as similar.
+        """
         if self.stored is None:
-            found = self.index.search(query.embedding, k, self.settings)
+            found = self.index.search(query.embedding, k, self.settings, every_row=every_row)
         else:
             from clip_retrieval.search.refine import search_stored
 
-            found = search_stored(self.index, self.stored, query.embedding, k, self.settings)
+            found = search_stored(
+                partial(self.index.search, settings=self.settings, every_row=every_row), self.stored, query.embedding, k
+            )
         if threshold is None:
             return found
         close = found.scores >= threshold
         return SearchResult(found.ids[close], found.scores[close])
 
-    def search_many(self, queries: Sequence[Query], k: int) -> list[SearchResult]:
-        """Return up to k hits for each query, searched at once. Raises QueryError for another dimension."""
+    def search_many(self, queries: Sequence[Query], k: int, *, every_row: bool = False) -> list[SearchResult]:
+        """Return what `search` returns for each query, searched at once. Raises QueryError for another dimension."""
         if self.stored is not None or len(queries) < 2:
-            return [self.search(query, k) for query in queries]
-        return self.index.search_many(np.stack([query.embedding for query in queries]), k, self.settings)
+            return [self.search(query, k, every_row=every_row) for query in queries]
+        embeddings = np.stack([query.embedding for query in queries])
+        return self.index.search_many(embeddings, k, self.settings, every_row=every_row)
 
     def rows_where(self, condition: str) -> NDArray[np.int64]:
         """Return the ids of the rows that meet a condition over the metadata. Raises QueryError."""
@@ -162,11 +169,11 @@ class Searcher:
 
         return rows_where(self.metadata, condition)
 
-    def within(self, rows: NDArray[np.int64]) -> Within:
+    def within(self, rows: NDArray[np.int64], *, every_row: bool = False) -> Within:
         """Return some rows as what a search keeps to, with the stored embeddings where they are open."""
         from clip_retrieval.search.within import Within
 
-        return Within(rows, self.stored)
+        return Within(rows, self.stored, every_row)
 
     def rows(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return rows [n, d] by id: as they are stored, else as the index holds them."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import faiss
@@ -29,13 +28,10 @@ def read_held(index: Index, ids: NDArray[np.int64]) -> NDArray[np.float32]:
     return to_unit_length(rows)[repeats]
 
 
-def decode_rows(index: Index, ids: NDArray[np.int64], parts: Sequence[OpenPart] | None = None) -> NDArray[np.float32]:
-    """Return rows [n, d] by ascending ids, as the codes have them; zero rows where no part has one.
-
-    Out of all parts, or of some of them.
-    """
+def decode_rows(index: Index, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return rows [n, d] by ascending ids out of all parts, as the codes have them; zero rows where no part has one."""
     rows = np.zeros((len(ids), index.dim), np.float32)
-    for part in parts or index.parts:
+    for part in index.parts:
         places = locate(part, ids)
         wanted = (places >= 0) & ~rows.any(axis=1)
         if wanted.any():

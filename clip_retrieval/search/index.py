@@ -16,9 +16,11 @@ from clip_retrieval.checksums import checked_at_opening, find_damage
 from clip_retrieval.errors import DAMAGED_NPY, ConfigError, QueryError, StorageError
 from clip_retrieval.layout import IndexFolder, Modality, about_index, read_manifest
 from clip_retrieval.revision import settle
+from clip_retrieval.search.allowed_rows import make_selector, search_part_allowed
 from clip_retrieval.search.cores import of_one_thread
+from clip_retrieval.search.every_row import compare_every_row, count_kept
 from clip_retrieval.search.files import OpenPart, open_parts
-from clip_retrieval.search.results import SearchResult, clean_all, merge
+from clip_retrieval.search.results import SearchResult, clean_all, empty_result, merge
 from clip_retrieval.search.row_ids import check_ids
 from clip_retrieval.search.settings import (
     Settings,
@@ -26,7 +28,6 @@ from clip_retrieval.search.settings import (
     search_parameters,
     set_up,
     settings_of,
-    takes_selector,
     widest,
 )
 from clip_retrieval.search.tree import has_graph, list_nodes
@@ -72,14 +73,26 @@ class Index:
             set_up(part.index, self.own_settings)
         self.known_settings = set(self.own_settings)
         self.list_count = max(count_lists(part.index) for part in self.parts)
-        self.has_graph = any(has_graph(part.index) for part in self.parts)
+        self.graph_rows = [count_kept(part, self.excluded) if has_graph(part.index) else 0 for part in self.parts]
 
-    def search(self, query: NDArray[np.float32], k: int, settings: Settings | None = None) -> SearchResult:
-        """Return up to k hits for one query [dim]; fewer where the index has or finds fewer."""
-        return self.search_many(query[None], k, settings)[0]
+    @property
+    def has_graph(self) -> bool:
+        """Say whether any part finds its rows along the links of a graph."""
+        return any(self.graph_rows)
 
-    def search_many(self, queries: NDArray[np.float32], k: int, settings: Settings | None = None) -> list[SearchResult]:
+    def search(
+        self, query: NDArray[np.float32], k: int, settings: Settings | None = None, *, every_row: bool = False
+    ) -> SearchResult:
+        """Return up to k hits for one query [dim]; fewer where the index has fewer, or few lists are scanned."""
+        return self.search_many(query[None], k, settings, every_row=every_row)[0]
+
+    def search_many(
+        self, queries: NDArray[np.float32], k: int, settings: Settings | None = None, *, every_row: bool = False
+    ) -> list[SearchResult]:
         """Return up to k hits for each query [q, dim]; settings that are not given are those of the index.
+
+        Of a graph there are k hits if it has as many rows: where its links lead to fewer, all rows are compared. With
+        `every_row` they are in any case: the hits are the best of all.
 
         Raises QueryError for another dimension, and for settings that the index does not have.
         """
@@ -91,7 +104,12 @@ class Index:
         found: list[SearchResult] = []
         for some in self.split(queries, k):
             with of_one_thread() if len(some) == 1 else nullcontext():
-                of_parts = [self.search_part(i, some, k, chosen) for i in range(len(self.parts))]
+                of_parts = [
+                    self.search_graph(i, some, k, chosen, every_row=every_row)
+                    if self.graph_rows[i]
+                    else self.search_part(i, some, k, chosen)
+                    for i in range(len(self.parts))
+                ]
             found += of_parts[0] if len(of_parts) == 1 else [merge(hits, k) for hits in zip(*of_parts, strict=True)]
         return found
 
@@ -160,6 +178,19 @@ class Index:
             known = self.kept[i, settings] = search_parameters(self.parts[i].index, settings)
         return known
 
+    def search_graph(
+        self, i: int, queries: NDArray[np.float32], k: int, settings: Settings, *, every_row: bool
+    ) -> list[SearchResult]:
+        """Search a graph; compare all of its rows for the queries that it finds too few hits of."""
+        part, wanted = self.parts[i], min(k, self.graph_rows[i])
+        found = [empty_result() for _ in queries] if every_row else self.search_part(i, queries, k, settings)
+        short = [place for place, hits in enumerate(found) if len(hits.ids) < wanted]
+        if short:
+            compared = compare_every_row(part, queries[short], k, lambda ids: ~np.isin(ids, self.excluded))
+            for place, hits in zip(short, compared, strict=True):
+                found[place] = hits
+        return found
+
     def search_part(self, i: int, rows: NDArray[np.float32], k: int, settings: Settings) -> list[SearchResult]:
         """Search one faiss index; where it cannot leave rows out by itself, ask for more until enough are left."""
         part, selector = self.parts[i], self.selectors[i]
@@ -194,33 +225,6 @@ class Index:
         return found
 
 
-def search_part_allowed(
-    part: OpenPart, queries: NDArray[np.float32], k: int, settings: Settings, allowed: NDArray[np.bool_]
-) -> list[SearchResult]:
-    """Search one faiss index among some rows; where it cannot leave rows out, ask for more until enough are left."""
-    mask = allowed[part.first_row :]
-    selector = make_bitmap(mask) if takes_selector(part.index) else None
-    asked = min(k, part.index.ntotal)
-    while asked > 0:
-        scores, ids = part.index.search(queries, asked, params=search_parameters(part.index, settings, selector))
-        found = clean_all(ids, scores, NO_ROWS, part)
-        if selector is not None:
-            return found
-        found = [SearchResult(hits.ids[(kept := allowed[hits.ids])][:k], hits.scores[kept][:k]) for hits in found]
-        if asked >= part.index.ntotal or min(len(hits.ids) for hits in found) >= k:
-            return found
-        asked = min(4 * asked, part.index.ntotal)
-    return [SearchResult(NO_ROWS, np.empty(0, np.float32)) for _ in queries]
-
-
-def make_bitmap(mask: NDArray[np.bool_]) -> Any:
-    """Return faiss's selector of the rows that are True in `allowed`; it keeps its bitmap alive."""
-    bits = np.packbits(mask, bitorder="little")
-    selector = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
-    selector.bits = bits
-    return selector
-
-
 def count_rows(parts: Sequence[OpenPart]) -> int:
     """Return the rows of all parts, or one past the last that a part reaches."""
     counts = [int(part.index.ntotal) for part in parts]
@@ -230,12 +234,6 @@ def count_rows(parts: Sequence[OpenPart]) -> int:
 def count_lists(index: Any) -> int:
     """Return the inverted lists of an index tree; 0 where it has none."""
     return max((int(node.nlist) for node in list_nodes(index) if isinstance(node, faiss.IndexIVF)), default=0)
-
-
-def make_selector(part: OpenPart, empty_rows: NDArray[np.int64]) -> Any:
-    """Return a selector that excludes zero rows; None if there are none, or if faiss cannot select in this index."""
-    rows = empty_rows[empty_rows >= part.first_row] - part.first_row
-    return faiss.IDSelectorNot(faiss.IDSelectorBatch(rows)) if len(rows) and takes_selector(part.index) else None
 
 
 def open_index(folder: IndexFolder, modality: Modality, *, memory_map: bool = False) -> Index:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,7 +13,6 @@ from clip_retrieval.errors import QueryError
 from clip_retrieval.layout import EMBEDDING_FOLDERS, EmbeddingsFolder, Modality
 from clip_retrieval.search.index import Index
 from clip_retrieval.search.results import SearchResult
-from clip_retrieval.search.settings import Settings
 
 CANDIDATES_PER_HIT = 10
 MOST_MORE = 10_000  # most candidates beyond the wanted hits
@@ -31,10 +32,10 @@ def open_stored(folder: EmbeddingsFolder, modality: Modality, index: Index) -> V
 
 
 def search_stored(
-    index: Index, vectors: Vectors, query: NDArray[np.float32], k: int, settings: Settings | None = None
+    find: Callable[[NDArray[np.float32], int], SearchResult], vectors: Vectors, query: NDArray[np.float32], k: int
 ) -> SearchResult:
     """Return the best k of several times as many candidates, with exact scores; only their rows are read."""
-    found = index.search(query, min(CANDIDATES_PER_HIT * k, k + MOST_MORE), settings)
+    found = find(query, min(CANDIDATES_PER_HIT * k, k + MOST_MORE))
     scores = read_rows(vectors, found.ids) @ query
     best = np.lexsort((found.ids, -scores))[:k]
     return SearchResult(found.ids[best], scores[best])

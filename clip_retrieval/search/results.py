@@ -66,3 +66,7 @@ def drop_missing(ids: NDArray[np.int64], scores: NDArray[np.float32]) -> SearchR
     """Remove the ids -1 that faiss pads short results with."""
     found = ids >= 0
     return SearchResult(ids[found], scores[found])
+
+
+def empty_result() -> SearchResult:
+    return SearchResult(np.empty(0, np.int64), np.empty(0, np.float32))

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from clip_retrieval.embeddings.rows import read_rows
 from clip_retrieval.embeddings.vectors import Vectors
-from clip_retrieval.search.held_rows import decode_rows
+from clip_retrieval.search.every_row import compare_every_row
 from clip_retrieval.search.index import Index
-from clip_retrieval.search.results import SearchResult, merge
+from clip_retrieval.search.results import SearchResult, empty_result, merge
 from clip_retrieval.search.settings import Settings, format_settings
 from clip_retrieval.search.tree import has_graph
 from clip_retrieval.words import counted
@@ -27,7 +27,6 @@ Method = Literal["none", "exact", "widened"]
 EXACT_ROWS = 1_000  # up to this many, comparing every row is as fast as the narrowest approximate search
 GRAPH_ROWS = 20_000  # up to this many, comparing every row is faster than a graph search, which visits other rows too
 MOST_STORED = 20_000  # most rows to read from the stored embeddings
-ROWS_AT_ONCE = 16_384
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,7 @@ class Within:
 
     rows: NDArray[np.int64]  # ids, ascending
     stored: Vectors | None = None
+    every_row: bool = False  # whether a graph may overlook none of them: all are compared
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ def search_within(
         vectors = read_rows(within.stored, allowed.ids)
         hits = [best_of(allowed.ids, vectors @ query, wanted) for query in queries]
         return FoundWithin(hits, "exact", len(allowed.ids), chosen)
-    if len(allowed.ids) <= (GRAPH_ROWS if index.has_graph else EXACT_ROWS):
+    most = GRAPH_ROWS if index.has_graph else EXACT_ROWS
+    if len(allowed.ids) <= most or (within.every_row and index.has_graph):
         return FoundWithin(compare_all(index, queries, wanted, allowed), "exact", len(allowed.ids), chosen)
     wider = widen(index, chosen, allowed)
     hits = index.search_allowed(queries, wanted, wider, allowed.mask())
@@ -151,18 +152,14 @@ def compare_all(index: Index, queries: NDArray[np.float32], k: int, allowed: All
     """
     graphs = [part for part in index.parts if has_graph(part.index)]
     others = [part for part in index.parts if not has_graph(part.index)]
-    found = [empty_result() for _ in queries]
+    mask = allowed.mask()
+    of_parts = [
+        compare_every_row(part, queries, k, lambda ids: (ids < len(mask)) & mask[np.minimum(ids, len(mask) - 1)])
+        for part in graphs
+    ]
     if others:
-        found = index.search_allowed(queries, k, look_at_all(index, k, allowed), allowed.mask(), others)
-    for start in range(0, len(allowed.ids) if graphs else 0, ROWS_AT_ONCE):
-        ids = allowed.ids[start : start + ROWS_AT_ONCE]
-        rows = decode_rows(index, ids, graphs)
-        held = rows.any(axis=1)  # the others are in other parts
-        ids, rows = ids[held], rows[held]
-        found = [
-            merge([before, best_of(ids, rows @ query, k)], k) for before, query in zip(found, queries, strict=True)
-        ]
-    return found
+        of_parts.append(index.search_allowed(queries, k, look_at_all(index, k, allowed), mask, others))
+    return [merge(hits, k) for hits in zip(*of_parts, strict=True)]
 
 
 def best_of(ids: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> SearchResult:
@@ -172,7 +169,3 @@ def best_of(ids: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> Sear
         ids, scores = ids[some], scores[some]
     order = np.argsort(-scores, kind="stable")
     return SearchResult(ids[order], scores[order])
-
-
-def empty_result() -> SearchResult:
-    return SearchResult(np.empty(0, np.int64), np.empty(0, np.float32))

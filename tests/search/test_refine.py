@@ -28,7 +28,7 @@ def test_a_coarse_index_finds_what_exact_search_does(tmp_path: Path, unit_rows: 
     coarse, fine = 0, 0
     for query in unit_rows(30, 32, seed=7):
         truth = set(np.argsort(-(rows @ query))[:10].tolist())
-        hits = search_stored(index, stored, query, 10)
+        hits = search_stored(index.search, stored, query, 10)
         np.testing.assert_allclose(hits.scores, rows[hits.ids] @ query, atol=2e-3)
         assert (np.diff(hits.scores) <= 0).all()
         fine += len(truth & set(hits.ids.tolist()))

@@ -1,0 +1,143 @@
+"""All rows of a graph compared: a graph of clusters has no links between them, so that a search ends in a few."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+
+from clip_retrieval.layout import IndexFolder
+from clip_retrieval.query import answer as query_answer
+from clip_retrieval.query.answer import answer_many
+from clip_retrieval.query.config import SearcherConfig, SelectionConfig
+from clip_retrieval.query.searcher import open_searcher
+from clip_retrieval.search import every_row, within
+from clip_retrieval.search.files import OpenPart
+from clip_retrieval.search.index import Index
+from clip_retrieval.search.settings import Settings
+from clip_retrieval.search.within import Within, search_within
+
+ROWS, DIM, CLUSTERS = 3000, 32, 60
+NO_ROWS = np.empty(0, np.int64)
+Rows = NDArray[np.float32]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def rows() -> Rows:
+    random = np.random.default_rng(0)
+    centers = random.standard_normal((CLUSTERS, DIM))
+    found = centers[random.integers(0, CLUSTERS, ROWS)] + 0.3 * random.standard_normal((ROWS, DIM))
+    found /= np.linalg.norm(found, axis=1, keepdims=True)
+    return np.asarray(found, np.float32)
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(every_row, "ROWS_AT_ONCE", 700)
+    monkeypatch.setattr(every_row, "QUERIES_AT_ONCE", 2)
+
+
+def build(rows: Rows, key: str = "HNSW4", metric: int = faiss.METRIC_INNER_PRODUCT) -> faiss.Index:
+    index = faiss.index_factory(DIM, key, metric)
+    index.train(rows)
+    index.add(rows)
+    return index
+
+
+def ask(rows: Rows) -> Rows:
+    return rows[:5] / 2 + rows[100:105] / 2
+
+
+def mixed(rows: Rows) -> Rows:
+    """Return queries between many clusters, of which the graph reaches a few."""
+    return np.asarray(rows[: 5 * 40].reshape(5, 40, DIM).mean(axis=1))
+
+
+def check(found: list[NDArray[np.int64]], queries: Rows, rows: Rows, count: int) -> None:
+    """Check that hits are the nearest rows; rows whose scores nearly tie with the last one's may differ."""
+    for ids, query in zip(found, queries, strict=True):
+        scores = rows @ query
+        last = np.sort(scores)[-count]
+        assert len(ids) == len(set(ids.tolist())) == count
+        assert (scores[ids] >= last - 1e-4).all()
+
+
+KINDS = ["HNSW4", "HNSW4,SQfp16", "PCAR32,HNSW4", "HNSW4,SQ4,Refine(Flat)"]
+
+
+@pytest.mark.parametrize("metric", [faiss.METRIC_INNER_PRODUCT, faiss.METRIC_L2], ids=["IP", "L2"])
+@pytest.mark.parametrize("key", KINDS)
+def test_a_graph_in_pieces_gives_as_many_hits_as_are_asked_for(key: str, metric: int, rows: Rows) -> None:
+    native, queries = build(rows, key, metric), ask(rows)
+    assert (native.search(queries, ROWS)[1] >= 0).sum(axis=1).max() < ROWS
+    index = Index(native, NO_ROWS)
+    for hits, query in zip(index.search_many(queries, ROWS), queries, strict=True):
+        assert sorted(hits.ids.tolist()) == list(range(ROWS))
+        assert (np.diff(hits.scores) <= 0).all()
+        scores = dict(zip(hits.ids.tolist(), hits.scores.tolist(), strict=True))
+        usual = index.search(query, 3)  # which the graph finds
+        np.testing.assert_allclose(usual.scores, [scores[row] for row in usual.ids.tolist()], atol=1e-3)
+
+
+def test_hits_of_every_row_are_the_best_of_all(rows: Rows) -> None:
+    index, queries = Index(build(rows), NO_ROWS, Settings({"efSearch": 1})), mixed(rows)
+    check([hits.ids for hits in index.search_many(queries, 10, every_row=True)], queries, rows, 10)
+    with pytest.raises(AssertionError):
+        check([hits.ids for hits in index.search_many(queries, 10)], queries, rows, 10)
+
+
+def test_rows_without_an_embedding_are_no_hits_where_all_are_compared(rows: Rows) -> None:
+    empty = np.arange(0, ROWS, 3)
+    some = rows.copy()
+    some[empty] = 0
+    index = Index(build(some), empty)
+    for hits in index.search_many(ask(rows), ROWS):
+        assert len(hits.ids) == ROWS - len(empty)
+        assert (hits.ids % 3 != 0).all()
+
+
+def test_ids_of_an_id_map_and_of_a_part_are_kept(rows: Rows) -> None:
+    mapped = faiss.index_factory(DIM, "IDMap,HNSW4", faiss.METRIC_INNER_PRODUCT)
+    mapped.add_with_ids(rows[:1000], np.arange(1000)[::-1].copy())
+    flat = build(rows[1000:], "Flat")
+    index, queries = Index([OpenPart(mapped), OpenPart(flat, 1000)], NO_ROWS), ask(rows)
+    placed = np.concatenate([rows[:1000][::-1], rows[1000:]])
+    found = [hits.ids for hits in index.search_many(queries, ROWS)]
+    check(found, queries, placed, ROWS)
+    check([ids[:50] for ids in found], queries, placed, 50)
+
+
+def test_a_graph_behind_a_file_without_one_is_compared_among_some_rows(rows: Rows) -> None:
+    parts = [OpenPart(build(rows[:1000], "Flat")), OpenPart(build(rows[1000:]), 1000)]
+    kept, queries = np.arange(0, ROWS, 2), ask(rows)
+    found = search_within(Index(parts, NO_ROWS), queries, 40, Within(kept, every_row=True))
+    assert found.method == "exact"
+    check([np.searchsorted(kept, hits.ids) for hits in found.hits], queries, rows[kept], 40)
+    assert all(np.isin(hits.ids, kept).all() for hits in found.hits)
+
+
+@pytest.mark.parametrize("where", [None, "n < 2000"])
+def test_all_that_are_as_similar_are_found_in_a_graph(
+    where: str | None, rows: Rows, tmp_path: Path, write_index: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(query_answer, "FIRST_ASKED", 20)
+    monkeypatch.setattr(within, "GRAPH_ROWS", 0)
+    metadata = pd.DataFrame({"caption": [""] * ROWS, "n": range(ROWS)})
+    folder = write_index(tmp_path / "ix", metadata, rows=rows)
+    faiss.write_index(build(rows), str(folder / "image.index"))
+    searcher = open_searcher(IndexFolder(str(folder)), SearcherConfig())
+    queries = [searcher.embed_vector(query, "a vector") for query in (*ask(rows), *mixed(rows))]
+    for count in (10, 100):  # a graph finds some, or too few of these
+        scores = [rows[: 2000 if where else ROWS] @ query.embedding for query in queries]
+        threshold = float(np.mean([np.sort(some)[-count] for some in scores]))
+        selection = SelectionConfig(num_results=0, threshold=threshold, where=where)
+        for found, some in zip(answer_many(searcher, queries, selection), scores, strict=True):
+            sure, possible = (np.flatnonzero(some > threshold + margin).tolist() for margin in (1e-5, -1e-5))
+            assert set(sure) <= set(found.found.ids.tolist()) <= set(possible)
