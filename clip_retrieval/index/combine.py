@@ -23,6 +23,7 @@ from clip_retrieval.index.folder.joined_manifests import join_folders, write_bes
 from clip_retrieval.index.folder.publish import IndexRevision
 from clip_retrieval.layout import INDEX_SUFFIX, METADATA_ARROW, METADATA_FOLDER, IndexFolder, Modality
 from clip_retrieval.local_files import check_regular
+from clip_retrieval.metadata import count_rows
 from clip_retrieval.revision import finish_revision, only_one
 from clip_retrieval.search.files import LISTS, METRICS, POPULATED, open_file, read_file, read_places
 from clip_retrieval.search.outlines import open_to_describe
@@ -70,6 +71,8 @@ def run_combine(config: CombineConfig) -> CombinedIndex:
         )
     starts = find_starts(source, names, config.modality)
     joined = join_folders(source, names, starts, config.modality)
+    if joined.row_count is not None:
+        check_metadata(target, joined.row_count)  # before the work, where that can be told
     settings = joined.settings or find_settings(source, names)
     with leaving_nothing_empty(target), only_one(target):
         finish_revision(target)
@@ -81,6 +84,7 @@ def run_combine(config: CombineConfig) -> CombinedIndex:
                 rows = merge_on_disk(source, names, starts, staged)
             else:
                 rows = merge_to_file(source, names, starts, staged)
+            check_metadata(target, rows if joined.row_count is None else joined.row_count)
             store_settings(staged, settings)
             sums = sum_files(Folder(str(scratch)), name)
             size = sum(file["bytes"] for file in sums.values())
@@ -97,6 +101,16 @@ def run_combine(config: CombineConfig) -> CombinedIndex:
             target.url, METADATA_FOLDER,
         )  # fmt: skip
     return CombinedIndex(target.path(name), names, rows, time.perf_counter() - start)
+
+
+def check_metadata(target: IndexFolder, row_count: int) -> None:
+    """Raise IndexBuildError where the folder has metadata of another number of rows: then nothing would open it."""
+    there = count_rows(target)
+    if there is not None and there != row_count:
+        raise IndexBuildError(
+            f"{target.url} has {there:,} rows of metadata, and the merged index {row_count:,}: put the parquet files "
+            f"of all parts into its {METADATA_FOLDER} folder, named in the order of the parts, or name another folder"
+        )
 
 
 def combine_folder(input_folder: str, output_folder: str) -> CombinedIndex:

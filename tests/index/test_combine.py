@@ -24,6 +24,7 @@ from clip_retrieval.index.combine import combine_folder, run_combine
 from clip_retrieval.index.config import CombineConfig, ScoreConfig
 from clip_retrieval.index.score import run_score
 from clip_retrieval.layout import IndexFolder
+from clip_retrieval.metadata import count_rows
 from clip_retrieval.search.index import Index, open_index
 from clip_retrieval.search.settings import Settings, parse_settings, settings_of
 from clip_retrieval.search.stored_settings import store_settings
@@ -237,16 +238,42 @@ def test_metadata_that_is_not_there_is_told(
     combine(tmp_path, "out")
     assert "out has no metadata, which is not merged: hits are ids and scores alone" in caplog.text
     caplog.clear()
-    shutil.copytree(tmp_path / "parts" / "0" / "metadata", tmp_path / "out" / "metadata")
+    copy_metadata(tmp_path, "0", "1")
     combine(tmp_path, "out", overwrite=True)
     assert "metadata" not in caplog.text
+
+
+def copy_metadata(folder: Path, *parts: str) -> None:
+    """Put the metadata of some parts beside the merged index."""
+    (folder / "out" / "metadata").mkdir(parents=True)
+    for part in parts:
+        for path in (folder / "parts" / part / "metadata").glob("*.parquet"):
+            shutil.copy(path, folder / "out" / "metadata" / f"{part}-{path.name}")
+
+
+@pytest.mark.parametrize("says_rows", [True, False])
+def test_an_index_of_other_rows_than_the_metadata_replaces_nothing(
+    tmp_path: Path, unit_rows: Rows, write_run: WriteRun, says_rows: bool
+) -> None:
+    build_two(tmp_path, unit_rows, write_run)
+    if not says_rows:
+        for path in (tmp_path / "parts").glob("*/manifest.json"):
+            path.unlink()
+    copy_metadata(tmp_path, "0")
+    count = count_rows(IndexFolder(str(tmp_path / "out")))
+    path = tmp_path / "out" / "image.index"
+    path.write_bytes(b"an earlier index")
+    with pytest.raises(ClipRetrievalError, match=rf"has {count} rows of metadata, and the merged index \d+: put the"):
+        combine(tmp_path, "out", overwrite=True)
+    assert path.read_bytes() == b"an earlier index"
+    assert sorted(found.name for found in (tmp_path / "out").iterdir()) == ["image.index", "metadata"]
 
 
 def test_the_options_of_the_other_index_in_the_folder_are_kept(
     tmp_path: Path, unit_rows: Rows, write_run: WriteRun
 ) -> None:
     build_two(tmp_path, unit_rows, write_run)
-    emb = write_run(tmp_path / "more", texts=[unit_rows(30)])
+    emb = write_run(tmp_path / "more", texts=[unit_rows(40)])
     clip_index(str(emb), str(tmp_path / "out"), max_index_memory_usage="5MB")
     combine(tmp_path, "out", modality="image")
     manifest = IndexFolder(str(tmp_path / "out")).read_json("manifest.json")
