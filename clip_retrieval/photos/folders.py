@@ -211,7 +211,8 @@ def forget(folder: str) -> dict[str, Any]:
     with kept.locked():
         size = count_bytes(kept.place)
         removed = kept.place.with_name(f"{REMOVED}{os.getpid()}-{kept.place.name}")
-        kept.place.rename(removed)  # at once, so that a kill leaves nothing that is half there
+        with writable(str(kept.place)):
+            kept.place.rename(removed)  # at once, so that a kill leaves nothing that is half there
     for left in photos_home().glob(f"{REMOVED}*"):
         shutil.rmtree(left, ignore_errors=True)
     return {"folder": kept.folder, "bytes": size}

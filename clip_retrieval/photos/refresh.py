@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +18,6 @@ from clip_retrieval.errors import (
     QueryError,
     SourceError,
     StorageError,
-    describe_os_error,
 )
 from clip_retrieval.filter.query import check_terms
 from clip_retrieval.index.build import build_indices
@@ -31,6 +27,7 @@ from clip_retrieval.inference.run import run_inference
 from clip_retrieval.layout import FAILURES_FOLDER, EmbeddingsFolder, IndexFolder, read_manifest
 from clip_retrieval.media.config import VideoConfig
 from clip_retrieval.photos.config import SearchConfig
+from clip_retrieval.photos.damage import advising, may_be_damage
 from clip_retrieval.photos.folders import About, Kept, remove
 from clip_retrieval.photos.listing import Look
 from clip_retrieval.photos.models import choose_model
@@ -42,7 +39,6 @@ logger = logging.getLogger(__name__)
 
 FEW = 64  # pictures that one reader process decodes sooner than several start
 FEW_READERS = 1
-DAMAGED = (None, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EIO)  # reasons of the files, not of the disk
 MIXED = ("picture, page or video", "pictures, pages or videos")
 HELD = ("kept", "renamed", "embedded")  # counts of an update that make up what is there after it
 PARTITION = 500  # pictures that Ctrl-C may lose: a few seconds with a small model on a CPU, minutes with a large one
@@ -71,9 +67,10 @@ def refresh(kept: Kept, config: SearchConfig, look: Look) -> About:
     """
     about = kept.about()
     if (obstacle := find_obstacle()) is not None:
-        if about is None or not about.seen or config.reembed or config.clip_model is not None:
+        if about is None or not about.seen or not is_of_model(about, config):
             raise StorageError(obstacle)
-        logger.warning("%s; this answer is of the state before", obstacle)
+        if about.seen != look.digest:
+            logger.warning("%s; this answer is of the state before", obstacle)
         return about
     wanted = choose_wanted(about, config.clip_model, reembed=config.reembed)
     check_model_name(wanted.clip_model)
@@ -95,6 +92,11 @@ def refresh(kept: Kept, config: SearchConfig, look: Look) -> About:
         return about
 
 
+def is_of_model(about: About, config: SearchConfig) -> bool:
+    """Say whether the embeddings that are kept are those that a search wants."""
+    return not config.reembed and (config.clip_model is None or absolute_uri(config.clip_model) == about.clip_model)
+
+
 def build_again(kept: Kept, model: str, damage: Exception) -> None:
     """Build a damaged index of the embeddings that are kept, which takes seconds.
 
@@ -110,25 +112,6 @@ def start_over(kept: Kept, model: str, damage: Exception) -> None:
     logger.warning("the index of %s is built again: %s", kept.folder, damage)
     remove(Path(kept.index(model)))
     build(kept, model)
-
-
-@contextmanager
-def advising(kept: Kept) -> Iterator[None]:
-    """Say of files that cannot be read how to be rid of them."""
-    try:
-        yield
-    except (StorageError, IndexBuildError, OSError) as error:
-        if not may_be_damage(error):
-            raise
-        said = describe_os_error(error) if isinstance(error, OSError) else str(error)
-        raise StorageError(f"{said}; {kept.forgetting()}") from error
-
-
-def may_be_damage(error: Exception) -> bool:
-    """Say whether files may be damaged; no for a disk that is full or closed to this user, and for a busy folder."""
-    cause = error if isinstance(error, OSError) else error.__cause__
-    is_of_disk = isinstance(cause, OSError) and cause.errno not in DAMAGED
-    return not is_of_disk and not isinstance(error, BusyError)
 
 
 def tell_of_wait(kept: Kept) -> None:
@@ -251,10 +234,11 @@ def say_stopped(target: EmbeddingsFolder, look: Look) -> str:
 
 
 def count_embedded(target: EmbeddingsFolder) -> int:
-    """Return the rows of the partitions that are whole."""
+    """Return the rows of the partitions that are whole, without those that were emptied: their pictures are gone."""
     if not Path(target.root).exists():
         return 0
-    return sum(int(target.read_json(target.stats_name(done))["sample_count"]) for done in target.partitions())
+    stats = (target.read_json(target.stats_name(done)) for done in target.partitions())
+    return sum(int(made["sample_count"]) - int(made.get("deleted_count", 0)) for made in stats)
 
 
 def build(kept: Kept, model: str) -> None:

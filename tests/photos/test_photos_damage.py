@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 
 from clip_retrieval.errors import BusyError, ClipRetrievalError, StorageError
+from clip_retrieval.layout import EmbeddingsFolder
 from clip_retrieval.photos import refresh
 from clip_retrieval.photos.ask import PhotoAnswer, open_photos
 from clip_retrieval.photos.config import read_search_config
-from clip_retrieval.photos.folders import find_kept
+from clip_retrieval.photos.damage import advising
+from clip_retrieval.photos.folders import find_kept, forget
+from clip_retrieval.photos.listing import look_at
 from clip_retrieval.photos.models import write_setting
 from tests.encoder.damage import WAYS, put_folder
 
@@ -119,20 +122,48 @@ def test_a_cache_that_cannot_be_written_answers_from_what_is_there(
     assert len(ask(photos).paths()) == 3
     assert len(caplog.messages) == 1
     assert "cannot be written" in caplog.text
+    assert len(ask(photos, clip_model=HASH).paths()) == 3
     with pytest.raises(StorageError, match="cannot be written"):
-        ask(photos, clip_model=HASH)
-    monkeypatch.setenv("CLIP_RETRIEVAL_CACHE", str(photos / "4.jpg"))
-    with pytest.raises(StorageError, match=r"4\.jpg cannot be written \(it is a file\); name another folder"):
+        ask(photos, clip_model="hash:8")
+    with pytest.raises(StorageError, match="cannot be written"):
+        ask(photos, reembed="true")
+    (photos / "4.jpg").unlink()
+    caplog.clear()
+    assert len(ask(photos, clip_model=HASH).paths()) == 3
+    assert not caplog.messages  # nothing had to be written
+    monkeypatch.setenv("CLIP_RETRIEVAL_CACHE", str(photos / "2.jpg"))
+    with pytest.raises(StorageError, match=r"2\.jpg cannot be written \(it is a file\); name another folder"):
         ask(photos)
     with pytest.raises(StorageError, match="cannot be written"):
         write_setting("demo")
 
 
+def test_what_cannot_be_forgotten_is_a_sentence(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, *_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+
+    place = find_kept(str(photos)).place
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(StorageError, match=rf"^cannot write to {place}: Operation not permitted$"):
+        forget(str(photos))
+
+
+def test_pictures_that_are_gone_are_not_embedded(photos: Path, make_jpeg: Callable[[int], bytes]) -> None:
+    for number in (0, 1):
+        (photos / f"{number}.jpg").unlink()
+    for number in (4, 5, 6):
+        (photos / f"{number}.jpg").write_bytes(make_jpeg(number))
+    ask(photos)
+    target = EmbeddingsFolder(find_kept(str(photos)).embeddings(HASH))
+    target.remove(target.metadata_name(target.partitions()[-1]))  # as if it had been stopped before the new ones
+    assert refresh.say_stopped(target, look_at(str(photos))).startswith("stopped: 1 of 4 pictures are embedded")
+
+
 def test_a_full_disk_is_no_damage(photos: Path) -> None:
     kept = find_kept(str(photos))
-    with pytest.raises(OSError, match=r"^(?!.*forget).*No space"), refresh.advising(kept):
+    with pytest.raises(OSError, match=r"^(?!.*forget).*No space"), advising(kept):
         raise OSError(28, "No space left on device", "there")
-    with pytest.raises(BusyError, match=r"^busy$"), refresh.advising(kept):
+    with pytest.raises(BusyError, match=r"^busy$"), advising(kept):
         raise BusyError("busy")
 
 
