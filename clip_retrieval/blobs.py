@@ -26,6 +26,7 @@ from clip_retrieval.paths import PIPE, describe_special, is_on_store, is_pipe, l
 
 T = TypeVar("T")
 Opener = Callable[[str], AbstractContextManager[IO[bytes]]]
+Stamp = tuple[int, int, int, int]  # of a local file: device, inode, size, mtime in nanoseconds
 OWN_MODULES = sys.stdlib_module_names | {"clip_retrieval", "pyarrow"}
 POINTER_BYTES = 64  # enough of a file to recognize a Git LFS pointer
 LARGEST_BLOB = 1 << 29  # bytes of one picture, caption or json; /dev/zero and sparse files give any number
@@ -48,6 +49,7 @@ class BlobRef(NamedTuple):
     size: int | None = None  # None: to the end of the file
     crc: int | None = None  # CRC-32 that the bytes must have, where an archive keeps one
     extents: tuple[tuple[int, int], ...] | None = None  # (place, size) of the data of a sparse file; the rest is zeros
+    stamp: Stamp | None = None  # of the file that was listed, where another one by now must not be read
 
 
 class Lost(NamedTuple):
@@ -104,7 +106,21 @@ def read_ref(ref: BlobRef, opener: Opener) -> bytes:
         raise LostError(too_large(size))
     with (opener if path is None else open_raw)(ref.url) as file:
         skip(file, ref.offset)
-        return read_sparse(file, ref.size or 0, ref.extents) if ref.extents is not None else read_most(file, ref.size)
+        is_sparse = ref.extents is not None
+        data = read_sparse(file, ref.size or 0, ref.extents or ()) if is_sparse else read_most(file, ref.size)
+        if ref.stamp is not None and stamp_of(file) != ref.stamp:  # after reading: it may have changed until then
+            raise LostError(replaced(ref.url))
+        return data
+
+
+def stamp_of(file: IO[bytes]) -> Stamp:
+    """Return what tells an open local file from another one of its name, and from itself once it is changed."""
+    about = os.fstat(file.fileno())
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
+
+
+def replaced(url: str) -> Lost:
+    return Lost("replaced", f"{url} was replaced or changed while it was read; read it again")
 
 
 def check_regular(path: Path) -> None:

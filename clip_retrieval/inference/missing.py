@@ -17,11 +17,12 @@ from clip_retrieval.json_files import parse_json
 from clip_retrieval.layout import FAILURES_FOLDER, FEW, METADATA_FOLDER, EmbeddingsFolder, Partition
 from clip_retrieval.metadata import make_table
 
-# Reasons that a later run may not meet: a missing tar, a store that did not answer, a plug-in, `git lfs pull`.
+# Reasons that a later run may not meet: a missing tar, a store that did not answer, a plug-in, `git lfs pull`,
+# a tar that was replaced while it was read.
 PASSING_REASONS = (
     "shard:missing", "shard:unreadable", "image:unreadable", "image:needs_plugin", "text:unreadable",
     "metadata:unreadable", "shard:git_lfs_pointer", "image:git_lfs_pointer", "text:git_lfs_pointer",
-    "metadata:git_lfs_pointer",
+    "metadata:git_lfs_pointer", "image:replaced", "text:replaced", "metadata:replaced",
 )  # fmt: skip
 
 

@@ -8,14 +8,27 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import groupby
+from typing import IO
 
-from clip_retrieval.blobs import Blob, BlobRef, fetch_to_cache, is_plain, may_pass, open_raw, open_url
+from clip_retrieval.blobs import (
+    Blob,
+    BlobRef,
+    Stamp,
+    fetch_to_cache,
+    is_plain,
+    may_pass,
+    open_raw,
+    open_url,
+    replaced,
+    stamp_of,
+)
 from clip_retrieval.errors import SourceError, first_line
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.joining import Joined, join, switch_off_missing
 from clip_retrieval.sources.packed import Mapped
 from clip_retrieval.sources.patterns import list_inputs
 from clip_retrieval.sources.saving import Codec, Restored, as_they_are
+from clip_retrieval.sources.stamps import stamp_at
 from clip_retrieval.sources.tar import Damage, read_members
 from clip_retrieval.sources.types import Failure, Origin, Sample
 from clip_retrieval.sources.webdataset import TAR_SUFFIXES
@@ -32,6 +45,7 @@ class Archive:
 
     url: str
     members: dict[str, Held]
+    stamp: Stamp | None = None  # of a local zip as it was listed; members of tars have it themselves
     samples: dict[str, Joined] = field(default_factory=dict)  # keyed by the picture's name, or the caption's
     ignored: list[Failure] = field(default_factory=list)
 
@@ -71,7 +85,10 @@ class ArchiveSource:
     def samples_of(self, archive: Archive, names: Sequence[str]) -> Iterator[Sample | Failure]:
         try:
             with opened(archive.url, is_zip=archive.is_zip) as zipped:
-                yield from (self.sample(archive, name, zipped) for name in names if name)
+                is_same = zipped is None or archive.stamp is None or archive.stamp == stamp_of(file_of(zipped))
+                for name in filter(None, names):
+                    is_there = is_same and name in archive.samples
+                    yield self.sample(archive, name, zipped) if is_there else self.lost(archive, name)
         except (OSError, zipfile.BadZipFile) as error:  # the archive changed after it was listed
             detail = f"{len(names)} samples from {names[0]} on are lost: {first_line(error)}"
             yield Failure.of_shard(archive.url, "unreadable", detail)
@@ -89,6 +106,18 @@ class ArchiveSource:
             origin=origin_of(archive, name, zipped) if is_image else Origin(archive.url, None, None),
         )
 
+    def lost(self, archive: Archive, name: str) -> Sample:
+        """Return a sample of an archive that has been replaced since it was listed."""
+        why, config = replaced(archive.url), self.config
+        return Sample(
+            key=name,
+            image_path=None,
+            image=why if config.enable_image else None,
+            text=why if config.enable_text else None,
+            metadata=why if config.enable_metadata else None,
+            origin=Origin(archive.url, None, None),
+        )
+
     def path_of(self, archive: Archive, name: str) -> str:
         """Return the name under which `filter` finds the picture: for a link in a zip, the name of its target."""
         member = archive.members[name]
@@ -104,12 +133,17 @@ def opened(url: str, *, is_zip: bool) -> Iterator[zipfile.ZipFile | None]:
         yield zipped
 
 
+def file_of(zipped: zipfile.ZipFile) -> IO[bytes]:
+    assert zipped.fp is not None
+    return zipped.fp
+
+
 def blob_of(archive: Archive, name: str | None, zipped: zipfile.ZipFile | None) -> Blob | None:
     """Return a member's bytes, a reference to them, or Lost if they cannot be read."""
     member = None if name is None else archive.members[name]
     if isinstance(member, zipfile.ZipInfo):
         assert zipped is not None
-        return read_member(member, archive.url, zipped)
+        return read_member(member, archive.url, zipped, archive.stamp)
     return member
 
 
@@ -169,7 +203,11 @@ def open_archive(url: str, config: SourceConfig) -> Archive:
     archive = Archive(url, {})
     try:
         listed: Iterable[tuple[str, Held | Damage | None]]
-        listed = list(list_zip(url)) if is_zip(url) else list_tar(place_of_tar(url, config))
+        if is_zip(url):
+            archive.stamp = stamp_at(url)  # before it is listed: a zip that is replaced meanwhile is another one then
+            listed = list(list_zip(url))
+        else:
+            listed = list_tar(place_of_tar(url, config))
     except FileNotFoundError as error:
         listed = [("", Damage("missing", f"cannot be opened: {first_line(error)}"))]
     except (zipfile.BadZipFile, EOFError, ValueError, OSError) as error:

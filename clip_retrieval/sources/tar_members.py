@@ -6,7 +6,7 @@ import tarfile
 from dataclasses import dataclass
 from typing import IO, Protocol, cast
 
-from clip_retrieval.blobs import LARGEST_BLOB, Blob, BlobRef, Lost, too_large
+from clip_retrieval.blobs import LARGEST_BLOB, Blob, BlobRef, Lost, stamp_of, too_large
 from clip_retrieval.sources.links import KEPT_BYTES, Entries, Entry, Kind
 from clip_retrieval.sources.tar_headers import Tar
 
@@ -37,7 +37,7 @@ class PlainReader:
     """Members of a tar on this machine, as references; a link may lead to any other member."""
 
     def __init__(self, file: IO[bytes], url: str) -> None:
-        self.file, self.url = file, url
+        self.file, self.url, self.stamp = file, url, stamp_of(file)
         self.byte_count = file.seek(0, 2)
         file.seek(0)
         self.entries: Entries | None = None  # read at the first link
@@ -53,7 +53,9 @@ class PlainReader:
         return linked(info, self.all_entries()) if is_link(info) else special(info)
 
     def blob_of(self, info: tarfile.TarInfo) -> Blob:
-        return misplaced(info) or BlobRef(self.url, info.offset_data, info.size, extents=extents_of(info))
+        return misplaced(info) or BlobRef(
+            self.url, info.offset_data, info.size, extents=extents_of(info), stamp=self.stamp
+        )
 
     def all_entries(self) -> Entries:
         """Return all members by name, from a second pass over the headers."""

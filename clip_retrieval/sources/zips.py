@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 
-from clip_retrieval.blobs import LARGEST_BLOB, Blob, BlobRef, Lost, open_raw
+from clip_retrieval.blobs import LARGEST_BLOB, Blob, BlobRef, Lost, Stamp, open_raw
 from clip_retrieval.errors import first_line
 from clip_retrieval.paths import local_path
 from clip_retrieval.sources.links import Entries, Entry
@@ -69,7 +69,7 @@ def target_of(info: zipfile.ZipInfo, zipped: zipfile.ZipFile) -> str | None:
         return None
 
 
-def read_member(info: zipfile.ZipInfo, url: str, zipped: zipfile.ZipFile) -> Blob:
+def read_member(info: zipfile.ZipInfo, url: str, zipped: zipfile.ZipFile, stamp: Stamp | None = None) -> Blob:
     """Return a member's bytes, a reference to them if the zip is local, or Lost if they cannot be read."""
     name = info.filename
     if info.flag_bits & ENCRYPTED:
@@ -78,7 +78,7 @@ def read_member(info: zipfile.ZipInfo, url: str, zipped: zipfile.ZipFile) -> Blo
         return Lost("too_large", f"{name} unpacks to {info.file_size:,} bytes, more than {LARGEST_BLOB:,}")
     try:
         if is_stored(info) and local_path(url) is not None:
-            return BlobRef(url, place_of(info, zipped), info.file_size, crc=info.CRC)
+            return BlobRef(url, place_of(info, zipped), info.file_size, crc=info.CRC, stamp=stamp)
         return zipped.read(info)
     except DAMAGE as error:
         known = ((NotImplementedError, "compression"), (OSError, "unreadable"))

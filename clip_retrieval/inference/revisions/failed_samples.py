@@ -19,6 +19,7 @@ ABSENT = {"no_image", "no_caption", "no_metadata", "no_images"}
 
 
 Name = tuple[str, str]  # shard and key
+Place = tuple[str, str | None, int | None]  # shard, key and offset
 
 
 class Identity(NamedTuple):
@@ -54,7 +55,7 @@ class Failed:
     partition_of: dict[Name, Partition] = field(default_factory=dict)
     records: dict[Name, tuple[int, Record]] = field(default_factory=dict)  # records of samples that were left out
     gaps: dict[str, Partition] = field(default_factory=dict)  # shard -> partition
-    rows: set[tuple[str, int | None]] = field(default_factory=set)  # (shard, offset) of what is a row already
+    rows: set[Place] = field(default_factory=set)  # what is a row already
     row_names: set[tuple[str, str | None]] = field(default_factory=set)  # (shard, key) of the same
     failures: dict[tuple[Partition, Name], list[FailureRow]] = field(default_factory=dict)
     taken: set[Identity] = field(default_factory=set)
@@ -71,11 +72,19 @@ class Failed:
     def shards(self) -> set[str]:
         return {one.shard for one in self.kept} | {shard for shard, _ in self.left_out} | set(self.gaps)
 
+    def is_row(self, sample: Identity) -> bool:
+        """Say whether a sample is a row already: another key at its place is of a file that was written anew.
+
+        Rows without a picture say no key: where there are such, a sample without one may be any of them.
+        """
+        may_be_any = sample.offset is None and sample.name not in self.left_out
+        return tuple(sample) in self.rows or (may_be_any and (sample.shard, None, None) in self.rows)
+
     def target(self, sample: Identity) -> Target | None:
         """Return where a sample belongs; None where it is a row already, or did not fail."""
         if sample in self.kept:
             return self.kept[sample]
-        if (sample.shard, sample.offset) in self.rows or sample in self.taken:
+        if self.is_row(sample) or sample in self.taken:
             return None
         partition = self.partition_of.get(sample.name) if sample.name in self.left_out else self.gaps.get(sample.shard)
         is_moved = (
@@ -107,7 +116,7 @@ def find_failed(folder: EmbeddingsFolder, partitions: Sequence[Partition]) -> Fa
     wanted = {shard for shard, _ in failed.left_out} | set(failed.gaps)
     for partition in partitions:
         for shard, key, offset in rows_of(folder, partition, wanted):
-            failed.rows.add((shard, offset))
+            failed.rows.add((shard, key, offset))
             failed.row_names.add((shard, key))
     return failed
 

@@ -1,0 +1,173 @@
+"""Files that are replaced while they are read: no row is made of two of them, and what is lost is read again."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from clip_retrieval import clip_inference
+from clip_retrieval.inference.readers.loader import CHUNK_SIZE
+from clip_retrieval.sources import webdataset
+from clip_retrieval.sources.archive import ArchiveSource
+
+COUNT = 40
+REPLACED_AT = CHUNK_SIZE + 4  # samples that are listed before: one chunk is read by then
+Read = Callable[[Path, str], pd.DataFrame]
+Members = list[tuple[str, bytes]]
+WriteTar = Callable[[Path, Iterable[tuple[str, bytes]]], Path]
+
+
+@pytest.fixture
+def members(make_jpeg: Callable[[int], bytes]) -> Members:
+    """Samples of equal sizes: reversed, others begin at the same places."""
+    picture = make_jpeg(0)
+    return [
+        member
+        for number in range(COUNT)
+        for member in ((f"{number:05d}.jpg", picture), (f"{number:05d}.txt", f"text {number:05d}".encode()))
+    ]
+
+
+def embed(source: Path, output: Path, form: str, **options: Any) -> Any:
+    return clip_inference(source, output, form, clip_model="hash:16?size=32", num_prepro_workers=0, **options)
+
+
+def backwards(members: Members) -> Members:
+    return [member for pair in zip(members[::-2], members[-2::-2], strict=True) for member in reversed(pair)]
+
+
+def call_after(items: Iterable[Any], count: int, act: Callable[[], object]) -> Iterator[Any]:
+    for number, item in enumerate(items):
+        if number == count:
+            act()
+        yield item
+
+
+def captions_fit(table: pd.DataFrame, suffix: str) -> bool:
+    return list(table["caption"]) == [f"text {path.removesuffix(suffix)}" for path in table["image_path"]]
+
+
+def check_and_retry(source: Path, output: Path, form: str, read_table: Read, suffix: str = "") -> None:
+    rows, failures = read_table(output, "metadata"), read_table(output, "failures")
+    assert len(rows) == CHUNK_SIZE
+    assert captions_fit(rows, suffix)
+    assert set(failures["part"] + ":" + failures["reason"]) == {"image:replaced", "text:replaced"}
+    assert set(failures["key"]) == {f"{number:05d}{suffix}" for number in range(CHUNK_SIZE, COUNT)}
+    assert f"{source} was replaced or changed while it was read" in failures["detail"][0]
+
+    embed(source, output, form, retry_failed=True)
+
+    rows = read_table(output, "metadata")
+    assert sorted(rows["image_path"]) == [f"{number:05d}{suffix}" for number in range(COUNT)]
+    assert captions_fit(rows, suffix)
+    assert read_table(output, "failures").empty
+
+
+def test_rows_of_a_tar_that_is_replaced_are_of_one_tar(
+    tmp_path: Path, members: Members, write_tar: WriteTar, read_table: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tar, other = write_tar(tmp_path / "a.tar", members), write_tar(tmp_path / "b.tar", backwards(members))
+    real = webdataset.read_members
+    monkeypatch.setattr(
+        webdataset,
+        "read_members",
+        lambda url, wanted: call_after(real(url, wanted), 2 * REPLACED_AT, lambda: other.replace(tar)),
+    )
+
+    embed(tar, tmp_path / "out", "webdataset")
+
+    monkeypatch.undo()
+    check_and_retry(tar, tmp_path / "out", "webdataset", read_table)
+
+
+def test_the_next_run_makes_the_partition_of_a_replaced_tar_anew(
+    tmp_path: Path, members: Members, write_tar: WriteTar, read_table: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tar, output = write_tar(tmp_path / "a.tar", members), tmp_path / "out"
+    real = webdataset.read_members
+    monkeypatch.setattr(
+        webdataset,
+        "read_members",
+        lambda url, wanted: call_after(real(url, wanted), 2 * REPLACED_AT, lambda: tar.write_bytes(tar.read_bytes())),
+    )
+    embed(tar, output, "webdataset")
+    monkeypatch.undo()
+    assert len(read_table(output, "metadata")) == CHUNK_SIZE
+
+    embed(tar, output, "webdataset")
+
+    assert list(read_table(output, "metadata")["image_path"]) == [f"{number:05d}" for number in range(COUNT)]
+    assert read_table(output, "failures").empty
+
+
+@pytest.mark.parametrize("form", ["tar", "stored", "deflated"])
+def test_rows_of_an_archive_that_is_replaced_are_of_one_archive(
+    form: str,
+    tmp_path: Path,
+    members: Members,
+    write_tar: WriteTar,
+    read_table: Read,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def write(path: Path, members: Members) -> Path:
+        if form == "tar":
+            return write_tar(path.with_suffix(".tar"), members)
+        kind = zipfile.ZIP_STORED if form == "stored" else zipfile.ZIP_DEFLATED
+        with zipfile.ZipFile(path.with_suffix(".zip"), "w", kind) as zipped:
+            for name, data in members:
+                zipped.writestr(name, data)
+        return path.with_suffix(".zip")
+
+    archive, other = write(tmp_path / "a", members), write(tmp_path / "b", backwards(members))
+    real = ArchiveSource.read
+    if form == "deflated":  # it is opened once, and the feeder itself reads it
+        monkeypatch.setattr(ArchiveSource, "read", in_two(other.replace, archive))
+    else:
+        monkeypatch.setattr(
+            ArchiveSource,
+            "read",
+            lambda source, start, stop: call_after(
+                real(source, start, stop), REPLACED_AT, lambda: other.replace(archive)
+            ),
+        )
+
+    embed(archive, tmp_path / "out", "archive")
+
+    monkeypatch.undo()
+    check_and_retry(archive, tmp_path / "out", "archive", read_table, ".jpg")
+
+
+def in_two(replace: Callable[[Path], object], target: Path) -> Callable[[ArchiveSource, int, int], Iterator[Any]]:
+    """Return a `read` that opens the archive twice, and another one the second time."""
+    real = ArchiveSource.read
+
+    def read(source: ArchiveSource, start: int, stop: int) -> Iterator[Any]:
+        yield from real(source, start, CHUNK_SIZE)
+        replace(target)
+        yield from real(source, CHUNK_SIZE, stop)
+
+    return read
+
+
+def test_an_archive_of_other_names_by_now_lacks_samples_and_ends_no_run(
+    tmp_path: Path, members: Members, write_tar: WriteTar, read_table: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive, output = write_tar(tmp_path / "a.tar", members), tmp_path / "out"
+    real = ArchiveSource.read
+
+    def read(source: ArchiveSource, start: int, stop: int) -> Iterator[Any]:
+        for found, name in source.samples[:2]:  # as a worker has it that lists the archive later
+            del found.samples[name]
+        return real(source, start, stop)
+
+    monkeypatch.setattr(ArchiveSource, "read", read)
+
+    embed(archive, output, "archive")
+
+    assert len(read_table(output, "metadata")) == COUNT - 2
+    assert set(read_table(output, "failures")["key"]) == {"00000.jpg", "00001.jpg"}
