@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict
 
-from clip_retrieval.errors import StorageError
+from clip_retrieval.errors import ClipRetrievalError, StorageError
 from clip_retrieval.json_files import check_shape
 from clip_retrieval.storage import Folder
 
@@ -223,6 +224,23 @@ class IndexFolder(Folder):
     def checksums_name(modality: Modality) -> str:
         """Checksums of all rows of the embeddings (uint32 npy), 0 for zero rows; other programs write none."""
         return f"{modality}.checksums.npy"
+
+
+def check_not_inside(folder: Folder, error: type[ClipRetrievalError]) -> None:
+    """Raise `error` where a folder to write to is one of embeddings or metadata, or is in one: it would spoil them."""
+    place = folder.place.replace(os.sep, "/") if folder.is_local else folder.place
+    while "/" in place:
+        above, _, name = place.rpartition("/")
+        if name in (*EMBEDDING_FOLDERS.values(), METADATA_FOLDER) and holds_data(Folder(place), name):
+            what = "metadata" if name == METADATA_FOLDER else "embeddings"
+            raise error(f"{folder.url} is within {place}, which holds {what}; name a folder elsewhere")
+        place = above
+
+
+def holds_data(folder: Folder, name: str) -> bool:
+    if name == METADATA_FOLDER:
+        return any(PARTITION_NAME.fullmatch(file) for file in folder.names("", ".parquet"))
+    return bool(folder.names("", ".npy"))
 
 
 def read_manifest(folder: Folder) -> dict[str, Any] | None:

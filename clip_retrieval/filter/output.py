@@ -14,7 +14,15 @@ from clip_retrieval.filter.pictures import IMAGES_FOLDER, list_own
 from clip_retrieval.filter.recipe import RECIPE
 from clip_retrieval.filter.sheet import SHEET
 from clip_retrieval.filter.tables import TABLES
-from clip_retrieval.layout import EMBEDDING_FOLDERS, IMAGE_PATH, MANIFEST, MODALITIES, SHARD, IndexFolder
+from clip_retrieval.layout import (
+    EMBEDDING_FOLDERS,
+    IMAGE_PATH,
+    MANIFEST,
+    MODALITIES,
+    SHARD,
+    IndexFolder,
+    check_not_inside,
+)
 from clip_retrieval.storage import Folder
 
 TARS_FOLDER = "webdataset"
@@ -55,6 +63,7 @@ def check_no_data(folder: Folder, what: str, error: type[ClipRetrievalError]) ->
     """Raise `error` where the folder holds embeddings or an index, which are no place for anything else."""
     if any(folder.exists(name) for name in DATA):
         raise error(f"{folder.url} holds embeddings or an index; name another output folder for {what}")
+    check_not_inside(folder, error)
 
 
 def check_sources(folder: Folder, hits: Hits) -> None:

@@ -16,7 +16,7 @@ from clip_retrieval.filter.opening import Opening
 from clip_retrieval.filter.query import open_query
 from clip_retrieval.filter.recipe import compare_recipe, read_config, write_recipe
 from clip_retrieval.installed import need
-from clip_retrieval.layout import IndexFolder
+from clip_retrieval.layout import IndexFolder, check_not_inside
 from clip_retrieval.query.answer import answer
 from clip_retrieval.query.embed import Query
 from clip_retrieval.query.hits import json_rows
@@ -86,6 +86,7 @@ def clip_filter(*arguments: object, **options: object) -> pd.DataFrame:
 def run_filter(config: FilterConfig, opening: Opening | None = None) -> FilterResult:
     """Answer the queries and write their results; `opening` is the model, where it is being opened already."""
     target = Folder(config.output_folder)
+    check_not_inside(target, QueryError)  # before anything is written, or asked
     if config.export_mode in ("hardlink", "symlink") and not target.is_local:
         raise ConfigError(f"{target.url} can hold no links to pictures; give --export copy")
     searcher = open_searcher(

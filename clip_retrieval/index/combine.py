@@ -21,7 +21,7 @@ from clip_retrieval.index.building.merged_files import empty_out, merge_on_disk,
 from clip_retrieval.index.config import CombineConfig
 from clip_retrieval.index.folder.joined_manifests import join_folders, write_beside
 from clip_retrieval.index.folder.publish import IndexRevision
-from clip_retrieval.layout import INDEX_SUFFIX, METADATA_ARROW, METADATA_FOLDER, IndexFolder, Modality
+from clip_retrieval.layout import INDEX_SUFFIX, METADATA_ARROW, METADATA_FOLDER, IndexFolder, Modality, check_not_inside
 from clip_retrieval.local_files import check_regular
 from clip_retrieval.metadata import count_rows
 from clip_retrieval.revision import finish_revision, only_one
@@ -136,6 +136,7 @@ def check_local(source: Folder, target: Folder) -> None:
         raise StorageError("indices are merged in folders on this machine; copy them first")
     if source.place == target.place:
         raise IndexBuildError(f"{source.url} is where the parts are; give the merged index a folder of its own")
+    check_not_inside(target, IndexBuildError)
 
 
 def find_files(source: Folder, modality: Modality, target: IndexFolder) -> list[str]:

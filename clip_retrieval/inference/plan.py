@@ -21,7 +21,7 @@ from clip_retrieval.inference.missing import ids_to_make
 from clip_retrieval.inference.resume import as_it_was, check_folder, check_input, is_revised
 from clip_retrieval.inference.saved_plan import check_plan, read_plan, restore_source, save_plan
 from clip_retrieval.installed import need
-from clip_retrieval.layout import EmbeddingsFolder, Partition, read_manifest
+from clip_retrieval.layout import EmbeddingsFolder, Partition, check_not_inside, read_manifest
 from clip_retrieval.paths import local_path
 from clip_retrieval.sources import open_source
 from clip_retrieval.sources.files import FilesSource
@@ -207,4 +207,5 @@ def open_output(config: InferenceConfig) -> EmbeddingsFolder:
     path = local_path(config.source.input_dataset)
     if path is not None and os.path.isdir(path) and Folder(str(path)).place == folder.place:  # noqa: PTH112 -- or a list
         raise ConfigError(f"{folder.url} is the input; give the embeddings a folder of their own")
+    check_not_inside(folder, ConfigError)
     return folder

@@ -17,7 +17,8 @@ import numpy as np
 from clip_retrieval.embeddings.npy_writer import NpyWriter
 from clip_retrieval.encoder.base import Embeddings, Encoder
 from clip_retrieval.encoder.load import load_encoder
-from clip_retrieval.errors import SourceError
+from clip_retrieval.errors import SourceError, StorageError
+from clip_retrieval.layout import check_not_inside
 from clip_retrieval.process.resources import use_cores
 from clip_retrieval.storage import Folder, check_writable
 from clip_retrieval.tools.config import EmbedConfig, ExtractConfig
@@ -60,6 +61,7 @@ def extract(config: ExtractConfig) -> Extracted:
     if not paths and not texts:
         raise SourceError(f"{' and '.join(config.text_file)} hold no text; write one on each line")
     folder = Folder(config.output_folder)
+    check_not_inside(folder, StorageError)
     check_writable(folder)
     encoder = load_encoder(config.embed.encoder, workload="bulk")
     with folder.staging() as staging:

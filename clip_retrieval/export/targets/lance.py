@@ -15,6 +15,7 @@ from clip_retrieval.export.arrow_rows import as_fetched, make_schema, make_table
 from clip_retrieval.export.columns import ID, VECTOR
 from clip_retrieval.export.source import Block, Ids
 from clip_retrieval.export.target import MARK, Fetched, Setup
+from clip_retrieval.layout import check_not_inside
 from clip_retrieval.paths import local_path
 from clip_retrieval.revision import only_one
 from clip_retrieval.storage import Folder
@@ -35,6 +36,8 @@ class LanceTarget:
         self.table_name = setup.config.table
         self.name = f'table "{self.table_name}" of {setup.config.place}'
         self.open = ExitStack()
+        if local_path(setup.config.place) is not None:
+            check_not_inside(Folder(setup.config.place), ExportError)
         with translating(self.name):
             self.database = lancedb.connect(setup.config.place)
         self.table: Any = None

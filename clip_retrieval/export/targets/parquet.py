@@ -19,6 +19,7 @@ from clip_retrieval.export.columns import ID, VECTOR
 from clip_retrieval.export.exact import Nearest
 from clip_retrieval.export.source import Block, Ids
 from clip_retrieval.export.target import Fetched, Setup, parse_mark
+from clip_retrieval.layout import check_not_inside
 from clip_retrieval.metadata.parquet import reading
 from clip_retrieval.revision import only_one
 from clip_retrieval.storage import Folder, check_writable
@@ -47,6 +48,7 @@ class ParquetTarget:
 
     def begin(self) -> int:
         """Open or make the folder; see Target. Files are whole or absent, so their names tell what is done."""
+        check_not_inside(self.folder, ExportError)
         size = self.setup.config.batch_rows
         facts = self.setup.facts(self.dtype) | {"batch_size": size}
         if self.folder.exists(ABOUT):

@@ -18,6 +18,7 @@ from clip_retrieval.layout import (
     EmbeddingsFolder,
     IndexFolder,
     Modality,
+    check_not_inside,
     read_manifest,
 )
 from clip_retrieval.metadata import count_rows
@@ -37,6 +38,7 @@ def check_folders(source: EmbeddingsFolder, target: IndexFolder) -> None:
         )
     if source.place == target.place:
         raise IndexBuildError(f"{source.url} is the embeddings folder; give the index a folder of its own")
+    check_not_inside(target, IndexBuildError)
     held = [name for name in EMBEDDING_FOLDERS.values() if target.names(name, ".npy")]
     if held:  # its metadata would be replaced by the source's
         raise IndexBuildError(f"{target.url} has embeddings in {held[0]}; give the index a folder of its own")
