@@ -37,6 +37,8 @@ def needs_work(folder: EmbeddingsFolder, partition: Partition, run: str = "") ->
 
 
 def is_worth_a_try(stats: Mapping[str, Any]) -> bool:
+    if "shard:replaced" in stats["reasons"]:
+        return False  # rows of a table's other partitions are of another version
     return not stats["sample_count"] or any(reason in stats["reasons"] for reason in PASSING_REASONS)
 
 

@@ -11,6 +11,7 @@ from clip_retrieval.errors import SourceError, first_line
 from clip_retrieval.paths import without_query
 from clip_retrieval.sources.content import describe_start
 from clip_retrieval.sources.csv_rows import LONGEST_CELL, read_rows
+from clip_retrieval.sources.stamps import version_at
 from clip_retrieval.sources.tables import Table
 from clip_retrieval.sources.text_files import open_text
 from clip_retrieval.sources.types import Failure
@@ -63,6 +64,7 @@ class CsvTable(Table):
 
 def open_csv(url: str) -> CsvTable:
     """Read the header row; raises SourceError if it cannot be one."""
+    version = version_at(url)
     try:
         with open_text(url) as text:
             line = text.readline(LONGEST_CELL)
@@ -77,7 +79,7 @@ def open_csv(url: str) -> CsvTable:
     if known is not None or "\0" in line:
         raise SourceError(f"{url} is {known or 'no text: its first line holds NUL characters'}")
     if without_query(url).endswith((".txt", ".txt.gz")):
-        return CsvTable(url, {"url": "text"}, {"url": "text"}, None)
+        return CsvTable(url, {"url": "text"}, {"url": "text"}, None, version=version)
     if open_line is not None or any("\n" in name and "://" in name for name in names):
         raise SourceError(
             f"a quote in the first line of {url}, which names the columns, has no end; close or remove it"
@@ -89,7 +91,7 @@ def open_csv(url: str) -> CsvTable:
     unique = [name.strip() or f"column_{place}" for place, name in enumerate(names)]
     if len(set(unique)) < len(unique):
         raise SourceError(f"{url} has two columns of one name in {', '.join(unique)}")
-    return CsvTable(url, dict.fromkeys(unique, "text"), dict.fromkeys(unique, "text"), delimiter)
+    return CsvTable(url, dict.fromkeys(unique, "text"), dict.fromkeys(unique, "text"), delimiter, version=version)
 
 
 def count_outside_quotes(line: str, mark: str) -> int:

@@ -17,6 +17,7 @@ from clip_retrieval.sources.arrow_rows import check_names, kinds_of, rows_of, ty
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.content import explain_refusal
 from clip_retrieval.sources.parquet import reason_of
+from clip_retrieval.sources.stamps import version_at
 from clip_retrieval.sources.tables import Table, TablePart, TableSource, open_tables
 from clip_retrieval.sources.types import Failure
 from clip_retrieval.storage import Folder, check_inside
@@ -172,11 +173,11 @@ def count_rows(folder: Folder, split: str) -> int | None:
 
 
 def part_of(url: str) -> TablePart:
-    name = url.rpartition("/")[2]
+    name, version = url.rpartition("/")[2], version_at(url)
     try:
         with open_arrow(url) as batches:
             check_names(url, batches.schema)
-            table = ArrowTable(url, kinds_of(batches.schema), types_of(batches.schema))
+            table = ArrowTable(url, kinds_of(batches.schema), types_of(batches.schema), version=version)
     except FileNotFoundError:
         return TablePart(name, None, damage=Failure.of_shard(url, "missing", "the file does not exist"))
     except (pa.ArrowException, OSError) as error:

@@ -9,6 +9,7 @@ from typing import Any
 
 from clip_retrieval.errors import SourceError, first_line
 from clip_retrieval.git_lfs import describe_pointer
+from clip_retrieval.sources.stamps import version_at
 from clip_retrieval.sources.tables import Kind, Table
 from clip_retrieval.sources.text_files import open_text
 from clip_retrieval.sources.types import Failure
@@ -59,6 +60,7 @@ def parse(line: str) -> dict[str, Any] | str:
 def open_json_lines(url: str) -> JsonTable:
     """Read the file once to find its columns; raises SourceError if it cannot be read."""
     kinds: dict[str, Kind] = {}
+    version = version_at(url)
     try:
         for place, line in enumerate(lines_of(url)):
             pointer = describe_pointer(line) if place == 0 else None
@@ -72,7 +74,7 @@ def open_json_lines(url: str) -> JsonTable:
     except (OSError, EOFError, ValueError) as error:
         if not kinds:
             raise SourceError(f"{url} cannot be read: {first_line(error)}") from error
-    return JsonTable(url, kinds, {name: str(kind) for name, kind in kinds.items()})
+    return JsonTable(url, kinds, {name: str(kind) for name, kind in kinds.items()}, version=version)
 
 
 def kind_of(value: object) -> Kind:

@@ -18,6 +18,7 @@ from clip_retrieval.sources.arrow_rows import MOST_BYTES, check_names, kinds_of,
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.content import explain_refusal
 from clip_retrieval.sources.patterns import list_inputs
+from clip_retrieval.sources.stamps import version_at
 from clip_retrieval.sources.tables import Table, TablePart, TableSource, open_tables
 from clip_retrieval.sources.types import Failure
 
@@ -122,10 +123,10 @@ def open_parquet_source(config: SourceConfig, output_folder: str) -> TableSource
 
 def parts_of(url: str) -> tuple[list[TablePart], int]:
     """Return units of at most ROWS_PER_UNIT rows, none across row groups, and the total number of rows."""
-    name = url.rpartition("/")[2]
+    name, version = url.rpartition("/")[2], version_at(url)  # before it is opened: a later one may be another's
     try:
         with open_parquet(url) as file:
-            table = describe(url, file)
+            table = describe(url, file, version)
     except FileNotFoundError as error:
         raise SourceError(f"{url} does not exist") from error
     except (pa.ArrowException, OSError) as error:
@@ -141,11 +142,11 @@ def parts_of(url: str) -> tuple[list[TablePart], int]:
     return parts, table.starts[-1]
 
 
-def describe(url: str, file: pq.ParquetFile) -> ParquetTable:
+def describe(url: str, file: pq.ParquetFile, version: str) -> ParquetTable:
     about, schema = file.metadata, file.schema_arrow
     check_names(url, schema)
     starts = [0]
     for group in range(about.num_row_groups):
         starts.append(starts[-1] + about.row_group(group).num_rows)
     size = sum(about.row_group(group).total_byte_size for group in range(about.num_row_groups))
-    return ParquetTable(url, kinds_of(schema), types_of(schema), starts, size // max(1, starts[-1]))
+    return ParquetTable(url, kinds_of(schema), types_of(schema), starts, size // max(1, starts[-1]), version=version)

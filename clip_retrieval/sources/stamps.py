@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain, islice
+from typing import TypeVar
+
 from clip_retrieval.blobs import Stamp, open_raw, stamp_of
 from clip_retrieval.paths import local_path
+from clip_retrieval.sources.types import Failure
+
+T = TypeVar("T")
 
 
 def stamp_at(url: str) -> Stamp | None:
@@ -22,3 +29,23 @@ def version_at(url: str) -> str:
     except OSError:  # whoever opens it says why
         return ""
     return "" if about is None else f"{about.st_size}-{about.st_mtime_ns}"
+
+
+def unless_replaced(url: str, version: str, rows: Iterator[T]) -> Iterator[T] | None:
+    """Return the rows of a file; None where it is no longer the one of that version.
+
+    It is compared again once it is open: what is open stays as it is when another file takes its name.
+    """
+    if not version:
+        return rows
+    expected = version, ""  # of a file that is gone, whoever opens it tells
+    if version_at(url) not in expected:
+        return None
+    begun = chain(list(islice(rows, 1)), rows)
+    return begun if version_at(url) in expected else None
+
+
+def lost_rows(url: str, start: int, stop: int | None) -> Failure:
+    which = f"rows from {start} on" if stop is None else f"rows {start} to {stop - 1}"
+    detail = f"{which} are left out: the file was replaced or changed since it was listed; embed it into a new folder"
+    return Failure.of_shard(url, "replaced", detail)

@@ -5,19 +5,20 @@ A table is one file of rows: parquet, arrow or csv. Its rows come as dictionarie
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from clip_retrieval.blobs import Blob, BlobRef, Lost
 from clip_retrieval.errors import SourceError
 from clip_retrieval.sources.config import SourceConfig
+from clip_retrieval.sources.json_cells import plain
 from clip_retrieval.sources.packed import Mapped, between
+from clip_retrieval.sources.stamps import lost_rows, unless_replaced
 from clip_retrieval.sources.types import Failure, Origin, Sample
 from clip_retrieval.storage import Folder
 
@@ -53,6 +54,7 @@ class Table(ABC):
     url: str
     kinds: Mapping[str, Kind]  # key: column
     types: Mapping[str, str]  # key: column; for messages
+    version: str = field(default="", kw_only=True)  # of a local file, as `version_at` gives it; empty: not known
 
     @abstractmethod
     def rows(
@@ -107,7 +109,11 @@ class TableSource:
             if part.table is None:
                 continue
             roles = roles_of(part.table, self.config)
-            for item in part.table.rows(part.start, part.stop, roles.columns()):
+            rows = part.table.rows(part.start, part.stop, roles.columns())
+            kept = unless_replaced(part.table.url, part.table.version, rows)
+            if kept is None:
+                yield lost_rows(part.table.url, part.start, part.stop)
+            for item in kept or ():
                 yield item if isinstance(item, Failure) else self.sample(part.table, roles, *item)
 
     def read_only(self, names: Container[tuple[str, str]]) -> Iterator[Sample]:
@@ -281,19 +287,3 @@ def metadata_of(row: Mapping[str, Any], roles: Roles) -> Blob:
     if isinstance(picture, dict) and picture.get("path") is not None:
         fields = {f"{roles.image}.path": picture["path"], **fields}
     return json.dumps(plain(fields)).encode()
-
-
-def plain(value: Any) -> Any:
-    """Return a value as types that JSON has."""
-    if isinstance(value, dict):
-        return {str(name): plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, bytes):
-        try:
-            return value.decode("utf-8")
-        except UnicodeDecodeError:
-            return base64.b64encode(value).decode()
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)

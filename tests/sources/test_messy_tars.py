@@ -279,3 +279,15 @@ def test_every_row_names_its_tar(
     table = read_table(output, "metadata")
     assert list(table["shard"]) == [str(tar), str(tar)]
     assert table["shard_offset"].isna().tolist() == [False, True]
+
+
+def test_failures_of_captions_alone_are_told_without_a_caption(good_tar: Path, read_table: Read) -> None:
+    bad, output = good_tar.with_name("bad.tar"), good_tar.parent / "output"
+    bad.write_bytes(b"short")
+    tars = str([str(good_tar), str(bad)])
+    options = {"clip_model": MODEL, "num_prepro_workers": 0, "enable_image": False, "output_partition_count": 2}
+
+    clip_inference(tars, output, "webdataset", **options)
+
+    assert len(read_table(output, "metadata")) == 8
+    assert shard_failures(read_table(output, "failures")) == [[str(bad), "not_a_tar"]]

@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from clip_retrieval import clip_inference
 from clip_retrieval.inference.readers.loader import CHUNK_SIZE
-from clip_retrieval.sources import webdataset
+from clip_retrieval.sources import open_source, webdataset
 from clip_retrieval.sources.archive import ArchiveSource
+from clip_retrieval.sources.config import SourceConfig
+from clip_retrieval.sources.tables import TableSource
+from clip_retrieval.sources.types import Failure
+from clip_retrieval.sources.urls import UrlSource
 
 COUNT = 40
 REPLACED_AT = CHUNK_SIZE + 4  # samples that are listed before: one chunk is read by then
@@ -171,3 +176,67 @@ def test_an_archive_of_other_names_by_now_lacks_samples_and_ends_no_run(
 
     assert len(read_table(output, "metadata")) == COUNT - 2
     assert set(read_table(output, "failures")["key"]) == {"00000.jpg", "00001.jpg"}
+
+
+def write_table(path: Path, word: str) -> Path:
+    table = pd.DataFrame({"caption": [f"{word} {number}" for number in range(COUNT)]})
+    if path.suffix == ".parquet":
+        table.to_parquet(path, row_group_size=10)
+    elif path.suffix == ".arrow":
+        made = pa.Table.from_pandas(table)
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, made.schema) as stream:
+            stream.write_table(made, 10)
+    return path
+
+
+def test_a_table_that_is_replaced_gives_rows_of_one_version(
+    tmp_path: Path, read_table: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, other = write_table(tmp_path / "a.parquet", "old"), write_table(tmp_path / "b.parquet", "newer")
+    real, output = TableSource.read, tmp_path / "out"
+
+    def read(source: TableSource, start: int, stop: int) -> Iterator[Any]:
+        items = real(source, start, stop)
+        yield next(items)  # it is open, so the rest of this partition is of the old file
+        if start == 1:
+            other.replace(table)
+        yield from items
+
+    monkeypatch.setattr(TableSource, "read", read)
+    options = {"enable_image": False, "output_partition_count": 4}
+    embed(table, output, "parquet", **options)
+    monkeypatch.undo()
+
+    for _ in range(2):  # a second run does not mix them either
+        assert list(read_table(output, "metadata")["caption"]) == [f"old {number}" for number in range(20)]
+        failures = read_table(output, "failures")
+        assert list(failures["part"] + ":" + failures["reason"]) == ["shard:replaced"] * 2
+        assert "rows 30 to 39 are left out: the file was replaced" in failures["detail"][1]
+        embed(table, output, "parquet", **options)
+        embed(table, output, "parquet", retry_failed=True, **options)
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.csv", "a.jsonl"])
+def test_tables_of_all_kinds_are_compared(tmp_path: Path, name: str) -> None:
+    table = tmp_path / name
+    if name == "a.parquet":
+        pd.DataFrame({"url": ["x", "y"]}).to_parquet(table)
+    else:
+        table.write_text("url\nx\ny\n" if name == "a.csv" else '{"url": "x"}\n{"url": "y"}\n')
+    source = open_source(SourceConfig(input_dataset=str(table), input_format="urls", enable_text=False), "")
+    assert isinstance(source, UrlSource)
+    tables = source.tables
+    assert [item.key for item in tables.read(0, 1)] == ["0", "1"]
+    table.write_bytes(table.read_bytes() + b" ")
+    (failure,) = tables.read(0, 1)
+    assert isinstance(failure, Failure)
+    assert failure.reason == "replaced"
+
+
+def test_arrow_files_are_compared(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text('{"_data_files": [{"filename": "a.arrow"}]}')
+    table = write_table(tmp_path / "a.arrow", "old")
+    source = open_source(SourceConfig(input_dataset=str(tmp_path), input_format="datasets", enable_image=False), "")
+    assert len(list(source.read(0, 1))) == COUNT
+    write_table(tmp_path / "b.arrow", "newer").replace(table)
+    assert [item.reason for item in source.read(0, 1) if isinstance(item, Failure)] == ["replaced"]

@@ -119,7 +119,7 @@ class Pipeline:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None and self.captions.row_count:
+        if kind is None and (self.captions.row_count or self.captioned):  # batches without rows have failures
             self.encode_captions()
         if kind is not None:
             self.error = self.error or error  # the rest is not worth encoding
