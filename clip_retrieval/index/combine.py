@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import faiss
-import numpy as np
 
 from clip_retrieval.checksums import sum_files
 from clip_retrieval.errors import IndexBuildError, StorageError
-from clip_retrieval.index.building.listed_files import ListedFile, open_listed
-from clip_retrieval.index.building.merged_files import empty_out, merge_on_disk, merge_to_file
+from clip_retrieval.index.building.merged_files import merge_on_disk, merge_to_file
+from clip_retrieval.index.building.merged_ids import find_starts, read_spans, tell_lacking
 from clip_retrieval.index.config import CombineConfig
 from clip_retrieval.index.folder.joined_manifests import join_folders, write_beside
 from clip_retrieval.index.folder.publish import IndexRevision
@@ -25,16 +22,14 @@ from clip_retrieval.layout import INDEX_SUFFIX, METADATA_ARROW, METADATA_FOLDER,
 from clip_retrieval.local_files import check_regular
 from clip_retrieval.metadata import count_rows
 from clip_retrieval.revision import finish_revision, only_one
-from clip_retrieval.search.files import LISTS, METRICS, POPULATED, open_file, read_file, read_places
+from clip_retrieval.search.files import LISTS, POPULATED, read_file
 from clip_retrieval.search.outlines import open_to_describe
 from clip_retrieval.search.settings import Settings, format_settings, settings_of, widest
-from clip_retrieval.search.stored_settings import set_settings, store_settings
+from clip_retrieval.search.stored_settings import store_settings
 from clip_retrieval.storage import Folder, leaving_nothing_empty
 from clip_retrieval.words import with_article
 
 logger = logging.getLogger(__name__)
-
-Span = tuple[int, int, bool]  # smallest and largest id of a part, and whether ids are explicit
 
 
 @dataclass(frozen=True)
@@ -65,11 +60,9 @@ def run_combine(config: CombineConfig) -> CombinedIndex:
     check_local(source, target)
     names = find_files(source, config.modality, target)
     name = target.index_name(config.modality)
-    if target.exists(name) and not config.overwrite:
-        raise IndexBuildError(
-            f"{target.url} has {with_article(name)} already; name another folder, or give --overwrite True"
-        )
-    starts = find_starts(source, names, config.modality)
+    check_free(target, name, overwrite=config.overwrite)
+    spans = read_spans(source, names)
+    starts = find_starts(source, names, spans, config.modality)
     joined = join_folders(source, names, starts, config.modality)
     if joined.row_count is not None:
         check_metadata(target, joined.row_count)  # before the work, where that can be told
@@ -94,13 +87,25 @@ def run_combine(config: CombineConfig) -> CombinedIndex:
         revision.write_json(target.info_name(config.modality), info)
         write_beside(revision, config.modality, joined, info, sums)
         revision.commit()
+    tell_lacking(source, names, starts, spans, joined.empty_rows)
+    tell_no_metadata(target)
+    return CombinedIndex(target.path(name), names, rows, time.perf_counter() - start)
+
+
+def check_free(target: IndexFolder, name: str, *, overwrite: bool) -> None:
+    if target.exists(name) and not overwrite:
+        raise IndexBuildError(
+            f"{target.url} has {with_article(name)} already; name another folder, or give --overwrite True"
+        )
+
+
+def tell_no_metadata(target: IndexFolder) -> None:
     if not target.names(METADATA_FOLDER, ".parquet") and not target.exists(METADATA_ARROW):
         logger.warning(
             "%s has no metadata, which is not merged: hits are ids and scores alone, until the parquet files of all "
             "parts are in its %s folder, named in the order of the parts",
             target.url, METADATA_FOLDER,
         )  # fmt: skip
-    return CombinedIndex(target.path(name), names, rows, time.perf_counter() - start)
 
 
 def check_metadata(target: IndexFolder, row_count: int) -> None:
@@ -121,11 +126,14 @@ def combine_folder(input_folder: str, output_folder: str) -> CombinedIndex:
     names = source.names("", INDEX_SUFFIX)
     if not names:
         raise IndexBuildError(f"there is no *.index file in {source.url}")
+    spans = read_spans(source, names)
+    starts = find_starts(source, names, spans)
     with leaving_nothing_empty(target), target.staging() as scratch:
-        rows = merge_on_disk(source, names, find_starts(source, names), scratch)
+        rows = merge_on_disk(source, names, starts, scratch)
         store_settings(scratch / POPULATED, find_settings(source, names))
         for name in (LISTS, POPULATED):
             target.publish(scratch / name, name)
+    tell_lacking(source, names, starts, spans)
     return CombinedIndex(target.path(POPULATED), names, rows, time.perf_counter() - start)
 
 
@@ -165,100 +173,12 @@ def find_files(source: Folder, modality: Modality, target: IndexFolder) -> list[
     return [str(path.relative_to(root)) for path in found]
 
 
-def find_starts(source: Folder, names: Sequence[str], modality: Modality | None = None) -> list[int]:
-    """Return the offset of each part's ids: 0 if the parts' ids differ already, else the number of rows before it.
-
-    Of files in image.index, image.json may say where the rows of each begin. Raises IndexBuildError where the parts
-    were not trained together, or their ids fit none of this.
-    """
-    first, spans = "", []
-    for name in names:
-        path = source.path(name)
-        shell, span = open_shell(source, name)
-        spans.append(span)
-        set_settings(shell, dict.fromkeys(settings_of(shell), 1))  # parts may have been tuned differently
-        print_of = hashlib.sha256(faiss.serialize_index(shell).tobytes()).hexdigest()
-        first = first or print_of
-        if print_of != first:
-            raise IndexBuildError(
-                f"{path} was not trained together with {names[0]}: their lists and codes mean different vectors; build "
-                "one index of all embeddings"
-            )
-    ordered = sorted(spans)
-    if all(before[1] < after[0] for before, after in pairwise(ordered)) and spans[0][2]:
-        return [0] * len(names)
-    described = read_places(IndexFolder(source.url), modality) if modality and is_in_parts(names, modality) else {}
-    files = [PurePosixPath(name).name for name in names]
-    if spans[0][2] and described.keys() >= set(files):
-        said = [described[file] for file in files]
-        if is_apart(said, spans):
-            return said
-        raise IndexBuildError(
-            f"the json file of the index in {source.url} says that the rows of its files begin at "
-            f"{', '.join(f'{place:,}' for place in said)}: then two files would share rows; correct the parts there"
-        )
-    if any(low for low, _, _ in spans):
-        raise IndexBuildError(f"ids overlap in {source.url}: each part must begin at 0, or go on where another ends")
-    return [0, *accumulate(high + 1 for _, high, _ in spans)][:-1]
-
-
-def is_in_parts(names: Sequence[str], modality: Modality) -> bool:
-    return all(str(PurePosixPath(name).parent) == IndexFolder.index_name(modality) for name in names)
-
-
-def is_apart(starts: Sequence[int], spans: Sequence[Span]) -> bool:
-    """Say whether ids that begin at these rows do not meet."""
-    rows = sorted((start + low, start + high) for start, (low, high, _) in zip(starts, spans, strict=True))
-    return all(before[1] < after[0] for before, after in pairwise(rows))
-
-
-def open_shell(source: Folder, name: str) -> tuple[Any, Span]:
-    """Return a part without its rows, and what ids they have; raises StorageError if the file is damaged."""
-    path = source.path(name)
-    listed = try_listed(path)
-    if listed is not None and len(listed.sizes.nonzero()[0]):
-        spans = [(int(ids.min()), int(ids.max())) for ids in listed.read_ids() if len(ids)]
-        empty_out(listed.index)
-        return listed.index, (min(low for low, _ in spans), max(high for _, high in spans), True)
-    shell = open_file(source, name, memory_map=True)
-    span = id_span(shell, path)
-    empty_out(shell)
-    return shell, span
-
-
-def try_listed(path: str) -> ListedFile | None:
-    """Open a part of lists from its file; None where another way of opening it says more, or is needed."""
-    try:
-        listed = open_listed(path)
-    except (RuntimeError, MemoryError, OSError):
-        return None
-    return listed if listed is not None and listed.index.metric_type in METRICS else None
-
-
 def find_settings(source: Folder, names: Sequence[str]) -> Settings:
     """Return the slowest settings stored in the parts' faiss files; used where their json files have none."""
     found = widest([settings_of(open_to_describe(source.path(name))) for name in names])
     if found.get("nprobe", 1) <= 1 and found.get("k_factor_rf", 1) <= 1 and "nprobe" in found:
         logger.warning("nothing says how well the parts are to be searched: `index score --tune True` finds it out")
     return found
-
-
-def id_span(index: Any, path: str) -> Span:
-    """Return the smallest and the largest id, and whether ids are explicit; below a refinement they are positions."""
-    index = faiss.downcast_index(index)
-    if isinstance(index, faiss.IndexPreTransform):
-        return id_span(index.index, path)
-    if index.ntotal == 0:
-        raise IndexBuildError(f"{path} holds no rows; take it out of the folder")
-    if not isinstance(index, faiss.IndexIVF):
-        return 0, int(index.ntotal) - 1, False
-    low, high = np.iinfo(np.int64).max, -1
-    for i in range(index.nlist):
-        size = index.invlists.list_size(i)
-        if size:
-            ids = faiss.rev_swig_ptr(index.invlists.get_ids(i), size)
-            low, high = min(low, int(ids.min())), max(high, int(ids.max()))
-    return low, high, True
 
 
 def describe_merged(path: Path, key: str | None, rows: int, size: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 from clip_retrieval.errors import QueryError, StorageError, describe_os_error
 from clip_retrieval.layout import INDEX_SUFFIX, MODALITIES, IndexFolder, Modality
 from clip_retrieval.search.native_output import printing_nothing
-from clip_retrieval.search.part_ids import Named, find_first_rows
+from clip_retrieval.search.part_ids import Named, find_first_rows, tell_order
 from clip_retrieval.search.row_places import RowPlaces
 from clip_retrieval.search.tree import list_nodes
 from clip_retrieval.storage import Folder
@@ -50,6 +50,8 @@ def open_parts(folder: IndexFolder, modality: Modality, *, memory_map: bool = Fa
     check_alike(folder.path(name), names, indices)
     named = Named(folder.path(name), names, folder.path(folder.info_name(modality)))
     firsts = find_first_rows(named, indices, described)
+    if any(firsts) and not described:
+        tell_order(named.path, names, named.info)
     return [
         OpenPart(index, first, name=f"{name}/{part}") for part, index, first in zip(names, indices, firsts, strict=True)
     ]
@@ -57,7 +59,12 @@ def open_parts(folder: IndexFolder, modality: Modality, *, memory_map: bool = Fa
 
 def read_places(folder: IndexFolder, modality: Modality) -> dict[str, int]:
     """Return where the rows of each part begin, as the index's json file says."""
-    return {part["file"]: part["first_row"] for part in folder.read_info(modality).get("parts", [])}
+    places = {part["file"]: part["first_row"] for part in folder.read_info(modality).get("parts", [])}
+    for file, first in places.items():
+        if first < 0:
+            info = folder.path(folder.info_name(modality))
+            raise StorageError(f"{info} says that the rows of {file} begin at {first:,}; correct the parts there")
+    return places
 
 
 def check_alike(path: str, names: list[str], indices: list[Any]) -> None:

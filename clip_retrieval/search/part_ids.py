@@ -5,6 +5,8 @@ All ids are read only where some of them fit both: a search opens many folders, 
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -17,11 +19,14 @@ from numpy.typing import NDArray
 from clip_retrieval.errors import StorageError
 from clip_retrieval.search.tree import has_ids
 
+logger = logging.getLogger(__name__)
+
 LISTS_READ = 1_024  # inverted lists of a file whose ids are read: 2 ms, 8 of a mapped file
 ENDS_READ = 128  # ids at either end of such a list
 IDS_READ = 1 << 18  # ids of an id map that are read
 MOST_READ = 20_000_000  # rows of all files whose ids are read where some meet: seconds
 ENDLESS = np.iinfo(np.int64).max
+NAMES_SHOWN = 4
 
 Ids = NDArray[np.int64]
 
@@ -54,10 +59,61 @@ def find_first_rows(named: Named, indices: Sequence[Any], described: Mapping[str
     if described:
         starts = [read_place(named, name, described) for name in named.names]
     if not with_ids:
+        if described:
+            check_apart(named.info, named.names, starts, [count_up(index) for index in indices])
         return starts
     held = [read_some(index) + (0 if i in with_ids else starts[i]) for i, index in enumerate(indices)]
     is_global = fit_described(named, indices, held, starts) if described else fit_each_other(named, indices, held)
-    return [0 if i in with_ids and is_global[i] else start for i, start in enumerate(starts)]
+    firsts = [0 if i in with_ids and is_global[i] else start for i, start in enumerate(starts)]
+    if described:
+        spans = [
+            ((int(ids.min()), int(ids.max())) if len(ids) else None) if i in with_ids else count_up(indices[i])
+            for i, ids in enumerate(held)
+        ]
+        check_apart(named.info, named.names, firsts, spans)
+    return firsts
+
+
+def count_up(index: Any) -> tuple[int, int] | None:
+    """Return the first and the last position in an index; None where it is empty."""
+    return (0, int(index.ntotal) - 1) if index.ntotal else None
+
+
+def check_apart(
+    info: str, names: Sequence[str], firsts: Sequence[int], spans: Sequence[tuple[int, int] | None]
+) -> None:
+    """Raise StorageError where files that begin where a json file says have rows in common.
+
+    `spans` are the smallest and the largest id of each file, None where it is empty.
+    """
+    rows = sorted(
+        (first + span[0], first + span[1], name, first)
+        for first, span, name in zip(firsts, spans, names, strict=True)
+        if span is not None
+    )
+    for (_, last, one, at), (low, _, other, there) in pairwise(rows):
+        if low <= last:
+            raise StorageError(
+                f"{info} says that the rows of {one} begin at {at:,} and those of {other} at {there:,}: then both "
+                f"would have a row {low:,}; correct the parts there"
+            )
+
+
+def tell_order(path: str, names: Sequence[str], info: str | None) -> None:
+    """Log a line where names have numbers, and are not in the order of these; `info` may say where rows begin."""
+    if sorted(names, key=split_numbers) == list(names):
+        return
+    shown = ", ".join(names[:NAMES_SHOWN]) + (", …" if len(names) > NAMES_SHOWN else "")
+    logger.warning(
+        "%s: rows are counted over the files in the order of their names, %s; for the order of their numbers, write "
+        "these with leading zeros%s",
+        path, shown, f', or say in {info} where the rows of each file begin ("parts")' if info else "",
+    )  # fmt: skip
+
+
+def split_numbers(name: str) -> list[str | int]:
+    """Return a name's text and numbers in turn, by which 2.index is before 10.index."""
+    return [int(piece) if i % 2 else piece for i, piece in enumerate(re.split("([0-9]+)", name))]
 
 
 def read_place(named: Named, name: str, described: Mapping[str, int]) -> int:

@@ -200,3 +200,62 @@ def test_of_long_lists_the_ends_tell(tmp_path: Path, unit_rows: Rows, monkeypatc
     some = part_ids.read_some(index)
     assert len(some) <= 8 * 10
     assert (some.min(), some.max()) == (500, 799)
+
+
+@pytest.mark.parametrize("key", ["Flat", "IVF8,Flat"])
+def test_places_in_the_json_file_under_which_rows_meet_are_refused(tmp_path: Path, unit_rows: Rows, key: str) -> None:
+    rows = unit_rows(sum(SIZES), 16)
+    (tmp_path / "image.index").mkdir()
+    for i, (some, size) in enumerate(zip(np.split(rows, np.cumsum(SIZES)[:-1]), SIZES, strict=True)):
+        index = faiss.index_factory(16, key, faiss.METRIC_INNER_PRODUCT)
+        index.train(some)
+        index.add(some)
+        assert index.ntotal == size
+        faiss.write_index(index, str(tmp_path / "image.index" / f"{i}.index"))
+    for firsts, said in (
+        ((0, 400, 800), "both would have a row 400" if key == "Flat" else "0.index has ids from 0 to 499"),
+        ((0, 500, 500), "those of 2.index at 500: then both would have a row 500"),
+        ((-1, 500, 800), "begin at -1"),
+    ):
+        parts = [{"file": f"{i}.index", "first_row": first, "rows": 500} for i, first in enumerate(firsts)]
+        (tmp_path / "image.json").write_text(json.dumps({"parts": parts}))
+        with pytest.raises(StorageError, match=said):
+            open_at(tmp_path)
+    for firsts in ((0, 500, 800), (700, 0, 300), (0, 600, 1000)):
+        parts = [{"file": f"{i}.index", "first_row": first} for i, first in enumerate(firsts)]
+        (tmp_path / "image.json").write_text(json.dumps({"parts": parts}))
+        found = find_own(open_at(tmp_path), rows)
+        np.testing.assert_array_equal(
+            found, np.concatenate([f + np.arange(s) for f, s in zip(firsts, SIZES, strict=True)])
+        )
+
+
+def test_names_that_are_not_in_the_order_of_their_numbers_are_told(
+    tmp_path: Path, unit_rows: Rows, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write(tmp_path, unit_rows(sum(SIZES), 16), "IDMap,Flat", counted_anew())
+    open_at(folder)
+    assert not caplog.text
+    parts = folder / "image.index"
+    (parts / "2.index").rename(parts / "10.index")
+    open_at(folder)
+    assert "order of their names, 0.index, 1.index, 10.index" not in caplog.text  # which is that of their numbers
+    (parts / "1.index").rename(parts / "9.index")
+    open_at(folder)
+    assert "order of their names, 0.index, 10.index, 9.index; for the order of their numbers, write" in caplog.text
+    assert "image.json where the rows of each file begin" in caplog.text
+    caplog.clear()
+    said = [{"file": name, "first_row": first} for name, first in (("0.index", 0), ("9.index", 500), ("10.index", 800))]
+    (folder / "image.json").write_text(json.dumps({"parts": said}))
+    open_at(folder)
+    assert not caplog.text
+
+
+def test_the_order_of_names_does_not_matter_to_ids_of_the_whole(
+    tmp_path: Path, unit_rows: Rows, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write(tmp_path, unit_rows(sum(SIZES), 16), "IDMap,Flat", going_on())
+    (folder / "image.index" / "2.index").rename(folder / "image.index" / "10.index")
+    (folder / "image.index" / "1.index").rename(folder / "image.index" / "9.index")
+    open_at(folder)
+    assert not caplog.text
