@@ -37,7 +37,7 @@ COUNT, DIM, CUT = 1500, 16, 601
 WIDE = {"nprobe": 16, "k_factor_rf": 4}
 KEYS = [
     "Flat", "SQ8", "IVF16,Flat", "RR16,IVF16,SQ8", "IVF16,PQ8x4fs", "IVF16,SQ4,Refine(SQ8)",
-    "RR16,IVF16,PQ8x4fs,RFlat", "RR16,IVF16,PQ8x4fs,Refine(RR16,PQ16x4np)", "IVF16,RaBitQ",
+    "RR16,IVF16,PQ8x4fs,RFlat", "RR16,IVF16,PQ8x4fs,Refine(RR16,PQ16x4np)", "IVF16,RaBitQ", "PQ8x4fs", "PQ8x4fs,RFlat",
 ]  # fmt: skip
 
 
@@ -171,7 +171,7 @@ def test_parts_that_were_not_trained_together_are_refused(tmp_path: Path) -> Non
     assert not (tmp_path / "out" / "image.index").exists()
 
 
-@pytest.mark.parametrize("key", ["HNSW8", "IVF16,RaBitQfs"])
+@pytest.mark.parametrize("key", ["HNSW8", "IVF16,RaBitQfs", "RaBitQfs"])
 def test_what_faiss_cannot_merge_is_refused(tmp_path: Path, key: str) -> None:
     write_parts(tmp_path / "parts", key)
     with pytest.raises(ClipRetrievalError, match=r"cannot be merged; put the files into a folder image\.index"):
@@ -352,11 +352,17 @@ def only_from_a_reader(read: Callable[..., Any]) -> Callable[..., Any]:
     return read_outline
 
 
-def test_lists_of_fast_scan_are_not_for_a_disk(tmp_path: Path) -> None:
-    write_parts(tmp_path / "parts", "IVF16,PQ8x4fs")
-    with pytest.raises(
-        ClipRetrievalError, match="is an IndexIVFPQFastScan, which has no lists for a disk; use --on_disk False"
-    ):
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        ("IVF16,PQ8x4fs", "an IndexIVFPQFastScan, whose lists of 4-bit codes faiss keeps in memory"),
+        ("IVF16,SQ8,RFlat", "an IndexRefineFlat, whose lists are in memory beside the codes of the refinement"),
+        ("PQ8x4fs", "an IndexPQFastScan, which has no lists for a disk"),
+    ],
+)
+def test_why_lists_are_not_for_a_disk_is_told(tmp_path: Path, key: str, why: str) -> None:
+    write_parts(tmp_path / "parts", key)
+    with pytest.raises(ClipRetrievalError, match=f"is {why}; use --on_disk False"):
         combine_folder(str(tmp_path / "parts"), str(tmp_path / "out"))
 
 
@@ -369,6 +375,6 @@ def merge_on_disk_as_ours(parts: str, out: str) -> object:
 def test_a_refusal_leaves_no_folder_that_was_not_there(tmp_path: Path, combine: Any, there: list[str]) -> None:
     write_parts(tmp_path / "parts", "IVF16,PQ8x4fs,RFlat")
     tmp_path.joinpath(*there).mkdir(parents=True, exist_ok=True)
-    with pytest.raises(ClipRetrievalError, match="has no lists for a disk"):
+    with pytest.raises(ClipRetrievalError, match="beside the codes of the refinement"):
         combine(str(tmp_path / "parts"), str(tmp_path / "above" / "out"))
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_dir()) == sorted([*there, "parts"])

@@ -20,8 +20,11 @@ from clip_retrieval.layout import INDEX_SUFFIX
 from clip_retrieval.progress import show_progress
 from clip_retrieval.search.files import LISTS, POPULATED, write_file
 from clip_retrieval.search.native_output import printing_nothing
+from clip_retrieval.search.tree import list_nodes
 from clip_retrieval.storage import Folder
 from clip_retrieval.words import with_article
+
+EMPTIED = (faiss.IndexPreTransform, faiss.IndexRefine, faiss.IndexIVF, faiss.IndexFlatCodes, faiss.IndexPQFastScan)
 
 
 def merge_to_file(source: Folder, names: Sequence[str], starts: Sequence[int], path: Path) -> int:
@@ -125,10 +128,17 @@ def inverted(index: Any, path: str) -> Any:
     if isinstance(index, faiss.IndexPreTransform):
         return inverted(index.index, path)
     if not isinstance(index, faiss.IndexIVF) or isinstance(index, faiss.IndexIVFFastScan):
-        raise IndexBuildError(
-            f"{path} is {with_article(type(index).__name__)}, which has no lists for a disk; use --on_disk False"
-        )
+        kind = with_article(type(index).__name__)
+        raise IndexBuildError(f"{path} is {kind}, {why_not_on_disk(index)}; use --on_disk False")
     return index
+
+
+def why_not_on_disk(index: Any) -> str:
+    if isinstance(index, faiss.IndexIVFFastScan):
+        return "whose lists of 4-bit codes faiss keeps in memory"
+    if any(isinstance(node, faiss.IndexIVF) for node in list_nodes(index)):
+        return "whose lists are in memory beside the codes of the refinement"
+    return "which has no lists for a disk"
 
 
 def make_shell(path: str) -> Any:
@@ -139,8 +149,9 @@ def make_shell(path: str) -> Any:
 
 
 def empty_out(index: Any) -> None:
+    """Take the rows out of an index. Raises IndexBuildError where those of several could not be put together."""
     index = faiss.downcast_index(index)
-    if isinstance(index, (faiss.IndexHNSW, faiss.IndexIDMap, *UNMERGED)):
+    if not isinstance(index, EMPTIED) or isinstance(index, UNMERGED):
         raise IndexBuildError(
             f"{with_article(type(index).__name__)} cannot be merged; put the files into a folder image.index, where "
             "they are searched together"
@@ -152,6 +163,9 @@ def empty_out(index: Any) -> None:
         lists = faiss.ArrayInvertedLists(index.nlist, index.code_size)
         index.replace_invlists(lists, True)  # noqa: FBT003 -- faiss takes no keyword
         lists.this.disown()
+    if isinstance(index, faiss.IndexPQFastScan):
+        index.codes.resize(0)
+        index.ntotal2 = 0
     if isinstance(index, faiss.IndexFlatCodes):
         index.codes = faiss.IndexFlatIP(1).codes  # may be mapped, and is not to be cleared then
     index.ntotal = 0

@@ -127,4 +127,4 @@ def can_be_merged(index: Any) -> bool:
         return can_be_merged(tree.index)
     if isinstance(tree, faiss.IndexRefine):
         return can_be_merged(tree.base_index) and can_be_merged(tree.refine_index)
-    return isinstance(tree, faiss.IndexIVF | faiss.IndexFlatCodes)
+    return isinstance(tree, faiss.IndexIVF | faiss.IndexFlatCodes | faiss.IndexPQFastScan)
