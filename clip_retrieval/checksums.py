@@ -53,14 +53,17 @@ def find_damage(folder: Folder, sums: Mapping[str, Any], most_bytes: float = flo
         path = folder.path(name)
         with folder.answering():
             if not folder.fs.isfile(path):  # a device or a pipe, which a stranger's manifest may name, has no end
-                return StorageError(f"{path} is missing, or no file; build the index again")
+                return StorageError(f"{path} is missing, or no file", advice="build the index again")
             size = int(folder.fs.size(path))
         if size != said["bytes"]:
             return StorageError(
-                f"{path} has {size:,} bytes and had {said['bytes']:,} when it was written; build the index again"
+                f"{path} has {size:,} bytes and had {said['bytes']:,} when it was written",
+                advice="build the index again",
             )
         if size <= most_bytes and sum_file(folder, name) != said["xxh3_64"]:
-            return StorageError(f"{path} is damaged: its bytes are not those that were written; build the index again")
+            return StorageError(
+                f"{path} is damaged: its bytes are not those that were written", advice="build the index again"
+            )
     return None
 
 

@@ -31,7 +31,14 @@ OS_ADVICE = {
 
 
 class ClipRetrievalError(Exception):
-    """Base of all errors that are shown as one sentence, without a traceback."""
+    """Base of all errors that are shown as one sentence, without a traceback.
+
+    `what` is the sentence without its advice: whoever does that for the user, or knows better, leaves the advice out.
+    """
+
+    def __init__(self, message: object = "", *, advice: str | None = None) -> None:
+        super().__init__(message if advice is None else f"{message}; {advice}")
+        self.what = str(message)
 
 
 class ConfigError(ClipRetrievalError):

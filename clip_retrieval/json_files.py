@@ -39,7 +39,11 @@ def read_json(path: Path, shape: type[Shape], error: type[ClipRetrievalError] = 
 
 
 def parse_json(
-    data: bytes | str, shape: type[Shape], source: object, error: type[ClipRetrievalError] = StorageError
+    data: bytes | str,
+    shape: type[Shape],
+    source: object,
+    error: type[ClipRetrievalError] = StorageError,
+    advice: str = "fetch or write it anew",
 ) -> Shape:
     """Return JSON as `shape`; raises `error` in a sentence that begins with `source`, the file's name."""
     try:
@@ -48,9 +52,19 @@ def parse_json(
         raise error(f"{source} is no valid JSON: it is nested too deeply") from problem
     except ValueError as problem:
         pointer = describe_pointer(data)
-        reason = f"is {pointer}" if pointer else f"is no valid JSON ({first_line(problem)}); fetch or write it anew"
-        raise error(f"{source} {reason}") from problem
+        if pointer:
+            raise error(f"{source} is {pointer}") from problem
+        raise error(f"{source} is no valid JSON ({explain(data, problem)})", advice=advice) from problem
     return check_shape(value, shape, source, error)
+
+
+def explain(data: bytes | str, problem: ValueError) -> str:
+    """Return what is wrong with data that are no JSON; of bytes, Python names the encoding that it took them for."""
+    if not data:
+        return "it is empty"
+    if not (data if isinstance(data, str) else data.decode("latin-1")).strip("\0"):
+        return "it holds nothing but zeros"
+    return "it is no text in UTF-8" if isinstance(problem, UnicodeDecodeError) else first_line(problem)
 
 
 def check_shape(

@@ -77,7 +77,7 @@ def check_regular(path: str) -> None:
     """Raise StorageError for what stands in place of a file and may never end when it is read, such as a pipe."""
     kind = describe_special(Path(path))
     if kind is not None:
-        raise StorageError(f"{path} is {kind}, not a file; put the file there, or make the folder again")
+        raise StorageError(f"{path} is {kind}, not a file", advice="put the file there, or make the folder again")
 
 
 @cache

@@ -120,10 +120,10 @@ class Folder:
         try:
             data = self.read_bytes(name)
         except FileNotFoundError as error:
-            raise StorageError(f"{self.path(name)} is missing; make the folder again") from error
+            raise StorageError(f"{self.path(name)} is missing", advice="make the folder again") from error
         except IsADirectoryError as error:
-            raise StorageError(f"{self.path(name)} is a folder, not a file; make it again") from error
-        return parse_json(data, shape, self.path(name))
+            raise StorageError(f"{self.path(name)} is a folder, not a file", advice="make the folder again") from error
+        return parse_json(data, shape, self.path(name), advice="make the folder again")
 
     def write_json(self, name: str, value: object) -> None:
         with self.staged(name) as staged:

@@ -53,6 +53,23 @@ def test_broken_json_is_one_sentence(data: bytes) -> None:
         parse_json(data, dict[str, Any], "x.json")
 
 
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "it is empty"),
+        (bytes(9), "it holds nothing but zeros"),
+        ("\0", "it holds nothing but zeros"),
+        (b'"\xff"', "it is no text in UTF-8"),
+        (b"\0\0\0\0\xff", "it is no text in UTF-8"),
+    ],
+)
+def test_what_is_no_text_is_said_without_the_name_of_a_codec(data: bytes | str, reason: str) -> None:
+    with pytest.raises(StorageError) as caught:
+        parse_json(data, dict[str, Any], "x.json")
+    assert str(caught.value) == f"x.json is no valid JSON ({reason}); fetch or write it anew"
+    assert caught.value.what == f"x.json is no valid JSON ({reason})"
+
+
 def test_nan_is_read_as_python_writes_it() -> None:
     assert str(parse_json('{"a": NaN}', dict[str, float], "x.json")["a"]) == "nan"
 

@@ -70,14 +70,14 @@ def compare(
     manifest = read_manifest(target)
     if manifest is None:
         if target.names("", INDEX_SUFFIX):
-            raise IndexBuildError(f"{target.url} has no manifest that says what it was built of; {AGAIN}")
+            raise IndexBuildError(f"{target.url} has no manifest that says what it was built of", advice=AGAIN)
         logger.info("there is no index in %s yet: building it", target.url)
         return None
     check_encoder(target, manifest.get("encoder"), encoder)
     indices = manifest.get("indices", {})
     sizes = {modality: check_whole(target, modality, indices[modality].get("sums") or {}) for modality in indices}
     for modality in indices.keys() - contents.keys():
-        raise IndexBuildError(f"{target.url} has an index of {modality} embeddings, which are gone; {AGAIN}")
+        raise IndexBuildError(f"{target.url} has an index of {modality} embeddings, which are gone", advice=AGAIN)
     for modality in filled.keys() - indices.keys():
         logger.info("there is no %s index yet: building it", modality)
     return Known(
@@ -96,13 +96,14 @@ def check_whole(target: IndexFolder, modality: Modality, sums: Mapping[str, Any]
     """Return the size of an index; raises ClipRetrievalError if it differs from the size in the manifest."""
     info, name = target.info_name(modality), target.index_name(modality)
     if not target.exists(info):
-        raise IndexBuildError(f"{target.path(info)} is missing; {AGAIN}")
+        raise IndexBuildError(f"{target.path(info)} is missing", advice=AGAIN)
     said = target.read_info(modality).get("size in bytes")
     size = int(target.fs.du(target.path(name))) if target.exists(name) else 0
     if said is not None and said != size:
         raise IndexBuildError(
             f"{target.path(name)} has {size:,} bytes, and had {said:,} when it was built: it is damaged, or another "
-            f"one; {AGAIN}"
+            "one",
+            advice=AGAIN,
         )
     damage = find_damage(target, sums)
     if damage is not None:

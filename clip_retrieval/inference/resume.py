@@ -100,8 +100,8 @@ def check_same_run(folder: EmbeddingsFolder, existing: dict[str, Any], described
     differences = dict.fromkeys(compare({name: existing.get(name) for name in described}, described))
     if differences:
         raise ConfigError(
-            f"{folder.url} holds a run with other options ({'; '.join(differences)}); "
-            "use a new folder, or the old options"
+            f"{folder.url} holds a run with other options ({'; '.join(differences)})",
+            advice="use a new folder, or the old options",
         )
 
 
@@ -208,7 +208,8 @@ def check_ledgers(folder: EmbeddingsFolder, partitions: Sequence[Partition]) -> 
     for name in map(folder.ledger_name, partitions):
         if name.rpartition("/")[2] not in there:
             raise ConfigError(
-                f"{folder.path(name)} is missing: what the rows were made of is not known; use a new folder"
+                f"{folder.path(name)} is missing: what the rows were made of is not known",
+                advice="use a new folder",
             )
 
 
@@ -224,5 +225,6 @@ def check_encoder(folder: EmbeddingsFolder, encoder: Encoder) -> None:
     differences = list(compare({name: then.get(name) for name in now}, now))
     if differences:
         raise ConfigError(
-            f"{folder.url} holds the embeddings of another model ({'; '.join(differences)}); use a new folder"
+            f"{folder.url} holds the embeddings of another model ({'; '.join(differences)})",
+            advice="use a new folder",
         )

@@ -90,7 +90,7 @@ class ArrowMetadata:
             files = ParquetFiles(self.folder)
             sentence = f"{' or '.join(map(self.folder.path, self.names))} is damaged ({one_line(error)})"
             if not files.footers:
-                raise StorageError(f"{sentence}; make it anew") from error
+                raise StorageError(sentence, advice="make it anew") from error
             logger.warning("%s; the parquet files beside it are read, which is slower", sentence)
             self.instead = ParquetMetadata(files)
 

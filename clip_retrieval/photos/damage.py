@@ -20,8 +20,8 @@ def advising(kept: Kept) -> Iterator[None]:
     except (StorageError, IndexBuildError, OSError) as error:
         if not may_be_damage(error):
             raise
-        said = describe_os_error(error) if isinstance(error, OSError) else str(error)
-        raise StorageError(f"{said}; {kept.forgetting()}") from error
+        said = describe_os_error(error) if isinstance(error, OSError) else error.what
+        raise StorageError(said, advice=kept.forgetting()) from error
 
 
 def may_be_damage(error: Exception) -> bool:

@@ -67,7 +67,7 @@ class Kept:
 
     def restore(self, damage: StorageError) -> About | None:
         """Write about.json again, without the state of the files; remove it where nothing else says of which model."""
-        logger.warning("%s is looked at anew: %s", self.folder, damage)
+        logger.warning("%s is looked at anew: %s", self.folder, damage.what)
         named = [read_model(path) for path in sorted(self.place.glob("model-*"))]
         known = [model for model in named if model is not None and self.model_place(model).exists()]
         remove(self.place / ABOUT)

@@ -84,7 +84,11 @@ def has_weights(repository: Path) -> bool:
 
 def read_settings() -> Settings:
     path = settings_folder() / SETTINGS
-    return read_json(path, Settings) if path.exists() else Settings()
+    try:
+        return read_json(path, Settings) if path.exists() else Settings()
+    except StorageError as error:
+        advice = f"clip-retrieval search --use_model {AUTO} writes it anew" if path.is_file() else "remove it"
+        raise StorageError(error.what, advice=advice) from error
 
 
 def write_setting(name: str) -> Settings:

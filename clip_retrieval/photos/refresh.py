@@ -109,7 +109,7 @@ def build_again(kept: Kept, model: str, damage: Exception) -> None:
 
 
 def start_over(kept: Kept, model: str, damage: Exception) -> None:
-    logger.warning("the index of %s is built again: %s", kept.folder, damage)
+    logger.warning("the index of %s is built again: %s", kept.folder, getattr(damage, "what", damage))
     remove(Path(kept.index(model)))
     build(kept, model)
 
@@ -186,7 +186,7 @@ def embed(kept: Kept, model: str, look: Look, about: About) -> int:
             summary = run_inference(config)
         except ConfigError as error:
             raise ConfigError(
-                f"{kept.folder} cannot be brought up to date: {error}; --reembed embeds it anew"
+                f"{kept.folder} cannot be brought up to date: {error.what}", advice="--reembed embeds it anew"
             ) from error
     revised = summary.revised.to_json() if summary.revised else {}
     tell_of_embedded(revised, time.monotonic() - start)

@@ -223,8 +223,8 @@ def open_searcher(
         raise StorageError(f"{folder.url} changes all the time; try again when it is built")
     if metadata is not None and metadata.row_count != index.row_count:
         raise QueryError(
-            f"{folder.url} has an index of {index.row_count:,} rows beside {metadata.row_count:,} rows of metadata; "
-            "build it again"
+            f"{folder.url} has an index of {index.row_count:,} rows beside {metadata.row_count:,} rows of metadata",
+            advice="build it again",
         )
     return Searcher(
         name=folder.url,

@@ -37,14 +37,14 @@ def open_parts(folder: IndexFolder, modality: Modality, *, memory_map: bool = Fa
     """Open all parts of an index; raises QueryError if there is none, StorageError if a file is damaged."""
     name = folder.index_name(modality)
     if not folder.exists(name):
-        raise QueryError(f"{folder.url} has no {name}{other_index(folder)}")
+        raise no_index(folder, f"no {name}")
     if not folder.fs.isdir(folder.path(name)):
         return [OpenPart(open_file(folder, name, memory_map=memory_map), name=name)]
     names = folder.names(name, INDEX_SUFFIX)
     if POPULATED in names:
         names = [POPULATED]
     if not names:
-        raise StorageError(f"{folder.path(name)} is a folder without an *.index file; build the index again")
+        raise StorageError(f"{folder.path(name)} is a folder without an *.index file", advice="build the index again")
     described = read_places(folder, modality)
     indices = [open_file(folder, f"{name}/{part}", memory_map=memory_map) for part in names]
     check_alike(folder.path(name), names, indices)
@@ -70,7 +70,9 @@ def read_places(folder: IndexFolder, modality: Modality) -> dict[str, int]:
 def check_alike(path: str, names: list[str], indices: list[Any]) -> None:
     for name, index in zip(names, indices, strict=True):
         if (index.d, index.metric_type) != (indices[0].d, indices[0].metric_type):
-            raise StorageError(f"{path}/{name} has another dimension or metric than {names[0]}; build the index again")
+            raise StorageError(
+                f"{path}/{name} has another dimension or metric than {names[0]}", advice="build the index again"
+            )
 
 
 def open_file(folder: Folder, name: str, *, memory_map: bool = False) -> Any:
@@ -87,7 +89,9 @@ def open_file(folder: Folder, name: str, *, memory_map: bool = False) -> Any:
         else:
             index = read_remote(folder, name)
     except (RuntimeError, MemoryError) as error:
-        raise StorageError(f"{path} is no readable faiss index{explain_lists(error)}; build it again") from error
+        raise StorageError(
+            f"{path} is no readable faiss index{explain_lists(error)}", advice="build it again"
+        ) from error
     if index.metric_type not in METRICS:
         raise QueryError(f"{path} compares by another measure than inner product or L2; build it with one of those")
     return index
@@ -153,17 +157,18 @@ def list_indices(folder: IndexFolder) -> list[Modality]:
     """Return which indices a folder has; raises QueryError where it has none."""
     found = [modality for modality in MODALITIES if folder.exists(folder.index_name(modality))]
     if not found:
-        raise QueryError(f"{folder.url} has neither image.index nor text.index{other_index(folder)}")
+        raise no_index(folder, "neither image.index nor text.index")
     return found
 
 
-def other_index(folder: IndexFolder) -> str:
-    names = folder.names("", INDEX_SUFFIX)
+def no_index(folder: IndexFolder, lacking: str) -> QueryError:
+    """Return the error for a folder that lacks an index, with what makes one or which it has."""
+    names, what = folder.names("", INDEX_SUFFIX), f"{folder.url} has {lacking}"
     if not names:
-        return "; `clip-retrieval index` makes one"
+        return QueryError(what, advice="`clip-retrieval index` makes one")
     if POPULATED in names:
-        return (
-            f"; its {POPULATED} and {LISTS} are one index: move both into a folder image.index (or text.index), and "
-            "name the folder above it"
+        return QueryError(
+            f"{what}; its {POPULATED} and {LISTS} are one index: move both into a folder image.index (or text.index), "
+            "and name the folder above it"
         )
-    return f"; it has {' and '.join(names)} (choose with --modality)"
+    return QueryError(f"{what}; it has {' and '.join(names)} (choose with --modality)")

@@ -119,7 +119,7 @@ def split_numbers(name: str) -> list[str | int]:
 def read_place(named: Named, name: str, described: Mapping[str, int]) -> int:
     if name not in described:
         raise StorageError(
-            f"{named.path}/{name} is not among the parts in the index's json file; build the index again"
+            f"{named.path}/{name} is not among the parts in the index's json file", advice="build the index again"
         )
     return described[name]
 
@@ -138,7 +138,8 @@ def fit_described(named: Named, indices: Sequence[Any], held: Sequence[Ids], sta
         if not found[i] and high >= end - first:
             raise StorageError(
                 f"{named.path}/{named.names[i]} has ids from {low:,} to {high:,}, and {named.info} says that its rows "
-                f"are {first:,} to {end - 1:,}; correct the parts there, or build the index again"
+                f"are {first:,} to {end - 1:,}",
+                advice="correct the parts there, or build the index again",
             )
     return found
 

@@ -28,6 +28,10 @@ def make_empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
+def write_zeros(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
 def put_folder(path: Path) -> None:
     path.unlink()
     (path / "inside").mkdir(parents=True)

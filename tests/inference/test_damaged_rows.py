@@ -14,14 +14,10 @@ from numpy.typing import NDArray
 from clip_retrieval import clip_index, clip_inference
 from clip_retrieval.errors import ClipRetrievalError, StorageError
 from clip_retrieval.inference.summary import RunSummary
-from tests.encoder.damage import cut_off, make_empty, put_folder, write_garbage
+from tests.encoder.damage import cut_off, make_empty, put_folder, write_garbage, write_zeros
 
 Read = Callable[[Path, str], NDArray[np.float16]]
 WriteTar = Callable[[Path, Sequence[tuple[str, bytes]]], Path]
-
-
-def write_zeros(path: Path) -> None:
-    path.write_bytes(bytes(path.stat().st_size))
 
 
 def add_bytes(path: Path) -> None:

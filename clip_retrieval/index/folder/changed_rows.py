@@ -43,7 +43,7 @@ def find_change(
     another one: a file is gone or has other rows, or a row has another vector.
     """
     if "files" not in about:
-        raise IndexBuildError(f"{folder.url} does not say of which files it was built; {AGAIN}")
+        raise IndexBuildError(f"{folder.url} does not say of which files it was built", advice=AGAIN)
     check_files(folder, about["files"], vectors)
     old = read_checksums(folder, modality, about["rows"])
     new = contents.checksums[: len(old)]
@@ -53,7 +53,8 @@ def find_change(
         others = f", as have {len(replaced) - 1:,} more" if len(replaced) > 1 else ""
         raise IndexBuildError(
             f"{folder.url} was not built of these embeddings: row {row} of {vectors.path(file)} has another vector "
-            f"now{others}; {AGAIN}"
+            f"now{others}",
+            advice=AGAIN,
         )
     return Change(
         known=len(old),
@@ -72,17 +73,18 @@ def check_files(folder: IndexFolder, old: Sequence[Mapping[str, Any]], vectors: 
         if i >= len(now) or name not in names:
             raise IndexBuildError(
                 f"{folder.url} was built of {vectors.folder.path(vectors.subfolder)}/{name} ({rows:,} rows), "
-                f"which is gone; {AGAIN}"
+                "which is gone",
+                advice=AGAIN,
             )
         if now[i].name != name:
             raise IndexBuildError(
-                f"{vectors.path(now[i])} came before {name} since {folder.url} was built, so that ids are others; "
-                f"{AGAIN}"
+                f"{vectors.path(now[i])} came before {name} since {folder.url} was built, so that ids are others",
+                advice=AGAIN,
             )
         if now[i].row_count != rows:
             raise IndexBuildError(
-                f"{vectors.path(now[i])} has {now[i].row_count:,} rows, and had {rows:,} when {folder.url} was built; "
-                f"{AGAIN}"
+                f"{vectors.path(now[i])} has {now[i].row_count:,} rows, and had {rows:,} when {folder.url} was built",
+                advice=AGAIN,
             )
 
 
@@ -91,7 +93,8 @@ def check_encoder(folder: IndexFolder, old: Mapping[str, Any] | None, new: Mappi
     was, now = (None if encoder is None else encoder.get("fingerprint") for encoder in (old, new))
     if was != now:
         raise IndexBuildError(
-            f"{folder.url} holds embeddings of {name_of(old)}, the folder's are of {name_of(new)}; {AGAIN}"
+            f"{folder.url} holds embeddings of {name_of(old)}, the folder's are of {name_of(new)}",
+            advice=AGAIN,
         )
 
 
@@ -106,8 +109,8 @@ def read_checksums(folder: IndexFolder, modality: Modality, row_count: int) -> N
     try:
         read = np.load(io.BytesIO(folder.read_bytes(name)), allow_pickle=False)
     except (FileNotFoundError, IsADirectoryError, *DAMAGED_NPY) as error:
-        raise IndexBuildError(f"{folder.path(name)} is missing or damaged; {AGAIN}") from error
+        raise IndexBuildError(f"{folder.path(name)} is missing or damaged", advice=AGAIN) from error
     checksums: NDArray[np.uint32] = read
     if checksums.shape != (row_count,):
-        raise IndexBuildError(f"{folder.path(name)} is of another index; {AGAIN}")
+        raise IndexBuildError(f"{folder.path(name)} is of another index", advice=AGAIN)
     return checksums
