@@ -149,10 +149,10 @@ def samples_of_tar(url: str, wanted: Mapping[Spot, int], problems: Problems) -> 
         if isinstance(group, Failure):
             why = group.detail if group.part == "shard" else why
             continue
-        places = [left.pop(spot) for member in group for spot in spots_of(member) if spot in left]
+        places = [left.pop(spot) for member in group.members for spot in spots_of(member) if spot in left]
         if places:
             try:
-                yield sample_of_members(group)
+                yield sample_of_members(group.members)
             except OSError as error:
                 problems.update(dict.fromkeys(places, one_line(error)))
         if not left:

@@ -67,6 +67,8 @@ def walk(file: IO[bytes], wanted: Callable[[str], bool], reader: MemberReader) -
             yield from explain_end(tar, last, count)
     except CutError:
         yield Damage("truncated", f"cut inside {last}; that and everything after it is lost")
+    except EOFError as error:  # of a decompressor
+        yield Damage("truncated", f"ends inside or after {last}: {one_line(error)}")
     except tarfile.ReadError as error:
         if count:
             yield Damage("truncated", f"ends inside or after {last}: {error}")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from clip_retrieval.blobs import fetch_to_cache
+from clip_retrieval.blobs import Lost, fetch_to_cache
 from clip_retrieval.errors import one_line
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.joining import HIDDEN
@@ -20,6 +20,9 @@ from clip_retrieval.sources.types import Failure, Origin, Sample
 from clip_retrieval.words import is_hidden
 
 KEPT_ENDINGS = 1000  # parts by what follows the first dot of a name: a tar has few, most often three
+TORN = Lost(
+    "truncated", "the tar is cut off or damaged after it, and may have had more of it; repair it, and --retry_failed"
+)
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
 
 
@@ -40,6 +43,8 @@ class Suffixes:
 
     def __init__(self, config: SourceConfig) -> None:
         keys = config.wds_image_key
+        chosen = {"image": config.enable_image, "text": config.enable_text, "metadata": config.enable_metadata}
+        self.chosen = {part for part, is_chosen in chosen.items() if is_chosen}
         self.image = IMAGE_SUFFIXES if keys is None else frozenset(map(as_suffix, keys.split(";")))
         self.text = as_suffix(config.wds_caption_key)
         self.part_of_ending = lru_cache(KEPT_ENDINGS)(self.find_part)
@@ -112,8 +117,8 @@ class WebdatasetSource:
         except (OSError, EOFError, ValueError) as error:
             yield Failure.of_shard(url, "unreadable", one_line(error))
             return
-        for group in grouped(read_members(place, suffixes.are_wanted), url):
-            for item in [group] if isinstance(group, Failure) else self.samples(group, url, suffixes):
+        for group in grouped(read_members(place, suffixes.are_wanted), url, Seen(suffixes)):
+            for item in [group] if isinstance(group, Failure) else self.items(group, url, suffixes):
                 if isinstance(item, Sample):
                     sample_count += 1
                     image_count += item.image is not None
@@ -121,6 +126,20 @@ class WebdatasetSource:
         self.shard_sizes.append(sample_count)
         if self.config.enable_image and sample_count and not image_count:
             yield Failure.of_shard(url, "no_images", f"none of its {sample_count} samples has a picture")
+
+    def items(self, group: Group, url: str, suffixes: Suffixes) -> Iterator[Sample | Failure]:
+        for item in self.samples(group.members, url, suffixes):
+            yield self.left_out(item) if group.is_torn and isinstance(item, Sample) else item
+
+    def left_out(self, sample: Sample) -> Sample:
+        """Return the sample without its parts: it waits for a tar that is whole, which may have more of them."""
+        config = self.config
+        return replace(
+            sample,
+            image=TORN if config.enable_image else None,
+            text=TORN if config.enable_text else None,
+            metadata=TORN if config.enable_metadata else None,
+        )
 
     def samples(self, group: list[Member], url: str, suffixes: Suffixes) -> Iterator[Sample | Failure]:
         """Yield the samples of adjacent members that share a name up to the first dot."""
@@ -168,22 +187,57 @@ def unjoined(member: Member, url: str, key: str, suffixes: Suffixes) -> Failure:
     return Failure(member.name, url, "other", "not_joined", detail)
 
 
-def grouped(members: Iterable[Member | Damage], url: str) -> Iterator[list[Member] | Failure]:
+@dataclass
+class Group:
+    """Adjacent members with the same key; torn where damage follows, and members that others have may be lost."""
+
+    members: list[Member]
+    is_torn: bool = False
+
+
+class Seen:
+    """What the chosen parts of samples were called in a tar, after the first dot."""
+
+    def __init__(self, suffixes: Suffixes) -> None:
+        self.suffixes = suffixes
+        self.endings: set[str] = set()
+
+    def add(self, group: list[Member]) -> None:
+        if len(self.endings) <= KEPT_ENDINGS:
+            self.endings |= self.endings_of(group)
+
+    def endings_of(self, group: list[Member]) -> set[str]:
+        chosen, part_of = self.suffixes.chosen, self.suffixes.part_of
+        return {whole_suffix(member.name) for member in group if part_of(member.name) in chosen}
+
+    def may_lack(self, group: list[Member]) -> bool:
+        """Say whether a sample may have had more members: all that others have; the first one, all that are chosen."""
+        if not self.endings:
+            return not self.suffixes.chosen <= {self.suffixes.part_of(member.name) for member in group}
+        return len(self.endings) > KEPT_ENDINGS or not self.endings <= self.endings_of(group)
+
+
+def grouped(members: Iterable[Member | Damage], url: str, seen: Seen | None = None) -> Iterator[Group | Failure]:
     """Yield groups of adjacent members with the same key, and a Failure for each hidden member and damage."""
     group: list[Member] = []
     for member in members:
         if isinstance(member, Damage):
+            if group:
+                yield Group(group, is_torn=seen is not None and seen.may_lack(group))
+                group = []
             yield Failure.of_shard(url, member.reason, member.detail)
             continue
         if is_hidden(member.name):
             yield Failure(member.name, url, "other", "hidden", HIDDEN)
             continue
         if group and group_key(member.name) != group_key(group[0].name):
-            yield group
+            if seen is not None:
+                seen.add(group)
+            yield Group(group)
             group = []
         group.append(member)
     if group:
-        yield group
+        yield Group(group)
 
 
 def group_key(name: str) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -364,6 +367,37 @@ def test_the_rest_of_a_cut_tar_is_appended(
     assert names[: len(first)] == first
     assert sorted(set(names)) == [f"{number:05d}" for number in range(6)]
     assert not len(read_table(output, "failures"))
+
+
+@pytest.mark.parametrize("image", [True, False])
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz", "tar.xz"])
+def test_a_sample_at_the_cut_of_a_tar_gets_its_caption(
+    tmp_path: Path, write_tar: WriteTar, make_sample: MakeSample, read_table: Table, suffix: str, *, image: bool
+) -> None:
+    def pack(data: bytes) -> bytes:
+        return {"tar": bytes, "tar.gz": gzip.compress, "tar.xz": lzma.compress}[suffix](data)
+
+    members = [member for number in range(5) for member in make_sample(number)]
+    data = write_tar(tmp_path / "whole.tar", members).read_bytes()
+    with tarfile.open(tmp_path / "whole.tar") as whole_tar:
+        cut = whole_tar.getmember("00003.txt" if image else "00003.json").offset
+    shard, output = tmp_path / "in" / f"0.{suffix}", tmp_path / "out"
+    shard.parent.mkdir()
+    shard.write_bytes(pack(data[:cut]))
+    options: dict[str, Any] = {"input_format": "webdataset", "enable_image": image}
+    embed(shard, output, **options)
+    assert list(read_table(output, "metadata")["key"]) == ["00000", "00001", "00002"]
+    expected = {"text:truncated", "metadata:truncated", "shard:truncated", *(["image:truncated"] if image else [])}
+    assert {reason for _, reason in reasons(read_table(output, "failures"))} == expected
+    assert retry(shard, output, **options)["embedded"] == 0
+    shard.write_bytes(pack(data))
+
+    retry(shard, output, **options)
+
+    table, count = read_table(output, "metadata"), 5 if image else 4  # rows of captions alone do not say their tar
+    assert list(table["caption"]) == [f"picture number {number}" for number in range(count)]
+    assert list(table["key"]) == [f"{number:05d}" for number in range(count)]
+    assert set(read_table(output, "failures")["part"]) == (set() if image else {"shard"})
 
 
 def test_rows_of_tables_are_found_again(tmp_path: Path, make_jpeg: MakeJpeg, read_table: Table) -> None:
