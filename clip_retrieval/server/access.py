@@ -13,6 +13,7 @@ from http import HTTPStatus
 from clip_retrieval.server.config import AccessConfig
 from clip_retrieval.server.messages import Header, HttpError, Request, Response
 
+METHODS = b"GET, HEAD, POST, OPTIONS"  # browsers send HEAD without asking
 PREFLIGHT: tuple[Header, ...] = (
     (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
     (b"access-control-allow-headers", b"authorization, content-type, index-generation, x-api-key"),
@@ -101,7 +102,10 @@ class Access:
             EXPOSED,
         )
 
-    def preflight(self) -> Response:
+    def preflight(self, request: Request) -> Response:
+        """Answer OPTIONS: whether pages of the origin may ask; where none is named, which methods there are."""
+        if request.header(b"origin") is None:
+            return Response(b"", status=HTTPStatus.NO_CONTENT, headers=((b"allow", METHODS),))
         if not self.origins:
             raise HttpError(
                 HTTPStatus.METHOD_NOT_ALLOWED,

@@ -178,7 +178,7 @@ class App:
         try:
             self.access.check_host(request)
             if request.method == "OPTIONS":
-                return name, self.access.preflight()
+                return name, self.access.preflight(request)
             name, route = self.routes.find(request)
             if route is None:
                 return name, self.routes.files(request)

@@ -171,7 +171,8 @@ def embed_values(build: Build, values: list[Any]) -> Embedded:
 def read_base64(text: str) -> bytes:
     """Return the bytes of base64, with or without the beginning of a data url."""
     try:
-        return b64decode(text.partition(",")[2] if text.startswith("data:") else text)
+        data = text.partition(",")[2] if text.startswith("data:") else text
+        return b64decode("".join(data.split()), validate=True)  # else what is no base64 is passed over
     except (binascii.Error, ValueError) as error:
         raise bad("the picture is not valid base64") from error
 

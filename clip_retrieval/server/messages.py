@@ -18,6 +18,9 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
 SLASHES = re.compile("/{2,}")
+HALF_A_PAIR = re.compile(  # escapes of UTF-16 that stand alone
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
 JSON, TEXT, HTML = b"application/json", b"text/plain; charset=utf-8", b"text/html; charset=utf-8"
 SECONDS_FOR_A_BODY = 20.0  # from the first byte to the last
 LOOKED_AFTER = 0.05  # seconds into a request from which a hang-up ends it
@@ -199,10 +202,12 @@ def parse_json(body: bytes) -> Any:
     try:
         return msgspec.json.decode(body)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise HttpError(HTTPStatus.BAD_REQUEST, f"the body is not valid JSON: {explain(error)}") from error
+        raise HttpError(HTTPStatus.BAD_REQUEST, f"the body is not valid JSON: {explain(error, body)}") from error
 
 
-def explain(error: Exception) -> str:
+def explain(error: Exception, body: bytes) -> str:
+    if HALF_A_PAIR.search(body):
+        return "a string holds half of a surrogate pair, such as \\ud800, which is no character"
     return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 

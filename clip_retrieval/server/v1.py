@@ -203,7 +203,7 @@ class Endpoints:
         if len(parts) == 1 and terms[0].weight > 0:
             return parts[0]
         if all(term.weight <= 0 for term in terms):
-            raise bad("all terms of the query have negative weights; give at least one a weight above 0")
+            raise bad("no term of the query has a positive weight; give at least one a weight above 0")
         name = query if isinstance(query, str) else "the query"
         return add_up(name, [(term.weight, part) for term, part in zip(terms, parts, strict=True)])
 

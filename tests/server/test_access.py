@@ -26,6 +26,8 @@ def test_no_origin_may_ask_unless_it_is_named(client: Any, index: Path, serve: A
     origin = {"origin": "https://example.org"}
     assert "access-control-allow-origin" not in client.post("/knn-service", ASKS, headers=origin).headers
     assert client.request("OPTIONS", "/knn-service", headers=origin).status_code == 405
+    for plain in (client, serve(index, cors=["*"])):
+        assert plain.request("OPTIONS", "/knn-service").headers["allow"] == "GET, HEAD, POST, OPTIONS"
     every = serve(index, cors=["*"])
     assert every.post("/knn-service", ASKS, headers=origin).headers["access-control-allow-origin"] == "*"
     assert every.post("/knn-service", b"{", headers=origin).headers["access-control-allow-origin"] == "*"

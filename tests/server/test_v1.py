@@ -144,7 +144,10 @@ def test_indices_are_described(client: Any) -> None:
         ({"queries": ["x" * 10_001]}, "10,001"),
         ({"queries": [[]]}, "0 terms"),
         ({"queries": [[{"text": "a", "id": 1}]]}, "exactly one"),
-        ({"queries": [[{"text": "a", "weight": -1}]]}, "negative weights"),
+        ({"queries": [[{"text": "a", "weight": -1}]]}, "no term of the query has a positive weight"),
+        ({"queries": [[{"text": "a", "weight": 0}]]}, "no term of the query has a positive weight"),
+        ({"queries": [[{"image": "%%"}]]}, "not valid base64"),
+        ({"queries": [[{"image": "AA_A"}]]}, "not valid base64"),
         ({"queries": ["cat - cat"]}, "cancel each other"),
         ({"queries": [[{"id": 99}]]}, "no row 99"),
         ({"queries": [[{"embedding": [1.0]}]]}, "dimensions"),
@@ -192,3 +195,11 @@ def test_surprise_says_how_many_rows_chance_puts_as_high(
     (hits,) = ask(client, [{"embedding": rows[7].tolist()}], surprise=0.5, limit=5)
     assert hits[0]["id"] == 7
     assert all(0 <= hit["surprise"] < 0.5 for hit in hits)
+
+
+@pytest.mark.parametrize("escape", ["\\ud800", "\\uD800 and more", "\\udc00", "\\ud800\\u0041"])
+def test_half_a_character_is_told(client: Any, escape: str) -> None:
+    found = client.post("/v1/search", f'{{"queries": ["{escape}"]}}'.encode())
+    assert (found.status_code, "half of a surrogate pair" in found.json()["message"]) == (400, True), found.text
+    cut = client.post("/v1/search", b'{"queries": ["\\ud83d\\ude00')
+    assert (cut.status_code, "surrogate" in cut.json()["message"]) == (400, False), cut.text
