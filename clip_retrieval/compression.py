@@ -7,11 +7,13 @@ import gzip
 import io
 import lzma
 import re
+import zlib
 from collections.abc import Callable
 from typing import IO, Any, cast
 
 SUFFIXES = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".tzst")
 MAGIC_BYTES = 10
+DAMAGE = (zlib.error, lzma.LZMAError, gzip.BadGzipFile)  # what decompressors raise: damaged bytes, which no try helps
 BZIP2 = re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)")  # a first block, or the end of an empty file
 
 
@@ -27,7 +29,12 @@ class ZstdReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = self.stream.read(len(buffer))
+        try:
+            data = self.stream.read(len(buffer))
+        except OSError as error:
+            if "Truncated" not in str(error):
+                raise
+            raise EOFError("Compressed file ended before the end-of-stream marker was reached") from error
         buffer[: len(data)] = data
         return len(data)
 

@@ -22,6 +22,7 @@ from clip_retrieval.blobs import (
     replaced,
     stamp_of,
 )
+from clip_retrieval.compression import DAMAGE
 from clip_retrieval.errors import SourceError, first_line
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.joining import Joined, join, switch_off_missing
@@ -210,7 +211,7 @@ def open_archive(url: str, config: SourceConfig) -> Archive:
             listed = list_tar(place_of_tar(url, config))
     except FileNotFoundError as error:
         listed = [("", Damage("missing", f"cannot be opened: {first_line(error)}"))]
-    except (zipfile.BadZipFile, EOFError, ValueError, OSError) as error:
+    except (zipfile.BadZipFile, EOFError, ValueError, OSError, *DAMAGE) as error:
         cut = f"cut off or damaged ({first_line(error)})"
         listed = [("", Damage("unreadable", first_line(error)) if may_pass(error) else Damage("corrupt", cut))]
     for name, member in listed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import zipfile
 
@@ -26,6 +27,7 @@ JSON = re.compile(rb"(\xef\xbb\xbf)?\s*(\{|\[\s*\{)\s*[\"}]")
 JSON_WORDS = "JSON; a table of urls has one object a line, and a name that ends with .jsonl"
 COMPRESSED_MAGICS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
 START_BYTES = 1024
+CUT_OFF = "cut off: its end (footer), which says where its rows are, is missing; copy or download it again"
 
 
 def describe_start(start: bytes) -> str | None:
@@ -34,12 +36,21 @@ def describe_start(start: bytes) -> str | None:
     return describe_pointer(start) or known or (JSON_WORDS if JSON.match(start) else None)
 
 
-def explain_refusal(url: str, reason: str, detail: str, format_name: str) -> tuple[str, str]:
-    """Return reason and detail of a file that is no `format_name` (`a tar`), although no system error kept it away."""
+def explain_refusal(url: str, reason: str, detail: str, format_name: str, mark: bytes = b"") -> tuple[str, str]:
+    """Return reason and detail of a file that is no `format_name` (`a tar`), although no system error kept it away.
+
+    `mark`: a file of the format begins and ends with it.
+    """
     if is_pipe(url):
         return reason, f"not {format_name} ({detail})"
     with open_raw(url) as file:
         start = file.read(START_BYTES)
+        if mark and start.startswith(mark):
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(len(mark), size - len(mark)))
+            if file.read() == mark:
+                return "corrupt", f"its end (footer), which says where its rows are, is damaged ({detail})"
+            return "truncated", CUT_OFF
         known = describe_start(start)
         if known is None and start.startswith(COMPRESSED_MAGICS):
             known = COMPRESSED

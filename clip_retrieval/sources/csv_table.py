@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from clip_retrieval.compression import DAMAGE
 from clip_retrieval.errors import SourceError, first_line
 from clip_retrieval.paths import without_query
 from clip_retrieval.sources.content import describe_start
@@ -45,7 +46,7 @@ class CsvTable(Table):
                         yield Failure(str(number), self.url, "other", "extra_cells", extra, row_kept=True)
                     row = dict(zip(names, cells, strict=False))
                     yield number, {name: row.get(name) or None for name in columns}
-        except (csv.Error, OSError, EOFError, ValueError) as error:
+        except (csv.Error, OSError, EOFError, ValueError, *DAMAGE) as error:
             yield Failure.of_rest(self.url, number + 1, error)
 
     def cells(self) -> Iterator[tuple[list[str], int | None]]:
@@ -73,7 +74,7 @@ def open_csv(url: str) -> CsvTable:
             names, open_line = next(read_rows(text, delimiter), ([], None))
     except FileNotFoundError as error:
         raise SourceError(f"{url} does not exist") from error
-    except (csv.Error, OSError, EOFError, ValueError) as error:
+    except (csv.Error, OSError, EOFError, ValueError, *DAMAGE) as error:
         raise SourceError(f"{url} cannot be read: {first_line(error)}") from error
     known = describe_start(line.encode("utf-8", "surrogateescape"))
     if known is not None or "\0" in line:

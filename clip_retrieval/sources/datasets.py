@@ -182,7 +182,7 @@ def part_of(url: str) -> TablePart:
         return TablePart(name, None, damage=Failure.of_shard(url, "missing", "the file does not exist"))
     except (pa.ArrowException, OSError) as error:
         damaged = reason_of(error), first_line(error)
-        reason, detail = damaged if may_pass(error) else explain_refusal(url, *damaged, "an Arrow file")
+        reason, detail = damaged if may_pass(error) else explain_refusal(url, *damaged, "an Arrow file", FILE_MAGIC)
         return TablePart(name, None, damage=Failure.of_shard(url, reason, detail))
     return TablePart(name, table)
 

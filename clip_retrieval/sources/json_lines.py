@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from clip_retrieval.compression import DAMAGE
 from clip_retrieval.errors import SourceError, first_line
 from clip_retrieval.git_lfs import describe_pointer
 from clip_retrieval.sources.stamps import version_at
@@ -37,7 +38,7 @@ class JsonTable(Table):
                         yield Failure(str(number), self.url, "other", "json", f"row {number} is no json object: {row}")
                     else:
                         yield number, {name: row.get(name) for name in columns}
-        except (OSError, EOFError, ValueError) as error:
+        except (OSError, EOFError, ValueError, *DAMAGE) as error:
             yield Failure.of_rest(self.url, number + 1, error)
 
 
@@ -71,7 +72,7 @@ def open_json_lines(url: str) -> JsonTable:
                 kinds[name] = kind_of(value) if kinds.get(name, "other") == "other" else kinds[name]
     except FileNotFoundError as error:
         raise SourceError(f"{url} does not exist") from error
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, *DAMAGE) as error:
         if not kinds:
             raise SourceError(f"{url} cannot be read: {first_line(error)}") from error
     return JsonTable(url, kinds, {name: str(kind) for name, kind in kinds.items()}, version=version)

@@ -23,6 +23,7 @@ from clip_retrieval.sources.tables import Table, TablePart, TableSource, open_ta
 from clip_retrieval.sources.types import Failure
 
 PARQUET_SUFFIXES = (".parquet", ".pq", ".parq")
+MARK = b"PAR1"
 ROWS_PER_UNIT = 10_000
 MOST_ROWS = 4096  # per batch
 PAGE_BUFFER = 1 << 20  # bytes of a column chunk held in memory, local files
@@ -132,7 +133,7 @@ def parts_of(url: str) -> tuple[list[TablePart], int]:
     except (pa.ArrowException, OSError) as error:
         if may_pass(error):
             raise SourceError(f"{url} cannot be read: {first_line(error)}") from error
-        reason, detail = explain_refusal(url, "not_parquet", first_line(error), "a readable parquet file")
+        reason, detail = explain_refusal(url, "not_parquet", first_line(error), "a readable parquet file", MARK)
         return [TablePart(name, None, damage=Failure.of_shard(url, reason, detail))], 0
     parts = [
         TablePart(f"{name}:{start}-{min(start + ROWS_PER_UNIT, end)}", table, start, min(start + ROWS_PER_UNIT, end))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO
 
+from clip_retrieval import compression
 from clip_retrieval.blobs import is_plain, open_url
 from clip_retrieval.errors import one_line
 from clip_retrieval.sources.content import explain_refusal
@@ -65,17 +66,21 @@ def walk(file: IO[bytes], wanted: Callable[[str], bool], reader: MemberReader) -
                     yield reader.read(tar, info, is_wanted=wanted(info.name))
                 tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header it saw
             yield from explain_end(tar, last, count)
-    except CutError:
-        yield Damage("truncated", f"cut inside {last}; that and everything after it is lost")
-    except EOFError as error:  # of a decompressor
-        yield Damage("truncated", f"ends inside or after {last}: {one_line(error)}")
-    except tarfile.ReadError as error:
-        if count:
-            yield Damage("truncated", f"ends inside or after {last}: {error}")
-        elif str(error) == "empty file" or getattr(reader, "byte_count", None) == 0:
-            yield Damage("empty", "holds nothing: no bytes, or zeros alone")
-        else:
-            yield Damage("not_a_tar", str(error))
+    except (CutError, EOFError, *compression.DAMAGE, tarfile.ReadError) as error:
+        yield explain_error(error, last, count, is_empty=getattr(reader, "byte_count", None) == 0)
+
+
+def explain_error(error: Exception, last: str, count: int, *, is_empty: bool) -> Damage:
+    """Return why reading stopped, after `count` members."""
+    if isinstance(error, CutError):
+        return Damage("truncated", f"cut inside {last}; that and everything after it is lost")
+    if isinstance(error, compression.DAMAGE):
+        return Damage("corrupt", f"damaged inside or after {last}: {one_line(error)}")
+    if count or isinstance(error, EOFError):  # EOFError: of a decompressor
+        return Damage("truncated", f"ends inside or after {last}: {one_line(error)}")
+    if is_empty or str(error) == "empty file":
+        return Damage("empty", "holds nothing: no bytes, or zeros alone")
+    return Damage("not_a_tar", str(error))
 
 
 def explain_end(tar: Tar, last: str, count: int) -> Iterator[Damage]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from clip_retrieval.blobs import Lost, fetch_to_cache
+from clip_retrieval.compression import DAMAGE
 from clip_retrieval.errors import one_line
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.joining import HIDDEN
@@ -114,7 +115,7 @@ class WebdatasetSource:
         sample_count = image_count = 0
         try:
             place = url if self.config.cache_path is None else fetch_to_cache(url, self.config.cache_path)
-        except (OSError, EOFError, ValueError) as error:
+        except (OSError, EOFError, ValueError, *DAMAGE) as error:
             yield Failure.of_shard(url, "unreadable", one_line(error))
             return
         for group in grouped(read_members(place, suffixes.are_wanted), url, Seen(suffixes)):

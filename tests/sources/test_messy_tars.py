@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
+import os
 import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
 from clip_retrieval import clip_inference
 from clip_retrieval.errors import SourceError
 from clip_retrieval.inference.summary import RunSummary
+from clip_retrieval.sources.csv_table import CsvTable
+from clip_retrieval.sources.tar import Damage, read_members
+from clip_retrieval.sources.types import Failure
 
 MODEL = "hash:16?size=32"
 Members = list[tuple[str, bytes]]
@@ -311,3 +318,38 @@ def test_what_no_one_asked_for_may_be_cut_off(good_tar: Path, read_table: Read) 
     output, _ = embed(tar)
 
     assert len(read_table(output, "metadata")) == 6
+
+
+def zstandard(data: bytes) -> bytes:
+    return bytes(pa.Codec("zstd").compress(data, asbytes=True))
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress, bz2.compress, zstandard])
+def test_a_compressed_tar_that_is_cut_off_is_truncated(
+    tmp_path: Path, write_tar: WriteTar, pack: Callable[[bytes], bytes]
+) -> None:
+    packed = pack(write_tar(tmp_path / "a.tar", [("a.jpg", os.urandom(10_000))]).read_bytes())
+    (tmp_path / "a.tar").write_bytes(packed[: len(packed) // 2])
+    assert [item.reason for item in read_members(str(tmp_path / "a.tar"), bool) if isinstance(item, Damage)] == [
+        "truncated"
+    ]
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress])
+@pytest.mark.parametrize("name", ["a.tar", "a.csv"])
+def test_damaged_bytes_of_a_compressed_file_end_no_run(
+    tmp_path: Path, write_tar: WriteTar, pack: Callable[[bytes], bytes], name: str
+) -> None:
+    numbers = "\n".join(map(str, range(100_000))).encode()
+    data = b"url\n" + numbers if name == "a.csv" else write_tar(tmp_path / "b.tar", [("a.jpg", numbers)]).read_bytes()
+    packed, path = bytearray(pack(data)), tmp_path / f"{name}.gz"
+    packed[len(packed) // 2 : len(packed) // 2 + 50] = b"\xff" * 50
+    path.write_bytes(packed)
+
+    if name == "a.tar":
+        found = [item for item in read_members(str(path), bool) if isinstance(item, Damage)]
+    else:
+        table = CsvTable(str(path), {"url": "text"}, {"url": "text"}, ",")
+        found = [item for item in table.rows(0, None, ["url"]) if isinstance(item, Failure)]
+
+    assert [item.reason for item in found] == ["corrupt"]

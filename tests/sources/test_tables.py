@@ -445,9 +445,12 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path, pictures: list[byte
     assert "two columns of the name image" in refusal(tmp_path / "a.parquet", tmp_path / "out", "parquet")
 
 
-@pytest.mark.parametrize("payload", [b"", b"PAR1", b"no table at all" * 10])
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [(b"", "not_parquet"), (b"PAR1", "truncated"), (b"no table at all" * 10, "not_parquet")],
+)
 def test_a_file_that_is_no_table_is_named(
-    tmp_path: Path, pictures: list[bytes], payload: bytes, read_table: Read
+    tmp_path: Path, pictures: list[bytes], payload: bytes, reason: str, read_table: Read
 ) -> None:
     bad = tmp_path / "in" / "b.parquet"
     write_rows(tmp_path / "in" / "a.parquet", {"image": pictures})
@@ -457,7 +460,7 @@ def test_a_file_that_is_no_table_is_named(
 
     assert summary.stats.sample_count == 7
     failures = read_table(tmp_path / "output", "failures")
-    assert failures[["shard", "reason"]].values.tolist() == [[str(bad), "not_parquet"]]
+    assert failures[["shard", "reason"]].values.tolist() == [[str(bad), reason]]
     assert "no readable table" in refusal(bad, tmp_path / "out", "parquet")
 
 
@@ -650,3 +653,22 @@ def test_a_picture_of_a_table_on_the_web_is_not_taken_for_the_table(name: str) -
         None,
         "it is in a table on the web; download that table, and embed the copy",
     )
+
+
+@pytest.mark.parametrize(("lost", "reason", "words"), [(100, "truncated", "footer"), (0, "corrupt", "is damaged")])
+def test_a_parquet_file_without_its_end_is_called_cut_off(
+    tmp_path: Path, pictures: list[bytes], lost: int, reason: str, words: str
+) -> None:
+    source = write_rows(tmp_path / "a.parquet", {"image": pictures})
+    write_rows(tmp_path / "b.parquet", {"image": pictures})
+    data = source.read_bytes()
+    footer = int.from_bytes(data[-8:-4], "little")
+    source.write_bytes(data[:-lost] if lost else data[: -8 - footer] + b"\xff" * footer + data[-8:])
+
+    opened = open_source(SourceConfig(input_dataset=str(tmp_path), input_format="parquet"), "nowhere")
+    items = list(opened.read(0, len(opened.units)))
+
+    (failure,) = [item for item in items if isinstance(item, Failure)]
+    assert (failure.part, failure.reason) == ("shard", reason)
+    assert words in failure.detail
+    assert "--input_format" not in failure.detail
