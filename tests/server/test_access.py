@@ -125,11 +125,11 @@ class Gate:
         self.searched = 0
         real = Searcher.search_many
 
-        def search_many(searcher: Searcher, queries: Any, k: int) -> Any:
+        def search_many(searcher: Searcher, queries: Any, k: int, **options: Any) -> Any:
             self.entered.release()
             assert self.opened.wait(30)
             self.searched += len(queries)
-            return real(searcher, queries, k)
+            return real(searcher, queries, k, **options)
 
         monkeypatch.setattr(Searcher, "search_many", search_many)
 
