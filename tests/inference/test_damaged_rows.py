@@ -32,6 +32,10 @@ def lose_a_row(path: Path) -> None:
 WAYS = [cut_off, write_garbage, make_empty, write_zeros, add_bytes, lose_a_row, Path.unlink]
 
 
+def read_other(output: Path, folder: str, path: Path) -> dict[str, bytes]:
+    return {other.name: other.read_bytes() for other in (output / folder).iterdir() if other != path}
+
+
 def embed(source: Path, output: Path, **options: object) -> RunSummary:
     fixed = {"clip_model": "hash:64?size=32", "num_prepro_workers": 0, "output_partition_count": 3}
     return clip_inference(str(source), str(output), **{**fixed, **options})
@@ -82,6 +86,15 @@ def test_an_update_embeds_the_rows_of_a_damaged_file_again(
     assert (stats.sample_count - stats.deleted_count, stats.image_count, stats.text_count) == (6, 6, 6)
     again = embed(photos, done, update=True).revised
     assert again is not None
+    caplog.clear()
+    damage(path)
+    before_last = read_other(done, folder, path)
+    assert embed(photos, done, update=True).revised == again
+    assert not np.load(path).any()
+    assert np.load(path).shape == (3, 64)
+    assert read_other(done, folder, path) == before_last
+    (told,) = [message for message in caplog.messages if str(path) in message]
+    assert "it is written again, without embeddings" in told
     assert again.to_json() == {"kept": 6, "renamed": 0, "embedded": 0, "removed": 0, "failing": 0}
     clip_index(str(done), str(tmp_path / "index"), update=True)
     assert clip_index(str(done), str(tmp_path / "new"), index_key="Flat") is not None

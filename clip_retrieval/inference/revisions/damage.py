@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from clip_retrieval.embeddings.npy_files import check_rows
 from clip_retrieval.errors import ConfigError, IndexBuildError, StorageError, describe_os_error
 from clip_retrieval.inference.manifest import REVISED
-from clip_retrieval.layout import MODALITIES, EmbeddingsFolder, Modality, Partition, read_manifest
+from clip_retrieval.layout import EMBEDDING_FOLDERS, MODALITIES, EmbeddingsFolder, Modality, Partition, read_manifest
 from clip_retrieval.metadata import open_parquet
 from clip_retrieval.words import counted
 
@@ -52,8 +52,9 @@ def look_at(
         if folder.exists(name):
             check_rows(folder, name, *shape)
             return None
-        if not folder.read_json(folder.stats_name(partition)).get(COUNT_NAMES[modality]):
-            return None  # the run made none
+        is_made = bool(folder.names(EMBEDDING_FOLDERS[modality], ".npy"))
+        if not is_made and not folder.read_json(folder.stats_name(partition)).get(COUNT_NAMES[modality]):
+            return None  # the run makes none
         what = f"{folder.path(name)} is missing"
     except IndexBuildError as error:
         what = str(error)

@@ -44,7 +44,7 @@ from clip_retrieval.sources.files import FilesSource
 from clip_retrieval.sources.protocol import Source
 from clip_retrieval.sources.types import FileState, Part, Sample
 from clip_retrieval.storage import Folder
-from clip_retrieval.words import clean
+from clip_retrieval.words import clean, counted
 
 logger = logging.getLogger(__name__)
 
@@ -98,8 +98,7 @@ def update_folder(config: InferenceConfig, folder: EmbeddingsFolder, source: Sou
     described = manifest | {"partition_count": len(partitions) + len(chunks), "input": describe_input(source)}
     with ExitStack() as stack:  # a model that does not fit is refused before anything changes
         equipment = stack.enter_context(reopen_equipment(config, source, folder)) if chunks else None
-        for one in damage:
-            logger.warning("%s; what the input still has of its %s is embedded again", one.what, one.rows())
+        tell_of_damage(damage, changes)
         change_partitions(folder, changes, source, described, damage)
         made: list[Stats] = []
         if equipment is not None:
@@ -114,6 +113,17 @@ def update_folder(config: InferenceConfig, folder: EmbeddingsFolder, source: Sou
         failing=sum(stats.skipped_count for stats in made),
         stats=made,
     )
+
+
+def tell_of_damage(damage: Sequence[Damage], changes: Changes) -> None:
+    for one in damage:
+        lost = sum(change.partition == one.partition and not change.is_left_out for change in changes.changes)
+        advice = (
+            f"what the input still has of its {counted(lost, 'row')} is embedded again"
+            if lost
+            else "it is written again, without embeddings: the pictures and captions of its rows were gone before"
+        )
+        logger.warning("%s; %s", one.what, advice)
 
 
 def append_partitions(
