@@ -13,6 +13,7 @@ from typing import IO
 from clip_retrieval.blobs import (
     Blob,
     BlobRef,
+    Lost,
     Stamp,
     fetch_to_cache,
     is_plain,
@@ -32,7 +33,7 @@ from clip_retrieval.sources.saving import Codec, Restored, as_they_are
 from clip_retrieval.sources.stamps import stamp_at
 from clip_retrieval.sources.tar import Damage, read_members
 from clip_retrieval.sources.types import Failure, Origin, Sample
-from clip_retrieval.sources.webdataset import TAR_SUFFIXES
+from clip_retrieval.sources.webdataset import TAR_SUFFIXES, TORN
 from clip_retrieval.sources.zips import is_stored, is_zip, list_zip, place_of, plain_name, read_member
 from clip_retrieval.words import clean
 
@@ -49,6 +50,7 @@ class Archive:
     stamp: Stamp | None = None  # of a local zip as it was listed; members of tars have it themselves
     samples: dict[str, Joined] = field(default_factory=dict)  # keyed by the picture's name, or the caption's
     ignored: list[Failure] = field(default_factory=list)
+    torn: set[str] = field(default_factory=set)  # samples of a damaged tar that may have had more parts
 
     @property
     def is_zip(self) -> bool:
@@ -89,7 +91,10 @@ class ArchiveSource:
                 is_same = zipped is None or archive.stamp is None or archive.stamp == stamp_of(file_of(zipped))
                 for name in filter(None, names):
                     is_there = is_same and name in archive.samples
-                    yield self.sample(archive, name, zipped) if is_there else self.lost(archive, name)
+                    if not is_there or name in archive.torn:
+                        yield self.lost(archive, name, TORN if is_there else replaced(archive.url))
+                    else:
+                        yield self.sample(archive, name, zipped)
         except (OSError, zipfile.BadZipFile) as error:  # the archive changed after it was listed
             detail = f"{len(names)} samples from {names[0]} on are lost: {first_line(error)}"
             yield Failure.of_shard(archive.url, "unreadable", detail)
@@ -107,9 +112,9 @@ class ArchiveSource:
             origin=origin_of(archive, name, zipped) if is_image else Origin(archive.url, None, None),
         )
 
-    def lost(self, archive: Archive, name: str) -> Sample:
-        """Return a sample of an archive that has been replaced since it was listed."""
-        why, config = replaced(archive.url), self.config
+    def lost(self, archive: Archive, name: str, why: Lost) -> Sample:
+        """Return a sample without its parts, of an archive that is not the one that was listed, or damaged."""
+        config = self.config
         return Sample(
             key=name,
             image_path=None,
@@ -221,7 +226,30 @@ def open_archive(url: str, config: SourceConfig) -> Archive:
             archive.ignored.append(Failure(item.key, url, item.part, item.reason, item.detail))
         else:
             archive.samples[item.key] = item
+    archive.torn = set(find_torn(archive, config))
     return archive
+
+
+def find_torn(archive: Archive, config: SourceConfig) -> Iterator[str]:
+    """Yield the samples that lack a chosen part which others have: the last one, where parts follow each other."""
+    if archive.is_zip or not any(failure.part == "shard" for failure in archive.ignored):
+        return
+    chosen = {"image": config.enable_image, "text": config.enable_text, "metadata": config.enable_metadata}
+    found = {name: names_in(joined) for name, joined in archive.samples.items()}
+    there = {part for parts in found.values() for part in parts if chosen[part]}
+    places = {name: place for place, name in enumerate(archive.members)}
+    spans = [[places[member] for member in parts.values()] for parts in found.values() if parts]
+    is_grouped = all(max(span) - min(span) < len(span) for span in spans)
+    for name, parts in found.items():
+        is_last = len(archive.members) - 1 in (places[member] for member in parts.values())
+        if not there <= parts.keys() and (is_last or not is_grouped):
+            yield name
+
+
+def names_in(joined: Joined) -> dict[str, str]:
+    """Return the members of a sample by their parts."""
+    parts = {"image": joined.image, "text": joined.text, "metadata": joined.metadata}
+    return {part: name for part, name in parts.items() if name is not None}
 
 
 def add_member(archive: Archive, name: str, member: Held | Damage | None) -> None:

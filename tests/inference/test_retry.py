@@ -400,6 +400,31 @@ def test_a_sample_at_the_cut_of_a_tar_gets_its_caption(
     assert set(read_table(output, "failures")["part"]) == (set() if image else {"shard"})
 
 
+@pytest.mark.parametrize("is_grouped", [True, False])
+def test_a_sample_at_the_cut_of_an_archive_gets_its_caption(
+    tmp_path: Path, write_tar: WriteTar, make_sample: MakeSample, read_table: Table, *, is_grouped: bool
+) -> None:
+    members = [member for number in range(5) for member in make_sample(number)]
+    if not is_grouped:
+        members.sort(key=lambda member: member[0][::-1])  # first the pictures, then the json, then the captions
+    members = [(name, data) for name, data in members if name not in ("00001.txt",)]
+    shard, output = write_tar(tmp_path / "0.tar", members), tmp_path / "out"
+    data = shard.read_bytes()
+    with tarfile.open(shard) as tar:
+        shard.write_bytes(data[: tar.getmember("00003.txt").offset])
+    options: dict[str, Any] = {"input_format": "archive", "enable_metadata": False}
+    embed(shard, output, **options)
+    kept = ["00000.jpg", "00001.jpg", "00002.jpg"] if is_grouped else ["00000.jpg", "00002.jpg"]
+    assert list(read_table(output, "metadata")["image_path"]) == kept
+    shard.write_bytes(data)
+
+    retry(shard, output, **options)
+
+    table = read_table(output, "metadata").set_index("image_path")
+    assert table["caption"]["00003.jpg"] == "picture number 3"
+    assert list(table.index)[: len(kept)] == kept
+
+
 def test_rows_of_tables_are_found_again(tmp_path: Path, make_jpeg: MakeJpeg, read_table: Table) -> None:
     def write(second: bytes, third: bytes) -> None:
         table = {"image": [make_jpeg(1), second, third, make_jpeg(4)], "caption": ["a", "b", None, "d"]}
