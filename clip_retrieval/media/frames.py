@@ -14,7 +14,7 @@ from typing import Any
 
 from clip_retrieval.errors import ImageError
 from clip_retrieval.media.config import VideoConfig
-from clip_retrieval.media.listed import CUT_MILLISECONDS, Listed, Spans, Step
+from clip_retrieval.media.listed import Listed, Spans, Step, least_end
 from clip_retrieval.media.video import LEAPS, Video
 
 MOST_FRAMES = 1_000_000  # of a video
@@ -40,7 +40,7 @@ def list_frames(url: str, config: VideoConfig, step: Step | None = None) -> List
             moments = moments_at(config.frames_per_second, listed.end) if listed.after is None else []
             listed = listed._replace(moments=moments)
         checked(listed.moments)
-        is_cut = end is None and listed.after is None and listed.end < (video.duration or 0) - CUT_MILLISECONDS
+        is_cut = end is None and listed.after is None and listed.end < least_end(claimed_end(video))
         return listed._replace(is_cut=is_cut)
 
 
@@ -52,7 +52,7 @@ def find_spans(url: str) -> Spans:
     with closing(Video(url)) as video:
         end = end_by_seeking(video)
         if end is None or not is_indexed(video):
-            return Spans([(0, None)], None if end is not None else video.duration)
+            return Spans([(0, None)], None if end is not None else claimed_end(video))
         each = max(SPAN, end // MOST_SPANS)
         starts = range(0, end, each)
         return Spans([(start, None if start + each >= end else start + each) for start in starts], None)
@@ -78,8 +78,8 @@ def moments_at(rate: float, end: int) -> list[int]:
 
 def end_by_seeking(video: Video) -> int | None:
     """Return when the video ends, in milliseconds; None where its file does not go as far as it claims to."""
-    claimed, whole = video.duration, video.container.duration
-    if claimed is None or whole is None:
+    claimed = video.duration
+    if claimed is None or video.container.duration is None:
         return None
     try:
         video.container.seek(video.timestamp(claimed), stream=video.stream)
@@ -90,7 +90,15 @@ def end_by_seeking(video: Video) -> int | None:
         stop = packet_end(video, packet)
         last = max(last, stop)
         end = max(end, stop) if packet.stream == video.stream else end
-    return end if end and last >= whole // 1000 - CUT_MILLISECONDS else None
+    whole = max(claimed_end(video), video.container.duration // 1000)
+    return end if end and last >= least_end(whole) else None
+
+
+def claimed_end(video: Video) -> int:
+    """Return when a video ends as its file says; of AVI by its frames: ffmpeg takes the length from the size."""
+    rate, is_avi = video.stream.average_rate, video.container.format.name == "avi"
+    by_count = int(video.stream.frames * 1000 / rate) if is_avi and rate else 0
+    return max(by_count, video.duration or 0)
 
 
 def packet_end(video: Video, packet: Any) -> int:

@@ -21,9 +21,9 @@ from clip_retrieval.media.helper import Helpers
 from clip_retrieval.media.places import PlaceRef
 
 WIDEST = 12_000  # milliseconds between chosen key frames: encoders make one each 250 frames, if not more often
-CUT_MILLISECONDS = 2000  # less than the length that a file claims: streams end at different times
+CUT_MILLISECONDS = 500, 2000  # less than the length that a file claims: streams end at different times
 LEAST_SCENE = 500  # milliseconds of a scene, at least: a flash is none
-SCENES = 1  # version of how scenes are found, which kept ones are of
+SCENES = 2  # version of how scenes are found, which kept ones are of
 
 
 class Step(NamedTuple):
@@ -47,6 +47,12 @@ class Spans(NamedTuple):
 
     spans: list[tuple[int, int | None]]
     claimed: int | None
+
+
+def least_end(claimed: int) -> int:
+    """Return where a file that claims a length ends at the earliest, unless it was cut off."""
+    least, most = CUT_MILLISECONDS
+    return claimed - min(most, max(least, claimed // 4))
 
 
 def list_video(helpers: Helpers, file: PlaceRef, config: VideoConfig) -> Listed:
@@ -73,7 +79,7 @@ def list_scenes(helpers: Helpers, file: PlaceRef, threshold: float) -> Listed:
         parts = list(pool.map(partial(list_span, helpers, file.url, threshold), found.spans))
     moments = apart(sorted(moment for part in parts for moment in part.moments))
     end = max(part.end for part in parts)
-    listed = Listed(moments, end, is_cut=found.claimed is not None and end < found.claimed - CUT_MILLISECONDS)
+    listed = Listed(moments, end, is_cut=found.claimed is not None and end < least_end(found.claimed))
     keep(file, threshold, listed)
     return listed
 

@@ -266,6 +266,17 @@ def test_a_file_that_was_cut_off_ends_where_its_frames_do(make_video: MakeVideo,
         assert reason_of(url, 9000) == "decode"
 
 
+@pytest.mark.parametrize("seconds", [4, 24])
+@pytest.mark.parametrize(("container", "options"), [("avi", {}), ("matroska", {}), ("mp4", {"movflags": "faststart"})])
+def test_short_files_and_files_without_a_length_are_told_of_as_cut_off(
+    make_video: MakeVideo, save: Save, seconds: int, container: str, options: dict[str, str]
+) -> None:
+    data = make_video(*COLORS * (seconds // 4), container=container, noise=True, options=options)
+    for way in WAYS:
+        assert listed(save(data[: len(data) * 5 // 8]), way).is_cut
+        assert not listed(save(data), way).is_cut
+
+
 def test_what_cannot_be_decoded_is_told_of_and_what_follows_is_not(make_video: MakeVideo, save: Save) -> None:
     data = bytearray(make_video(*COLORS, codec="libx264", noise=True))
     with closing(Video(save(bytes(data)))) as video:
