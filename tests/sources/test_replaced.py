@@ -17,6 +17,7 @@ from clip_retrieval.sources import open_source, webdataset
 from clip_retrieval.sources.archive import ArchiveSource
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.tables import TableSource
+from clip_retrieval.sources.tar import read_members
 from clip_retrieval.sources.types import Failure
 from clip_retrieval.sources.urls import UrlSource
 
@@ -77,11 +78,10 @@ def test_rows_of_a_tar_that_is_replaced_are_of_one_tar(
     tmp_path: Path, members: Members, write_tar: WriteTar, read_table: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tar, other = write_tar(tmp_path / "a.tar", members), write_tar(tmp_path / "b.tar", backwards(members))
-    real = webdataset.read_members
     monkeypatch.setattr(
         webdataset,
         "read_members",
-        lambda url, wanted: call_after(real(url, wanted), 2 * REPLACED_AT, lambda: other.replace(tar)),
+        lambda url, wanted: call_after(read_members(url, wanted), 2 * REPLACED_AT, lambda: other.replace(tar)),
     )
 
     embed(tar, tmp_path / "out", "webdataset")
@@ -94,11 +94,12 @@ def test_the_next_run_makes_the_partition_of_a_replaced_tar_anew(
     tmp_path: Path, members: Members, write_tar: WriteTar, read_table: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tar, output = write_tar(tmp_path / "a.tar", members), tmp_path / "out"
-    real = webdataset.read_members
     monkeypatch.setattr(
         webdataset,
         "read_members",
-        lambda url, wanted: call_after(real(url, wanted), 2 * REPLACED_AT, lambda: tar.write_bytes(tar.read_bytes())),
+        lambda url, wanted: call_after(
+            read_members(url, wanted), 2 * REPLACED_AT, lambda: tar.write_bytes(tar.read_bytes())
+        ),
     )
     embed(tar, output, "webdataset")
     monkeypatch.undo()
