@@ -21,9 +21,13 @@ def cache_home() -> Path:
 def find_obstacle() -> str | None:
     """Return why nothing can be kept in our cache, and what to do, in words; None where it can."""
     place = cache_home()
+    is_new = not os.path.lexists(place)
     try:
         place.mkdir(parents=True, exist_ok=True)
         if os.access(place, os.W_OK | os.X_OK):
+            if is_new:
+                with suppress(OSError):  # another process has put something there
+                    place.rmdir()
             return None
         reason = "it is closed to this user, or read-only"
     except FileExistsError:

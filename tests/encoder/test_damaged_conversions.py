@@ -47,7 +47,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cache(converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(converted, tmp_path / "cache")
     monkeypatch.setenv("CLIP_RETRIEVAL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(places, "REMOVED", set())
+    places.REMOVED.clear()
     return tmp_path / "cache"
 
 

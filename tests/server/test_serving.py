@@ -105,7 +105,7 @@ def wait_until(is_so: Callable[[], bool], seconds: float = 30) -> bool:
 
 def test_a_client_that_hangs_up_ends_its_request(server: Listening, monkeypatch: pytest.MonkeyPatch) -> None:
     opened, real = threading.Event(), Searcher.search_many
-    monkeypatch.setattr(Searcher, "search_many", lambda *of: (opened.wait(30), real(*of))[1])
+    monkeypatch.setattr(Searcher, "search_many", lambda *of, **options: (opened.wait(30), real(*of, **options))[1])
     with socket.create_connection(("127.0.0.1", port_of(server)), timeout=30) as sock:
         sock.sendall(HEAD.format(len(ASK)).encode() + ASK)
         assert wait_until(lambda: server.served.app.in_work == 1)
@@ -117,10 +117,10 @@ def test_a_client_that_hangs_up_ends_its_request(server: Listening, monkeypatch:
 def test_a_stopped_server_answers_what_is_under_way(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entered, opened, real = threading.Event(), threading.Event(), Searcher.search_many
 
-    def search_many(*of: Any) -> Any:
+    def search_many(*of: Any, **options: Any) -> Any:
         entered.set()
         assert opened.wait(30)
-        return real(*of)
+        return real(*of, **options)
 
     monkeypatch.setattr(Searcher, "search_many", search_many)
     answers: list[Any] = []
