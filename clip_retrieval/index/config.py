@@ -117,6 +117,8 @@ class IndexConfig:
                 f"{self.current_memory_available}; autofaiss holds the whole index in memory, our own engine need not"
             )
         check_least(self)
+        if self.index_key is not None and not self.index_key.strip():
+            raise ConfigError("index_key names a kind of index, such as IVF1024,Flat; leave it out to have one chosen")
         if self.dry_run and self.engine == "autofaiss":
             raise ConfigError("dry_run says what our own engine would build; leave --engine autofaiss out")
 

@@ -92,7 +92,7 @@ class Index:
         """Return up to k hits for each query [q, dim]; settings that are not given are those of the index.
 
         Of a graph there are k hits if it has as many rows: where its links lead to fewer, all rows are compared. With
-        `every_row` they are in any case: the hits are the best of all.
+        `every_row` they are in any case, and all lists are scanned unless nprobe is given: hits are the best of all.
 
         Raises QueryError for another dimension, and for settings that the index does not have.
         """
@@ -101,6 +101,8 @@ class Index:
                 f"the query has {queries.shape[-1]} dimensions, the index has {self.dim}: they are of different models"
             )
         chosen = self.choose(k, settings or Settings())
+        if every_row:
+            chosen = self.with_all_lists(chosen, settings or Settings())
         found: list[SearchResult] = []
         for some in self.split(queries, k):
             with of_one_thread() if len(some) == 1 else nullcontext():
@@ -144,6 +146,11 @@ class Index:
             wanted = max(factor, factor * tenth) if k <= FEW_HITS else max(factor * tenth**0.5, REFINED_PER_HIT)
             changed["k_factor_rf"] = max(LEAST_FACTOR, min(wanted, MOST_REFINED / max(1, k)))
         return tuned | changed
+
+    def with_all_lists(self, chosen: Settings, given: Settings) -> Settings:
+        """Return settings that scan all lists, unless it is given how many."""
+        has_lists = self.list_count and "nprobe" in self.known_settings
+        return chosen | {"nprobe": self.list_count} if has_lists and "nprobe" not in given else chosen
 
     def choose(self, k: int, given: Settings) -> Settings:
         """Return the settings for k hits, and those that are given in their place; kept for the next search."""

@@ -35,7 +35,7 @@ class Within:
 
     rows: NDArray[np.int64]  # ids, ascending
     stored: Vectors | None = None
-    every_row: bool = False  # whether a graph may overlook none of them: all are compared
+    every_row: bool = False  # whether the search may overlook none of them: all are compared
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,8 @@ def search_within(
     if len(allowed.ids) <= most or (within.every_row and index.has_graph):
         return FoundWithin(compare_all(index, queries, wanted, allowed), "exact", len(allowed.ids), chosen)
     wider = widen(index, chosen, allowed)
+    if within.every_row:
+        wider = index.with_all_lists(wider, settings or Settings())
     hits = index.search_allowed(queries, wanted, wider, allowed.mask())
     if min(len(found.ids) for found in hits) < wanted:
         return FoundWithin(compare_all(index, queries, wanted, allowed), "exact", len(allowed.ids), chosen)

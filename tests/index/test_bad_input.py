@@ -107,6 +107,13 @@ def test_a_bad_file_is_named_in_one_sentence_and_nothing_is_written(
     assert not (tmp_path / "ix").exists()
 
 
+def test_an_empty_kind_is_not_taken_for_none(tmp_path: Path, unit_rows: Rows, write_run: WriteRun) -> None:
+    emb = write_run(tmp_path / "emb", [unit_rows(40)])
+    with pytest.raises(ConfigError, match="index_key names a kind of index"):
+        clip_index(str(emb), str(tmp_path / "ix"), index_key="")
+    assert [path.name for path in tmp_path.iterdir()] == ["emb"]
+
+
 def test_a_build_that_faiss_refuses_leaves_no_folder(tmp_path: Path, unit_rows: Rows, write_run: WriteRun) -> None:
     emb = write_run(tmp_path / "emb", [unit_rows(40)])
     with pytest.raises(ConfigError, match="faiss makes no index"):

@@ -1,4 +1,4 @@
-"""All rows of a graph compared: a graph of clusters has no links between them, so that a search ends in a few."""
+"""All rows compared: a graph of clusters has no links between them, and a search of lists passes most of them by."""
 
 from __future__ import annotations
 
@@ -91,6 +91,22 @@ def test_hits_of_every_row_are_the_best_of_all(rows: Rows) -> None:
     check([hits.ids for hits in index.search_many(queries, 10, every_row=True)], queries, rows, 10)
     with pytest.raises(AssertionError):
         check([hits.ids for hits in index.search_many(queries, 10)], queries, rows, 10)
+
+
+def test_all_lists_are_scanned_where_the_best_of_all_are_asked_for(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(within, "EXACT_ROWS", 0)
+    index, queries = Index(build(rows, "IVF60,Flat"), NO_ROWS), mixed(rows)
+    check([hits.ids for hits in index.search_many(queries, 10, every_row=True)], queries, rows, 10)
+    kept = np.arange(0, ROWS, 2)
+    among = search_within(index, queries, 10, Within(kept, every_row=True))
+    check([np.searchsorted(kept, hits.ids) for hits in among.hits], queries, rows[kept], 10)
+    assert among.method == "exact"
+    for few in (
+        index.search_many(queries, 10),
+        index.search_many(queries, 10, Settings({"nprobe": 1}), every_row=True),
+    ):
+        with pytest.raises(AssertionError):
+            check([hits.ids for hits in few], queries, rows, 10)
 
 
 def test_rows_without_an_embedding_are_no_hits_where_all_are_compared(rows: Rows) -> None:
