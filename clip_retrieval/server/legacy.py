@@ -12,6 +12,7 @@ from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,6 +30,11 @@ from clip_retrieval.words import with_article
 IMAGE = "image"  # among columns: thumbnails
 GENERATION = b"index-generation"  # header of answers, and of requests that want this build and no other
 LONGEST_TEXT = 10_000  # characters; models see some 300 of them
+LONGEST_NUMBER = 20  # digits
+INPUTS = dict.fromkeys(("text", "image", "image_url"), "a text") | {"embedding_input": "a list of numbers"}
+JSON_KINDS: dict[type, str] = {
+    str: "text", int: "number", float: "number", bool: "boolean", list: "list", dict: "object", type(None): "null",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,8 @@ class Endpoints:
         check_generation(request, build)
         modality: Modality = "image" if said.get("modality", "image") == "image" else "text"
         build.check_modality(modality)
-        shown = self.read_count(said, "num_images", None)
+        check_search(said)
+        shown = self.read_count(said, "num_images")
         count = max(shown, self.read_count(said, "num_result_ids", shown))
         embedded = await self.embed(said, build)
         question = Question(
@@ -91,35 +98,50 @@ class Endpoints:
 
     async def embed(self, said: dict[str, Any], build: Build) -> Embedded:
         """Embed what is asked with: the first of text, image, image_url and embedding_input that there is."""
-        for name, kind in (("text", str), ("image", str), ("image_url", str), ("embedding_input", list)):
-            value = said.get(name)
-            if value is not None and not isinstance(value, kind):
-                wanted = "a text" if kind is str else "a list of numbers"
-                raise bad(f"{name} is {wanted}, not {with_article(type(value).__name__)}")
         if said.get("text"):
             return Embedded(await build.embed_text(said["text"][:LONGEST_TEXT]))  # models see less
         if said.get("image"):
             return Embedded(await build.embed_picture(read_base64(said["image"])))
         if said.get("image_url"):
             return Embedded(await build.embed_picture(await self.asker.fetch_picture(said["image_url"])))
-        if said.get("embedding_input"):
-            return embed_values(build, said["embedding_input"])
-        raise bad("give one of text, image (base64), image_url and embedding_input")
+        return embed_values(build, said["embedding_input"])
 
-    def read_count(self, said: dict[str, Any], name: str, usual: int | None) -> int:
-        """Return a number of hits; raises HttpError where it is none, or more than max_results."""
+    def read_count(self, said: dict[str, Any], name: str, usual: int = 0) -> int:
+        """Return a number of hits, at most max_results; `check_search` has seen that it is one."""
         value = said.get(name)
-        value = usual if value is None else value
-        if isinstance(value, str) and value.isdecimal() and len(value) < 20:
-            value = int(value)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise bad(f"{name} must be a number of hits, not {str(value)[:50]}")
-        return min(value, self.config.limits.max_results)
+        return min(usual if value is None else int(value), self.config.limits.max_results)
 
     def read_ids(self, ids: Any, build: Build) -> NDArray[np.int64]:
         if not isinstance(ids, list) or not all(type(row_id) is int for row_id in ids):
             raise bad("ids is a list of whole numbers")
         return read_ids(ids, build, self.config.limits.max_results)
+
+
+def check_search(said: dict[str, Any]) -> None:
+    """Raise HttpError that names everything that is missing or wrong in a search, in the order of the fields."""
+    wrong = [
+        f"{name} is {wanted}, not {with_article(JSON_KINDS[type(said[name])])}"
+        for name, wanted in INPUTS.items()
+        if said.get(name) is not None and type(said[name]) is not (list if name == "embedding_input" else str)
+    ]
+    if not any(said.get(name) for name in INPUTS):
+        wrong.append("give one of text, image (base64), image_url and embedding_input")
+    if said.get("num_images") is None:
+        wrong.append("num_images is missing: give the number of hits")
+    wrong += [
+        f"{name} must be a number of hits, not {msgspec.json.encode(said[name]).decode()[:50]}"
+        for name in ("num_images", "num_result_ids")
+        if said.get(name) is not None and not is_count(said[name])
+    ]
+    if wrong:
+        raise bad("; ".join(wrong))
+
+
+def is_count(value: object) -> bool:
+    """Say whether a value is a whole number from 0 on, as a number or as digits."""
+    if isinstance(value, str):
+        return value.isdecimal() and len(value) < LONGEST_NUMBER
+    return type(value) is int and value >= 0
 
 
 def read_ids(ids: list[int], build: Build, most: int) -> NDArray[np.int64]:
@@ -150,7 +172,7 @@ def plain_selection(count: int) -> SelectionConfig:
 
 def as_object(body: Any) -> dict[str, Any]:
     if not isinstance(body, dict):
-        raise bad(f"the body is a JSON {type(body).__name__}, not an object")
+        raise bad(f"the body is {with_article(JSON_KINDS[type(body)])}, not an object")
     return body
 
 
