@@ -13,7 +13,7 @@ SET_BITS = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
 
 
 def near_pairs(hashes: NDArray[np.uint64], most: int) -> NDArray[np.int64]:
-    """Return the pairs of places [n, 2], the smaller first, whose distinct hashes differ in at most `most` bits.
+    """Return the pairs of places [n, 2], smaller first, whose distinct hashes differ in at most `most` bits.
 
     Two such hashes agree in at least one of `most` + 1 bands of bits, so only those with an equal band are compared.
     """

@@ -1,13 +1,13 @@
-"""Rows in blocks by k-means on the sphere, and which other blocks each row has to be compared with.
+"""Rows in blocks by k-means on the sphere, and the other blocks that each row is compared with.
 
-A row x of block A and a row y of block B lie on different sides of the plane between both centroids. With u the unit
+A row x of block A and a row y of block B are on different sides of the plane between the two centroids. With u the unit
 normal of that plane, x·u >= 0 >= y·u, so x·u + |y·u| = (x - y)·u <= |x - y|, which is at most the chord of the
-threshold. One of both is therefore within half a chord of the plane, and it is enough that such rows visit the other
-block: this bound is sound. In many dimensions it spares nothing, since a chord is long beside the width of the data in
-one direction. But the component of a difference along u is about chord / sqrt(dimensions); a bound of a few times that
-spares nearly everything, and loses nearly nothing. Each run measures what it loses.
+threshold. So x or y is within half a chord of the plane, and it is enough if such rows visit the other block: this
+bound is sound. In many dimensions it saves nothing, since a chord is long compared with the width of the data in one
+direction. But the component of a difference along u is about chord / sqrt(dimensions). A bound of a few times that
+saves nearly all comparisons and loses nearly no pairs. Each run measures how many it loses.
 
-The rows are projected ones (`projection.py`), whose distances are at most those of the rows themselves.
+The rows here are projected (`projection.py`): their distances are at most those of the original rows.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from clip_retrieval.embeddings.half_precision import widen
 ROWS_PER_CENTROID = 40  # sampled for training; more moves recall by less than a thousandth
 ITERATIONS = 8  # of clusters that people look at
 BLOCK_ITERATIONS = 5  # of blocks; three more cost more than better blocks save
-DEVIATIONS = 4.0  # of a component along a plane's normal that a pair may have
-FEW_ROWS = 16_384  # compared all with all: blocks would take longer
+DEVIATIONS = 4.0  # that the component of a pair along a plane's normal may have
+FEW_ROWS = 16_384  # up to this many, all are compared with all: blocks would take longer
 MOST_BLOCKS = 65_536
 
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
-    """Centroids, and how near to a plane between two of them a row has to lie to visit the other one's block."""
+    """Centroids, and how near to the plane between two of them a row has to be to visit the other block."""
 
     centroids: Floats  # [k, d], unit length
     margin: float
@@ -45,7 +45,7 @@ class Blocks:
 
     @cached_property
     def gaps(self) -> Floats:
-        """Return [k, k]: how much nearer to its own centroid than to another a row may be that visits the other."""
+        """Return [k, k]: how much nearer a row may be to its own centroid than to another whose block it visits."""
         squares = 2 - 2 * (self.centroids @ self.centroids.T)
         found: Floats = np.float32(self.margin) * np.sqrt(np.maximum(squares, 0)) + np.float32(
             rounding(self.centroids.shape[1])
@@ -59,11 +59,12 @@ class Blocks:
         return found
 
     def place(self, rows: Floats) -> tuple[Ids, Ids, Ids]:
-        """Return the own block of each unit row [n], then rows and the blocks that they visit, by block."""
+        """Return the block of each unit row [n], then rows and the blocks that they visit, by block."""
         products = rows @ self.centroids.T
         own = products.argmax(axis=1)
         nearest = products[np.arange(len(rows)), own]
-        # The widest gap leaves few products, of which those within their own gap are kept: one pass over all, not four.
+        # The widest gap leaves few products; of these, the ones within their own gap are kept. That is one pass over
+        # all products, not four.
         visitors, blocks = places_of(products >= (nearest - self.widest[own])[:, None])
         theirs = own[visitors]
         limits = nearest[visitors] - self.gaps[theirs, blocks]
@@ -74,7 +75,7 @@ class Blocks:
 
 
 def count_blocks(rows: int) -> int:
-    """Return the number of blocks for so many rows: placing rows and comparing them then take as long."""
+    """Return the number of blocks with which placing the rows takes as long as comparing them."""
     return 1 if rows <= FEW_ROWS else min(MOST_BLOCKS, math.ceil(2 * math.sqrt(rows)))
 
 
@@ -84,13 +85,13 @@ def half_chord(threshold: float) -> float:
 
 
 def margin_of(projection: Projection, threshold: float, *, is_exact: bool) -> float:
-    """Return how near to a plane a row has to lie to visit the other side, so that every pair, or nearly, is found."""
+    """Return how near to a plane a row has to be to visit the other side, to find all or nearly all pairs."""
     sound = half_chord(threshold - projection.loss)
     return sound if is_exact else min(sound, DEVIATIONS * sound / math.sqrt(projection.dimensions))
 
 
 def find_blocks(projected: Projected, count: int, margin: float) -> Blocks:
-    """Return blocks of these rows: trained on a sample that hangs on the rows alone."""
+    """Return blocks of these rows, trained on a sample that depends only on the rows."""
     if count == 1:
         return Blocks(np.zeros((1, projected.shape[1]), np.float32), 0.0)
     random = np.random.default_rng(SEED)
@@ -109,7 +110,7 @@ def train(sample: Floats, count: int, *, tries: int = 1, steps: int = ITERATIONS
 
 
 def visit_share(blocks: Blocks, sample: Floats) -> float:
-    """Return which share of the other blocks a row visits on average."""
+    """Return the share of the other blocks that a row visits on average."""
     if blocks.count == 1:
         return 0.0
     _, visitors, _ = blocks.place(sample)
@@ -117,5 +118,5 @@ def visit_share(blocks: Blocks, sample: Floats) -> float:
 
 
 def as_offsets(numbers: NDArray[np.int64], count: int) -> Ids:
-    """Return where each of `count` numbers begins in a sorted array of them, and its end."""
+    """Return where each of `count` numbers begins in a sorted array of them, and the end of the array."""
     return np.searchsorted(numbers, np.arange(count + 1)).astype(np.int64)

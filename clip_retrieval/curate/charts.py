@@ -1,4 +1,4 @@
-"""Tables and bar charts as HTML, without scripts: widths are inline, colors those of the page."""
+"""Tables and bar charts as HTML, without scripts: widths are inline, colors come from the page."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def bars(rows: Sequence[tuple[str, int]]) -> str:
 def histogram(
     values: NDArray[np.float64], edges: Sequence[float], form: str = "{:g}", *, whole: bool = False
 ) -> list[tuple[str, int]]:
-    """Return how many values lie between edges; the first and the last part are open, and left out where empty.
+    """Return how many values are between edges; the first and the last part are open, and left out if empty.
 
     Parts of `whole` numbers are named by their last number: 1 to 9, 10 to 19.
     """

@@ -1,4 +1,4 @@
-"""A set of columns: what its labels and names may be, and whose folder it is."""
+"""A set of columns: which labels and names it may have, and whether its folder is ours."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from clip_retrieval.version import __version__
 
 
 def check_labels(given: list[str]) -> list[str]:
-    """Return the labels; raises ConfigError where they leave nothing to choose among."""
+    """Return the labels; raises ConfigError if there is nothing to choose among."""
     labels = [label.strip() for label in given]
     if not all(labels):
         raise ConfigError("a label is empty; write what it stands for, such as --label 'a photo'")
@@ -45,7 +45,7 @@ def join_schemas(parts: list[ColumnPart], name: str) -> pa.Schema:
 
 
 def check_names(embedded: Embedded, config: LabelConfig, schema: pa.Schema, heads: list[Head]) -> None:
-    """Raise ConfigError where the metadata, or another set, has a column of a name that would be written."""
+    """Raise ConfigError if the metadata or another set already has a column that would be written."""
     taken = other_columns(embedded.folder, config.name)
     twice = next((column for column in schema.names if column in taken), None)
     if twice is not None:
@@ -56,21 +56,21 @@ def check_names(embedded: Embedded, config: LabelConfig, schema: pa.Schema, head
 
 
 def remedy(column: str, of_heads: list[str], name: str, place: str | None = None) -> str:
-    """Return what helps where a column's name is taken: `--name` does for the columns that are called after it."""
+    """Return what to do when a column's name is taken: `--name` helps for the columns that are named after it."""
     if column in of_heads:
-        return "rename the head's file, which the column is called after"
+        return "rename the head's file, which the column is named after"
     if column == name or column.startswith((f"{name}_", f"{name}.")):
         return "give another --name"
     if place is None or not place.startswith(f"{COLUMNS_FOLDER}/"):
         return "leave it out"
     there = place.removeprefix(f"{COLUMNS_FOLDER}/")
-    return f"give --name {there} --overwrite to make that set anew, or remove that folder"
+    return f"give --name {there} --overwrite to make that set again, or remove that folder"
 
 
 def claim_set(config: LabelConfig, embedded: Embedded) -> None:
-    """Remove the set's files where they are of other rows, and write the recipe of what comes.
+    """Remove the set's files if they are of other rows, and write the recipe of the new ones.
 
-    Raises ConfigError where they are of other options, and `overwrite` was not given, and where `label` wrote none.
+    Raises ConfigError if `label` did not write them, or wrote them with other options and `overwrite` was not given.
     """
     place = f"{COLUMNS_FOLDER}/{config.name}"
     options = json.loads(json.dumps(to_json(replace(config, index_folder=None, overwrite=False))))

@@ -17,16 +17,16 @@ from clip_retrieval.curate.heads import Head
 from clip_retrieval.encoder.base import EncoderInfo
 from clip_retrieval.tools.scores import logits, sigmoid
 
-BACKGROUND_ROWS = 2048  # of a sample that outliers are told from
+BACKGROUND_ROWS = 2048  # of a sample that rows are compared with to find outliers
 NEAREST = 10  # background rows that an outlier is far from
 WORD = re.compile(r"\w{2,}")
 WORDS_IN_NAME = 3
-NAMED_BY = 0.02  # share of a cluster's captions that a word of its name is in, at least
+NAMED_BY = 0.02  # least share of a cluster's captions that contain a word of its name
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Some rows: their numbers, unit embeddings, and those of the other modality where they are asked for."""
+    """Some rows: their numbers, unit embeddings, and the embeddings of the other modality if asked for."""
 
     first: int
     rows: Floats  # [n, d], unit length
@@ -48,7 +48,7 @@ class ColumnPart(Protocol):
 
 
 def numbers(values: NDArray[Any], is_there: NDArray[np.bool_], kind: pa.DataType) -> pa.Array:
-    """Return a column; null where `is_there` is not."""
+    """Return a column; null where `is_there` is false."""
     return pa.array(values, kind, mask=~is_there)
 
 
@@ -116,7 +116,7 @@ class HeadScores:
 
 @dataclass(frozen=True, eq=False)
 class Outlier:
-    """How far a row lies from the nearest rows of a sample."""
+    """How far a row is from the nearest rows of a sample."""
 
     background: Floats  # [m, d], unit length
     ids: Ids  # [m], ascending: a row is no neighbor of itself
@@ -154,15 +154,15 @@ class Clusters:
 
 
 def name_by_labels(centroids: Floats, labels: Sequence[str], prompts: Floats) -> list[str | None]:
-    """Return for each centroid the label that it leans to, compared with the mean of all."""
+    """Return for each centroid the label that it favors most, compared with the mean of all centroids."""
     leaning = unit(centroids - centroids.mean(axis=0)) @ unit(prompts - prompts.mean(axis=0)).T
     return [labels[best] for best in leaning.argmax(axis=1).tolist()]
 
 
 def name_by_captions(own: Ids, captions: Sequence[str | None], count: int) -> list[str | None]:
-    """Return for each cluster the words that tell its captions from those of all, None where it has none.
+    """Return for each cluster the words that set its captions apart from all others, None if it has none.
 
-    `own` is the cluster of each caption. A word counts once in a caption.
+    `own` is the cluster of each caption. A word counts once per caption.
     """
     words = [frozenset(WORD.findall((caption or "").lower())) for caption in captions]
     overall = Counter(word for some in words for word in some)

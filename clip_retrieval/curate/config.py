@@ -20,28 +20,29 @@ Activation = Literal["none", "relu", "gelu"]
 Output = Literal["raw", "sigmoid"]
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w-]*")  # of a folder and a column
-MOST_BITS = 16  # of 64, above which unlike pictures have like hashes
+MOST_BITS = 16  # of 64; above it, different pictures have similar hashes
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowsConfig:
-    """Whose rows are looked at."""
+    """Which embeddings are looked at."""
 
     modality: Modality = option("image", help="Look at the embeddings of pictures or of captions.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class WriteConfig:
-    """What is written of the rows that are kept, and over what."""
+    """What is written of the rows that are kept, and what may be replaced."""
 
     write: tuple[Form, ...] = option(
         ("ids",),
-        help="What is written of the rows that are kept: ids (ids.txt, a row a line), parquet (kept.parquet: their "
-        "metadata), datacomp (uids.npy), webdataset (tars with their samples) and embeddings (an embeddings folder of "
-        "them alone).",
+        help="What is written of the rows that are kept: ids (ids.txt, one per line), parquet (kept.parquet: their "
+        "metadata), datacomp (uids.npy), webdataset (tars with their samples) and embeddings (an embeddings folder "
+        "with only these rows).",
     )
     overwrite: bool = option(
-        False, help="Replace what this command wrote there before, whole; without it, a result of other options stays."
+        False,
+        help="Replace all that this command wrote there before; without it, a result of other options is an error.",
     )
 
     def __post_init__(self) -> None:
@@ -61,14 +62,14 @@ class DedupConfig:
     threshold: float = option(0.95, help="Semantic duplicates have a cosine of at least this (0 to 1).")
     by: tuple[Kind, ...] = option(
         ("exact", "semantic"),
-        help="Which likeness makes a duplicate: exact (the same bytes or embedding), perceptual (pictures whose "
+        help="What makes a duplicate: exact (the same bytes or embedding), perceptual (pictures whose "
         "hashes differ in few bits; every picture is read) and semantic (cosine of the embeddings).",
     )
-    max_bits: int = option(4, help="Perceptual duplicates differ in at most so many of the 64 bits of pHash.", least=0)
+    max_bits: int = option(4, help="Most bits of the 64 of pHash in which perceptual duplicates differ.", least=0)
     keep_by: str = option(
         "order",
-        help="Which one of a group is kept: order (the first), size (the largest picture, by columns width and height "
-        "or by the files), or a column of numbers (the largest; with - before it, the smallest).",
+        help="Which row of a group is kept: order (the first), size (the largest picture, by columns width and height "
+        "or by the files), or a column of numbers (the largest; with - before the name, the smallest).",
     )
     against: str | None = option(
         None,
@@ -77,8 +78,8 @@ class DedupConfig:
     )
     exact: bool | None = option(
         None,
-        help="True: find every pair, whatever it takes; False: by blocks, with the recall that is measured. None: all "
-        "pairs up to 50,000 rows.",
+        help="True: find every pair, however long it takes; False: compare by blocks, and measure the recall. None: "
+        "every pair up to 50,000 rows.",
     )
     blocks: int | None = option(None, help="Number of k-means blocks. None: chosen by the number of rows.", least=1)
     check_rows: int = option(
@@ -112,7 +113,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptConfig:
-    """Labels, and how their likeness becomes a probability."""
+    """Labels, and how their similarities become probabilities."""
 
     label: tuple[str, ...] = option_of(ZslConfig, "label")
     labels_file: str | None = option_of(ZslConfig, "labels_file")
@@ -139,7 +140,8 @@ class HeadConfig:
     head: tuple[str, ...] = option(
         (),
         repeatable=True,
-        help="A file with a linear or MLP head (npz, safetensors, torch's): a column of its scores, called as it is.",
+        help="A file with a linear or MLP head (npz, safetensors or torch): a column of its scores, named after the "
+        "file.",
     )
     head_activation: Activation = option("none", help="Between a head's layers; LAION's aesthetic heads have none.")
     head_output: Output = option("raw", help="sigmoid: scores become probabilities.")
@@ -158,15 +160,15 @@ class LabelConfig:
     similarity: bool = option(False, help="A column image_text_similarity: the cosine of each picture and its caption.")
     heads: HeadConfig = group(HeadConfig)
     outlier: bool = option(
-        False, help="A column outlier: 1 minus the mean cosine to the 10 nearest of 2,048 rows; far ones are odd."
+        False, help="A column outlier: 1 minus the mean cosine to the 10 nearest of 2,048 rows; large values are odd."
     )
     clusters: int | None = option(
         None,
-        help="Columns cluster, cluster_name and cluster_similarity: so many clusters, named by labels, else captions.",
+        help="Number of clusters: columns cluster, cluster_name (by labels, else captions) and cluster_similarity.",
         least=2,
     )
     index_folder: str | None = option(
-        None, aliases=("indice_folder",), help="An index of this folder that gets the columns, too, as it is."
+        None, aliases=("indice_folder",), help="An index of this folder; it gets the columns without a new build."
     )
     model: ModelConfig = group(ModelConfig)
     overwrite: bool = option_of(WriteConfig, "overwrite")
@@ -174,7 +176,7 @@ class LabelConfig:
     def __post_init__(self) -> None:
         check_least(self)
         if not PLAIN_NAME.fullmatch(self.name):
-            raise ConfigError(f"name is of letters, digits, - and _, such as label; not {self.name!r}")
+            raise ConfigError(f"name consists of letters, digits, - and _, such as label; not {self.name!r}")
         if not (self.prompts.is_given or self.similarity or self.heads.head or self.outlier or self.clusters):
             raise ConfigError("nothing to compute; give --label, --similarity, --head, --outlier or --clusters")
 
@@ -189,18 +191,18 @@ class SelectConfig:
     output_folder: str = option(help="Where the chosen rows, index.html and recipe.json go.")
     rows: RowsConfig = group(RowsConfig)
     where: str | None = option(None, help="Only rows that meet a condition over columns, as for filter.")
-    ids: str | None = option(None, help="Only rows of this list, a row id a line, such as the ids.txt of dedup.")
+    ids: str | None = option(None, help="Only rows of this list, one row id per line, such as the ids.txt of dedup.")
     top: str | None = option(
-        None, help="A column of numbers: rows with the largest come first (with - before it, the smallest)."
+        None, help="A column of numbers: rows with the largest come first (with - before the name, the smallest)."
     )
-    per_cluster: int | None = option(None, help="So many rows of each cluster at most, the first ones.", least=1)
+    per_cluster: int | None = option(None, help="Most rows of each cluster; the first ones are chosen.", least=1)
     cluster_column: str = option("cluster", help="The column of --per_cluster.")
     balance: str | None = option(
         None,
-        help="A column: as many rows of each of its values, as far as there are; without --count as many as the rarest "
-        "value has.",
+        help="A column: equally many rows of each of its values, as far as available; without --count as many as the "
+        "rarest value has.",
     )
-    count: int | None = option(None, help="Rows that are chosen at most.", least=1)
+    count: int | None = option(None, help="Most rows that are chosen.", least=1)
     diverse: bool = option(
         False, help="Choose the rows that differ most from each other (farthest points, by block), not the first ones."
     )
@@ -215,16 +217,16 @@ class SelectConfig:
             raise ConfigError("--diverse needs a number of rows; give --count")
         steps = (self.where, self.ids, self.per_cluster, self.balance, self.count)
         if self.top is not None and self.per_cluster is None and self.balance is None and self.count is None:
-            raise ConfigError(f"--top {self.top} is an order; give --count, or another number of rows, with it")
+            raise ConfigError(f"--top {self.top} only orders rows; give --count, or another number of rows, with it")
         if all(step is None for step in steps):
             raise ConfigError("nothing to choose by; give --where, --ids, --per_cluster, --balance or --count")
         if self.top is not None and self.diverse and self.per_cluster is None:
-            raise ConfigError(f"--diverse takes no notice of the order --top {self.top}; leave one of them out")
+            raise ConfigError(f"--diverse ignores the order --top {self.top}; leave one of them out")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """What a page tells of an embeddings folder."""
+    """What a page reports about an embeddings folder."""
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ("embeddings_folder", "output_file")
 
@@ -232,7 +234,7 @@ class ReportConfig:
     output_file: str = option(help="The page, such as report.html; all in one file.")
     rows: RowsConfig = group(RowsConfig)
     clusters: int | None = option(None, help="Clusters that are shown. None: 20, or fewer for fewer rows.", least=2)
-    sample: int = option(20_000, help="Rows that clusters, outliers, captions and sizes are told from.", least=100)
+    sample: int = option(20_000, help="Rows that clusters, outliers, captions and sizes are taken from.", least=100)
     threshold: float = option(0.95, help="Near-duplicates have a cosine of at least this.")
 
     def __post_init__(self) -> None:

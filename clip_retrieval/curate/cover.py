@@ -1,4 +1,4 @@
-"""Which rows are kept: a greedy cover in a fixed order, so that every other row is a duplicate of a kept one itself."""
+"""Which rows are kept: a greedy cover in a fixed order. Every other row is itself a duplicate of a kept row."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from clip_retrieval.curate.blocks import as_offsets
 from clip_retrieval.curate.embedded import Ids
 
-More = Callable[[int, list[int]], int | None]  # a row, and the rows kept so far: the first of those that covers it
+More = Callable[[int, list[int]], int | None]  # a row, and the rows kept so far: the first of them that covers it
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class Relation:
 
 @dataclass(frozen=True, eq=False)
 class Order:
-    """The order in which rows are kept, and those that are kept in any case, which alone cover others then."""
+    """The order in which rows are kept. If some rows are kept in any case, only these cover others."""
 
     rows: Ids  # [n], the first to be kept first
     rank: Ids  # [n]: the place of each row in it
@@ -54,7 +54,7 @@ class Order:
 
 
 def cover(order: Order, relations: Sequence[Relation], more: More | None = None) -> Ids:
-    """Return for each row [n] the kept one that covers it, the first in the order; itself where it is kept.
+    """Return for each row [n] the kept row that covers it, the first in the order; a kept row covers itself.
 
     A class has at most one kept row that covers: the next one of that class is covered by it.
     """
@@ -82,7 +82,7 @@ def cover(order: Order, relations: Sequence[Relation], more: More | None = None)
 
 
 def find_leader(row: int, relations: Sequence[Relation], kept_of: Sequence[NDArray[np.int64]], rank: Ids) -> int | None:
-    """Return the first kept row that is like a row; None where there is none."""
+    """Return the first kept row that is like a row; None if there is none."""
     best: int | None = None
     for relation, held in zip(relations, kept_of, strict=True):
         number = relation.classes[row]

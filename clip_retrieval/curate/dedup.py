@@ -1,4 +1,4 @@
-"""The whole of `dedup`: rows, likeness, the cover, and files that tell of it."""
+"""The whole of `dedup`: rows, likeness, the cover, and the files that report it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class DedupResult(FolderResult):
     kept: int
     reasons: dict[str, int]
     threshold: float
-    unread: int  # rows without a picture that could be read, where pictures were compared
+    unread: int  # rows whose picture could not be read, if pictures were compared
     blocks: int
     is_exact: bool
     recall: Recall | None
@@ -97,7 +97,7 @@ def dedup(members: list[Embedded], config: DedupConfig) -> DedupResult:
 
 
 def check_same_model(own: Embedded, other: Embedded) -> None:
-    """Raise ConfigError where two folders cannot be compared."""
+    """Raise ConfigError if two folders cannot be compared."""
     if own.folder.place == other.folder.place:
         raise ConfigError("--against names the folder itself; leave it out to find the duplicates within it")
     if own.vectors.dim != other.vectors.dim:
@@ -107,11 +107,11 @@ def check_same_model(own: Embedded, other: Embedded) -> None:
         )
     models = [about_folder(member.folder, 0)["model_fingerprint"] for member in (own, other)]
     if all(models) and models[0] != models[1]:
-        raise ConfigError(f"{other.folder.url} was embedded with another model than {own.folder.url}; embed it anew")
+        raise ConfigError(f"{other.folder.url} was embedded with another model than {own.folder.url}; embed it again")
 
 
 def check_keep_by(own: Embedded, keep_by: str) -> None:
-    """Raise ConfigError where rows cannot be ordered so, before the pictures are measured."""
+    """Raise ConfigError, before the pictures are measured, if rows cannot be ordered this way."""
     if keep_by == "size":
         if not has_sizes(own) and IMAGE_PATH not in own.column_names:
             raise ConfigError(
@@ -123,7 +123,7 @@ def check_keep_by(own: Embedded, keep_by: str) -> None:
 
 
 def order_rows(members: list[Embedded], keep_by: str) -> Order:
-    """Return the order in which rows are kept; those of `--against` come first."""
+    """Return the order in which rows are kept; rows of `--against` come first."""
     own = members[0]
     if keep_by == "order":
         values = np.zeros(own.row_count)

@@ -1,4 +1,4 @@
-"""Rows that differ: farthest points in blocks of like rows, and of all blocks those that were chosen farthest away."""
+"""Rows that differ: farthest points in blocks of similar rows, and of all blocks the points chosen farthest away."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ FARTHEST = 2.0  # 1 - cosine of opposite rows
 def choose_far(embedded: Embedded, ids: Ids, count: int, work: Workspace, name: str) -> Ids:
     """Return `count` of the rows with these ids, ascending; `ids` come best first, and the best of a block is chosen.
 
-    Gonzalez' farthest-point traversal orders the rows of each block; each row gets the distance at which it was
-    chosen, and the rows with the largest distances of all blocks are taken. So blocks get as many as they are wide.
+    Gonzalez' farthest-point traversal orders the rows of each block. Each row gets the distance at which it was
+    chosen, and the rows with the largest distances of all blocks are taken. So wider blocks give more rows.
     Rows without an embedding are never chosen.
     """
     blocks = make_blocks(embedded, ids, count, work, name)
@@ -53,7 +53,7 @@ def choose_far(embedded: Embedded, ids: Ids, count: int, work: Workspace, name: 
 
 
 def make_blocks(embedded: Embedded, ids: Ids, count: int, work: Workspace, name: str) -> list[Ids]:
-    """Return places among `ids` by block, ascending in each: blocks of like rows, none above MOST_ROWS."""
+    """Return places among `ids` by block, ascending in each: blocks of similar rows, none above MOST_ROWS."""
     wanted = max(1, min(len(ids) // BLOCK_ROWS, count // CHOSEN_PER_BLOCK))
     own = np.asarray(work.keep(f"blocks_{name}", lambda: assign(embedded, ids, wanted)))
     order = np.argsort(own, kind="stable")
@@ -80,7 +80,7 @@ def assign(embedded: Embedded, ids: Ids, count: int) -> Ids:
 
 
 def traverse(rows: Floats) -> NDArray[np.float32]:
-    """Return for each unit row [n] its distance to those chosen before it; the first is the first. -1 for zero rows."""
+    """Return for each unit row [n] its distance to the rows chosen before it (-1 for zero rows); row 0 comes first."""
     distances = np.full(len(rows), -1, np.float32)
     filled = np.flatnonzero(rows.any(axis=1))
     if not len(filled):

@@ -46,7 +46,7 @@ class Embedded:
         return [] if self.metadata is None else list(self.metadata.schema.names)
 
     def check_column(self, name: str, option: str) -> None:
-        """Raise ConfigError where the metadata lacks a column."""
+        """Raise ConfigError if the metadata lacks a column."""
         if name not in self.column_names:
             shown = ", ".join(sorted(self.column_names)[:20]) or "none"
             raise ConfigError(f"--{option} {name}: {self.folder.url} has no such column; it has {shown}")
@@ -69,14 +69,14 @@ class Embedded:
 
 
 def open_embedded(url: str, modality: Modality) -> Embedded:
-    """Open a folder; raises SourceError where it has no such embeddings, or metadata of other rows."""
+    """Open a folder; raises SourceError if it has no such embeddings, or metadata of other rows."""
     folder = EmbeddingsFolder(url)
     if not folder.exists():
         raise SourceError(f"{url} is not there; name a folder that `clip-retrieval inference` wrote")
     vectors = open_vectors(folder, EMBEDDING_FOLDERS[modality])
     if vectors is None:
         others = [name for name in MODALITIES if folder.names(EMBEDDING_FOLDERS[name], ".npy")]
-        hint = f"it has those of {others[0]}s: --modality {others[0]}" if others else "name an embeddings folder"
+        hint = f"it has {others[0]} embeddings: --modality {others[0]}" if others else "name an embeddings folder"
         raise SourceError(f"{url} holds no {modality} embeddings; {hint}")
     metadata = open_metadata(folder)
     if metadata is not None and metadata.row_count != vectors.row_count:
@@ -89,14 +89,14 @@ def open_embedded(url: str, modality: Modality) -> Embedded:
 
 @contextmanager
 def opened(url: str, modality: Modality) -> Iterator[Embedded]:
-    """Open a folder while the block lasts; files on a store are fetched first, since rows are read again and again."""
+    """Open a folder for the block; files on a store are fetched first, since rows are read again and again."""
     embedded = open_embedded(url, modality)
     with fetched({modality: embedded.vectors}, temporary_folder) as found:
         yield replace(embedded, vectors=found[modality])
 
 
 def identity(vectors: Vectors) -> list[list[Any]]:
-    """Return what changes when a file of embeddings does: name, rows, bytes and, on this machine, its time."""
+    """Return what changes when a file of embeddings does: name, rows, bytes and, if it is local, its time."""
     return [
         [file.name, file.row_count, file.byte_count]
         + ([Path(vectors.path(file)).stat().st_mtime_ns] if vectors.folder.is_local else [])
@@ -143,7 +143,7 @@ class Pool:
         return found
 
     def rows_again(self, ids: Ids) -> Floats:
-        """Return rows by number, in their order, as `rows` does: fast where the same ones are read again and again."""
+        """Return rows by number, in their order, as `rows` does: fast if the same rows are read again and again."""
         found = np.empty((len(ids), self.dim), self.stored[0][1].dtype if len(self.stored) == 1 else np.float32)
         for first, rows in self.stored:
             here = np.flatnonzero((ids >= first) & (ids < first + len(rows)))
@@ -165,7 +165,7 @@ class Pool:
 
 
 def places_of(mask: NDArray[np.bool_]) -> tuple[Ids, Ids]:
-    """Return rows and columns where a matrix is true, as np.nonzero does: a tenth of its time where few are."""
+    """Return rows and columns where a matrix is true, as np.nonzero does: a tenth of its time if few are true."""
     rows, columns = np.divmod(np.flatnonzero(mask), mask.shape[1])
     return rows, columns
 
@@ -178,14 +178,14 @@ def unit(rows: Floats) -> Floats:
 
 
 def rounding(dim: int) -> float:
-    """Return how far a product of unit rows in fp32 may be from the true one: the worst case, whatever the order."""
+    """Return how far a product of unit rows in fp32 may be from the true one: the worst case in any order."""
     return 2 * (dim + 4) * 2.0**-24
 
 
 def exact_cosines(a: Floats, b: Floats) -> NDArray[np.float64]:
     """Return the cosine of each pair of rows [n], in float64 and rounded to 9 places: the same wherever it is computed.
 
-    Sums run in one order, whatever the number of rows, so no decision hangs on block sizes or threads.
+    Sums run in one order for any number of rows, so no decision depends on block sizes or threads.
     """
     found = np.empty(len(a), np.float64)
     for start in range(0, len(a), 4096):

@@ -41,7 +41,7 @@ class Groups:
 
 
 def write_groups(target: Folder, groups: Groups, members: list[Embedded]) -> None:
-    """Write groups.parquet: each group's kept row, then those that it stands for."""
+    """Write groups.parquet: each group's kept row, then its duplicates."""
     schema = pa.schema(
         [
             ("cluster", pa.int64()),

@@ -1,4 +1,4 @@
-"""The whole of `label`: columns of all rows, beside the metadata, one file for each file of embeddings."""
+"""The whole of `label`: columns of all rows, next to the metadata, one file for each file of embeddings."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Prompts:
 
 
 def run_label(config: LabelConfig) -> LabelResult:
-    """Compute the columns; what an earlier run with the same options wrote stays."""
+    """Compute the columns; files of an earlier run with the same options stay."""
     with opened(config.embeddings_folder, config.rows.modality) as embedded, ExitStack() as stack:
         others = None
         if config.similarity:
@@ -120,7 +120,7 @@ def label(config: LabelConfig, embedded: Embedded, others: Vectors | None) -> La
 
 
 def open_others(embedded: Embedded, modality: Modality) -> Vectors:
-    """Open the embeddings that rows are compared with; raises SourceError where there are none of the same rows."""
+    """Open the embeddings of the other modality; raises SourceError if there are none of the same rows."""
     other: Modality = "text" if modality == "image" else "image"
     found = open_vectors(embedded.folder, EMBEDDING_FOLDERS[other])
     if found is None:
@@ -134,7 +134,7 @@ def open_others(embedded: Embedded, modality: Modality) -> Vectors:
 
 
 def check_index(config: LabelConfig, embedded: Embedded) -> None:
-    """Raise ConfigError where the index has other rows."""
+    """Raise ConfigError if the index has other rows."""
     if config.index_folder is None:
         return
     folder = IndexFolder(config.index_folder)
@@ -148,7 +148,7 @@ def check_index(config: LabelConfig, embedded: Embedded) -> None:
 
 
 def embed_labels(config: LabelConfig, embedded: Embedded) -> Prompts:
-    """Return the labels' embeddings, by the model of the folder."""
+    """Return the labels' embeddings, made by the model of the folder."""
     given = [*config.prompts.label, *(read_lines(config.prompts.labels_file) if config.prompts.labels_file else ())]
     labels = check_labels(given)
     expected = (read_manifest(embedded.folder) or {}).get("encoder")
@@ -212,7 +212,7 @@ def find_clusters(embedded: Embedded, count: int, prompts: Prompts | None) -> Cl
 
 
 def write_columns(name: str, embedded: Embedded, others: Vectors | None, parts: list[ColumnPart]) -> None:
-    """Write a file of columns for each file of embeddings; those that are there stay."""
+    """Write a file of columns for each file of embeddings; existing ones stay."""
     schema = join_schemas(parts, name)
     place = f"{COLUMNS_FOLDER}/{name}"
     width = len(str(len(embedded.vectors.files)))
@@ -239,7 +239,7 @@ def table_of(block: Block, parts: list[ColumnPart], schema: pa.Schema) -> pa.Tab
 
 
 def blocks_of(vectors: Vectors, others: Vectors | None, file: VectorFile, first: int) -> Iterator[list[Block]]:
-    """Yield the blocks of a file, as many at a time as a row group has."""
+    """Yield the blocks of a file, those of one row group at a time."""
     for start, stored in vectors.stored_parts(file, BLOCK_ROWS * ROW_GROUP_BLOCKS):
         found = []
         for at in range(0, len(stored), BLOCK_ROWS):

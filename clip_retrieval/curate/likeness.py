@@ -1,4 +1,4 @@
-"""What makes rows duplicates: the relations that `dedup` covers, and the words for why two rows are alike."""
+"""What makes rows duplicates: the relations that `dedup` covers, and the reasons why two rows are alike."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from clip_retrieval.embeddings.half_precision import widen
 from clip_retrieval.errors import SourceError
 
 ALL_PAIRS_UP_TO = 50_000  # rows, which are compared in seconds
-WORTH_BLOCKS = 0.2  # share of the blocks that rows visit, from which on all are compared with all
+WORTH_BLOCKS = 0.2  # if rows visit a larger share of the blocks, all are compared with all
 SAMPLE = 1000
 BYTES, EMBEDDING, PERCEPTUAL, SEMANTIC = "bytes", "embedding", "perceptual", "semantic"
 ROWS_AT_ONCE = 8192
@@ -34,7 +34,7 @@ RECALL_COLUMNS = 1024
 
 @dataclass(frozen=True, eq=False)
 class Recall:
-    """Pairs of some rows by comparison with all others, and how many of them the blocks told."""
+    """Pairs of some rows by comparison with all others, and how many of them the blocks found."""
 
     rows: int
     pairs: int
@@ -46,16 +46,16 @@ class Likeness:
     """Everything that is known of which rows are alike."""
 
     scan: Scan
-    digests: Ids | None  # [rows]: class of the same bytes, -1 where unknown
-    hashes: NDArray[np.uint64] | None  # [rows]: pHashes, 0 where there is none
+    digests: Ids | None  # [rows]: class of the same bytes, -1 if unknown
+    hashes: NDArray[np.uint64] | None  # [rows]: pHashes, 0 if there is none
     relations: list[Relation]
-    more: More | None  # looks for what the pairs in memory do not tell
+    more: More | None  # finds what is not among the pairs in memory
     blocks: int
     is_exact: bool  # every pair is known
     recall: Recall | None
 
     def why(self, rows: Ids, leaders: Ids, pool: Pool) -> list[str]:
-        """Return for each row and the one that covers it the strongest of the reasons that were asked for."""
+        """Return for each row and the row that covers it the strongest of the reasons that were asked for."""
         found = np.full(len(rows), SEMANTIC, dtype=object)
         if self.hashes is not None:
             is_like = (self.hashes[rows] > 0) & (self.hashes[leaders] > 0)
@@ -73,7 +73,7 @@ class Likeness:
     most_bits: int = 0
 
     def count_unread(self, row_count: int) -> int:
-        """Return how many of the first rows have no picture that could be read, where pictures were compared."""
+        """Return how many of the first rows have no readable picture; 0 if pictures were not compared."""
         return 0 if self.hashes is None else int((self.hashes[:row_count] == 0).sum())
 
 
@@ -120,7 +120,7 @@ def equal_across(pool: Pool, scan: Scan, compare: Compare) -> Ends:
 
 
 def join_digests(members: list[Embedded], scan: Scan) -> Ids:
-    """Return classes of the same bytes over all folders, -1 where unknown; pictures of equal embeddings are read."""
+    """Return classes of the same bytes over all folders, -1 if unknown; only pictures of equal embeddings are read."""
     _, numbers, counts = np.unique(scan.hashes, return_inverse=True, return_counts=True)
     is_equal = (scan.hashes > 0) & (counts[numbers] > 1)  # over all folders
     found, first = [], 0
@@ -132,7 +132,7 @@ def join_digests(members: list[Embedded], scan: Scan) -> Ids:
 
 
 def number_values(values: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], Ids]:
-    """Return the distinct values but 0, and the number of each row's value, -1 where that is 0."""
+    """Return the distinct values except 0, and the number of each row's value, -1 for 0."""
     known = np.flatnonzero(values)
     distinct, numbers = np.unique(values[known], return_inverse=True)
     classes = np.full(len(values), -1, np.int64)
@@ -150,7 +150,7 @@ def relate_hashes(hashes: NDArray[np.uint64], most: int) -> Relation:
 
 
 def place(pool: Pool, config: DedupConfig, scan: Scan, work: Workspace) -> tuple[Placed, Blocks, bool]:
-    """Return the rows by block, the blocks, and whether these tell every pair."""
+    """Return the rows by block, the blocks, and whether these find every pair."""
     ids = scan.representatives
     is_exact = len(ids) <= ALL_PAIRS_UP_TO if config.exact is None else config.exact
     count = min(config.blocks or count_blocks(len(ids)), max(1, len(ids)))
@@ -166,7 +166,7 @@ def place(pool: Pool, config: DedupConfig, scan: Scan, work: Workspace) -> tuple
 
 
 def find(projected: Projected, count: int, margin: float, *, may_join: bool) -> Floats:
-    """Return centroids; one where rows would visit most blocks anyway, and the number of blocks is ours to choose."""
+    """Return centroids; only one if rows would visit most blocks anyway and the number of blocks is ours to choose."""
     blocks = find_blocks(projected, count, margin)
     if may_join and blocks.count > 1:
         sample = widen(projected[:: max(1, len(projected) // SAMPLE)])
@@ -176,7 +176,7 @@ def find(projected: Projected, count: int, margin: float, *, may_join: bool) -> 
 
 
 def look_for_more(pool: Pool, scan: Scan, compare: Compare, pairs: Pairs) -> More:
-    """Return what compares a row with more pairs than memory holds with all rows that were kept."""
+    """Return a function that compares a row with all kept rows, if it has more pairs than memory holds."""
 
     def more(row: int, kept: list[int]) -> int | None:
         number = scan.classes[row]
@@ -204,7 +204,7 @@ def measure_recall(placed: Placed, compare: Compare, pairs: Pairs, count: int) -
 
     def find_true(start: int) -> Ends:
         tiles = Tiles(rows, compare)
-        there = Side(rows.anew(), np.arange(start, min(start + RECALL_COLUMNS, len(rows.ids))))
+        there = Side(rows.mapped_again(), np.arange(start, min(start + RECALL_COLUMNS, len(rows.ids))))
         return np.concatenate([*tiles.compare([Tile(own, there)]), tiles.decide()])
 
     with threads_alone() as threads:

@@ -1,4 +1,4 @@
-"""The folder of a result: whose it is, what may be replaced in it, and the recipe that makes it again."""
+"""The folder of a result: whether it is ours, what may be replaced in it, and the recipe that makes it again."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FILES: dict[Form, str] = {
     "webdataset": f"{TARS_FOLDER}/",
     "embeddings": f"{EMBEDDINGS}/",
 }
-# What lies in the folders among them, `label`'s columns included: only that is ever removed.
+# The files in the folders of FILES, including the columns of `label`: only these are ever removed.
 PARTITION = r"\d+(?:_\d{4})*"
 FILES_WITHIN = {
     FILES["webdataset"]: re.compile(r"\d{5,}\.tar"),
@@ -48,7 +48,7 @@ ADVICE = "name another output folder, or give --overwrite to replace it"
 
 @dataclass(frozen=True, kw_only=True)
 class FolderResult:
-    """What a command wrote into a folder, now or before."""
+    """What this run or an earlier one wrote into a folder."""
 
     output_folder: str
     files: list[str]
@@ -75,15 +75,15 @@ class Job:
 
     @property
     def names(self) -> list[str]:
-        """Everything that it may write beside its recipe."""
+        """Everything that it may write next to its recipe."""
         return names_by(self.command, flat(to_json(self.config)))
 
 
 def claim_folder(folder: Folder, job: Job) -> dict[str, Any] | None:
-    """Check that a result may go into a folder; return the outcome where the same run has finished there already.
+    """Check that a result may go into a folder; return the outcome if the same run has finished there already.
 
-    Raises ConfigError where the folder holds anything that this command did not write, or its result of other options
-    or of other rows (unless `overwrite`), and where it lies in what is read or holds it.
+    Raises ConfigError if the folder holds anything that this command did not write, or (unless `overwrite`) a result
+    of other options or rows, or if one of the folder and the input is inside the other.
     """
     for source in job.sources:
         check_apart(folder, source)
@@ -111,22 +111,20 @@ def claim_folder(folder: Folder, job: Job) -> dict[str, Any] | None:
 
 
 def check_apart(folder: Folder, source: Embedded) -> None:
-    """Raise ConfigError where the result would lie in what is read, or around it."""
+    """Raise ConfigError if the result would be inside the input, or around it."""
     own = folder.place
     tars = source.column(SHARD).unique().drop_null().to_pylist() if SHARD in source.column_names else []
     inside = [place for place in map(str, tars) if is_inside(place, [f"{own}/{TARS_FOLDER}"])]
     if is_inside(source.folder.place, [own]):
         inside.append(source.folder.place)
     if inside and own != source.folder.place:
-        raise ConfigError(
-            f"{inside[0]} is read, and lies in the output folder {folder.url}; name another output folder"
-        )
+        raise ConfigError(f"{inside[0]} is read, and is in the output folder {folder.url}; name another output folder")
     if own != source.folder.place and is_inside(own, [source.folder.place]):
-        raise ConfigError(f"{folder.url} lies in {source.folder.url}, which is read; name another output folder")
+        raise ConfigError(f"{folder.url} is in {source.folder.url}, which is read; name another output folder")
 
 
 def check_empty(folder: Folder, command: str) -> None:
-    """Raise ConfigError where a folder without a recipe holds more than the working files of a stopped run."""
+    """Raise ConfigError if a folder without a recipe holds more than the working files of a stopped run."""
     if not folder.exists():
         return
     is_begun = folder.exists(f"{WORK_FOLDER}/{KEY}")
@@ -136,7 +134,7 @@ def check_empty(folder: Folder, command: str) -> None:
 
 
 def owned_names(recipe: Mapping[str, Any]) -> list[str]:
-    """Return the names of what the run of a recipe wrote or, where it was stopped, may have written."""
+    """Return the names of what the run of a recipe wrote or, if it was stopped, may have written."""
     if recipe.get(OUTCOME):
         there = recipe[OUTCOME].get("files", ())
     else:
@@ -145,7 +143,7 @@ def owned_names(recipe: Mapping[str, Any]) -> list[str]:
 
 
 def check_inside_owned(folder: Folder, owned: Sequence[str], command: str) -> None:
-    """Raise ConfigError where a folder that would be replaced holds a file that is not ours."""
+    """Raise ConfigError if a folder that would be replaced holds a file that is not ours."""
     for name in owned:
         ours = FILES_WITHIN.get(name)
         if ours is None:
@@ -169,7 +167,7 @@ def names_by(command: str, options: Mapping[str, Any]) -> list[str]:
 
 
 def check_same(folder: Folder, recipe: Mapping[str, Any], job: Job) -> None:
-    """Raise ConfigError where the recipe is of other options, or of rows that have changed since."""
+    """Raise ConfigError if the recipe is of other options, or of rows that have changed since."""
     now = recipe_of(job, {})
     then_all, now_all = ({**made.get(OPTIONS, {}), FOLDERS: made.get(FOLDERS)} for made in (recipe, now))
     others = compare_options(then_all, now_all)
@@ -180,7 +178,7 @@ def check_same(folder: Folder, recipe: Mapping[str, Any], job: Job) -> None:
 
 
 def compare_options(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return in words how the options of two runs differ, those left out that do not matter to what comes out."""
+    """Return in words how the options of two runs differ, except options that do not change the result."""
     before, after = flat(then), flat(now)
     names = [name for name in {**after, **before} if name not in NO_MATTER]
     return [
@@ -197,7 +195,7 @@ def check_whole(folder: Folder, owned: Sequence[str]) -> None:
 
 
 def begin_folder(folder: Folder, job: Job) -> None:
-    """Remove the result that is replaced, and write the recipe of what comes; a folder is never without one."""
+    """Remove the result that is replaced, and write the recipe of the new one; a folder always has a recipe."""
     if folder.exists(RECIPE):
         old = folder.read_json(RECIPE)
         owned = owned_names(old)
@@ -208,7 +206,7 @@ def begin_folder(folder: Folder, job: Job) -> None:
 
 
 def write_recipe(folder: Folder, job: Job, outcome: Mapping[str, Any]) -> None:
-    """Write recipe.json: options, what they were applied to, and what came out; nothing yet while files are written."""
+    """Write recipe.json: the options, the input, and the outcome, which is empty while files are written."""
     folder.write_json(RECIPE, recipe_of(job, outcome))
 
 
@@ -237,7 +235,7 @@ def digest_state(job: Job) -> str:
 
 
 def files_of(folder: Folder, names: Sequence[str]) -> Iterator[list[Any]]:
-    """Yield name, bytes and, on this machine, the time of files."""
+    """Yield name, bytes and, if they are local, the time of files."""
     for name in names:
         path = folder.path(name)
         yield [name, int(folder.fs.size(path)), Path(path).stat().st_mtime_ns if folder.is_local else None]
@@ -255,7 +253,7 @@ def as_text(value: object) -> str:
 
 
 def about_folder(folder: Folder, row_count: int) -> dict[str, Any]:
-    """Return what tells one embeddings folder from another."""
+    """Return what identifies an embeddings folder."""
     encoder = (read_manifest(folder) or {}).get("encoder") or {}
     return {
         "place": folder.place,

@@ -25,7 +25,7 @@ class Section:
     note: str = ""
     figures: Sequence[str] = ()
     body: str = ""  # HTML, between the note and the figures
-    is_narrow: bool = False  # as wide as its figures, so that another fits beside it
+    is_narrow: bool = False  # as wide as its figures, so another fits next to it
 
 
 def write_page(folder: Folder, name: str, title: str, sections: Sequence[Section]) -> None:
@@ -45,7 +45,7 @@ def render(section: Section) -> str:
 
 
 def figure(row: Mapping[str, Any], mark: str, number: float | None = None) -> str:
-    """Return a row's picture: a word in bold, a number and its caption below; the mouse tells its metadata."""
+    """Return a row's picture: a word in bold, a number and its caption below; hovering shows its metadata."""
     caption = row.get(CAPTION) or row.get(IMAGE_PATH) or ""
     details = "\n".join(f"{name}: {value}" for name, value in row.items() if value is not None)
     score = "" if number is None else f" <span>{number:.3f}</span>"

@@ -1,4 +1,4 @@
-"""All pairs of rows within the threshold: in each block, and between a block and those who visit it."""
+"""All pairs of rows within the threshold: in each block, and between a block and its visitors."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from clip_retrieval.curate.workspace import Workspace
 from clip_retrieval.process.resources import count_cores
 from clip_retrieval.progress import show_progress
 
-TILE_ROWS, TILE_COLUMNS = 512, 4096  # 8 MB of products at most, mostly 1 or 2, which stay in the CPU's cache
+TILE_ROWS, TILE_COLUMNS = 512, 4096  # at most 8 MB of products, mostly 1 or 2, which stay in the CPU's cache
 BATCH_PRODUCTS = 4_000_000_000  # compared between two saved results: some tens of seconds
 GROUP_TASKS = 32
 PENDING = 1 << 18  # pairs that are joined at once with those before them
-FIRST_KEPT = 64  # pairs of a row that stay where all together are too many: those with the rows that come first
+FIRST_KEPT = 64  # pairs of a row that stay if all together are too many: those with the first rows
 
 
 class Task(NamedTuple):
@@ -47,7 +47,7 @@ class Pairs:
         return Pairs(distinct_ends(self.ends), self.cut)
 
     def bounded(self, compare: Compare) -> Pairs:
-        """Return at most `most_pairs` or so: of each row those with the rows that come first."""
+        """Return at most `most_pairs` or so: of each row the pairs with the first rows."""
         if len(self.ends) <= compare.most_pairs:
             return self
         return shorten(self.distinct(), compare)
@@ -72,7 +72,7 @@ def shorten(pairs: Pairs, compare: Compare) -> Pairs:
 
 
 def find_pairs(placed: Placed, compare: Compare, work: Workspace) -> Pairs:
-    """Return all pairs that the blocks tell; goes on where an earlier run stopped."""
+    """Return all pairs that the blocks give; goes on where an earlier run stopped."""
     found = no_pairs()
     batches = list(in_batches(placed))
     with (
@@ -109,7 +109,7 @@ def in_batches(placed: Placed) -> Iterator[list[Task]]:
 
 
 def in_groups(tasks: list[Task]) -> Iterator[list[Task]]:
-    """Yield tasks for one thread each, enough for all threads: what a group leaves open is decided together."""
+    """Yield tasks for one thread each, enough for all threads; the open pairs of a group are decided together."""
     size = max(1, min(GROUP_TASKS, len(tasks) // (4 * count_cores())))
     for start in range(0, len(tasks), size):
         yield tasks[start : start + size]
@@ -117,7 +117,7 @@ def in_groups(tasks: list[Task]) -> Iterator[list[Task]]:
 
 def run(placed: Placed, compare: Compare, tasks: list[Task]) -> Pairs:
     """Return the pairs of some columns of some blocks."""
-    placed = replace(placed, rows=placed.rows.anew())
+    placed = replace(placed, rows=placed.rows.mapped_again())
     tiles, found = Tiles(placed.rows, compare), no_pairs()
     pending, count = [NO_ENDS], 0
     for some in chain.from_iterable(tiles_of(placed, task) for task in tasks):

@@ -63,7 +63,7 @@ def digest(data: bytes) -> int:
 
 
 def digest_of_text(text: object) -> int:
-    """Return the first 64 bits of a digest in hexadecimal digits; 0 where the value is none."""
+    """Return the first 64 bits of a digest in hexadecimal digits; 0 if it is not one."""
     found = str(text).strip()[:DIGITS]
     try:
         return int(found, 16) if len(found) == DIGITS else 0
@@ -79,7 +79,7 @@ def perceptual_hash(data: bytes) -> int:
 
 
 def hash_pictures(embedded: Embedded, ids: Ids) -> NDArray[np.uint64]:
-    """Return pHashes of these rows' pictures [n], and 0 where there is none; a hash of 0 does not occur."""
+    """Return pHashes of these rows' pictures [n], and 0 if there is none; a hash of 0 does not occur."""
     found = np.zeros(embedded.row_count, np.uint64)
     for row, value in read_pictures(embedded, ids, perceptual_hash, "hashing pictures"):
         found[row] = max(1, value)
@@ -91,7 +91,7 @@ def has_sizes(embedded: Embedded) -> bool:
 
 
 def find_sizes(embedded: Embedded) -> NDArray[np.float64]:
-    """Return the pixels of each row's picture [rows]: by columns, else by the files' headers; NaN where unknown."""
+    """Return the pixels of each row's picture [rows]: by columns, else by the files' headers; NaN if unknown."""
     if has_sizes(embedded):
         return embedded.numbers(WIDTH, "keep_by") * embedded.numbers(HEIGHT, "keep_by")
     found = np.full(embedded.row_count, np.nan)
@@ -106,7 +106,7 @@ def count_pixels(data: bytes) -> int:
 
 
 def find_digests(embedded: Embedded, suspects: Ids) -> NDArray[np.uint64]:
-    """Return digests of pictures' bytes [rows], 0 where unknown: those of a column, else of `suspects` alone."""
+    """Return digests of pictures' bytes [rows], 0 if unknown: those of a column, else of `suspects` alone."""
     found = np.zeros(embedded.row_count, np.uint64)
     name = next((name for name in DIGEST_COLUMNS if name in embedded.column_names), None)
     if name is not None:

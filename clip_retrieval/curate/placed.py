@@ -1,4 +1,4 @@
-"""Projected rows by block, and who visits which block; made in one pass over them."""
+"""Projected rows by block, and the rows that visit each block; made in one pass over the rows."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Rows:
     loss: float  # how far a product of projected rows may be below that of the rows
 
     def load(self, positions: Ids) -> Floats:
-        """Return rows as they are, in fp32."""
+        """Return the original rows, in fp32."""
         return self.pool.rows(self.ids[positions])
 
     def load_again(self, positions: Ids) -> Floats:
         return self.pool.rows_again(self.ids[positions])
 
-    def anew(self) -> Rows:
-        """Return the same rows, mapped anew: pages that `load_again` reads count as memory while it lives."""
+    def mapped_again(self) -> Rows:
+        """Return the same rows in a new mapping: pages that `load_again` reads count as memory while it lives."""
         return replace(self, pool=Pool(self.pool.members))
 
     def load_projected(self, positions: Ids | slice) -> Floats:

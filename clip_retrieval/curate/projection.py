@@ -1,9 +1,9 @@
-"""Rows projected to fewer numbers, so that a product of two is never below that of the rows themselves.
+"""Rows projected to fewer numbers. A product of two projected rows is never below that of the original rows.
 
 With orthonormal axes Q, x·y = Qx·Qy + x'·y', where x' and y' are what the axes leave out, and x'·y' <= |x'| |y'| by
 Cauchy and Schwarz. So the projected row (Qx, |x'|) has length 1 as x has, a product of two projected rows is at least
 x·y, and their distance at most |x - y|. Pairs whose projected rows are below the threshold are ruled out for a
-fraction of the work, and the few others are compared whole. `Projection.loss` holds every rounding.
+fraction of the work, and the few others are compared whole. `Projection.loss` covers all rounding.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Projected = NDArray[np.float16]
 
 WIDTHS = (64, 96, 128, 192, 256, 384, 512, 768)  # numbers of a projected row; multiples of 8, which are read fast
 SAMPLE = 8192  # rows that axes and width are found from
-LOOKED_AT = 2048  # of these rows, compared with all of the sample
-MOST_PAIRS = 16_384  # of them and the nearest others
+LOOKED_AT = 2048  # rows of the sample that are compared with all of it
+MOST_PAIRS = 16_384  # of these rows and the nearest others
 WHOLE_COST = 120_000  # of a pair that is compared whole, in multiplications of a projected product
-SHRUNK = 1 - 4e-6  # norm of the axes: rounding 4,096 of them to fp32 takes it no higher than 1, where the bound ends
+SHRUNK = 1 - 4e-6  # norm of the axes: it stays below 1, where the bound ends, when 4,096 of them are rounded to fp32
 HALF = 2.0**-10  # worst relative error of a product of numbers in fp16
 CHUNK_ROWS = 4096
 
@@ -61,14 +61,14 @@ class Projection:
         return self.join((rows @ self.axes.T) / lengths[:, None])
 
     def join(self, coordinates: Floats) -> Projected:
-        """Return the coordinates of unit rows with what they leave of a length of 1, or a little more for rounding."""
+        """Return coordinates of unit rows, and what is left of their length of 1 (or a little more, by rounding)."""
         left = 1 + 2 * self.coordinate_error + rounding(self.axes.shape[1])
         rest = np.sqrt(np.maximum(0, left - np.einsum("nd,nd->n", coordinates, coordinates)))
         return np.column_stack([coordinates, rest]).astype(np.float16)
 
 
 def find_projection(pool: Pool, ids: Ids, threshold: float, count: int, work: Workspace) -> Projection:
-    """Return the projection that takes the least work in so many blocks, by a sample of the rows with these ids."""
+    """Return the projection that takes the least work in `count` blocks, by a sample of the rows with these ids."""
 
     def make() -> Floats:
         random = np.random.default_rng(SEED)
@@ -82,7 +82,7 @@ def find_projection(pool: Pool, ids: Ids, threshold: float, count: int, work: Wo
 
 
 def find_axes(sample: Floats) -> Projection:
-    """Return the principal axes of unit rows, all but the last."""
+    """Return the principal axes of unit rows, except the last."""
     dim = sample.shape[1]
     if len(sample) < 2:
         return Projection(np.eye(dim - 1, dim, dtype=np.float32), dim)
@@ -93,7 +93,7 @@ def find_axes(sample: Floats) -> Projection:
 
 
 def choose_width(sample: Floats, whole: Projection, threshold: float, count: int) -> int:
-    """Return the width that takes the least work, as unit rows meet the nearest ones of a sample in so many blocks."""
+    """Return the width that takes the least work to compare a sample of unit rows in `count` blocks."""
     dim = sample.shape[1]
     if len(sample) < 2:
         return dim

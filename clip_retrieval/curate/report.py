@@ -30,7 +30,7 @@ from clip_retrieval.storage import Folder
 from clip_retrieval.words import counted
 
 CLUSTERS = 20
-MARK_BYTES = 1000  # of a page, which hold what tells ours
+MARK_BYTES = 1000  # at the start of a page, which contain REPORT_MARK if it is ours
 TRIES = 4  # of k-means
 SHOWN_PICTURES = 6  # of a cluster
 SHOWN_OUTLIERS = 18
@@ -45,13 +45,13 @@ LENGTHS = (1, 10, 20, 40, 80, 160, 320)  # characters
 
 @dataclass(frozen=True, kw_only=True)
 class ReportResult:
-    """What the page tells, in numbers."""
+    """The numbers that the page reports."""
 
     rows: int
     embeddings: dict[str, int]  # rows that are there, by modality
     failures: dict[str, int]  # by part and reason
     scripts: dict[str, int]  # of captions in the sample
-    languages: dict[str, int] | None  # of the same; None where the package that tells them is missing
+    languages: dict[str, int] | None  # of the same; None if the package that detects them is missing
     mean_similarity: float | None  # of pictures and their captions
     near_duplicates: float  # share of rows that have one, by a sample
     clusters: list[dict[str, Any]]
@@ -74,10 +74,10 @@ def tell(embedded: Embedded, config: ReportConfig) -> ReportResult:
         raise ConfigError(f"{path} is a folder; name a file")
     target = Folder(str(path.parent))
     if target.exists(path.name) and REPORT_MARK not in target.read_bytes(path.name)[:MARK_BYTES]:
-        raise ConfigError(f"{path} is there, and no report; name another file")
+        raise ConfigError(f"{path} exists and is not a report; name another file")
     sample = take_sample(embedded, config.sample)
     if len(sample.ids) < 2:
-        raise SourceError(f"{config.embeddings_folder} has too few embeddings to tell of")
+        raise SourceError(f"{config.embeddings_folder} has too few embeddings for a report")
     if config.clusters is not None and config.clusters > len(sample.ids):
         raise ConfigError(
             f"clusters is {config.clusters}, and there are {counted(len(sample.ids), 'embedding')} in the sample; "
@@ -117,7 +117,7 @@ def tell(embedded: Embedded, config: ReportConfig) -> ReportResult:
 
 
 def count_filled(embedded: Embedded, modality: Modality) -> int | None:
-    """Return how many rows have an embedding of a modality; None where the folder has none of it."""
+    """Return how many rows have an embedding of a modality; None if the folder has no such embeddings."""
     vectors = open_vectors(embedded.folder, EMBEDDING_FOLDERS[modality])
     if vectors is None:
         return None
@@ -146,13 +146,13 @@ def overview(embedded: Embedded, there: dict[str, int], sample: Sample) -> Secti
         ("dimensions", str(embedded.vectors.dim)),
         ("model", str(about["model"] or "not known")),
         ("columns", ", ".join(embedded.column_names) or "none"),
-        ("sample", f"{counted(len(sample.ids), 'row')}: all below is told from it, if not said otherwise"),
+        ("sample", f"{counted(len(sample.ids), 'row')}: the source of everything below, unless noted"),
     ]
     return Section("Overview", body=table(rows))
 
 
 def tell_sizes(sample: Sample) -> list[Section]:
-    """Return histograms of what the metadata says of sizes: sides in pixels, else bytes in tars."""
+    """Return histograms of the sizes in the metadata: sides in pixels, and bytes in tars."""
     sections = []
     for column in ("width", "height"):
         values = sample.numbers(column)
@@ -178,8 +178,8 @@ def tell_captions(
         f"{counted(len(sample.captions) - len(texts), 'row')} without a caption, {again:,} captions that repeat another"
     )
     about = (
-        f"ISO 639 codes, as a model of 176 languages takes them; {NOT_SURE}: less than {SURE:.0%} probable, "
-        "as many short captions are"
+        f"ISO 639 codes, detected by a model of 176 languages; {NOT_SURE}: less than {SURE:.0%} probable, "
+        "as for many short captions"
     )
     return [
         Section("Scripts of captions", note if languages is not None else f"{note}; {advice()}", body=bars(scripts)),
@@ -189,7 +189,7 @@ def tell_captions(
 
 
 def compare_modalities(sample: Sample, modality: Modality) -> NDArray[np.float32]:
-    """Return the cosines of pictures and captions in the sample; none where there is only one of both."""
+    """Return the cosines of pictures and captions in the sample; none if only one of the two is there."""
     other: Modality = "text" if modality == "image" else "image"
     vectors = open_vectors(sample.embedded.folder, EMBEDDING_FOLDERS[other])
     if vectors is None or (vectors.row_count, vectors.dim) != (sample.embedded.row_count, sample.rows.shape[1]):
@@ -208,7 +208,7 @@ def tell_similarities(similarities: NDArray[np.float32]) -> list[Section]:
 
 
 def tell_duplicates(sample: Sample, threshold: float) -> tuple[float, Section]:
-    """Compare some rows of the sample with all rows of the folder: the share that has a near-duplicate, and pairs."""
+    """Compare some rows of the sample with all rows; return the share that has a near-duplicate, and a section."""
     step = max(1, len(sample.ids) // COMPARED_ROWS)
     own, ids = sample.rows[::step], sample.ids[::step]
     best, partners = np.full(len(ids), -1, np.float32), np.zeros(len(ids), np.int64)

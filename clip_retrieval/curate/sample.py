@@ -1,4 +1,4 @@
-"""Rows chosen by chance, with their metadata and pictures."""
+"""Random rows, with their metadata and pictures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from clip_retrieval.layout import CAPTION
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Some rows, evenly chosen by chance, that have an embedding."""
+    """Some random rows that have an embedding."""
 
     embedded: Embedded
     ids: Ids  # ascending
@@ -34,7 +34,7 @@ class Sample:
         return found
 
     def numbers(self, column: str) -> NDArray[np.float64]:
-        """Return the values of a column that are numbers; none where there is no such column."""
+        """Return the values of a column that are numbers; none if there is no such column."""
         if column not in self.embedded.column_names:
             return np.empty(0)
         return np.array([value for value in self.values(column) if isinstance(value, int | float)], np.float64)

@@ -1,4 +1,4 @@
-"""The first pass over all embeddings: which rows are there, and which are the same, bit by bit."""
+"""The first pass over all embeddings: which rows have one, and which are the same, bit by bit."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def hash_rows(pool: Pool) -> NDArray[np.uint64]:
     with show_progress("reading", pool.row_count) as advance:
         for start, rows in pool.parts():
             with np.errstate(over="ignore", invalid="ignore"):
-                squares = np.einsum("nd,nd->n", rows, rows)  # one pass; those it does not decide are looked at again
+                squares = np.einsum("nd,nd->n", rows, rows)  # one pass; undecided rows are looked at again
             odd = np.flatnonzero(~np.isfinite(squares))
             bad = odd[~np.isfinite(rows[odd]).all(axis=1)]
             if len(bad):
-                raise SourceError(f"row {start + int(bad[0]):,} of the embeddings is not finite; embed it anew")
+                raise SourceError(f"row {start + int(bad[0]):,} of the embeddings is not finite; embed it again")
             rows = rows + np.float32(0)  # -0 and 0 are one number
             hashes[start : start + len(rows)] = [max(1, xxhash.xxh3_64_intdigest(row)) for row in rows]
             empty = np.flatnonzero(squares == 0)

@@ -1,4 +1,4 @@
-"""In which scripts captions are written: what can be told of their languages with certainty from a few words."""
+"""The scripts of captions: what a few words tell with certainty about their language."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NO_LETTERS = "no letters"
 
 
 def script_of(text: str) -> str:
-    """Return the script of most letters of a text; Japanese is that of kana, since its texts have Han, too."""
+    """Return the script of most letters of a text; text with kana counts as kana, since Japanese also uses Han."""
     left = text
     counts: Counter[str] = Counter()
     for name, pattern in PATTERNS.items():

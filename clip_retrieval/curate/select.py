@@ -51,7 +51,7 @@ class SelectResult(FolderResult):
 
 @dataclass(frozen=True)
 class Said:
-    """What the steps tell."""
+    """What the steps report."""
 
     steps: dict[str, int]
     notes: list[str]
@@ -99,10 +99,10 @@ def choose_and_write(embedded: Embedded, config: SelectConfig) -> SelectResult:
 
 
 def check_columns(embedded: Embedded, config: SelectConfig) -> None:
-    """Raise ConfigError where a column is missing, before any work."""
+    """Raise ConfigError if a column is missing, before any work."""
     if config.per_cluster is not None and config.cluster_column not in embedded.column_names:
         raise ConfigError(
-            f"--per_cluster needs the column {config.cluster_column}, which {embedded.folder.url} has not; "
+            f"--per_cluster needs the column {config.cluster_column}, which {embedded.folder.url} does not have; "
             "`clip-retrieval label --clusters N` makes it, or name another with --cluster_column"
         )
     if config.balance is not None:
@@ -112,7 +112,7 @@ def check_columns(embedded: Embedded, config: SelectConfig) -> None:
     if config.where is not None and embedded.metadata is None:
         raise ConfigError(f"--where needs metadata, and {embedded.folder.url} has none")
     if config.ids is not None and not Path(config.ids).is_file():
-        raise ConfigError(f"--ids {config.ids} is not there; name a file with a row id a line")
+        raise ConfigError(f"--ids {config.ids} is not there; name a file with one row id per line")
 
 
 def candidates(embedded: Embedded, config: SelectConfig, steps: dict[str, int]) -> Ids:
@@ -135,7 +135,7 @@ def read_ids(path: str, row_count: int) -> Ids:
     lines = read_lines(path)
     wrong = next((line for line in lines if not line.isdecimal() or int(line) >= row_count), None)
     if wrong is not None:
-        raise ConfigError(f"{path} holds {wrong[:40]!r}, which is no row of {row_count:,}")
+        raise ConfigError(f"{path} holds {wrong[:40]!r}, which is not one of the {row_count:,} rows")
     return np.unique(np.array(lines, np.int64))
 
 
@@ -166,7 +166,7 @@ def places_in_group(groups: Ids) -> Ids:
 
 
 def limit_clusters(embedded: Embedded, ids: Ids, config: SelectConfig, notes: list[str]) -> Ids:
-    """Return the first rows of each cluster; those of none are left out."""
+    """Return the first rows of each cluster; rows without a cluster are left out."""
     assert config.per_cluster is not None
     groups = number_groups(embedded, ids, config.cluster_column)
     without = int((groups < 0).sum())
@@ -176,7 +176,7 @@ def limit_clusters(embedded: Embedded, ids: Ids, config: SelectConfig, notes: li
 
 
 def share_out(sizes: Iterable[int], count: int | None) -> list[int]:
-    """Return how many each group gives: as many as the others, as far as it has them; rests go to the first groups."""
+    """Return how many rows each group gives: equally many, as far as it has them; a remainder goes to the first."""
     sizes = list(sizes)
     if count is None:
         return [min(sizes)] * len(sizes)
@@ -205,7 +205,7 @@ def choose(embedded: Embedded, ids: Ids, config: SelectConfig, work: Workspace) 
 
 
 def pick(embedded: Embedded, ids: Ids, count: int, work: Workspace | None, name: str) -> Ids:
-    """Return some of the ids, ascending: the first ones or, with a workspace, those that differ most."""
+    """Return some of the ids, ascending: the first ones or, with a workspace, the ones that differ most."""
     if work is not None and count < len(ids):
         return choose_far(embedded, ids, count, work, name)
     return np.sort(ids[:count])

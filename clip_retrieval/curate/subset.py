@@ -48,14 +48,14 @@ PARTITION_ROWS = 1_000_000
 
 @dataclass(frozen=True)
 class Written:
-    """Files that were written, and what is missing in them."""
+    """The files that were written, and notes on what is missing in them."""
 
     files: list[str]
     notes: list[str]
 
 
 def check_forms(embedded: Embedded, forms: Sequence[Form]) -> None:
-    """Raise ConfigError where the folder lacks what a form is made of."""
+    """Raise ConfigError if the folder lacks what a form needs."""
     if "datacomp" in forms:
         embedded.check_column(UID, "write datacomp needs the column")
     for form in ("parquet", "webdataset"):
@@ -111,7 +111,7 @@ def write_parquet(folder: Folder, name: str, tables: Iterator[pa.Table], embedde
 
 
 def write_uids(embedded: Embedded, ids: Ids, folder: Folder) -> list[str]:
-    """Write uids.npy as datacomp has it, sorted; return what is left out."""
+    """Write uids.npy as datacomp does, sorted; return a note on what is left out."""
     assert embedded.metadata is not None
     found: set[tuple[int, int]] = set()
     bad = 0
@@ -158,7 +158,7 @@ def write_failures(embedded: Embedded, failed: dict[int, str], folder: Folder) -
 
 
 def group_by_shard(embedded: Embedded, ids: Ids) -> list[tuple[int, int]]:
-    """Return ranges of places, one for each tar: SAMPLES_PER_TAR or so, the samples of a shard in one of them."""
+    """Return ranges of places, one for each tar: about SAMPLES_PER_TAR, with all samples of a shard in one range."""
     assert embedded.metadata is not None
     edges = [0]
     last: Any = None
@@ -175,7 +175,7 @@ def group_by_shard(embedded: Embedded, ids: Ids) -> list[tuple[int, int]]:
 
 
 def write_embeddings(embedded: Embedded, ids: Ids, target: EmbeddingsFolder) -> None:
-    """Write an embeddings folder of these rows alone, of every modality; each part's metadata comes last."""
+    """Write an embeddings folder with only these rows, of every modality; each part's metadata comes last."""
     manifest = read_manifest(embedded.folder) or {}
     about = {name: manifest[name] for name in ("encoder", PICTURES_BELOW) if manifest.get(name) is not None}
     starts = range(0, max(1, len(ids)), PARTITION_ROWS)

@@ -1,4 +1,4 @@
-"""One thread for each core, each of which computes alone: threads of BLAS and OpenMP would spin between products."""
+"""One thread per core, each computing on its own: threads of BLAS and OpenMP would spin between products."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two sets of rows compared: by their projections first, and whole where these leave it open."""
+"""Two sets of rows compared: first by their projections; pairs that stay open are compared whole."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Compare:
 
     threshold: float
     rank: Ids  # [rows]: its place in the order in which rows are kept
-    boundary: int | None  # pairs lie on both sides of it; None: anywhere
+    boundary: int | None  # a pair has one row on each side of it; None: anywhere
     most_pairs: int  # in memory
 
 
@@ -69,7 +69,7 @@ class Tiles:
         self.waiting_count = 0
 
     def compare(self, tiles: Iterable[Tile]) -> Iterator[Ends]:
-        """Yield the pairs that are decided by now; once a tile is compared whole, so are those after it."""
+        """Yield the pairs decided so far; once a tile is compared whole, all later tiles are."""
         is_dense = False
         for tile in tiles:
             found = None if is_dense else self.rule_out(tile)
@@ -77,7 +77,7 @@ class Tiles:
             yield self.compare_whole(tile) if found is None else found
 
     def rule_out(self, tile: Tile) -> Ends | None:
-        """Hold the pairs that projected rows leave open; return what is decided by now, None where too many are."""
+        """Hold the pairs that projected rows leave open; return what is decided so far, None if too many are open."""
         bounds = tile.left.projected @ tile.right.projected[tile.first :].T
         rows, columns = places_of(bounds >= np.float32(self.how.threshold - self.rows.loss))
         a, b = tile.left.positions[rows], tile.right.positions[columns + tile.first]
@@ -103,7 +103,7 @@ class Tiles:
         return np.concatenate(found)
 
     def compare_whole(self, tile: Tile) -> Ends:
-        """Return the pairs of a tile; those near the threshold are computed in float64."""
+        """Return the pairs of a tile; similarities near the threshold are computed in float64."""
         products = tile.left.units @ tile.right.units[tile.first :].T
         tolerance = rounding(tile.left.units.shape[1])
         rows, columns = places_of(products >= np.float32(self.how.threshold - tolerance))
@@ -129,7 +129,7 @@ class Tiles:
 
 
 def are_near(a: Floats, b: Floats, threshold: float) -> NDArray[np.bool_]:
-    """Say for each pair of rows [n] whether its cosine is at least the threshold: by float64 where fp32 allows it."""
+    """Say for each pair of rows [n] whether its cosine is at least the threshold: fp32 rules out, float64 decides."""
     lengths = np.sqrt(np.einsum("nd,nd->n", a, a) * np.einsum("nd,nd->n", b, b))
     limit = np.float32(threshold - rounding(a.shape[1]))
     found: NDArray[np.bool_] = np.einsum("nd,nd->n", a, b) >= limit * lengths

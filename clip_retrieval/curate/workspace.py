@@ -1,4 +1,4 @@
-"""Intermediate arrays of a long run, beside its result: the same command goes on with those that are whole."""
+"""Intermediate arrays of a long run, next to its result: the same command goes on with the complete ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Workspace:
         self.path = path
 
     def keep(self, name: str, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
-        """Return the array of this name, mapped; made and saved where an earlier run has not."""
+        """Return the array of this name, mapped; made and saved unless an earlier run did so."""
         if not self.has(name):
             self.save(name, make())
         return self.load(name)
@@ -56,7 +56,7 @@ class Workspace:
 def open_workspace(target: Folder, key: Mapping[str, Any], *, overwrite: bool = False) -> Iterator[Workspace]:
     """Yield the workspace of a result, which is removed if the block succeeds.
 
-    Raises StorageError where a stopped run of another `key` left files there, unless `overwrite` empties it.
+    Raises StorageError if a stopped run of another `key` left files there, unless `overwrite` empties it.
     A result on a store has a temporary one, which does not outlive the run.
     """
     if not target.is_local:
@@ -70,15 +70,15 @@ def open_workspace(target: Folder, key: Mapping[str, Any], *, overwrite: bool = 
                 raise StorageError(f"{path} holds files that are not ours; name another output folder")
             if any(path.glob("*.npy")) and not overwrite:
                 raise StorageError(
-                    f"{path} holds the work of a stopped run of other options, or of rows that have changed since; "
-                    "give its options to go on with it, --overwrite to begin anew, or name another output folder"
+                    f"{path} holds the work of a stopped run with other options, or of rows that have changed since; "
+                    "give its options to go on with it, --overwrite to start over, or name another output folder"
                 )
             shutil.rmtree(path)
         path.mkdir(parents=True, exist_ok=True)
         (path / KEY).write_text(said, encoding="utf-8")
     try:
         yield Workspace(path)
-    except (ConfigError, SourceError):  # of what was asked for: nobody goes on with that
+    except (ConfigError, SourceError):  # a wrong request: nobody goes on with its files
         shutil.rmtree(path, ignore_errors=True)
         raise
     shutil.rmtree(path, ignore_errors=True)

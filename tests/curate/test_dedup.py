@@ -404,7 +404,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "size": ({"keep_by": "size"}, "--keep_by size needs pictures, or columns width and height"),
     "column": ({"keep_by": "beauty"}, "--keep_by beauty: .* has no such column; it has caption"),
     "kind": ({"keep_by": "caption"}, "--keep_by caption: the column holds large_string, not numbers"),
-    "texts": ({"modality": "text"}, "holds no text embeddings; it has those of images: --modality image"),
+    "texts": ({"modality": "text"}, "holds no text embeddings; it has image embeddings: --modality image"),
     "itself": ({"against": "SELF"}, "--against names the folder itself"),
     "absent": ({"against": "nowhere"}, "nowhere is not there"),
     "datacomp": ({"write": "datacomp"}, "has no such column"),
@@ -514,7 +514,7 @@ def test_a_result_within_what_is_read_is_refused(
 ) -> None:
     folder = write_run(tmp_path / "run", [unit_rows(20)])
     before = sorted(folder.rglob("*"))
-    with pytest.raises(ClipRetrievalError, match=r"lies in .*run, which is read; name another output folder"):
+    with pytest.raises(ClipRetrievalError, match=r"is in .*run, which is read; name another output folder"):
         dedup(folder, folder / name)
     assert sorted(folder.rglob("*")) == before
 
@@ -524,13 +524,13 @@ def test_a_result_is_not_replaced_by_what_is_read_out_of_it(
 ) -> None:
     dedup(write_run(tmp_path / "run", [unit_rows(20)]), tmp_path / "out", write="embeddings")
     for name in ("recipe.json", "groups.parquet"):
-        with pytest.raises(ClipRetrievalError, match="out/embeddings is read, and lies in the output folder"):
+        with pytest.raises(ClipRetrievalError, match="out/embeddings is read, and is in the output folder"):
             dedup(tmp_path / "out/embeddings", tmp_path / "out", overwrite=True)
         (tmp_path / "out" / name).unlink()
     tars = write_run(tmp_path / "tars", [unit_rows(2)])
     shard = str(tmp_path / "other/webdataset/00000.tar")
     pd.DataFrame({"image_path": ["a", "b"], "shard": [shard, shard]}).to_parquet(tars / "metadata/metadata_0.parquet")
-    with pytest.raises(ClipRetrievalError, match="tar is read, and lies in the output folder"):
+    with pytest.raises(ClipRetrievalError, match="tar is read, and is in the output folder"):
         dedup(tars, tmp_path / "other")
 
 
@@ -574,6 +574,6 @@ def test_a_run_is_not_gone_on_with_after_the_embeddings_changed(
         with pytest.raises(ZeroDivisionError):
             dedup(folder, tmp_path / "out")
     np.save(folder / "img_emb/img_emb_0.npy", unit_rows(20, seed=8))
-    with pytest.raises(ClipRetrievalError, match="of a stopped run of other options, or of rows that have changed"):
+    with pytest.raises(ClipRetrievalError, match="of a stopped run with other options, or of rows that have changed"):
         dedup(folder, tmp_path / "out")
     assert dedup(folder, tmp_path / "out", overwrite=True).duplicates == 0

@@ -172,7 +172,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ClipRetrievalError, match="refused"):
         read_head(str(tmp_path / "head.pth"), 16, "none", "raw")
     np.savez(tmp_path / "objects.npz", weight=np.array([Evil()], dtype=object))
-    with pytest.raises(ClipRetrievalError, match="no readable head"):
+    with pytest.raises(ClipRetrievalError, match="cannot be read as a head"):
         read_head(str(tmp_path / "objects.npz"), 16, "none", "raw")
     assert not (tmp_path / "ran").exists()
 
@@ -182,7 +182,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
     [
         ({"weight": np.ones((1, 8))}, "a head for 8 dimensions, and the embeddings have 16"),
         ({"weight": np.ones((1, 16)), "running_mean": np.ones(16)}, "it holds running_mean"),
-        ({"bias": np.ones(16)}, "no head of linear layers"),
+        ({"bias": np.ones(16)}, "not a head of linear layers"),
         ({"a.weight": np.ones((4, 16)), "b.weight": np.ones((1, 5))}, "do not fit together"),
         ({"weight": np.full((1, 16), np.nan)}, "not finite"),
     ],
@@ -231,9 +231,9 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"label": ("dog", "cat"), "name": "caption"},
         "has a column caption already, in metadata; give another --name",
     ),
-    "path": ({"label": ("dog",), "name": "../x"}, "name is of letters, digits"),
+    "path": ({"label": ("dog",), "name": "../x"}, "name consists of letters, digits"),
     "head": ({"head": ("nowhere.npz",)}, "nowhere.npz is not there"),
-    "junk": ({"head": ("junk.npz",)}, "is no npz file with arrays"),
+    "junk": ({"head": ("junk.npz",)}, "is not an npz file with arrays"),
     "index": ({"outlier": True, "index_folder": "nowhere"}, "nowhere has no metadata"),
     "model": ({"label": ("dog", "cat"), "clip_model": "hash:8"}, "is another one"),
     "clusters": ({"clusters": 50}, "clusters is 50, and there are 4 embeddings"),

@@ -138,7 +138,7 @@ def test_histograms_leave_out_empty_ends_alone() -> None:
         ("report.html", {"threshold": 2}, "threshold is a cosine"),
         ("report.html", {"clusters": 1}, "clusters must be at least 2"),
         ("report.html", {"clusters": 5000}, "clusters is 5000, and there are .* in the sample"),
-        ("mine.html", {}, "mine.html is there, and no report; name another file"),
+        ("mine.html", {}, "mine.html exists and is not a report; name another file"),
         ("folder.html", {}, "is a folder; name a file"),
     ],
 )

@@ -147,7 +147,7 @@ def test_a_stopped_choice_goes_on_with_its_blocks(
             select(folder, tmp_path / "out", count=40, diverse=True)
     assert len(list((tmp_path / "out/_work").glob("far_*.npy"))) == 2
     with pytest.raises(
-        ClipRetrievalError, match=r"_work holds the work of a stopped run of other options.* --overwrite"
+        ClipRetrievalError, match=r"_work holds the work of a stopped run with other options.* --overwrite"
     ):
         select(folder, tmp_path / "out", count=41, diverse=True)
     assert len(list((tmp_path / "out/_work").glob("far_*.npy"))) == 2
@@ -214,11 +214,11 @@ def test_a_recipe_tells_what_was_chosen_and_how(run: Path, tmp_path: Path) -> No
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "nothing": ({}, "nothing to choose by"),
-    "order": ({"top": "score"}, "--top score is an order"),
-    "order of all": ({"top": "score", "where": "score > 0"}, "--top score is an order"),
+    "order": ({"top": "score"}, "--top score only orders rows"),
+    "order of all": ({"top": "score", "where": "score > 0"}, "--top score only orders rows"),
     "both orders": (
         {"diverse": True, "count": 2, "top": "score"},
-        "--diverse takes no notice of the order --top score",
+        "--diverse ignores the order --top score",
     ),
     "diverse": ({"diverse": True, "where": "score > 0"}, "--diverse needs a number of rows"),
     "column": ({"top": "beauty", "count": 1}, "--top beauty: .* has no such column"),
@@ -241,7 +241,7 @@ def test_what_makes_no_sense_is_told_in_a_sentence(run: Path, tmp_path: Path, na
 
 def test_ids_of_other_rows_are_refused(run: Path, tmp_path: Path) -> None:
     (tmp_path / "ids.txt").write_text("3\n12\n")
-    with pytest.raises(ClipRetrievalError, match="holds '12', which is no row of 12"):
+    with pytest.raises(ClipRetrievalError, match="holds '12', which is not one of the 12 rows"):
         select(run, tmp_path / "out", ids=str(tmp_path / "ids.txt"))
 
 
@@ -263,7 +263,7 @@ def test_files_that_are_not_ours_are_left_as_they_are(run: Path, tmp_path: Path)
     mine = tmp_path / "webdataset/00000.tar"
     mine.parent.mkdir()
     mine.write_text("mine")
-    with pytest.raises(ClipRetrievalError, match="is read, and lies in the output folder"):
+    with pytest.raises(ClipRetrievalError, match="is read, and is in the output folder"):
         select(run, tmp_path, count=3)
     run.rename(tmp_path.with_name("apart"))
     with pytest.raises(ClipRetrievalError, match="has webdataset, which no select wrote"):
