@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 USUAL_MODEL = "ViT-B/32"  # of an index of clip-retrieval 2, which does not name its model
 OPENING_TRIES = 5
+MAPPED_SUFFIXES = (".arrow", ".ivfdata")  # of files that are mapped without `memory_map` too
+HOW = "build the index again, or rename a finished file into place"
 FOOTER_BYTES = 8192  # of a parquet file's end: its footer has the least and largest value of each column
 
 Stamp = tuple[tuple[str, int, int, int], ...]  # name, inode, bytes and time of each file
@@ -187,8 +189,25 @@ def read_stamp(folder: IndexFolder) -> Stamp:
     return tuple(found)
 
 
+def find_overwritten(current: Generation, stamp: Stamp) -> str | None:
+    """Return the first file that a build has mapped and that has other bytes now, by its stamp; None if there is none.
+
+    A file that was renamed into place is another inode, and what is mapped of the one before stays as it was.
+    """
+    now = {(name, inode): rest for name, inode, *rest in stamp}
+    for name, inode, *rest in current.stamp:
+        is_index = Path(name).suffix == INDEX_SUFFIX or Path(name).parent.suffix == INDEX_SUFFIX
+        is_mapped = name.endswith(MAPPED_SUFFIXES) or (is_index and current.first.config.memory_map)
+        if is_mapped and now.get((name, inode), rest) != rest:
+            return name
+    return None
+
+
 class ServedIndex:
-    """An index by its name; `current` is its newest build that could be opened."""
+    """An index by its name; `current` is its newest build that could be opened.
+
+    `damage` says why nothing may be answered from that: a file of it was overwritten in place.
+    """
 
     def __init__(self, index: NamedIndex, encoders: EncoderPool) -> None:
         self.index, self.encoders = index, encoders
@@ -196,6 +215,7 @@ class ServedIndex:
         self.seen = self.refused = self.current.stamp
         self.unasked: tuple[Stamp, str] = (self.seen, self.current.id)  # opened for a request that named another one
         self.looking = threading.Lock()
+        self.damage = ""
 
     def look(self) -> bool:
         """Open a newer build, once its files have stayed the same for one look; return whether there is one.
@@ -204,6 +224,7 @@ class ServedIndex:
         """
         with self.looking:
             stamp = self.read_stamp()
+            self.notice(stamp)
             is_settled, self.seen = stamp == self.seen, stamp
             if not is_settled or stamp in (self.current.stamp, self.refused):
                 return False
@@ -223,6 +244,7 @@ class ServedIndex:
         """
         with self.looking:
             stamp = self.read_stamp()
+            self.notice(stamp)
             is_known = stamp in (self.current.stamp, self.refused)
             if (
                 generation == self.current.id
@@ -240,13 +262,22 @@ class ServedIndex:
             else:
                 self.unasked = (opened.stamp, opened.id)
 
+    def notice(self, stamp: Stamp) -> None:
+        """Notice that a mapped file was overwritten in place, until it is as it was or another build is served."""
+        if stamp == self.current.stamp:
+            self.damage = ""
+        elif not self.damage and (file := find_overwritten(self.current, stamp)):
+            what = f"{file} was overwritten in place while it was served, so hits would be wrong"
+            logger.warning("%s: nothing of %s is answered until a whole build is there; %s", what, self.index.name, HOW)
+            self.damage = f"{what}; {HOW}"
+
     def read_stamp(self) -> Stamp:
         return read_stamp(IndexFolder(self.index.folder))
 
     def take(self, opened: Generation) -> bool:
         """Put a build in the place of the one before; return whether ids may mean other rows."""
         is_new = opened.id != self.current.id
-        self.current = opened
+        self.current, self.damage = opened, ""
         if is_new:
             logger.info("%s: a new build is served, generation %s", self.index.name, opened.id)
         return is_new

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_retrieval.errors import ReplacedError
+from clip_retrieval.errors import ReplacedError, StorageError
 from clip_retrieval.layout import Modality
 from clip_retrieval.query.config import SelectionConfig
 from clip_retrieval.query.embed import Query
@@ -78,13 +78,22 @@ class LocalBuild:
 
     @contextmanager
     def following(self) -> Iterator[None]:
-        """Have a newer build looked for at once, and the request tried again, where files of this one were replaced."""
+        """Have a newer build looked for at once, and the request tried again, where files of this one were replaced.
+
+        Raises StorageError if one was overwritten in place, before the block or meanwhile.
+        """
+        self.check_damage()
         try:
             yield
+            self.check_damage()
         except ReplacedError as error:
             if self.asker.config.reload_seconds > 0:
                 raise StaleError(partial(self.look_for, None)) from error
             raise
+
+    def check_damage(self) -> None:
+        if self.served.damage and self.served.current is self.generation:
+            raise StorageError(self.served.damage)
 
     def check_modality(self, modality: Modality) -> None:
         self.generation.searcher(modality)
@@ -102,7 +111,8 @@ class LocalBuild:
         return await self.asker.embed_picture(self.generation.first, data)
 
     async def like_row(self, modality: Modality, row_id: int) -> Query:
-        return await self.asker.like_row(self.generation.searcher(modality), row_id)
+        with self.following():
+            return await self.asker.like_row(self.generation.searcher(modality), row_id)
 
     async def ask(self, question: Question) -> Found:
         searcher = self.generation.searcher(question.modality)
@@ -163,5 +173,6 @@ class LocalBuild:
             query = await self.embed_text(min(info.vocabulary) if info.vocabulary else PROBE)
         else:
             query = self.embed_vector(np.ones(searcher.index.dim, np.float32), "a probe")
-        await self.asker.ask(Ask(searcher, (query,), SelectionConfig(num_results=1)))
+        with self.following():
+            await self.asker.ask(Ask(searcher, (query,), SelectionConfig(num_results=1)))
         return {}

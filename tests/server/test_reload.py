@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -114,6 +115,74 @@ def test_a_build_that_cannot_be_opened_leaves_the_old_one(
     assert not look(client)
     assert not look(client)
     assert caplog.text.count("is not served") == 1
+    assert ask(client, rows[3]).json()[0]["caption"] == "old 3"
+
+
+def test_nothing_is_answered_from_a_mapped_file_that_was_overwritten_in_place(
+    tmp_path: Path, write_run: WriteRun, unit_rows: Any, serve: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = unit_rows(20)
+    file = build(tmp_path, rows, write_run, "old") / "image.index"
+    client, whole = serve(tmp_path / "index"), file.read_bytes()
+    assert ask(client, rows[3]).status_code == 200
+    file.write_bytes(bytes(len(whole)))  # neither shorter, which would end this process, nor another inode
+    assert not look(client)
+    answers = [
+        ask(client, rows[3]),
+        client.post("/metadata", {"ids": [1]}),
+        client.post("/v1/search", {"queries": [[{"id": 1}]]}),
+        client.get("/v1/pictures/index/1"),
+        client.get("/readyz"),
+    ]
+    assert [answer.status_code for answer in answers] == [503] * 5
+    assert all(f"{file} was overwritten in place while it was served" in answer.text for answer in answers)
+    assert not look(client)
+    assert caplog.text.count("nothing of index is answered until a whole build is there") == 1
+
+    build(tmp_path, rows, write_run, "new")
+    assert client.post("/metadata", {"ids": [1]}).status_code == 503  # another inode, but the old one is still mapped
+    look(client)
+    assert ask(client, rows[3]).json()[0]["caption"] == "new 3"
+
+
+def test_metadata_that_was_overwritten_in_place_comes_from_parquet_at_the_next_look(
+    tmp_path: Path, write_run: WriteRun, unit_rows: Any, serve: Any
+) -> None:
+    file = build(tmp_path, unit_rows(20), write_run, "old") / "metadata.arrow"
+    client = serve(tmp_path / "index")
+    file.write_bytes(bytes(file.stat().st_size))
+    served = next(iter(client.served.indices.served.values()))
+    served.look()
+    assert client.post("/metadata", {"ids": [1]}).status_code == 503
+    served.look()
+    assert client.post("/metadata", {"ids": [1]}).json()[0]["metadata"]["caption"] == "old 1"
+
+
+def test_a_mapped_file_that_is_as_it_was_is_answered_from_again(
+    tmp_path: Path, write_run: WriteRun, unit_rows: Any, serve: Any
+) -> None:
+    rows = unit_rows(20)
+    file = build(tmp_path, rows, write_run, "old") / "image.index"
+    client, facts, whole = serve(tmp_path / "index"), file.stat(), file.read_bytes()
+    file.write_bytes(bytes(len(whole)))
+    look(client)
+    assert ask(client, rows[3]).status_code == 503
+    file.write_bytes(whole)
+    look(client)
+    assert ask(client, rows[3]).status_code == 200
+    os.utime(file, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    look(client)
+    assert ask(client, rows[3]).json()[0]["caption"] == "old 3"
+
+
+def test_an_index_in_memory_is_answered_from_while_its_file_is_overwritten(
+    tmp_path: Path, write_run: WriteRun, unit_rows: Any, serve: Any
+) -> None:
+    rows = unit_rows(20)
+    file = build(tmp_path, rows, write_run, "old") / "image.index"
+    client = serve(tmp_path / "index", memory_map=False)
+    file.write_bytes(b"no index")
+    assert not look(client)
     assert ask(client, rows[3]).json()[0]["caption"] == "old 3"
 
 
