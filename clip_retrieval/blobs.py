@@ -49,7 +49,7 @@ class BlobRef(NamedTuple):
     size: int | None = None  # None: to the end of the file
     crc: int | None = None  # CRC-32 that the bytes must have, where an archive keeps one
     extents: tuple[tuple[int, int], ...] | None = None  # (place, size) of the data of a sparse file; the rest is zeros
-    stamp: Stamp | None = None  # of the file that was listed, where another one by now must not be read
+    stamp: Stamp | None = None  # of the listed file; a file with another stamp is not read
 
 
 class Lost(NamedTuple):
@@ -77,7 +77,7 @@ class StoreError(OSError):
 def read_blob(blob: Blob, opener: Opener | None = None) -> bytes:
     """Return the bytes; raises OSError if they cannot be read, are damaged, or exceed LARGEST_BLOB.
 
-    `opener` opens the file that a part of it is read from; None: `open_url`.
+    `opener` opens the file of a BlobRef; None: `open_url`.
     """
     if isinstance(blob, Lost):
         raise LostError(blob)
@@ -89,7 +89,7 @@ def read_blob(blob: Blob, opener: Opener | None = None) -> bytes:
 
 
 def read_file(path: Path) -> bytes:
-    """Return the bytes of a local file, whatever its name looks like; raises OSError as `read_blob` does."""
+    """Return the bytes of a local file, even if its name looks like a url; raises OSError as `read_blob` does."""
     return read_blob(BlobRef(str(path.absolute())))
 
 
@@ -114,7 +114,7 @@ def read_ref(ref: BlobRef, opener: Opener) -> bytes:
 
 
 def stamp_of(file: IO[bytes]) -> Stamp:
-    """Return what tells an open local file from another one of its name, and from itself once it is changed."""
+    """Return numbers that differ if another file takes this one's name, or if this file changes."""
     about = os.fstat(file.fileno())
     return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
 
@@ -124,7 +124,7 @@ def replaced(url: str) -> Lost:
 
 
 def check_regular(path: Path) -> None:
-    """Raise LostError unless the path is a regular file; OSError where nothing is there."""
+    """Raise LostError unless the path is a regular file; OSError if nothing is there."""
     kind = "a folder" if path.is_dir() else describe_special(path)
     if kind is not None:
         raise LostError(Lost("not_a_file", f"{path} is {kind}, not a file"))
@@ -248,7 +248,7 @@ def open_pipe(command: str) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def open_url(url: str) -> Iterator[IO[bytes]]:
-    """Open a url for reading, decompressed where it is gzip, bzip2, xz or zstandard."""
+    """Open a url for reading, decompressed if it is gzip, bzip2, xz or zstandard."""
     if is_pipe(url):
         with open_pipe(url.removeprefix(PIPE)) as stream:
             yield stream
@@ -264,7 +264,7 @@ def is_plain(url: str, file: IO[bytes]) -> bool:
 
 @contextmanager
 def open_raw(url: str) -> Iterator[IO[bytes]]:
-    """Open a file without decompressing it; raises LostError where it is a named pipe or a device."""
+    """Open a file without decompressing it; raises LostError if it is a named pipe or a device."""
     path = local_path(url)
     if path is not None:
         check_regular(path)

@@ -10,7 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 CACHE_VARIABLE = "CLIP_RETRIEVAL_CACHE"
-MOST_FILES = 10_000  # small files of a kind: the ones that were not used for longest make room
+MOST_FILES = 10_000  # small files of a kind; if there are more, the least recently used are removed
 
 
 def cache_home() -> Path:
@@ -19,7 +19,7 @@ def cache_home() -> Path:
 
 
 def find_obstacle() -> str | None:
-    """Return why nothing can be kept in our cache, and what to do, in words; None where it can."""
+    """Return why our cache cannot be written, and what to do; None if it can be written."""
     place = cache_home()
     is_new = not os.path.lexists(place)
     try:
@@ -42,7 +42,7 @@ def find_obstacle() -> str | None:
 def hub_repository(name: str, named: str | None = None) -> Path:
     """Return the folder of a repository such as ORG/NAME in a hub cache, whether or not it is there.
 
-    The cache is the folder that is named, else the one that huggingface_hub takes.
+    `named` is the cache folder; None: the one that huggingface_hub uses.
     """
     folder = Path(named).expanduser() if named else first_set("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE")
     folder = folder or (first_set("HF_HOME") or user_cache() / "huggingface") / "hub"
@@ -50,7 +50,7 @@ def hub_repository(name: str, named: str | None = None) -> Path:
 
 
 def openai_folders(named: str | None = None) -> list[Path]:
-    """Return where OpenAI's weights may lie: a folder that is named, CLIP_DIR, and where OpenAI's package puts them."""
+    """Return where OpenAI's weights may be: the folder `named`, CLIP_DIR, and where OpenAI's package puts them."""
     places = (named, os.environ.get("CLIP_DIR"), "~/.cache/clip")
     return [Path(place).expanduser() for place in places if place]
 
@@ -66,7 +66,7 @@ def first_set(*variables: str) -> Path | None:
 
 
 def read_small(place: Path) -> bytes | None:
-    """Return a small file of our cache, and note that it was used; None where it is not there, or is damaged."""
+    """Return a small file of our cache, and note that it was used; None if it is missing or damaged."""
     with suppress(OSError):
         written, _, data = place.read_bytes().partition(b"\n")
         if written != checksum(data):
@@ -78,9 +78,9 @@ def read_small(place: Path) -> bytes | None:
 
 
 def keep_small(place: Path, text: str) -> None:
-    """Write a small file into our cache, whole or not at all, and make room; without a word where it cannot be kept."""
+    """Write a small file into our cache, whole or not at all, and make room; do nothing if that fails."""
     data, staged = text.encode(), place.with_suffix(f".{uuid4().hex}")
-    with suppress(OSError):  # a full disk, or a cache of another user: what it holds is found anew
+    with suppress(OSError):  # a full disk, or a cache of another user: what it holds is computed again
         place.parent.mkdir(parents=True, exist_ok=True)
         if place.is_dir():
             shutil.rmtree(place)
@@ -93,12 +93,12 @@ def keep_small(place: Path, text: str) -> None:
 
 
 def checksum(data: bytes) -> bytes:
-    """Return the first line of a small file: damage in it could go unseen, as in a number."""
+    """Return the first line of a small file: without it, damage in a number could go unnoticed."""
     return f"{zlib.crc32(data):08x}".encode()
 
 
 def make_room(folder: Path) -> None:
-    """Remove the files that were not used for longest where there are too many."""
+    """Remove the least recently used files if there are too many."""
     with os.scandir(folder) as entries:
         used = [(entry.stat().st_mtime, entry.path) for entry in entries]
     for _, path in sorted(used)[: max(0, len(used) - MOST_FILES)]:

@@ -1,6 +1,6 @@
 """Checksums of files in an index folder, kept in its manifest: damage gives wrong answers without an error.
 
-`index info --check` compares all files. Every opening compares their sizes and, on this machine, what is in small ones.
+`index info --check` compares all files. Every opening compares sizes and, on this machine, the content of small files.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FileSums = dict[str, dict[str, Any]]  # key: name below the index folder; value:
 
 
 def list_files(folder: Folder, name: str) -> list[str]:
-    """Return the files of an index: itself, or those in the folder of its name."""
+    """Return the files of an index: the file itself, or the files in a folder of its name."""
     return [f"{name}/{file}" for file in folder.names(name, "")] if folder.is_folder(name) else [name]
 
 
@@ -53,7 +53,7 @@ def find_damage(folder: Folder, sums: Mapping[str, Any], most_bytes: float = flo
         path = folder.path(name)
         with folder.answering():
             if not folder.fs.isfile(path):  # a device or a pipe, which a stranger's manifest may name, has no end
-                return StorageError(f"{path} is missing, or no file", advice="build the index again")
+                return StorageError(f"{path} is missing or is not a file", advice="build the index again")
             size = int(folder.fs.size(path))
         if size != said["bytes"]:
             return StorageError(
@@ -62,7 +62,7 @@ def find_damage(folder: Folder, sums: Mapping[str, Any], most_bytes: float = flo
             )
         if size <= most_bytes and sum_file(folder, name) != said["xxh3_64"]:
             return StorageError(
-                f"{path} is damaged: its bytes are not those that were written", advice="build the index again"
+                f"{path} is damaged: its bytes differ from what was written", advice="build the index again"
             )
     return None
 
@@ -80,7 +80,7 @@ def checked_at_opening(folder: Folder) -> int:
 def fingerprint_index(folder: IndexFolder, modality: Modality, about: Mapping[str, Any]) -> str:
     """Return a digest that tells one index from another, made of the checksums in the manifest.
 
-    Where there are none, as in folders of clip-retrieval 2, it is made of the size and both ends of each file.
+    Without checksums, as in folders of clip-retrieval 2, it is made of the size and both ends of each file.
     """
     digest = xxhash.xxh3_64()
     sums: Mapping[str, Any] = about.get("sums") or {}

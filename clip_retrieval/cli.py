@@ -126,22 +126,22 @@ def cli(*, verbose: bool) -> None:
 def main() -> None:
     """Run the command line."""
     open_missing_streams()
-    kept: list[object] = []  # outcomes: to free an index and a model takes 15 ms, which the process's end does anyway
+    kept: list[object] = []  # outcomes: freeing an index and a model takes 15 ms, and the process is about to end
     code = flush_streams(run_command(kept))
     if code in STOPPED_CODES:
         os._exit(code)  # skips waiting for threads that are still in native code
     if "wandb" in sys.modules:
         sys.exit(code)  # its threads still send
     atexit._run_exitfuncs()
-    os._exit(code)  # Python's own end would only free memory: 0.2 s where a model or an index is open
+    os._exit(code)  # Python's own end would only free memory: 0.2 s if a model or an index is open
 
 
 def run_command(kept: list[object] | None = None) -> int:
-    """Run the command; return its exit code. Its outcome is added to `kept`, and lives as long as that."""
+    """Run the command; return its exit code. Its outcome is added to `kept`, so that nothing frees it."""
     try:
         Path.cwd()
     except FileNotFoundError:
-        say_error("Error: the working folder was removed; change into a folder that is there")
+        say_error("Error: the working folder was removed; change into one that exists")
         return 1
     try:
         cli(obj=kept)

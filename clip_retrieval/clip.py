@@ -6,8 +6,8 @@ model, preprocess = clip.load("ViT-B/32")
 image = preprocess(Image.open("cat.jpg")).unsqueeze(0)
 logits_per_image, logits_per_text = model(image, clip.tokenize(["a cat", "a dog"]))
 
-What goes in as a tensor comes out as one; all else gives arrays of NumPy with the methods of a tensor that such
-programs call, and torch is not imported.
+A tensor gives a tensor. Anything else gives NumPy arrays with the methods of a tensor that such programs call, and
+torch is not imported.
 """
 
 from __future__ import annotations

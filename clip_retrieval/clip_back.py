@@ -39,12 +39,12 @@ USUAL_COUNT = 100
 
 @dataclass
 class ClipOptions:
-    """Options of opened indices, as clip-retrieval 2 has them; what the json file says of an index counts more.
+    """Options of opened indices, as clip-retrieval 2 has them; the json file's settings take precedence.
 
     Some change nothing here, and a model of unsafe pictures or of violence is refused: `clip-retrieval back --help`.
     """
 
-    indice_folder: str = ""  # names nothing: the json file does
+    indice_folder: str = ""  # unused: the json file names the folders
     clip_model: str | None = None  # None: the one that the index names
     enable_hdf5: bool = False
     enable_faiss_memory_mapping: bool = True
@@ -59,7 +59,7 @@ class ClipOptions:
 
 
 class KnnOptions(TypedDict, total=False):
-    """The rest of what a query says; the last five change nothing, as in clip-retrieval 2 without their models."""
+    """The other options of a query; the last five change nothing, as in clip-retrieval 2 without their models."""
 
     modality: str
     num_images: int
@@ -108,7 +108,7 @@ class KnnService:
     ) -> list[dict[str, Any]]:
         """Return hits, best first: id, similarity, and for the first `num_images` their metadata.
 
-        `image_input` is base64; of several inputs the first counts. Raises QueryError where there is none.
+        `image_input` is base64; of several inputs the first is used. Raises QueryError if there is none.
         """
         index = self.choose(options.get("indice_name"))
         searcher = choose_searcher(index, options.get("modality", "image"))
@@ -134,7 +134,7 @@ class KnnService:
 
 
 def choose_searcher(index: ClipResource, modality: str) -> Searcher:
-    """Return the index of pictures, or of captions. Raises QueryError where the folder has none."""
+    """Return the index of pictures, or of captions. Raises QueryError if the folder has none."""
     found = index.searchers.get("image" if modality == "image" else "text")
     if found is None:
         raise QueryError(f"the index {index.name} has only {' and '.join(index.searchers)} rows, no {modality} rows")
@@ -142,7 +142,7 @@ def choose_searcher(index: ClipResource, modality: str) -> Searcher:
 
 
 def embed(searcher: Searcher, inputs: tuple[str | None, str | None, str | None, Any]) -> tuple[Query, float]:
-    """Return the query of the first input that there is, and the length of its vector, which scales similarities."""
+    """Return the query of the first input that is given, and the length of its vector, which scales similarities."""
     text, picture, url, vector = inputs
     if text:
         return searcher.embed_text(text), 1.0
@@ -160,7 +160,7 @@ def read_base64(text: str) -> bytes:
     try:
         return b64decode(text)
     except ValueError as error:
-        raise QueryError("image_input is no base64") from error
+        raise QueryError("image_input is not base64") from error
 
 
 class CallableModule(ModuleType):

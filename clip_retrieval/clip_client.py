@@ -18,10 +18,10 @@ __all__ = ["AsyncClipClient", "ClipClient", "Modality"]
 
 
 class ClipClient(Settings):
-    """Asks a server: `query` as with clip-retrieval 2, the other methods what docs/clients.md says.
+    """Asks a server: `query` works as in clip-retrieval 2, docs/clients.md describes the other methods.
 
-    Threads may share one. Raises ClientError with the server's own sentence where it refuses, ValueError and
-    FileNotFoundError for arguments that mean nothing.
+    Threads may share one. Raises ClientError with the server's own sentence if the server refuses, ValueError and
+    FileNotFoundError for invalid arguments.
     """
 
     @cached_property
@@ -31,7 +31,7 @@ class ClipClient(Settings):
         return client
 
     def ask(self, call: Call) -> Any:
-        """Send a request, again where the server is busy; return its answer."""
+        """Send a request, again if the server is busy; return its answer."""
         for tries in itertools.count():
             try:
                 answer = self.http.request(call.method, call.url, content=call.content)
@@ -66,7 +66,7 @@ class ClipClient(Settings):
         return list(self.search_many([query], **options)[0]["hits"])
 
     def search_many(self, queries: Sequence[Query], **options: Unpack[SearchOptions]) -> list[Json]:
-        """Return for each query its hits, how they were found, and a warning where there is one."""
+        """Return the hits of each query, how they were found, and a warning if there is one."""
         return list(self.ask(self.search_call(queries, options)))
 
     def embed(self, inputs: Sequence[Input]) -> list[list[float]]:
@@ -74,7 +74,7 @@ class ClipClient(Settings):
         return [item["embedding"] for item in self.ask(self.embed_call(inputs))]
 
     def picture(self, row_id: int, size: int | None = 256) -> bytes:
-        """Return a row's picture as a JPEG whose longest side is `size`; None: the bytes as they are."""
+        """Return a row's picture as a JPEG whose longest side is `size`; None: the stored bytes."""
         return bytes(self.ask(self.picture_call(self.indice_name or self.names()[0], row_id, size)))
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Compressed files, told by their first bytes whatever their names say: gzip, bzip2, xz and zstandard."""
+"""Compressed files, recognized by their first bytes, not by their names: gzip, bzip2, xz and zstandard."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import IO, Any, cast
 
 SUFFIXES = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".tzst")
 MAGIC_BYTES = 10
-DAMAGE = (zlib.error, lzma.LZMAError, gzip.BadGzipFile)  # what decompressors raise: damaged bytes, which no try helps
+DAMAGE = (zlib.error, lzma.LZMAError, gzip.BadGzipFile)  # what decompressors raise: damaged bytes, which stay so
 BZIP2 = re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)")  # a first block, or the end of an empty file
 
 
@@ -40,7 +40,7 @@ class ZstdReader(io.RawIOBase):
 
 
 def opener_of(magic: bytes) -> Callable[[IO[bytes]], Any] | None:
-    """Return what opens a file with these first bytes for its plain bytes; None where it is not compressed."""
+    """Return the opener that decompresses a file with these first bytes; None if it is not compressed."""
     if magic.startswith(b"\x1f\x8b\x08"):
         return gzip.open
     if BZIP2.match(magic):
@@ -51,7 +51,7 @@ def opener_of(magic: bytes) -> Callable[[IO[bytes]], Any] | None:
 
 
 def decompressed(file: IO[bytes]) -> IO[bytes]:
-    """Return a reader of the plain bytes of a file that can seek: the file itself where it is not compressed."""
+    """Return a reader of the plain bytes of a file that can seek: the file itself if it is not compressed."""
     opener = opener_of(file.read(MAGIC_BYTES))
     file.seek(0)
     return file if opener is None else cast("IO[bytes]", opener(file))

@@ -2,16 +2,16 @@
 
 ClipRetrievalError
   ConfigError       an option, or options that do not fit together
-  SourceError       the input cannot be read at all, or holds nothing
+  SourceError       the input cannot be read, or holds nothing
   ImageError        one picture cannot be used (becomes a row in failures/)
   EncoderError      a model cannot be found, loaded or used
   StorageError      an output cannot be written, a file of ours cannot be read
-    BusyError         another process changes the folder just now
+    BusyError         another process is changing the folder
   WorkerError       a process of ours died
-  ClusterError      a cluster cannot be reached, or a task of it failed for good
+  ClusterError      a cluster cannot be reached, or one of its tasks failed for good
   IndexBuildError   no index can be built
   QueryError        a query cannot be answered
-  ExportError       another engine cannot take rows, or gives others back
+  ExportError       another engine cannot take rows, or returns different ones
   ClientError       a server cannot be reached, or refuses
 """
 
@@ -33,7 +33,7 @@ OS_ADVICE = {
 class ClipRetrievalError(Exception):
     """Base of all errors that are shown as one sentence, without a traceback.
 
-    `what` is the sentence without its advice: whoever does that for the user, or knows better, leaves the advice out.
+    `what` is the sentence without its advice, for callers that follow the advice themselves or know a better one.
     """
 
     def __init__(self, message: object = "", *, advice: str | None = None) -> None:
@@ -46,7 +46,7 @@ class ConfigError(ClipRetrievalError):
 
 
 class SourceError(ClipRetrievalError):
-    """The input cannot be read at all, or holds no sample."""
+    """The input cannot be read, or holds no sample."""
 
 
 class ImageError(ClipRetrievalError):
@@ -74,11 +74,11 @@ class ClusterError(ClipRetrievalError):
 
 
 class ReplacedError(StorageError):
-    """A file that was opened before is another one now."""
+    """A file was replaced after it was opened."""
 
 
 class BusyError(StorageError):
-    """Another process changes the folder just now."""
+    """Another process is changing the folder."""
 
 
 class IndexBuildError(ClipRetrievalError):
@@ -108,7 +108,7 @@ def first_line(error: BaseException) -> str:
 
 
 def one_line(said: object) -> str:
-    """Return what a library's error or a stranger's file says on one line of 200 characters; its type if nothing."""
+    """Return a library's error or a stranger's text in one line of at most 200 characters; its type if it is empty."""
     return " ".join(str(said).split())[:200] or type(said).__name__
 
 

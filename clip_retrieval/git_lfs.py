@@ -24,7 +24,7 @@ def find_pointer(place: Path) -> Path | None:
     """Return the first file that is a pointer: the place itself, or one directly in that folder."""
     try:
         files = sorted(place.iterdir()) if place.is_dir() else [place]
-    except OSError:  # it cannot be listed, or has just been removed: no reason to hide the error that is explained
+    except OSError:  # it cannot be listed, or was just removed: the error that is explained says more
         return None
     for file in files:
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Which packages are installed, and one sentence where one is missing.
+"""Which packages are installed, and one sentence if one is missing.
 
 The distribution clip-retrieval-light holds the same package as clip-retrieval, and leaves the large dependencies out.
 """
@@ -13,7 +13,7 @@ FULL, LIGHT = "clip-retrieval", "clip-retrieval-light"
 
 
 def is_installed(package: str) -> bool:
-    """Say whether a package can be imported, or is there already: one that was made by hand has no spec to find."""
+    """Say whether a package can be imported, or is loaded already: a module made by hand has no spec to find."""
     try:
         return importlib.util.find_spec(package) is not None
     except ValueError:
@@ -36,22 +36,22 @@ def has_distribution(name: str) -> bool:
 
 
 def pip_install(package: str, extra: str | None) -> str:
-    """Return the command that installs a package, by an extra of the distribution that is here or by its name."""
+    """Return the command that installs a package, by an extra of the installed distribution or by its name."""
     return f"pip install '{LIGHT if is_light() else FULL}[{extra}]'" if extra else f"pip install {package}"
 
 
 def need(
     package: str, subject: str, kind: type[ClipRetrievalError], *, extra: str | None = None, instead: str = ""
 ) -> None:
-    """Raise the error where a package is missing that may be added to both distributions."""
+    """Raise the error if a package is missing that is optional in both distributions."""
     if not is_installed(package):
         raise kind(f"{subject} needs {package}: {pip_install(package, extra)}{or_else(instead)}")
 
 
 def need_full(package: str, subject: str, kind: type[ClipRetrievalError], *, instead: str = "") -> None:
-    """Raise the error where a package is missing that clip-retrieval brings, and clip-retrieval-light does not.
+    """Raise the error if a package is missing that clip-retrieval requires and clip-retrieval-light does not.
 
-    Both own the same files. So the light one is removed first: later, that would take the files of the other along.
+    Both own the same files. So the light one is removed first: removed later, it would take the other's files along.
     """
     if is_installed(package):
         return

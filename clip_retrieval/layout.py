@@ -1,4 +1,4 @@
-"""The two folder contracts: names of files, zero padding, what is there. Told in docs/formats.md."""
+"""The two folder contracts: names of files, zero padding, what is there. Described in docs/formats.md."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ INDEX_SUFFIX = ".index"
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-PICTURES_BELOW = "pictures_below"  # key of an index's manifest: where the pictures of its input lie
+PICTURES_BELOW = "pictures_below"  # key of an index's manifest: the folder of its input's pictures
 EMBEDDINGS_PLACE = "embeddings_folder"  # key of an index's manifest: relative to the index, or a url
 PLAN_FOLDER = "_plan"  # the plan of a run that goes to other machines
 PLAN = f"{PLAN_FOLDER}/plan.json"
 REVISION_FOLDER = "_revision"  # staged files that will replace others, all together
 JOURNAL = f"{REVISION_FOLDER}/journal.json"
 PARTITION_NAME = re.compile(r"metadata_(\d+(?:_\d{4})*)\.parquet")
-FEW = 50  # partitions that are looked for one by one, rather than by listing them all
+FEW = 50  # partitions that are looked for one by one; for more, the folder is listed
 LARGEST_SUFFIX = 9999  # four digits: sorting the names of appended partitions sorts them by age
 
 # Columns of metadata/*.parquet that are ours, in this order; json metadata never replaces them.
@@ -68,7 +68,7 @@ class Partition:
 
 
 def partition_named(name: str) -> Partition:
-    """Return the partition of a name such as 07 or 07_0001, without its units, which the name does not tell."""
+    """Return the partition of a name such as 07 or 07_0001, without its units, which the name does not say."""
     digits, mark, rest = name.partition("_")
     return Partition(int(digits), 10 ** (len(digits) - 1), 0, 0, mark + rest)
 
@@ -115,11 +115,11 @@ class EmbeddingsFolder(Folder):
         return f"{ATTEMPTS_FOLDER}/{partition.name}"
 
     def is_done(self, partition: Partition) -> bool:
-        """Metadata is written last: where it stands, the partition is whole."""
+        """Say whether the partition is whole: its metadata is written last."""
         return self.exists(self.metadata_name(partition))
 
     def done_among(self, partitions: Sequence[Partition]) -> set[str]:
-        """Return the names of those of the partitions that are whole; it takes one listing, or asks for a few."""
+        """Return the names of the partitions that are whole, by one listing or, of a few, one by one."""
         if len(partitions) <= FEW:
             return {partition.name for partition in partitions if self.is_done(partition)}
         start, end = len("metadata_"), len(".parquet")
@@ -161,7 +161,7 @@ class IndexAbout(TypedDict, total=False):
 
 
 class Manifest(TypedDict, total=False):
-    """The manifest of an embeddings folder or an index folder, as far as anyone relies on its shape."""
+    """The manifest of an embeddings folder or an index folder, as far as code relies on its shape."""
 
     format_version: int
     encoder: dict[str, Any] | None
@@ -180,7 +180,7 @@ class PartAbout(TypedDict):
     first_row: int
 
 
-# What image.json and text.json say of an index, as far as anyone relies on its shape.
+# What image.json and text.json say about an index, as far as code relies on its shape.
 IndexInfo = TypedDict(
     "IndexInfo",
     {
@@ -227,7 +227,7 @@ class IndexFolder(Folder):
 
 
 def check_not_inside(folder: Folder, error: type[ClipRetrievalError]) -> None:
-    """Raise `error` where a folder to write to is one of embeddings or metadata, or is in one: it would spoil them."""
+    """Raise `error` if a folder to write to is one of embeddings or metadata, or is in one: output would spoil it."""
     place = folder.place.replace(os.sep, "/") if folder.is_local else folder.place
     while "/" in place:
         above, _, name = place.rpartition("/")
@@ -244,7 +244,7 @@ def holds_data(folder: Folder, name: str) -> bool:
 
 
 def read_manifest(folder: Folder) -> dict[str, Any] | None:
-    """Return the folder's manifest; None where there is none, as in folders made by clip-retrieval 2."""
+    """Return the folder's manifest; None if there is none, as in folders of clip-retrieval 2."""
     if not folder.exists(MANIFEST):
         return None
     manifest = folder.read_json(MANIFEST)

@@ -14,7 +14,7 @@ from clip_retrieval.paths import describe_special
 
 
 class LocalFiles:
-    """What an opened folder is asked for at every start; fsspec's local file system answers everything else."""
+    """The methods that every start needs; fsspec's local file system has all others."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # pickle and copy look for methods that are not there
@@ -53,7 +53,7 @@ class LocalFiles:
         return Path(path).open(mode)
 
     def ls(self, path: str, *, detail: bool = True) -> list[Any]:
-        """Return the paths of what is in a folder, or what stores tell of each; a file is in itself."""
+        """Return the paths of a folder's entries or, with `detail`, what stores say of each; a file is its entry."""
         try:
             entries = os.scandir(path)
         except NotADirectoryError:
@@ -64,7 +64,7 @@ class LocalFiles:
 
 
 def describe_entry(entry: os.DirEntry[str]) -> dict[str, Any] | None:
-    """Return name, type, size and time of an entry; None where it was removed meanwhile, or is a link to nothing."""
+    """Return name, type, size and time of an entry; None if it was removed meanwhile, or is a broken link."""
     try:
         state = entry.stat()
     except FileNotFoundError:
@@ -74,7 +74,7 @@ def describe_entry(entry: os.DirEntry[str]) -> dict[str, Any] | None:
 
 
 def check_regular(path: str) -> None:
-    """Raise StorageError for what stands in place of a file and may never end when it is read, such as a pipe."""
+    """Raise StorageError for a special file, such as a pipe: reading one may never end."""
     kind = describe_special(Path(path))
     if kind is not None:
         raise StorageError(f"{path} is {kind}, not a file", advice="put the file there, or make the folder again")

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 UNITS = "KMGT"  # of sizes in bytes
 
-HINTS: dict[type[Any], dict[str, Any]] = {}  # of the configs that were asked for
+HINTS: dict[type[Any], dict[str, Any]] = {}  # types of fields by config, filled by `hints_of`
 
 Path = tuple[str, ...]  # attribute names from a config to a field
 
@@ -31,7 +31,7 @@ Path = tuple[str, ...]  # attribute names from a config to a field
 class Dropped(msgspec.Struct, frozen=True):
     """A flag of clip-retrieval 2 that is refused by name, except with values that request nothing.
 
-    A flag that changes no result is only warned of.
+    A flag that changes no result only gives a warning.
     """
 
     reason: str
@@ -40,10 +40,10 @@ class Dropped(msgspec.Struct, frozen=True):
 
 
 class Facts(TypedDict, total=False):
-    """Facts of an option beside its type, default and help."""
+    """Facts of an option besides its type, default and help."""
 
     aliases: Sequence[str]  # more spellings
-    is_switch: bool  # a boolean that takes no value on the command line, so that an argument may follow it
+    is_switch: bool  # a boolean that takes no value on the command line, so an argument can follow it
     repeatable: bool  # each occurrence adds one item to a tuple; items may contain commas
     least: float  # smallest value; `check_least` refuses less
     may_change: bool  # may differ between runs into one embeddings folder: it does not affect the output
@@ -78,7 +78,7 @@ def option(default: Any = dataclasses.MISSING, *, help: str, **facts: Unpack[Fac
 def option_of(config: type[Any], name: str, *, default: Any = dataclasses.MISSING) -> Any:
     """Declare a field that is the option of another config, for commands that take only some of its options.
 
-    `default` is another default than there.
+    `default` replaces the default of that config.
     """
     field = next(field for field in dataclasses.fields(config) if field.name == name)
     default = field.default if default is dataclasses.MISSING else default
@@ -117,14 +117,14 @@ def flags_of(config: type[Any], path: Path = ()) -> Iterator[Flag]:
 
 
 def hints_of(config: type[Any]) -> dict[str, Any]:
-    """Return the types of a config's fields; kept, as Python compiles each annotation anew whenever it is asked."""
+    """Return the types of a config's fields; cached, because Python compiles each annotation again at every call."""
     if config not in HINTS:
         HINTS[config] = typing.get_type_hints(config)
     return HINTS[config]
 
 
 def check_least(config: object) -> None:
-    """Raise ConfigError where an option of the config is smaller than its `least`; for `__post_init__`."""
+    """Raise ConfigError if an option of the config is smaller than its `least`; for `__post_init__`."""
     for field in dataclasses.fields(typing.cast("Any", config)):
         least = field.metadata.get("facts", {}).get("least")
         value = getattr(config, field.name)
@@ -243,6 +243,6 @@ def parse_bytes(text: str) -> int:
     """Return the bytes that a size means: 500MB and 4G count in powers of 1000, 500MiB and 4Gi in powers of 1024."""
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
     if match is None or float(match[1]) <= 0:
-        raise ConfigError(f"{text!r} is no size; write it as 500MB or 4G")
+        raise ConfigError(f"{text!r} is not a size; write it as 500MB or 4G")
     power = UNITS.index(match[2].upper()) + 1 if match[2] else 0
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)

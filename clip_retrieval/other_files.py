@@ -1,4 +1,4 @@
-"""What lies under the name of a picture, PDF or video and is none, by its first bytes: said, not acted on."""
+"""What a file named as a picture, PDF or video is instead, by its first bytes: only for messages."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ BRANDS = {b"crx ": RAW, b"M4A ": AUDIO, b"M4B ": AUDIO}  # CR3 is the first
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 AVIF_BRANDS = {b"avif", b"avis"}
 HEIF_BRANDS = HEIC_BRANDS | AVIF_BRANDS
-FIRST_MEMBERS = (  # of zip archives, by which applications know their own
+FIRST_MEMBERS = (  # of zip archives, by which applications recognize their files
     (b"[Content_Types].xml", "an Office document"),
     (b"_rels/", "an Office document"),
     (b"mimetypeapplication/vnd.oasis", "an OpenDocument file"),
@@ -79,7 +79,7 @@ BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.
 
 
 def describe_other(data: bytes) -> str | None:
-    """Return what a file is that no picture format was found in; None where its first bytes do not say."""
+    """Return what a file is that is in no known picture format; None if its first bytes do not say."""
     start = data[:LOOKED_AT]
     if data and not start.strip(b"\0") and not data.strip(b"\0"):
         return "nothing but zeros, as a transfer leaves that was cut off"
@@ -87,7 +87,7 @@ def describe_other(data: bytes) -> str | None:
 
 
 def describe_start(start: bytes) -> str | None:
-    """Return the same of the first LOOKED_AT bytes of a file, or of less where it has no more."""
+    """Return what a file is by its first LOOKED_AT bytes, or by all bytes of a shorter one."""
     return (describe_binary(start) or describe_pointer(start) or describe_text(start)) if start else None
 
 
@@ -124,7 +124,7 @@ def describe_text(start: bytes) -> str | None:
 
 
 def decode_start(start: bytes) -> str | None:
-    """Return the beginning of a text, whose last character may be cut; None for what is no text."""
+    """Return the beginning of a text, whose last character may be cut; None for what is not text."""
     bom, encoding = next(((bom, encoding) for bom, encoding in BOMS if start.startswith(bom)), (b"", "utf-8"))
     try:
         return codecs.getincrementaldecoder(encoding)().decode(start[len(bom) :])

@@ -14,7 +14,7 @@ ROOTS = ("/", "./", "../")  # beginnings of what can only be a local path
 def local_path(url: str) -> Path | None:
     """Return the local path that a url names; None for stores and pipes.
 
-    What exists wins: `pipe:x/1.jpg` is a file if there is a folder `pipe:x`, and so is `~/1.jpg` if that is there.
+    What exists wins: `pipe:x/1.jpg` is a file if there is a folder `pipe:x`, and so is `~/1.jpg` if it exists.
     """
     if url.startswith("file://"):
         return Path(url.removeprefix("file://"))
@@ -29,14 +29,14 @@ def local_path(url: str) -> Path | None:
 
 
 def without_query(url: str) -> str:
-    """Return a url without its query, such as a signature, so that it ends with its suffix; a local path as it is."""
+    """Return a url without its query, such as a signature, so that it ends with its suffix; a local path unchanged."""
     return url.partition("?")[0] if local_path(url) is None else url
 
 
 def literal(url: str) -> str:
     """Return the url, with ./ before a relative path that looks like a command, a store or a home folder.
 
-    Such a path stays one when its file or folder is gone.
+    So it stays a local path when its file or folder is gone.
     """
     is_special = url.startswith(("~", PIPE)) or "::" in url
     return f"./{url}" if is_special and not url.startswith(ROOTS) and local_path(url) == Path(url) else url
@@ -52,10 +52,10 @@ def is_pipe(url: str) -> bool:
 
 
 def describe_special(path: Path) -> str | None:
-    """Return what stands where a file should, and may never end when it is read; None for a file or a folder.
+    """Return what kind of special file a path is, which may never end when it is read; None for a file or a folder.
 
-    Named pipes block, /dev/zero never ends. Linux calls /proc/kmsg a regular file of no bytes, and whoever reads it
-    waits for the next message of the kernel. Raises OSError where nothing is there.
+    Named pipes block, /dev/zero never ends. Linux calls /proc/kmsg a regular file of no bytes, but reading it waits
+    for the next message of the kernel. Raises OSError if nothing is there.
     """
     about = path.stat()
     if stat.S_ISDIR(about.st_mode):

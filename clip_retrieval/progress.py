@@ -35,7 +35,7 @@ FETCHED = (DownloadColumn(), TransferSpeedColumn())
 
 
 def open_progress(*columns: ProgressColumn) -> Progress:
-    """Return bars on stderr that are gone at the end; without a terminal there they show nothing."""
+    """Return bars on stderr that disappear at the end; without a terminal they show nothing."""
     console = Console(stderr=True)
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
@@ -80,7 +80,7 @@ class Watch(Protocol):
 
 
 def watch_rows(advance: Advance) -> Watch:
-    """Return a watch that passes batches on and counts their rows; `share` of each row is done then."""
+    """Return a watch that passes batches on and counts `share` of each row as done."""
 
     def watch(batches: Iterable[Batch], share: float) -> Iterator[Batch]:
         for rows in batches:

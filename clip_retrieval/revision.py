@@ -2,8 +2,8 @@
 
     write beside ──▶ journal (one file, whole or absent) ──▶ renames ──▶ journal removed
 
-Until the journal stands, nothing is changed; from then on everything will be: whoever opens the folder next finishes
-a journal that is there.
+Before the journal is written, nothing has changed. Once it is written, the change will be completed: the next process
+that opens the folder finishes a journal it finds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-# What a file system says that has no locks: there, as on object stores, a second process is not noticed.
+# Errors of file systems without locks: on these, as on object stores, a second process is not noticed.
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 SECONDS_OF_PATIENCE = 10.0  # renames take milliseconds
 
@@ -34,16 +34,16 @@ SECONDS_OF_PATIENCE = 10.0  # renames take milliseconds
 class Journal(TypedDict):
     """The renames and removals that complete a change."""
 
-    writes: dict[str, str]  # name -> where its new content lies
+    writes: dict[str, str]  # name -> where its new content is
     removals: list[str]
 
 
 class Revision(Folder):
-    """A folder as it is; what is published into it stands beside until `commit`."""
+    """A folder in its current state; what is published into it is staged until `commit`."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
-        self.writes: dict[str, str] = {}  # name -> where its new content lies
+        self.writes: dict[str, str] = {}  # name -> where its new content is
         self.removals: list[str] = []
         self.places = count()
         super().remove(REVISION_FOLDER)  # files that a killed run staged without writing a journal
@@ -72,7 +72,7 @@ class Revision(Folder):
 
 
 def finish_revision(folder: Folder) -> None:
-    """Complete a journal, if there is one; raises StorageError where that fails."""
+    """Complete a journal, if there is one; raises StorageError if that fails."""
     if not folder.exists(JOURNAL):
         return
     journal = folder.read_shaped_json(JOURNAL, Journal)
@@ -81,7 +81,7 @@ def finish_revision(folder: Folder) -> None:
         if not folder.exists(place):
             continue  # done by an earlier try
         if folder.is_folder(place) or folder.is_folder(name):
-            folder.remove(name)  # a folder is not replaced at once
+            folder.remove(name)  # a rename does not replace a folder
         folder.move(place, name)
     for name in journal["removals"]:
         folder.remove(name)
@@ -91,10 +91,10 @@ def finish_revision(folder: Folder) -> None:
 
 @contextmanager
 def only_one(folder: Folder, before_waiting: Callable[[], None] | None = None) -> Iterator[None]:
-    """Keep other revisions of a folder on this machine out; raises BusyError where one is under way.
+    """Keep other revisions of a folder on this machine out; raises BusyError if one is under way.
 
-    With `before_waiting`, call that and wait for its end instead. The lock ends with its process. On object stores
-    there is none.
+    With `before_waiting`, call that and wait for the other one's end instead. The lock ends with its process. Object
+    stores have no lock.
     """
     if fcntl is None or not folder.is_local or not folder.exists():
         yield
@@ -112,7 +112,7 @@ def lock(descriptor: int, name: str, before_waiting: Callable[[], None] | None) 
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         if before_waiting is None:
-            raise BusyError(f"another process changes {name} just now; wait until it has ended") from error
+            raise BusyError(f"another process is changing {name}; wait until it has ended") from error
         before_waiting()
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError as error:
@@ -123,7 +123,7 @@ def lock(descriptor: int, name: str, before_waiting: Callable[[], None] | None) 
 def settle(folder: Folder) -> None:
     """Wait until another process has committed its revision, or finish one whose process was killed.
 
-    Call before reading a folder. Raises StorageError where the folder cannot be written.
+    Call before reading a folder. Raises StorageError if the folder cannot be written.
     """
     end = time.monotonic() + SECONDS_OF_PATIENCE
     while folder.exists(JOURNAL):
@@ -136,6 +136,6 @@ def settle(folder: Folder) -> None:
             time.sleep(0.01)
         except OSError as error:
             raise StorageError(
-                f"a change of {folder.url} was stopped half-way and cannot be finished ({error}); "
+                f"a change of {folder.url} was stopped halfway and cannot be finished ({error}); "
                 "let its owner give the command again"
             ) from error

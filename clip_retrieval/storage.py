@@ -33,7 +33,7 @@ class Folder:
         path = local_path(self.url.replace("local://", "file://", 1))
         self.is_local = path is not None
         self.made: set[str] = set()  # folders of a store that were created
-        self.fs: Any  # of fsspec, or what answers like it
+        self.fs: Any  # of fsspec, or LocalFiles
         if path is not None:
             self.fs, self.root = LocalFiles(), absolute(path)
         else:
@@ -45,7 +45,7 @@ class Folder:
 
     @property
     def place(self) -> str:
-        """The folder by one spelling: symbolic links, `.` and `..` resolved, with the protocol of its store."""
+        """The folder in one spelling: symbolic links, `.` and `..` resolved, with the protocol of its store."""
         if self.is_local:
             return str(os.path.realpath(self.root))
         return str(self.fs.unstrip_protocol(posixpath.normpath(self.root)))
@@ -86,7 +86,7 @@ class Folder:
         return sorted(name for name in names if not is_hidden(name))
 
     def entries(self, subfolder: str, *, below: bool = False) -> list[dict[str, Any]]:
-        """Return what the store tells of each entry of a subfolder or, with `below`, of all files below it."""
+        """Return what the store says of each entry of a subfolder or, with `below`, of all files below it."""
         self.fs.invalidate_cache()
         place = self.path(subfolder) if subfolder else self.root
         try:
@@ -116,7 +116,7 @@ class Folder:
         return self.read_shaped_json(name, dict[str, Any])
 
     def read_shaped_json(self, name: str, shape: type[Shape]) -> Shape:
-        """Return the JSON in a file as a type (json_files.py tells which); another shape is a StorageError."""
+        """Return the JSON in a file as a type (see json_files.py); another shape is a StorageError."""
         try:
             data = self.read_bytes(name)
         except FileNotFoundError as error:
@@ -155,7 +155,7 @@ class Folder:
     def publish(self, staged: Path, name: str) -> None:
         """Move a finished local file or folder to its final name, by rename or by one upload per file.
 
-        A folder takes a name that nothing has.
+        The name of a folder must be free.
         """
         target = self.path(name)
         with self.answering():
@@ -189,7 +189,7 @@ class Folder:
     def remove_leftovers(self, *, own: bool = False) -> None:
         """Remove the scratch folders of processes that are gone: of this machine, or untouched for a week.
 
-        With `own`, those of this process too: it is about to end.
+        With `own`, also those of this process, which is about to end.
         """
         if not self.is_local:
             return
@@ -202,14 +202,14 @@ class Folder:
         self.drop_empty_folders([PARTIAL_FOLDER])
 
     def drop_empty_folders(self, names: Iterable[str]) -> None:
-        """Remove those of the local folders that are empty; stores have none."""
+        """Remove these local folders if they are empty; stores have no folders."""
         for name in names if self.is_local else ():
             with suppress(OSError):  # another process uses it, or it is gone
                 Path(self.path(name)).rmdir()
 
 
 def absolute(path: Path) -> str:
-    """Return an absolute path, links in it as they are; without `..`, unless that follows a link to a folder."""
+    """Return an absolute path, with its links unresolved; without `..`, unless that follows a link to a folder."""
     plain = os.path.abspath(path)  # noqa: PTH100 -- resolve() replaces links
     is_same = ".." not in path.parts or os.path.realpath(plain) == os.path.realpath(path)
     return plain if is_same else str(path.absolute())
@@ -244,12 +244,12 @@ def writable(url: str) -> Iterator[None]:
 def made_whole(path: Path) -> Iterator[Path]:
     """Yield a path to write one file or folder to; it is moved into place only if the block succeeds.
 
-    Raises StorageError where a file, or a folder that is not empty, lies there already.
+    Raises StorageError if a file, or a folder that is not empty, is there already.
     """
     with writable(str(path)):
         target = path.resolve()
         if target.is_file() or (target.is_dir() and any(target.iterdir())):
-            raise StorageError(f"{path} exists already and is no empty folder; name another place, or remove it")
+            raise StorageError(f"{path} exists already and is not an empty folder; name another place, or remove it")
     parent = Folder(str(target.parent))
     parent.remove_leftovers()
     with parent.staged(target.name) as staged:
@@ -279,11 +279,11 @@ def leaving_nothing_empty(folder: Folder) -> Iterator[None]:
 def check_inside(
     folder: Folder, file: str, names: Iterable[str], error: type[ClipRetrievalError] = StorageError
 ) -> None:
-    """Raise `error` where a file of the folder, which strangers may have written, names what is not in the folder."""
+    """Raise `error` if a file of the folder, which strangers may have written, names a place outside of the folder."""
     for name in names:
         path = PurePosixPath(name.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or not path.parts:
-            raise error(f"{folder.path(file)} names {name!r}, which is not in its folder; remove or mend that file")
+            raise error(f"{folder.path(file)} names {name!r}, which is not in its folder; remove or fix that file")
 
 
 def check_writable(folder: Folder) -> None:

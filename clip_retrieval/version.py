@@ -1,3 +1,3 @@
-"""The version of the package, in a file that imports nothing: any part may name it."""
+"""The version of the package, in a file that imports nothing: any module may import it."""
 
 __version__ = "3.0.0.dev0"

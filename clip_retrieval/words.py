@@ -10,7 +10,7 @@ MACOS_FOLDER = "__MACOSX"
 MINUTE, HOUR = 60, 3600
 
 SURROGATES = re.compile("[\ud800-\udfff]")
-RAW_BYTES = range(0xDC80, 0xDD00)  # how Python holds the bytes of a file name that is no UTF-8
+RAW_BYTES = range(0xDC80, 0xDD00)  # how Python holds the bytes of a file name that is not UTF-8
 # Control characters (C0 and C1) except tab and line feed, line separators, bidirectional controls, and surrogates.
 # Zero-width joiners stay: emoji need them.
 UNPRINTED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -81,7 +81,7 @@ def in_words(seconds: float) -> str:
 def is_hidden(path: str) -> bool:
     """Say whether a name in the path starts with a dot or is __MACOSX: `.git/x.jpg`, `a/._x.jpg`, but not `./x.jpg`.
 
-    macOS writes a `._x.jpg` beside each `x.jpg` into tars, into the __MACOSX folder of zips, and onto foreign disks.
+    macOS writes a `._x.jpg` next to each `x.jpg` into tars, into the __MACOSX folder of zips, and onto foreign disks.
     """
     if not (path.startswith(".") or "/." in path or MACOS_FOLDER in path):
         return False  # fast path: nearly all names
@@ -94,5 +94,5 @@ def with_article(noun: str) -> str:
 
 
 def counted(count: int, what: str, several: str = "") -> str:
-    """Return a number and its noun, whose plural is `several` where an s does not make it."""
+    """Return a number and its noun, whose plural is `several` if an s does not make it."""
     return f"{count:,} {what if count == 1 else several or what + 's'}"

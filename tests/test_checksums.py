@@ -46,7 +46,7 @@ def test_a_flipped_region_is_found_when_a_small_file_is_opened(built: Path) -> N
     open_index(IndexFolder(str(built)), "image", memory_map=True)
     flip(built / "image.index")
     faiss.read_index(str(built / "image.index"))
-    with pytest.raises(StorageError, match=r"image\.index is damaged: its bytes are not those that were written"):
+    with pytest.raises(StorageError, match=r"image\.index is damaged: its bytes differ from what was written"):
         open_index(IndexFolder(str(built)), "image", memory_map=True)
     open_index(IndexFolder(str(built)), "text")
 
@@ -80,7 +80,7 @@ def test_what_a_manifest_names_and_is_no_file_is_not_read(built: Path, name: str
     manifest = json.loads((built / "manifest.json").read_text())
     manifest["indices"]["image"]["sums"][name] = {"bytes": 0, "xxh3_64": "0" * 16}
     (built / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(StorageError, match=f"{name} is missing, or no file"):
+    with pytest.raises(StorageError, match=f"{name} is missing or is not a file"):
         open_index(IndexFolder(str(built)), "image")
 
 

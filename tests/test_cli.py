@@ -208,7 +208,7 @@ def test_a_broken_manifest_is_one_sentence_that_names_it(run: Cli, tmp_path: Pat
     np.save(tmp_path / "img_emb" / "img_emb_0.npy", np.eye(4, dtype=np.float16))
     (tmp_path / "manifest.json").write_text("{not json")
     result = run("index", tmp_path, tmp_path / "ix", "--engine", "faiss")
-    assert_one_sentence(result, f"{tmp_path}/manifest.json is no valid JSON")
+    assert_one_sentence(result, f"{tmp_path}/manifest.json is not valid JSON")
     assert not (tmp_path / "ix" / "image.index").exists()
 
 

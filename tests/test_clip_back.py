@@ -77,7 +77,7 @@ def test_near_duplicates_are_left_out_unless_asked_for(tmp_path: Path, write_ind
         ({}, "give one of"),
         ({"text_input": "a", "indice_name": "x"}, "no index 'x'; there are words, urls"),
         ({"text_input": "a", "modality": "text"}, "has only image rows"),
-        ({"image_input": "=a="}, "no base64"),
+        ({"image_input": "=a="}, "not base64"),
         ({"embedding_input": np.ones(3)}, "the query has 3 dimensions, the index has 16"),
     ],
 )

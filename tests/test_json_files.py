@@ -43,13 +43,13 @@ def test_another_shape_names_the_key_and_both_kinds(text: str, message: str) -> 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[" * 5000 + "]" * 5000])
 def test_deep_nesting_is_one_sentence(text: str) -> None:
-    with pytest.raises(EncoderError, match="is no valid JSON: it is nested too deeply"):
+    with pytest.raises(EncoderError, match="is not valid JSON: it is nested too deeply"):
         parse_json(text, dict[str, Any], "x.json", EncoderError)
 
 
 @pytest.mark.parametrize("data", [b"", b'{"size": 1', b"\xff\xfe\x00", b"9" * 10_000, b"{'size': 1}"])
 def test_broken_json_is_one_sentence(data: bytes) -> None:
-    with pytest.raises(StorageError, match=r"x\.json is no valid JSON"):
+    with pytest.raises(StorageError, match=r"x\.json is not valid JSON"):
         parse_json(data, dict[str, Any], "x.json")
 
 
@@ -57,17 +57,17 @@ def test_broken_json_is_one_sentence(data: bytes) -> None:
     ("data", "reason"),
     [
         (b"", "it is empty"),
-        (bytes(9), "it holds nothing but zeros"),
-        ("\0", "it holds nothing but zeros"),
-        (b'"\xff"', "it is no text in UTF-8"),
-        (b"\0\0\0\0\xff", "it is no text in UTF-8"),
+        (bytes(9), "it holds only zeros"),
+        ("\0", "it holds only zeros"),
+        (b'"\xff"', "it is not UTF-8 text"),
+        (b"\0\0\0\0\xff", "it is not UTF-8 text"),
     ],
 )
 def test_what_is_no_text_is_said_without_the_name_of_a_codec(data: bytes | str, reason: str) -> None:
     with pytest.raises(StorageError) as caught:
         parse_json(data, dict[str, Any], "x.json")
-    assert str(caught.value) == f"x.json is no valid JSON ({reason}); fetch or write it anew"
-    assert caught.value.what == f"x.json is no valid JSON ({reason})"
+    assert str(caught.value) == f"x.json is not valid JSON ({reason}); fetch or write it again"
+    assert caught.value.what == f"x.json is not valid JSON ({reason})"
 
 
 def test_nan_is_read_as_python_writes_it() -> None:
@@ -85,7 +85,7 @@ def test_only_regular_files_of_a_sane_size_are_read(tmp_path: Path) -> None:
         file.truncate(200_000_000)
     with pytest.raises(StorageError, match="200,000,000 bytes"):
         read_json(tmp_path / "large.json", dict[str, Any])
-    with pytest.raises(StorageError, match="no regular file"):
+    with pytest.raises(StorageError, match="not a regular file"):
         read_json(Path("/dev/zero"), dict[str, Any])
     with pytest.raises(StorageError, match="No such file"):
         read_json(tmp_path / "absent.json", dict[str, Any])

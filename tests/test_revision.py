@@ -126,7 +126,7 @@ def test_a_folder_that_stays_locked_is_a_sentence(
 ) -> None:
     monkeypatch.setattr(revision, "SECONDS_OF_PATIENCE", 0.02)
     run_until(run_until(None, lambda: change(folder)).index("move"), lambda: change(folder))
-    with only_one(Folder(str(folder))), pytest.raises(StorageError, match="another process changes"):
+    with only_one(Folder(str(folder))), pytest.raises(StorageError, match="another process is changing"):
         settle(Folder(str(folder)))
 
 
@@ -139,7 +139,7 @@ def test_what_cannot_be_finished_is_a_sentence(
         raise PermissionError(13, "Permission denied", "a")
 
     monkeypatch.setattr(Folder, "move", move)
-    with pytest.raises(StorageError, match=r"stopped half-way and cannot be finished .*Permission denied"):
+    with pytest.raises(StorageError, match=r"stopped halfway and cannot be finished .*Permission denied"):
         settle(Folder(str(folder)))
 
 

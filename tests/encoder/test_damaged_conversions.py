@@ -201,5 +201,5 @@ def test_words_that_are_no_text_are_named(cache: Path) -> None:
     with pytest.raises(EncoderError, match=r"vocabulary\.txt holds no words"):
         load_encoder(f"onnx:{plain}")
     write_garbage(plain / "model.json")
-    with pytest.raises(EncoderError, match=r"model\.json is no valid JSON"):
+    with pytest.raises(EncoderError, match=r"model\.json is not valid JSON"):
         load_encoder(f"onnx:{plain}")

@@ -241,7 +241,7 @@ def test_weights_that_do_not_fit_are_told_by_their_names_and_shapes(
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ("{", "is no valid JSON"),
+        ("{", "is not valid JSON"),
         ("[" * 50_000, "nested too deeply"),
         ("[]", "expected `object`, got `array`"),
         ("{}", "missing required field `model_cfg`"),

@@ -125,7 +125,7 @@ def test_the_same_command_does_only_what_is_left(tmp_path: Path, pictures: Path)
 
 def test_a_run_that_was_killed_between_stages_goes_on_with_the_next(tmp_path: Path, pictures: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(ConfigError, match="'much' is no size"):  # before anything is embedded
+    with pytest.raises(ConfigError, match="'much' is not a size"):  # before anything is embedded
         clip_end2end(str(pictures), str(out), run_back=False, max_index_memory_usage="much", **USUAL)
     assert not out.exists()
     clip_end2end(str(pictures), str(out), run_back=False, **USUAL)

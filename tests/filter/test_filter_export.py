@@ -280,7 +280,7 @@ def test_a_second_query_into_a_folder_is_refused_while_the_first_runs(tmp_path: 
     index, out = write_index(tmp_path / "ix", pd.DataFrame({"caption": ["cat", "dog"]})), tmp_path / "out"
     ask("cat", out, index)
     before = (out / "results.json").read_bytes()
-    with only_one(Folder(str(out))), pytest.raises(StorageError, match=r"another process changes .*out just now"):
+    with only_one(Folder(str(out))), pytest.raises(StorageError, match=r"another process is changing .*out; wait"):
         ask("dog", out, index)
     assert (out / "results.json").read_bytes() == before
     ask("dog", out, index)

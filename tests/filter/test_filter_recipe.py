@@ -107,7 +107,7 @@ def change(**values: Any) -> Callable[[dict[str, Any]], str]:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda _: "{", r"recipe\.json is no valid JSON"),
+        (lambda _: "{", r"recipe\.json is not valid JSON"),
         (lambda _: "[]", r"recipe\.json cannot be used: expected `object`, got `array`"),
         (change(colour="red"), r"recipe\.json cannot be used: object contains unknown field `colour`"),
         (change(options={"device": "cuda"}), "options: device is none that a recipe has"),

@@ -32,7 +32,7 @@ def test_sizes_count_in_thousands_and_those_with_an_i_in_1024(written: str, size
 
 @pytest.mark.parametrize("written", ["", "G", "-1G", "0", "0G", "4X", "4 G B", "1e9", "nan", "4GG", "١G"])
 def test_what_is_no_size_is_refused_with_an_example(written: str) -> None:
-    with pytest.raises(ConfigError, match="is no size; write it as 500MB or 4G"):
+    with pytest.raises(ConfigError, match="is not a size; write it as 500MB or 4G"):
         parse_bytes(written)
 
 

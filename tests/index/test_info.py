@@ -88,7 +88,7 @@ def test_what_index_combiner_wrote_is_told_where_to_go(tmp_path: Path) -> None:
         ("image.json", '{"index_param": ["a"]}', "image.json cannot be used: index_param: expected"),
         ("image.json", '{"quality": 3}', "image.json cannot be used: quality: expected"),
         ("image.json", '{"parts": [{"file": 1, "first_row": 0}]}', "image.json cannot be used: parts"),
-        ("image.json", "[" * 100_000, "image.json is no valid JSON"),
+        ("image.json", "[" * 100_000, "image.json is not valid JSON"),
         ("manifest.json", '{"indices": []}', "manifest.json cannot be used: indices: expected"),
         ("manifest.json", '{"indices": {"image": {"sums": {"a": 7}}}}', "manifest.json cannot be used: indices"),
         ("manifest.json", '{"options": "no"}', "manifest.json cannot be used: options: expected"),

@@ -191,9 +191,9 @@ def test_embeddings_without_a_manifest_are_refused(shards: Path, done: Path) -> 
     ("content", "words"),
     [
         (b'{"format_version": 99}', "newer clip-retrieval"),
-        (b"{broken", "is no valid JSON"),
+        (b"{broken", "is not valid JSON"),
         (b"[]", "expected `object`, got `array`"),
-        (b"\xff\xfe", "is no valid JSON"),
+        (b"\xff\xfe", "is not valid JSON"),
         (b"{}", "other options"),
     ],
 )

@@ -177,7 +177,7 @@ def test_options_that_change_no_byte_fit_a_plan(inputs: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "is no valid JSON"),
+        (b"", "is not valid JSON"),
         (b"[]", "cannot be used: expected `object`, got `array`"),
         (b"{}", "cannot be used"),
         (b'{"format_version": 99}', "was written by a newer clip-retrieval"),

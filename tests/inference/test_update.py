@@ -473,7 +473,7 @@ def test_workers_refuse_to_revise(photos: Path, done: Path) -> None:
 
 
 def test_two_updates_at_once_are_refused(photos: Path, done: Path) -> None:
-    with only_one(Folder(str(done))), pytest.raises(StorageError, match="another process changes"):
+    with only_one(Folder(str(done))), pytest.raises(StorageError, match="another process is changing"):
         update(photos, done)
 
 

@@ -76,7 +76,7 @@ def test_a_working_folder_that_was_removed_is_one_sentence(tmp_path: Path) -> No
     code = "import os; os.chdir('gone'); os.rmdir('../gone'); from clip_retrieval.cli import main; main()"
     done = run(f"{shlex.join([sys.executable, '-c', code])} models", tmp_path)
 
-    sentence = "Error: the working folder was removed; change into a folder that is there\n"
+    sentence = "Error: the working folder was removed; change into one that exists\n"
     assert (done.returncode, done.stderr) == (1, sentence)
 
 

@@ -597,7 +597,7 @@ def test_a_file_about_a_dataset_that_leads_out_of_it_is_refused(
     (tmp_path / "saved" / name).write_text(text)
 
     assert refusal(tmp_path / "saved", tmp_path / "out", "datasets") == (
-        f"{tmp_path}/saved/{name} names '{place}', which is not in its folder; remove or mend that file"
+        f"{tmp_path}/saved/{name} names '{place}', which is not in its folder; remove or fix that file"
     )
 
 
