@@ -1,4 +1,4 @@
-"""Modules imported by a thread while the main thread is in native code, which leaves Python to others."""
+"""Modules imported by a thread while the main thread is in native code, which lets other threads run Python."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from threading import Thread
 
 @contextmanager
 def importing(*names: str) -> Iterator[None]:
-    """Import modules beside the block, one after the other; one that cannot be imported raises where it is used."""
+    """Import modules in a thread during the block; one that cannot be imported raises where it is used."""
 
     def run() -> None:
         for name in names:

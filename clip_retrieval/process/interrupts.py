@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM: a command ends within seconds, tidily, and says how to go on; even where native code is busy.
+"""Ctrl-C and SIGTERM: a command ends within seconds, tidily, and says how to go on; even while native code is busy.
 
-Python tells of a signal when native code returns, which for a batch on a large model may be a minute later. So a thread
-hears of it too, and where the command has not ended by itself in time, that thread tidies up and ends the process.
+Python handles a signal when native code returns, which for a batch on a large model may take a minute. So a thread
+receives it too. If the command has not ended by itself in time, that thread tidies up and ends the process.
 
 An exception that a signal handler raises inside a finalizer or weak-reference callback is lost, so it is raised again.
 """
@@ -23,7 +23,7 @@ from clip_retrieval.process.subprocesses import kill_started
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STOPPED_CODES = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes that shells expect
 SECONDS_OF_GRACE = 2.0
-SECONDS_TO_TIDY_UP = 5.0  # more, once the main thread has heard: on a busy machine workers end slowly
+SECONDS_TO_TIDY_UP = 5.0  # more, once the main thread has received it: on a busy machine workers end slowly
 SECONDS_OF_A_FINALIZER = 0.01
 SHOW_CURSOR = "\x1b[?25h"  # progress bars hide it
 
@@ -59,7 +59,7 @@ def ending_with(say: Callable[[], str]) -> Iterator[None]:
 
 
 def stop_behind(error: BaseException) -> KeyboardInterrupt | None:
-    """Return the interrupt that an exception is, or that it hides: ending what was under way may fail too."""
+    """Return the interrupt that an exception is, or that it hides: cleaning up may fail too."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, KeyboardInterrupt):
         cause = cause.__context__
@@ -68,7 +68,7 @@ def stop_behind(error: BaseException) -> KeyboardInterrupt | None:
 
 @contextmanager
 def stopping_in_time() -> Iterator[None]:
-    """Raise StoppedError in the block at a signal, and end the process where the block does not end then.
+    """Raise StoppedError in the block at a signal, and end the process if the block does not end then.
 
     More signals change nothing, not even after the block.
     """
@@ -99,7 +99,7 @@ def stopping_in_time() -> Iterator[None]:
 def hearing_stop() -> Iterator[threading.Event]:
     """Set an event at a signal, instead of ending the process, for a server that stops in its own time.
 
-    A second signal counts as it did outside of the block. Only the main thread hears signals.
+    A second signal has the effect it has outside of the block. Only the main thread hears signals.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -161,11 +161,11 @@ class Backstop:
         if self.is_over.wait(SECONDS_OF_GRACE):
             return
         if self.is_stopped and self.is_over.wait(SECONDS_TO_TIDY_UP):
-            return  # the main thread heard of it, and was only slow
+            return  # the main thread received it, and was only slow
         stop, words = StoppedError(number), last_words[::-1]
-        logging.disable()  # the ends of our own processes are no news
-        kill_started()  # their unfinished files are removed by what follows
-        said = [say() for say in words]  # the outermost block's sentence, as where it is raised
+        logging.disable()  # nobody needs to know how our own processes end
+        kill_started()  # the next line removes their unfinished files
+        said = [say() for say in words]  # the last one is the outermost block's, which is shown
         show = SHOW_CURSOR if sys.stderr is not None and sys.stderr.isatty() else ""
         say_error(f"{show}{said[-1] if said else stop}")
         os._exit(stop.exit_code)

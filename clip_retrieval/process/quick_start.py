@@ -1,4 +1,4 @@
-"""The start of a process that answers within a second: nothing that it loads spins, tidies up or loads the rest."""
+"""A quick start: no idle threads that spin, no garbage collection during imports, no unused parts of NumPy."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ SPIN = "OPENBLAS_THREAD_TIMEOUT"  # log2 of the cycles that an idle thread of Op
 
 @contextmanager
 def starting_quickly() -> Iterator[None]:
-    """Import the modules of a command in the block, NumPy among them, so that idle threads sleep and gc rests.
+    """Import the modules of a command in the block, NumPy among them, without spinning threads and garbage collection.
 
-    On two cores, threads that spin take the one that opens the model. For commands, which own their process: nothing
-    of a process that only imports this package is changed.
+    On two cores, spinning threads take one from the thread that opens the model. Only for commands, which own their
+    process: importing this package changes nothing.
     """
     spins = os.environ.get(SPIN)
     os.environ.setdefault(SPIN, "4")  # read when a library is loaded; not for child processes
@@ -32,7 +32,7 @@ def starting_quickly() -> Iterator[None]:
             import_numpy()
             yield
         if gc.isenabled():
-            gc.freeze()  # all that is there now stays
+            gc.freeze()  # all that is loaded now stays
     finally:
         if spins is None:
             os.environ.pop(SPIN, None)
@@ -40,7 +40,7 @@ def starting_quickly() -> Iterator[None]:
 
 @contextmanager
 def without_garbage() -> Iterator[None]:
-    """Import modules in the block without a search for garbage, of which they leave none."""
+    """Import modules in the block without garbage collection: imports leave no garbage."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -51,7 +51,7 @@ def without_garbage() -> Iterator[None]:
 
 
 def import_numpy() -> None:
-    """Import NumPy; of NumPy 1.26 without the parts that are not used, which are loaded when they are named."""
+    """Import NumPy; of NumPy 1.26 without unused parts, which are loaded when they are named."""
     if "numpy" in sys.modules or not is_numpy_1():
         importlib.import_module("numpy")
         return
@@ -73,7 +73,7 @@ def import_numpy() -> None:
 
 
 def is_numpy_1() -> bool:
-    """Say whether the installed NumPy is 1.26, from its file: importing it is what is to be changed."""
+    """Say whether the installed NumPy is 1.26, by its file, before it is imported."""
     spec = importlib.util.find_spec("numpy")
     if spec is None or spec.origin is None:
         return False

@@ -22,14 +22,14 @@ CORES_VARIABLE = "CLIP_RETRIEVAL_CORES"
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 CGROUP_OF_PROCESS = Path("/proc/self/cgroup")
 MEMORY_OF_MACHINE = Path("/proc/meminfo")
-NO_LIMIT = 1 << 60  # cgroup v1 writes a number near 2**63 where there is none
+NO_LIMIT = 1 << 60  # cgroup v1 writes a number near 2**63 if there is none
 
 
 def count_cores() -> int:
     """Return the number of cores that this process may use, at least 1.
 
-    That is what CLIP_RETRIEVAL_CORES says, else the smaller one of the cores it may run on and, rounded up, those
-    that its cgroups leave it. Raises ConfigError where the variable is no such number.
+    That is what CLIP_RETRIEVAL_CORES says, else the number that it may run on or, if smaller, the quota of its cgroups,
+    rounded up. Raises ConfigError if the variable is not such a number.
     """
     given = os.environ.get(CORES_VARIABLE)
     if given is not None:
@@ -71,7 +71,7 @@ def raise_file_limit(most: int = MOST_FILES) -> None:
 
 
 def memory_limit() -> int | None:
-    """Return the bytes of memory that this process may use, of the machine's and its cgroups'; None where unknown."""
+    """Return the bytes of memory that this process may use, by the machine and its cgroups; None if unknown."""
     bounds = [*physical_memory(), *memory_bounds()]
     return min(bounds) if bounds else None
 
@@ -105,7 +105,7 @@ def physical_memory() -> Iterator[int]:
 def cgroup_folders(controller: str) -> Iterator[Path]:
     """Yield the folders of this process's cgroups that may hold bounds of a controller, up to the root's.
 
-    Inside of a container the paths may be those of the host, which are not there; the root's folder always is.
+    Inside a container the paths may be the host's, which do not exist there; the root's folder always exists.
     """
     for line in read_lines(CGROUP_OF_PROCESS):
         number, controllers, path = line.split(":", 2)
@@ -126,7 +126,7 @@ def read_words(path: Path) -> list[str]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a file of the kernel's; none where it is not there."""
+    """Return the lines of a file of the kernel's; none if it is missing."""
     try:
         return path.read_text().splitlines()
     except OSError:
@@ -163,7 +163,7 @@ def field_of(process: str, name: str) -> int | None:
 
 
 def number_in(path: Path, name: str) -> int | None:
-    """Return the first number behind a name in a file of lines; None where there is none."""
+    """Return the first number behind a name in a file of lines; None if there is none."""
     try:
         lines = path.read_text().splitlines()
     except OSError:

@@ -31,7 +31,7 @@ def open_missing_streams() -> None:
 
 
 def take_stdout() -> BinaryIO:
-    """Return stdout for answers to the parent; whatever is printed from here on, by libraries too, goes to stderr."""
+    """Return stdout for answers to the parent; anything printed after this, also by libraries, goes to stderr."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     return answers
@@ -41,12 +41,12 @@ class PrintableFormatter(logging.Formatter):
     """Formats log lines with terminal controls escaped, since file names may hold them."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the message, and a traceback where there is one."""
+        """Return the message, and a traceback if there is one."""
         return printable(super().format(record))
 
 
 def log_to_stderr(level: int) -> None:
-    """Write the log's messages from a level on to stderr, in place of what was set up before."""
+    """Write log messages of this level and above to stderr, instead of any earlier setup."""
     logging.basicConfig(level=level, stream=sys.stderr, force=True)
     for handler in logging.getLogger().handlers:
         handler.setFormatter(PrintableFormatter("%(message)s"))

@@ -1,4 +1,4 @@
-"""Threads that do what may be wanted soon, and end early where it is not wanted after all."""
+"""Threads for work that may be needed soon; they end early if it is not."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from threading import Event, Thread, current_thread
 
 
 class NoLongerWantedError(Exception):
-    """The work of a Stoppable thread is not wanted any more; nobody but the thread sees this."""
+    """The work of a Stoppable thread is no longer wanted; only the thread itself sees this."""
 
 
 class Stoppable(Thread):
-    """A thread that tries to do something. Its errors are dropped: whoever needs the work does it again, and hears."""
+    """A thread for optional work. Its errors are dropped: code that needs its result repeats it, and gets them."""
 
     def __init__(self, work: Callable[[], object]) -> None:
         super().__init__(daemon=True)
@@ -24,7 +24,7 @@ class Stoppable(Thread):
             self.work()
 
     def stop(self) -> None:
-        """End it where its work asks next, and wait for that."""
+        """End it at its next call of `go_on_if_wanted`, and wait for that."""
         self.is_unwanted.set()
         if self.ident is not None:  # Ctrl-C may come before it is started
             self.join()

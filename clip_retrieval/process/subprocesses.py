@@ -14,7 +14,7 @@ from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PACKAGE_ROOT = Path(__file__).parents[2]  # the folder that holds clip_retrieval/
-SECONDS_TO_DIE = 2.0  # of a killed process; one that waits for a dead disk may take for ever
+SECONDS_TO_DIE = 2.0  # of a killed process; one that waits for a dead disk may take forever
 
 started: weakref.WeakSet[subprocess.Popen[bytes]] = weakref.WeakSet()
 starting = threading.Lock()
@@ -35,7 +35,7 @@ def module_environment(**extra: str) -> dict[str, str]:
 def start_module(module: str, **extra: str) -> subprocess.Popen[bytes]:
     """Start a module of ours with pipes to its stdin and stdout; `extra` is added to its environment.
 
-    Ctrl-C does not reach it, not even while it starts: its parent hears that, and ends it.
+    Ctrl-C does not reach it, not even while it starts: its parent receives that, and ends it.
     """
     return start(module, (subprocess.PIPE, subprocess.PIPE), extra)
 
@@ -60,7 +60,7 @@ def start(module: str, streams: tuple[int, int | None], extra: Mapping[str, str]
 
 
 def kill_started() -> None:
-    """Kill what `start_module` started and is still there: this process is about to end, and tidies up after them."""
+    """Kill what `start_module` started and still runs: this process is about to end, and removes their files."""
     with starting:
         there = list(started)
     for process in there:
@@ -70,7 +70,7 @@ def kill_started() -> None:
 
 
 def end_with_parent() -> None:
-    """Have Linux kill this process when the thread that started it ends, for whatever reason.
+    """Have Linux kill this process when the thread that started it ends, for any reason.
 
     On other systems a child notices that its pipe closed, unless it hangs.
     """
