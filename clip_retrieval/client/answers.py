@@ -21,7 +21,7 @@ LONGEST_ASKED = 120.0  # seconds; a server that asks for more has its answer sho
 
 
 def load_httpx() -> ModuleType:
-    """Return httpx, which takes longer to import than all else here. Raises ConfigError where it is missing."""
+    """Return httpx, which takes longer to import than all else here. Raises ConfigError if it is missing."""
     try:
         import httpx
     except ImportError as error:
@@ -30,7 +30,7 @@ def load_httpx() -> ModuleType:
 
 
 def find_pause(settings: Settings, answer: Any, tries: int) -> float | None:
-    """Return the seconds until the next try; None where this answer, or error, is the last word."""
+    """Return the seconds until the next try; None if this answer or error is final."""
     asked = read_retry_after(answer) if is_passing(answer) else None
     if asked is None or asked > LONGEST_ASKED or tries >= settings.retries:
         return None
@@ -48,7 +48,7 @@ def is_passing(answer: Any) -> bool:
 
 
 def read_retry_after(answer: Any) -> float:
-    """Return the seconds that a server asks to wait, in either form of the header; 0 where it says nothing."""
+    """Return the seconds that a server asks to wait, in either form of the header; 0 if it says nothing."""
     said = "" if isinstance(answer, Exception) else answer.headers.get("retry-after", "").strip()
     if said.isdecimal():
         return float(said)
@@ -59,7 +59,7 @@ def read_retry_after(answer: Any) -> float:
 
 
 def read_answer(settings: Settings, call: Call, answer: Any) -> Any:
-    """Return what was answered. Raises ClientError where it is not what was asked for."""
+    """Return the content of an answer. Raises ClientError if it is not what was asked for."""
     place = call.url.partition("?")[0]
     if isinstance(answer, Exception):
         raise ClientError(explain(settings, answer, place)) from answer
@@ -88,7 +88,7 @@ def not_ours(answer: Any, place: str) -> ClientError:
 
 
 def read_message(answer: Any) -> str:
-    """Return what a server says of an error: its message, where it leads, or what its status means."""
+    """Return a server's description of an error: its message, its redirect, or what its status means."""
     if answer.is_redirect:
         return f"it has moved to {answer.headers.get('location')}; give that address"
     try:

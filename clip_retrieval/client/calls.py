@@ -37,7 +37,7 @@ class Modality(Enum):
 
 
 class SearchOptions(TypedDict, total=False):
-    """What /v1/search takes beside its queries; see docs/server.md."""
+    """What /v1/search takes besides its queries; see docs/server.md."""
 
     modality: str  # image or text, instead of the client's
     limit: int
@@ -55,7 +55,7 @@ class SearchOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Call:
-    """One request: what is sent, and whether bytes come back or JSON, a list or an object with one of that name."""
+    """One request: what is sent, and what comes back: bytes, or JSON that is a list or an object with a list `part`."""
 
     url: str
     body: Json | None = None
@@ -88,17 +88,17 @@ class Settings:
     _: KW_ONLY
     api_key: str | None = field(default=None, repr=False)
     timeout: float = 120.0  # seconds that one try may take
-    retries: int = 5  # further tries where the server is busy (429, 503) or hangs up
+    retries: int = 5  # further tries if the server is busy (429, 503) or hangs up
     backoff: float = 0.25  # seconds before the second try, twice as many before each further one
 
     def __post_init__(self) -> None:
         if not is_address(self.url):
-            raise ConfigError(f"url is the address of a server, such as http://localhost:1234, unlike {self.url!r}")
+            raise ConfigError(f"url is the address of a server, such as http://localhost:1234, not {self.url!r}")
         self.modality = Modality(self.modality)
         if self.api_key is not None:
             self.api_key = self.api_key.strip()  # it may be the line of a file
             if not (self.api_key.isascii() and self.api_key.isprintable()):
-                raise ConfigError("api_key has characters that no header may have")
+                raise ConfigError("api_key has characters that are not allowed in a header")
 
     @property
     def server(self) -> str:
@@ -153,12 +153,12 @@ def is_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # the port or an address in brackets is none
+    except ValueError:  # the port or an address in brackets is invalid
         return False
 
 
 def encode(picture: bytes | Path) -> str:
-    """Return a picture as base64. Raises OSError where its file cannot be read."""
+    """Return a picture as base64. Raises OSError if its file cannot be read."""
     return base64.b64encode(picture if isinstance(picture, bytes) else picture.read_bytes()).decode()
 
 
@@ -173,7 +173,7 @@ def as_term(term: Mapping[str, Any]) -> Json:
 
 
 def as_numbers(vector: Vector) -> list[float]:
-    """Return a vector [d] or [1, d] as a list, whatever library it is of. Raises ValueError for several vectors."""
+    """Return a vector [d] or [1, d] as a list, of any library. Raises ValueError for several vectors."""
     values: list[Any] = list(vector) if isinstance(vector, Sequence) else vector.tolist()
     if values and isinstance(values[0], list):
         if len(values) > 1:
