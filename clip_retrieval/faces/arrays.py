@@ -20,9 +20,9 @@ class TopK(NamedTuple):
 
 
 class Array(np.ndarray[Any, Any]):
-    """An array that is also taken by torch's functions, such as torch.cat, as a tensor on the CPU.
+    """An array that torch's functions, such as torch.cat, take as a tensor on the CPU.
 
-    `to` gives a tensor: always where torch is loaded, and else for any device but the CPU.
+    `to` gives a tensor if torch is loaded, or if the device is not the CPU.
     """
 
     @classmethod

@@ -7,7 +7,7 @@ text = model.encode_text(model.tokenize("a cat on a turtle"))
 image = model.load_preprocess_encode_image("cat.jpg")
 score = model.calculate_similarity(text, image)
 
-Token ids are those of CLIP's byte-pair vocabulary, and pictures are resized as CLIP does; clip.cpp comes near both.
+Token ids are those of CLIP's byte-pair vocabulary, and pictures are resized as CLIP does; clip.cpp approximates both.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Clip:
         self.vec_dim = self.on_cores(count_cores()).info.dimension
 
     def on_cores(self, count: int) -> face.Clip:
-        """Return the model on so many cores; the one that was opened last is kept."""
+        """Return the model on so many cores; the last opened one is kept."""
         if count not in self.models:
             config = EncoderConfig(clip_model=self.uri, device="cpu")
             self.models = {count: face.Clip(load_encoder(config))}
@@ -66,7 +66,7 @@ class Clip:
     def checkpoint(self) -> Checkpoint:
         name = parse_uri(self.uri)
         if name.kind != "checkpoint":
-            raise EncoderError(f"{self.uri} does not say its layers; the configurations are those of weight files")
+            raise EncoderError(f"{self.uri} does not describe its layers; only weight files have these configurations")
         return read_named(name.architecture, None)
 
     @property

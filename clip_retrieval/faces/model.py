@@ -48,7 +48,7 @@ class Clip:
 
     @property
     def info(self) -> EncoderInfo:
-        """What is known of the model."""
+        """What is known about the model."""
         return self.encoder.info
 
     @property
@@ -104,7 +104,7 @@ class Clip:
         return self.encode_scaled(scaled) if pixels is None else self.encoder.encode_images(pixels)
 
     def encode_scaled(self, scaled: NDArray[np.float32]) -> Floats:
-        """Embed values that no 8-bit picture gives: the light runtime's graphs take only those, torch takes any."""
+        """Embed values that no 8-bit picture gives: torch takes any, the light runtime only 8-bit pictures."""
         rows: Floats = self.float_encoder.encode_scaled(scaled)
         return rows
 
@@ -115,8 +115,8 @@ class Clip:
         name = parse_uri(self.info.uri)
         if name.kind in ("onnx", "hash"):
             raise EncoderError(
-                f"{self.info.uri} takes 8-bit pictures, and these values are none: give it paths, PIL pictures or what "
-                "preprocess gives, or load the model that it was converted from"
+                f"{self.info.uri} takes only 8-bit pictures, and these values are not: give it paths, PIL pictures or "
+                "what preprocess gives, or load the model that it was converted from"
             )
         config = EncoderConfig(clip_model=name.uri, device="cpu", precision="fp32")
         return raw_copy(open_engine(name, config))
@@ -161,7 +161,7 @@ class Clip:
         return softmax(logits(cosine, self.info))[0][order], order
 
     def fit_tokens(self, tokens: NDArray[Any]) -> Tokens:
-        """Return the ids at the model's context length; padding may go or come, tokens may not."""
+        """Return the ids at the model's context length; padding may be added or removed, tokens may not."""
         if tokens.ndim != 2 or tokens.dtype.kind not in "iu":
             raise EncoderError(f"token ids are whole numbers [n, t], not {tokens.dtype} {list(tokens.shape)}")
         if not self.takes_clip_tokens:
@@ -180,18 +180,18 @@ class Clip:
 
     @cached_property
     def takes_clip_tokens(self) -> bool:
-        """Whether what `tokenize` gives means the same to this model."""
+        """Whether this model has the vocabulary of `tokenize`."""
         return takes_clip_tokens(self.encoder)
 
     def parts(self, rows: Any) -> list[Any]:
         return [rows[at : at + self.batch_size] for at in range(0, len(rows), self.batch_size)]
 
-    def joined(self, batches: list[Floats], normalize: bool, like: Any) -> Any:  # noqa: FBT001 -- told by its callers
+    def joined(self, batches: list[Floats], normalize: bool, like: Any) -> Any:  # noqa: FBT001 -- passed on from its callers
         rows = np.concatenate([np.zeros((0, self.info.dimension), np.float32), *batches])
         return self.shaped(unit_rows(rows) if normalize else rows, like)
 
     def shaped(self, rows: Floats, like: Any) -> Any:
-        """Return rows as a tensor on the device of `like`, or as an Array where that is None."""
+        """Return rows as a tensor on the device of `like`, or as an Array if that is None."""
         return wrap(rows) if like is None else to_tensor(rows).to(like.device)
 
     def float(self) -> Clip:

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def available_models() -> list[str]:
-    """Return the names that go without a prefix; `clip-retrieval models list` has all."""
+    """Return the names that need no prefix; `clip-retrieval models list` has all."""
     return [*OPENAI_NAMES, "demo"]
 
 
@@ -26,9 +26,9 @@ def load(
     jit: bool = False,  # noqa: FBT001, FBT002 -- OpenAI's signature
     download_root: str | None = None,
 ) -> tuple[Clip, ImagePreprocess]:
-    """Open a model, an OpenAI name or anything that --clip_model takes, and what makes its pictures ready.
+    """Open a model, an OpenAI name or anything that --clip_model takes, and its preprocessing of pictures.
 
-    `device` is a name or a torch.device. Raises EncoderError where there is no such model, or its weights are not here
+    `device` is a name or a torch.device. Raises EncoderError if there is no such model, or its weights are not here
     and cannot be fetched.
     """
     if jit:
@@ -38,8 +38,8 @@ def load(
 
 
 def tokenize(texts: str | list[str], context_length: int = CONTEXT_LENGTH, truncate: bool = False) -> Array:  # noqa: FBT001, FBT002 -- OpenAI's signature
-    """Return the token ids int32 [n, context_length] of CLIP's byte-pair vocabulary, zeros behind the end of text.
+    """Return the token ids int32 [n, context_length] of CLIP's byte-pair vocabulary, zeros after the end of text.
 
-    A text that is too long is a TooManyTokensError, which is a RuntimeError, or is cut where `truncate` is set.
+    A text that is too long is a TooManyTokensError, which is a RuntimeError, or is cut if `truncate` is set.
     """
     return wrap(make_tokens(texts, context_length, truncate=truncate))

@@ -1,4 +1,4 @@
-"""Pictures to what a model takes, with the very pixels of OpenAI's transform; and back from it to pixels."""
+"""Pictures to a model's input, with exactly the pixels of OpenAI's transform; and from that input back to pixels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from clip_retrieval.errors import EncoderError, ImageError
 from clip_retrieval.faces.arrays import Array, wrap
 
 EXACT_WITHIN = 0.05  # levels of 255; float32 this close to whole levels came from pixels
-EXACT_WITHIN_16_BITS = 0.3  # the same after a way through float16 or bfloat16
+EXACT_WITHIN_16_BITS = 0.3  # the same for values that were float16 or bfloat16
 
 
 class ImagePreprocess:
@@ -65,14 +65,14 @@ def read_image(path: Path) -> Image.Image:
 
 
 def is_many(images: Any) -> bool:
-    """Tell a list of pictures, pixels [n, h, w, 3] or scaled ones [n, 3, s, s] from one picture."""
+    """Say whether this is a list of pictures, pixels [n, h, w, 3] or scaled ones [n, 3, s, s], not one picture."""
     if isinstance(images, list | tuple):
         return True
     return not isinstance(images, str | PathLike | Image.Image) and np.ndim(images) == 4
 
 
 def is_scaled(image: Any) -> bool:
-    """Tell what preprocess gives, floats [3, s, s], from a picture."""
+    """Say whether this is what preprocess gives, floats [3, s, s], not a picture."""
     return not isinstance(image, str | PathLike | Image.Image) and np.ndim(image) == 3 and is_float(image)
 
 
@@ -94,7 +94,7 @@ def to_pixels(scaled: NDArray[np.float32], preprocess: Preprocess, *, is_16_bit:
     mean, std = (np.array(values, dtype=np.float32) for values in (preprocess.mean, preprocess.std))
     levels = (scaled.transpose(0, 2, 3, 1) * std + mean) * 255
     if not np.isfinite(levels).all():
-        raise EncoderError("the scaled pictures hold values that are no numbers (NaN or infinite)")
+        raise EncoderError("the scaled pictures hold values that are not numbers (NaN or infinite)")
     rounded = np.rint(levels)
     is_exact = np.abs(levels - rounded).max(initial=0) <= (EXACT_WITHIN_16_BITS if is_16_bit else EXACT_WITHIN)
     if not is_exact or rounded.min(initial=0) < 0 or rounded.max(initial=0) > 255:

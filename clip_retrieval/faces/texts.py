@@ -17,7 +17,7 @@ class TooManyTokensError(EncoderError, RuntimeError):
 
 
 def make_tokens(texts: str | Sequence[str], context_length: int = CONTEXT_LENGTH, *, truncate: bool = False) -> Tokens:
-    """Return ids int32 [n, context_length], zeros behind the end of text; raises TooManyTokensError, or cuts."""
+    """Return ids int32 [n, context_length], zeros after the end of text; raises TooManyTokensError, or cuts."""
     if context_length < 3:
         raise EncoderError(f"context_length must be at least 3, not {context_length}: start, a token, end")
     given = [texts] if isinstance(texts, str) else texts

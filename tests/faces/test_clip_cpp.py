@@ -51,7 +51,7 @@ def test_its_configurations_have_the_names_of_clip_cpp(folder: Path) -> None:
     both = {"hidden_size": 64, "n_intermediate": 256, "projection_dim": 32, "n_head": 2, "n_layer": 2, "eps": 1e-5}
     assert model.text_config == {"n_vocab": 49408, "num_positions": 77, **both}
     assert model.vision_config == {"image_size": 64, "patch_size": 32, **both}
-    with pytest.raises(EncoderError, match="demo does not say its layers"):
+    with pytest.raises(EncoderError, match="demo does not describe its layers"):
         Clip("demo").text_config  # noqa: B018
 
 

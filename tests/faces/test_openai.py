@@ -120,7 +120,7 @@ def test_scaled_pictures_of_another_size_are_refused(model: clip.Clip) -> None:
 
 
 def test_scaled_values_that_no_8_bit_picture_gives_are_refused_where_only_graphs_are(model: clip.Clip) -> None:
-    with pytest.raises(EncoderError, match="takes 8-bit pictures, and these values are none"):
+    with pytest.raises(EncoderError, match="takes only 8-bit pictures, and these values are not"):
         model.encode_image(np.full((1, 3, 32, 32), 0.123, np.float32))
 
 
