@@ -32,8 +32,8 @@ Found = Mapping[Modality, Vectors]
 def fetched(found: Found, place: Callable[[], AbstractContextManager[Path]], spare_bytes: int = 0) -> Iterator[Found]:
     """Yield the vectors, with local copies of remote files while the block lasts.
 
-    `place` gives a scratch folder. Where its disk has no room for them and `spare_bytes` more, they are read from the
-    store again and again. Raises IndexBuildError where a file is no longer what its header said.
+    `place` gives a scratch folder. If its disk has no room for them and `spare_bytes` more, each pass reads them from
+    the store. Raises IndexBuildError if a file is no longer what its header said.
     """
     remote = {modality: vectors for modality, vectors in found.items() if not vectors.folder.is_local}
     if not remote:
@@ -100,6 +100,6 @@ def fetch_file(vectors: Vectors, file: VectorFile, copy: Folder, watch: BlockWat
         with vectors.folder.answering():
             with_retries(fs, lambda: fs.get_file(source, target, callback=watch))
     except FileNotFoundError as error:
-        raise IndexBuildError(f"{source} went while it was to be fetched; build the index again") from error
+        raise IndexBuildError(f"{source} was removed before it was fetched; build the index again") from error
     if read_header(copy, file.name) != file:
         raise IndexBuildError(f"{source} changed while it was fetched; build the index again")

@@ -33,7 +33,7 @@ class Shape:
     dtype: np.dtype[Any]
     in_rows: bool  # in C order
     byte_count: int  # bytes of the numbers, without the header
-    rest: int = 0  # bytes of the file behind them
+    rest: int = 0  # bytes of the file after them
 
 
 def read_shape(folder: Folder, name: str) -> Shape:
@@ -48,7 +48,7 @@ def read_shape(folder: Folder, name: str) -> Shape:
 
 
 def read_head(folder: Folder, name: str) -> tuple[bytes, int | None]:
-    """Return the first bytes of a file on a store, and its size where the store tells it."""
+    """Return the first bytes of a file on a store, and its size if the store says it."""
     path = folder.path(name)
     with folder.answering():
         size = folder.fs.size(path)
@@ -58,7 +58,7 @@ def read_head(folder: Folder, name: str) -> tuple[bytes, int | None]:
 
 
 def parse_header(head: bytes, size: int | None) -> Shape:
-    """Parse a header; raises ValueError if it is none, or promises more bytes than the file has."""
+    """Parse a header; raises ValueError if it is not one, or promises more bytes than the file has."""
     if head.startswith(ZIP):
         raise ValueError("it is an archive of several arrays")
     if head and not head.startswith(FORMAT.MAGIC_PREFIX):
@@ -78,7 +78,7 @@ def parse_header(head: bytes, size: int | None) -> Shape:
 def check_rows(folder: Folder, name: str, row_count: int, dimension: int) -> None:
     """Check that a file is whole, and has rows of this shape: only header and size are read.
 
-    Raises IndexBuildError where it does not, and OSError where the file is missing or cannot be read.
+    Raises IndexBuildError if it is not, and OSError if the file is missing or cannot be read.
     """
     if folder.is_local:
         check_regular(folder.path(name))
@@ -96,7 +96,7 @@ def check_rows(folder: Folder, name: str, row_count: int, dimension: int) -> Non
 
 
 def open_npy(folder: Folder, name: str) -> NDArray[Any]:
-    """Return the rows: memory-mapped where the folder is on this machine."""
+    """Return the rows: memory-mapped if the folder is on this machine."""
     try:
         if folder.is_local:
             check_regular(folder.path(name))
@@ -124,4 +124,4 @@ def begins_as_array(folder: Folder, name: str) -> bool:
 def unreadable(folder: Folder, name: str, why: object) -> IndexBuildError:
     with suppress(OSError), folder.open(name) as file:
         why = describe_pointer(file.read(POINTER_BYTES)) or why
-    return IndexBuildError(f"{folder.path(name)} is no readable npy file: {why}")
+    return IndexBuildError(f"{folder.path(name)} is not a readable npy file: {why}")

@@ -41,7 +41,7 @@ class Vectors:
     folder: Folder
     subfolder: str
     files: Sequence[VectorFile]
-    empty_count: int = 0  # number of zero rows, where it is known
+    empty_count: int = 0  # number of zero rows, if it is known
     copy: Folder | None = None  # local copy of the files, read in their place
 
     def __getstate__(self) -> dict[str, Any]:
@@ -74,7 +74,7 @@ class Vectors:
         return self.copy.path(file.name) if self.copy else self.path(file)
 
     def open(self, file: VectorFile) -> NDArray[Any]:
-        """Return the rows of a file as they are stored, mapped where it is here."""
+        """Return the rows of a file as they are stored, mapped if it is here."""
         return open_npy(self.copy, file.name) if self.copy else open_npy(self.folder, f"{self.subfolder}/{file.name}")
 
     def parts(self) -> Iterator[NDArray[np.float32]]:
@@ -97,7 +97,7 @@ class Vectors:
             raise IndexBuildError(f"{self.path(file)} changed while the index was built; build it again")
         end = file.row_count if end is None else end
         for start in range(begin, end, count):
-            if self.is_here:  # mapped anew: the pages of a mapping count as memory until it ends
+            if self.is_here:  # mapped again for each part: the pages of a mapping count as memory until it ends
                 rows = self.open(file)
             yield start, rows[start : min(start + count, end)]
 
@@ -122,7 +122,7 @@ class Vectors:
                 lengths = measure(stored)
                 if not np.isfinite(lengths).all():
                     bad = start + int(np.flatnonzero(~np.isfinite(lengths))[0])
-                    raise IndexBuildError(f"row {bad} of {self.path(file)} is not finite; embed it anew")
+                    raise IndexBuildError(f"row {bad} of {self.path(file)} is not finite; embed it again")
                 odd.note(lengths, start, self.path(file))
                 checksums.append(np.where(lengths == 0, 0, np.maximum(add_up(stored), 1)).astype(np.uint32))
         return Contents(np.concatenate(checksums), odd)
@@ -150,7 +150,7 @@ class Odd:
         if self.count:
             logger.warning(
                 "%s %s embeddings are not of length 1 but of %.3g to %.3g, the first is %s: similarities are inner "
-                "products, no cosines, and long ones come first; normalize them if you want cosines",
+                "products, not cosines, and long ones come first; normalize them if you want cosines",
                 f"{self.count:,}", modality, self.least, self.most, self.first,
             )  # fmt: skip
 
@@ -170,7 +170,7 @@ def measure(stored: NDArray[Any]) -> NDArray[np.float32]:
 class Contents:
     """Results of one pass over all rows."""
 
-    checksums: NDArray[np.uint32]  # [n], of each row's numbers as they are stored; 0 where the row is zero
+    checksums: NDArray[np.uint32]  # [n], of each row's numbers as they are stored; 0 if the row is zero
     odd: Odd
 
     @property
@@ -195,7 +195,7 @@ def add_up(rows: NDArray[Any]) -> NDArray[np.uint32]:
 
 
 def open_vectors(folder: Folder, subfolder: str) -> Vectors | None:
-    """Look at every file's header; None where there is no file. Raises IndexBuildError that names a wrong file."""
+    """Look at every file's header; None if there is no file. Raises IndexBuildError that names a wrong file."""
     files = [read_header(folder, f"{subfolder}/{name}") for name in folder.names(subfolder, ".npy")]
     files = [file for file in files if file.row_count]
     if not files:
@@ -210,12 +210,12 @@ def open_vectors(folder: Folder, subfolder: str) -> Vectors | None:
 
 
 def read_header(folder: Folder, name: str) -> VectorFile:
-    """Return the shape of a file; raises IndexBuildError where it holds no rows of numbers."""
+    """Return the shape of a file; raises IndexBuildError if it holds no rows of numbers."""
     shape, path = read_shape(folder, name), folder.path(name)
     if len(shape.axes) != 2:
         raise IndexBuildError(f"{path} has {len(shape.axes)} axes; embeddings have two: rows and dimensions")
     if shape.axes[1] == 0:
-        raise IndexBuildError(f"{path} has rows of no dimension; embed them anew")
+        raise IndexBuildError(f"{path} has rows of no dimension; embed them again")
     if shape.dtype.kind != "f":
         raise IndexBuildError(f"{path} holds {shape.dtype}, not floating-point numbers")
     if shape.axes[0] > 1 and not shape.in_rows:

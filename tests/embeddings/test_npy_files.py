@@ -28,7 +28,7 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monke
 def test_a_file_that_is_cut_off_is_called_unreadable(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros((200, 3), np.float32))
     (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:-100])
-    with pytest.raises(IndexBuildError, match=r"a\.npy is no readable npy file: "):
+    with pytest.raises(IndexBuildError, match=r"a\.npy is not a readable npy file: "):
         open_npy(Folder(str(tmp_path)), "a.npy")
 
 

@@ -77,15 +77,15 @@ BAD = {
     "integers": (saving(np.ones((4, 16), np.int64)), "int64"),
     "complex numbers": (saving(np.ones((4, 16), np.complex64)), "complex64"),
     "texts": (saving(np.full((4, 16), "a")), "<U1"),
-    "a folder": (make_folder, "no readable npy file: .*s a directory"),
-    "a link to itself": (link_to_itself, "no readable npy file: .*symbolic links"),
-    "a link to nothing": (lead_nowhere, "no readable npy file: .*No such file"),
+    "a folder": (make_folder, "not a readable npy file: .*s a directory"),
+    "a link to itself": (link_to_itself, "not a readable npy file: .*symbolic links"),
+    "a link to nothing": (lead_nowhere, "not a readable npy file: .*No such file"),
     "fp64 too large for fp32": (saving(np.full((4, 16), 1e300)), "row 0 of .* not finite"),
-    "truncated": (truncate, "no readable npy file"),
-    "cut in its header": (cut_header, "no readable npy file"),
-    "empty": (lambda path: path.write_bytes(b""), "no readable npy file"),
-    "text": (lambda path: path.write_text("hello, this"), "no readable npy file: it is a file of another kind"),
-    "objects": (save_pickle, "no readable npy file"),
+    "truncated": (truncate, "not a readable npy file"),
+    "cut in its header": (cut_header, "not a readable npy file"),
+    "empty": (lambda path: path.write_bytes(b""), "not a readable npy file"),
+    "text": (lambda path: path.write_text("hello, this"), "not a readable npy file: it is a file of another kind"),
+    "objects": (save_pickle, "not a readable npy file"),
     "an npz archive": (save_archive, "npy"),
     "NaN": (saving(holding(np.nan)), "not finite"),
     "infinity": (saving(holding(np.inf)), "not finite"),
@@ -196,7 +196,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_built(
 def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, unit_rows: Rows, write_run: WriteRun) -> None:
     emb = write_run(tmp_path / "emb", [unit_rows(4)])
     (emb / "img_emb" / "img_emb_0.npy").chmod(0)
-    with pytest.raises(IndexBuildError, match=r"img_emb_0\.npy is no readable npy file: .*Permission denied"):
+    with pytest.raises(IndexBuildError, match=r"img_emb_0\.npy is not a readable npy file: .*Permission denied"):
         clip_index(str(emb), str(tmp_path / "ix"), engine="faiss")
 
 
