@@ -51,7 +51,7 @@ class Runner(Protocol):
     def run(self, title: str, function: Callable[[Task], None], tasks: Sequence[Task]) -> None:
         """Run the function on every task; raises ClusterError when one has failed for good.
 
-        The engine tries a task again, elsewhere, where it raised or where its worker died, a few times.
+        If a task raises or its worker dies, the engine tries it again elsewhere, a few times.
         """
 
 
@@ -64,18 +64,18 @@ class Cluster(Runner, Protocol):
 
     @property
     def gpu_of_task(self) -> Callable[[], str | None]:
-        """A function for tasks: the number of the GPU that theirs is, if the engine gave them one."""
+        """A function for tasks that returns the number of the task's GPU, if the engine gave it one."""
 
 
 class ShowProgress(Protocol):
-    """Shows how many tasks are done: a title and a count to a function that takes how many more there are."""
+    """Shows how many tasks are done: a title and a count to a function that takes how many more are done."""
 
     def __call__(self, title: str, total: int, /) -> AbstractContextManager[Advance]: ...
 
 
 @contextmanager
 def show_nothing(title: str, total: int) -> Iterator[Advance]:  # noqa: ARG001 -- as ShowProgress has it
-    """Show no tasks, where something else shows how far the work is."""
+    """Show nothing, because something else shows the progress."""
 
     def advance(count: float) -> None:
         pass
@@ -98,7 +98,7 @@ def why_unreachable(address: str) -> str:
 
 
 def check_version(version: str) -> None:
-    """Raise ClusterError where another version of this package sent a task than the one that is to run it."""
+    """Raise ClusterError if the task was sent by another version of this package than the one that is to run it."""
     if version != __version__:
         raise ClusterError(
             f"clip-retrieval is {version} here and {__version__} on {socket.gethostname()}; install one version on "

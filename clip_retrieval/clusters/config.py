@@ -31,7 +31,7 @@ class ClusterConfig:
     )
     ray_resources: str | None = option(
         None,
-        help="What a task takes on Ray, such as CPU=4,GPU=1 or CPU=1,my_label=1; None: a GPU where there are some, and "
+        help="What a task takes on Ray, such as CPU=4,GPU=1 or CPU=1,my_label=1; None: a GPU if there are any, and "
         "its share of the cores, else one core.",
         may_change=True,
     )
@@ -40,7 +40,7 @@ class ClusterConfig:
         parse_resources(self.ray_resources)
 
     def check_use(self, engine: str | None, flag: str) -> None:
-        """Raise ConfigError where options of one engine are given and `flag` names another, or none."""
+        """Raise ConfigError if options of one engine are given and `flag` names another, or none."""
         used = {"pyspark": ["spark_master"], "ray": ["ray_address", "ray_resources"]}
         for owner, names in used.items():
             given = [name for name in names if getattr(self, name) is not None]
@@ -65,11 +65,11 @@ def parse_resources(words: str | None) -> dict[str, float]:
 
 
 def usual_share(cluster: Mapping[str, float], *, uses_gpus: bool) -> dict[str, float]:
-    """Return what a task takes of a Ray cluster with these resources: a GPU and its share of the cores, or one core."""
+    """Return what a task takes of a Ray cluster with these resources: a GPU and its share of cores, or one core."""
     gpus = cluster.get("GPU", 0) if uses_gpus else 0
     return {"CPU": max(1, cluster.get("CPU", 0) // gpus), "GPU": 1} if gpus >= 1 else {"CPU": 1}
 
 
 def check_engine(engine: ClusterEngine, subject: str) -> None:
-    """Raise ConfigError where the package of an engine is not installed."""
+    """Raise ConfigError if the package of an engine is not installed."""
     need(engine, subject, ConfigError, extra=EXTRAS[engine])

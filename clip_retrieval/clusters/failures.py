@@ -50,7 +50,7 @@ def explain_failure(error: BaseException) -> str:
 
 
 def raised_in_python(text: str) -> str:
-    """Return the last line of the traceback that a task of Python's ended with; empty where there is none."""
+    """Return the last line of the traceback that a task in Python ended with; empty if there is none."""
     _, mark, traceback = text.partition("Traceback (most recent call last)")
     found = RAISED.findall(JAVA_FRAMES.split(traceback)[0]) if mark else []
     if not found:
@@ -60,7 +60,7 @@ def raised_in_python(text: str) -> str:
 
 
 def last_try(text: str) -> str:
-    """Return why the last try of a task failed, where no Python raised."""
+    """Return why the last try of a task failed, if no Python code raised."""
     match = LAST_TRY.search(text)
     if match is None:
         return ""

@@ -12,7 +12,7 @@ from clip_retrieval.progress import show_progress
 def open_cluster(
     engine: ClusterEngine, config: ClusterConfig, show: ShowProgress = show_progress, *, uses_gpus: bool
 ) -> AbstractContextManager[Cluster]:
-    """Give a cluster for a block; raises ClusterError where it cannot be reached."""
+    """Yield a connected cluster; raises ClusterError if it cannot be reached."""
     if engine == "ray":
         from clip_retrieval.clusters.ray import open_ray
 

@@ -25,13 +25,13 @@ from clip_retrieval.progress import show_progress
 
 logger = logging.getLogger(__name__)
 
-SECONDS_TO_CONNECT = 180.0  # a cluster of one's own starts in 7 seconds on an idle machine
+SECONDS_TO_CONNECT = 180.0  # a cluster on this machine starts in 7 seconds on an idle machine
 SECONDS_TO_LEAVE = 10.0
 Task = TypeVar("Task")
 
 
 class RayCluster:
-    """Has tasks run by Ray, shows progress, and reports a failure in one sentence."""
+    """Runs tasks on Ray, shows progress, and reports a failure in one sentence."""
 
     rows_of_task: int | None = None
     is_here = False
@@ -65,7 +65,7 @@ class RayCluster:
 
 
 class Driver:
-    """The process that talks to Ray. It ends with its pipe, and takes what it started along."""
+    """The process that talks to Ray. It ends when its pipe closes, with all that it started."""
 
     def __init__(self) -> None:
         self.process = start_module("clip_retrieval.clusters.ray_driver", RAY_USAGE_STATS_ENABLED="0")
@@ -86,15 +86,15 @@ class Driver:
             self.process.stdin.flush()
 
     def hear(self, seconds: float | None = None) -> dict[str, Any]:
-        """Return the next message; raises ClusterError where the process ended, Empty after so many seconds."""
+        """Return the next message; raises ClusterError if the process ended, Empty after so many seconds."""
         message = self.messages.get(timeout=seconds)
         if message is None:
             how = describe_end(self.process, SECONDS_TO_LEAVE)
-            raise ClusterError(f"the process that talks to Ray {how}; the same command goes on")
+            raise ClusterError(f"the process that talks to Ray {how}; run the same command again to go on")
         return message
 
     def close(self) -> None:
-        """Let it cancel its tasks and leave the cluster; kill it where that takes long."""
+        """Let it cancel its tasks and leave the cluster; kill it if that takes long."""
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):
             self.process.stdin.close()
@@ -110,7 +110,7 @@ class Driver:
 
 
 def left_address() -> str:
-    """Return the address that `ray start` left on this machine for `auto`; empty where there is none.
+    """Return the address that `ray start` left on this machine for `auto`; empty if there is none.
 
     The cluster may be gone, and Ray would look for it for minutes.
     """
@@ -122,13 +122,13 @@ def left_address() -> str:
 
 @contextmanager
 def open_ray(config: ClusterConfig, show: ShowProgress = show_progress, *, uses_gpus: bool) -> Iterator[RayCluster]:
-    """Give the cluster that the options name, or a new one here; raises ClusterError where none answers in time."""
+    """Yield the cluster that the options name, or a new one here; raises ClusterError if none answers in time."""
     address = config.ray_address or joined_already() or os.environ.get("RAY_ADDRESS") or None
     where = f" at {address}" if address else ""
     joined = left_address() if address == "auto" else address
     why = why_unreachable(joined or "")
     if why:
-        raise ClusterError(f"no Ray answers at {joined} ({why}); `ray start --head` says the address")
+        raise ClusterError(f"no Ray answers at {joined} ({why}); `ray start --head` prints the address")
     driver = Driver()
     try:
         driver.send(address=address, resources=parse_resources(config.ray_resources), uses_gpus=uses_gpus)
@@ -136,7 +136,7 @@ def open_ray(config: ClusterConfig, show: ShowProgress = show_progress, *, uses_
             about = driver.hear(SECONDS_TO_CONNECT)
         except Empty:
             raise ClusterError(
-                f"Ray{where} does not let anyone in within {SECONDS_TO_CONNECT:.0f} seconds; is its address one that "
+                f"Ray{where} accepts no connection within {SECONDS_TO_CONNECT:.0f} seconds; is its address one that "
                 "this machine and its nodes share?"
             ) from None
         if "refused" in about:
@@ -147,7 +147,7 @@ def open_ray(config: ClusterConfig, show: ShowProgress = show_progress, *, uses_
 
 
 def joined_already() -> str | None:
-    """Return the address of the cluster that this very process has joined, as in a notebook."""
+    """Return the address of the cluster that this process has joined, as in a notebook."""
     ray = sys.modules.get("ray")
     return str(ray.get_runtime_context().gcs_address) if ray is not None and ray.is_initialized() else None
 

@@ -1,6 +1,6 @@
 """A process that talks to Ray for another one: JSON lines on stdin, answers on stdout, and nothing on the terminal.
 
-Ray prints what its raylets say to stdout, takes SIGTERM for itself, and may hang while it connects. None of that
+Ray prints what its raylets say to stdout, handles SIGTERM itself, and may hang while it connects. None of that
 reaches the process that started this one.
 """
 
@@ -27,7 +27,7 @@ from clip_retrieval.process.resources import count_cores
 from clip_retrieval.version import __version__
 
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-# A process that has opened a GPU cannot be shown another one: it sees all of its machine, and is told which to take.
+# A process that has opened a GPU cannot switch to another one: it sees all of its machine, and is told which to use.
 SEE_ALL_GPUS = {"env_vars": {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}}
 RETRIES = 3  # of a task, as Spark does by default
 MOST_WAITING = 1000  # tasks that Ray knows of at once
@@ -38,7 +38,7 @@ SECONDS_TO_LEAVE = 5.0
 
 
 class Parent:
-    """The process that started this one: its commands, and what it is told."""
+    """The process that started this one: its commands, and messages to it."""
 
     def __init__(self, commands: IO[str], answers: IO[str]) -> None:
         self.answers = answers
@@ -47,7 +47,7 @@ class Parent:
         threading.Thread(target=self.listen, args=[commands], daemon=True).start()
 
     def listen(self, commands: IO[str]) -> None:
-        """Read commands until the parent closes its pipe; end this process where it does not end by itself then."""
+        """Read commands until the parent closes its pipe; end this process if it does not end by itself then."""
         for line in commands:
             self.commands.put(json.loads(line))
         self.is_gone.set()
@@ -63,7 +63,7 @@ class Parent:
 def connect(address: str | None) -> None:
     """Join the cluster at the address, or start one on this machine.
 
-    Ray's own default, `auto`, hangs where a cluster that is gone left its address behind.
+    Ray's own default, `auto`, hangs if a cluster that is gone left its address behind.
     """
     if address in (None, "local"):
         ray.init("local", include_dashboard=False, num_cpus=count_cores(), **QUIET)
@@ -120,11 +120,11 @@ class Job:
             ray.cancel(result, force=True)
 
     def take(self, result: Any) -> None:
-        """Look how a task ended."""
+        """See how a task ended."""
         try:
             ray.get(result)
             self.failed_in_a_row = 0
-        except Exception as error:  # whatever a task raises  # noqa: BLE001
+        except Exception as error:  # a task may raise anything  # noqa: BLE001
             self.failed_in_a_row += 1
             self.parent.tell(failed=explain_failure(error))
 
@@ -150,7 +150,7 @@ def serve(parent: Parent) -> None:
     try:
         connect(wanted["address"])
         resources = wanted["resources"] or usual_share(ray.cluster_resources(), uses_gpus=wanted["uses_gpus"])
-    except Exception as error:  # Ray raises whatever it likes  # noqa: BLE001
+    except Exception as error:  # Ray may raise anything  # noqa: BLE001
         parent.tell(refused=explain_failure(error))
         return
     parent.tell(address=ray.get_runtime_context().gcs_address, resources=resources)

@@ -12,7 +12,7 @@ from pathlib import Path
 from clip_retrieval.clusters.slurm_script import USUAL_ARRAY_SIZE
 from clip_retrieval.errors import ConfigError, WorkerError, one_line
 
-SECONDS_OF_A_COMMAND = 120.0  # slurmctld may be busy; no command may block for ever
+SECONDS_OF_A_COMMAND = 120.0  # slurmctld may be busy; no command may block forever
 
 ENDED = frozenset(
     {
@@ -34,7 +34,7 @@ class SlurmTask:
     """One array task as squeue shows it."""
 
     job: int
-    index: int  # 0 for a job that is no array
+    index: int  # 0 for a job that is not an array
     state: str
     node: str
     script: str
@@ -110,7 +110,7 @@ def largest_array() -> int:
 def nodes_outside(names: str, partition: str | None) -> list[str]:
     """Return the nodes of a partition, or of the cluster, that a list such as n[1-3] does not name.
 
-    sbatch's --nodelist means all of its nodes at once; what may run on any of them has to exclude the others.
+    sbatch's --nodelist means all of its nodes at once; a task that may run on any of them has to exclude all others.
     """
     of_partition = ("--partition", partition) if partition else ()
     there = ask("sinfo", "--noheader", "--Node", "--format", "%N", *of_partition).split()
@@ -148,7 +148,7 @@ def describe_facts(facts: dict[str, str]) -> str:
 
 
 def ask(*command: str) -> str:
-    """Run a command of Slurm's; return what it said. Raises ConfigError where it is missing, silent or refuses."""
+    """Run a command of Slurm's; return its output. Raises ConfigError if it is missing, does not answer or refuses."""
     try:
         done = subprocess.run(
             command,

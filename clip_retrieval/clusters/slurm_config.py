@@ -1,4 +1,4 @@
-"""Options of Slurm, and what sbatch is told for them."""
+"""Options of Slurm, and sbatch's options for them."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ class SlurmConfig:
     )
     slurm_wait: bool = option(
         True,
-        help="Wait for the tasks, and submit again what is missing. False: submit and leave; the same command comes "
-        "back, and `clip-retrieval status` shows how far it is.",
+        help="Wait for the tasks, and submit again what is missing. False: submit and end; the same command, given "
+        "again, waits, and `clip-retrieval status` shows how far it is.",
         may_change=True,
     )
     slurm_verbose_wait: bool = option(

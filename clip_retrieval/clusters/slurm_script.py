@@ -26,10 +26,10 @@ class Array:
 
 
 def split_tasks(task_count: int, at_once: int, largest: int) -> list[Array]:
-    """Cut tasks into arrays of at most `largest`, which wait for nobody and together run `at_once` tasks at a time.
+    """Cut tasks into independent arrays of at most `largest`, which together run `at_once` tasks at a time.
 
-    As each array runs a task at least, there are no more than `at_once` arrays; tasks beyond those are left out, and
-    the others make their partitions.
+    Each array runs at least one task, so there are at most `at_once` arrays. Tasks beyond those are left out, and the
+    others make their partitions.
     """
     array_count = min(math.ceil(task_count / largest), at_once)
     task_count = min(task_count, array_count * largest)

@@ -61,7 +61,7 @@ class SparkCluster:
             try:
                 self.context.setJobGroup(group, title)
                 self.context.parallelize(tasks, len(tasks)).foreach(Checked(function))
-            except Exception as error:  # told of by the thread that waits  # noqa: BLE001
+            except Exception as error:  # reported by the thread that waits  # noqa: BLE001
                 failures.append(error)
 
         thread = threading.Thread(target=submit, name=group, daemon=True)
@@ -98,9 +98,9 @@ class SparkCluster:
 
 @contextmanager
 def open_spark(master: str | None, show: ShowProgress = show_progress) -> Iterator[SparkCluster]:
-    """Give the running Spark session, or a new one, which ends with the block; raises ConfigError where none starts.
+    """Yield the running Spark session, or a new one, which ends with the block; raises ConfigError if none starts.
 
-    Without `master` it is what spark-submit, SPARK_CONF_DIR or the environment says, else this machine's cores.
+    Without `master`, spark-submit, SPARK_CONF_DIR or the environment names it, else it is this machine's cores.
     """
     if "SPARK_REMOTE" in os.environ:
         raise ConfigError("SPARK_REMOTE names a Spark Connect server, which runs no tasks of Python; name a master")
@@ -116,7 +116,7 @@ def open_spark(master: str | None, show: ShowProgress = show_progress) -> Iterat
 
 
 def check_master(master: str) -> None:
-    """Raise ClusterError where none of the masters of a cluster can be reached."""
+    """Raise ClusterError if none of the masters of a cluster can be reached."""
     scheme, mark, addresses = master.partition("://")
     whys = [why_unreachable(address) for address in addresses.split(",")] if mark and scheme == "spark" else [""]
     if all(whys):
@@ -127,7 +127,7 @@ def start_session(master: str | None) -> SparkSession:
     builder = SparkSession.builder.appName(APP_NAME)
     for name, value in {**QUIET, **({"spark.master": master} if master else {})}.items():
         builder = builder.config(name, value)
-    # executors run this very Python, unless another is named
+    # executors run this Python, unless another is named
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     in_main_thread = threading.current_thread() is threading.main_thread()
     heard = signal.getsignal(signal.SIGINT)
@@ -144,7 +144,7 @@ def start_session(master: str | None) -> SparkSession:
 
 @contextmanager
 def starting_silently() -> Iterator[None]:
-    """Point stdout and stderr of processes that the block starts at nothing: Java and Spark greet there."""
+    """Discard stdout and stderr of processes that the block starts: Java and Spark print greetings."""
     streams = (1, 2)
     nothing, kept = os.open(os.devnull, os.O_WRONLY), [os.dup(stream) for stream in streams]
     try:
