@@ -1,1 +1,1 @@
-"""`export`: vectors, ids and metadata of an index into the engines that people run already, checked at the end."""
+"""`export`: vectors, ids and metadata of an index into engines that users already run, checked at the end."""

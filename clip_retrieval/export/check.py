@@ -1,4 +1,4 @@
-"""What came over: rows, ids, sampled vectors and metadata, and the same queries answered by both sides."""
+"""Check of an export: row count, ids, sampled vectors and metadata, and the same queries answered by both sides."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from clip_retrieval.query.hits import plain
 
 Floats = NDArray[np.float32]
 
-FETCHED_ROWS = 250  # rows of one question to an engine
-SECONDS_OF_QUERIES = 60.0  # of one kind of search; then the rest of the queries is left out
-TOLERANCE = 1e-3  # of inner products of unit vectors: engines add up in other orders, some in half precision
-LONG_TEXT = 60_000  # characters; longer texts are cut by some engines, which their notes say
+FETCHED_ROWS = 250  # rows of one request to an engine
+SECONDS_OF_QUERIES = 60.0  # for one kind of search; then the remaining queries are left out
+TOLERANCE = 1e-3  # of inner products of unit vectors: engines sum in other orders, some in half precision
+LONG_TEXT = 60_000  # characters; longer texts are cut by some engines, as their notes say
 SEED = 0
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One comparison; `is_right` is None where nothing is demanded."""
+    """One comparison; `is_right` is None if nothing is required."""
 
     what: str
     here: str
@@ -53,7 +53,7 @@ class Sample:
 
 
 class Scan:
-    """What one pass over all exported rows tells: which ids there are, and the true hits of the queries."""
+    """The result of one pass over all exported rows: their ids, and the true hits of the queries."""
 
     def __init__(self, sample: Sample, k: int, dtype: np.dtype[Any]) -> None:
         self.nearest, self.seen, self.dtype = Nearest(sample.queries, k), IdSum(), dtype
@@ -64,12 +64,12 @@ class Scan:
 
 
 def stored_form(rows: Floats, dtype: np.dtype[Any]) -> Floats:
-    """Return rows rounded to the numbers of an engine, in fp32."""
+    """Return rows rounded to the precision of an engine, in fp32."""
     return to_precision(to_precision(rows, dtype), np.dtype(np.float32))
 
 
 def draw_sample(source: Source, config: CheckConfig, dtype: np.dtype[Any]) -> Sample:
-    """Draw rows evenly, the same each time; half of the queries are of the other modality where it is there."""
+    """Draw rows evenly, the same each time; half of the queries are of the other modality if available."""
     random = np.random.default_rng(SEED)
     pool = source.row_count if source.met is None else len(source.met)
     wanted = max(config.check_rows, config.check_queries)
@@ -87,7 +87,7 @@ def draw_sample(source: Source, config: CheckConfig, dtype: np.dtype[Any]) -> Sa
 
 
 def mix(queries: Floats, others: Floats) -> Floats:
-    """Replace half of the queries by rows of the other modality, as far as there are."""
+    """Replace up to half of the queries by rows of the other modality, as far as available."""
     others = others[others.any(axis=1)][: len(queries) // 2]
     return np.concatenate([queries[: len(queries) - len(others)], others])
 
@@ -99,7 +99,7 @@ def compare_rows(source: Source, target: Target, sample: Sample, scan: Scan) -> 
         there.add(ids)
     yield Finding("rows", f"{scan.seen.count:,}", f"{there.count:,}", scan.seen.count == there.count)
     is_same = scan.seen == there
-    yield Finding("ids", "all", "the same" if is_same else "others", is_same)
+    yield Finding("ids", "all", "the same" if is_same else "different", is_same)
     if not len(sample.ids):
         return
     fetched = fetch_all(target, sample.ids)
@@ -142,7 +142,7 @@ def compare_metadata(source: Source, ids: Ids, found: list[dict[str, Any]]) -> F
 
 
 def is_alike(sent: Any, found: Any) -> bool:
-    """Say whether an engine gave a value back: as it was, or in the form that JSON has for it."""
+    """Say whether an engine gave a value back: unchanged, or in its JSON form."""
     if isinstance(sent, float) and isinstance(found, float | int):
         return math.isclose(sent, found, rel_tol=1e-6) or (math.isnan(sent) and math.isnan(found))
     if isinstance(sent, datetime) and isinstance(found, datetime):
@@ -158,7 +158,7 @@ def is_alike(sent: Any, found: Any) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """The hits of a kind of search, and what it took."""
+    """The hits of a kind of search, and the time it took."""
 
     found: list[Ids]
     seconds: float
@@ -173,7 +173,7 @@ class Answers:
 
 
 def ask_all(search: Callable[[Floats], list[Ids]], queries: Floats, *, at_once: bool = False) -> Answers:
-    """Ask one query after the other, for a minute at most; the first one is asked twice, to open files and caches."""
+    """Ask one query after the other, for at most a minute; the first is asked twice, to open files and fill caches."""
     if not len(queries):
         return Answers([], 0.0)
     if not at_once:
@@ -186,7 +186,7 @@ def ask_all(search: Callable[[Floats], list[Ids]], queries: Floats, *, at_once: 
 
 
 def measure_recall(source: Source, scan: Scan, sample: Sample, found: list[Ids], tolerance: float = 0.0) -> float:
-    """Return the share of the true hits that were found; rows as near as the last true hit count as such."""
+    """Return the share of the true hits that were found; rows as near as the last true hit count as true."""
     nearest, right, wanted = scan.nearest, 0, 0
     for query, ids, true_ids, scores in zip(sample.queries, found, nearest.ids, nearest.scores, strict=False):
         wanted += len(true_ids)
@@ -200,7 +200,7 @@ def measure_recall(source: Source, scan: Scan, sample: Sample, found: list[Ids],
 
 
 def compare_answers(source: Source, scan: Scan, sample: Sample, answers: Answers) -> Finding:
-    """Compare the hits of a search that looks at every row with the true ones: all of them must be there."""
+    """Compare the hits of a search over every row with the true hits: all of them must be found."""
     recall = measure_recall(source, scan, sample, answers.found, TOLERANCE)
     k = scan.nearest.ids.shape[1]
     there = f"recall@{k} {recall:.4f}"

@@ -1,4 +1,4 @@
-"""Metadata columns as an engine takes them: their names, and values that every engine can store."""
+"""Metadata columns for an engine: names that it accepts, and values that every engine can store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from clip_retrieval.export.config import Engine
 ID, VECTOR = "id", "vector"  # our own columns in every engine
 SHOWN_COLUMNS = 20
 TEXTS = (pa.string(), pa.large_string())
-REPLACED_TEXT = "texts that are no UTF-8 hold U+FFFD where it was not"
+REPLACED_TEXT = "in texts that are not UTF-8, invalid bytes are replaced by U+FFFD"
 LOST_VALUES = "values that Python cannot hold, such as dates after the year 9999, are null"
 
 
@@ -36,7 +36,7 @@ def without_dots(name: str) -> str:
 
 
 def for_postgres(name: str) -> str:
-    """Return a name of 63 bytes at most, which PostgreSQL would cut off by itself."""
+    """Return a name of at most 63 bytes; PostgreSQL would cut off a longer one."""
     return name.replace("\x00", "_").encode()[:63].decode("utf-8", "ignore") or "_"
 
 
@@ -56,7 +56,7 @@ NAMINGS: dict[Engine, Callable[[str], str]] = {
 
 
 def choose_columns(schema: pa.Schema, wanted: Sequence[str] | None, engine: Engine) -> list[Column]:
-    """Return the columns to export, under names that the engine takes and that differ. Raises ConfigError."""
+    """Return the columns to export, under distinct names that the engine accepts. Raises ConfigError."""
     for name in wanted or ():
         if name not in schema.names:
             near = difflib.get_close_matches(name, schema.names, 1)
@@ -68,26 +68,26 @@ def choose_columns(schema: pa.Schema, wanted: Sequence[str] | None, engine: Engi
     columns = []
     for source in names:
         name = free_name(NAMINGS[engine](source), taken, NAMINGS[engine])
-        taken.add(name.lower())  # SQL engines and DuckDB take A and a for one column
+        taken.add(name.lower())  # to SQL engines and DuckDB, A and a are the same column
         columns.append(Column(source, name, stored_kind(schema.field(source).type)))
     return columns
 
 
 def free_name(name: str, taken: set[str], naming: Callable[[str], str]) -> str:
-    """Return the name, `metadata_` before it where it is one of ours, with a number behind it until it is free."""
+    """Return a free name: with `metadata_` before it if it is one of ours, with a number after it if it is taken."""
     if name.lower() in (ID, VECTOR):
         name = naming(f"metadata_{name}")
     found, number = name, 1
     while found.lower() in taken:
         number += 1
         end = f"_{number}"
-        room = len(naming(name + "x" * len(end))) - len(end)  # less where names have a greatest length
+        room = len(naming(name + "x" * len(end))) - len(end)  # less if the length of names is limited
         found = name[: max(1, min(len(name), room))] + end
     return found
 
 
 def stored_kind(kind: pa.DataType) -> pa.DataType:
-    """Return the type of a column as exported: values of dictionaries, text for columns that are null throughout."""
+    """Return the type of a column as exported: values instead of dictionaries, text for columns with only nulls."""
     if pa.types.is_dictionary(kind):
         return stored_kind(kind.value_type)
     return pa.large_string() if pa.types.is_null(kind) else kind
@@ -131,7 +131,7 @@ def mend_texts(array: pa.Array, odd: Counter[str]) -> pa.Array:
 
 
 def python_values(column: pa.ChunkedArray, odd: Counter[str]) -> list[Any]:
-    """Return the values as Python has them, times in microseconds; what it cannot hold is null, and counted."""
+    """Return Python values, times in microseconds; values that Python cannot hold are null, and counted."""
     if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
         column = column.cast(pa.timestamp("us", column.type.tz), safe=False)
     if pa.types.is_duration(column.type) and column.type.unit == "ns":

@@ -51,8 +51,8 @@ class RowsConfig:
     modality: Modality = option("image", help="Export the embeddings of pictures or of captions.")
     embeddings_folder: str | None = option(
         None,
-        help="The embeddings that the index was built of. None: the folder that the index names; where that is gone, "
-        "the index's own codes, which are said to be no embeddings.",
+        help="The embeddings that the index was built from. None: the folder that the index names; if it is gone, "
+        "the index's own codes, and a note says that they are not the embeddings.",
     )
     columns: tuple[str, ...] | None = option(
         None, help="Metadata columns to export, such as caption,width; an empty list: none. None: all."
@@ -70,17 +70,17 @@ class CheckConfig:
 
     check_rows: int = option(1000, help="Sampled rows whose vectors and metadata are compared; 0: none.", least=0)
     check_queries: int = option(
-        50, help="Sampled queries that both sides answer; exact search takes a minute at most. 0: none.", least=0
+        50, help="Sampled queries that both sides answer; exact search takes at most a minute. 0: none.", least=0
     )
     num_results: int = option(20, help="Hits of each query that are compared.", least=1)
     least_recall: float | None = option(
-        None, help="Fail where the engine's own approximate index finds a smaller share. None: report it only."
+        None, help="Fail if the engine's own approximate index finds a smaller share. None: only report it."
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """What goes where."""
+    """What is exported, and where to."""
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ("folder", "target")
 
@@ -96,10 +96,10 @@ class ExportConfig:
     table: str = option(DEFAULT_TABLE, help="Table or collection; pgvector takes schema.table.")
     rows: RowsConfig = group(RowsConfig)
     precision: Precision = option(
-        "auto", help="Numbers of the stored vectors. auto: as the embeddings have them, where the engine can."
+        "auto", help="Precision of the stored vectors. auto: that of the embeddings, if the engine has it."
     )
     ann: Ann = option("auto", help="The approximate index that the engine builds after loading. auto: its usual one.")
-    batch_size: int | None = option(None, help="Rows of a step that is whole or absent. None: by the engine.", least=1)
+    batch_size: int | None = option(None, help="Rows written in one atomic step. None: by the engine.", least=1)
     overwrite: bool = option(
         False, is_switch=True, help="Drop the table first, whatever it holds; a parquet folder must be an export."
     )
@@ -112,7 +112,7 @@ class ExportConfig:
         if package is not None:
             need(package, f"--to {self.to}", ConfigError, extra=self.to)
         if self.target is None and self.to not in DEFAULT_TARGETS:
-            raise ConfigError(f"--to {self.to} writes a folder; name it behind {self.folder}")
+            raise ConfigError(f"--to {self.to} writes a folder; name it after {self.folder}")
         if self.target is not None and not self.target.strip():
             raise ConfigError("the target is empty; leave it out, or name a place")
         if not self.table.strip():
@@ -122,7 +122,7 @@ class ExportConfig:
         self.check_index()
 
     def check_index(self) -> None:
-        """Raise ConfigError where the options of the approximate index do not fit."""
+        """Raise ConfigError if the options of the approximate index do not fit."""
         if self.ann != "auto" and self.ann not in ANN_KINDS[self.to]:
             there = ", ".join(ANN_KINDS[self.to])
             raise ConfigError(f"--to {self.to} has no {self.ann} index; --ann may be {there}")

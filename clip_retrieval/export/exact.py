@@ -34,7 +34,7 @@ class Nearest:
 
 @dataclass
 class IdSum:
-    """How many ids, and a sum and an exclusive or of their hashes: alike only for the same ids, in any order."""
+    """The number of ids, and a sum and an exclusive or of their hashes: equal only for the same ids, in any order."""
 
     count: int = 0
     total: int = 0

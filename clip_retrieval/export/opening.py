@@ -1,4 +1,4 @@
-"""A folder to what is exported of it: an index with its embeddings, an index alone, or embeddings."""
+"""Opens the folder to export: an index with its embeddings, an index alone, or embeddings."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ CONDITION_SECONDS = 600.0  # over whole data sets
 
 @contextmanager
 def open_source(config: ExportConfig) -> Iterator[Source]:
-    """Open an index folder or an embeddings folder while the block lasts; files on a store are fetched first.
+    """Open an index folder or an embeddings folder for the block; files on a store are fetched first.
 
     Raises SourceError and ConfigError.
     """
@@ -81,12 +81,12 @@ def open_folder(place: str, folder: str, modality: Modality) -> Vectors:
     others = [name for name in MODALITIES if name != modality and there.names(EMBEDDING_FOLDERS[name], ".npy")]
     index = IndexFolder(place)
     others += [name for name in MODALITIES if name != modality and index.exists(index.index_name(name))]
-    hint = f"it has those of the modality {others[0]}: --modality {others[0]}" if others else "name such a folder"
+    hint = f"it has {others[0]} embeddings: --modality {others[0]}" if others else "name such a folder"
     raise SourceError(f"{folder} holds neither an index nor embeddings of the modality {modality}; {hint}")
 
 
 def find_embeddings(config: ExportConfig, folder: IndexFolder, index: Index) -> tuple[Vectors | None, list[str]]:
-    """Return the embeddings that an index was built of; None where they are gone, with a sentence on that."""
+    """Return the embeddings that an index was built from; None if they are gone, with a sentence about that."""
     modality, named = config.rows.modality, config.rows.embeddings_folder
     manifest = read_manifest(folder) or {}
     kept = manifest.get(EMBEDDINGS_PLACE)
@@ -98,18 +98,18 @@ def find_embeddings(config: ExportConfig, folder: IndexFolder, index: Index) -> 
     if vectors is None:
         if named:
             raise SourceError(f"{named} holds no embeddings of the modality {modality}; name the index's folder")
-        where = f"{place} holds them no longer" if place else "it does not say where they are"
+        where = f"{place} no longer holds them" if place else "it does not say where they are"
         return None, [where]
     if (vectors.row_count, vectors.dim) != (index.row_count, index.dim):
         raise SourceError(
-            f"{vectors.folder.url} has {vectors.row_count:,} x {vectors.dim} embeddings, the index is of "
-            f"{index.row_count:,} x {index.dim}; name the folder that it was built of, or update the index"
+            f"{vectors.folder.url} has {vectors.row_count:,} x {vectors.dim} embeddings, the index has "
+            f"{index.row_count:,} x {index.dim}; name the folder that it was built from, or update the index"
         )
     return vectors, []
 
 
 def join_place(folder: Folder, place: str) -> str:
-    """Return where a folder is that an index names: relative to the index, where both are on this machine."""
+    """Return the place of a folder that an index names: relative to the index if both are on this machine."""
     return place if "://" in place or not folder.is_local else os.path.normpath(Path(folder.place) / place)
 
 
@@ -133,24 +133,24 @@ def open_embeddings(vectors: Vectors, modality: Modality) -> Source:
 
 
 def open_others(vectors: Vectors, modality: Modality) -> Vectors | None:
-    """Return the embeddings of the other modality, where they are beside and of the same dimension."""
+    """Return the embeddings of the other modality if they are in the same folder and of the same dimension."""
     other = next(name for name in MODALITIES if name != modality)
     try:
         found = open_vectors(vectors.folder, EMBEDDING_FOLDERS[other])
     except IndexBuildError:
-        return None  # nobody asked for them
+        return None  # they were not asked for
     return found if found is not None and found.dim == vectors.dim else None
 
 
 def stamp(vectors: Vectors, name: str) -> int:
-    """Return when a file was last changed, as far as its store says so cheaply."""
+    """Return when a file was last changed, if its store says so cheaply."""
     if not vectors.folder.is_local:
         return 0
     return Path(vectors.folder.path(f"{vectors.subfolder}/{name}")).stat().st_mtime_ns
 
 
 def open_codes(folder: IndexFolder, modality: Modality, index: Index) -> Source:
-    """Open the rows as an index holds them; where checksums prove them to be the embeddings, they count as such."""
+    """Open the rows that an index holds; they count as the embeddings if checksums prove it."""
     checksums = read_checksums(folder, modality, index)
     exact = find_dtype(index, checksums)
 
@@ -186,24 +186,24 @@ def open_codes(folder: IndexFolder, modality: Modality, index: Index) -> Source:
 
 
 def read_checksums(folder: IndexFolder, modality: Modality, index: Index) -> NDArray[np.uint32] | None:
-    """Return the checksums of all rows that the index was built of; None where it has none."""
+    """Return the checksums of all rows that the index was built from; None if it has none."""
     name = folder.checksums_name(modality)
     if not folder.exists(name):
         return None
     try:
         found: NDArray[np.uint32] = np.load(io.BytesIO(folder.read_bytes(name)), allow_pickle=False)
     except DAMAGED_NPY as error:
-        raise StorageError(f"{folder.path(name)} is no readable npy file", advice="build the index again") from error
+        raise StorageError(f"{folder.path(name)} cannot be read as npy", advice="build the index again") from error
     return found if len(found) == index.row_count else None
 
 
 def identify(checksums: NDArray[np.uint32]) -> str:
-    """Return what tells these embeddings from others, wherever they lie."""
+    """Return what identifies these embeddings, wherever they are stored."""
     return hashlib.sha256(checksums.tobytes()).hexdigest()
 
 
 def find_dtype(index: Index, checksums: NDArray[np.uint32] | None) -> np.dtype[Any] | None:
-    """Return the numbers as which an index's rows are the embeddings bit by bit; None where no numbers make them so."""
+    """Return the type with which an index's rows equal the embeddings bit by bit; None if there is no such type."""
     if checksums is None:
         return None
     filled = np.flatnonzero(checksums)

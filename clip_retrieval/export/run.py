@@ -1,4 +1,4 @@
-"""The whole of `export`: blocks of rows into an engine, its approximate index, and a check of both."""
+"""The whole of `export`: blocks of rows into an engine, its approximate index, and a check of rows and index."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from clip_retrieval.words import counted
 
 @dataclass(frozen=True, kw_only=True)
 class ExportResult:
-    """What is where now, and whether it is the same."""
+    """What was exported, and whether the check found it right."""
 
     to: Engine
     target: str
@@ -103,7 +103,7 @@ def export(config: ExportConfig, source: Source, target: Target) -> ExportResult
 
 @dataclass(frozen=True)
 class Steps:
-    """How the rows are cut: `size` at a time, those before `done` only looked at."""
+    """How the rows are cut: `size` at a time; rows before `done` are only looked at."""
 
     size: int
     done: int
@@ -124,7 +124,7 @@ class Steps:
 
 
 def load(source: Source, target: Target, scan: Scan, steps: Steps) -> int:
-    """Write all rows that are not there yet, and look at the others; return how many have no embedding."""
+    """Write all missing rows, and look at the others; return how many have no embedding."""
     empty = 0
     for block in source.blocks(0, steps.read_size, stop=steps.done, with_metadata=False):
         scan.add(block)
@@ -149,7 +149,7 @@ def ask_exactly(source: Source, target: Target, sample: Sample, scan: Scan) -> F
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """What approximate indices are asked, and what the engine's own is."""
+    """The queries for approximate indices, and the name of the engine's own index."""
 
     sample: Sample
     scan: Scan
@@ -157,7 +157,7 @@ class Asked:
 
 
 def ask_indices(config: ExportConfig, source: Source, target: Target, asked: Asked) -> Iterator[Finding]:
-    """Report what the engine's approximate index finds, and beside it what ours does."""
+    """Report what the engine's approximate index finds, and for comparison what ours finds."""
     sample, scan = asked.sample, asked.scan
     k = scan.nearest.ids.shape[1]
 

@@ -29,7 +29,7 @@ FIRST_ROWS = 4_096  # rows that are read at once to find the first one to export
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Some rows that are exported: their ids, vectors and metadata; rows start..stop of the folder are done with it."""
+    """Rows to export: their ids, vectors and metadata. Writing them completes rows start..stop of the folder."""
 
     start: int
     stop: int
@@ -47,7 +47,7 @@ class Block:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Source:
-    """An opened folder, and which of its rows and columns go into an export."""
+    """An opened folder, and which of its rows and columns are exported."""
 
     url: str
     modality: Modality
@@ -56,21 +56,21 @@ class Source:
     dtype: np.dtype[Any]
     kind: Kind
     stream: Callable[[int, int], Iterator[tuple[int, NDArray[Any]]]]  # (first row, rows a piece) to stored rows
-    take: Callable[[Ids], NDArray[np.float32]]  # rows by id, zero where there is no embedding
-    identity: str  # differs when a row does
+    take: Callable[[Ids], NDArray[np.float32]]  # rows by id, zero if they have no embedding
+    identity: str  # differs if a row does
     metadata: Metadata | None
     columns: list[Column]
     met: Ids | None = None  # ids that meet --where; None: all
     others: Vectors | None = None  # embeddings of the other modality, of the same model
-    checksums: NDArray[np.uint32] | None = None  # of the index's rows, which the embeddings must have
-    index: Index | None = None  # where an index folder was named
+    checksums: NDArray[np.uint32] | None = None  # of the index's rows, which the embeddings must match
+    index: Index | None = None  # if an index folder was named
     notes: list[str] = field(default_factory=list)
     odd: Counter[str] = field(default_factory=Counter)  # values that had to be changed, by sentence
 
     def blocks(self, start: int, size: int, *, stop: int, with_metadata: bool = True) -> Iterator[Block]:
         """Yield what is exported of rows start..stop, `size` rows of the folder at a time.
 
-        Raises SourceError on NaN and infinity, and where the embeddings are not those of the index.
+        Raises SourceError on NaN and infinity, and if the embeddings are not those of the index.
         """
         for first, stored in self.stream(start, size):
             if first >= stop:
@@ -90,25 +90,25 @@ class Source:
         lengths = measure(stored)
         if not np.isfinite(lengths).all():
             bad = first + int(np.flatnonzero(~np.isfinite(lengths))[0])
-            raise SourceError(f"row {bad:,} of {self.url} is not finite; embed it anew")
+            raise SourceError(f"row {bad:,} of {self.url} is not finite; embed it again")
         if self.checksums is not None:
             known = self.checksums[first : first + len(stored)]
             if not np.array_equal(np.where(lengths == 0, 0, np.maximum(add_up(stored), 1)).astype(np.uint32), known):
                 raise SourceError(
-                    f"the index was built of other embeddings than those in {self.url}, from row {first:,} on; update "
+                    f"from row {first:,} on, the index was built from other embeddings than {self.url} has; update "
                     "the index, or name its folder with --embeddings_folder"
                 )
         filled: NDArray[np.bool_] = lengths != 0
         return filled
 
     def read_metadata(self, ids: Ids) -> pa.Table:
-        """Return the columns of some rows, as the engine takes them."""
+        """Return the columns of some rows, with the names and values for the engine."""
         if self.metadata is None or not self.columns:
             return NO_METADATA
         return tidy(self.metadata.rows(ids, [column.source for column in self.columns]), self.columns, self.odd)
 
     def has_rows(self) -> bool:
-        """Say whether any row is exported; reads only as far as the first one."""
+        """Say whether any row is exported; reads only up to the first one."""
         if self.met is None:
             blocks = self.blocks(0, FIRST_ROWS, stop=self.row_count, with_metadata=False)
             return any(len(block.ids) > 0 for block in blocks)
@@ -116,7 +116,7 @@ class Source:
         return any(self.is_exported(self.met[start : start + FIRST_ROWS]).any() for start in starts)
 
     def is_exported(self, ids: Ids) -> NDArray[np.bool_]:
-        """Say which rows are exported: those that have an embedding and meet the condition."""
+        """Say which rows are exported: the ones that have an embedding and meet the condition."""
         kept: NDArray[np.bool_] = self.take(ids).any(axis=1)
         if self.met is None or not len(self.met):
             return kept & (self.met is None)
@@ -135,7 +135,7 @@ def pieces(vectors: Vectors, start: int, size: int) -> Iterator[NDArray[Any]]:
 
 
 def on_grid(rows: Iterator[NDArray[Any]], start: int, size: int) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Yield rows with the number of the first, cut at multiples of `size`, wherever their files end."""
+    """Yield rows with the number of the first, cut at multiples of `size` across the ends of files."""
     held: list[NDArray[Any]] = []
     count, stop = 0, size - start % size
     for piece in rows:

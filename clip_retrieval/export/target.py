@@ -1,4 +1,4 @@
-"""What an export asks of an engine, and the choice of the engine's file."""
+"""What an export needs of an engine, and the choice of the engine's module."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from clip_retrieval.export.source import Block, Ids, Source
 from clip_retrieval.installed import pip_install
 from clip_retrieval.paths import local_path
 
-MARK = "clip_retrieval.export"  # name under which an engine keeps what an export says of itself
+MARK = "clip_retrieval.export"  # name under which an engine keeps the mark of an export
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What a table is made for; the same again goes on with a table that is unfinished."""
+    """What a table is made for; an export with the same setup goes on with an unfinished table."""
 
     config: ExportConfig
     dim: int
@@ -34,7 +34,7 @@ class Setup:
     row_count: int  # of the folder
     identity: str  # of rows, columns and condition
     odd: Counter[str]  # values that had to be changed, by sentence
-    notes: list[str]  # more to tell at the end
+    notes: list[str]  # more to report at the end
 
     @property
     def wants_half(self) -> bool:
@@ -43,11 +43,11 @@ class Setup:
 
     @property
     def advice(self) -> str:
-        """What to do about a target that is taken."""
+        """What to do if the target is taken."""
         return f"name another {'folder' if self.config.to == 'parquet' else '--table'}, or give --overwrite"
 
     def mark(self, dtype: np.dtype[Any], done: int = 0) -> str:
-        """Return what the engine keeps: whose rows these are, and how many rows of the folder are done."""
+        """Return the mark that the engine keeps: which rows these are, and how many rows of the folder are done."""
         return json.dumps(self.facts(dtype) | {"done": done})
 
     def facts(self, dtype: np.dtype[Any]) -> dict[str, Any]:
@@ -60,10 +60,10 @@ class Setup:
         }
 
     def read_mark(self, text: str | None, dtype: np.dtype[Any], name: str) -> int:
-        """Return how many rows of the folder an existing table has done; raises ExportError where it is not ours."""
+        """Return how many rows of the folder an existing table covers; raises ExportError if it is not ours."""
         found, wanted = parse_mark(text), self.facts(dtype)
         if found is None:
-            raise ExportError(f"{name} exists already and is no export; {self.advice}")
+            raise ExportError(f"{name} already exists and is not an export; {self.advice}")
         if found.get("dim") != self.dim:
             raise ExportError(
                 f"{name} holds vectors of {found.get('dim')} dimensions, not of {self.dim}; {self.advice}"
@@ -78,7 +78,7 @@ class Setup:
 
 
 def parse_mark(text: str | None) -> dict[str, Any] | None:
-    """Return what an export said of itself; None where the text is no such thing."""
+    """Return the facts in the mark of an export; None if the text is not a mark."""
     try:
         found = json.loads(text or "")
     except ValueError:
@@ -98,16 +98,16 @@ class Fetched:
 class Target(Protocol):
     """An opened engine; methods raise ExportError."""
 
-    name: str  # what people call the table
-    dtype: np.dtype[Any]  # numbers of its vectors
+    name: str  # the table in messages
+    dtype: np.dtype[Any]  # of its vectors
     answers_at_once: bool  # many queries take as long as one
 
     def begin(self) -> int:
-        """Open or make the table, and return how many rows of the folder it has done."""
+        """Open or make the table, and return how many rows of the folder it covers."""
         ...
 
     def write(self, block: Block) -> None:
-        """Store rows and how far they go: whole or not at all, or so that doing it again changes nothing."""
+        """Store rows and note how far they go: all or nothing, or in a way that can be repeated without effect."""
         ...
 
     def finish(self) -> None:
@@ -123,7 +123,7 @@ class Target(Protocol):
         ...
 
     def offers_exact(self) -> bool:
-        """Say whether searches can compare every row as things stand."""
+        """Say whether searches can compare every row now."""
         ...
 
     def search(self, queries: NDArray[np.float32], k: int, *, exact: bool) -> list[Ids]:
@@ -131,22 +131,22 @@ class Target(Protocol):
         ...
 
     def build_index(self) -> str | None:
-        """Build the approximate index unless it stands, and say what it is and how it is searched; None: there is none.
+        """Build the approximate index unless it exists; return its kind and search settings; None: there is none.
 
-        Raises ExportError where the engine refuses.
+        Raises ExportError if the engine refuses.
         """
         ...
 
     def close(self) -> None:
-        """Let go of connections and locks."""
+        """Release connections and locks."""
         ...
 
 
 def open_target(config: ExportConfig, source: Source) -> Target:
-    """Open the engine; only its own file is imported. Raises ExportError."""
+    """Open the engine; only its own module is imported. Raises ExportError."""
     path = local_path(config.place)
     if config.to != "milvus" and path is not None and path.is_file():
-        raise ExportError(f"{config.place} is a file; --to {config.to} writes into a folder, name one")
+        raise ExportError(f"{config.place} is a file; --to {config.to} writes into a folder: name one")
     try:
         module = importlib.import_module(f"clip_retrieval.export.targets.{config.to}")
     except ImportError as error:  # such as psycopg without libpq
@@ -166,7 +166,7 @@ def open_target(config: ExportConfig, source: Source) -> Target:
 
 
 def without_password(url: str) -> str:
-    """Return a url for messages: the password, and what stands behind a question mark, left out."""
+    """Return a url for messages, without the password and anything after a question mark."""
     if "://" not in url:
         return url
     parts = urlsplit(url)

@@ -1,1 +1,1 @@
-"""All pictures of an index laid out by likeness, as one page."""
+"""All pictures of an index, laid out by similarity, as one page."""

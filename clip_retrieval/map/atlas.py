@@ -26,7 +26,7 @@ from clip_retrieval.query.pictures import WEB, find_picture
 TILE_SIDE, COLUMNS = 64, 32
 TILES = COLUMNS * COLUMNS
 ROWS_AT_ONCE = 64
-NO_WEB = "it is on the web, out of which a map fetches nothing"
+NO_WEB = "it is on the web, and a map fetches nothing from there"
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Atlas:
             self.close()
 
     def close(self) -> None:
-        """Encode the sheet that is being filled, as high as it is full."""
+        """Encode the current sheet, only as high as it is filled."""
         if self.canvas is None:
             return
         filled = (len(self.tiles) - 1) % TILES // COLUMNS + 1
@@ -59,7 +59,7 @@ class Atlas:
 
 
 def make_atlas(rows: Rows, ids: NDArray[np.int64], points: NDArray[np.int64], advance: Advance) -> Atlas:
-    """Read the pictures of some points, whose row is `ids[point]`; memory holds one sheet and a few pictures."""
+    """Read the pictures of some points (rows `ids[point]`); memory holds one sheet and a few pictures."""
     atlas = Atlas()
     with ThreadPoolExecutor(count_cores()) as threads:
         for start in range(0, len(points), ROWS_AT_ONCE):
@@ -80,7 +80,7 @@ def read_hits(rows: Rows, ids: NDArray[np.int64]) -> Iterator[dict[str, Any]]:
 
 
 def make_tile(hit: dict[str, Any]) -> Image.Image | str:
-    """Return the middle of a picture as a tile, or why there is none."""
+    """Return the middle of a picture as a tile, or the reason why there is none."""
     if str(hit.get(IMAGE_PATH)).startswith(WEB):
         return NO_WEB
     picture = find_picture(hit)

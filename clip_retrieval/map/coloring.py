@@ -21,7 +21,7 @@ MOST_LETTERS = 60
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Coloring:
-    """The color of each point, and what the colors say."""
+    """The color of each point, and what the colors mean."""
 
     column: str
     codes: NDArray[np.uint8]  # [n]: the place of a value in `names`, or 0 to 254 on a scale; 255: no value
@@ -38,7 +38,7 @@ class Coloring:
 
 
 def read_coloring(rows: Rows, ids: NDArray[np.int64], column: str) -> Coloring:
-    """Read a column. Raises ConfigError where there is none of that name."""
+    """Read a column. Raises ConfigError if it does not exist."""
     known = [] if rows.metadata is None else rows.metadata.schema.names
     if rows.metadata is None or column not in known:
         there = f"it has {', '.join(sorted(known))}" if known else "it has no metadata"
@@ -55,14 +55,14 @@ def read_coloring(rows: Rows, ids: NDArray[np.int64], column: str) -> Coloring:
 
 
 def simple(value: Any) -> Any:
-    """Return the value that colors a point: the first of a list, none for NaN and for nothing."""
+    """Return the value that colors a point: the first of a list, None for NaN and for empty values."""
     if isinstance(value, list):
         value = value[0] if value else None
     return None if value is None or value == "" or value != value else value
 
 
 def scale(column: str, values: list[Any]) -> Coloring:
-    """Return numbers as 0 to 254 between their first and last percent."""
+    """Return numbers as 0 to 254, from their first to their last percentile."""
     numbers = np.array([np.nan if value is None else float(value) for value in values])
     is_there = np.isfinite(numbers)
     low, high = (float(bound) for bound in np.percentile(numbers[is_there], [1, 99]))
@@ -72,7 +72,7 @@ def scale(column: str, values: list[Any]) -> Coloring:
 
 
 def classify(column: str, values: list[Any]) -> Coloring:
-    """Return the most frequent values by their place, first the most frequent; the others are the last one."""
+    """Return the most frequent values, the most frequent first; all other values share the last place."""
     texts = [None if value is None else str(value) for value in values]
     counts = Counter(text for text in texts if text is not None)
     ordered = sorted(counts, key=lambda text: (-counts[text], text))

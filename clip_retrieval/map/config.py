@@ -10,7 +10,7 @@ from clip_retrieval.layout import Modality
 from clip_retrieval.options import check_least, option
 
 Layout = Literal["auto", "pca", "umap"]
-MOST_POINTS = 200_000  # that the page draws fast enough
+MOST_POINTS = 200_000  # more are too slow to draw
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,18 +27,18 @@ class MapConfig:
     modality: Modality = option("image", help="Lay out pictures or captions.")
     layout: Layout = option(
         "auto",
-        help="umap sets what is alike side by side (install clip-retrieval[map]); pca is the flattest view of the "
-        "space. auto: umap where it is installed.",
+        help="umap places similar points next to each other (install clip-retrieval[map]); pca is the flattest view of "
+        "the space. auto: umap if it is installed.",
     )
-    points: int = option(100_000, help="Points at most; of more rows as many are drawn, evenly.", least=1)
+    points: int = option(100_000, help="Most points; if there are more rows, so many are drawn evenly.", least=1)
     thumbnails: int = option(
         4000, help="Pictures that the page holds, 64 pixels wide, spread evenly over the map; 0: none.", least=0
     )
-    seed: int = option(0, help="Of the rows that are drawn and of umap; the same gives the same page.", least=0)
+    seed: int = option(0, help="Seed of the sampled rows and of umap; the same seed gives the same page.", least=0)
 
     def __post_init__(self) -> None:
         check_least(self)
         if self.points > MOST_POINTS:
-            raise ConfigError(f"points may be {MOST_POINTS:,} at most: a browser draws no more fast enough")
+            raise ConfigError(f"points may be at most {MOST_POINTS:,}: more are too slow for a browser")
         if not self.output.endswith((".html", ".htm")):
             raise ConfigError(f"the map is a page: give it a name that ends in .html, not {self.output}")

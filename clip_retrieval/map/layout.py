@@ -1,4 +1,4 @@
-"""Places on the map: of the principal components as they are, or as UMAP sets what is alike side by side."""
+"""Places on the map: by the first principal components, or by UMAP, which places similar points together."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from clip_retrieval.map.config import Layout
 
 UMAP_DIM = 50  # principal components that UMAP sees
 NEIGHBORS = 15
-EXACT_ROWS = 20_000  # whose neighbors are found by comparing all
-LEAST_ROWS = 10  # that UMAP can lay out
+EXACT_ROWS = 20_000  # up to this many, neighbors are found by comparing all
+LEAST_ROWS = 10  # for UMAP
 SIDE = (1 << 16) - 1  # places are numbers of 16 bits
 
 
 def choose_layout(wanted: Layout) -> Layout:
-    """Return pca or umap. Raises ConfigError where umap is wanted and not installed."""
+    """Return pca or umap. Raises ConfigError if umap is wanted and not installed."""
     is_there = importlib.util.find_spec("umap") is not None
     if wanted == "umap" and not is_there:
         raise ConfigError("umap is not installed: pip install 'clip-retrieval[map]', or give --layout pca")
@@ -28,7 +28,7 @@ def choose_layout(wanted: Layout) -> Layout:
 
 
 def place_points(points: NDArray[np.float32], layout: Layout, seed: int) -> NDArray[np.uint16]:
-    """Return places [n, 2], 0 to 65,535, of rows of principal components."""
+    """Return places [n, 2], 0 to 65,535, for rows of principal components."""
     flat = np.zeros((len(points), 2), np.float32)
     flat[:, : points.shape[1]] = points[:, :2]
     if layout == "umap" and len(points) >= LEAST_ROWS:
@@ -37,10 +37,10 @@ def place_points(points: NDArray[np.float32], layout: Layout, seed: int) -> NDAr
 
 
 def run_umap(points: NDArray[np.float32], start: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
-    """Lay out rows by their neighbors, from the first two components on; with a seed UMAP takes one thread."""
+    """Lay out rows by their neighbors, starting from the first two components; with a seed UMAP uses one thread."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of TensorFlow, which it can do without, and of what it ignores
-        from umap import UMAP  # numba compiles for half a minute at the first use
+        warnings.simplefilter("ignore")  # about the optional TensorFlow, and about ignored options
+        from umap import UMAP  # numba compiles for half a minute on first use
 
         neighbors, distances = find_neighbors(points, min(NEIGHBORS, len(points) - 1) + 1)
         spread = float(np.abs(start).max()) or 1.0
@@ -78,7 +78,7 @@ def find_neighbors(points: NDArray[np.float32], count: int) -> tuple[NDArray[np.
 
 
 def to_square(flat: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Return places in a square, as wide as they are high; their middle is its middle."""
+    """Return places in a square, with one scale for width and height, and centered."""
     if not len(flat):
         return np.zeros((0, 2), np.uint16)
     low, high = flat.min(axis=0).astype(np.float64), flat.max(axis=0).astype(np.float64)
@@ -88,7 +88,7 @@ def to_square(flat: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 
 def spread_out(places: NDArray[np.uint16], count: int, seed: int) -> NDArray[np.int64]:
-    """Return up to `count` points, first those that lie far apart: one for each cell of ever finer grids."""
+    """Return up to `count` points, first those that are far apart: one for each cell of ever finer grids."""
     shuffled = np.random.default_rng(seed).permutation(len(places))
     chosen = np.zeros(0, np.int64)
     for level in range(17):
@@ -100,6 +100,6 @@ def spread_out(places: NDArray[np.uint16], count: int, seed: int) -> NDArray[np.
         left = shuffled[~np.isin(cells[shuffled], cells[chosen])]
         firsts = np.sort(np.unique(cells[left], return_index=True)[1])
         chosen = np.concatenate([chosen, left[firsts]])
-    rest = shuffled[~np.isin(shuffled, chosen)]  # points that lie on one another
+    rest = shuffled[~np.isin(shuffled, chosen)]  # points in the same place as others
     ordered: NDArray[np.int64] = np.concatenate([chosen, rest])
     return ordered[:count]

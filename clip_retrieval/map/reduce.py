@@ -15,7 +15,7 @@ def reduce_rows(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Return the first principal components [n, dim] of the rows, and which rows have an embedding [n].
 
-    One thread multiplies, so that the sums do not hang on the number of cores.
+    One thread multiplies, so the sums do not depend on the number of cores.
     """
     is_there = np.zeros(len(ids), np.bool_)
     total = np.zeros(rows.dim)
@@ -37,7 +37,7 @@ def reduce_rows(
 
 
 def find_axes(covariance: NDArray[np.float64], dim: int) -> NDArray[np.float32]:
-    """Return the axes [d, dim] of the largest variance, first the largest; the largest number of each is positive."""
+    """Return the axes [d, dim] of the largest variance, in this order; the largest number of each is positive."""
     _, vectors = np.linalg.eigh(covariance)
     axes = vectors[:, ::-1][:, :dim]
     largest = np.abs(axes).argmax(axis=0)

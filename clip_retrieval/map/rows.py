@@ -1,4 +1,4 @@
-"""The rows that a map lays out: out of an index, or of an embeddings folder."""
+"""The rows that a map lays out: from an index, or from an embeddings folder."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class Rows:
             rows = self.read(some)
             if not np.isfinite(rows).all():
                 bad = int(some[~np.isfinite(rows).all(axis=1)][0])
-                raise QueryError(f"row {bad} of {self.url} is not finite; embed it anew")
+                raise QueryError(f"row {bad} of {self.url} is not finite; embed it again")
             yield start, rows
 
 
 def open_rows(config: MapConfig) -> Rows:
-    """Open an index folder, else an embeddings folder. Raises QueryError where the folder is neither."""
+    """Open an index folder, else an embeddings folder. Raises QueryError if the folder is neither."""
     folder, modality = Folder(config.folder), config.modality
     if not folder.exists():
         raise QueryError(f"there is no folder {folder.url}")
@@ -58,7 +58,7 @@ def open_rows(config: MapConfig) -> Rows:
         )
     if rows.metadata is not None and rows.metadata.row_count != rows.row_count:
         raise QueryError(
-            f"{folder.url} has {rows.row_count:,} rows of embeddings beside {rows.metadata.row_count:,} rows of "
+            f"{folder.url} has {rows.row_count:,} rows of embeddings and {rows.metadata.row_count:,} rows of "
             "metadata; make it again"
         )
     return rows
@@ -91,7 +91,7 @@ def open_embedded_rows(folder: EmbeddingsFolder, modality: Modality) -> Rows | N
 
 
 def choose_ids(row_count: int, count: int, seed: int) -> NDArray[np.int64]:
-    """Return ascending ids: all, or as many as wanted, drawn evenly."""
+    """Return ascending ids: all, or `count` of them, drawn evenly."""
     if row_count <= count:
         return np.arange(row_count, dtype=np.int64)
     drawn = np.random.default_rng(seed).choice(row_count, count, replace=False)

@@ -30,7 +30,7 @@ MOST_LETTERS = 160  # of a caption on the page
 
 @dataclass(frozen=True, kw_only=True)
 class MapResult:
-    """What the page shows, and what it does not."""
+    """What the page shows, and what it leaves out."""
 
     output: str
     rows: int
@@ -82,7 +82,7 @@ def run_map(config: MapConfig) -> MapResult:
 
 
 def split_output(output: str) -> tuple[Folder, str]:
-    """Return the folder and the name of the page. Raises StorageError where it is a folder."""
+    """Return the folder and the name of the page. Raises StorageError if the page is a folder."""
     folder, _, name = output.rpartition("/")
     target = Folder(folder or ("/" if output.startswith("/") else "."))
     if target.is_folder(name):
@@ -99,7 +99,7 @@ def tell(config: MapConfig, rows: Rows, layout: Layout, empty: int, atlas: Atlas
         notes.append(f"{counted(empty, 'row')} without an embedding left out")
     if layout == "pca" and config.layout == "auto":
         notes.append(
-            "laid out by PCA; pip install 'clip-retrieval[map]' for UMAP, which sets what is alike side by side"
+            "laid out by PCA; pip install 'clip-retrieval[map]' for UMAP, which places similar points together"
         )
     for problem, count in Counter(atlas.problems).most_common(3):
         notes.append(f"{counted(count, 'thumbnail')} missing: {problem}")
@@ -108,7 +108,7 @@ def tell(config: MapConfig, rows: Rows, layout: Layout, empty: int, atlas: Atlas
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MapPage:
-    """What is put into the page; front/src/map/points.ts reads it."""
+    """The data of the page; front/src/map/points.ts reads it."""
 
     rows: Rows
     ids: NDArray[np.int64]
@@ -154,7 +154,7 @@ class MapPage:
 
 
 def read_captions(rows: Rows, ids: NDArray[np.int64]) -> list[str]:
-    """Return what the points are called: their caption, else their path, else nothing."""
+    """Return the points' names: their caption, else their path, else empty."""
     if rows.metadata is None:
         return [""] * len(ids)
     found = rows.metadata.rows(ids, [CAPTION, IMAGE_PATH]).to_pylist()

@@ -207,7 +207,7 @@ def test_a_table_that_is_no_export_is_left_alone(place: Place) -> None:
     config = place.config()
     with place.opened(config) as (_, target):
         make_foreign_table(target)
-        with pytest.raises(ExportError, match="exists already and is no export; name another --table"):
+        with pytest.raises(ExportError, match="already exists and is not an export; name another --table"):
             target.begin()
 
 
@@ -244,7 +244,7 @@ def test_every_kind_of_index_is_built(place: Place) -> None:
 def test_a_server_that_is_away_is_one_sentence_without_the_password(embeddings: Path, engine: Engine, url: str) -> None:
     pytest.importorskip({"pgvector": "psycopg", "milvus": "pymilvus", "qdrant": "qdrant_client"}[engine])
     place = Place(engine, url, "t", embeddings)
-    with pytest.raises(ExportError, match="give the same command again") as raised:
+    with pytest.raises(ExportError, match="run the same command again") as raised:
         place.run()
     assert "secret" not in str(raised.value)
 
@@ -278,7 +278,7 @@ def test_a_postgresql_without_pgvector_is_told_what_is_missing(postgres: str, em
     place = Place(
         "pgvector", postgres.replace("/postgres?", "/bare?").replace("postgres:@", "guest:@"), "t", embeddings
     )
-    with pytest.raises(ExportError, match="the extension vector is not there, and cannot be made"):
+    with pytest.raises(ExportError, match="the extension vector is missing and cannot be created"):
         place.run()
 
 

@@ -146,7 +146,7 @@ def test_a_folder_with_other_files_is_never_written_into_nor_emptied(embeddings:
     other.mkdir()
     pq.write_table(pa.table({"a": [1]}), other / "mine.parquet")
     for overwrite in (False, True):
-        with pytest.raises(ExportError, match="parquet files that are no export"):
+        with pytest.raises(ExportError, match="parquet files that are not an export"):
             run_export(configured(embeddings, overwrite=overwrite))
     assert [path.name for path in other.iterdir()] == ["mine.parquet"]
 
@@ -194,7 +194,7 @@ def test_an_export_that_holds_no_file_yet_becomes_another(embeddings: Path) -> N
 def test_an_export_that_does_not_say_what_it_is_can_be_overwritten(embeddings: Path, text: str) -> None:
     run_export(configured(embeddings))
     (embeddings.parent / "out" / "_export.json").write_text(text)
-    with pytest.raises(ExportError, match=r"_export\.json.*; give --overwrite to export anew, or remove .*out"):
+    with pytest.raises(ExportError, match=r"_export\.json.*; give --overwrite to export again, or remove .*out"):
         run_export(configured(embeddings))
     result = run_export(configured(embeddings, overwrite=True))
     assert (result.done_before, result.is_right) == (0, True)

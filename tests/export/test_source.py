@@ -1,4 +1,4 @@
-"""What is exported: rows with an embedding, as they are stored, and codes only where it is said."""
+"""What is exported: rows with an embedding, as they are stored, and codes only if it is said."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_codes_are_said_to_be_none_of_the_embeddings(embeddings: Path) -> None:
         ids, vectors = read_all(source)
         assert source.kind == "codes"
         assert "decoded from the codes of the index" in source.notes[0]
-        assert f"({embeddings.resolve()} holds them no longer)" in source.notes[0]
+        assert f"({embeddings.resolve()} no longer holds them)" in source.notes[0]
     assert 0 < np.abs(vectors - rows[ids]).max() < 0.02
 
 
@@ -105,7 +105,10 @@ def test_embeddings_of_another_run_are_refused(embeddings: Path) -> None:
     changed = np.load(embeddings / "img_emb" / "img_emb_1.npy")
     changed[50] = changed[51]
     np.save(embeddings / "img_emb" / "img_emb_1.npy", changed)
-    with opened(index) as source, pytest.raises(SourceError, match=r"built of other embeddings .* from row 200 on"):
+    with (
+        opened(index) as source,
+        pytest.raises(SourceError, match=r"from row 200 on, the index was built from other embeddings"),
+    ):
         read_all(source)
 
 
@@ -128,7 +131,7 @@ def test_rows_that_are_no_numbers_are_named(embeddings: Path) -> None:
 
 @pytest.mark.parametrize(
     ("modality", "folder", "said"),
-    [("text", "embeddings", "it has those of the modality image"), ("image", "none", "there is no folder")],
+    [("text", "embeddings", "it has image embeddings"), ("image", "none", "there is no folder")],
 )
 def test_a_folder_without_such_embeddings_is_one_sentence(
     embeddings: Path, modality: Any, folder: str, said: str

@@ -30,7 +30,7 @@ ROWS, DIM = 60, 8
 
 
 def two_groups(count: int = ROWS) -> NDArray[np.float32]:
-    """Return unit rows: every other one lies near the first axis, the others near the second."""
+    """Return unit rows: every other one is near the first axis, the others near the second."""
     rows = np.random.default_rng(0).normal(scale=0.05, size=(count, DIM))
     rows[np.arange(count), np.arange(count) % 2] += 1
     unit: NDArray[np.float32] = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
@@ -163,7 +163,7 @@ WRONG = [
     ({"folder": "gone"}, QueryError, "there is no folder"),
     ({"output": "map.png"}, ConfigError, "ends in .html"),
     ({"output": "folder.html"}, ClipRetrievalError, "is a folder; name a file"),
-    ({"points": 10_000_000}, ConfigError, "points may be 200,000 at most"),
+    ({"points": 10_000_000}, ConfigError, "points may be at most 200,000"),
 ]
 
 

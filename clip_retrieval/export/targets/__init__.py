@@ -1,1 +1,1 @@
-"""The engines that rows are exported to, a file for each; only the one that was chosen is imported."""
+"""The engines that rows are exported to, one file each; only the chosen one is imported."""

@@ -20,13 +20,13 @@ from clip_retrieval.paths import local_path
 from clip_retrieval.revision import only_one
 from clip_retrieval.storage import Folder
 
-LEAST_ROWS = 256  # below which every row is compared quickly enough
+LEAST_ROWS = 256  # for an index; fewer rows are compared quickly enough
 NPROBES, REFINE, EF = 20, 10, 100
 METRIC = "dot"
 
 
 class LanceTarget:
-    """A table whose schema says whose rows it has; how far it goes, its largest id tells: a block is one commit."""
+    """A table whose schema says which rows it has. Its largest id says how far it goes: a block is one commit."""
 
     answers_at_once = False
 
@@ -61,7 +61,7 @@ class LanceTarget:
     def is_there(self) -> bool:
         try:
             self.database.open_table(self.table_name)
-        except ValueError:  # how lancedb says that there is none
+        except ValueError:  # lancedb's error for a missing table
             return False
         return True
 
@@ -107,7 +107,7 @@ class LanceTarget:
         ann = self.setup.config.chosen_ann
         if ann == "none":
             return None
-        # training IVF_PQ on fp16 rows takes minutes of a core even for 20,000 rows, scalar quantization half a second
+        # training IVF_PQ on fp16 rows takes minutes on a core even for 20,000 rows, scalar quantization half a second
         kind = "IVF_SQ" if ann == "ivf" else "IVF_HNSW_SQ"
         with translating(self.name):
             if self.table.count_rows() < LEAST_ROWS:
@@ -123,14 +123,14 @@ class LanceTarget:
 
 @contextmanager
 def translating(name: str) -> Iterator[None]:
-    """Turn what LanceDB says into one sentence."""
+    """Turn LanceDB's errors into one sentence."""
     try:
         yield
     except OSError as error:
         raise ExportError(f"{name}: {describe_os_error(error)}") from error
     except (RuntimeError, ValueError, TypeError) as error:
-        said = one_line(error).partition(", /")[0]  # behind it stands a place in Lance's own sources
-        raise ExportError(f"{name}: {said}; what is finished is kept, give the same command again") from error
+        said = one_line(error).partition(", /")[0]  # a place in Lance's own source code follows
+        raise ExportError(f"{name}: {said}; finished rows are kept, run the same command again") from error
 
 
 def open_target(setup: Setup) -> LanceTarget:

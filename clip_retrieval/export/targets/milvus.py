@@ -48,7 +48,7 @@ TYPES = {
 
 
 class MilvusTarget:
-    """A collection whose properties say how far the export went; rows are upserted by id, so that twice is once."""
+    """A collection whose properties say how far the export went; rows are upserted by id, so repeats do no harm."""
 
     answers_at_once = False
 
@@ -66,7 +66,7 @@ class MilvusTarget:
         self.dtype = np.dtype(np.float16 if wants_half else np.float32)
         self.collection = setup.config.table
         self.name = f'collection "{self.collection}" of {without_password(place)}'
-        for name in ("pymilvus", "grpc._server"):  # they log tracebacks of errors that they raise, or bear
+        for name in ("pymilvus", "grpc._server"):  # they log tracebacks of errors that they raise or ignore
             logging.getLogger(name).setLevel(logging.CRITICAL)
         with translating(self.name):
             self.client = MilvusClient(place, token=os.environ.get(TOKEN, ""))
@@ -97,7 +97,7 @@ class MilvusTarget:
         mark = {MARK: self.setup.mark(self.dtype)}
         self.client.create_collection(self.collection, schema=schema, properties=mark)
         if MARK not in (self.client.describe_collection(self.collection).get("properties") or {}):
-            raise ExportError(f"{self.name}: this server keeps no properties of collections, which say how far it is")
+            raise ExportError(f"{self.name}: this server keeps no properties of collections, which an export needs")
 
     def write(self, block: Block) -> None:
         """Upsert rows, then note how far they go; see Target."""
@@ -118,14 +118,14 @@ class MilvusTarget:
             self.note(block.stop)
 
     def values(self, block: Block, column: Column) -> list[Any]:
-        """Return a column as its field takes it."""
+        """Return a column's values for its field."""
         found, kind = python_values(block.metadata[column.name], self.setup.odd), field_type(column.kind)
         if kind == DataType.JSON:
             return [None if value is None else plain(value) for value in found]
         return [self.text(value) for value in found] if kind == DataType.VARCHAR else found
 
     def text(self, value: Any) -> str | None:
-        """Return a value as text of no more bytes than a field holds."""
+        """Return a value as text, cut to the bytes that a field holds."""
         if value is None:
             return None
         raw = str(plain(value)).encode()
@@ -137,7 +137,7 @@ class MilvusTarget:
         self.client.alter_collection_properties(self.collection, {MARK: self.setup.mark(self.dtype, done)})
 
     def finish(self) -> None:
-        """Write everything down, and load the collection; see Target. A collection without an index cannot be asked."""
+        """Flush, and load the collection; see Target. A collection without an index cannot be searched."""
         with translating(self.name):
             self.client.flush(self.collection)
             if self.index_type() is None:
@@ -145,7 +145,7 @@ class MilvusTarget:
             self.client.load_collection(self.collection)
 
     def index_type(self) -> str | None:
-        """Return the kind of index that the vectors have; None where they have none."""
+        """Return the kind of index that the vectors have; None if they have none."""
         names = self.client.list_indexes(self.collection, field_name=VECTOR)
         return str(self.client.describe_index(self.collection, names[0])["index_type"]) if names else None
 
@@ -189,7 +189,7 @@ class MilvusTarget:
         return [np.array([hit[ID] for hit in hits], np.int64) for hits in answers]
 
     def build_index(self) -> str | None:
-        """Put the wanted index in the place of the one that compares all rows; see Target."""
+        """Replace the index that compares all rows by the wanted one; see Target."""
         ann = self.setup.config.chosen_ann
         if ann == "none":
             return None
@@ -207,14 +207,14 @@ class MilvusTarget:
 
 
 def field_type(kind: pa.DataType) -> DataType:
-    """Return the type of a column's field: JSON for lists, structs and maps, text for what Milvus does not know."""
+    """Return the type of a column's field: JSON for lists, structs and maps, text for types that Milvus lacks."""
     if kind in TYPES:
         return TYPES[kind]
     return DataType.JSON if pa.types.is_nested(kind) else DataType.VARCHAR
 
 
 def read_vector(value: Any, dtype: np.dtype[Any]) -> NDArray[np.float32]:
-    """Return a vector out of an answer: fp16 comes as bytes."""
+    """Return a vector of an answer: fp16 comes as bytes."""
     if isinstance(value, list) and value and isinstance(value[0], bytes):
         value = value[0]
     raw = np.frombuffer(value, dtype) if isinstance(value, bytes) else np.asarray(value)
@@ -223,12 +223,12 @@ def read_vector(value: Any, dtype: np.dtype[Any]) -> NDArray[np.float32]:
 
 @contextmanager
 def translating(name: str) -> Iterator[None]:
-    """Turn what Milvus says into one sentence."""
+    """Turn Milvus's errors into one sentence."""
     try:
         yield
     except MilvusException as error:
         raise ExportError(
-            f"{name}: {one_line(error.message)}; what is finished is kept, give the same command again"
+            f"{name}: {one_line(error.message)}; finished rows are kept, run the same command again"
         ) from error
     except (RuntimeError, ValueError, TypeError, OSError) as error:
         raise ExportError(f"{name}: {one_line(error)}") from error

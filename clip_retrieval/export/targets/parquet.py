@@ -1,4 +1,4 @@
-"""Parquet files with id, vector and metadata: read by pandas, DuckDB, polars and Spark as they are."""
+"""Parquet files with id, vector and metadata, which pandas, DuckDB, polars and Spark read directly."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from clip_retrieval.metadata.parquet import reading
 from clip_retrieval.revision import only_one
 from clip_retrieval.storage import Folder, check_writable
 
-ABOUT = "_export.json"  # engines pass over names that begin with _
+ABOUT = "_export.json"  # engines skip names that begin with _
 PART = re.compile(r"part-(\d{12})\.parquet")
 GROUP_ROWS = 8_192  # rows that a reader has to decode for one of them
 COMPRESSION = "zstd"
 
 
 class ParquetTarget:
-    """A folder of files, each of the rows from the number in its name on.
+    """A folder of files; the number in a file's name is its first row.
 
-    Vectors are fp32: polars and older readers know no half precision in parquet. Split into streams of bytes, rows that
-    were fp16 take no more space.
+    Vectors are fp32, since polars and older readers cannot read half precision in parquet. Rows that were fp16 take
+    no more space than in fp16, because bytes are split into streams.
     """
 
     answers_at_once = True
@@ -47,7 +47,7 @@ class ParquetTarget:
         self.schema = make_schema(setup, self.dtype)
 
     def begin(self) -> int:
-        """Open or make the folder; see Target. Files are whole or absent, so their names tell what is done."""
+        """Open or make the folder; see Target. Files are whole or absent, so their names say which rows are done."""
         check_not_inside(self.folder, ExportError)
         size = self.setup.config.batch_rows
         facts = self.setup.facts(self.dtype) | {"batch_size": size}
@@ -57,7 +57,7 @@ class ParquetTarget:
             else:
                 self.compare(facts)
         elif self.folder.exists() and self.names():
-            raise ExportError(f"{self.name} holds parquet files that are no export; name another folder")
+            raise ExportError(f"{self.name} holds parquet files that are not an export; name another folder")
         check_writable(self.folder)
         self.open.enter_context(only_one(self.folder))
         self.folder.remove_leftovers()
@@ -67,11 +67,11 @@ class ParquetTarget:
         return min(starts[-1] // size * size + size, self.setup.row_count) if starts else 0
 
     def compare(self, facts: dict[str, Any]) -> None:
-        """Raise ExportError where the folder is another export; one that holds no file yet becomes this one."""
+        """Raise ExportError if the folder is another export; an export without files yet is replaced by this one."""
         try:
             found = self.folder.read_json(ABOUT)
         except StorageError as error:
-            raise ExportError(f"{one_line(error)}; give --overwrite to export anew, or remove {self.name}") from error
+            raise ExportError(f"{one_line(error)}; give --overwrite to export again, or remove {self.name}") from error
         if found == facts:
             return
         if parse_mark(json.dumps(found)) is not None and not self.names():
@@ -81,7 +81,7 @@ class ParquetTarget:
         raise ExportError(f"{self.name} was begun with --batch_size {found.get('batch_size')}; give it again")
 
     def clear(self) -> None:
-        """Remove the files of an earlier export, what tells that they are ours last."""
+        """Remove the files of an earlier export; last the one that says that they are ours."""
         for name in [name for name in self.names() if PART.fullmatch(name)]:
             self.folder.remove(name)
         self.folder.remove(ABOUT)
@@ -110,7 +110,7 @@ class ParquetTarget:
                 yield file.read(columns=[ID])[ID].to_numpy()
 
     def fetch(self, ids: Ids) -> Fetched:
-        """Return rows; see Target. Only the row groups that hold them are read."""
+        """Return rows; see Target. Only row groups that hold them are read."""
         found = [self.schema.empty_table()]
         for name in self.names():
             with reading(self.folder, name) as file:

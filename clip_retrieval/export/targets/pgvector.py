@@ -1,4 +1,4 @@
-"""A table of PostgreSQL with pgvector: metadata in columns with types, so that SQL asks for them as for any other."""
+"""A table of PostgreSQL with pgvector: metadata are typed columns, which SQL can query like any other."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from clip_retrieval.export.target import MARK, Fetched, Setup, without_password
 from clip_retrieval.export.targets.postgres_types import NUL, dump_json, sql_type, without_nul
 
 CONNECT_SECONDS = 20
-CHECK_SECONDS = 5  # after which the server lets go of what a killed export held, such as its lock
+CHECK_SECONDS = 5  # after which the server releases what a killed export held, such as its lock
 MOST_DIMS = 16_000  # of a column
 MOST_INDEXED = {"halfvec": 4_000, "vector": 2_000}  # dimensions
 METHODS = {"hnsw": "hnsw", "ivf": "ivfflat"}
 EF_SEARCH, ROWS_PER_LIST, MOST_PROBES = 100, 1_000, 20
-NO_NUL = "PostgreSQL's texts hold no NUL, and have U+FFFD in its place"
-GONE = "; what is finished is kept, give the same command again"
+NO_NUL = "PostgreSQL's texts cannot hold NUL; it is replaced by U+FFFD"
+GONE = "; finished rows are kept, run the same command again"
 
 
 class Stored(bytes):
@@ -48,7 +48,7 @@ def binary_form(rows: NDArray[Any]) -> list[Stored]:
 
 
 class StoredDumper(Dumper):  # type: ignore[misc]  # psycopg is an extra
-    """Hands the binary form on; a subclass has the number of the type in a database."""
+    """Passes the binary form on; a subclass has the number of the type in a database."""
 
     format = Format.BINARY
 
@@ -97,21 +97,21 @@ class PostgresTarget:
         return 0
 
     def load_extension(self) -> None:
-        """Have the types of pgvector; raises ExportError where the server lacks them."""
+        """Load the types of pgvector; raises ExportError if the server lacks them."""
         installed = "SELECT extversion FROM pg_extension WHERE extname = 'vector'"
         if self.run(installed).fetchone() is None:
             try:
                 self.run("CREATE EXTENSION vector")
             except psycopg.Error as error:
                 raise ExportError(
-                    f"{self.name}: the extension vector is not there, and cannot be made ({one_line(error)}); have "
-                    "pgvector installed on the server, and CREATE EXTENSION vector by its owner"
+                    f"{self.name}: the extension vector is missing and cannot be created ({one_line(error)}); install "
+                    "pgvector on the server, and run CREATE EXTENSION vector as the owner of the database"
                 ) from error
         info = TypeInfo.fetch(self.connection, self.type)
         if info is None:
             (version,) = self.run(installed).fetchone()
             raise ExportError(
-                f"{self.name}: pgvector {version} has no {self.type}, which is there from 0.7 on; update it, or give "
+                f"{self.name}: pgvector {version} has no {self.type}, which came with 0.7; update it, or give "
                 "--precision fp32"
             )
         info.register(self.connection)
@@ -119,10 +119,10 @@ class PostgresTarget:
         self.connection.adapters.register_dumper(Stored, own)
 
     def lock(self) -> None:
-        """Keep other exports into this table out until the connection ends."""
+        """Block other exports into this table until the connection ends."""
         (is_ours,) = self.run("SELECT pg_try_advisory_lock(hashtext(%s))", [f"{MARK} {self.parts}"]).fetchone()
         if not is_ours:
-            raise ExportError(f"another export writes into {self.name} just now; wait until it has ended")
+            raise ExportError(f"another export is writing into {self.name}; wait until it has ended")
 
     def create(self) -> None:
         columns = [
@@ -156,7 +156,7 @@ class PostgresTarget:
             self.mark(block.stop)
 
     def values(self, block: Block, column: Column) -> list[Any]:
-        """Return a column as psycopg sends it; counts the texts that PostgreSQL cannot hold as they are."""
+        """Return a column for psycopg; counts the texts that PostgreSQL cannot hold unchanged."""
         found = python_values(block.metadata[column.name], self.setup.odd)
         nuls = sum(isinstance(value, str) and NUL in value for value in found)
         if nuls:
@@ -166,7 +166,7 @@ class PostgresTarget:
         return [without_nul(value) for value in found]
 
     def finish(self) -> None:
-        """Have the planner know the table."""
+        """Update the planner's statistics of the table."""
         with translating(self.name):
             self.run("ANALYZE {table}")
 
@@ -209,7 +209,7 @@ class PostgresTarget:
         return found
 
     def probes(self) -> int:
-        """Return how many lists of an ivfflat index are looked into."""
+        """Return how many lists of an ivfflat index are searched."""
         return min(MOST_PROBES, max(1, round(math.sqrt(self.setup.row_count / ROWS_PER_LIST))))
 
     def build_index(self) -> str | None:
@@ -242,7 +242,7 @@ class PostgresTarget:
 
 @contextmanager
 def translating(name: str) -> Iterator[None]:
-    """Turn what PostgreSQL says into one sentence."""
+    """Turn PostgreSQL's errors into one sentence."""
     try:
         yield
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:

@@ -1,4 +1,4 @@
-"""Types of Arrow as PostgreSQL has them, and their values."""
+"""PostgreSQL's types for Arrow's types, and their values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-NUL, REPLACED = "\x00", "\ufffd"  # PostgreSQL's texts hold no NUL
+NUL, REPLACED = "\x00", "\ufffd"  # PostgreSQL's texts cannot hold NUL
 TYPES = {
     pa.bool_(): "bool",
     pa.int8(): "int2",
@@ -57,12 +57,12 @@ def is_list(kind: pa.DataType) -> bool:
 
 
 def dump_json(value: Any) -> str:
-    """Return JSON that jsonb takes: without NUL, NaN and infinity."""
+    """Return JSON that jsonb accepts: without NUL, NaN and infinity."""
     return json.dumps(without_nul(plain_floats(value)), ensure_ascii=False, default=str)
 
 
 def without_nul(value: Any) -> Any:
-    """Return a value with U+FFFD in the place of NUL."""
+    """Return a value with U+FFFD instead of NUL."""
     if isinstance(value, str):
         return value.replace(NUL, REPLACED)
     if isinstance(value, dict):
@@ -71,7 +71,7 @@ def without_nul(value: Any) -> Any:
 
 
 def plain_floats(value: Any) -> Any:
-    """Return a value with null in the place of NaN and infinity."""
+    """Return a value with null instead of NaN and infinity."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

@@ -28,12 +28,12 @@ SECONDS = 120  # of one request
 POINTS = 256  # of one request: 1 to 2 MB
 TRIES, FIRST_PAUSE = 5, 0.5  # 7.5 seconds in all
 EF_SEARCH = 128
-INDEXED_FROM = 1  # kB of a segment from which on it gets a graph; 0: none, while rows are loaded
+INDEXED_FROM = 1  # kB; larger segments get a graph; 0 while rows are loaded: no graph
 SECONDS_OF_INDEXING = 24 * 3600
 
 
 class QdrantTarget:
-    """A collection whose metadata say how far the export went; points are written by id, so that twice is once."""
+    """A collection whose metadata say how far the export went; points are written by id, so repeats do no harm."""
 
     answers_at_once = False
 
@@ -56,7 +56,7 @@ class QdrantTarget:
                 )
 
     def ask(self, question: Callable[[], T]) -> T:
-        """Ask the server, again and more and more slowly where it does not answer, is busy or fails."""
+        """Ask the server; if it does not answer, is busy or fails, ask again after growing pauses."""
         pause = FIRST_PAUSE
         for _ in range(TRIES - 1):
             try:
@@ -95,7 +95,7 @@ class QdrantTarget:
             )
         )
         if MARK not in (self.ask(lambda: self.client.get_collection(self.collection)).config.metadata or {}):
-            raise ExportError(f"{self.name}: this server keeps no metadata of collections; Qdrant 1.16 or later does")
+            raise ExportError(f"{self.name}: this server keeps no metadata of collections; use 1.16 or later")
 
     def write(self, block: Block) -> None:
         """Write points, then note how far they go; see Target."""
@@ -174,7 +174,7 @@ class QdrantTarget:
             self.ask(lambda: self.client.update_collection(self.collection, optimizers_config=wanted))
             while not self.is_indexed():
                 if time.monotonic() > end:
-                    raise ExportError(f"{self.name} has not built its index in a day; see the server's log")
+                    raise ExportError(f"{self.name} has not built its index within a day; see the server's log")
                 time.sleep(FIRST_PAUSE)
         return f"hnsw, ef {EF_SEARCH}"
 
@@ -189,7 +189,7 @@ class QdrantTarget:
 
 @contextmanager
 def translating(name: str) -> Iterator[None]:
-    """Turn what Qdrant's client says into one sentence."""
+    """Turn the errors of Qdrant's client into one sentence."""
     try:
         yield
     except UnexpectedResponse as error:
@@ -198,7 +198,7 @@ def translating(name: str) -> Iterator[None]:
         raise ExportError(f"{name}: {describe_os_error(error)}") from error
     except ApiException as error:
         raise ExportError(
-            f"{name} does not answer: {one_line(error)}; what is finished is kept, give the same command again"
+            f"{name} does not answer: {one_line(error)}; finished rows are kept, run the same command again"
         ) from error
     except (ValueError, RuntimeError) as error:
         raise ExportError(f"{name}: {one_line(error)}") from error
