@@ -19,7 +19,7 @@ Format = Literal["parquet", "json", "html", "jsonl", "csv", "ids", "datacomp", "
 
 @dataclass(frozen=True, kw_only=True)
 class FilterConfig:
-    """A query, where it is asked, and where its hits go."""
+    """A query, the index that answers it, and where its hits go."""
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ("query", "output_folder", "indice_folder", "num_results", "threshold")
 
@@ -28,24 +28,24 @@ class FilterConfig:
     indice_folder: str = option(help="Folder that index wrote.", aliases=("index_folder",))
     queries: str | None = option(
         None,
-        help="A file of queries instead: txt with one a line, or csv, parquet or json lines with a column `query` "
+        help="A file of queries instead: txt with one per line, or csv, parquet or json lines with a column `query` "
         "(else the first column of texts). All are searched at once; results begin with number and text of the query.",
     )
     recipe: str | None = option(
-        None, help="The recipe.json beside an earlier answer: make the same selection again; options given win."
+        None, help="The recipe.json of an earlier answer: make the same selection again; other options given here win."
     )
     selection: SelectionConfig = group(SelectionConfig)
     searcher: SearcherConfig = group(SearcherConfig)
     export: Export = option(
         "copy",
-        help="How the pictures of the hits come into images/: copied, or linked where they are files of this machine "
-        "(pictures in tars, zips and tables are copied then, too).",
+        help="How the pictures of the hits get into images/: copied, or linked if they are files of this machine "
+        "(pictures in tars, zips and tables are always copied).",
     )
-    copy_images: bool = option(True, help="False: as --export none.")
+    copy_images: bool = option(True, help="False: the same as --export none.")
     write: tuple[Format, ...] = option(
         ("parquet", "json", "html"),
-        help="What is written of the hits: parquet, json, jsonl, csv, html (a sheet), ids (a row id a line), datacomp "
-        "(an npy of uids) and webdataset (tars with the samples of the hits).",
+        help="What is written of the hits: parquet, json, jsonl, csv, html (a sheet), ids (one row id per line), "
+        "datacomp (an npy of uids) and webdataset (tars with the samples of the hits).",
     )
 
     @property

@@ -1,4 +1,4 @@
-"""What is written of the hits: pictures, tars, tables and the sheet, in the order in which they need each other."""
+"""What is written of the hits: pictures, tars, tables and the sheet, in the order of their dependencies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FILES: dict[Format, str] = {"html": SHEET, **TABLES, "webdataset": f"{TARS_FOLDE
 
 
 def write_hits(target: Folder, hits: Hits, formats: Sequence[Format], mode: Export) -> list[str]:
-    """Write the hits, tables after pictures and tars, whose problems they tell; return what was done otherwise."""
+    """Write the hits, tables last, since they list problems of pictures and tars; return notes on what differs."""
     has_sheet = "html" in formats
     claim_output(target, hits, mode)
     pictures = PictureExport(target, hits, mode, shown_ranges(hits) if has_sheet else ())

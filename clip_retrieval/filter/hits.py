@@ -1,4 +1,4 @@
-"""The hits of one query or of many as a table, which is made block by block: memory holds ids, scores and one block."""
+"""The hits of one or many queries as a table, made block by block: memory holds ids, scores and one block."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QUERY_NUMBER, QUERY_TEXT = "query", "query_text"
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """A query of a batch by its number in the file, from 1, and its answer, or why there is none."""
+    """A query of a batch: its number in the file, from 1, and its answer, or the reason why it has none."""
 
     number: int
     text: str
@@ -30,17 +30,17 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 class Hits(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """The hits of all queries one after the other, best first; what is written of each is added to it."""
+    """The hits of all queries one after the other, best first; export adds the name or problem of each picture."""
 
     searcher: Searcher
     asked: Sequence[Asked]
     is_batch: bool  # a file of queries: the table begins with the query's number and text
     ids: NDArray[np.int64]  # [n]
     scores: NDArray[np.float32]  # [n]
-    expected: NDArray[np.float64] | None  # [n] rows as high by chance
+    expected: NDArray[np.float64] | None  # [n] rows that would score as high by chance
     starts: NDArray[np.int64]  # [queries + 1], places in ids
     names: dict[int, str] = msgspec.field(default_factory=dict)  # exported picture by place
-    problems: dict[int, str] = msgspec.field(default_factory=dict)  # why a hit could not be exported, by place
+    problems: dict[int, str] = msgspec.field(default_factory=dict)  # by place: why the hit could not be exported
     joined: dict[int, pa.Table] = msgspec.field(default_factory=dict)  # the metadata read last, by its first place
 
     @property
@@ -59,7 +59,7 @@ class Hits(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             yield self.block(first, min(first + BLOCK_ROWS, stop))
 
     def block(self, start: int, stop: int) -> pa.Table:
-        """Return some hits: rank, id, similarity, surprise, picture, problem where any has one, and the metadata."""
+        """Return some hits: rank, id, similarity, surprise, picture, problem if any has one, and the metadata."""
         places = np.arange(start, stop)
         owners = np.searchsorted(self.starts, places, side="right") - 1
         table = self.join(start, stop)
@@ -74,7 +74,7 @@ class Hits(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return self.with_queries(table, owners) if self.is_batch else table
 
     def join(self, start: int, stop: int) -> pa.Table:
-        """Return some hits and their metadata, out of the block that was read last where it holds them.
+        """Return some hits and their metadata, from the block that was read last if it holds them.
 
         Pictures, tables, sheet and report ask for the same block one after the other.
         """
@@ -96,7 +96,7 @@ class Hits(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return table.add_column(1, QUERY_TEXT, texts)
 
     def failures(self) -> pa.Table:
-        """Return a row for each query that has no answer: its number, its text and the problem, all else null."""
+        """Return a row for each query that has no answer: its number, its text and the problem; the rest is null."""
         schema = self.first_row().schema
         own = {
             QUERY_NUMBER: number_array(np.array([asked.number for asked in self.failed], np.int64)),
@@ -109,7 +109,7 @@ class Hits(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return pa.table(columns, schema=schema)
 
     def first_row(self) -> pa.Table:
-        """Return the first hit, whose columns are those of all; an empty table would load pandas."""
+        """Return the first hit, which has the columns of all; an empty table would load pandas."""
         return self.block(0, min(1, self.count))
 
     def table(self) -> pa.Table:

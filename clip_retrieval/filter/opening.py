@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 
 class Opening:
-    """An index, and a model that is on its way to encode the texts of a query.
+    """An index, and a model for the texts of a query, both being opened.
 
-    There is no model where no text is asked for, or the index names none.
+    There is no model if the query has no text, or if the index names none.
     """
 
     def __init__(self, folder: str, config: SearcherConfig, words: Sequence[Words]) -> None:
         self.chosen: EncoderConfig | None = None
         self.opened: Encoder | Exception | None = None
-        with suppress(ClipRetrievalError, OSError):  # told of by what reads these words and files next
+        with suppress(ClipRetrievalError, OSError):  # raised again by the code that reads these words and files next
             texts = [clean(term.text) for term in words if is_text(term)]
             if texts:
                 self.open_model(folder, config, texts)
@@ -41,7 +41,7 @@ class Opening:
         from clip_retrieval.search.index import open_index
 
         def run() -> None:
-            with suppress(Exception):  # whoever asks for the index opens it again, and is told why
+            with suppress(Exception):  # the user of the index opens it again, and gets the error
                 manifest = read_manifest(folder)
                 self.index = manifest, open_index(folder, config.modality, memory_map=config.memory_map)
 
@@ -60,20 +60,20 @@ class Opening:
             self.opened = load_encoder(self.chosen, workload="once")
             if isinstance(self.opened, EncodesTexts):
                 self.opened.start_text_side(texts)
-        except Exception as error:  # raised where the model is asked for  # noqa: BLE001
+        except Exception as error:  # raised in `take_model`  # noqa: BLE001
             self.opened = error
 
     def take_index(self, manifest: dict[str, Any] | None) -> Index | None:
-        """Return the index, once; None where it could not be opened, or was one of another manifest."""
+        """Return the index, once; None if it could not be opened, or was opened with another manifest."""
         self.opening_index.join()
         opened, self.index = self.index, None
         return opened[1] if opened is not None and opened[0] == manifest else None
 
     def take_model(self, config: EncoderConfig) -> Encoder | None:
-        """Return the model, or raise why it cannot be opened; None where it is not the model of `config`."""
+        """Return the model, or raise its error; None if it is not the model of `config`."""
         if self.chosen != config:
             return None
-        opened, self.opened = self.opened, None  # who takes it may free it
+        opened, self.opened = self.opened, None  # the caller may free it
         if isinstance(opened, Exception):
             raise opened
         return opened

@@ -1,4 +1,4 @@
-"""The folder that a query writes into: which files are ours, and what stays of an earlier query."""
+"""The folder that a query writes into: which files are ours, and which files of an earlier query stay."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ DATA = (MANIFEST, *EMBEDDING_FOLDERS.values(), *map(IndexFolder.index_name, MODA
 
 
 def claim_output(folder: Folder, hits: Hits, mode: Export) -> None:
-    """Mark the folder as one of ours, and remove what an earlier query wrote, finished or not.
+    """Mark the folder as ours, and remove the files of an earlier query, finished or not.
 
-    Pictures stay where the answer is the same: a copy that was stopped goes on. Raises QueryError where files of the
-    names that we write are there, and are not ours, and where the hits' own pictures would be removed.
+    Pictures stay if the answer is the same, so a copy that was stopped goes on. Raises QueryError if files with our
+    names exist and are not ours, and if the hits' own pictures would be removed.
     """
     digest = digest_answer(hits, mode)
     check_no_data(folder, "the hits", QueryError)
@@ -60,14 +60,14 @@ def claim_output(folder: Folder, hits: Hits, mode: Export) -> None:
 
 
 def check_no_data(folder: Folder, what: str, error: type[ClipRetrievalError]) -> None:
-    """Raise `error` where the folder holds embeddings or an index, which are no place for anything else."""
+    """Raise `error` if the folder holds embeddings or an index; results do not belong there."""
     if any(folder.exists(name) for name in DATA):
         raise error(f"{folder.url} holds embeddings or an index; name another output folder for {what}")
     check_not_inside(folder, error)
 
 
 def check_sources(folder: Folder, hits: Hits) -> None:
-    """Raise QueryError where pictures of the hits, or their tars, lie in the folder, which a new answer replaces."""
+    """Raise QueryError if pictures of the hits, or their tars, are in the folder, which a new answer replaces."""
     if not list_own(folder) and not list_tars(folder):
         return
     folders: set[str] = set()
@@ -79,7 +79,7 @@ def check_sources(folder: Folder, hits: Hits) -> None:
     inside = next((path for path in sorted(folders) if is_inside(path, own)), None)
     if inside is not None:
         raise QueryError(
-            f"pictures of the hits lie in {inside}, which an earlier query wrote and this one would replace; name "
+            f"pictures of the hits are in {inside}, which an earlier query wrote and this one would replace; name "
             "another output folder"
         )
 
@@ -94,7 +94,7 @@ def list_tars(folder: Folder) -> list[str]:
 
 
 def digest_answer(hits: Hits, mode: Export) -> str:
-    """Return what two answers have in common only where their pictures are the same."""
+    """Return a digest that is equal for two answers only if their pictures are the same."""
     digest = hashlib.sha256(f"{hits.searcher.fingerprint} {mode} {hits.is_batch}".encode())
     digest.update(hits.ids.tobytes())
     digest.update(hits.starts.tobytes())

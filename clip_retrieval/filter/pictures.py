@@ -1,4 +1,4 @@
-"""The pictures of the hits as files: copied, also out of tars and zips, or linked; those that are whole stay."""
+"""The pictures of the hits as files: copied, also from tars and zips, or linked; complete ones are kept."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ SUFFIX_OF_FORMAT = {"JPEG": ".jpg", "TIFF": ".tif", "PPM": ".ppm"}
 
 
 def picture_name(prefix: str, hit: dict[str, Any], data: bytes) -> str:
-    """Return a file name that every system takes and no other hit has: the rank, then the picture's own name.
+    """Return a file name that every system accepts and no other hit has: the rank, then the picture's own name.
 
-    The rank keeps apart what is called alike, and is what makes `..` and Windows' CON plain names.
+    The rank distinguishes equal names, and turns `..` and Windows' CON into plain names.
     """
     path = str(hit[IMAGE_PATH])
     own = PurePosixPath(path.partition("?")[0] if path.startswith(WEB) else path)
-    # A path of an archive ends in the picture's suffix, a key of a webdataset has none: a.v1 is a whole key.
-    # That of a page or a frame ends in its place.
+    # A path in an archive ends in the picture's suffix. A key of a webdataset has none: a.v1 is a whole key.
+    # The path of a page or a frame ends in its place.
     is_suffix = (hit.get(SHARD) is None and split_place(path) is None) or own.suffix.lower() in IMAGE_SUFFIXES
     suffix = own.suffix if is_suffix and PLAIN_SUFFIX.fullmatch(own.suffix) else ""
     stem = portable(own.name.removesuffix(suffix))
@@ -59,11 +59,11 @@ def portable(name: str) -> str:
 
 def suffix_of(data: bytes) -> str:
     try:
-        from PIL import Image  # 30 ms of every start, and most pictures are called by a suffix
+        from PIL import Image  # 30 ms of every start, and most pictures have a suffix
 
         with Image.open(io.BytesIO(data)) as image:
             return SUFFIX_OF_FORMAT.get(image.format or "", f".{(image.format or 'bin').lower()}")
-    except Exception:  # it was a picture when it was embedded; export it whatever it is now  # noqa: BLE001
+    except Exception:  # it was a picture when it was embedded; export it even if it no longer is  # noqa: BLE001
         return ".bin"
 
 
@@ -74,12 +74,12 @@ class PictureExport(msgspec.Struct):
     hits: Hits
     mode: Export
     shown: Sequence[range] = ()  # places of the hits that the sheet shows
-    cards: dict[int, tuple[str, str]] = msgspec.field(default_factory=dict)  # of those, by place
-    kept: dict[str, str] = msgspec.field(default_factory=dict)  # names of pictures that lie there already, by prefix
+    cards: dict[int, tuple[str, str]] = msgspec.field(default_factory=dict)  # of the shown hits, by place
+    kept: dict[str, str] = msgspec.field(default_factory=dict)  # names of pictures that exist already, by prefix
     copied_instead: int = 0  # pictures that could not be linked
 
     def run(self) -> None:
-        """Write the pictures, note their names and problems with the hits, and remove what is no hit's picture."""
+        """Write the pictures, add their names and problems to the hits, and remove all other pictures."""
         if self.mode == "none":
             for place, hit in self.rows(self.shown):
                 self.export(place, hit, is_shown=True)
@@ -100,14 +100,14 @@ class PictureExport(msgspec.Struct):
             yield from zip(places, rows, strict=True)
 
     def prefix_of(self, place: int, rank: int) -> str:
-        """Return what a picture's name begins with: the rank, in a batch the number of the query before it."""
+        """Return the prefix of a picture's name: the rank; in a batch, the number of the query before it."""
         return f"{self.hits.query_of(place).number:05d}_{rank:05d}" if self.hits.is_batch else f"{rank:05d}"
 
     def prefix_in(self, name: str) -> str:
         return "_".join(name.split("_")[: 2 if self.hits.is_batch else 1])
 
     def export(self, place: int, hit: dict[str, Any], *, is_shown: bool) -> None:
-        """Write the picture of a hit as the mode says, unless it is there; make its card."""
+        """Write the picture of a hit as the mode says, unless it exists; make its card."""
         prefix, picture = self.prefix_of(place, hit["rank"]), None
         name = None if self.mode == "none" else self.find_kept(prefix, hit) or self.link(prefix, hit)
         if name is None:
@@ -125,12 +125,12 @@ class PictureExport(msgspec.Struct):
             self.hits.problems[place] = picture.problem
 
     def find_kept(self, prefix: str, hit: dict[str, Any]) -> str | None:
-        """Return the name of a hit's picture that an earlier run of the same query wrote and that is whole."""
+        """Return the name of a hit's picture if an earlier run of the same query wrote all of it."""
         name = self.kept.get(prefix)
         return f"{IMAGES_FOLDER}/{name}" if name and is_same(self.folder, f"{IMAGES_FOLDER}/{name}", hit) else None
 
     def link(self, prefix: str, hit: dict[str, Any]) -> str | None:
-        """Link the file that a hit's picture is; None where it is in an archive or cannot be linked from here."""
+        """Link the file of a hit's picture; None if it is in an archive or cannot be linked from here."""
         if self.mode not in ("hardlink", "symlink"):
             return None
         source = find_local_file(hit)
@@ -145,7 +145,7 @@ class PictureExport(msgspec.Struct):
             raise
 
     def put(self, prefix: str, hit: dict[str, Any], data: bytes, make: Callable[[Path], object]) -> str:
-        """Make a file below images/ and return its name: the prefix alone where the store refuses the picture's own."""
+        """Make a file below images/ and return its name: only the prefix if the store refuses the picture's name."""
         name = f"{IMAGES_FOLDER}/{picture_name(prefix, hit, data)}"
         try:
             return put_file(self.folder, name, make)
@@ -167,7 +167,7 @@ def list_own(folder: Folder) -> list[str]:
 
 
 def is_same(folder: Folder, name: str, hit: dict[str, Any]) -> bool:
-    """Say whether a picture that lies there is that of the hit, by size, and of files by time."""
+    """Say whether an existing picture is that of the hit: by size, and for files also by time."""
     try:
         size = int(folder.fs.size(folder.path(name)))
         if hit.get(SHARD_SIZE) is not None:
@@ -183,7 +183,7 @@ def is_same(folder: Folder, name: str, hit: dict[str, Any]) -> bool:
 
 
 def read_head(path: Path) -> bytes:
-    """Return the first bytes of a picture that is not called by a suffix, which say what kind it is."""
+    """Return the first bytes of a picture without a suffix, which say what kind it is."""
     if PLAIN_SUFFIX.fullmatch(path.suffix):
         return b""
     try:

@@ -1,4 +1,4 @@
-"""A file of queries: read, embedded in batches, searched at once; one that cannot be asked spoils no other."""
+"""A file of queries: read, embedded in batches, searched together; a query that fails does not affect the others."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ QUERIES_AT_ONCE = 256
 COLUMN = "query"
 TABLES_OF_TEXT = tuple(suffix for suffix in CSV_SUFFIXES if not suffix.startswith(".txt"))
 
-Line = tuple[int, str | QueryError]  # number of the query in its file, from 1, and its text or why there is none
+Line = tuple[int, str | QueryError]  # number of the query in its file, from 1, and its text or its error
 
 
 def answer_file(path: str, searcher: Searcher, selection: SelectionConfig) -> list[Asked]:
-    """Return the answer of each query of a file, in its order. Raises QueryError where none can be."""
+    """Return the answer to each query of a file, in their order. Raises QueryError if none can be answered."""
     lines = list(read_queries(path))
     if not lines:
-        raise QueryError(f"{path} holds no query; write one a line")
+        raise QueryError(f"{path} holds no query; write one per line")
     starts = range(0, len(lines), QUERIES_AT_ONCE)
     found = [
         asked for start in starts for asked in answer_lines(lines[start : start + QUERIES_AT_ONCE], searcher, selection)
@@ -45,7 +45,7 @@ def answer_file(path: str, searcher: Searcher, selection: SelectionConfig) -> li
 
 
 def answer_lines(lines: Sequence[Line], searcher: Searcher, selection: SelectionConfig) -> Iterator[Asked]:
-    """Embed some queries in one batch, search those that could be embedded at once, and yield all in their order."""
+    """Embed some queries in one batch, search the embedded ones together, and yield all in their order."""
     texts = [text for _, text in lines if isinstance(text, str)]
     opened = iter(open_queries(texts, searcher))
     queries = [next(opened) if isinstance(text, str) else text for _, text in lines]
@@ -59,7 +59,7 @@ def answer_lines(lines: Sequence[Line], searcher: Searcher, selection: Selection
 
 
 def read_queries(path: str) -> Iterator[Line]:
-    """Yield the queries of a file; blank lines of a txt are passed over. Raises QueryError."""
+    """Yield the queries of a file; blank lines of a txt are skipped. Raises QueryError."""
     try:
         table = open_table(path)
     except (SourceError, OSError, ValueError) as error:
@@ -70,7 +70,7 @@ def read_queries(path: str) -> Iterator[Line]:
             number, values = row
             text = values[name]
             is_text = isinstance(text, str) and text.strip()
-            yield number + 1, clean(text).strip() if is_text else QueryError("the query is empty, or no text")
+            yield number + 1, clean(text).strip() if is_text else QueryError("the query is empty or not a text")
         elif row.part == "shard":
             raise QueryError(f"the queries in {path} cannot all be read: {row.detail}")
         elif row.reason == "json":
@@ -78,13 +78,13 @@ def read_queries(path: str) -> Iterator[Line]:
 
 
 def open_table(path: str) -> Table:
-    """Open a file of queries by its suffix; any other than that of a table is a list with a query a line."""
+    """Open a file of queries by its suffix; any suffix other than a table's means one query per line."""
     low = path.lower()
     if low.endswith(PARQUET_SUFFIXES):
         parts, count = parts_of(path)
         if parts and parts[0].table is None:
             damage = parts[0].damage
-            raise SourceError(f"{path} is no parquet file" + (f": {damage.detail}" if damage else ""))
+            raise SourceError(f"{path} is not a parquet file" + (f": {damage.detail}" if damage else ""))
         if not count:
             raise SourceError(f"{path} has no rows")
         table = parts[0].table
@@ -103,14 +103,16 @@ def open_lines(path: str) -> CsvTable:
 
 
 def choose_column(path: str, table: Table) -> str:
-    """Return the column `query`, in any case, else the first one of texts. Raises QueryError."""
+    """Return the column `query`, in upper or lower case, else the first column of texts. Raises QueryError."""
     named = [name for name in table.kinds if name.strip().lower() == COLUMN]
     texts = [name for name, kind in table.kinds.items() if kind == "text"]
     if not named and not texts:
-        raise QueryError(f"{path} has no column {COLUMN}, and none of texts; its columns are {', '.join(table.kinds)}")
+        raise QueryError(
+            f"{path} has no column {COLUMN} and no column of texts; its columns are {', '.join(table.kinds)}"
+        )
     if not named and isinstance(table, CsvTable):
         logger.warning(
-            "the first line of %s is taken for the names of its columns (%s), and is not asked; add a line %s above it",
+            "the first line of %s is read as the names of its columns (%s), not as a query; add a line %s above it",
             path, ", ".join(table.kinds), COLUMN,
         )  # fmt: skip
     return (named or texts)[0]

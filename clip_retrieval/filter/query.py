@@ -1,4 +1,4 @@
-"""The words of a command line as a query: texts, rows, and the pictures and embeddings in files that they name."""
+"""The words of a command line as a query: texts, rows, and pictures and embeddings in the files that they name."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def open_query(words: Sequence[Words], searcher: Searcher) -> Query:
 
 
 def check_terms(words: Sequence[Words], model: str) -> None:
-    """Raise QueryError for terms that no index of a model can answer, before one is made; nothing is fetched."""
+    """Raise QueryError for terms that no index of a model can answer, before the index is built. Fetches nothing."""
     vocabulary = words_of(model)
     for term in words:
         if is_text(term):
@@ -41,7 +41,7 @@ def check_terms(words: Sequence[Words], model: str) -> None:
 
 
 def open_queries(queries: Sequence[str], searcher: Searcher) -> list[Query | QueryError]:
-    """Embed many queries, the texts of all of them in one batch; the place of one that fails has the error."""
+    """Embed many queries, the texts of all of them in one batch; a query that fails is replaced by its error."""
     found: list[list[Words] | QueryError] = []
     texts: dict[str, None] = {}  # in the order of their first use
     for query in queries:
@@ -76,7 +76,7 @@ def join_terms(words: Sequence[Words], parts: Sequence[Query], searcher: Searche
 
 
 def open_term(term: Words, searcher: Searcher) -> Query:
-    """Embed one term: a row, a quoted text, a picture of the web, or whatever its words name."""
+    """Embed one term: a row, a quoted text, a picture of the web, or what its words name."""
     text, name = term.text, clean(term.text)
     if term.row is not None:
         return searcher.like_row(term.row)
@@ -88,13 +88,13 @@ def open_term(term: Words, searcher: Searcher) -> Query:
         return searcher.embed_picture(data, name)
     query = searcher.embed_text(name)
     if is_foreign_folder(text):
-        note = f"{name} is the name of a folder here, and was asked as a word"
+        note = f"{name} is also the name of a folder here; it was used as a word"
         return msgspec.structs.replace(query, warning="; ".join(filter(None, (query.warning, note))))
     return query
 
 
 def fetch_picture(url: str) -> bytes:
-    """Return the bytes behind a url; raises QueryError where it cannot be fetched, or is none of the web."""
+    """Return the bytes behind a url; raises QueryError if it cannot be fetched, or is not on the web."""
     from clip_retrieval.network.connections import FetchError  # http, TLS: 25 ms of every start
     from clip_retrieval.network.fetch import fetch
     from clip_retrieval.network.limits import FetchLimits
@@ -106,7 +106,7 @@ def fetch_picture(url: str) -> bytes:
 
 
 def is_foreign_folder(text: str) -> bool:
-    """Say whether a folder is called so, other than one with the hits of an earlier query."""
+    """Say whether the text names a folder, other than one with the hits of an earlier query."""
     try:
         return Path(text).is_dir() and not Path(text, MARKER).exists()
     except (OSError, ValueError):
@@ -114,7 +114,7 @@ def is_foreign_folder(text: str) -> bool:
 
 
 def read_picture(text: str) -> bytes:
-    """Return the bytes of a picture that a query names; raises QueryError where they are text, or cannot be read."""
+    """Return the bytes of a picture that a query names; raises QueryError if they are a text, or cannot be read."""
     from clip_retrieval.sources.suffixes import TEXT_SUFFIX  # readers of inputs: 10 ms of every start
 
     path, found, file = Path(text), split_place(text), held_in(text)
@@ -137,12 +137,12 @@ def read_picture(text: str) -> bytes:
 
 
 def read_npy(path: Path) -> NDArray[np.generic]:
-    """Return the array in an npy file; raises QueryError where there is none."""
+    """Return the array in an npy file; raises QueryError if it has none."""
     try:
         values = np.load(path, allow_pickle=False)
     except (OSError, *DAMAGED_NPY) as error:
-        raise QueryError(f"{path} is no readable npy file: {error}") from error
+        raise QueryError(f"{path} cannot be read as an npy file: {error}") from error
     if not isinstance(values, np.ndarray):
         values.close()
-        raise QueryError(f"{path} is no readable npy file: it is an archive of several arrays")
+        raise QueryError(f"{path} cannot be read as an npy file: it is an archive of several arrays")
     return values

@@ -1,4 +1,4 @@
-"""recipe.json: what a selection was made with, so that it can be made again."""
+"""recipe.json: how a selection was made, to make it again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OF_THE_MACHINE = ("device", "clip_cache_path", "memory_map")  # change no select
 
 
 class Recipe(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """A selection: options of filter by name, and which index and model they were asked of."""
+    """A selection: options of filter by name, and the index and model that answered."""
 
     version: str  # of clip-retrieval
     index_fingerprint: str
@@ -36,7 +36,7 @@ class Recipe(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
 
 
 def recorded_flags() -> Iterator[Flag]:
-    """Yield the options that a selection hangs on."""
+    """Yield the options that affect a selection."""
     for flag in flags_of(FilterConfig):
         is_shared = flag.path[0] in ("asked", "selection", "searcher") and flag.name not in OF_THE_MACHINE
         if is_shared or flag.name in ("queries", *FOLDERS):
@@ -44,7 +44,7 @@ def recorded_flags() -> Iterator[Flag]:
 
 
 def write_recipe(folder: Folder, config: FilterConfig, searcher: Searcher) -> None:
-    """Write recipe.json: the options that differ from their defaults, folders and files by their whole path."""
+    """Write recipe.json: the options that differ from their defaults; folders and files as absolute paths."""
     options: dict[str, Any] = {}
     for flag in recorded_flags():
         value: Any = config
@@ -65,7 +65,7 @@ def write_recipe(folder: Folder, config: FilterConfig, searcher: Searcher) -> No
 
 
 def digest_queries(config: FilterConfig) -> str | None:
-    """Return what tells a file of queries from another one; None where there is none, or it has gone meanwhile."""
+    """Return a digest of the file of queries; None if there is none, or if it has been removed meanwhile."""
     try:
         data = None if config.queries is None else read_blob(BlobRef(config.queries))
     except (OSError, ValueError):
@@ -74,7 +74,7 @@ def digest_queries(config: FilterConfig) -> str | None:
 
 
 def whole_path(name: str, value: Any) -> Any:
-    """Return the value of an option as it holds in every working folder."""
+    """Return the value of an option in a form that is valid in every working folder."""
     if name in FOLDERS:
         return Folder(value).place
     path = local_path(value) if name == "queries" else None
@@ -82,7 +82,7 @@ def whole_path(name: str, value: Any) -> Any:
 
 
 def read_recipe(path: str) -> Recipe:
-    """Return the recipe in a file; raises ConfigError in a sentence that names it."""
+    """Return the recipe in a file; raises ConfigError that names the file."""
     try:
         data = read_blob(BlobRef(path))
     except (OSError, ValueError) as error:
@@ -92,14 +92,12 @@ def read_recipe(path: str) -> Recipe:
     known = {flag.name for flag in recorded_flags()}
     unknown = [name for name in recipe.options if name not in known]
     if unknown:
-        raise ConfigError(
-            f"{path} cannot be used: options: {unknown[0]} is none that a recipe has ({', '.join(known)})"
-        )
+        raise ConfigError(f"{path} cannot be used: {unknown[0]} is not an option of a recipe ({', '.join(known)})")
     return recipe
 
 
 def read_config(values: Mapping[str, object], arguments: Sequence[object] = ()) -> FilterConfig:
-    """Return the config that options describe, those of --recipe FILE where they say nothing else.
+    """Return the config of the given options; options of --recipe FILE fill in the rest.
 
     With a recipe, the first argument is the output folder, and the next the index folder. Raises ConfigError.
     """
@@ -118,7 +116,7 @@ def read_config(values: Mapping[str, object], arguments: Sequence[object] = ()) 
 
 
 def compare_recipe(config: FilterConfig, searcher: Searcher) -> list[str]:
-    """Return what differs from the recipe that was given, in sentences."""
+    """Return sentences on what differs from the given recipe."""
     if config.recipe is None:
         return []
     recipe = read_recipe(config.recipe)

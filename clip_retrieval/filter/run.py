@@ -1,4 +1,4 @@
-"""The whole of `filter`: queries of the command line, asked of an index folder, and their hits as files."""
+"""The whole of `filter`: queries of the command line, answered by an index folder, and their hits as files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class FilterResult(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=Tru
     hits: Hits
     output_folder: str
     files: Sequence[str]  # below the folder
-    how: Sequence[str] = ()  # the hits were found, and what could not be written as it was asked for
+    how: Sequence[str] = ()  # notes on how the hits were found, and on what could not be written as requested
     warnings: Sequence[str] = ()
 
     @property
@@ -84,9 +84,9 @@ def clip_filter(*arguments: object, **options: object) -> pd.DataFrame:
 
 
 def run_filter(config: FilterConfig, opening: Opening | None = None) -> FilterResult:
-    """Answer the queries and write their results; `opening` is the model, where it is being opened already."""
+    """Answer the queries and write their results; `opening` is the model and index that are already being opened."""
     target = Folder(config.output_folder)
-    check_not_inside(target, QueryError)  # before anything is written, or asked
+    check_not_inside(target, QueryError)  # before anything is written or searched
     if config.export_mode in ("hardlink", "symlink") and not target.is_local:
         raise ConfigError(f"{target.url} can hold no links to pictures; give --export copy")
     searcher = open_searcher(
@@ -103,7 +103,7 @@ def run_filter(config: FilterConfig, opening: Opening | None = None) -> FilterRe
 
 
 def check_formats(formats: Sequence[Format], searcher: Searcher) -> None:
-    """Raise QueryError where the index lacks what a format is made of."""
+    """Raise QueryError if the index lacks what a format needs."""
     columns = [] if searcher.metadata is None else searcher.metadata.schema.names
     if "datacomp" in formats and UID not in columns:
         raise QueryError(
@@ -124,8 +124,8 @@ def ask(config: FilterConfig, searcher: Searcher) -> Hits:
 
 
 def export(config: FilterConfig, hits: Hits, target: Folder) -> FilterResult:
-    """Write the hits and their recipe into a folder that no other query writes into meanwhile."""
-    from clip_retrieval.filter.export import FILES, write_hits  # 40 ms, which a command spends while it searches
+    """Write the hits and their recipe into a folder, locked against other queries."""
+    from clip_retrieval.filter.export import FILES, write_hits  # 40 ms, which the command spends during the search
 
     notes = write_hits(target, hits, config.write, config.export_mode)
     write_recipe(target, config, hits.searcher)

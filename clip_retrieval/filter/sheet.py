@@ -29,7 +29,7 @@ Cards = Mapping[int, tuple[str, str]]  # by the place of the hit: a line of plai
 
 
 def shown_ranges(hits: Hits) -> list[range]:
-    """Return the places of the hits that the sheet shows, by query: an equal share for each, the nearest first."""
+    """Return the places of the hits that the sheet shows, by query: an equal share for each, nearest first."""
     each = max(1, MOST_THUMBNAILS // max(1, len(hits.asked)))
     starts = hits.starts.tolist()
     shown = [range(start, min(start + each, stop)) for start, stop in pairwise(starts)]
@@ -72,7 +72,7 @@ def plain_section(asked: Asked, places: range, cards: Cards) -> str:
 
 
 def make_card(hit: dict[str, Any], picture: Picture, name: str | None) -> tuple[str, str]:
-    """Return a hit as a line of plain HTML and as JSON; `name` is that of its exported picture."""
+    """Return a hit as a line of plain HTML and as JSON; `name` is the name of its exported picture."""
     thumbnail, problem = make_thumbnail(picture)
     row = {column: plain(value) for column, value in hit.items()} | {PICTURE: name}
     caption = hit.get(CAPTION) or hit.get(IMAGE_PATH) or ""
@@ -84,7 +84,7 @@ def make_card(hit: dict[str, Any], picture: Picture, name: str | None) -> tuple[
 
 
 def find_file(hit: dict[str, Any], name: str | None) -> str | None:
-    """Return the url of the whole picture: the exported one, beside the page, or a file of this machine."""
+    """Return the url of the full picture: the exported one next to the page, or a file of this machine."""
     if name is not None:
         return quote(name)
     local = find_local_file(hit)
@@ -99,7 +99,7 @@ def find_source(hit: dict[str, Any]) -> str | None:
 
 
 def make_thumbnail(picture: Picture) -> tuple[str | None, str | None]:
-    """Return a picture small as a JPEG in base64, or why there is none."""
+    """Return a small picture as a JPEG in base64, or the reason why there is none."""
     if picture.data is None:
         return None, picture.problem or "no picture"
     from clip_retrieval.encoder.images import decode_image, open_image  # loads Pillow: 30 ms of every start

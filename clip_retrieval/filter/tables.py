@@ -33,7 +33,7 @@ Write = Callable[[pa.Table], None]
 
 
 def write_tables(folder: Folder, hits: Hits, formats: Sequence[Format]) -> list[str]:
-    """Write the lists that are wanted, and return what cannot be in them; memory holds one block of hits."""
+    """Write the requested lists, and return notes on what cannot be in them; memory holds one block of hits."""
     writers: dict[Format, Callable[[Folder, Hits], AbstractContextManager[Write]]] = {
         "parquet": write_parquet,
         "json": write_json,
@@ -56,16 +56,16 @@ def write_tables(folder: Folder, hits: Hits, formats: Sequence[Format]) -> list[
 
 @contextmanager
 def write_parquet(folder: Folder, hits: Hits) -> Iterator[Write]:
-    import pyarrow.parquet as pq  # with TLS, 20 ms of a start that writes other lists alone
+    import pyarrow.parquet as pq  # loads TLS: 20 ms, which a start that writes only other lists saves
 
-    schema = hits.first_row().schema  # dictionaries took 40 % of the time, and made files larger: hits hardly repeat
+    schema = hits.first_row().schema  # dictionaries took 40 % of the time and made files larger: hits rarely repeat
     with folder.staged(TABLES["parquet"]) as staged, pq.ParquetWriter(staged, schema, use_dictionary=False) as writer:
         yield writer.write_table
 
 
 @contextmanager
 def write_csv(folder: Folder, hits: Hits) -> Iterator[Write]:
-    """Write csv; lists, structs and bytes are json and text in it."""
+    """Write csv; lists and structs become json, bytes become text."""
     import pyarrow.csv as pa_csv
 
     schema = flat(hits.first_row()).schema
@@ -74,7 +74,7 @@ def write_csv(folder: Folder, hits: Hits) -> Iterator[Write]:
 
 
 def flat(table: pa.Table) -> pa.Table:
-    """Return the table with columns that a csv cell cannot hold as text."""
+    """Return the table with text for columns that a csv cell cannot hold."""
     for place, field in enumerate(table.schema):
         kind = field.type
         if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
@@ -95,7 +95,7 @@ def write_jsonl(folder: Folder, hits: Hits) -> Iterator[Write]:
 
 @contextmanager
 def write_json(folder: Folder, hits: Hits) -> Iterator[Write]:
-    """Write one object: about the query or the queries, then the list `results`, a hit a line."""
+    """Write one object: about the query or the queries, then the list `results`, one hit per line."""
     about = json.dumps(about_queries(hits), ensure_ascii=False)
     with folder.staged(TABLES["json"]) as staged, staged.open("wb") as file:
         file.write(f'{about.removesuffix("}")}, "results": ['.encode())
@@ -104,7 +104,7 @@ def write_json(folder: Folder, hits: Hits) -> Iterator[Write]:
         def write(table: pa.Table) -> None:
             nonlocal separator
             for lines in json_lines(table):
-                file.write(separator + lines.removesuffix(b"\n").replace(b"\n", b",\n"))  # none is within a line
+                file.write(separator + lines.removesuffix(b"\n").replace(b"\n", b",\n"))  # a hit itself has no \n
                 separator = b",\n"
 
         yield write
@@ -132,7 +132,7 @@ def about_queries(hits: Hits) -> dict[str, Any]:
 
 
 def json_lines(table: pa.Table) -> Iterator[bytes]:
-    """Yield the rows as json, one a line, many at a time; NaN and infinity become null, dates and bytes text."""
+    """Yield the rows as json, one per line, many at a time; NaN and infinity become null, dates and bytes text."""
     encode, make_row = msgspec.json.Encoder().encode_lines, row_type(table.column_names)
     for batch in table.to_batches(max_chunksize=JSON_ROWS):
         columns = [
@@ -144,16 +144,16 @@ def json_lines(table: pa.Table) -> Iterator[bytes]:
 
 
 def row_type(names: Sequence[str]) -> Callable[..., Any]:
-    """Return what makes an object of a row's values: a struct, which takes a third of the time that a dict takes."""
+    """Return a constructor of an object from a row's values: a struct takes a third of the time of a dict."""
     fields = [f"field_{place}" for place in range(len(names))]
     try:
         return msgspec.defstruct("Hit", fields, rename=dict(zip(fields, names, strict=True)), gc=False)
-    except ValueError:  # a struct takes no names that json would escape
+    except ValueError:  # a struct accepts no names that json would escape
         return lambda *values: dict(zip(names, values, strict=True))
 
 
 def is_json(kind: pa.DataType) -> bool:
-    """Say whether msgspec writes every value of a type as we want it; it makes null of NaN by itself."""
+    """Say whether msgspec writes every value of a type as needed; it writes NaN as null by itself."""
     tests = (
         pa.types.is_string,
         pa.types.is_large_string,
@@ -165,7 +165,7 @@ def is_json(kind: pa.DataType) -> bool:
 
 
 def write_uids(folder: Folder, hits: Hits) -> list[str]:
-    """Write uids.npy as datacomp has it, both halves of each uid as u8, sorted; return what is left out."""
+    """Write uids.npy as datacomp does, both halves of each uid as u8, sorted; return a note on what is left out."""
     found: set[tuple[int, int]] = set()
     bad: list[int] = []
     for start in range(0, hits.count, 1 << 16):
@@ -183,7 +183,7 @@ def write_uids(folder: Folder, hits: Hits) -> list[str]:
 
 
 def parse_uid(uid: Any) -> tuple[int, int] | None:
-    """Return both halves of a uid; None where it is none."""
+    """Return both halves of a uid; None if it is not a uid."""
     try:
         number = int(uid, 16) if isinstance(uid, str) and len(uid) == UID_DIGITS and uid.isalnum() else None
     except ValueError:

@@ -1,4 +1,4 @@
-"""A webdataset of the hits alone: samples of tars as they are, others made of picture, caption and metadata."""
+"""A webdataset of only the hits: samples of tars unchanged, others made from picture, caption and metadata."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from clip_retrieval.words import is_hidden
 
 SAMPLES_PER_TAR = 10_000
 
-Sample = dict[str, Any]  # key and members by suffix, as webdataset has them
+Sample = dict[str, Any]  # key and members by suffix, as in webdataset
 Problems = dict[int, str]  # why a row has no sample, by its place
 
 
 class Spot(NamedTuple):
-    """Where a hit's picture lies in its tar, and what it is called there in the metadata."""
+    """The position of a hit's picture in its tar, and its name in the metadata."""
 
     offset: int
     image_path: str
@@ -71,7 +71,7 @@ def write_tar(folder: Folder, number: int, samples: Iterable[Sample]) -> int:
 
 
 def add_sample(tar: tarfile.TarFile, sample: Sample) -> None:
-    """Write the members of a sample, by suffix and without a time: the same hits give the same bytes."""
+    """Write the members of a sample, by suffix and without a time, so the same hits give the same bytes."""
     for suffix in sorted(sample.keys() - {"__key__"}):
         member = tarfile.TarInfo(f"{sample['__key__']}.{suffix}")
         member.size, member.mode = len(sample[suffix]), 0o444
@@ -79,7 +79,7 @@ def add_sample(tar: tarfile.TarFile, sample: Sample) -> None:
 
 
 def unique_keys(samples: Iterator[Sample]) -> Iterator[Sample]:
-    """Yield the samples under keys that lead out of no folder; one that an earlier sample has gets a number."""
+    """Yield the samples under keys that stay inside a folder; a number is added to a key that is taken."""
     used: set[str] = set()
     for sample in samples:
         key, number = inside(sample["__key__"]), 1
@@ -91,14 +91,14 @@ def unique_keys(samples: Iterator[Sample]) -> Iterator[Sample]:
 
 
 def inside(key: str) -> str:
-    """Return a key without a slash before it and without `..`: whoever unpacks the tar gets the files in one folder."""
+    """Return a key without a leading slash and without `..`, so the tar unpacks into one folder."""
     return posixpath.normpath(f"/{key}").lstrip("/") or "_"
 
 
 def make_samples(rows: Iterable[tuple[int, dict[str, Any]]], problems: Problems) -> Iterator[Sample]:
-    """Yield a sample for each row: first those that are in no tar, then tar by tar, each read once.
+    """Yield a sample for each row: first the rows that are not in tars, then tar by tar, each read once.
 
-    Rows come with their places, by which `problems` tells of those that have no sample.
+    Rows come with their places; `problems` gets the places of rows without a sample.
     """
     in_tars: dict[str, dict[Spot, int]] = defaultdict(dict)
     done: set[int] = set()
@@ -126,7 +126,7 @@ def is_tar(shard: str) -> bool:
 
 
 def sample_of_row(place: int, hit: dict[str, Any], problems: Problems) -> Sample | None:
-    """Return a sample of the picture of a hit, its caption and its metadata; None, and a problem, without picture."""
+    """Return a sample of a hit's picture, caption and metadata; without a picture, note a problem and return None."""
     picture = find_picture(hit)
     if picture.problem is not None:
         problems[place] = picture.problem
@@ -143,7 +143,7 @@ def sample_of_row(place: int, hit: dict[str, Any], problems: Problems) -> Sample
 
 
 def samples_of_tar(url: str, wanted: Mapping[Spot, int], problems: Problems) -> Iterator[Sample]:
-    """Yield the samples of a tar that hold these pictures, in its order; only headers of the others are read."""
+    """Yield the samples of a tar that hold these pictures, in its order; of the others only headers are read."""
     left, why = dict(wanted), "it has changed since it was embedded"
     for group in grouped(read_members(url, lambda name: not is_hidden(name)), url):
         if isinstance(group, Failure):
@@ -161,12 +161,12 @@ def samples_of_tar(url: str, wanted: Mapping[Spot, int], problems: Problems) -> 
 
 
 def spots_of(member: Member) -> set[Spot]:
-    """Return what metadata may say of a member."""
+    """Return the spots by which metadata may name a member."""
     return set() if member.offset is None else {Spot(member.offset, name) for name in names_of(member.name)}
 
 
 def sample_of_members(group: list[Member]) -> Sample:
-    """Return the members of a sample with their bytes as they are; raises OSError where one cannot be read."""
+    """Return the members of a sample with their unchanged bytes; raises OSError if one cannot be read."""
     key = group_key(group[0].name)
     members = {member.name[len(key) + 1 :]: member.blob for member in group if member.name.startswith(f"{key}.")}
     return {"__key__": key} | {name: read_blob(blob) for name, blob in members.items() if blob is not None}

@@ -1,4 +1,4 @@
-"""A query to its hits: rows that meet the condition, searched, cut at thresholds, without repeats, diverse."""
+"""A query to its hits: rows that meet the condition are searched, cut at thresholds, deduplicated, diversified."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from clip_retrieval.query.surprise import Spread
     from clip_retrieval.search.within import Within
 
-MORE = 4  # times the hits that are wanted are looked at, where near-duplicates or alike ones are left out
-FIRST_ASKED = 4_096  # hits are searched first where all above a threshold are wanted, then MORE times as many
+MORE = 4  # times the wanted hits are looked at, if near-duplicates or similar ones are left out
+FIRST_ASKED = 4_096  # hits of the first search, if all above a threshold are wanted; then MORE times as many
 MOST_COMPARED = 20_000  # hits whose embeddings are compared with each other: 20,000 x 512 are 40 MB
 
 
@@ -34,9 +34,9 @@ class Answer:
 
     query: Query
     found: SearchResult
-    expected: NDArray[np.float64] | None = None  # [k] rows as high by chance; None where nobody asked
+    expected: NDArray[np.float64] | None = None  # [k] rows that would score as high by chance; None if not asked for
     how: tuple[str, ...] = ()
-    spreads: tuple[Spread, ...] = ()  # what `expected` was taken from, of an index in parts one for each
+    spreads: tuple[Spread, ...] = ()  # the source of `expected`; for an index in parts, one for each part
 
     def pick(self, places: NDArray[np.int64] | NDArray[np.bool_] | slice) -> Answer:
         """Return the hits at some places, in their order."""
@@ -52,12 +52,12 @@ class Answer:
 
 
 def answer(searcher: Searcher, query: Query, selection: SelectionConfig) -> Answer:
-    """Return the hits of a query. Raises QueryError for a condition that is none, and for another dimension."""
+    """Return the hits of a query. Raises QueryError for a bad condition, and for another dimension."""
     return answer_many(searcher, [query], selection)[0]
 
 
 def answer_many(searcher: Searcher, queries: Sequence[Query], selection: SelectionConfig) -> list[Answer]:
-    """Return the hits of each query; all are searched at once. Raises what `answer` raises."""
+    """Return the hits of each query; all are searched at once. Raises the same errors as `answer`."""
     if not queries:
         return []
     within = None
@@ -67,8 +67,7 @@ def answer_many(searcher: Searcher, queries: Sequence[Query], selection: Selecti
     wanted = selection.num_results or max(1, row_count)
     if selection.is_compared and wanted > MOST_COMPARED:
         raise ConfigError(
-            f"deduplicate and diverse compare up to {MOST_COMPARED:,} hits, not {wanted:,}; say so many with "
-            "num_results"
+            f"deduplicate and diverse compare up to {MOST_COMPARED:,} hits, not {wanted:,}; give a smaller num_results"
         )
     asked = wanted if selection.num_results else FIRST_ASKED
     asked = min(MORE * wanted, MOST_COMPARED) if selection.is_compared else asked
@@ -86,7 +85,7 @@ class Search(msgspec.Struct, frozen=True):
     wanted: int
 
     def find(self, queries: Sequence[Query], count: int) -> list[Answer]:
-        """Search all rows, or those that meet the condition."""
+        """Search all rows, or only the rows that meet the condition."""
         how: tuple[str, ...]
         if self.within is None:
             hits, how = self.searcher.search_many(queries, count, every_row=not self.selection.num_results), ()
@@ -103,7 +102,7 @@ class Search(msgspec.Struct, frozen=True):
         ]
 
     def complete(self, found: Answer, asked: int) -> Answer:
-        """Cut and choose among the hits of a query; search for more of them until they suffice or there are none."""
+        """Cut and choose among the hits of a query; search for more until they suffice or there are no more."""
         selection, own_count = self.selection, len(found.query.own_rows)
         is_compared = selection.is_compared
         most = min(self.searcher.index.row_count, MOST_COMPARED) if is_compared else self.searcher.index.row_count
@@ -124,7 +123,7 @@ class Search(msgspec.Struct, frozen=True):
 
 
 def choose_among(found: Answer, rows: NDArray[np.float32], selection: SelectionConfig, wanted: int) -> Answer:
-    """Leave out near-duplicates among hits, then take those that differ; without diversity the order stays."""
+    """Leave out near-duplicates among hits, then take hits that differ; without diversity the order stays."""
     if selection.deduplicate is not None:
         found, rows = leave_out_duplicates(found, rows, selection.deduplicate)
     if selection.diverse is None:
@@ -133,7 +132,7 @@ def choose_among(found: Answer, rows: NDArray[np.float32], selection: SelectionC
 
 
 def without_duplicates(found: Answer, searcher: Searcher, threshold: float) -> Answer:
-    """Leave out near-duplicates of nearer hits, without looking for other hits in their place."""
+    """Leave out near-duplicates of nearer hits, without searching for replacements."""
     if not len(found.found.ids):
         return found
     return leave_out_duplicates(found, searcher.rows(found.found.ids), threshold)[0]
@@ -142,7 +141,7 @@ def without_duplicates(found: Answer, searcher: Searcher, threshold: float) -> A
 def leave_out_duplicates(
     found: Answer, rows: NDArray[np.float32], threshold: float
 ) -> tuple[Answer, NDArray[np.float32]]:
-    """Return the hits and rows [n, d] without near-duplicates of nearer ones."""
+    """Return the hits and rows [n, d] without near-duplicates of nearer hits."""
     kept = find_leaders(rows, threshold) == np.arange(len(rows))
     left_out = int((~kept).sum())
     found = found.pick(kept)
@@ -150,7 +149,7 @@ def leave_out_duplicates(
 
 
 def cut(found: Answer, searcher: Searcher, selection: SelectionConfig) -> Answer:
-    """Leave out hits below the threshold, and those that chance explains."""
+    """Leave out hits below the threshold, and hits that chance explains."""
     if selection.threshold is not None:
         found = found.pick(found.found.scores >= selection.threshold)
     if selection.surprise is None:
@@ -164,11 +163,11 @@ def cut(found: Answer, searcher: Searcher, selection: SelectionConfig) -> Answer
 
 
 def leave_out_chance(found: Answer, surprise: float) -> Answer:
-    """Leave out hits that `surprise` rows or more would equal by chance; none where that cannot be told."""
+    """Leave out hits that `surprise` rows or more would equal by chance; none if the index has too few rows."""
     expected = found.expected
     assert expected is not None
     if np.isnan(expected).any():
-        return found.told("the index has too few rows to tell hits from chance: all are kept")
+        return found.told("the index has too few rows to distinguish hits from chance: all are kept")
     kept = expected < surprise
     left_out = int((~kept).sum())
     found = found.pick(kept)
@@ -180,6 +179,6 @@ def leave_out_chance(found: Answer, surprise: float) -> Answer:
 
 
 def tabulate(found: Answer, searcher: Searcher) -> pa.Table:
-    """Return the hits as a table: rank, id, similarity, surprise where it was asked for, and the metadata."""
+    """Return the hits as a table: rank, id, similarity, surprise if it was asked for, and the metadata."""
     table = searcher.join(found.found)
     return table if found.expected is None else table.add_column(3, "surprise", number_array(found.expected))

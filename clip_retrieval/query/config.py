@@ -1,4 +1,4 @@
-"""How an index folder is opened, and which hits are shown: options of every command that asks an index."""
+"""How an index folder is opened, and which hits are shown: options of every command that searches an index."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from clip_retrieval.query.terms import Words, collect_words
 
 @dataclass(frozen=True, kw_only=True)
 class SearcherConfig:
-    """Which index of a folder is asked, with which model, and how it is searched."""
+    """Which index of a folder is used, with which model, and how it is searched."""
 
     modality: Modality = option("image", help="Search pictures or captions.")
     clip_model: str | None = option(None, help="The model of the index; only for folders that do not name theirs.")
     device: str = option("cpu", help="Where the query is embedded.")
-    clip_cache_path: str | None = option(None, help="Folder that model downloads are kept in.")
+    clip_cache_path: str | None = option(None, help="Folder for model downloads.")
     index_param: str | None = option(
         None, help="Search settings such as nprobe=64,efSearch=128; None: those of the index."
     )
-    memory_map: bool = option(True, help="Leave the index on disk and read what the query needs, where faiss can.")
+    memory_map: bool = option(True, help="Leave the index on disk and read what the query needs, if faiss can.")
     refine_from: str | None = option(
-        None, help="The embeddings folder of the index: compare ten times as many candidates by the stored embeddings."
+        None, help="The embeddings folder of the index: rerank ten times as many candidates by the stored embeddings."
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueryConfig:
-    """What is asked: terms that are added and taken away."""
+    """The query: terms that are added and subtracted."""
 
     query: tuple[str, ...] = option(
         (),
@@ -38,7 +38,7 @@ class QueryConfig:
         "with spaces around the signs; quotes inside keep signs in a text. Several are added up.",
         repeatable=True,
     )
-    minus: tuple[str, ...] = option((), help="A text, picture or embedding to take away.", repeatable=True)
+    minus: tuple[str, ...] = option((), help="A text, picture or embedding to subtract.", repeatable=True)
     like: tuple[int, ...] = option((), help="Ids of rows of the index to add: more like these.")
     weight: tuple[float, ...] = option(
         (), help="A factor for each --query, then for each --minus and --like, such as 1,0.5; without it all count 1."
@@ -46,7 +46,7 @@ class QueryConfig:
 
     @property
     def words(self) -> list[Words]:
-        """The terms of the query. Raises ConfigError where one of them is none."""
+        """The terms of the query. Raises ConfigError if one of them is invalid."""
         try:
             return collect_words(self.query, self.minus, self.like, self.weight)
         except QueryError as error:
@@ -55,10 +55,10 @@ class QueryConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionConfig:
-    """Which of the rows that a query finds are its hits."""
+    """Which of the rows that a query finds become hits."""
 
     num_results: int = option(
-        100, help="Hits at most; 0: all that are as similar as --threshold, or that meet --where.", least=0
+        100, help="Most hits; 0: all that are as similar as --threshold, or that meet --where.", least=0
     )
     threshold: float | None = option(None, help="Leave out hits that are less similar than this (-1 to 1).")
     where: str | None = option(
@@ -66,15 +66,15 @@ class SelectionConfig:
     )
     surprise: float | None = option(
         None,
-        help="Leave out hits that this many rows or more would equal by chance, such as 0.1; what is left is surely "
-        "there, whatever the model and the query.",
+        help="Leave out hits that this many rows or more would equal by chance, such as 0.1; hits that remain are "
+        "real for any model and query.",
     )
     deduplicate: float | None = option(
         None,
         help="Show one of each group of near-duplicates: hits at least this similar to the one shown, such as 0.94.",
     )
     diverse: float | None = option(
-        None, help="Prefer hits that differ from each other: 0 goes by similarity to the query alone, 1 by differences."
+        None, help="Prefer hits that differ from each other: 0 ranks only by similarity to the query, 1 by difference."
     )
 
     def __post_init__(self) -> None:
@@ -82,7 +82,7 @@ class SelectionConfig:
         if self.where is not None:
             need("duckdb", "--where", ConfigError, extra=None)
         if not self.num_results and self.threshold is None and self.where is None:
-            raise ConfigError("--num_results 0 means all hits: add --threshold or --where, which say what a hit is")
+            raise ConfigError("--num_results 0 means all hits: add --threshold or --where to say what a hit is")
         if self.threshold is not None and not -1 <= self.threshold <= 1:
             raise ConfigError(f"threshold is a similarity between -1 and 1, not {self.threshold:g}")
         if self.surprise is not None and not self.surprise > 0:
@@ -94,5 +94,5 @@ class SelectionConfig:
 
     @property
     def is_compared(self) -> bool:
-        """Say whether hits are chosen by their likeness to each other, for which more of them are looked at."""
+        """Say whether hits are chosen by their similarity to each other; then more of them are looked at."""
         return self.deduplicate is not None or self.diverse is not None

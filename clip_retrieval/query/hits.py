@@ -30,7 +30,7 @@ def json_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
 
 
 def has_json_form(kind: pa.DataType) -> bool:
-    """Say whether every value of a column's type is a json value as it is."""
+    """Say whether every value of a column's type is already a json value."""
     return bool(
         pa.types.is_string(kind)
         or pa.types.is_large_string(kind)
@@ -40,7 +40,7 @@ def has_json_form(kind: pa.DataType) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """Return a value as json has it: NaN and infinity become null, dates and bytes text."""
+    """Return a value for json: NaN and infinity become null, dates and bytes text."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, list):
@@ -61,14 +61,14 @@ def join_metadata(metadata: Metadata | None, found: SearchResult) -> pa.Table:
     }
     if metadata is not None:
         rows = metadata.rows(found.ids)
-        theirs = frozenset(rows.column_names)  # a list, searched for each column, takes hours for 100,000 of them
+        theirs = frozenset(rows.column_names)  # searching a list for each column takes hours for 100,000 columns
         for name, column in zip(rows.column_names, rows.columns, strict=True):
             columns[name_apart(name, theirs) if name in OWN_NAMES else name] = column
     return pa.table(columns)
 
 
 def name_apart(name: str, others: Collection[str]) -> str:
-    """Return a name for a metadata column that is called as one of ours: `metadata.` before it, until it is free."""
+    """Return a name for a metadata column that has one of our names: with `metadata.` before it, until it is free."""
     while name in others:
         name = f"metadata.{name}"
     return name

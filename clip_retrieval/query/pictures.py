@@ -24,14 +24,14 @@ REPLACED = "\ufffd"  # metadata's replacement of bytes that are not UTF-8
 
 
 class Picture(msgspec.Struct, frozen=True):
-    """A hit's picture: its bytes, or why they could not be read; neither where the hit has none."""
+    """A hit's picture: its bytes, or why they could not be read; neither if the hit has no picture."""
 
     data: bytes | None
     problem: str | None = None
 
 
 class Roots(msgspec.Struct, frozen=True):
-    """Folders and archives out of which pictures may be read for strangers, by their real places."""
+    """Folders and archives whose pictures may be read for strangers, by their real paths."""
 
     places: tuple[str, ...]
 
@@ -40,7 +40,7 @@ class Roots(msgspec.Struct, frozen=True):
         return Roots(tuple(Folder(folder).place.rstrip("/") for folder in folders if not is_foreign(folder)))
 
     def allow(self, hit: dict[str, Any]) -> bool:
-        """Say whether the file that holds the hit's picture is below a root once links and `..` are resolved."""
+        """Say whether the file of the hit's picture is below a root, with links and `..` resolved."""
         name = str(hit.get(IMAGE_PATH) if hit.get(SHARD) is None else hit[SHARD])
         store, mark, _ = name.partition("://")
         is_reached = not mark or store == "file" or any(place.startswith(f"{store}://") for place in self.places)
@@ -64,7 +64,7 @@ def find_picture(hit: dict[str, Any], roots: Roots | None = None) -> Picture:
     if path is None:
         return Picture(None)
     if roots is not None and not roots.allow(hit):
-        return Picture(None, "it does not lie below a folder whose pictures are served (pictures_below)")
+        return Picture(None, "it is not below a folder whose pictures are served (pictures_below)")
     if is_pipe(str(path if shard is None else shard)):
         return Picture(None, "it came through a pipe: command, which only you should run again")
     try:
@@ -74,7 +74,7 @@ def find_picture(hit: dict[str, Any], roots: Roots | None = None) -> Picture:
 
 
 def read_from_shard(hit: dict[str, Any]) -> bytes:
-    """Read a picture out of its tar or zip: by the place of its bytes, or by its name where it has none."""
+    """Read a picture from its tar or zip: by the place of its bytes, or by its name if it has none."""
     shard = find_file(str(hit[SHARD]))
     if hit.get(SHARD_OFFSET) is not None:
         offset, size = int(hit[SHARD_OFFSET]), int(hit[SHARD_SIZE])
@@ -109,7 +109,7 @@ def read_elsewhere(path: str) -> bytes:
 
 
 def read_place(file: str, place: int) -> bytes:
-    """Return a page as a PNG, or a frame as a JPEG, made by a process of its own: a hostile file may kill it."""
+    """Return a page as a PNG, or a frame as a JPEG, made by a separate process, since a hostile file may kill it."""
     from clip_retrieval.media.helper import shared_helper
 
     file, ask = find_file(file), shared_helper().ask
@@ -136,7 +136,7 @@ def is_row(path: str) -> bool:
 
 
 def find_local_file(hit: dict[str, Any]) -> Path | None:
-    """Return the file of this machine that is a hit's picture; None where it is in an archive, elsewhere or gone."""
+    """Return the file of this machine that is a hit's picture; None if it is in an archive, elsewhere or gone."""
     path = hit.get(IMAGE_PATH)
     if path is None or hit.get(SHARD) is not None or str(path).startswith(WEB) or is_row(str(path)):
         return None
@@ -148,9 +148,9 @@ def find_local_file(hit: dict[str, Any]) -> Path | None:
 
 
 def find_file(url: str) -> str:
-    """Return the name on disk of a file whose name in the metadata stands for one that is no UTF-8.
+    """Return the name on disk of a file whose real name is not UTF-8, by its name in the metadata.
 
-    Raises OSError where several files have that name in the metadata: any of them may be meant.
+    Raises OSError if several files have that name in the metadata: any of them may be meant.
     """
     url = literal(url)
     path = local_path(url)
@@ -161,13 +161,13 @@ def find_file(url: str) -> str:
         found = [match for folder in found for match in matches(folder, part)]
     if len(found) > 1:
         raise OSError(
-            f"{len(found)} files are called {url} in the metadata, which has U+FFFD for bytes that are no UTF-8"
+            f"{len(found)} files have the name {url} in the metadata, which has U+FFFD for bytes that are not UTF-8"
         )
     return literal(str(found[0])) if found else url
 
 
 def matches(folder: Path, name: str) -> list[Path]:
-    """Return what lies in a folder under this name in the metadata."""
+    """Return the entries of a folder that have this name in the metadata."""
     if REPLACED not in name:
         return [folder / name] if (folder / name).exists() else []
     return [path for path in folder.iterdir() if clean(path.name) == name]

@@ -1,8 +1,8 @@
 """`--where`: a condition over metadata columns to the ids of the rows that meet it, by DuckDB in a sandbox.
 
-The condition is parsed to DuckDB's syntax tree first. What is not a plain expression over columns is refused there:
-sub-selects, other tables, aggregates, windows, parameters and functions that are not listed below. The text that runs
-is written anew from the checked tree.
+The condition is first parsed to DuckDB's syntax tree. Anything but a plain expression over columns is refused:
+sub-selects, other tables, aggregates, windows, parameters and functions that are not listed below. The SQL that runs
+is generated from the checked tree.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from clip_retrieval.metadata import Metadata
 from clip_retrieval.query.unknown_column import ROW_ID, UnknownColumnError
 
 TABLE = "rows"
-SECONDS = 10.0  # a condition may take, before it is interrupted
+SECONDS = 10.0  # after which a condition is interrupted
 MEMORY = "1GB"
 LONGEST = 10_000  # characters
 DEEPEST = 100  # levels of brackets
@@ -50,7 +50,7 @@ ADVICE = {
     "STAR": "a *",
     "LAMBDA": "a lambda",
 }
-# Scalar functions that give the same answer each time, read nothing, and return no more than they are given.
+# Scalar functions that are deterministic, read nothing, and return no more than they are given.
 FUNCTIONS = frozenset(
     (
         "~~ !~~ ~~* !~~* ~~~ like_escape not_like_escape ilike_escape not_ilike_escape "
@@ -69,7 +69,7 @@ FUNCTIONS = frozenset(
 
 @dataclass(frozen=True)
 class Predicate:
-    """A checked condition: the SQL that runs, the columns that it reads, and the text that it was given as."""
+    """A checked condition: the SQL that runs, the columns that it reads, and its original text."""
 
     sql: str
     columns: tuple[str, ...]
@@ -77,15 +77,15 @@ class Predicate:
 
 
 def check_condition(metadata: Metadata, condition: str) -> None:
-    """Raise QueryError where a condition is none, or names columns that are unknown."""
+    """Raise QueryError if a condition is invalid, or names unknown columns."""
     with open_sandbox() as sandbox:
         parse_predicate(sandbox, condition, metadata.schema.names)
 
 
 def rows_where(metadata: Metadata, condition: str, *, seconds: float = SECONDS) -> NDArray[np.int64]:
-    """Return the ids of the rows that meet a condition, ascending; a null is not met.
+    """Return the ids of the rows that meet a condition, ascending; null does not meet it.
 
-    Raises QueryError where the condition is none, names unknown columns, or takes longer than `seconds`.
+    Raises QueryError if the condition is invalid, names unknown columns, or takes longer than `seconds`.
     """
     names = metadata.schema.names
     with open_sandbox() as sandbox:
@@ -98,7 +98,7 @@ def rows_where(metadata: Metadata, condition: str, *, seconds: float = SECONDS) 
 
 
 def run(sandbox: duckdb.DuckDBPyConnection, predicate: Predicate, ids: str, seconds: float) -> NDArray[np.int64]:
-    """Return the ids, ascending, out of the table that was registered."""
+    """Return the ids, ascending, from the registered table."""
     sandbox.execute("SET lock_configuration = true")
     timer = threading.Timer(seconds, sandbox.interrupt)
     timer.start()
@@ -114,7 +114,7 @@ def run(sandbox: duckdb.DuckDBPyConnection, predicate: Predicate, ids: str, seco
 
 
 def open_sandbox() -> duckdb.DuckDBPyConnection:
-    """Open a database of its own in memory, without files, network or extensions; it takes some 25 ms of CPU."""
+    """Open a new database in memory, without files, network or extensions; it takes about 25 ms of CPU."""
     return duckdb.connect(
         ":memory:",
         config={
@@ -134,7 +134,7 @@ def parse_predicate(sandbox: duckdb.DuckDBPyConnection, condition: str, columns:
     if not condition.strip():
         raise QueryError("--where is empty; write a condition such as \"width >= 512 and license = 'cc0'\"")
     if len(condition) > LONGEST:
-        raise QueryError(f"--where has {len(condition):,} characters; {LONGEST:,} are the most")
+        raise QueryError(f"--where has {len(condition):,} characters; at most {LONGEST:,} are allowed")
     statement = read_statement(sandbox, condition)
     used: dict[str, None] = {}
     check_tree(statement["node"]["where_clause"], [*columns, *([] if ROW_ID in columns else [ROW_ID])], used)
@@ -148,7 +148,7 @@ def read_statement(sandbox: duckdb.DuckDBPyConnection, condition: str) -> dict[s
     try:
         parsed = parse(sandbox, f"(\n{condition}\n)")
         if parsed["error"]:
-            # DuckDB names the token where it stopped, which may be our parenthesis: ask for its error without ours
+            # DuckDB names the token where it stopped, which may be our parenthesis: get its error without ours
             bare = parse(sandbox, f"\n{condition}\n")
             parsed = bare if bare.get("error_type") == "parser" else parsed
     except duckdb.Error as error:
@@ -183,7 +183,7 @@ def parse(sandbox: duckdb.DuckDBPyConnection, condition: str) -> dict[str, Any]:
 
 @lru_cache(256)
 def names_in(condition: str) -> frozenset[str]:
-    """Return the columns that a condition names, in small letters. Raises QueryError where it is none."""
+    """Return the columns that a condition names, in lower case. Raises QueryError if it is invalid."""
     with open_sandbox() as sandbox:
         tree = read_statement(sandbox, condition)["node"]["where_clause"]
     named = [node["column_names"] for node in nodes(tree) if node["class"] == "COLUMN_REF"]
@@ -191,7 +191,7 @@ def names_in(condition: str) -> frozenset[str]:
 
 
 def check_tree(tree: Any, columns: Sequence[str], used: dict[str, None]) -> None:
-    """Refuse what is not on the lists, note the columns that are used, and name each column by its whole name."""
+    """Refuse what is not on the lists, note the used columns, and replace each column by its full name."""
     for node in nodes(tree):
         kind = node["class"]
         if kind not in CLASSES:
@@ -227,11 +227,11 @@ def check_function(node: dict[str, Any]) -> None:
             if near
             else "comparisons, like, in, between, text, number and date functions are"
         )
-        raise QueryError(f"--where: {name} is no function that conditions may use; {hint}")
+        raise QueryError(f"--where: {name} is not a function that conditions may use; {hint}")
 
 
 def resolve(parts: Sequence[str], columns: Sequence[str]) -> str:
-    """Return the column that a name means: exactly, or in another case; names of nested fields hold dots."""
+    """Return the column that a name means: exactly, or ignoring case; names of nested fields contain dots."""
     name = ".".join(parts)
     if name in columns:
         return name

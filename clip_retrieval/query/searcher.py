@@ -1,4 +1,4 @@
-"""An index folder opened once and asked often: encoder, index, stored embeddings and metadata together."""
+"""An index folder, opened once and searched often: encoder, index, stored embeddings and metadata together."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from clip_retrieval.search.index import Index, open_index
 from clip_retrieval.search.results import SearchResult
 from clip_retrieval.search.settings import Settings, parse_settings
 
-if TYPE_CHECKING:  # below, they are imported where they are used: together 10 ms of every start
+if TYPE_CHECKING:  # imported below at their use, since together they take 10 ms of every start
     from clip_retrieval.embeddings.vectors import Vectors
     from clip_retrieval.query.surprise import Background
     from clip_retrieval.search.within import Within
@@ -45,7 +45,7 @@ OPENING_TRIES = 10
 
 
 class Opened(Protocol):
-    """What was opened ahead; each is taken once, and None where it is another one."""
+    """What was opened in advance; each is taken once, and None if another one is needed."""
 
     def take_model(self, config: EncoderConfig) -> Encoder | None: ...
 
@@ -56,41 +56,41 @@ class Opened(Protocol):
 class Searcher:
     """An opened index folder; every method may be called from many threads at once.
 
-    The model is loaded by the first text or picture; a vector needs none. Searching and joining share nothing that
-    changes; encoders do (counters, buffers of the runtime), so one thread at a time encodes.
+    The model is loaded for the first text or picture; a vector needs none. Searching and joining share no mutable
+    state. Encoders do (counters, buffers of the runtime), so only one thread at a time encodes.
     """
 
     name: str  # the folder's name, for messages
-    fingerprint: str  # the index that is asked, whatever its folder is called
+    fingerprint: str  # identifies the index, whatever the name of its folder
     config: SearcherConfig
     expected: dict[str, Any] | None  # the encoder in the index's manifest
     index: Index
     metadata: Metadata | None
-    stored: Vectors | None  # the embeddings that candidates are compared by again
+    stored: Vectors | None  # the embeddings for reranking candidates
     settings: Settings | None
     workload: Workload
     ahead: Opened | None = None
     encoding: Lock = field(default_factory=Lock)
     drawing: Lock = field(default_factory=Lock)
-    drawn: list[Background] = field(default_factory=list)  # none or one; changed under the lock only
-    loaded: list[Encoder] = field(default_factory=list)  # none or one; changed under the lock only
+    drawn: list[Background] = field(default_factory=list)  # none or one; changed only under the lock
+    loaded: list[Encoder] = field(default_factory=list)  # none or one; changed only under the lock
 
     def embed_text(self, text: str) -> Query:
-        """Embed a text, which is never taken for a path. Raises QueryError and EncoderError."""
+        """Embed a text, which is never read as a path. Raises QueryError and EncoderError."""
         with self.encoding:
             return embed_text(self.load(), text)
 
     def embed_texts(self, texts: Sequence[str]) -> list[Query | QueryError]:
-        """Embed texts in one batch; one that cannot be embedded is its error. Raises EncoderError."""
+        """Embed texts in one batch; a text that cannot be embedded is replaced by its error. Raises EncoderError."""
         with self.encoding:
             return embed_texts(self.load(), texts)
 
     def embed_picture(self, data: bytes, name: str) -> Query:
-        """Embed the bytes of a picture; `name` is what people know it by. Raises QueryError and EncoderError."""
+        """Embed the bytes of a picture; `name` is its name for users. Raises QueryError and EncoderError."""
         return self.embed_pixels(self.read_picture(data, name)[None], [name])[0]
 
     def read_picture(self, data: bytes, name: str, max_pixels: int | None = None) -> NDArray[np.uint8]:
-        """Return the pixels [size, size, 3] that the model wants of a picture. Raises QueryError and EncoderError."""
+        """Return a picture's pixels [size, size, 3] for the model. Raises QueryError and EncoderError."""
         with self.encoding:
             encoder = self.load()
         pictures = choose_pictures(self.expected)
@@ -109,16 +109,16 @@ class Searcher:
         return embed_vector(values, name)
 
     def like_row(self, row: int) -> Query:
-        """Return the query of a row of the index: more like this. Raises QueryError where there is no such row."""
+        """Return the query of a row of the index: more like this. Raises QueryError if there is no such row."""
         if not 0 <= row < self.index.row_count:
             raise QueryError(f"the index has no row {row}; its ids are 0 to {self.index.row_count - 1:,}")
         embedding = self.rows(np.array([row]))[0]
         if not embedding.any():
-            raise QueryError(f"row {row} has no embedding: there was no {self.config.modality} that could be used")
+            raise QueryError(f"row {row} has no embedding: it had no usable {self.config.modality}")
         return Query(f"row {row}", "row", embedding, own_rows=(row,))
 
     def check_dimension(self, query: Query) -> None:
-        """Raise QueryError where a query is of another dimension than the index."""
+        """Raise QueryError if the query's dimension differs from that of the index."""
         check_dimension(query, self.index.dim)
 
     def load(self) -> Encoder:
@@ -132,14 +132,14 @@ class Searcher:
         return self.loaded[0]
 
     def free_model(self) -> None:
-        """Free the model, in 7 ms: the 40 MB of a small one are not held beside the index that is searched next."""
+        """Free the model, in 7 ms: the 40 MB of a small one are not held during the search."""
         with self.encoding:
             self.loaded.clear()
 
     def search(self, query: Query, k: int, threshold: float | None = None, *, every_row: bool = False) -> SearchResult:
-        """Return up to k hits, those as similar as `threshold` only. Raises QueryError for another dimension.
+        """Return up to k hits, only those as similar as `threshold`. Raises QueryError for another dimension.
 
-        With `every_row`, all rows of a graph are compared, which alone finds all that are as similar.
+        With `every_row`, all rows of a graph are compared; nothing else is sure to find all that are as similar.
         """
         if self.stored is None:
             found = self.index.search(query.embedding, k, self.settings, every_row=every_row)
@@ -164,19 +164,19 @@ class Searcher:
     def rows_where(self, condition: str) -> NDArray[np.int64]:
         """Return the ids of the rows that meet a condition over the metadata. Raises QueryError."""
         if self.metadata is None:
-            raise QueryError(f"{self.name} has no metadata that --where could ask for")
+            raise QueryError(f"--where needs metadata, and {self.name} has none")
         from clip_retrieval.query.predicates import rows_where
 
         return rows_where(self.metadata, condition)
 
     def within(self, rows: NDArray[np.int64], *, every_row: bool = False) -> Within:
-        """Return some rows as what a search keeps to, with the stored embeddings where they are open."""
+        """Return some rows to restrict a search to, with the stored embeddings if they are open."""
         from clip_retrieval.search.within import Within
 
         return Within(rows, self.stored, every_row)
 
     def rows(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return rows [n, d] by id: as they are stored, else as the index holds them."""
+        """Return rows [n, d] by id: the stored embeddings, else those of the index."""
         if self.stored is None:
             from clip_retrieval.search.held_rows import read_held
 
@@ -186,7 +186,7 @@ class Searcher:
         return read_rows(self.stored, ids)
 
     def background(self) -> Background:
-        """Return the background that scores are held against; it is drawn once."""
+        """Return the background that scores are compared with; it is drawn once."""
         from clip_retrieval.query.surprise import read_background
 
         with self.drawing:
@@ -206,9 +206,9 @@ def open_searcher(
     workload: Workload = "query",
     ahead: Opened | None = None,
 ) -> Searcher:
-    """Open an index folder; raises QueryError and StorageError where it cannot answer.
+    """Open an index folder; raises QueryError and StorageError if it cannot answer.
 
-    A build may replace the folder's files meanwhile: all that is opened is of one build.
+    A build may replace the folder's files meanwhile; all that is opened belongs to one build.
     """
     if not folder.exists():
         raise QueryError(f"there is no index folder {folder.url}")
@@ -220,10 +220,10 @@ def open_searcher(
         if read_manifest(folder) == manifest:
             break
     else:
-        raise StorageError(f"{folder.url} changes all the time; try again when it is built")
+        raise StorageError(f"{folder.url} keeps changing; try again when its build has finished")
     if metadata is not None and metadata.row_count != index.row_count:
         raise QueryError(
-            f"{folder.url} has an index of {index.row_count:,} rows beside {metadata.row_count:,} rows of metadata",
+            f"{folder.url} has an index of {index.row_count:,} rows and {metadata.row_count:,} rows of metadata",
             advice="build it again",
         )
     return Searcher(
@@ -241,7 +241,7 @@ def open_searcher(
 
 
 def open_stored(config: SearcherConfig, index: Index) -> Vectors | None:
-    """Open the embeddings to compare candidates with again; None where none are named. Raises QueryError."""
+    """Open the embeddings for reranking candidates; None if none are named. Raises QueryError."""
     if not config.refine_from:
         return None
     from clip_retrieval.search.refine import open_stored

@@ -14,10 +14,10 @@ Rows = NDArray[np.float32]  # [n, d], unit length
 
 
 def find_leaders(rows: Rows, threshold: float = NEAR_DUPLICATE) -> NDArray[np.int64]:
-    """Return for each row [n] the row that stands for it: the first kept one within the threshold, or itself.
+    """Return for each row [n] the row that represents it: the first kept row within the threshold, or itself.
 
-    Rows come best first. A row joins a group only by its similarity to the one that is kept, never by that to another
-    member, so no group is a chain: its members are within `threshold` of the kept one. Zero rows stand for themselves.
+    Rows come best first. A row joins a group only by its similarity to the kept row, never to another member, so no
+    group is a chain: its members are within `threshold` of the kept row. Zero rows represent themselves.
     Time grows with n times the number of kept rows; memory with one block.
     """
     check_share("deduplicate", threshold)
@@ -37,7 +37,7 @@ def find_leaders(rows: Rows, threshold: float = NEAR_DUPLICATE) -> NDArray[np.in
 
 
 def join_kept(rows: Rows, block: NDArray[np.int64], kept: NDArray[np.int64], threshold: float) -> NDArray[np.int64]:
-    """Return for each row of a block the first of the kept rows within the threshold; -1 where there is none."""
+    """Return for each row of a block the first of the kept rows within the threshold; -1 if there is none."""
     joined = np.full(len(block), -1, np.int64)
     for start in range(0, len(kept), BLOCK):
         some = kept[start : start + BLOCK]
@@ -51,8 +51,8 @@ def choose_diverse(rows: Rows, scores: NDArray[np.float32], k: int, diversity: f
     """Return the places of k hits in the order of their choice, by maximal marginal relevance.
 
     Each step takes the hit with the largest (1 - diversity) * score - diversity * similarity to the most similar hit
-    that was taken before (Carbonell and Goldstein, SIGIR 1998). 0 gives the order of scores, 1 looks at differences
-    alone after the first hit. Time grows with k times n.
+    that was taken before (Carbonell and Goldstein, SIGIR 1998). 0 gives the order of scores; after the first hit, 1
+    looks only at differences. Time grows with k times n.
     """
     check_share("diverse", diversity)
     count = min(k, len(rows))

@@ -1,8 +1,8 @@
-"""Is anything there? Scores held against the background of the index: one threshold for every model and query.
+"""Does the index contain the query? Scores relative to its background: one threshold for every model and query.
 
-Cosines of two models cannot be compared, and those of two queries hardly. What can be compared is how many rows of the
-index would score as high by chance (like the E-value of sequence searches; Altschul et al., 1990): the scores of a
-query over rows that it does not mean are close to a normal distribution.
+Cosines of two models cannot be compared, and cosines of two queries hardly. What can be compared is how many rows of
+the index would score as high by chance (like the E-value of sequence searches; Altschul et al., 1990): the scores of a
+query over unrelated rows are close to a normal distribution.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from clip_retrieval.search.held_rows import sample_held
 from clip_retrieval.search.index import Index
 
 SAMPLE_ROWS = 4_096  # the error of the deviation is about 2 %
-FEWEST_ROWS = 32  # below which there is no background to speak of
+FEWEST_ROWS = 32  # for a meaningful background
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class Background:
     row_count: int
 
     def spread(self, query: NDArray[np.float32]) -> Spread | None:
-        """Return the spread of a query's scores; None where the index has too few rows to tell.
+        """Return the spread of a query's scores; None if the index has too few rows for it.
 
-        It is taken from the lower half of the background's scores, which hits do not reach: an index may be full of
-        them.
+        It is taken from the lower half of the background's scores, which hits do not reach, since an index may be full
+        of hits.
         """
         if len(self.rows) < FEWEST_ROWS:
             return None
@@ -57,7 +57,7 @@ class Background:
         return Spread(self.row_count, middle, math.sqrt(float(np.mean(below**2))) or 1e-9)
 
     def expected_as_high(self, query: NDArray[np.float32], scores: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return for each score how many rows would be as high by chance; NaN where there are too few to tell."""
+        """Return for each score how many rows would be as high by chance; NaN if there are too few rows."""
         spread = self.spread(query)
         return expected_by(() if spread is None else (spread,), scores)
 

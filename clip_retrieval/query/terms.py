@@ -1,10 +1,10 @@
-"""The query language: parts that are added and taken away, each with a weight.
+"""The query language: terms that are added and subtracted, each with a weight.
 
     beach                                a text, as is any sentence: "a black-and-white t-shirt", "C++", "4*4 truck"
     beach + 0.5*photo.jpg - people       terms between signs that have space on both sides
     'salt + pepper' - pizza              quotes keep signs in a text
 
-What a term's words mean (a text, a file, a URL) is not decided here: a server takes every word for a text, the command
+What a term's words mean (a text, a file, a URL) is not decided here: to a server every word is a text, the command
 line looks for files.
 """
 
@@ -25,18 +25,18 @@ WEIGHT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*\*\s*(?=\S)")
 
 
 class Words(msgspec.Struct, frozen=True):
-    """A term as it is written: its words, its weight (negative: taken away), and whether quotes make it a text."""
+    """A term as written: its words, its weight (negative: subtracted), and whether quotes make it a text."""
 
     text: str
     weight: float = 1.0
     is_quoted: bool = False
-    row: int | None = None  # row of the index, given in place of words
+    row: int | None = None  # row of the index, given instead of words
 
 
 def parse_words(query: str) -> list[Words]:
-    """Return the terms of the compact form; one of weight 1 where the query has no signs between spaces.
+    """Return the terms of the compact form; one of weight 1 if the query has no signs between spaces.
 
-    Raises QueryError where a term is empty, a quote does not close, or nothing is added.
+    Raises QueryError if a term is empty, a quote does not close, or nothing is added.
     """
     pieces = list(split_at_signs(query))
     if len(pieces) == 1:
@@ -46,7 +46,7 @@ def parse_words(query: str) -> list[Words]:
         return [Words(text, 1.0, is_quoted)]
     words = [read_term(sign, piece, query) for sign, piece in pieces]
     if all(term.weight <= 0 for term in words):
-        raise QueryError(f'{query!r} only takes away; add something, such as "beach - people"')
+        raise QueryError(f'{query!r} only subtracts; add something, such as "beach - people"')
     return words
 
 
@@ -69,7 +69,7 @@ def split_at_signs(query: str) -> Iterator[tuple[str, str]]:
 
 
 def end_of_quote(query: str, start: int) -> int:
-    """Return the place behind a quoted term; behind the first character where it is no quote, as in 's morgens."""
+    """Return the place after a quoted term; after the first character if it is not a quote, as in 's morgens."""
     end = query.find(query[start], start + 1)
     while end >= 0:
         if end + 1 == len(query) or SIGN.match(query, end + 1):
@@ -84,7 +84,7 @@ def read_term(sign: str, piece: str, query: str) -> Words:
     weight, text = (float(found[1]), piece[found.end() :]) if found else (1.0, piece)
     text, is_quoted = unquote(text.strip())
     if not text.strip():
-        raise QueryError(f"{query!r} has a sign with nothing beside it; put quotes around a text that holds signs")
+        raise QueryError(f"{query!r} has a sign with nothing next to it; put quotes around a text that contains signs")
     return Words(text, check_weight(-weight if sign == "-" else weight, text), is_quoted)
 
 
@@ -104,7 +104,7 @@ def check_weight(weight: float, text: str) -> float:
 def collect_words(
     queries: Sequence[str], minus: Sequence[str] = (), like: Sequence[int] = (), weights: Sequence[float] = ()
 ) -> list[Words]:
-    """Return the terms of repeated options: each query in its compact form, what is taken away, and rows to add.
+    """Return the terms of repeated options: each query in its compact form, terms to subtract, and rows to add.
 
     `weights` belong to queries, minus and like in this order; each factor applies to all terms of its query. Raises
     QueryError where there are more or fewer of them.
@@ -117,7 +117,7 @@ def collect_words(
         raise QueryError(f"{wanted} cannot have {given}; give one for each, or none")
     factors = weights or [1.0] * len(parts)
     if parts and all(term.weight * factor <= 0 for terms, factor in zip(parts, factors, strict=True) for term in terms):
-        raise QueryError("the query only takes away; add something with --query or --like")
+        raise QueryError("the query only subtracts; add something with --query or --like")
     return [
         msgspec.structs.replace(term, weight=check_weight(term.weight * factor, term.text))
         for terms, factor in zip(parts, factors, strict=True)

@@ -1,4 +1,4 @@
-"""The error of a condition that names a column that there is not; apart from DuckDB, which not every server has."""
+"""The error for a condition with an unknown column; separate from DuckDB, which not every server has."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHOWN_COLUMNS = 20
 
 
 class UnknownColumnError(QueryError):
-    """A condition names a column that there is not."""
+    """A condition names an unknown column."""
 
     def __init__(self, name: str, columns: Iterable[str]) -> None:
         self.name, there = name, sorted(columns)
@@ -23,9 +23,9 @@ class UnknownColumnError(QueryError):
         hint = f"Did you mean {near[0]}? " if near else ""
         listed = ", ".join(there[:SHOWN_COLUMNS])
         super().__init__(
-            f"--where: there is no column {name}. {hint}The columns are {listed}{rest}; texts stand in single quotes"
+            f"--where: there is no column {name}. {hint}The columns are {listed}{rest}; put texts in single quotes"
         )
 
     def among(self, columns: Iterable[str]) -> UnknownColumnError:
-        """Return the same error with only these columns named, for callers who may not see the others."""
+        """Return the same error with only these columns named, for callers that may not see the others."""
         return UnknownColumnError(self.name, {*columns, ROW_ID})

@@ -78,7 +78,7 @@ def test_a_bad_query_is_named_in_the_result_and_the_others_are_answered(tmp_path
     assert failed["query"].tolist() == [2, 3, 4, 5]
     for problem, words in zip(
         failed.problem,
-        ["no file", "cancel each other", "3 dimensions, the index has 16", "only takes away"],
+        ["no file", "cancel each other", "3 dimensions, the index has 16", "only subtracts"],
         strict=True,
     ):
         assert words in problem
@@ -118,8 +118,8 @@ def test_with_a_file_of_queries_the_first_argument_is_the_output_folder() -> Non
         ("q.txt", b"", "holds no query"),
         ("gone.txt", None, r"cannot be read: .*gone\.txt"),
         ("gone.parquet", None, r"gone\.parquet does not exist"),
-        ("q.parquet", b"no parquet", "is no parquet file"),
-        ("q.jsonl", b'{"n": 1}\n', "has no column query, and none of texts; its columns are n"),
+        ("q.parquet", b"no parquet", "is not a parquet file"),
+        ("q.jsonl", b'{"n": 1}\n', "has no column query and no column of texts; its columns are n"),
     ],
 )
 def test_a_file_that_holds_no_queries_is_one_sentence(
@@ -150,7 +150,7 @@ def test_a_csv_whose_first_line_is_a_query_is_told_of(
 ) -> None:
     (tmp_path / "q.csv").write_text("dog\ncat\n")
     ask_file(tmp_path / "q.csv", tmp_path / "out", index)
-    assert "is taken for the names of its columns (dog), and is not asked; add a line query above it" in caplog.text
+    assert "is read as the names of its columns (dog), not as a query; add a line query above it" in caplog.text
 
 
 def test_a_file_of_which_no_query_can_be_asked_is_refused(tmp_path: Path, index: Path) -> None:

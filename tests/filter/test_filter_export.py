@@ -273,7 +273,7 @@ def test_two_files_of_one_name_in_the_metadata_are_not_guessed_at(tmp_path: Path
         (tmp_path / "in" / os.fsdecode(name)).write_bytes(png(i))
     hits = ask("cat", tmp_path / "out", embed(str(tmp_path / "in"), tmp_path))
     assert hits.picture.tolist() == [None, None]
-    assert "2 files are called" in (tmp_path / "out" / "index.html").read_text()
+    assert "2 files have the name" in (tmp_path / "out" / "index.html").read_text()
 
 
 def test_a_second_query_into_a_folder_is_refused_while_the_first_runs(tmp_path: Path, write_index: WriteIndex) -> None:
@@ -382,7 +382,7 @@ def test_an_answer_is_not_written_over_the_pictures_that_it_found(
     (tmp_path / "link").symlink_to("out")
     path = f"{spelling.format(tmp_path / 'out')}/{found}"
     again = write_index(tmp_path / "again", pd.DataFrame({"image_path": [path], "caption": ["dog"]}))
-    with pytest.raises(QueryError, match=r"pictures of the hits lie in .*images, which an earlier query wrote"):
+    with pytest.raises(QueryError, match=r"pictures of the hits are in .*images, which an earlier query wrote"):
         ask("dog", tmp_path / "out", again)
     assert (tmp_path / "out" / found).read_bytes() == png(0)
     assert copies(ask("dog", tmp_path / "other", again), tmp_path / "other") == [png(0)]

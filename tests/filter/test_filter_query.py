@@ -105,7 +105,7 @@ def test_a_path_of_a_folder_is_no_text(index: Path, tmp_path: Path, monkeypatch:
 
 
 def test_a_device_is_no_query(index: Path, tmp_path: Path) -> None:
-    with pytest.raises(QueryError, match="/dev/null is no regular file"):
+    with pytest.raises(QueryError, match="/dev/null is not a regular file"):
         ask("/dev/null", tmp_path / "out", index)
 
 
@@ -116,7 +116,7 @@ def test_a_word_that_a_folder_is_called_is_asked_with_a_note(
     monkeypatch.chdir(tmp_path)
     config = FilterConfig(asked=QueryConfig(query=("dog",)), output_folder="dog", indice_folder=str(index))
     first, again = run_filter(config), run_filter(config)
-    assert first.query.warning == "dog is the name of a folder here, and was asked as a word"
+    assert first.query.warning == "dog is also the name of a folder here; it was used as a word"
     assert again.query.warning is None  # it holds the hits of a query
     assert first.table["caption"][0].as_py() == "dog"
 
@@ -199,9 +199,9 @@ def save_archive(path: Path) -> None:
 
 
 VECTORS: dict[str, tuple[NDArray[np.generic], str]] = {
-    "zero": (np.zeros(16, np.float32), "is no direction"),
-    "NaN": (np.full(16, np.nan, np.float32), "is no direction"),
-    "infinite": (np.full(16, np.inf, np.float32), "is no direction"),
+    "zero": (np.zeros(16, np.float32), "has no direction"),
+    "NaN": (np.full(16, np.nan, np.float32), "has no direction"),
+    "infinite": (np.full(16, np.inf, np.float32), "has no direction"),
     "several": (np.ones((2, 16), np.float32), "one vector"),
     "none": (np.ones((0, 16), np.float32), "one vector"),
     "deep": (np.ones((1, 1, 16), np.float32), "one vector"),
@@ -231,7 +231,7 @@ def test_a_file_that_is_no_npy_is_refused_in_a_sentence(
 
 
 def test_another_model_than_the_indexs_is_refused_with_both_names(index: Path, tmp_path: Path) -> None:
-    with pytest.raises(QueryError, match=r"the index is of the model hash:16\?size=32, and demo is another one"):
+    with pytest.raises(QueryError, match=r"the index was made with the model hash:16\?size=32, and demo is another"):
         ask("dog", tmp_path, index, clip_model="demo")
     assert len(ask("dog", tmp_path, index, clip_model=MODEL)) == 5
 
@@ -252,7 +252,7 @@ def test_an_index_that_does_not_name_its_model_needs_clip_model(
     index = write_index(tmp_path / "ix", pd.DataFrame({"caption": ["cat", "dog"]}), manifest=None)
     if manifest == "without encoder":
         (index / "manifest.json").write_text(json.dumps({"format_version": 1, "encoder": None}))
-    with pytest.raises(QueryError, match="say it with --clip_model"):
+    with pytest.raises(QueryError, match="give --clip_model"):
         ask("dog", tmp_path / "out", index)
     assert ask("dog", tmp_path / "out", index, clip_model=MODEL).caption[0] == "dog"
 
@@ -277,7 +277,7 @@ def test_a_missing_index_folder_is_named(tmp_path: Path) -> None:
 def test_an_index_that_knows_more_rows_than_the_metadata_is_refused(tmp_path: Path, write_index: WriteIndex) -> None:
     rows = load_encoder(MODEL).encode_texts(["cat", "dog"])
     index = write_index(tmp_path / "ix", pd.DataFrame({"caption": ["cat"]}), rows=rows)
-    with pytest.raises(ClipRetrievalError, match="an index of 2 rows beside 1 rows of metadata"):
+    with pytest.raises(ClipRetrievalError, match="an index of 2 rows and 1 rows of metadata"):
         ask("cat", tmp_path / "out", index)
 
 
@@ -333,5 +333,5 @@ def test_other_preprocessing_is_another_model(embedded: Path, tmp_path: Path) ->
     about = json.loads((moved / "model.json").read_text())
     about["preprocess"]["mean"] = [0.1, 0.5, 0.5]
     (moved / "model.json").write_text(json.dumps(about))
-    with pytest.raises(QueryError, match="prepares pictures in another way"):
+    with pytest.raises(QueryError, match="but another preprocessing"):
         ask("a dog", tmp_path / "out", embedded / "index", clip_model=f"onnx:{moved}")

@@ -110,7 +110,7 @@ def change(**values: Any) -> Callable[[dict[str, Any]], str]:
         (lambda _: "{", r"recipe\.json is not valid JSON"),
         (lambda _: "[]", r"recipe\.json cannot be used: expected `object`, got `array`"),
         (change(colour="red"), r"recipe\.json cannot be used: object contains unknown field `colour`"),
-        (change(options={"device": "cuda"}), "options: device is none that a recipe has"),
+        (change(options={"device": "cuda"}), "device is not an option of a recipe"),
         (
             change(options={"query": ["a"], "indice_folder": "x", "num_results": "many"}),
             "num_results takes a whole number",

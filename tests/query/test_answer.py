@@ -99,7 +99,7 @@ def test_all_hits_of_a_condition_can_be_without_near_duplicates(
     assert 1 < len(ids) < 60
     rest = np.setdiff1d(np.arange(60), ids)
     assert (rows[rest] @ rows[ids].T).max(axis=1).min() >= 0.5 - 1e-5  # each one left out is near to one that is kept
-    with pytest.raises(ConfigError, match="compare up to 100 hits, not 300; say so many with num_results"):
+    with pytest.raises(ConfigError, match="compare up to 100 hits, not 300; give a smaller num_results"):
         answer(searcher, searcher.like_row(1), SelectionConfig(num_results=0, threshold=0.1, diverse=0.5))
 
 
@@ -118,7 +118,7 @@ def test_too_few_rows_to_tell_from_chance_are_all_kept(
     few = open_searcher(IndexFolder(str(folder)), SearcherConfig())
     found = answer(few, few.embed_vector(rows[0], "a row"), SelectionConfig(surprise=0.1))
     assert len(found.found.ids) == 3
-    assert "too few rows to tell" in found.how[0]
+    assert "too few rows to distinguish" in found.how[0]
 
 
 def test_no_queries_have_no_answers(searcher: Searcher) -> None:

@@ -49,10 +49,10 @@ def test_quotes_keep_signs_in_a_text() -> None:
     [
         ("", "is empty"),
         ("''", "is empty"),
-        ("beach - ", "nothing beside it"),
-        ("a +  + b", "nothing beside it"),
+        ("beach - ", "nothing next to it"),
+        ("a +  + b", "nothing next to it"),
         ("0*a + b", "weight of 'a' is 0"),
-        ("- a - b", "only takes away"),
+        ("- a - b", "only subtracts"),
     ],
 )
 def test_what_means_nothing_is_refused(query: str, said: str) -> None:

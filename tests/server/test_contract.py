@@ -221,7 +221,7 @@ def test_no_sentence_about_a_condition_names_a_column_that_is_not_returned(index
     answer = client.post("/v1/search", {"queries": ["dog"], "where": "secre = 'x'"})
     assert answer.status_code == 400
     assert answer.json()["message"] == (
-        "where: there is no column secre. The columns are caption, id, width; texts stand in single quotes"
+        "where: there is no column secre. The columns are caption, id, width; put texts in single quotes"
     )
 
 

@@ -160,7 +160,7 @@ def test_indices_are_described(client: Any) -> None:
         ({"offset": -1}, "offset 0 or more"),
         ({"where": "nothing = 1"}, "there is no column nothing"),
         ({"where": "(SELECT 1)"}, "where takes conditions"),
-        ({"where": "read_csv('/etc/passwd') = 1"}, "read_csv is no function"),
+        ({"where": "read_csv('/etc/passwd') = 1"}, "read_csv is not a function"),
         ({"threshold": 3}, "between -1 and 1"),
         ({"deduplicate": 3}, "between 0 and 1"),
         ({"diverse": -1}, "between 0 and 1"),
