@@ -1,4 +1,4 @@
-"""The commands: options to configs, results to people or, with --json, to programs."""
+"""The commands: options to configs; results for people or, with --json, for programs."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Result(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command shows: its result as json or, by a function that prints it, for people."""
+    """What a command shows: its result as json, or for people by a function that prints it."""
 
     result: Result | Mapping[str, Any]
     report: Callable[[Any], None]
     exit_code: int = 0
 
     def show(self, *, as_json: bool) -> None:
-        """Print the result, and end the command with its exit code; 1 where it cannot be printed."""
+        """Print the result, and end the command with its exit code; 1 if it cannot be printed."""
         context = click.get_current_context(silent=True)
         if context is not None and isinstance(context.obj, list):
             context.obj.append(self)
@@ -57,12 +57,12 @@ class Outcome:
 
 
 def report_ahead(name: str) -> list[str]:
-    """Return the module of a report, to import while the command works; none where --json was given."""
+    """Return the module of a report, to import while the command works; none if --json was given."""
     return [] if wants_json() else [f"clip_retrieval.commands.reports.{name}"]
 
 
 def wants_json() -> bool:
-    """Say whether the command that runs was given --json."""
+    """Say whether the running command was given --json."""
     return bool(click.get_current_context().params.get("as_json"))
 
 
@@ -82,7 +82,7 @@ def with_config(
 ) -> Callable[[Callable[[T], Outcome]], Callable[..., None]]:
     """Return a decorator that gives a command the flags of a config and --json, and calls it with the config.
 
-    `read` makes the config of keyword values and positional arguments; without it `build_config` does.
+    `read` makes the config from keyword values and positional arguments; without it `build_config` does.
     """
     make = functools.partial(build_config, config) if read is None else read
 
@@ -99,7 +99,7 @@ def with_config(
 
 
 class CommandWithCommands(click.Group):
-    """A command that does its own work, unless its first word names one of the commands below it."""
+    """A command that does its own work, unless its first word names one of its subcommands."""
 
     allow_interspersed_args = True  # options may follow the folders, as with any command
 

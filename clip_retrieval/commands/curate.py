@@ -1,4 +1,4 @@
-"""Commands that make a better data set of an embeddings folder."""
+"""Commands that curate a data set by its embeddings folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from clip_retrieval.curate.config import DedupConfig, LabelConfig, ReportConfig,
 
 
 def prepare() -> None:
-    """Load faiss so that its threads sleep while they wait."""
+    """Load faiss so its threads sleep while they wait."""
     from clip_retrieval.search.load_faiss import load_faiss
 
     load_faiss()

@@ -1,4 +1,4 @@
-"""The command that does everything once; its options are those of three others, which `back` starts without."""
+"""The command that does everything once. Its options come from three other commands, whose imports `back` avoids."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from clip_retrieval.options import build_config
 @config_options(End2EndConfig)
 @json_option
 def end2end(*, arguments: Sequence[object], as_json: bool, **options: Mapping[str, object]) -> None:
-    """Embed what is at the urls of URL_LIST, or in a table or folder, index it below OUTPUT_FOLDER, and serve it.
+    """Embed the pictures at the urls of URL_LIST, or in a table or folder, index them below OUTPUT_FOLDER, and serve.
 
-    What was stopped, or killed, goes on where it was when the same command is given again.
+    If it was stopped or killed, run the same command again: it goes on where it was.
     """
     config = build_config(End2EndConfig, given_options(options), arguments)
     from clip_retrieval.commands.reports.end2end import print_result

@@ -1,4 +1,4 @@
-"""The command that hands an index on to other engines."""
+"""The command that exports an index to other engines."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from clip_retrieval.export.config import ExportConfig
 def export(config: ExportConfig) -> Outcome:
     """Copy the vectors, ids and metadata of FOLDER into LanceDB, pgvector, Qdrant, Milvus or parquet, and check them.
 
-    TARGET, the second argument, says where the engine is. What was stopped, or killed, goes on where it was when the
-    same command is given again. The exit code is 1 where the check finds a difference.
+    TARGET, the second argument, says where the engine is. If it was stopped or killed, run the same command again: it
+    goes on where it was. The exit code is 1 if the check finds a difference.
     """
     from clip_retrieval.search.load_faiss import load_faiss
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def read_config(values: Mapping[str, object], arguments: Sequence[object]) -> FilterConfig:
-    """Return the config of options and arguments, with those of a recipe where one is named."""
+    """Return the config of options and arguments, with the options of a recipe if one is named."""
     if values.get("queries") is not None and "query" not in values:
         values = {**values, "query": ()}  # the queries are in a file, so the first argument is the output folder
     if values.get("recipe") is None:
@@ -31,7 +31,7 @@ def read_config(values: Mapping[str, object], arguments: Sequence[object]) -> Fi
 @click.command("filter")
 @with_config(FilterConfig, read_config)
 def filter_command(config: FilterConfig) -> Outcome:
-    """Find what a text, a picture or an embedding (.npy) asks for, and export it to OUTPUT_FOLDER."""
+    """Find the rows nearest to a text, a picture or an embedding (.npy), and export them to OUTPUT_FOLDER."""
     with starting_quickly():
         from clip_retrieval.filter.opening import Opening
 

@@ -12,7 +12,7 @@ from clip_retrieval.index.folder.build_options import read_index_config, read_sc
 @click.group(cls=CommandWithCommands)
 @with_config(IndexConfig, read_index_config)
 def index(config: IndexConfig) -> Outcome:
-    """Build nearest-neighbor indices of an embeddings folder, within the memory given."""
+    """Build nearest-neighbor indices of an embeddings folder, within the given memory."""
     from clip_retrieval.search.load_faiss import load_faiss
 
     load_faiss()
@@ -29,7 +29,7 @@ def index(config: IndexConfig) -> Outcome:
 @index.command("score")
 @with_config(ScoreConfig, read_score_config)
 def score(config: ScoreConfig) -> Outcome:
-    """Measure recall and time of an index that is there, and tune its search settings."""
+    """Measure recall and time of an existing index, and tune its search settings."""
     from clip_retrieval.search.load_faiss import load_faiss
 
     load_faiss()
@@ -42,7 +42,7 @@ def score(config: ScoreConfig) -> Outcome:
 @index.command("combine")
 @with_config(CombineConfig)
 def combine(config: CombineConfig) -> Outcome:
-    """Merge partitioned indices of one modality into one file, or with lists on disk."""
+    """Merge partitioned indices of one modality into one file, or into an index with lists on disk."""
     from clip_retrieval.commands.reports.index import print_combined
     from clip_retrieval.index.combine import run_combine
 
@@ -66,7 +66,7 @@ def index_combiner(config: CombinerConfig) -> Outcome:
 )
 @with_json
 def info(index_folder: str, *, check: bool) -> Outcome:
-    """Say what the indices of a folder are: kind, rows, size, settings, recall, model."""
+    """Describe the indices of a folder: kind, rows, size, settings, recall, model."""
     from clip_retrieval.commands.reports.index import print_info
     from clip_retrieval.index.info import describe_folder
 

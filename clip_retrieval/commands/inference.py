@@ -17,7 +17,7 @@ from clip_retrieval.inference.config import InferenceConfig, WorkerConfig
 def inference(config: InferenceConfig) -> Outcome:
     """Embed a folder of pictures, or tars, into OUTPUT_FOLDER.
 
-    A run that was stopped, or killed, goes on where it was when the same command is given again.
+    If a run was stopped or killed, run the same command again: it goes on where it was.
     """
     return run_or_estimate(config)
 
@@ -25,7 +25,7 @@ def inference(config: InferenceConfig) -> Outcome:
 @click.command("inference.worker")
 @with_config(WorkerConfig)
 def inference_worker(config: WorkerConfig) -> Outcome:
-    """Make some partitions of a run that is shared out by hand, such as one to a machine."""
+    """Make some partitions of a run that is distributed by hand, such as one partition per machine."""
     return run_or_estimate(config.run, config.tasks)
 
 
@@ -34,8 +34,8 @@ def inference_worker(config: WorkerConfig) -> Outcome:
 def slurm_worker() -> Outcome:
     """Make the partitions of one task of Slurm.
 
-    It takes no options but the environment: WORKER_ARGS_PATH (a json file with options of `inference`), NUM_TASKS
-    (partitions), WORLD_SIZE (workers), SLURM_PROCID (which of them this is) and SLURM_LOCALID (the device to use).
+    Its only options are environment variables: WORKER_ARGS_PATH (a json file with options of `inference`), NUM_TASKS
+    (partitions), WORLD_SIZE (workers), SLURM_PROCID (the number of this worker) and SLURM_LOCALID (the device to use).
     """
     from clip_retrieval.commands.reports.slurm import print_task
     from clip_retrieval.inference.distributors.slurm_worker import run_task
@@ -54,7 +54,7 @@ def leave_to_slurm(config: InferenceConfig) -> Outcome:
 
 
 def run_or_estimate(config: InferenceConfig, tasks: tuple[int, ...] | None = None) -> Outcome:
-    """Make all partitions, or those of `tasks`; with --dry_run, estimate what that takes."""
+    """Make all partitions, or only `tasks`; with --dry_run, estimate the cost."""
     from clip_retrieval.commands.reports.estimate import print_estimate
     from clip_retrieval.commands.reports.inference import print_plan, print_summary
     from clip_retrieval.inference.dry_run.measure import estimate_run
@@ -74,7 +74,7 @@ def run_or_estimate(config: InferenceConfig, tasks: tuple[int, ...] | None = Non
 @click.option("--watch", is_flag=True, help="Look again every few seconds, until the run is complete.")
 @json_option
 def status(output_folder: str, *, watch: bool, as_json: bool) -> None:
-    """Say how far a run of `inference` is, from its OUTPUT_FOLDER alone: done, running, lost and failed partitions.
+    """Show the progress of a run of `inference`, by its OUTPUT_FOLDER: done, running, lost and failed partitions.
 
     With --watch and --json, each look is one line of json.
     """

@@ -11,7 +11,7 @@ from clip_retrieval.map.config import MapConfig
 @click.command("map")
 @with_config(MapConfig)
 def map_command(config: MapConfig) -> Outcome:
-    """Lay out all pictures of an index by likeness, as one page that opens in any browser."""
+    """Lay out all pictures of an index by similarity, as one page that opens in any browser."""
     from clip_retrieval.search.load_faiss import load_faiss
 
     load_faiss()

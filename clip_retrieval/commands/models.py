@@ -14,7 +14,7 @@ from clip_retrieval.tools.config import ModelInfoConfig
 @click.command()
 @with_config(ConvertConfig)
 def convert(config: ConvertConfig) -> Outcome:
-    """Write a model in another format: onnx (runs without torch), open_clip, hf or gguf; checked before it is kept."""
+    """Write a model in another format: onnx (runs without torch), open_clip, hf or gguf. The result is checked."""
     check_source(config)
     need_full("torch", "convert", EncoderError)
     from clip_retrieval.commands.reports.models import print_converted
@@ -26,7 +26,7 @@ def convert(config: ConvertConfig) -> Outcome:
 @click.command()
 @with_config(QuantizeConfig)
 def quantize(config: QuantizeConfig) -> Outcome:
-    """Write a converted model with fewer bits, and say what that does to its embeddings."""
+    """Write a converted model with fewer bits, and measure the effect on its embeddings."""
     need_full("onnx", "quantize", EncoderError)
     from clip_retrieval.commands.reports.models import print_quantized
     from clip_retrieval.encoder.export.quantize import run_quantize
@@ -36,7 +36,7 @@ def quantize(config: QuantizeConfig) -> Outcome:
 
 @click.group()
 def models() -> None:
-    """Say which models there are, and what a model is."""
+    """List models, and describe one."""
 
 
 @models.command("list")
@@ -53,7 +53,7 @@ def models_list() -> Outcome:
 @models.command("info")
 @with_config(ModelInfoConfig)
 def models_info(config: ModelInfoConfig) -> Outcome:
-    """Open a model, and say what it is."""
+    """Open a model, and describe it."""
     from clip_retrieval.commands.reports.tools import print_model
     from clip_retrieval.tools.models import describe_model
 

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 @click.command()
 @with_config(SearchConfig, read_search_config)
 def search(config: SearchConfig) -> Outcome:
-    """Find pictures of a FOLDER by what they show.
+    """Find pictures in a FOLDER by what they show.
 
-    The first search embeds the folder, later ones what has changed. What is kept lies in this machine's cache.
+    The first search embeds the folder, later ones what has changed. The embeddings are kept in this machine's cache.
     """
     if config.upkeep.is_asked:
         return maintain(config)
@@ -52,7 +52,7 @@ def search(config: SearchConfig) -> Outcome:
 
 
 def print_answer(result: PhotoAnswer, output: OutputConfig) -> None:
-    """Print the hits as the options want them, and open the page where that was asked for."""
+    """Print the hits in the form of the options, and open the page if asked for."""
     if output.is_table:
         from clip_retrieval.commands.reports.search import print_hits
 
@@ -64,7 +64,7 @@ def print_answer(result: PhotoAnswer, output: OutputConfig) -> None:
 
 
 def print_paths(result: PhotoAnswer, *, is_null: bool) -> None:
-    """Write the paths as they are on disk, which may be no UTF-8; a terminal gets them without what it would obey."""
+    """Write the paths as on disk, which may not be UTF-8; for a terminal, control characters are removed."""
     is_seen = sys.stdout.isatty() and not is_null
     stream = sys.stdout.buffer
     for path in result.paths():
@@ -75,7 +75,7 @@ def print_paths(result: PhotoAnswer, *, is_null: bool) -> None:
 
 
 def maintain(config: SearchConfig) -> Outcome:
-    """Do what is asked instead of a search."""
+    """Do the maintenance that is asked for instead of a search."""
     from clip_retrieval.commands.reports.search import print_forgotten, print_kept, print_setting
     from clip_retrieval.photos.folders import forget, list_kept
     from clip_retrieval.photos.models import write_setting

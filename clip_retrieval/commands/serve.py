@@ -14,7 +14,7 @@ from clip_retrieval.server.config import BackConfig, FrontConfig
 @click.command()
 @config_options(BackConfig)
 def back(*, arguments: Sequence[object], **options: Mapping[str, object]) -> None:
-    """Serve an index folder, or those of a json file, to clip-retrieval's clients and fronts, and under /v1."""
+    """Serve an index folder, or the folders of a json file, to clip-retrieval's clients and fronts, and under /v1."""
     config = build_config(BackConfig, given_options(options), arguments)
     from clip_retrieval.server.start import run_back
 
@@ -24,7 +24,7 @@ def back(*, arguments: Sequence[object], **options: Mapping[str, object]) -> Non
 @click.command()
 @config_options(FrontConfig)
 def front(*, arguments: Sequence[object], **options: Mapping[str, object]) -> None:
-    """Serve the web page alone, for a server elsewhere; `back` serves it too, at its own address."""
+    """Serve only the web page, for a server elsewhere; `back` serves it too, at its own address."""
     config = build_config(FrontConfig, given_options(options), arguments)
     from clip_retrieval.server.front import run_front
 

@@ -18,7 +18,7 @@ from clip_retrieval.tools.config import (
 @click.argument("folder", default="demo-run")
 @with_json
 def demo(folder: str) -> Outcome:
-    """Embed, index and query the embedded gallery with the embedded model: everything, without network."""
+    """Embed, index and query the embedded gallery with the embedded model, without network."""
     from clip_retrieval.commands.reports.demo import print_demo
     from clip_retrieval.demo.run import run_demo
 
@@ -72,7 +72,7 @@ def benchmark(config: BenchmarkConfig) -> Outcome:
 @click.command("parquet_to_arrow")
 @with_config(ParquetToArrowConfig)
 def parquet_to_arrow(config: ParquetToArrowConfig) -> Outcome:
-    """Write the metadata of PARQUET_FOLDER as one Arrow file, out of which rows are fetched fast."""
+    """Write the metadata of PARQUET_FOLDER as one Arrow file, for fast access by row."""
     from clip_retrieval.commands.reports.tools import print_converted
     from clip_retrieval.tools.arrow import run_parquet_to_arrow
 

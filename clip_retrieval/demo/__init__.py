@@ -1,1 +1,1 @@
-"""The embedded demo: a tiny CLIP, a gallery that it can embed, and the run that shows both."""
+"""The embedded demo: a tiny CLIP, a gallery that it can embed, and a run of both."""

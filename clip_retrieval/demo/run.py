@@ -39,7 +39,7 @@ class DemoResult:
 
 
 def run_demo(folder: str) -> DemoResult:
-    """Embed the gallery, index it and ask three queries, all below `folder`."""
+    """Embed the gallery, index it and run three queries, all below `folder`."""
     start = time.perf_counter()
     embeddings, index = f"{folder}/embeddings", f"{folder}/index"
     summary = clip_inference(

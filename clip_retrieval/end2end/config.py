@@ -1,4 +1,4 @@
-"""The options of `end2end`: few of `inference`, `index` and `back`, whose own commands have all of theirs."""
+"""The options of `end2end`: a few options of `inference`, `index` and `back`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IMAGES, EMBEDDINGS, INDEX, INDICES_PATHS = "images", "embeddings", "index", "ind
 
 @dataclass(frozen=True, kw_only=True)
 class End2EndConfig:
-    """What is embedded, where everything goes, and what is done with it."""
+    """What is embedded, where the results go, and whether they are served."""
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ("url_list", "output_folder", "run_back")
 
@@ -29,17 +29,16 @@ class End2EndConfig:
         aliases=("input_dataset",),
     )
     output_folder: str = option(
-        help="Folder of this machine: embeddings, index and indices_paths.json are made there, and images with "
-        "img2dataset."
+        help="Folder of this machine for embeddings, index and indices_paths.json, and with img2dataset for images."
     )
     run_back: bool = option(True, help="Serve the index at the end, until Ctrl-C.")
-    input_format: InputFormat | None = option(None, help="What url_list is. None: as its names and columns say.")
+    input_format: InputFormat | None = option(None, help="Format of url_list. None: by its names and columns.")
     downloader: Literal["own", "img2dataset"] = option(
         "own",
-        help="own: fetch the pictures of urls while embedding them, and keep none. img2dataset: have that program "
-        "write them into tars first (pip install img2dataset; an environment of its own will do).",
+        help="own: fetch the pictures of urls while embedding them, and keep none. img2dataset: first write them into "
+        "tars with that program (pip install img2dataset; a separate environment is fine).",
     )
-    image_size: int = option(256, help="img2dataset: side of the pictures that it keeps.", least=1)
+    image_size: int = option(256, help="img2dataset: side of the pictures in the tars.", least=1)
     url_column: str | None = option_of(SourceConfig, "url_column")
     caption_column: str | None = option_of(SourceConfig, "caption_column")
     enable_text: bool = option_of(SourceConfig, "enable_text")
@@ -53,7 +52,7 @@ class End2EndConfig:
     write_batch_size: int = option_of(InferenceConfig, "write_batch_size", default=100_000)
     update: bool = option_of(InferenceConfig, "update")
     max_index_memory_usage: str | None = option(
-        None, help="Largest size of each index: 500MB, 4G. None: 4G, or that of the index that is there."
+        None, help="Largest size of each index: 500MB, 4G. None: 4G, or the size of the existing index."
     )
     current_memory_available: str = option_of(IndexConfig, "current_memory_available")
     access: AccessConfig = group(AccessConfig)
@@ -62,7 +61,7 @@ class End2EndConfig:
         check_least(self)
         if "://" in self.output_folder or not self.output_folder:
             raise ConfigError(
-                "end2end works in a folder of this machine; for other stores give `inference`, `index` and `back` one "
+                "end2end works in a folder of this machine; for other stores run `inference`, `index` and `back` one "
                 "after the other"
             )
         for size in (self.max_index_memory_usage, self.current_memory_available):

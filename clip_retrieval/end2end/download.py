@@ -17,33 +17,33 @@ logger = logging.getLogger(__name__)
 
 PROGRAM = "img2dataset"
 FINISHED = "finished.json"  # the options, in the folder of the tars, once the program has ended well
-PROCESSES, THREADS = 4, 128  # as clip-retrieval 2 has them
+PROCESSES, THREADS = 4, 128  # as in clip-retrieval 2
 FORMATS = ("parquet", "csv", "tsv", "json", "jsonl", "txt", "csv.gz", "tsv.gz", "txt.gz", "jsonl.gz")
 
 
 def find_program() -> str:
-    """Return img2dataset's path. Raises ConfigError where it is not installed."""
+    """Return img2dataset's path. Raises ConfigError if it is not installed."""
     found = shutil.which(PROGRAM) or shutil.which(PROGRAM, path=str(Path(sys.executable).parent))
     if found is None:
         raise ConfigError(
-            f"--downloader {PROGRAM} needs that program on the path: pip install {PROGRAM} (an environment of its own "
-            "will do), or leave --downloader out"
+            f"--downloader {PROGRAM} needs that program on the path: pip install {PROGRAM} (a separate environment is "
+            "fine), or leave --downloader out"
         )
     return found
 
 
 def download(config: End2EndConfig) -> str:
-    """Have img2dataset write the pictures into tars, unless it has; return their folder.
+    """Write the pictures into tars with img2dataset, unless that is done; return their folder.
 
-    Raises SourceError where it fails, ConfigError where the tars are there of other options; it goes on where it was
-    when it is called again.
+    Raises SourceError if it fails, and ConfigError if the folder has tars of other options. When called again, it goes
+    on where it was.
     """
     folder = Path(config.output_folder, IMAGES)
     asked = arguments(config, folder)
     if (folder / FINISHED).exists():
         if read_json(folder / FINISHED, list[str], StorageError) != asked:
             raise ConfigError(
-                f"the pictures in {folder} are of another list, or of other options; name another output_folder"
+                f"the pictures in {folder} are of another list or other options; name another output_folder"
             )
         logger.info("%s is finished", folder)
         return str(folder)
@@ -52,19 +52,17 @@ def download(config: End2EndConfig) -> str:
     done = subprocess.run([program, *asked], check=False, stdin=subprocess.DEVNULL)
     if done.returncode:
         raise SourceError(
-            f"{PROGRAM} ended with code {done.returncode}; its messages are above, and the same command goes on where "
-            "it was"
+            f"{PROGRAM} ended with code {done.returncode}; its messages are above; run the same command again to go on "
+            "where it was"
         )
     if not any(folder.glob("*.tar")):
-        raise SourceError(
-            f"{PROGRAM} wrote no tar into {folder}: there was no picture at the urls of {config.url_list}"
-        )
+        raise SourceError(f"{PROGRAM} wrote no tar into {folder}: it found no picture at the urls of {config.url_list}")
     Folder(str(folder)).write_json(FINISHED, asked)
     return str(folder)
 
 
 def arguments(config: End2EndConfig, folder: Path) -> list[str]:
-    """Return the options of clip-retrieval 2's call, and those that let it go on where it was."""
+    """Return the options that clip-retrieval 2 used, and options that let img2dataset go on where it was."""
     kind = next((kind for kind in sorted(FORMATS, key=len, reverse=True) if config.url_list.endswith(kind)), "parquet")
     captions = [] if kind.startswith("txt") else ["--caption_col", config.caption_column or "TEXT"]
     return [

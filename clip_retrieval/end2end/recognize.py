@@ -18,11 +18,11 @@ from clip_retrieval.sources.config import InputFormat
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
 PARQUET = ".parquet"
 TABLES = (PARQUET, ".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".csv.gz", ".tsv.gz", ".txt.gz", ".jsonl.gz")
-LOOKED_AT = 100_000  # files of a folder, of which one is a picture, or none
+LOOKED_AT = 100_000  # most files of a folder that are looked at to find a picture
 
 
 def recognize(place: str) -> InputFormat:
-    """Return the format of an input. Raises ConfigError where its names do not tell."""
+    """Return the format of an input. Raises ConfigError if its names do not show it."""
     path = Path(place).expanduser()
     if "://" not in place and path.is_dir():
         if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
@@ -38,7 +38,7 @@ def recognize(place: str) -> InputFormat:
         kinds = [(kind, path) for kind in [by_suffix(name)] if kind is not None]
     if not kinds:
         raise ConfigError(
-            f"what {place} is cannot be told from its name; say it with --input_format (files, video, webdataset, "
+            f"the name of {place} does not show its format; give --input_format (files, video, webdataset, "
             "parquet, archive, datasets or urls)"
         )
     kind, first = kinds[0]
@@ -46,7 +46,7 @@ def recognize(place: str) -> InputFormat:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder and below it that are not hidden."""
+    """Yield the files in and below a folder that are not hidden."""
     for here, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(here, name) for name in sorted(names) if not name.startswith("."))
@@ -62,12 +62,12 @@ def by_suffix(name: str) -> InputFormat | None:
 
 
 def has_pictures(path: Path) -> bool:
-    """Say whether a table holds the pictures themselves: a parquet file with a column of bytes."""
+    """Say whether a table contains pictures: whether it is a parquet file with a column of bytes."""
     if path.suffix.lower() != PARQUET or not path.is_file():
         return False
     try:
         schema = pq.read_schema(path)
-    except (OSError, pa.ArrowInvalid):  # inference says what is wrong with it
+    except (OSError, pa.ArrowInvalid):  # inference reports what is wrong with it
         return False
     return any(
         pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_struct(kind) for kind in schema.types

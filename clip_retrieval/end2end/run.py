@@ -1,4 +1,4 @@
-"""The stages of `end2end`, each of which takes up what it left the last time."""
+"""The stages of `end2end`; each goes on where it was."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class End2EndResult:
 def clip_end2end(*arguments: object, **options: object) -> End2EndResult:
     """Embed, index and, unless `run_back` is False, serve until a signal says stop; flags of `clip-retrieval end2end`.
 
-    Raises ClipRetrievalError. What was stopped goes on where it was when it is called again.
+    Raises ClipRetrievalError. When called again, it goes on where it was stopped.
     """
     config = build_config(End2EndConfig, options, arguments)
     result = run_end2end(config)
@@ -79,20 +79,20 @@ def run_end2end(config: End2EndConfig) -> End2EndResult:
     logger.info("%s rows are embedded; indexing into %s", f"{summary.stats.sample_count:,}", place / INDEX)
     indices = build_index(config, place)
     paths = Folder(str(place))
-    if not paths.exists(INDICES_PATHS):  # it may have been changed by hand
+    if not paths.exists(INDICES_PATHS):  # an existing one may have been changed by hand
         paths.write_json(INDICES_PATHS, {place.resolve().name or INDEX: INDEX})
     return End2EndResult(source.input_format, summary, indices, str(place / INDICES_PATHS))
 
 
 def check_servable(config: End2EndConfig) -> None:
-    """Raise ConfigError now where serving would fail after hours of work."""
+    """Raise ConfigError now if serving would fail after hours of work."""
     later = "give --run_back False to serve later"
     need("uvicorn", "serving at the end", ConfigError, extra="serve", instead=later)
     bind(config.access).close()
 
 
 def read_source(config: End2EndConfig) -> SourceConfig:
-    """Return what is embedded, after img2dataset where that is asked for."""
+    """Return what is embedded, after running img2dataset if asked for."""
     if config.downloader == "img2dataset":
         return SourceConfig(
             input_dataset=download(config), input_format="webdataset", enable_text=config.enable_text,
@@ -112,7 +112,7 @@ def read_source(config: End2EndConfig) -> SourceConfig:
 
 
 def build_index(config: End2EndConfig, place: Path) -> BuiltIndices:
-    """Build the index, or take over into the one that is there what is new."""
+    """Build the index, or add what is new to the existing one."""
     folder = IndexFolder(str(place / INDEX))
     asked: dict[str, object] = {
         "embeddings_folder": str(place / EMBEDDINGS),
@@ -126,6 +126,6 @@ def build_index(config: End2EndConfig, place: Path) -> BuiltIndices:
 
 
 def back_config(config: End2EndConfig, result: End2EndResult) -> BackConfig:
-    """Return how the index is served, with the column in which a front finds addresses of pictures."""
+    """Return how the index is served, with the column in which a front finds the urls of pictures."""
     url_column = IMAGE_PATH if result.input_format == "urls" else "url"
     return BackConfig(indices_paths=result.indices_paths, access=config.access, url_column=url_column)

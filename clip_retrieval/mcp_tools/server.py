@@ -35,7 +35,7 @@ INSTRUCTIONS = (
     "Finds pictures (and captions) in an index of CLIP embeddings. A query says in words what a picture shows; "
     "similarities compare hits of one query only. Look at hits with `picture`, go on from one with `more_like`."
 )
-Limit = Annotated[int, Field(ge=1, le=100, description="Hits at most.")]
+Limit = Annotated[int, Field(ge=1, le=100, description="Most hits.")]
 Side = Annotated[int, Field(ge=16, le=1024, description="Longest side in pixels.")]
 Row = Annotated[int, Field(ge=0, description="Id of a hit.")]
 Searched = Annotated[Literal["image", "text"], Field(description="Search pictures or captions.")]
@@ -46,7 +46,7 @@ Where = Annotated[
 
 @dataclass(frozen=True)
 class Tools:
-    """What a language model may call; the docstrings are what it reads."""
+    """What a language model may call; it reads the docstrings."""
 
     generation: Generation
 
@@ -57,17 +57,17 @@ class Tools:
         where: Where = None,
         modality: Searched = "image",
     ) -> dict[str, Any]:
-        """Find what fits a description best: id, similarity and metadata of each hit, near-duplicates left out."""
+        """Find what fits a description best: id, similarity and metadata of each hit, without near-duplicates."""
         searcher = self.searcher(modality)
         return self.ask(searcher, embed_words(searcher, query), limit, where)
 
     def more_like(self, row: Row, limit: Limit = 10, where: Where = None) -> dict[str, Any]:
-        """Find what is most like a hit of an earlier search."""
+        """Find what is most similar to a hit of an earlier search."""
         searcher = self.generation.first
         return self.ask(searcher, searcher.like_row(row), limit, where)
 
     def describe(self) -> dict[str, Any]:
-        """Say what the index holds: number of rows, model, and the metadata columns that `where` may ask about."""
+        """Describe the index: number of rows, model, and the metadata columns that `where` may use."""
         metadata = self.generation.first.metadata
         types = {} if metadata is None else {field.name: str(field.type) for field in metadata.schema}
         about = self.generation.describe()
@@ -78,8 +78,7 @@ class Tools:
         data = make_thumbnail(read_original(self.generation, row), size) if row < self.row_count else None
         if data is None:
             raise QueryError(
-                f"row {row} has no picture on this machine that may be shown; perhaps its metadata has its "
-                "address on the web"
+                f"row {row} has no picture on this machine that may be shown; its metadata may have its url on the web"
             )
         return Image(data=data, format="jpeg")
 
@@ -109,14 +108,14 @@ class Tools:
 
 
 def embed_words(searcher: Searcher, query: str) -> Query:
-    """Return the query of texts and their weights; none is ever a path. Raises QueryError."""
+    """Return the query of texts and their weights; a word is never a path. Raises QueryError."""
     terms = parse_words(query)
     parts = [(words.weight, searcher.embed_text(words.text)) for words in terms]
     return parts[0][1] if len(parts) == 1 and parts[0][0] > 0 else add_up(query, parts)
 
 
 def run_mcp(index_folder: str, config: ServedConfig) -> None:
-    """Answer a client over stdin and stdout until it hangs up. Raises ClipRetrievalError where the index is none."""
+    """Answer a client over stdin and stdout until it hangs up. Raises ClipRetrievalError if there is no index."""
     indices = list_served(BackConfig(indices_paths=index_folder, served=config))
     if len(indices) > 1:
         raise ConfigError(f"{index_folder} names {len(indices)} indices; give the folder of one")
@@ -133,7 +132,7 @@ def make_server(generation: Generation) -> MCPServer:
 
 
 def telling_errors(tool: Callable[P, R]) -> Callable[P, R]:
-    """Return a tool whose errors reach the language model as our sentences; of others the package tells nothing."""
+    """Return a tool whose errors reach the language model as our sentences; the package hides other errors."""
 
     @functools.wraps(tool)
     def call(*arguments: P.args, **options: P.kwargs) -> R:

@@ -37,10 +37,10 @@ class ConvertedMetadata:
 
 
 def run_parquet_to_arrow(config: ParquetToArrowConfig) -> ConvertedMetadata:
-    """Write the rows of a folder's parquet files, in name order, to 0.arrow, which appears when it is whole.
+    """Write the rows of a folder's parquet files, in name order, to 0.arrow, which appears when it is complete.
 
-    Raises StorageError where there is no parquet file, none has one of the columns, or the output folder has other
-    Arrow files, whose rows would count as following or preceding these.
+    Raises StorageError if there is no parquet file, if a column is in none of them, or if the output folder has other
+    Arrow files, whose rows would count as coming before or after these.
     """
     start = time.perf_counter()
     source, target = Folder(config.parquet_folder), Folder(config.output_arrow_folder)
@@ -51,7 +51,7 @@ def run_parquet_to_arrow(config: ParquetToArrowConfig) -> ConvertedMetadata:
     if others:
         raise StorageError(f"{target.url} has {others[0]}, whose rows would join these; name an empty folder")
     if target.names("", ".parquet"):
-        logger.warning("clip-retrieval 2 reads Arrow only from a folder of nothing else: move the parquet files away")
+        logger.warning("clip-retrieval 2 needs a folder with only Arrow files: move the parquet files away")
     with show_progress("rows", files.row_count) as advance, target.staged(ARROW_NAME) as path:
         written = write_arrow(files, path, config.columns_to_return, advance)
     return ConvertedMetadata(target.path(ARROW_NAME), written, time.perf_counter() - start)

@@ -25,11 +25,11 @@ TOP = 5
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One class: its pictures that could be read, and the shares of them that were named right."""
+    """One class: its readable pictures, and the shares of them that were named right."""
 
     name: str
     images: int
-    accuracy_1: float | None  # None where the class has no readable picture
+    accuracy_1: float | None  # None if the class has no readable picture
     accuracy_5: float | None
 
 
@@ -49,8 +49,8 @@ class Accuracy:
 class Speed:
     """How long a model took."""
 
-    load_seconds: float  # up to its first embedded picture and text: some engines open their files only then
-    images_per_second: float  # reading and decoding included
+    load_seconds: float  # up to its first embedded picture and text, since some engines open their files only then
+    images_per_second: float  # including reading and decoding
     texts_per_second: float
 
 
@@ -73,7 +73,7 @@ class BenchmarkResult:
     """The comparison of all models on one folder."""
 
     folder: str
-    top: int  # 5, or the number of classes where there are fewer
+    top: int  # 5, or the number of classes if there are fewer
     templates: tuple[str, ...]
     models: tuple[ModelScore, ...]
     failures: tuple[Failure, ...]
@@ -138,7 +138,7 @@ def warm_up(encoder: Encoder) -> None:
 
 
 def measure(cosine: Floats, truth: NDArray[np.integer[Any]], names: Sequence[str]) -> Accuracy:
-    """Return the accuracies of pictures [n] whose right labels are `truth`, from cosines [n, classes]."""
+    """Return the accuracies for pictures [n] with the right labels `truth`, from cosines [n, classes]."""
     ranks = ranks_of_truth(cosine, truth)
     classes = tuple(measure_class(name, ranks[truth == at]) for at, name in enumerate(names))
     return Accuracy(

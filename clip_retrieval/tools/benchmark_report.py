@@ -1,4 +1,4 @@
-"""What `benchmark` found: a comparison for people, and as markdown, csv or json."""
+"""The result of `benchmark`: a comparison for people, and as markdown, csv or json."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def all_notes(result: BenchmarkResult) -> list[str]:
 
 
 def write_result(result: BenchmarkResult, output: str) -> None:
-    """Write the result in the form that the file's suffix names; csv has the comparison only."""
+    """Write the result in the format of the file's suffix; csv has only the comparison."""
     forms: dict[str, Callable[[BenchmarkResult], str]] = {".md": as_markdown, ".csv": as_csv, ".json": as_json}
     text = forms[PurePath(output).suffix.lower()](result)
     with Folder(str(Path(output).parent)).staged(Path(output).name) as staged:

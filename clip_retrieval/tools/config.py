@@ -16,7 +16,7 @@ ScoreKind = Literal["auto", "softmax", "sigmoid"]
 PLACE = "{}"  # stands for the label in a template
 TABLE_SUFFIXES = (".md", ".csv", ".json")
 MODEL_ALIASES = ("model", "m")  # clip.cpp's
-IMAGE_HELP = "A picture, or a folder of pictures with all below it."
+IMAGE_HELP = "A picture, or a folder: all pictures in and below it."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +37,9 @@ class EmbedConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VerboseConfig:
-    """What is told beside the result."""
+    """What is reported besides the result."""
 
-    verbose: int = option(0, aliases=("v",), help="1: also tell how long each part took.")
+    verbose: int = option(0, aliases=("v",), help="1: also report how long each part took.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class ZslConfig:
     )
     scores: ScoreKind = option(
         "auto",
-        help="softmax: the labels share 1; sigmoid: each by itself. auto: sigmoid where the model has a logit bias.",
+        help="softmax: the labels share 1; sigmoid: each by itself. auto: sigmoid if the model has a logit bias.",
     )
     top_k: int = option(5, help="Labels that are named for each picture.", least=1)
     embed: EmbedConfig = group(EmbedConfig)
@@ -122,7 +122,7 @@ class RuntimeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig:
-    """A folder of class folders, and the models that are to name the classes."""
+    """A folder of class folders, and the models that name the classes."""
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ("folder",)
 
@@ -142,7 +142,7 @@ class BenchmarkConfig:
         check_templates(self.template)
         if self.output is not None and PurePath(self.output).suffix.lower() not in TABLE_SUFFIXES:
             raise ConfigError(f"output must end in one of {', '.join(TABLE_SUFFIXES)}, not {self.output}")
-        for uri in self.clip_model:  # finds a typing error in the last name now, not after an hour
+        for uri in self.clip_model:  # finds a typo in the last name now, not after an hour
             check_model_name(uri)
 
 
@@ -158,7 +158,7 @@ class ModelInfoConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ParquetToArrowConfig:
-    """Parquet files of metadata, and the folder for one Arrow file of them."""
+    """Parquet files of metadata, and the folder for one Arrow file with all their rows."""
 
     parquet_folder: str = option(help="Folder of parquet files: the metadata folder of an index.")
     output_arrow_folder: str = option(help="Where 0.arrow goes.")
@@ -166,7 +166,7 @@ class ParquetToArrowConfig:
 
     def __post_init__(self) -> None:
         if not self.columns_to_return:
-            raise ConfigError("columns_to_return names no column; name some: url,caption")
+            raise ConfigError("columns_to_return is empty; name columns, such as url,caption")
 
 
 def check_templates(templates: tuple[str, ...]) -> None:

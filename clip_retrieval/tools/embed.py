@@ -29,7 +29,7 @@ READER_THREADS = 4  # Pillow releases the GIL while it decodes and resizes
 
 @dataclass(frozen=True)
 class Pictures:
-    """Rows of the pictures that could be read, and what became of the others."""
+    """Rows of the readable pictures, and why the others could not be read."""
 
     positions: tuple[int, ...]  # each row's index in the list of pictures
     names: tuple[str, ...]
@@ -40,7 +40,7 @@ class Pictures:
 def stream_pictures(
     encoder: Encoder, paths: Sequence[Path], batch_size: int, pictures: PictureConfig
 ) -> Iterator[Pictures]:
-    """Yield the pictures' rows in order; one that cannot be read is a failure of its batch."""
+    """Yield the pictures' rows in order; an unreadable picture is among the failures of its batch."""
     preprocess, warnings = encoder.info.preprocess, Counter[str]()
     with ThreadPoolExecutor(READER_THREADS) as readers, show_progress("pictures", len(paths)) as advance:
         for batch in in_batches(range(len(paths)), batch_size):
@@ -61,7 +61,7 @@ def stream_pictures(
 
 
 def embed_pictures(encoder: Encoder, paths: Sequence[Path], batch_size: int, pictures: PictureConfig) -> Pictures:
-    """Return all pictures' rows; raises SourceError where not one could be read."""
+    """Return all pictures' rows; raises SourceError if none could be read."""
     batches = list(stream_pictures(encoder, paths, batch_size, pictures))
     failures = tuple(failure for batch in batches for failure in batch.failures)
     if paths and len(failures) == len(paths):
@@ -88,14 +88,14 @@ def embed_texts(encoder: Encoder, texts: Sequence[str], batch_size: int) -> Text
 
 
 def embed_prompts(encoder: Encoder, names: Sequence[str], templates: Sequence[str], batch_size: int) -> TextEmbeddings:
-    """Return a unit row for each name: the mean of the prompts that the templates make of it."""
+    """Return a unit row for each name: the mean of its prompts, one for each template."""
     prompts = [prompt for name in names for prompt in fill_templates(name, templates)]
     found = embed_texts(encoder, prompts, batch_size)
     return TextEmbeddings(average_prompts(found.rows, len(names)), found.truncated_count)
 
 
 def choose_workload(item_count: int) -> Workload:
-    """Return `once` for so few pictures and texts that opening a model takes longer than they do."""
+    """Return `once` for so few pictures and texts that opening a model takes longer than embedding them."""
     return "once" if item_count <= FEW_ITEMS else "query"
 
 
@@ -111,11 +111,11 @@ def nothing_readable(failures: Sequence[Failure]) -> SourceError:
 
 
 def truncation_notes(count: int) -> list[str]:
-    """Return a note where texts were cut."""
+    """Return a note if texts were cut."""
     return [f"cut to the model's context length: {counted(count, 'text')}"] if count else []
 
 
 def text_notes(encoder: Encoder, texts: Sequence[str], truncated_count: int) -> list[str]:
-    """Return a note where texts were cut, and one where a small model does not know their words."""
+    """Return a note if texts were cut, and one if a small model does not know their words."""
     unknown = describe_unknown_words(texts, encoder.info)
     return [*truncation_notes(truncated_count), *([unknown] if unknown else [])]

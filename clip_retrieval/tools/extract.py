@@ -1,6 +1,6 @@
-"""The whole of `extract`: embeddings as plain npy files, with json lines that say which row is what.
+"""The whole of `extract`: embeddings as plain npy files, with a json line for each row that names its input.
 
-summary.json is removed first and written last: where it stands, the files beside it belong together.
+summary.json is removed first and written last: if it exists, the files next to it belong together.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Extracted:
 
 
 def run_extract(config: ExtractConfig) -> Extracted:
-    """Embed the pictures and texts into the folder; raises ClipRetrievalError, also where no row came out."""
+    """Embed the pictures and texts into the folder; raises ClipRetrievalError, also if there is no row."""
     with use_cores(config.embed.threads):
         return extract(config)
 
@@ -59,7 +59,7 @@ def run_extract(config: ExtractConfig) -> Extracted:
 def extract(config: ExtractConfig) -> Extracted:
     paths, texts = list_pictures(config.image), read_texts(config)
     if not paths and not texts:
-        raise SourceError(f"{' and '.join(config.text_file)} hold no text; write one on each line")
+        raise SourceError(f"there is no text in {' and '.join(config.text_file)}; write one per line")
     folder = Folder(config.output_folder)
     check_not_inside(folder, StorageError)
     check_writable(folder)
@@ -89,7 +89,7 @@ def read_texts(config: ExtractConfig) -> list[str]:
 
 
 def write_texts(staging: Path, encoder: Encoder, texts: Sequence[str], batch_size: int) -> int:
-    """Write the rows of the texts, and return how many were cut; no file where there is no text."""
+    """Write the rows of the texts, and return how many were cut; no file if there is no text."""
     if not texts:
         return 0
     truncated_count = 0
@@ -104,7 +104,7 @@ def write_texts(staging: Path, encoder: Encoder, texts: Sequence[str], batch_siz
 def write_pictures(
     staging: Path, encoder: Encoder, paths: Sequence[Path], config: EmbedConfig
 ) -> tuple[int, list[Failure]]:
-    """Write the rows of the pictures, and return how many there are, and what could not be used."""
+    """Write the rows of the pictures, and return their number, and what could not be used."""
     count, failures = 0, list[Failure]()
     if not paths:
         return count, failures
@@ -118,7 +118,7 @@ def write_pictures(
 
 @contextmanager
 def appending(rows_path: Path, names_path: Path, dimension: int) -> Iterator[Append]:
-    """Give a function that appends rows, and a json line for each; memory stays flat."""
+    """Yield a function that appends rows, and a json line for each; memory stays flat."""
     with NpyWriter(rows_path, dimension, np.dtype("<f4")) as writer, names_path.open("wb") as names_file:
 
         def append(rows: Embeddings, names: Iterable[dict[str, str]]) -> None:
@@ -129,12 +129,12 @@ def appending(rows_path: Path, names_path: Path, dimension: int) -> Iterator[App
 
 
 def json_line(value: dict[str, str]) -> bytes:
-    """Return a line of json, readable in any language; what is no Unicode becomes json's own escape."""
+    """Return a line of json, readable in any language; invalid Unicode becomes json's own escape."""
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def publish(folder: Folder, staging: Path, result: Extracted) -> None:
-    """Replace what an earlier run left in the folder."""
+    """Replace the files of an earlier run in the folder."""
     for name in OWN_FILES:
         folder.remove(name)
     for path in sorted(staging.iterdir()):

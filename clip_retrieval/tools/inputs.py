@@ -1,4 +1,4 @@
-"""What the small commands are given: pictures by path, texts by line, classes by folder."""
+"""The inputs of the small commands: pictures by path, texts by line, classes by folder."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ class Failure:
 
 @dataclass(frozen=True)
 class ClassFolder:
-    """A class of a labeled data set: its name is its folder's."""
+    """A class of a labeled data set, named after its folder."""
 
     name: str
     pictures: tuple[Path, ...]
 
 
 def list_pictures(places: Sequence[str]) -> list[Path]:
-    """Return the pictures in the order of `places`; those of a folder, and of all below it, sorted by path.
+    """Return the pictures in the order of `places`; pictures in and below a folder are sorted by path.
 
-    A file that is named is taken whatever its name is.
+    A file that is named is taken with any suffix.
     """
     found: list[Path] = []
     for place in places:
@@ -62,11 +62,11 @@ def list_pictures(places: Sequence[str]) -> list[Path]:
 
 
 def read_lines(file: str) -> list[str]:
-    """Return the lines of a text file that hold something."""
+    """Return the lines of a text file that are not empty."""
     try:
         text = Path(file).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise SourceError(f"{file} is no text in UTF-8: {error.reason} at byte {error.start}") from error
+        raise SourceError(f"{file} is not text in UTF-8: {error.reason} at byte {error.start}") from error
     except OSError as error:
         raise SourceError(f"{file} cannot be read: {error.strerror or error}") from error
     lines = [line.strip() for line in text.split("\n")]
@@ -74,7 +74,7 @@ def read_lines(file: str) -> list[str]:
 
 
 def list_classes(folder: str, max_per_class: int | None) -> tuple[list[ClassFolder], list[str]]:
-    """Return the classes that have pictures, sorted by name, and a note for each thing that is left out."""
+    """Return the classes that have pictures, sorted by name, and notes on what is left out."""
     root = Path(folder)
     if not root.is_dir():
         raise SourceError(f"there is no folder {folder}")
@@ -87,19 +87,19 @@ def list_classes(folder: str, max_per_class: int | None) -> tuple[list[ClassFold
     if len(full) < 2:
         raise SourceError(
             f"{folder} holds {counted(len(full), 'folder')} with pictures; a benchmark needs two or more, "
-            "each named by its class"
+            "each named after its class"
         )
     return full, left_out(root, [found.name for found in all_classes if not found.pictures])
 
 
 def left_out(root: Path, empty: Sequence[str]) -> list[str]:
     loose = sum(path.is_file() and has_image_suffix(path) and not is_hidden(path.name) for path in root.iterdir())
-    notes = [f"folders without pictures are no classes: {', '.join(empty)}"] if empty else []
-    return notes + ([f"left out, for being outside of the class folders: {counted(loose, 'picture')}"] if loose else [])
+    notes = [f"folders without pictures are not classes: {', '.join(empty)}"] if empty else []
+    return notes + ([f"left out, since outside of the class folders: {counted(loose, 'picture')}"] if loose else [])
 
 
 def read_picture(path: Path, preprocess: Preprocess, pictures: PictureConfig) -> NDArray[np.uint8] | Failure:
-    """Return the pixels of one picture as the model wants them, or why there are none."""
+    """Return the pixels of one picture for the model, or why there are none."""
     try:
         return read_pixels(read_file(path), preprocess, pictures)
     except ImageError as error:
@@ -109,7 +109,7 @@ def read_picture(path: Path, preprocess: Preprocess, pictures: PictureConfig) ->
 
 
 def shown(path: Path) -> str:
-    """Return a path as text that can be printed; bytes in its name that are no UTF-8 are escaped."""
+    """Return a path as text that can be printed; bytes in its name that are not UTF-8 are escaped."""
     return path.as_posix().encode("utf-8", "backslashreplace").decode()
 
 

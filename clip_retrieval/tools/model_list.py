@@ -11,7 +11,7 @@ from clip_retrieval.encoder.uri import FORMS, OPENAI_NAMES
 
 @dataclass(frozen=True)
 class ModelList:
-    """Every name that --clip_model takes, but for files and hubs."""
+    """Every name that --clip_model takes, except for files and hubs."""
 
     openai: tuple[str, ...]
     embedded: tuple[str, ...]
@@ -28,5 +28,5 @@ class ModelList:
 
 
 def list_models() -> ModelList:
-    """Return the names; asks no network."""
+    """Return the names, without network."""
     return ModelList(tuple(OPENAI_NAMES), ("demo",), list_open_clip(), FORMS)

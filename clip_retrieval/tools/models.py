@@ -17,11 +17,11 @@ from clip_retrieval.tools.config import ModelInfoConfig
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What is known of a model; None where it is not."""
+    """What is known of a model; None for unknown facts."""
 
     info: EncoderInfo
     kind: str  # the engine's
-    format: str | None  # file format; None for models that are no files
+    format: str | None  # file format; None for models that are not files
     context_length: int | None
     parameters: int | None
     bytes_on_disk: int | None
@@ -49,7 +49,7 @@ class ModelFacts:
 
 
 def describe_model(config: ModelInfoConfig) -> ModelFacts:
-    """Open the model and look; raises EncoderError where it cannot be opened."""
+    """Open the model and describe it; raises EncoderError if it cannot be opened."""
     encoder = load_encoder(config.runtime.of_model(config.clip_model))
     name = parse_uri(config.clip_model)
     return ModelFacts(
@@ -63,14 +63,14 @@ def describe_model(config: ModelInfoConfig) -> ModelFacts:
 
 
 def find_format(name: ModelName) -> str | None:
-    """Return what a file or folder is; None for names that are no path."""
+    """Return the format of a file or folder; None for names that are not paths."""
     if name.kind == "onnx":
         return "onnx"
     return recognize(Path(name.architecture)) if name.kind == "checkpoint" else None
 
 
 def bytes_on_disk(name: ModelName) -> int | None:
-    """Return the bytes of a model's files, including weights that several ONNX graphs share; None for a mere name."""
+    """Return the bytes of a model's files, including weights shared by ONNX graphs; None for names without a path."""
     is_path = name.kind not in ("open_clip", "random", "hash")
     places = [name.architecture if is_path else name.architecture.partition("local-dir:")[2]]
     places += [name.weights] if name.weights and "/" in name.weights else []  # a tag has no slash

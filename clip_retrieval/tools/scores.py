@@ -36,25 +36,25 @@ def sigmoid(logits: NDArray[np.floating[Any]]) -> Floats:
 
 
 def logits(cosine: Floats, info: EncoderInfo) -> Floats:
-    """Return scale * cosine + bias, as the model was trained with."""
+    """Return scale * cosine + bias, with the scale and bias of the model's training."""
     scale = USUAL_LOGIT_SCALE if info.logit_scale is None else info.logit_scale
     return np.float32(scale) * cosine + np.float32(info.logit_bias or 0.0)
 
 
 def choose_scores(kind: ScoreKind, info: EncoderInfo) -> Literal["softmax", "sigmoid"]:
-    """Return how this model's logits become probabilities: with a bias, it was trained to judge each pair by itself."""
+    """Return how this model's logits become probabilities; a bias means it was trained to judge each pair alone."""
     if kind == "auto":
         return "softmax" if info.logit_bias is None else "sigmoid"
     return kind
 
 
 def logit_notes(kind: Literal["softmax", "sigmoid"], info: EncoderInfo) -> list[str]:
-    """Return a note for the logit scale or bias where the weights lack it and a default is used."""
+    """Return a note for the logit scale or bias if the weights lack it and a default is used."""
     notes = []
     if info.logit_scale is None:
-        notes.append(f"{info.uri} does not say its logit scale; {USUAL_LOGIT_SCALE:g} is taken")
+        notes.append(f"{info.uri} does not say its logit scale; {USUAL_LOGIT_SCALE:g} is used")
     if kind == "sigmoid" and info.logit_bias is None:
-        notes.append(f"{info.uri} has no logit bias, and was not trained for sigmoid; 0 is taken")
+        notes.append(f"{info.uri} has no logit bias, and was not trained for sigmoid; 0 is used")
     return notes
 
 
@@ -69,9 +69,9 @@ def average_prompts(rows: Embeddings, label_count: int) -> Embeddings:
 
 
 def ranks_of_truth(cosine: Floats, truth: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-    """Return [n]: how many labels do as well as the right one; 0 is a hit.
+    """Return [n]: how many labels score at least as high as the right one; 0 is a hit.
 
-    A tie counts against the model, and so does a score that is no number.
+    A tie counts against the model, and so does a score of NaN.
     """
     own = cosine[np.arange(len(cosine)), truth][:, None]
     ranks: NDArray[np.int64] = cosine.shape[1] - 1 - (cosine < own).sum(axis=1)

@@ -6,7 +6,7 @@ import time
 
 
 class Stopwatch:
-    """Seconds from one part's end to the next one's."""
+    """Seconds from the end of one part to the end of the next."""
 
     def __init__(self) -> None:
         self.start = self.last = time.perf_counter()
@@ -18,8 +18,8 @@ class Stopwatch:
         self.last = now
 
     def notes(self, verbose: int) -> list[str]:
-        """Return a line with the seconds of each part; none where nobody asked."""
+        """Return a line with the seconds of each part; none if `verbose` is 0."""
         if verbose < 1:
             return []
-        seconds = [*self.parts, ("all of it", self.last - self.start)]
+        seconds = [*self.parts, ("everything", self.last - self.start)]
         return ["took " + ", ".join(f"{taken:.3f} s for {part}" for part, taken in seconds)]

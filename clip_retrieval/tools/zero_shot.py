@@ -41,8 +41,8 @@ class Labeled:
     notes: tuple[str, ...]
 
     def best(self, row: int) -> list[int]:
-        """Return the labels of a picture, the likeliest first, `top_k` at most; equal ones as they were given."""
-        order = np.argsort(-self.cosines[row], kind="stable")  # probabilities may round to equal ones
+        """Return at most `top_k` labels of a picture, the likeliest first; equal ones in the given order."""
+        order = np.argsort(-self.cosines[row], kind="stable")  # probabilities may become equal by rounding
         return [int(column) for column in order[: self.top_k]]
 
     def to_json(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def read_labels(config: ZslConfig) -> tuple[list[str], list[str]]:
     """Return the distinct labels in the order given, and a note on duplicates."""
     given = [*config.label, *(read_lines(config.labels_file) if config.labels_file is not None else ())]
     if not given:
-        raise SourceError(f"{config.labels_file} holds no label; write one on each line")
+        raise SourceError(f"{config.labels_file} holds no label; write one per line")
     labels = list(dict.fromkeys(given))
     again = len(given) - len(labels)
-    return labels, [f"given again, and counted once: {counted(again, 'label')}"] if again else []
+    return labels, [f"left out: {counted(again, 'repeated label')}"] if again else []

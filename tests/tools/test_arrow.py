@@ -77,7 +77,7 @@ def test_people_get_a_table_with_the_whole_path_however_long(parquet_folder: Pat
 
 @pytest.mark.parametrize(
     ("columns", "sentence"),
-    [("url,nsfw", "has a column nsfw; there are: url, width, other, caption"), ("[]", "no column")],
+    [("url,nsfw", "has a column nsfw; there are: url, width, other, caption"), ("[]", "columns_to_return is empty")],
 )
 def test_wrong_columns_are_one_sentence(parquet_folder: Path, tmp_path: Path, columns: str, sentence: str) -> None:
     code, output = run(str(parquet_folder), str(tmp_path / "new"), columns)

@@ -41,7 +41,7 @@ def test_every_picture_is_counted_and_what_is_not_is_named(classes: Path) -> Non
     assert [(found.name, found.images) for found in score.accuracy.classes] == [("cat", 2), ("dog", 5)]
     assert score.accuracy.images == 7
     assert [(failure.image, failure.reason) for failure in result.failures] == [(f"{classes}/cat/001.jpg", "decode")]
-    assert result.notes == ("folders without pictures are no classes: bird",)
+    assert result.notes == ("folders without pictures are not classes: bird",)
 
 
 def test_the_result_does_not_depend_on_the_batch_size(classes: Path) -> None:
@@ -103,7 +103,7 @@ def test_the_result_goes_into_a_file(classes: Path, tmp_path: Path, suffix: str)
     else:
         assert f"| {MODEL} | 7 |" in text
         assert "| cat | 2 |" in text
-        assert "* folders without pictures are no classes: bird\n* not used: " in text
+        assert "* folders without pictures are not classes: bird\n* not used: " in text
 
 
 def test_an_output_of_another_kind_is_refused_before_anything_runs() -> None:

@@ -66,7 +66,7 @@ def test_lines_are_stripped_and_empty_ones_left_out(tmp_path: Path) -> None:
 
 def test_a_file_of_lines_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"ab\xff")
-    with pytest.raises(SourceError, match=r"a.txt is no text in UTF-8: invalid start byte at byte 2"):
+    with pytest.raises(SourceError, match=r"a.txt is not text in UTF-8: invalid start byte at byte 2"):
         read_lines(str(tmp_path / "a.txt"))
     with pytest.raises(SourceError, match=r"b.txt cannot be read: No such file or directory"):
         read_lines(str(tmp_path / "b.txt"))
@@ -86,8 +86,8 @@ def test_classes_are_folders_and_what_is_left_out_is_told(tmp_path: Path, write_
         ("dog", ["000.jpg", "001.jpg"]),
     ]
     assert notes == [
-        "folders without pictures are no classes: bird",
-        "left out, for being outside of the class folders: 1 picture",
+        "folders without pictures are not classes: bird",
+        "left out, since outside of the class folders: 1 picture",
     ]
 
 

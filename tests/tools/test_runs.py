@@ -63,7 +63,7 @@ def test_verbose_tells_how_long_each_part_took(tmp_path: Path, write_jpegs: Writ
     number = r"\d+\.\d{3} s for "
     for result, what in ((similar, "texts"), (labeled, "labels")):
         parts = ("took ", "opening the model, ", f"{what}, ", "pictures, ")
-        assert re.fullmatch(number.join(parts) + number + "all of it", result.notes[-1])
+        assert re.fullmatch(number.join(parts) + number + "everything", result.notes[-1])
     assert not run_similarity(build_config(SimilarityConfig, {**given, "text": ("dog",), "verbose": 0})).notes
 
 
@@ -118,7 +118,7 @@ def test_zsl_is_a_softmax_over_the_labels_of_scale_times_cosine(tmp_path: Path, 
     given = options(image=(str(tmp_path),), label=("dog",), labels_file=str(tmp_path / "labels.txt"), top_k=2)
     result = run_zsl(build_config(ZslConfig, given))
     assert result.labels == ("dog", "cat", "bird")
-    assert result.notes == ("given again, and counted once: 1 label",)
+    assert result.notes == ("left out: 1 repeated label",)
     logits = 100 * (direct_rows(tmp_path) @ load_encoder(MODEL).encode_texts(["dog", "cat", "bird"]).T)
     powers = np.exp(logits - logits.max(1, keepdims=True))
     np.testing.assert_allclose(result.probabilities, powers / powers.sum(1, keepdims=True), atol=1e-5)
@@ -134,7 +134,7 @@ def test_zsl_with_sigmoid_judges_each_pair_and_says_that_the_model_was_not_made_
     given = options(image=(str(tmp_path),), label=("dog", "cat"), scores="sigmoid")
     result = run_zsl(build_config(ZslConfig, given))
     np.testing.assert_allclose(result.probabilities, 1 / (1 + np.exp(-100 * result.cosines)), rtol=1e-3)
-    assert result.notes == (f"{MODEL} has no logit bias, and was not trained for sigmoid; 0 is taken",)
+    assert result.notes == (f"{MODEL} has no logit bias, and was not trained for sigmoid; 0 is used",)
 
 
 def test_templates_change_the_label_rows_and_are_averaged(tmp_path: Path, write_jpegs: Write) -> None:
@@ -166,7 +166,7 @@ def test_zsl_options_that_cannot_be_are_one_sentence(given: dict[str, object], m
 def test_a_labels_file_without_labels_is_an_error(tmp_path: Path, write_jpegs: Write) -> None:
     write_jpegs(tmp_path, 1)
     (tmp_path / "labels.txt").write_text("\n\n")
-    with pytest.raises(SourceError, match=r"labels.txt holds no label; write one on each line"):
+    with pytest.raises(SourceError, match=r"labels.txt holds no label; write one per line"):
         run_zsl(build_config(ZslConfig, options(image=(str(tmp_path),), labels_file=f"{tmp_path}/labels.txt")))
 
 
@@ -233,7 +233,7 @@ def test_extract_of_nothing_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^there is nothing to embed: give at least one --image, --text or"):
         build_config(ExtractConfig, {"output_folder": "out"})
     (tmp_path / "a.txt").write_text("\n")
-    with pytest.raises(SourceError, match=r"a.txt hold no text; write one on each line"):
+    with pytest.raises(SourceError, match=r"there is no text in .*a.txt; write one per line"):
         run_extract(build_config(ExtractConfig, options(output_folder="out", text_file=(f"{tmp_path}/a.txt",))))
 
 

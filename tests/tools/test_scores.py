@@ -58,10 +58,8 @@ def test_auto_is_sigmoid_only_for_models_with_a_bias() -> None:
 def test_numbers_that_the_weights_do_not_say_are_told() -> None:
     assert logit_notes("softmax", INFO) == []
     assert logit_notes("sigmoid", SIGLIP) == []
-    assert logit_notes("softmax", replace(INFO, logit_scale=None)) == [
-        "stub does not say its logit scale; 100 is taken"
-    ]
-    assert logit_notes("sigmoid", INFO) == ["stub has no logit bias, and was not trained for sigmoid; 0 is taken"]
+    assert logit_notes("softmax", replace(INFO, logit_scale=None)) == ["stub does not say its logit scale; 100 is used"]
+    assert logit_notes("sigmoid", INFO) == ["stub has no logit bias, and was not trained for sigmoid; 0 is used"]
 
 
 def test_templates_are_filled_as_they_stand_whatever_braces_a_label_has() -> None:

@@ -27,12 +27,12 @@ class SafeConsole(Console):
 
 
 def load_widths() -> None:
-    """Have rich read the widths of all characters, which takes 40 ms when a text is first cut."""
+    """Make rich read the widths of all characters now; it takes 40 ms when a text is first cut."""
     cell_len(ELLIPSIS)
 
 
 def open_console(*, wraps: bool = False) -> Console:
-    """Open the console of a report; lines are left whole, to be copied, unless it wraps them. Tables need that."""
+    """Open the console of a report; lines stay whole, for copying, unless `wraps`, which tables need."""
     return SafeConsole(highlight=False, markup=False, emoji=False, soft_wrap=not wraps)
 
 
@@ -41,7 +41,7 @@ def print_table(table: Table) -> None:
 
 
 def make_table(headings: Sequence[str], *, title: str | None = None, numbers: Collection[str] = ()) -> Table:
-    """Return a table whose columns of texts fold where they are too long, and whose `numbers` are on the right."""
+    """Return a table that folds long texts, and aligns the columns `numbers` to the right."""
     table = Table(title=title, title_justify="left")
     for heading in headings:
         if heading in numbers:
@@ -52,13 +52,13 @@ def make_table(headings: Sequence[str], *, title: str | None = None, numbers: Co
 
 
 def quoted(text: str) -> str:
-    """Return a query for the title of a table: on one line, in quotes, cut where it is long."""
+    """Return a query for the title of a table: on one line, in quotes, cut if it is long."""
     line = " ".join(text.split())
     return repr(line if len(line) <= MOST_TITLE else f"{line[: MOST_TITLE - 1]}{ELLIPSIS}")
 
 
 class Cell:
-    """A foreign text in a table: its start, or with `keeps_end` its end, in two lines at most."""
+    """A foreign text in a table: its start, or with `keeps_end` its end, in at most two lines."""
 
     def __init__(self, text: str, *, keeps_end: bool = False) -> None:
         self.text = " ".join(printable(text).split())
@@ -71,8 +71,8 @@ class Cell:
         return Measurement.get(console, options, Text(self.text[: MOST_LINES * options.max_width], overflow="fold"))
 
     def lines(self, console: Console, width: int) -> list[Text]:
-        """Return the lines that are shown, the place of what is left out marked with an ellipsis."""
-        most = MOST_LINES * width  # no more characters than that fit, so no more are wrapped
+        """Return the lines that are shown, with an ellipsis for text that is left out."""
+        most = MOST_LINES * width  # no more characters fit, so no more are wrapped
         some = self.text[-most - 1 :] if self.keeps_end else self.text[: most + 1]
         while True:
             is_cut = len(some) < len(self.text)

@@ -18,13 +18,13 @@ SHOWN_CLUSTERS, SHOWN_COLUMNS = 20, 12
 REASONS = {
     "bytes": "the same bytes",
     "embedding": "the same embedding",
-    "perceptual": "a like perceptual hash",
-    "semantic": "a like embedding",
+    "perceptual": "a similar perceptual hash",
+    "semantic": "a similar embedding",
 }
 
 
 def print_dedup(result: DedupResult) -> None:
-    """Print how many duplicates there are and why, how sure that is, and where everything is."""
+    """Print how many duplicates there are and why, how certain that is, and where the files are."""
     console = open_console()
     console.print(
         f"{counted(result.duplicates, 'duplicate')} in {counted(result.groups, 'group')}; "
@@ -44,7 +44,7 @@ def print_dedup(result: DedupResult) -> None:
 def how_sure(result: DedupResult) -> str:
     """Say which pairs were compared, and what may have been missed."""
     if result.is_exact:
-        return "every pair of what could be compared is known"
+        return "every pair that can be compared is known"
     if result.recall is None:
         return (
             f"compared within {counted(result.blocks, 'block')} and with their neighbors; --check_rows measures recall"
@@ -63,13 +63,13 @@ def print_files(folder: str, files: Sequence[str], notes: Sequence[str], *, is_n
     first, *others = files
     if not is_new:
         console.print(
-            f"nothing was done: {folder} holds this result of the same options and rows; --overwrite makes it anew"
+            f"nothing was done: {folder} holds this result of the same options and rows; --overwrite makes it again"
         )
     console.print(f"{'written' if is_new else 'there'}: {', '.join([f'{folder}/{first}', *others])}")
 
 
 def print_label(result: LabelResult) -> None:
-    """Print which columns there are now, and how the clusters are called."""
+    """Print which columns there are now, and the names of the clusters."""
     console = open_console()
     for note in result.notes:
         console.print(f"note: {note}", style="yellow")
@@ -79,7 +79,7 @@ def print_label(result: LabelResult) -> None:
         console.print(f"  … and {len(result.clusters) - SHOWN_CLUSTERS:,} more")
     console.print(f"{counted(result.rows, 'row')} have {', '.join(result.columns[:SHOWN_COLUMNS])}")
     also = "" if result.index_folder is None else f" and {result.index_folder}"
-    console.print(f"written: {result.folder}{also}; ask for them with --where")
+    console.print(f"written: {result.folder}{also}; query them with --where")
 
 
 def print_select(result: SelectResult) -> None:

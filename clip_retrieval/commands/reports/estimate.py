@@ -33,10 +33,10 @@ def rows_of(estimate: Estimate) -> list[tuple[str, str, str]]:
     readers = counted(task.readers, "reader") if task.readers else "no readers"
     device = measured.encode_seconds and f"{1 / measured.encode_seconds:,.1f}/s on {', '.join(task.devices)}"
     core = 1 / max(measured.read_seconds + measured.decode_seconds, 1e-9)
-    speeds = f"encode {device}; read and decode {core:,.1f}/s for a core; {readers}, {task.cores} cores"
+    speeds = f"encode {device}; read and decode {core:,.1f}/s per core; {readers}, {task.cores} cores"
     if rates.source < SLOW_SOURCE * estimate.samples_per_second:
         speeds = f"list and stream {rates.source:,.1f}/s; {speeds}"
-    disk = f"{in_bytes(measured.embedding_bytes)} of embeddings, {in_bytes(measured.other_bytes)} of the rest for a row"
+    disk = f"per row {in_bytes(measured.embedding_bytes)} of embeddings, {in_bytes(measured.other_bytes)} of the rest"
     return [
         ("samples", f"{about}{task.samples:,}", task.certainty),
         ("to do", f"{about}{estimate.samples:,}", f"{task.missing_count} of {task.partition_count} partitions"),

@@ -16,7 +16,7 @@ SIGNS = {True: "yes", False: "NO", None: "-"}
 
 def print_export(result: ExportResult) -> None:
     """Print what was compared, what was left out, and whether both sides are the same."""
-    table = make_table(["check", "here", f"in {result.to}", "ms a query", "right"], numbers=["ms a query"])
+    table = make_table(["check", "here", f"in {result.to}", "ms/query", "right"], numbers=["ms/query"])
     for finding in result.findings:
         table.add_row(finding.what, finding.here, finding.there, milliseconds(finding), SIGNS[finding.is_right])
     print_table(table)

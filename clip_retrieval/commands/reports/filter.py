@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SHOWN_HITS = 10
 
-load_widths()  # here: a thread imports this module while the answer is looked for
+load_widths()  # here, since a thread imports this module during the search
 
 
 def print_result(result: FilterResult) -> None:

@@ -42,16 +42,16 @@ def print_indices(result: BuiltIndices) -> None:
 
 
 def change_lines(result: BuiltIndices) -> Iterable[str]:
-    """Yield a line for each change that an update took over."""
+    """Yield a line for each change that an update applied."""
     if result.is_as_before:
-        yield "nothing to update: the embeddings are those of the index"
+        yield "nothing to update: the embeddings have not changed since the index was built"
         return
     for modality, change in result.changes.items():
         yield f"{modality}: {change.added:,} rows added, {len(change.emptied):,} emptied, {len(change.filled):,} filled"
 
 
 def print_combined(result: CombinedIndex) -> None:
-    """Print a line on the index that the parts became."""
+    """Print a line about the combined index."""
     open_console().print(result.sentence())
 
 
@@ -61,11 +61,11 @@ def print_scores(result: IndexScores) -> None:
     print_quality(console, {modality: quality.to_json() for modality, quality in result.qualities.items()})
     if result.is_tuned:
         names = " and ".join(f"{modality}.json" for modality in result.qualities)
-        console.print(f"the settings are in {names} of {result.index_folder}, and are what searches take now")
+        console.print(f"the settings are in {names} of {result.index_folder}, and searches use them from now on")
 
 
 def print_quality(console: Console, qualities: Mapping[Modality, Mapping[str, Any]]) -> None:
-    """Print a row for each index and kind of query, from what image.json has under `quality`."""
+    """Print a row for each index and kind of query, from `quality` in image.json."""
     if not qualities:
         return
     numbers = ("@1", "@10", "@100", "ms/query", "99 % below")
@@ -109,7 +109,7 @@ def say_checked(file_count: int) -> str:
     return (
         f"as written ({counted(file_count, 'file')})"
         if file_count
-        else "no checksums: build the index again to have some"
+        else "no checksums: build the index again to get them"
     )
 
 
@@ -132,11 +132,11 @@ def print_info(found: dict[str, Any]) -> None:
     console.print(table)
     if found["options"]:
         kept = " ".join(f"--{name} {value}" for name, value in found["options"].items() if value is not None)
-        console.print(f"built with {kept}", soft_wrap=True)  # one line, so that it can be copied
+        console.print(f"built with {kept}", soft_wrap=True)  # one line, for copying
 
 
 def describe_plan(plan: Plan, *, is_tried: bool) -> list[str]:
-    """Return the costs and recalls of a plan; of CLIP embeddings in a column of their own where plans were tried."""
+    """Return the costs and recalls of a plan; if plans were tried, with an extra column for CLIP embeddings."""
     if plan.is_unknown:
         return ["not tried", *[""] * (5 if is_tried else 4)]
     costs = [in_bytes(plan.index_bytes), in_bytes(plan.peak_bytes), f"{plan.seconds:,.0f} s"]
@@ -147,7 +147,7 @@ def describe_plan(plan: Plan, *, is_tried: bool) -> list[str]:
 
 
 def print_preview(preview: Preview) -> None:
-    """Print a table for each index, the kind that would be built marked with an arrow."""
+    """Print a table for each index; an arrow marks the kind that would be built."""
     console = open_console(wraps=True)
     for modality, plans in preview.plans.items():
         problem = preview.problems[modality]
@@ -162,8 +162,8 @@ def print_preview(preview: Preview) -> None:
         if is_tried:
             rows = max(plan.measured_on for plan in plans)
             console.print(
-                f"recall@10 was tried on {rows:,} of these rows, and is what to expect of all of them; kinds without "
-                "it were not tried. `of CLIP` is the recall that embeddings of CLIP let expect",
+                f"recall@10 was tried on {rows:,} of these rows, and is the estimate for all of them; kinds without "
+                "it were not tried. `of CLIP` is the usual recall for CLIP embeddings",
                 soft_wrap=True,
             )
         if modality in preview.refusals:

@@ -22,7 +22,7 @@ SUMMED_REASONS = 12
 
 
 def print_summary(summary: RunSummary) -> None:
-    """Print rows, what was left out by reason, the rate, and where the time went."""
+    """Print rows, what was left out and why, the rate, and where the time went."""
     console, stats = open_console(), summary.stats
     console.print(f"{stats.sample_count:,} rows in {summary.output_folder}")
     if stats.image_count or stats.text_count:
@@ -40,7 +40,7 @@ def print_summary(summary: RunSummary) -> None:
         console.print(f"  {summary.diagnosis.sentence}")
     print_reasons(console, summary)
     if stats.sample_count and not stats.text_count and stats.image_count + stats.deleted_count < stats.sample_count:
-        console.print("  most rows have no embedding; look into failures/")
+        console.print("  most rows have no embedding; see failures/")
 
 
 def print_plan(run: PlannedRun) -> None:
@@ -48,16 +48,16 @@ def print_plan(run: PlannedRun) -> None:
     console = open_console()
     console.print(f"{counted(len(run.partitions), 'partition')}, {len(run.missing):,} to make: {run.folder.path(PLAN)}")
     console.print("  make some with `clip-retrieval inference.worker TASKS` and the same options, on any machine;")
-    console.print(f"  `clip-retrieval status {run.folder.url}` says how far they are")
+    console.print(f"  `clip-retrieval status {run.folder.url}` shows their progress")
 
 
 def print_reasons(console: Console, summary: RunSummary) -> None:
-    """Print what the decoders warned of, and what could not be used."""
+    """Print the warnings of the decoders, and what could not be used."""
     if summary.stats.warnings:
         console.print(f"  warnings of the picture decoders: {in_one_line(summary.stats.warnings)}")
     if summary.stats.reasons:
         console.print(reason_table(summary))
-        console.print("  each of these is named in failures/*.parquet; --retry_failed tries them again")
+        console.print("  each of these is listed in failures/*.parquet; --retry_failed tries them again")
 
 
 def revised_line(revised: Revised) -> str:

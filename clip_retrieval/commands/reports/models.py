@@ -35,14 +35,14 @@ def print_quantized(result: Quantized) -> None:
 
 def agreement_table(agreement: dict[str, Agreement]) -> Table:
     headings = ["encoder", "compared", "least cosine", "mean cosine"]
-    table = make_table(headings, title="embeddings beside the original's")
+    table = make_table(headings, title="embeddings compared with the original's")
     for tower, found in agreement.items():
         table.add_row(tower, f"{found.count}", f"{found.least_cosine:.6f}", f"{found.mean_cosine:.6f}")
     return table
 
 
 def print_models(result: ModelList) -> None:
-    """Print the names, and the forms of those that are not listed."""
+    """Print the names, and the forms of names that are not listed."""
     console = open_console()
     console.print("OpenAI:   " + "  ".join(result.openai))
     console.print("embedded: " + "  ".join(result.embedded))

@@ -1,4 +1,4 @@
-"""The answers of `search`, and what is kept for it, for people."""
+"""The answers of `search`, and the lists of kept folders, for people."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from clip_retrieval.photos.folders import KeptList
     from clip_retrieval.photos.models import Settings
 
-load_widths()  # here: a thread imports this module while the answer is looked for
+load_widths()  # here, since a thread imports this module during the search
 
 
 def print_hits(result: PhotoAnswer, *, has_thumbnails: bool) -> None:
-    """Print a table, with pictures where the output is a terminal."""
+    """Print a table, with pictures if the output is a terminal."""
     console = open_console()
     for note in result.notes:
         console.print(f"note: {note}", style="yellow")
@@ -50,7 +50,7 @@ def hit_table(result: PhotoAnswer, *, has_thumbnails: bool) -> Table:
 
 
 def shows_pictures() -> bool:
-    """Say whether the output is a terminal that has a size, not a file, a pipe or an editor's window."""
+    """Say whether the output is a terminal with a size, not a file, a pipe or an editor's window."""
     if sys.stdout is None or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
         return False
     size = os.get_terminal_size(sys.stdout.fileno())
@@ -80,13 +80,13 @@ def hold_conversation(photos: PhotoFolder, config: SearchConfig) -> Outcome:
 
 
 def print_kept(result: KeptList) -> None:
-    """Print what is kept of each folder."""
+    """Print what is kept for each folder."""
     if not result.folders:
-        click.echo("nothing is kept: no folder was searched yet")
+        click.echo("nothing is kept: no folder has been searched yet")
         return
     table = make_table(["folder", "model", "pictures", "size", "last used"], numbers=("pictures", "size"))
     for facts in result.folders:
-        gone = "" if facts.is_there else " (not there now)"
+        gone = "" if facts.is_there else " (missing now)"
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(facts.last_used))
         table.add_row(
             Cell(facts.folder + gone, keeps_end=True), Cell(facts.clip_model), f"{facts.pictures:,}",
@@ -97,11 +97,11 @@ def print_kept(result: KeptList) -> None:
 
 
 def print_forgotten(result: Mapping[str, Any]) -> None:
-    click.echo(printable(f"removed {in_bytes(result['bytes'])} that were kept of {result['folder']}"))
+    click.echo(printable(f"removed {in_bytes(result['bytes'])} that were kept for {result['folder']}"))
 
 
 def print_setting(result: Settings) -> None:
     if result.clip_model is None:
-        click.echo("folders that are new are embedded with the best model on this machine")
+        click.echo("new folders are embedded with the best model on this machine")
     else:
-        click.echo(printable(f"folders that are new are embedded with {result.clip_model}"))
+        click.echo(printable(f"new folders are embedded with {result.clip_model}"))

@@ -1,4 +1,4 @@
-"""What Slurm was given, and what one of its tasks made, for people."""
+"""The jobs submitted to Slurm, and the outcome of one task, for people."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def print_script(found: Mapping[str, str]) -> None:
 
 
 def print_submitted(outcome: Submitted | RunSummary) -> None:
-    """Print the jobs, or the summary of a run that was whole already."""
+    """Print the jobs, or the summary of a run that was already complete."""
     if isinstance(outcome, Submitted):
         click.echo(printable(outcome.sentence()))
     else:

@@ -1,4 +1,4 @@
-"""How far a run is, for people: one line of numbers, and a table of workers and of what went wrong."""
+"""The progress of a run, for people: one line of numbers, and a table of workers and failures."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from clip_retrieval.inference.status import RunStatus, State, Work
 
 MOST_ROWS = 20  # workers in the table
-# What needs a person comes first.
+# States that need a person come first.
 ORDER: tuple[tuple[State, str], ...] = (
     ("failed", "failed"), ("lost", "lost"), ("copy", "old copy"), ("stopped", "stopped"), ("running", "running"),
 )  # fmt: skip
 
 
 def print_status(status: RunStatus) -> None:
-    """Print how far a run is, who makes what, and what went wrong."""
+    """Print the progress of a run, its workers, and its failures."""
     console = open_console()
     for line in lines_of(status):
         console.print(line)
@@ -36,7 +36,7 @@ def print_status(status: RunStatus) -> None:
 
 
 def watch_run(look: Callable[[], RunStatus], seconds: float) -> None:
-    """Show a run again and again until it is complete: in its place on a terminal, elsewhere a line for each look."""
+    """Show a run repeatedly until it is complete: in place on a terminal, elsewhere one line per look."""
     console = open_console(wraps=True)
     with Live(console=console, auto_refresh=False) as live:
         while True:
@@ -75,7 +75,7 @@ def progress_of(status: RunStatus) -> str:
     elif status.seconds_left is not None:
         said.append(f"{in_words(status.seconds_left)} left")
     elif not status.those("running"):
-        said.append("nobody works on it")
+        said.append("no worker is active")
     return ", ".join(said)
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from clip_retrieval.tools.zero_shot import Labeled
 
 SHOWN_FAILURES = 10
-MOST_NAME, MOST_DETAIL = 100, 200  # characters of a failure in the list; --json has all
+MOST_NAME, MOST_DETAIL = 100, 200  # characters of a failure in the list; --json has the whole text
 
 
 def print_similarities(result: Similarities) -> None:
@@ -66,7 +66,7 @@ def print_extracted(result: Extracted) -> None:
 
 
 def print_converted(result: ConvertedMetadata) -> None:
-    """Print what was written, a line each."""
+    """Print each written file or folder on a line."""
     written = result.written
     facts = {
         "file": result.path,
@@ -79,7 +79,7 @@ def print_converted(result: ConvertedMetadata) -> None:
 
 
 def print_model(result: ModelFacts) -> None:
-    """Print what is known, a line each."""
+    """Print each known fact on a line."""
     facts = {}
     for name, value in result.to_json().items():
         shown = ", ".join(map(str, value)) if isinstance(value, list) else value
@@ -90,7 +90,7 @@ def print_model(result: ModelFacts) -> None:
 
 
 def print_facts(facts: Mapping[str, str]) -> None:
-    """Print a line for each fact; one that is too long for it, such as a path, goes on in the next line, whole."""
+    """Print a line for each fact; a long one, such as a path, goes whole on the next line."""
     table = Table(show_header=False, box=None)
     table.add_column()
     table.add_column(overflow="fold")
