@@ -1,12 +1,15 @@
-"""Whether the ids in an index can be rows: not negative, each once in a file, and none beyond the rows that there are.
+"""Whether the ids in an index can be rows: not negative, each once, and none beyond the rows that there are.
 
-Files of our own builds are not asked: checksums in their manifest say that they are as they were written.
+All ids are read, in 0.3 s of processor time for 10 million rows in mapped lists, but only some of an index with more
+than MOST_READ rows. Files of our own builds are not asked: checksums in their manifest say that they are as they were
+written.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,29 +17,39 @@ import numpy as np
 from clip_retrieval.errors import StorageError
 from clip_retrieval.layout import IndexFolder
 from clip_retrieval.search.files import OpenPart
-from clip_retrieval.search.part_ids import MOST_READ, Ids, find_repeated, is_id_map, pieces_of
+from clip_retrieval.search.part_ids import MOST_READ, Ids, find_repeated, find_shared, is_id_map, pieces_of
 from clip_retrieval.search.tree import has_ids
 
 logger = logging.getLogger(__name__)
 
-IDS_CHECKED = 1 << 16  # rows in lists whose ids are all read: some milliseconds of a mapped file
 LISTS_CHECKED = 256  # inverted lists of a larger file whose first and last ids are read: a millisecond or two
 HOW = "ids are numbers of rows, from 0 on: build the index again with those"
 
 
 def check_ids(folder: IndexFolder, parts: Sequence[OpenPart], rows: int | None) -> None:
     """Raise StorageError where ids of a file cannot be rows; `rows` are those in the manifest, if it has any."""
-    last, where = -1, ""
-    for part in parts:
-        if not has_ids(part.index):
-            continue
-        path = folder.path(part.name)
-        high = check_file(path, part.index) + part.first_row
-        if high > last:
-            last, where = high, path
     held = sum(int(part.index.ntotal) for part in parts)
-    if last < (held if rows is None else rows):
-        return
+    is_whole = held <= MOST_READ
+    last, where = -1, ""
+    read: dict[str, Ids] = {}  # the rows of each file
+    for part in parts:
+        path = folder.path(part.name)
+        if has_ids(part.index):
+            ids = read_ids(path, part.index, is_whole=is_whole)
+            high = int(ids.max(initial=-1)) + part.first_row
+            if high > last:
+                last, where = high, path
+        else:
+            ids = np.arange(int(part.index.ntotal) if is_whole else 0)
+        if is_whole:
+            read[path] = ids + part.first_row
+    check_shared(read)
+    if last >= (held if rows is None else rows):
+        check_last(folder, where, last, held, rows)
+
+
+def check_last(folder: IndexFolder, where: str, last: int, held: int, rows: int | None) -> None:
+    """Raise StorageError if the largest id, which a file has, is beyond the rows that the folder says that it has."""
     of_what = "rows in the manifest"
     if rows is None:  # reading the metadata takes a while: only now
         from clip_retrieval.metadata import count_rows
@@ -51,21 +64,36 @@ def check_ids(folder: IndexFolder, parts: Sequence[OpenPart], rows: int | None) 
         )  # fmt: skip
 
 
-def check_file(path: str, index: Any) -> int:
-    """Return the largest id of a file, -1 where it is empty; of large lists as far as their ends tell."""
-    is_map, count = is_id_map(index), int(index.ntotal)
-    is_whole = count <= (MOST_READ if is_map else IDS_CHECKED)
-    pieces = list(pieces_of(index, None if is_whole else LISTS_CHECKED))
-    if not pieces:
-        return -1
-    ids = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+def read_ids(path: str, index: Any, *, is_whole: bool) -> Ids:
+    """Return the ids of a file: all, or of lists those at the ends of some, which tell much in a millisecond or two.
+
+    Raises StorageError if one is negative, or there twice.
+    """
+    is_whole = is_whole or (is_id_map(index) and index.ntotal <= MOST_READ)  # an array in memory
+    ids: Ids = np.concatenate([np.empty(0, np.int64), *pieces_of(index, None if is_whole else LISTS_CHECKED)])
+    if not len(ids):
+        return ids
     low, high = int(ids.min()), int(ids.max())
     if low < 0:
         raise StorageError(f"{path} has negative ids, from {low:,} on; {HOW}")
     twice = find_twice(ids, high) if is_whole else None
     if twice is not None:
         raise StorageError(f"{path} has the id {twice:,} twice; {HOW}")
-    return high
+    return ids
+
+
+def check_shared(read: Mapping[str, Ids]) -> None:
+    """Raise StorageError if two files have a row in common; `read` are the rows of each by its path."""
+    spans = sorted((int(ids.min()), int(ids.max())) for ids in read.values() if len(ids))
+    if all(before[1] < after[0] for before, after in pairwise(spans)):
+        return
+    held = list(read.values())
+    if find_twice(np.concatenate(held), max(high for _, high in spans)) is None:
+        return
+    shared = find_shared(held)
+    assert shared is not None
+    one, other, row = shared
+    raise StorageError(f"{list(read)[one]} and {list(read)[other]} both have a row {row:,}; {HOW}")
 
 
 def find_twice(ids: Ids, high: int) -> int | None:

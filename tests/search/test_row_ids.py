@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,10 +112,34 @@ def test_a_later_file_is_named(tmp_path: Path, unit_rows: Rows) -> None:
         open_at(tmp_path)
 
 
-def test_of_large_lists_the_ends_tell(tmp_path: Path, unit_rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_ids, "IDS_CHECKED", 100)
+def test_all_ids_of_long_mapped_lists_are_read(tmp_path: Path) -> None:
+    ids = np.arange(70_000)
+    ids[35_000] = 3
+    folder = write(tmp_path, np.ones((len(ids), 4), np.float32), ids, "IVF1,SQ8")
+    with pytest.raises(StorageError, match="has the id 3 twice"):
+        open_at(folder, memory_map=True)
+
+
+@pytest.mark.parametrize("described", [False, True])
+def test_a_row_in_the_middle_of_lists_of_two_files_is_refused(tmp_path: Path, unit_rows: Rows, described: bool) -> None:
     rows = unit_rows(COUNT, 16)
-    assert open_at(write(tmp_path / "1", rows, changed(300, 7), "IVF8,Flat")).row_count == COUNT  # not looked for
+    parts = tmp_path / "image.index"
+    parts.mkdir()
+    for i, ids in enumerate((changed(300, COUNT + 200), COUNTED + COUNT)):
+        write(tmp_path / str(i), rows, ids, "IVF1,Flat").joinpath("image.index").rename(parts / f"{i}.index")
+    if described:
+        places = [{"file": "0.index", "first_row": 0}, {"file": "1.index", "first_row": COUNT}]
+        (tmp_path / "image.json").write_text(json.dumps({"parts": places}))
+    with pytest.raises(StorageError, match=r"0\.index and .*1\.index both have a row 800; ids are numbers of rows"):
+        open_at(tmp_path)
+
+
+def test_of_more_rows_than_are_read_the_ends_of_lists_tell(
+    tmp_path: Path, unit_rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_ids, "MOST_READ", 100)
+    rows = unit_rows(COUNT, 16)
+    assert open_at(write(tmp_path / "1", rows, changed(300, 7), "IVF1,Flat")).row_count == COUNT  # not looked for
     with pytest.raises(StorageError, match="has negative ids, from -1 on"):
         open_at(write(tmp_path / "2", rows, COUNTED - 1, "IVF8,Flat"))
 
