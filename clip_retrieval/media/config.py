@@ -21,8 +21,8 @@ class VideoConfig:
     video_frames: VideoFrames | None = option(
         None,
         help="files, video: which frames of videos are samples. rate: frames_per_second; scenes: one at the beginning "
-        "of each scene, for which videos are decoded when they are listed first; keyframes: those that are stored "
-        "whole, the fastest to read, and some between where these are more than 12 seconds apart. None: rate for "
+        "of each scene, for which videos are decoded when they are first listed; keyframes: frames that are stored "
+        "whole, the fastest to read, and some between if these are more than 12 seconds apart. None: rate for "
         "--input_format video, and no videos for files.",
         may_change=True,
     )

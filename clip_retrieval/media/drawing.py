@@ -8,18 +8,18 @@ from typing import Any
 
 from PIL import Image
 
-HIGH_DEFINITION = 720  # lines from which on colors are those of BT.709, where a file does not say
+HIGH_DEFINITION = 720  # lines; from here on colors are those of BT.709 if a file does not say
 HDR = (16, 18)  # AVCOL_TRC_SMPTE2084 (PQ) and AVCOL_TRC_ARIB_STD_B67 (HLG) of libavutil's pixfmt.h
 UNSAID = 2  # AVCOL_SPC_UNSPECIFIED of libavutil's pixfmt.h
 AVERAGED = 0.5  # of the size: lines are averaged up to here, and those of two fields, too
-MOST_STRETCHED = 8  # pixels of more unlike sides are a mistake
+MOST_STRETCHED = 8  # longest to shortest side of a pixel; more is a mistake
 TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
 Shape = Callable[[int, int], tuple[int, int]]  # width and height of a frame to the least ones to scale it down to
 
 
 def draw(frame: Any, ratio: Fraction | None, shape: Shape) -> Image.Image:
-    """Return a frame, whose pixels have sides of this ratio, scaled down to what `shape` says at least."""
+    """Return a frame, whose pixels have sides of this ratio, scaled down to no less than `shape` says."""
     turn = frame.rotation % 360
     width, height = square(frame.width, frame.height, ratio)
     is_on_its_side = turn in (90, 270)
@@ -66,12 +66,12 @@ def in_srgb(frame: Any, transfer: int) -> Image.Image:
 
 
 def colors_of(frame: Any) -> str | None:
-    """Return the matrix of the colors where the file does not say: players take it from the size."""
+    """Return the matrix of the colors if the file does not say: players take it from the size."""
     return "ITU709" if frame.colorspace == UNSAID and frame.height >= HIGH_DEFINITION else None
 
 
 def square(width: int, height: int, ratio: Fraction | None) -> tuple[int, int]:
-    """Return the size with square pixels, by stretching; of a ratio beyond belief, the size as it is."""
+    """Return the size with square pixels, by stretching; for an implausible ratio, the size unchanged."""
     if not ratio or ratio == 1 or not 1 / MOST_STRETCHED <= ratio <= MOST_STRETCHED:
         return width, height
     return (round(width * ratio), height) if ratio > 1 else (width, round(height / ratio))

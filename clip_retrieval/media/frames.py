@@ -1,6 +1,6 @@
 """Which frames of a video are samples: at a rate, or at key frames.
 
-A video may take minutes to read through. So it is read in steps: an answer may say from where the next step goes on.
+Reading through a video may take minutes, so it is read in steps: an answer may say where the next step starts.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def list_frames(url: str, config: VideoConfig, step: Step | None = None) -> List
 
 
 def find_spans(url: str) -> Spans:
-    """Return parts of a video whose scenes can be found one beside the other; raises ImageError or OSError.
+    """Return parts of a video whose scenes can be found in parallel; raises ImageError or OSError.
 
-    They hang on the file alone. A file that has no index, or does not end where it says, is one part.
+    They depend only on the file. A file that has no index, or does not end where it says, is one part.
     """
     with closing(Video(url)) as video:
         end = end_by_seeking(video)
@@ -77,7 +77,7 @@ def moments_at(rate: float, end: int) -> list[int]:
 
 
 def end_by_seeking(video: Video) -> int | None:
-    """Return when the video ends, in milliseconds; None where its file does not go as far as it claims to."""
+    """Return when the video ends, in milliseconds; None if its file ends earlier than it claims."""
     claimed = video.duration
     if claimed is None or video.container.duration is None:
         return None
@@ -102,7 +102,7 @@ def claimed_end(video: Video) -> int:
 
 
 def packet_end(video: Video, packet: Any) -> int:
-    """Return the end of a packet in milliseconds; 0 where it has no time, or not all of its bytes."""
+    """Return the end of a packet in milliseconds; 0 if it has no time, or not all of its bytes."""
     since = packet.dts if packet.pts is None else packet.pts
     if since is None or packet.is_corrupt:
         return 0
@@ -118,12 +118,12 @@ def is_indexed(video: Video) -> bool:
 def keyframes_in_index(video: Video) -> list[int] | None:
     """Return the times of the frames that are stored whole, as the file's index has them: no others are read.
 
-    None where the index and the frames disagree.
+    None if the index and the frames disagree.
     """
     entries = [(entry.timestamp, entry.is_keyframe and not entry.is_discard) for entry in video.stream.index_entries]
     times = [timestamp for timestamp, is_key in entries if is_key]
     if "mov" in video.container.format.name and len(times) < len(entries):
-        # its index has the times of decoding, before those on the screen: by how much, each key frame says itself
+        # its index has the times of decoding, which precede those on the screen: each key frame says by how much
         shown = [video.time_of_key_frame(*pair) for pair in pairwise([*times, 2 * times[-1] - times[0] + 2])]
         if None in shown:
             return None

@@ -1,4 +1,4 @@
-"""High dynamic range (PQ and HLG, BT.2020) to sRGB, as pictures are that models were trained on.
+"""High dynamic range (PQ and HLG, BT.2020) to sRGB, like the pictures that models were trained on.
 
 Light comes from SMPTE ST 2084, or from ITU-R BT.2100 for HLG on a display of 1000 cd/m2. It is compressed by the curve
 of ITU-R BT.2390-10, 5.4.1, from 1000 cd/m2 to 203, the white of BT.2408, which becomes the white of sRGB.

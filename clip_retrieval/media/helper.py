@@ -1,4 +1,4 @@
-"""Asks a process of its own what only a library can tell of a stranger's file: a file that kills it kills nothing else.
+"""Asks a separate process what only a library can say about a stranger's file: if the file kills it, nothing else dies.
 
 The process starts with the first question and is replaced when it is lost.
 """
@@ -42,7 +42,7 @@ class Helper:
     def ask(self, function: str, *arguments: object) -> Any:
         """Return what a function of `media/process.py` returns.
 
-        Raises ImageError with the function's reason, or `killed_reader` or `timeout` where two processes were lost.
+        Raises ImageError with the function's reason, or `killed_reader` or `timeout` if two processes were lost.
         """
         with self.lock:
             for is_last in (False, True):  # one loss may have other causes, such as a lack of memory
@@ -93,11 +93,11 @@ class Helper:
             try:
                 if pipe is not None:
                     pipe.close()
-            except OSError:  # what was not sent any more
+            except OSError:  # data that were not sent
                 continue
 
     def close(self) -> None:
-        """End the process, in the midst of a question too."""
+        """End the process, also during a question."""
         self.is_closed = True
         if (process := self.process) is not None:
             process.kill()
@@ -135,7 +135,7 @@ class Helpers:
 
 @cache
 def shared_helper() -> Helper:
-    """Return the helper of this process, for pictures that are shown now and then."""
+    """Return the helper of this process, for pictures that are shown occasionally."""
     helper = Helper()
     atexit.register(helper.close)
     return helper

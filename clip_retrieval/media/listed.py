@@ -1,6 +1,6 @@
 """The frames that are wanted of a video, as helper processes list them, step by step. Loads no library.
 
-To find scenes takes minutes, so those of a file are kept in this machine's cache, as long as the file stays as it is.
+Finding scenes takes minutes, so those of a file are kept in this machine's cache, as long as the file is unchanged.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from clip_retrieval.media.places import PlaceRef
 
 WIDEST = 12_000  # milliseconds between chosen key frames: encoders make one each 250 frames, if not more often
 CUT_MILLISECONDS = 500, 2000  # less than the length that a file claims: streams end at different times
-LEAST_SCENE = 500  # milliseconds of a scene, at least: a flash is none
-SCENES = 2  # version of how scenes are found, which kept ones are of
+LEAST_SCENE = 500  # milliseconds of a scene, at least: a flash is not a scene
+SCENES = 2  # version of the method that finds scenes; kept ones of another version are ignored
 
 
 class Step(NamedTuple):
@@ -105,7 +105,7 @@ def apart(moments: list[int]) -> list[int]:
 
 
 def kept_place(file: PlaceRef, threshold: float) -> Path | None:
-    """Return where the scenes of a file are kept; None where nothing says whether it is still the same one."""
+    """Return where the scenes of a file are kept; None if nothing says whether it has changed."""
     if not file.stamp:
         return None
     key = json.dumps([SCENES, file.url, file.size, file.stamp, threshold])
@@ -136,7 +136,7 @@ def thin_out(moments: list[int], rate: float) -> list[int]:
 
 
 def fill_gaps(moments: list[int], end: int, rate: float) -> list[int]:
-    """Return times that are nowhere further apart than those of most films: some videos hold one frame whole."""
+    """Return the times with others in wide gaps between them: some videos hold only one frame whole."""
     widest = max(WIDEST, ceil(1000 / rate))
     filled = list[int]()
     for moment, following in pairwise([*moments, end]):
@@ -146,7 +146,7 @@ def fill_gaps(moments: list[int], end: int, rate: float) -> list[int]:
 
 
 def spread(moments: list[int], most: int | None) -> list[int]:
-    """Return so many of the times at most, evenly chosen."""
+    """Return at most so many of the times, evenly chosen."""
     if most is None or len(moments) <= most:
         return moments
     return [moments[place * len(moments) // most] for place in range(most)]

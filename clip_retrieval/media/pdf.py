@@ -62,7 +62,7 @@ class Document:
             return image
 
     def text(self, page: int | None) -> str:
-        """Return the text of a page in one line, of MOST_LETTERS at most; empty where it has none."""
+        """Return the text of a page in one line, of MOST_LETTERS at most; empty if it has none."""
         with self.page(page) as opened, closing(opened.get_textpage()) as words:
             # surrogate pairs count as one letter or two; what is cut off is beyond what models read
             return tidy(words.get_text_range(0, min(words.count_chars(), 2 * MOST_LETTERS)))
@@ -105,7 +105,7 @@ def explain(file: bytes | IO[bytes]) -> str:
 
 
 def forget_error(pypdfium2: Any) -> None:
-    """Have pdfium's last error be that of no PDF: it sets none for some files, and the one of another file stays."""
+    """Reset pdfium's last error to "not a PDF": for some files it sets none, and that of another file would stay."""
     pypdfium2.raw.FPDF_LoadMemDocument(b"-", 1, None)
 
 
@@ -115,7 +115,7 @@ def tidy(text: str) -> str:
 
 
 def count_pages(url: str) -> int:
-    """Return how many pages a file has, of which only its list of pages is read; 0 if too many to be true.
+    """Return how many pages a file has, by its list of pages alone; 0 if it claims an implausible number.
 
     Raises ImageError or OSError.
     """

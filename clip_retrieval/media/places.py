@@ -1,6 +1,6 @@
 """Pictures within files: pages of PDFs and frames of videos. How they are named, and references to them.
 
-Loads no library: which of them can be read here is asked without importing it.
+Loads no library: whether one is installed is asked without importing it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Where the scenes of a video begin, in a part of it: frames that differ from the one before.
 
-Frames that no other frame is made of are left out, which halves the work: a scene is taken to begin with the next one,
-three frames later at most in most videos. Edges of blocks are not smoothed either, as frames are compared small.
+Frames on which no other frame depends are left out, which halves the work: a scene is taken to begin with the next one,
+in most videos at most three frames later. Edges of blocks are not smoothed, because frames are compared small.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from clip_retrieval.media.video import Video
 
 STEP_SECONDS = 20.0  # of work, after which a step ends
 SMALL = (64, 36)  # pixels of a frame that is compared with the next one
-BEFORE = (1_000, 20_000)  # milliseconds before a part, where the two frames are found that its first one is compared to
+BEFORE = (1_000, 20_000)  # milliseconds before a part, with the two frames that its first one is compared with
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Measure:
     """Compares each frame with the one before.
 
     The measure is that of ffmpeg's filter `scdet`: the mean difference of two frames in percent, or by how much that
-    differs from the difference before, if this is less; so motion that goes on begins no scene.
+    differs from the difference before, if this is less; so continuing motion begins no scene.
     """
 
     last: Any = None

@@ -27,7 +27,7 @@ class Cue(NamedTuple):
 
 
 class Subtitles:
-    """The cues of a file, the first one first, or none where nobody speaks.
+    """The cues of a file in order of time; none if nobody speaks.
 
     Raises ImageError: needs_plugin, too_large, decode, empty.
     """
@@ -38,7 +38,7 @@ class Subtitles:
         self.cues = read_cues(as_utf8(data), FORMATS[name[name.rfind(".") :].lower()])
 
     def at(self, moment: int) -> str:
-        """Return what is said at a time, in one line; of cues at once, the earlier ones first."""
+        """Return what is said at a time, in one line; of simultaneous cues, the earlier ones first."""
         said = (cue.text for cue in self.cues if cue.start <= moment < cue.stop)
         return " ".join(dict.fromkeys(said))[:MOST_LETTERS].rstrip()
 
@@ -75,7 +75,7 @@ def is_bare(data: bytes) -> bool:
 
 
 def as_utf8(data: bytes) -> bytes:
-    """Return a file in UTF-8: it may be UTF-16, which its first bytes say, or that of Windows in the West."""
+    """Return a file in UTF-8: it may be UTF-16, which its first bytes say, or Windows-1252."""
     if data.startswith(UTF16):
         return data.decode("utf-16", "replace").encode()
     try:

@@ -19,13 +19,13 @@ from clip_retrieval.media.drawing import Shape, draw, whole_size
 from clip_retrieval.media.places import advice, in_seconds
 from clip_retrieval.other_files import LOOKED_AT, describe_start
 
-MOST_PIXELS = 178_956_970  # of a frame, where no other limit is given: that of pictures
+MOST_PIXELS = 178_956_970  # of a frame if no other limit is given: that of pictures
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,asf,mpeg,mpegts,ogg"  # no playlist, which would open other files
 )
-MAY_BE_VIDEO = ("a video", "a sound", "an Ogg", "a HEIC")  # what the file begins as, which ffmpeg then looks into
+MAY_BE_VIDEO = ("a video", "a sound", "an Ogg", "a HEIC")  # what a file begins as if ffmpeg has to look into it
 BUFFER_BYTES = 1 << 18
-LEAPS = (0, 2_000, 20_000)  # milliseconds before the wanted time to seek to, where the index of a file is not exact
+LEAPS = (0, 2_000, 20_000)  # milliseconds before the wanted time to seek to, if the index of a file is not exact
 WORTH_SEEKING = 10_000  # milliseconds ahead, in files whose key frames are not known
 QUALITY = 92  # of a JPEG that is shown
 
@@ -34,7 +34,7 @@ class Video:
     """An opened video; raises ImageError: needs_plugin, empty, git_lfs_pointer, decode, no_video, too_large.
 
     Frames are cheap in the order of their times: each is decoded from the one before, or from the last key frame.
-    A rough one leaves out frames that no other is made of, and does not smooth the edges of blocks.
+    A rough one leaves out frames on which no other depends, and does not smooth the edges of blocks.
     """
 
     def __init__(self, url: str, most_pixels: int = MOST_PIXELS, *, is_rough: bool = False) -> None:
@@ -88,7 +88,7 @@ class Video:
         self.frames = self.decoded(packets)
         self.is_alone = False  # the frame on the screen was decoded without those around it
         self.now: Any = None  # the frame on the screen
-        self.after: Any = None  # the one after it, where it is decoded already
+        self.after: Any = None  # the one after it, if it is decoded already
         self.is_torn = False  # something after the frame on the screen could not be decoded
         self.has_ended = False
 
@@ -147,7 +147,7 @@ class Video:
             yield from (frame for frame in frames if frame.pts is not None)
 
     def frame_at(self, moment: int) -> Any:
-        """Return the frame on the screen at a time, or the first one where there is none yet."""
+        """Return the frame on the screen at a time, or the first one if there is none yet."""
         if self.is_elsewhere(moment):
             self.seek(moment, alone=True)
         while self.now is None or self.time(self.now) < moment:
@@ -196,7 +196,7 @@ class Video:
         return not is_known and place in (-1, len(entries) - 1) and moment - self.time(last) > WORTH_SEEKING
 
     def seek(self, moment: int, *, alone: bool = False) -> None:
-        """Go to a key frame before a time, or take the one that is there, `alone`, where no other frame is wanted."""
+        """Go to a key frame before a time, or take the one that is there, `alone`, if no other frame is wanted."""
         for leap in LEAPS:
             if leap <= moment:
                 self.go_to(self.timestamp(moment - leap))
@@ -222,7 +222,7 @@ class Video:
     def take_alone(self, packet: Any) -> bool:
         """Take the frame of a key frame's packet, for which no other is decoded; say whether there is one.
 
-        A decoder that was told to give all that it has cannot go on: the next frame is sought anew.
+        A decoder that was told to give all that it has cannot go on: the next frame needs a new seek.
         """
         try:
             frames = [frame for frame in (*packet.decode(), *packet.stream.decode(None)) if frame.pts == packet.pts]
@@ -238,12 +238,12 @@ class Video:
         except self.av.FFmpegError:  # it has no index, or one that is damaged
             self.rewind()
         else:
-            packets = dropwhile(lambda packet: not packet.is_keyframe, self.packets())  # others are made of nothing
+            packets = dropwhile(lambda packet: not packet.is_keyframe, self.packets())  # others cannot be decoded
             self.head = next(packets, None)
             self.start_here(packets if self.head is None else chain([self.head], packets))
 
     def rewind(self) -> None:
-        """Go to the beginning. The file is opened anew: some formats find their first key frame in no other way."""
+        """Go to the beginning. The file is opened again: some formats find their first key frame in no other way."""
         self.close()
         with ExitStack() as stack:
             self.open(stack)
@@ -252,7 +252,7 @@ class Video:
     def picture(self, moment: int | None, shape: Shape) -> tuple[Image.Image, int | None]:
         """Return the frame at a time in RGB, upright, with square pixels, and its number in the video.
 
-        It is scaled down to what `shape` says at least.
+        It is scaled down to no less than `shape` says.
         """
         if moment is None:
             raise ImageError("decode", "the frames of the video could not be listed")
