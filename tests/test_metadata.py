@@ -198,7 +198,7 @@ def test_half_a_metadata_arrow_is_passed_over(tmp_path: Path, size: int, caplog:
     path = tmp_path / METADATA_ARROW
     path.write_bytes(path.read_bytes()[:size])
     assert rows_of(folder) == [1, 2, 3, 4]
-    assert "is no whole Arrow file" in caplog.text
+    assert "is not a whole Arrow file" in caplog.text
 
 
 def nested_table(count: int) -> pa.Table:
@@ -418,7 +418,7 @@ def test_a_damaged_metadata_arrow_without_parquet_files_is_one_sentence(tmp_path
     spoil_offsets(tmp_path / METADATA_ARROW, "text", 30, 1 << 40)
     metadata = open_metadata(folder)
     assert metadata is not None
-    with pytest.raises(StorageError, match=r"metadata\.arrow is damaged .*; make it anew"):
+    with pytest.raises(StorageError, match=r"metadata\.arrow is damaged .*; make it again"):
         metadata.rows(np.array([30]))
 
 
@@ -435,7 +435,7 @@ def test_half_a_metadata_arrow_alone_is_an_error(tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
     (tmp_path / METADATA_ARROW).write_bytes((tmp_path / METADATA_ARROW).read_bytes()[:-8])
     folder.remove("metadata")
-    with pytest.raises(StorageError, match=r"metadata\.arrow is no whole Arrow file"):
+    with pytest.raises(StorageError, match=r"metadata\.arrow is not a whole Arrow file"):
         open_metadata(folder)
 
 
@@ -445,7 +445,7 @@ def test_a_metadata_arrow_of_other_parquet_files_is_passed_over(
     folder = make_folder(tmp_path)
     pq.write_table(pa.table({"a": [9, 8]}), tmp_path / "metadata" / "metadata_2.parquet")
     assert rows_of(folder) == [1, 2, 3, 4, 9, 8]
-    assert "was not made of the parquet files beside it" in caplog.text
+    assert "was not made of the parquet files next to it" in caplog.text
 
 
 def test_metadata_arrow_alone_is_enough(tmp_path: Path) -> None:

@@ -42,16 +42,16 @@ logger = logging.getLogger(__name__)
 
 
 def open_metadata(folder: Folder) -> Metadata | None:
-    """Open the metadata of an embeddings or index folder, with columns added later; None where there is none."""
+    """Open the metadata of an embeddings or index folder, with columns added later; None if there is none."""
     return with_columns(folder, open_own(folder))
 
 
 def open_own(folder: Folder) -> Metadata | None:
-    """Open the metadata that inference wrote; None where there is none.
+    """Open the metadata that inference wrote; None if there is none.
 
-    metadata.arrow is taken where it is whole and of the parquet files beside it, else those; without parquet files,
-    metadata/*.arrow (as clip-retrieval 2 has them for `--use_arrow`). On other stores than this machine the parquet
-    files are better, of which only the row groups asked for are fetched: Arrow files are fetched whole.
+    metadata.arrow is used if it is whole and was made of the parquet files next to it, else those files; without them,
+    metadata/*.arrow (as clip-retrieval 2 has them for `--use_arrow`). On a store the parquet files are better, since
+    only the row groups asked for are fetched: Arrow files are fetched whole.
     """
     sizes = folder.sizes(METADATA_FOLDER, ".parquet")
     if folder.exists(METADATA_ARROW) and (folder.is_local or not sizes):
@@ -65,9 +65,9 @@ def open_own(folder: Folder) -> Metadata | None:
 
 
 def open_arrow(folder: Folder, sizes: dict[str, int]) -> ArrowMetadata | None:
-    """Open metadata.arrow; None where it cannot be used, and the parquet files can.
+    """Open metadata.arrow; None if it cannot be used, but the parquet files can.
 
-    Raises StorageError where there are none.
+    Raises StorageError if it cannot be used and there are no parquet files.
     """
     try:
         damage = find_damage_beside(folder, checked_at_opening(folder))
@@ -77,13 +77,13 @@ def open_arrow(folder: Folder, sizes: dict[str, int]) -> ArrowMetadata | None:
     except StorageError as error:
         if not sizes:
             raise
-        logger.warning("%s; the parquet files beside it are read, which is slower", error)
+        logger.warning("%s; the parquet files next to it are read, which is slower", error)
         return None
     sources = read_sources(opened.schema)
     if sizes and sources != sizes:
         logger.warning(
-            "%s was not made of the parquet files beside it, which are read instead; `clip-retrieval index` makes it "
-            "anew",
+            "%s was not made of the parquet files next to it, which are read instead; `clip-retrieval index` makes it "
+            "again",
             folder.path(METADATA_ARROW),
         )
         return None
@@ -91,7 +91,7 @@ def open_arrow(folder: Folder, sizes: dict[str, int]) -> ArrowMetadata | None:
 
 
 def count_rows(folder: Folder) -> int | None:
-    """Return the number of metadata rows of a folder; None where it has no metadata."""
+    """Return the number of metadata rows of a folder; None if it has no metadata."""
     files = ParquetFiles(folder)
     if files.footers:
         return files.row_count
@@ -100,7 +100,7 @@ def count_rows(folder: Folder) -> int | None:
 
 
 def other_columns(folder: Folder, name: str) -> dict[str, str]:
-    """Return where each column of a folder is, those of one set of added columns left out."""
+    """Return where each column of a folder is, without those of one set of added columns."""
     own = open_own(folder)
     found = {} if own is None else dict.fromkeys(own.schema.names, METADATA_FOLDER)
     for other in column_sets(folder):

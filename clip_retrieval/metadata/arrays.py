@@ -14,7 +14,7 @@ MOST_BYTES = 2**31 - 1  # offsets have 32 bits
 
 
 class DamageError(ValueError):
-    """An array's offsets lead out of its buffers."""
+    """An array's offsets point outside of its buffers."""
 
 
 def number_array(values: NDArray[Any]) -> pa.Array:
@@ -31,7 +31,7 @@ def text_array(texts: Sequence[str | None]) -> pa.Array:
 def make_array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     """Return an array of Python values of a kind that we write: a flag, number, string or bytes, or a list of such.
 
-    None is null. Where all strings together are too long for one array, it has several chunks.
+    None is null. If all strings together are too long for one array, it has several chunks.
     """
     try:
         return build_array(values, kind)
@@ -40,7 +40,7 @@ def make_array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
 
 
 def build_array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """Return an array without pandas; raises OverflowError where a number or the sum of the lengths is too large."""
+    """Return an array without pandas; raises OverflowError if a number or the sum of the lengths is too large."""
     is_there = pa.py_buffer(np.packbits(np.array([value is not None for value in values], bool), bitorder="little"))
     if pa.types.is_list(kind):
         items = build_array([item for value in values if value is not None for item in value], kind.value_type)
@@ -78,7 +78,7 @@ def offsets_of(values: Sequence[Any]) -> pa.Buffer:
 
 
 def check_values(values: pa.Array, rows: NDArray[np.int64]) -> None:
-    """Raise DamageError where these rows of a mapped array lie outside of its buffers."""
+    """Raise DamageError if these rows of a mapped array are outside of its buffers."""
     kind = values.type
     if not len(rows):
         return
@@ -117,7 +117,7 @@ def read_offsets(values: pa.Array, rows: NDArray[np.int64]) -> tuple[NDArray[Any
 
 def check_offsets(starts: NDArray[Any], stops: NDArray[Any], limit: int) -> None:
     if (starts < 0).any() or (stops < starts).any() or (stops > limit).any():
-        raise DamageError("rows that lie outside of their column")
+        raise DamageError("rows outside of their column")
 
 
 def join_ranges(starts: NDArray[Any], stops: NDArray[Any]) -> NDArray[np.int64]:

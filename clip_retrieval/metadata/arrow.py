@@ -39,10 +39,10 @@ Split = tuple[list[tuple[int, NDArray[np.int64]]], list[int] | None]  # batch an
 class ArrowMetadata:
     """Random access to the rows of Arrow files, one after the other; pages come into memory as rows are asked for.
 
-    Arrow trusts the offsets in a file, and reads anywhere in memory where they are damaged. So those of the rows that
-    are asked for are checked first, which takes microseconds; checking whole batches would read all of them. A whole
-    column is checked when it is first asked for. From the first damage on, rows come from the parquet files that
-    metadata.arrow was made of.
+    Arrow trusts the offsets in a file, and reads anywhere in memory if damaged. So the offsets of the requested
+    rows are checked first, which takes microseconds; checking whole batches would read all of them. A whole column is
+    checked when it is first requested. After the first damage, rows come from the parquet files that metadata.arrow was
+    made of.
     """
 
     def __init__(self, folder: Folder, names: Sequence[str]) -> None:
@@ -62,17 +62,15 @@ class ArrowMetadata:
         self.instead: ParquetMetadata | None = None
         self.replacing = Lock()
         self.opened: dict[tuple[int, int], Cells] = {}  # by batch and column
-        self.known_fields: dict[tuple[str, ...] | None, list[tuple[int, pa.Field]]] = {}  # none where Cells cannot read
-        self.direct: dict[
-            int, list[DirectColumn]
-        ] = {}  # by column, those of all batches; none where one cannot be read
+        self.known_fields: dict[tuple[str, ...] | None, list[tuple[int, pa.Field]]] = {}  # none if Cells cannot read
+        self.direct: dict[int, list[DirectColumn]] = {}  # by column, those of all batches; none if one cannot be read
 
     @property
     def row_count(self) -> int:
         return int(self.starts[-1])
 
     def rows(self, ids: NDArray[np.int64], columns: Sequence[str] | None = None) -> pa.Table:
-        """Return the rows with these ids, in their order; see Metadata. Raises StorageError where they are damaged."""
+        """Return the rows with these ids, in their order; see Metadata. Raises StorageError if they are damaged."""
         check_ids(ids, self.row_count)
         if self.instead is None:
             try:
@@ -83,15 +81,15 @@ class ArrowMetadata:
         return self.instead.rows(ids, columns)
 
     def replace(self, error: Exception) -> None:
-        """Read the parquet files from now on; raises StorageError where there are none."""
+        """Read the parquet files from now on; raises StorageError if there are none."""
         with self.replacing:
             if self.instead is not None:
                 return  # another thread met the damage too
             files = ParquetFiles(self.folder)
             sentence = f"{' or '.join(map(self.folder.path, self.names))} is damaged ({one_line(error)})"
             if not files.footers:
-                raise StorageError(sentence, advice="make it anew") from error
-            logger.warning("%s; the parquet files beside it are read, which is slower", sentence)
+                raise StorageError(sentence, advice="make it again") from error
+            logger.warning("%s; the parquet files next to it are read, which is slower", sentence)
             self.instead = ParquetMetadata(files)
 
     def read_rows(self, ids: NDArray[np.int64], schema: pa.Schema) -> pa.Table:
@@ -109,7 +107,7 @@ class ArrowMetadata:
             return pa.Table.from_batches(list(threads.map(fetch, parts)), schema=schema)
 
     def values(self, ids: NDArray[np.int64], columns: Sequence[str] | None = None) -> list[Column]:
-        """Return the rows with these ids column by column; see Metadata. Raises StorageError where they are damaged."""
+        """Return the rows with these ids column by column; see Metadata. Raises StorageError if they are damaged."""
         check_ids(ids, self.row_count)
         fields = self.cell_fields(None if columns is None else tuple(columns))
         if len(ids) > MOST_CELLS or self.instead is not None or fields is None:
@@ -122,7 +120,7 @@ class ArrowMetadata:
             return as_columns(self.rows(ids, columns))
 
     def cell_fields(self, columns: tuple[str, ...] | None) -> list[tuple[int, pa.Field]] | None:
-        """Return the places and fields of these columns, asked of Arrow once; None where Cells cannot read them all."""
+        """Return the places and fields of these columns, asked of Arrow once; None if Cells cannot read them all."""
         if (known := self.known_fields.get(columns)) is not None:
             return known or None
         schema = choose_columns(self.schema, columns)
@@ -134,7 +132,7 @@ class ArrowMetadata:
         return found or None
 
     def split(self, ids: NDArray[np.int64]) -> Split:
-        """Return the rows of each batch among these, and where each of the ids is found then; None: where it is."""
+        """Return the rows of each batch among these, and the place of each id in that sequence; None: its own."""
         order = np.argsort(ids, kind="stable")
         ordered = ids[order]
         cuts = np.searchsorted(ordered, self.starts)
@@ -160,7 +158,7 @@ class ArrowMetadata:
         return known
 
     def columns(self, names: Sequence[str]) -> pa.Table:
-        """Return whole columns; see Metadata. Nothing is copied. Raises StorageError where they are damaged."""
+        """Return whole columns; see Metadata. Nothing is copied. Raises StorageError if they are damaged."""
         if self.instead is None:
             schema = choose_columns(self.schema, names)
             table = pa.Table.from_batches([batch.select(schema.names) for batch in self.batches], schema=schema)
@@ -175,7 +173,7 @@ class ArrowMetadata:
         return self.instead.columns(names)
 
     def gather(self, ids: NDArray[np.int64], places: Sequence[int]) -> list[pa.Array]:
-        """Return the values of the columns at these places; those of a few rows are not read through the map."""
+        """Return the values of the columns at these places; those of a few rows are read from the file, not the map."""
         direct = {place: self.direct_columns(place) for place in places} if len(ids) <= MOST_CELLS else {}
         mapped = [place for place in places if not direct.get(place)]
         found = dict(zip(mapped, self.gather_mapped(ids, mapped), strict=True)) if mapped else {}
@@ -188,7 +186,7 @@ class ArrowMetadata:
         return [found[place] for place in places]
 
     def direct_columns(self, place: int) -> list[DirectColumn]:
-        """Return a column of all batches as they lie in their files; none where one of them cannot be read so."""
+        """Return a column of all batches for direct reading; none if one of them cannot be read directly."""
         if place not in self.direct:
             of_batches = zip(self.files, self.batches, strict=True)
             columns = [DirectColumn(file, batch.column(place)) for file, batch in of_batches if file is not None]
@@ -235,7 +233,7 @@ def take(values: pa.Array, places: NDArray[np.int64]) -> pa.Array:
 def open_table(folder: Folder, name: str) -> tuple[pa.Table, DirectFile | None]:
     """Map an Arrow file, and open it for direct reading; one of another store is read into memory.
 
-    Raises StorageError where it is not whole.
+    Raises StorageError if it is not whole.
     """
     path = folder.path(name)
     if folder.is_local:
@@ -247,13 +245,13 @@ def open_table(folder: Folder, name: str) -> tuple[pa.Table, DirectFile | None]:
         table.validate()
         return table, None if before is None else open_direct(path, source, before)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise StorageError(f"{path} is no whole Arrow file: {error}") from error
+        raise StorageError(f"{path} is not a whole Arrow file: {error}") from error
 
 
 def read_sources(schema: pa.Schema) -> dict[str, int] | None:
-    """Return names and bytes of the parquet files that an Arrow file was made of; None where it does not say.
+    """Return names and bytes of the parquet files that an Arrow file was made of; None if it does not say.
 
-    What is no such list, in a damaged file, names no file.
+    A damaged list counts as an empty one.
     """
     said = (schema.metadata or {}).get(SOURCES)
     if said is None:

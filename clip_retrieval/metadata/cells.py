@@ -42,7 +42,7 @@ class Cells:
         try:
             return [self.value(place) for place in (rows + self.first).tolist()] if len(rows) < FEW else self.many(rows)
         except (IndexError, UnicodeDecodeError) as error:
-            raise DamageError("values that lie outside of their column, or are no UTF-8") from error
+            raise DamageError("values outside of their column, or not in UTF-8") from error
 
     def value(self, place: int) -> Any:
         valid = self.valid_view
@@ -53,7 +53,7 @@ class Cells:
             return value
         stop, data = self.view[place + 1], self.data_view
         if not 0 <= value <= stop <= len(data):
-            raise DamageError("rows that lie outside of their column")
+            raise DamageError("rows outside of their column")
         return str(data[value:stop], "utf-8")
 
     def many(self, rows: NDArray[np.int64]) -> list[Any]:

@@ -29,13 +29,13 @@ class DirectFile:
 
 
 def address_of(mapped: pa.MemoryMappedFile) -> int:
-    """Return where the first byte of a map lies."""
+    """Return the address of the first byte of a map."""
     mapped.seek(0)
     return int(mapped.read_buffer(1).address)
 
 
 class DirectColumn:
-    """A column of fixed width or of texts, as it lies in the file."""
+    """A column of fixed width or of texts, as it is stored in the file."""
 
     def __init__(self, file: DirectFile, column: pa.Array) -> None:
         self.file, self.first, self.kind = file, column.offset, column.type
@@ -45,7 +45,7 @@ class DirectColumn:
 
     @property
     def can_read(self) -> bool:
-        """Say whether the file holds the column as it is; compressed ones it does not."""
+        """Say whether the file holds the column uncompressed."""
         file = self.file
         buffers = [buffer for buffer in (self.valid, *self.buffers) if buffer is not None and buffer.size]
         return (self.form is not None or is_fixed(self.kind)) and all(
@@ -53,7 +53,7 @@ class DirectColumn:
         )
 
     def read(self, row: int) -> bytes | None:
-        """Return the bytes of a value, None of null. Raises DamageError."""
+        """Return the bytes of a value, None for null. Raises DamageError."""
         place = self.first + row
         if self.valid is not None and not self.bytes_of(self.valid, place >> 3, 1)[0] >> (place & 7) & 1:
             return None
@@ -67,8 +67,8 @@ class DirectColumn:
     def bytes_of(self, buffer: pa.Buffer | None, offset: int, size: int) -> bytes:
         whole = 0 if buffer is None else buffer.size
         if not 0 <= offset <= offset + size <= whole:
-            raise DamageError("rows that lie outside of their column")
-        if buffer is None or size == 0:  # an empty buffer may lie anywhere
+            raise DamageError("rows outside of their column")
+        if buffer is None or size == 0:  # an empty buffer may be anywhere
             return b""
         found = os.pread(self.file.file, size, buffer.address - self.file.start + offset)
         if len(found) != size:
@@ -77,7 +77,7 @@ class DirectColumn:
 
 
 def open_direct(path: str, mapped: pa.MemoryMappedFile, before: os.stat_result) -> DirectFile | None:
-    """Open the file behind a map; None where another one has taken its name since `before`, or the system cannot."""
+    """Open the file behind a map; None if another one has taken its name since `before`, or the system cannot."""
     if not hasattr(os, "pread"):
         return None
     file = os.open(path, os.O_RDONLY)
@@ -92,7 +92,7 @@ def is_fixed(kind: pa.DataType) -> bool:
 
 
 def array_of(kind: pa.DataType, values: Sequence[bytes | None]) -> pa.Array:
-    """Return an array of values by their bytes. Raises ArrowInvalid where a text is no UTF-8."""
+    """Return an array of values by their bytes. Raises ArrowInvalid if a text is not UTF-8."""
     is_there = pa.py_buffer(np.packbits(np.array([value is not None for value in values], bool), bitorder="little"))
     if kind not in OFFSETS:
         empty = bytes(kind.bit_width // 8)

@@ -35,8 +35,8 @@ class Metadata(Protocol):
     def rows(self, ids: NDArray[np.int64], columns: Sequence[str] | None = None) -> pa.Table:
         """Return the rows with these ids [n], in the order of the ids, duplicates included.
 
-        Only `columns` are read, those that there are, in their order; None: all. A file that lacks a column has null
-        there. Raises StorageError where an id is outside of the metadata.
+        Only `columns` are read, as far as they exist, in their order; None: all. A file that lacks a column has null
+        there. Raises StorageError if an id is outside of the metadata.
         """
         ...
 
@@ -93,7 +93,7 @@ class JoinedMetadata(msgspec.Struct, frozen=True, eq=False, dict=True):
         return list(choose_columns(self.schema, columns).names)
 
     def split(self, names: Sequence[str]) -> list[tuple[Metadata, list[str]]]:
-        """Return each part that has some of these columns, with those that are its own."""
+        """Return each part that has some of these columns, with the columns that it has."""
         left = dict.fromkeys(names)
         found = []
         for part in self.parts:
@@ -112,7 +112,7 @@ def pick_columns(tables: Sequence[pa.Table], names: Sequence[str]) -> pa.Table:
 
 
 def column_sets(folder: Folder) -> list[str]:
-    """Return the names of the sets of columns that a folder holds, in order; those of changed rows are left out."""
+    """Return the names of the sets of columns that a folder holds, in order; those that are stale are left out."""
     return [name for name in all_column_sets(folder) if not is_stale(folder, name)]
 
 
@@ -121,7 +121,7 @@ def is_stale(folder: Folder, name: str) -> bool:
 
 
 def mark_columns_stale(folder: Folder) -> None:
-    """Note in each set of columns that embeddings change in place: it is no longer of these rows."""
+    """Note in each set of columns that embeddings change in place, so the columns no longer describe these rows."""
     for name in column_sets(folder):
         folder.write_json(f"{COLUMNS_FOLDER}/{name}/{STALE}", {"why": "embeddings have changed in place"})
 
@@ -167,7 +167,7 @@ def column_files(folder: Folder) -> list[str]:
 
 
 def copy_columns(source: Folder, target: Folder) -> None:
-    """Copy all sets of columns of a folder into another of the same rows; sets that are gone go there, too."""
+    """Copy all sets of columns of a folder into another of the same rows, and remove sets there that are gone here."""
     names = column_sets(source)
     for name in set(column_sets(target)) - set(names):
         target.remove(f"{COLUMNS_FOLDER}/{name}")
@@ -180,7 +180,7 @@ def copy_column_set(source: Folder, target: Folder, name: str) -> None:
 
 
 def copy_parquet(source: Folder, target: Folder, place: str) -> None:
-    """Copy the parquet files of a folder below `source`; others of an earlier copy go."""
+    """Copy the parquet files of a folder below `source`; others of an earlier copy are removed."""
     files = source.names(place, ".parquet")
     for file in files:
         with (

@@ -111,7 +111,7 @@ class ParquetMetadata:
         with reading(self.files.folder, footer.name) as file:
             if not file.metadata.equals(footer.about):
                 raise ReplacedError(
-                    f"{self.files.folder.path(footer.name)} was replaced since it was opened; open it anew"
+                    f"{self.files.folder.path(footer.name)} was replaced since it was opened; open it again"
                 )
             table = file.read_row_groups(needed.tolist(), columns=columns_there(footer, schema))
         skipped = np.zeros(len(sizes), dtype=np.int64)  # rows of the groups before each one that are not in the table
@@ -144,10 +144,10 @@ def open_parquet(folder: Folder, name: str) -> pq.ParquetFile:
         return pq.ParquetFile(
             folder.path(name) if folder.is_local else folder.open(name), memory_map=folder.is_local, pre_buffer=False
         )
-    except PermissionError as error:  # Arrow's names neither the file nor the reason by itself
+    except PermissionError as error:  # Arrow's message names neither the file nor the reason
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder.path(name)) from error
     except (pa.ArrowException, OSError) as error:
-        raise StorageError(f"{folder.path(name)} is no readable parquet file: {one_line(error)}") from error
+        raise StorageError(f"{folder.path(name)} is not a readable parquet file: {one_line(error)}") from error
 
 
 def read_records(folder: Folder, name: str) -> Iterator[dict[str, Any]]:
@@ -160,7 +160,7 @@ def read_records(folder: Folder, name: str) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def reading(folder: Folder, name: str) -> Iterator[pq.ParquetFile]:
-    """Give an open file, and close it: a folder may have more files than a process may have open."""
+    """Yield an open file, and close it: a folder may have more files than a process may have open."""
     file = open_parquet(folder, name)
     try:
         yield file
@@ -171,7 +171,7 @@ def reading(folder: Folder, name: str) -> Iterator[pq.ParquetFile]:
 
 
 def read_footer(folder: Folder, name: str) -> Footer:
-    """Return a file's footer; raises StorageError where it cannot be read, or has two columns of one name."""
+    """Return a file's footer; raises StorageError if it cannot be read, or has two columns of one name."""
     with reading(folder, name) as file:
         footer = Footer(name, file.schema_arrow, file.metadata)
     twice = next((column for column, count in Counter(footer.schema.names).items() if count > 1), None)

@@ -21,9 +21,9 @@ FLOATS = ("FLOAT", "DOUBLE", "FIXED_LEN_BYTE_ARRAY")  # the last is how parquet 
 def common_schema(files: Sequence[tuple[pa.Schema, pq.FileMetaData]]) -> pa.Schema:
     """Return the union of all columns in order of first appearance, each with one type.
 
-    Numbers take the widest type where no value is rounded by it, which the files' footers tell; other columns of
-    several types become text. A file where a column is null throughout says nothing of its type. Strings get 64-bit
-    offsets: a column may have more than 2 GiB.
+    Numbers take the widest type if it rounds no value, which the files' footers show; other columns of several types
+    become text. A file whose column is all null says nothing of its type. Strings get 64-bit offsets: a column may
+    have more than 2 GiB.
     """
     types: dict[str, dict[pa.DataType, None]] = {}
     for schema in dict.fromkeys(schema.remove_metadata() for schema, _ in files):
@@ -104,7 +104,7 @@ class Columns:
 
 
 def find_range(name: str, files: Iterable[Columns]) -> tuple[int, int] | None:
-    """Return a column's smallest and largest integer from the footers' statistics; None where one lacks them."""
+    """Return a column's smallest and largest integer from the footers' statistics; None if one lacks them."""
     smallest = largest = 0
     for columns in files:
         for column in columns.chunks(name):

@@ -39,7 +39,7 @@ class WrittenArrow:
 def write_metadata_arrow(source: Folder, target: Folder) -> FileSums:
     """Write metadata.arrow of a folder's metadata/*.parquet, if there are any; it appears when it is whole.
 
-    Returns its checksum. Raises StorageError that names a file which cannot be read.
+    Returns its checksum. Raises StorageError that names a file that cannot be read.
     """
     files = ParquetFiles(source)
     if not files.footers:

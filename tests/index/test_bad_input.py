@@ -154,7 +154,7 @@ def test_embeddings_and_metadata_of_different_length_are_refused(
 def test_a_broken_metadata_file_is_named(tmp_path: Path, unit_rows: Rows, write_run: WriteRun) -> None:
     emb = write_run(tmp_path / "emb", [unit_rows(4)])
     (emb / "metadata" / "metadata_0.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(StorageError, match=r"metadata_0\.parquet is no readable parquet file"):
+    with pytest.raises(StorageError, match=r"metadata_0\.parquet is not a readable parquet file"):
         clip_index(str(emb), str(tmp_path / "ix"), engine="faiss")
 
 

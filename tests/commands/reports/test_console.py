@@ -125,7 +125,7 @@ def test_warnings_that_name_a_file_are_escaped(
     (index / "metadata.arrow").write_bytes(b"damaged")
     answer = run("filter", "a", tmp_path / "out", index)
     assert answer.exit_code == 0, answer.exception
-    assert "metadata.arrow is no whole Arrow file" in answer.output
+    assert "metadata.arrow is not a whole Arrow file" in answer.output
     assert not [mark for mark in OBEYED if mark in answer.output]
 
 
