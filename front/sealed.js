@@ -1,5 +1,5 @@
-// A vite plugin for pages of one file: a Content-Security-Policy of hashes, so that nothing but the page's own script runs,
-// whatever a caption says, and nothing is fetched. Pictures may be data, or files beside the page.
+// A vite plugin for pages of one file: a Content-Security-Policy of hashes, so only the page's own script runs, for any
+// caption, and nothing is fetched. Pictures may be data, or files next to the page.
 import { createHash } from "node:crypto";
 
 const digest = (text) => `'sha256-${createHash("sha256").update(text).digest("base64")}'`;

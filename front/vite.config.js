@@ -1,4 +1,4 @@
-// The pages, each a folder of src/ with an index.html. `front` is served as files of its own, since its
+// The pages, each a folder of src/ with an index.html. `front` is served as separate files, since its
 // Content-Security-Policy allows no inline script; every other page becomes one file that opens from a disk.
 import { svelte } from "@sveltejs/vite-plugin-svelte";
 import { viteSingleFile } from "vite-plugin-singlefile";

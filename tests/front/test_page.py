@@ -515,11 +515,11 @@ def test_a_server_that_is_killed_while_it_is_asked_and_comes_back(visit: Open, o
             page.get_by_role("textbox", name="Search").fill("cat")
             page.keyboard.press("Enter")
             expect(page.get_by_text("Searching…")).to_be_visible()
-        shows(visited, page.get_by_text("The server is away."))
+        shows(visited, page.get_by_text("The server does not answer."))
         expect(page.get_by_text(f"Nothing answers at http://127.0.0.1:{port}.")).to_be_visible()
         expect(page.get_by_text(re.compile(r"Trying again in \d+ s\."))).to_be_visible()
         later.enter_context(started(odd, port))
-        expect(page.get_by_text("The server is away.")).to_have_count(0)
+        expect(page.get_by_text("The server does not answer.")).to_have_count(0)
         expect(page.get_by_role("gridcell")).to_have_count(6)
         expect(page).to_have_title("cat · clip-retrieval")
 
@@ -533,7 +533,7 @@ def test_a_server_that_is_full_not_ready_slow_or_broken_is_told_and_asked_again(
     page.route("**/v1/search", refuse(429, message, headers), times=1)
     box(page).fill("dog")
     box(page).press("Enter")
-    shows(visited, page.get_by_text("The server is full. Too many requests are waiting."), again)
+    shows(visited, page.get_by_text("The server is busy. Too many requests are waiting."), again)
     expect(page.get_by_text(re.compile(r"Trying again in \d\d s\."))).to_be_visible()
     page.route("**/v1/search", refuse(503, "the model is being opened", headers), times=1)
     again.click()
@@ -545,7 +545,7 @@ def test_a_server_that_is_full_not_ready_slow_or_broken_is_told_and_asked_again(
     box(page).fill("cat")
     box(page).press("Enter")
     expect(page.get_by_text("Searching…")).to_be_visible()
-    shows(visited, page.get_by_text("Still searching: the server takes its time."))
+    shows(visited, page.get_by_text("Still searching: the server is slow."))
     held[0].fulfill(status=500, json={"message": "Internal Server Error"})
     shows(visited, page.get_by_text("Something broke. Internal Server Error."), again)
     again.click()
@@ -569,7 +569,7 @@ def test_a_key_is_asked_for_and_opens_pictures_too(visit: Open, odd: Path, tmp_p
     with listening(build_config(BackConfig, options, [str(odd)])) as server:
         visited = visit("?q=javascript%3Awindow.hurt%3D1", at=server.url, may_fail=True)
         page = visited.page
-        dialog = page.get_by_role("dialog", name="This server wants a key")
+        dialog = page.get_by_role("dialog", name="This server requires a key")
         dialog.get_by_label("Key").fill("a wrong key of some length")
         page.keyboard.press("Enter")
         shows(visited, dialog.get_by_text("The key was not accepted."), dialog.get_by_role("button"))
@@ -589,7 +589,7 @@ def test_a_video_plays_by_a_signed_link_where_a_key_is_wanted(visit: Open, films
     options = {"port": 0, "reload_seconds": 0, "api_key_file": str(tmp_path / "keys")}
     with listening(build_config(BackConfig, options, [str(films)])) as server:
         page = visit("?open=0", at=server.url, may_fail=True).page
-        dialog = page.get_by_role("dialog", name="This server wants a key")
+        dialog = page.get_by_role("dialog", name="This server requires a key")
         dialog.get_by_label("Key").fill(KEY)
         dialog.get_by_role("button").click()
         panel = panel_of(page)
@@ -627,7 +627,7 @@ def test_the_page_alone_asks_the_server_elsewhere(visit: Open, servers: Any) -> 
     page = visited.page
     has_loaded(page, 0)
     page.goto(f"{servers.front}/?q=dog&back=http://127.0.0.1:9")
-    shows(visited, page.get_by_text("The server is away."))
+    shows(visited, page.get_by_text("The server does not answer."))
     visited.faults[:] = [
         fault for fault in visited.faults if "Content Security Policy" not in fault and ":9/" not in fault
     ]
@@ -637,20 +637,20 @@ def test_a_link_to_pictures_of_an_older_build_says_so(visit: Open) -> None:
     visited = visit("?q=id:3&build=0123456789abcdef")
     page = visited.page
     again = page.get_by_role("button", name="Search anyway")
-    shows(visited, page.get_by_text("The index was built anew"), again)
+    shows(visited, page.get_by_text("The index was rebuilt"), again)
     again.click()
     has_loaded(page, 0)
 
 
 def test_a_row_of_an_older_build_is_shown_only_when_asked_for(visit: Open) -> None:
     page = visit("?q=dog&open=3&build=0123456789abcdef").page
-    expect(page.get_by_text("The index was built anew")).to_be_visible()
+    expect(page.get_by_text("The index was rebuilt")).to_be_visible()
     has_loaded(page, 0)
     panel = page.get_by_role("region", name="Picture 3")
     expect(panel).to_have_count(0)
     page.get_by_role("button", name="Show anyway").click()
     expect(panel).to_be_visible()
-    expect(page.get_by_text("The index was built anew")).to_have_count(0)
+    expect(page.get_by_text("The index was rebuilt")).to_have_count(0)
 
 
 def test_the_panel_has_all_columns_of_a_row_that_was_not_found(visit: Open) -> None:

@@ -152,7 +152,7 @@ def test_captions_that_hold_the_words_are_listed_and_a_hostile_one_runs_nothing(
     expect(tip).to_contain_text("id 0 \u00b7 even")
     expect(tip).to_be_in_viewport(ratio=1)
     assert "ran" not in page.title().split()
-    press(page.get_by_label("Choose nothing"))
+    press(page.get_by_label("Clear the selection"))
     expect(listed).to_have_count(0)
     expect(tip).to_have_count(0)
 

@@ -1,9 +1,9 @@
-// What a hit is called: its caption, else the name of its file, else its id.
+// The name of a hit: its caption, else the name of its file, else its id.
 
 import type { Hit } from "./api/back";
 import { lastPart, placeIn } from "../shared/places";
 
-/** Return the last part of a path or address, and of a name in a tar, with the page or moment; "" where there is none. */
+/** Return the last part of a path or address, and of a name in a tar, with the page or time; "" if there is none. */
 export function fileOf(hit: Hit): string {
   for (const name of ["image_path", "url", "key"]) {
     const value = hit.metadata[name];

@@ -1,4 +1,4 @@
-// Pictures that people drop or paste: made small before they travel, and kept for this tab.
+// Pictures that are dropped or pasted: made small before they are sent, and kept for this tab.
 
 import { toBase64 } from "./vectors";
 
@@ -9,7 +9,7 @@ const PREFIX = "clip-retrieval picture ";
 
 export type Prepared = { base64: string; thumbnail: string | null };
 
-/** Return a picture file as base64, no larger than models need; as it is where this browser cannot read it. */
+/** Return a picture file as base64, no larger than models need; unchanged if this browser cannot read it. */
 export async function preparePicture(file: Blob): Promise<Prepared> {
   let picture: ImageBitmap;
   try {
@@ -32,14 +32,14 @@ function draw(picture: ImageBitmap, side: number): HTMLCanvasElement {
   canvas.width = Math.max(1, Math.round(picture.width * scale));
   canvas.height = Math.max(1, Math.round(picture.height * scale));
   const context = canvas.getContext("2d")!;
-  context.fillStyle = "#fff"; // what is transparent lies on white, as the encoder has it
+  context.fillStyle = "#fff"; // transparent parts become white, as in the encoder
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.imageSmoothingQuality = "high";
   context.drawImage(picture, 0, 0, canvas.width, canvas.height);
   return canvas;
 }
 
-/** Keep something of a picture for this tab; the oldest are let go. */
+/** Keep a thumbnail or embedding for this tab; the oldest are dropped. */
 export function keepPicture(key: string, value: string): void {
   try {
     const kept = Object.keys(sessionStorage).filter((name) => name.startsWith(PREFIX));
@@ -49,7 +49,7 @@ export function keepPicture(key: string, value: string): void {
     sessionStorage.setItem("clip-retrieval order", JSON.stringify(keys));
     sessionStorage.setItem(PREFIX + key, value);
   } catch {
-    // full, or not allowed: the chip has no thumbnail then
+    // full, or not allowed: then the chip has no thumbnail
   }
 }
 

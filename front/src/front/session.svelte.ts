@@ -1,4 +1,4 @@
-// What the page knows and does: one search at a time, its hits, and what is wrong just now.
+// What the page knows and does: one search at a time, its hits, and the current problem.
 
 import { SvelteSet } from "svelte/reactivity";
 import { openBack, readConfig, type About, type Back, type Config, type Hit } from "./api/back";
@@ -8,9 +8,9 @@ import { leadTo, placeIn, type Place } from "../shared/places";
 import { nameOf, questionKey, readState, writeState, type Question, type State } from "./state";
 import type { Part, Term } from "./terms";
 
-const FIRST_PAGE = 60; // hits; pages grow, so that ten thousand are some fourteen requests
+const FIRST_PAGE = 60; // hits; pages grow, so ten thousand hits take about fourteen requests
 const LARGEST_PAGE = 1_000;
-const MOST_REMEMBERED = 8; // searches that the back button finds as they were left
+const MOST_REMEMBERED = 8; // searches that the back button restores
 const SLOW_MS = 4_000;
 const KEY = "clip-retrieval key ";
 
@@ -23,17 +23,17 @@ export class Session {
   found = $state.raw<Remembered>(NOTHING);
   loading = $state(false);
   slow = $state(false);
-  problem = $state.raw<Problem | null>(null); // trying again by itself would not mend it
-  waiting = $state.raw<Waiting | null>(null); // it is tried again
+  problem = $state.raw<Problem | null>(null); // retrying would not help
+  waiting = $state.raw<Waiting | null>(null); // for the next try
   needsKey = $state(false);
   keyWasWrong = $state(false);
   adding = $state(false); // a picture is on its way into the query
   selected = new SvelteSet<number>();
   isRange = $state(false); // the next hit that is pressed ends a range of selected ones
-  gone = new SvelteSet<number>(); // rows whose picture cannot be had
-  active = $state(0); // place of the tile that has, or had, the focus
-  isFlying = $state(false); // the page scrolls so fast that nobody sees its pictures: new ones are not asked for
-  epoch = $state(0); // grows when the server answers again: pictures that failed are asked anew
+  gone = new SvelteSet<number>(); // rows whose picture is not available
+  active = $state(0); // place of the tile that has or had the focus
+  isFlying = $state(false); // the page scrolls too fast to see pictures: new ones are not requested
+  epoch = $state(0); // grows when the server answers again: failed pictures are requested again
   known = new Map<number, Hit>(); // hits by id, for the panel
 
   private config: Config | null = null;
@@ -62,7 +62,7 @@ export class Session {
     return this.found.hits;
   }
 
-  // The key that the server may want, kept until the tab is closed, for that server only.
+  // The server's key, kept for this server until the tab is closed.
   get apiKey(): string | null {
     return this.config && sessionStorage.getItem(KEY + this.config.base);
   }
@@ -98,7 +98,7 @@ export class Session {
     }
   }
 
-  /** Change the state, and with it the address; a further entry of the history unless it only replaces the last. */
+  /** Change the state and the address; this adds an entry to the history unless it only replaces the last. */
   go(change: Partial<State>, how: "push" | "replace" = "push"): void {
     if (how === "push") history.replaceState({ scroll: scrollY }, "");
     if (change.index !== undefined && change.index !== this.about?.name) this.forgetRows();
@@ -117,7 +117,7 @@ export class Session {
     this.ask(this.back?.can.sum ? [...this.state.terms, term] : [term]);
   }
 
-  /** Search, where the state asks another question than the one that was answered. */
+  /** Search, if the state asks another question than the one that was answered. */
   follow(scroll = 0): void {
     document.title = this.state.terms.length ? `${nameOf(this.state.terms)} · clip-retrieval` : "clip-retrieval";
     const { question } = this;
@@ -165,7 +165,7 @@ export class Session {
       const there = new Set(before.hits.map(({ id }) => id));
       const fresh = page.hits.filter(({ id }) => !there.has(id));
       for (const hit of fresh) this.known.set(hit.id, hit);
-      // A page without anything new would be asked for again and again.
+      // A page without new hits would be requested again and again.
       this.found = { ...page, hits: [...before.hits, ...fresh], isLast: page.isLast || !fresh.length };
       this.remember();
     } catch (error) {
@@ -204,7 +204,7 @@ export class Session {
     this.key = null;
     void this.refresh().then(() => this.follow());
   }
-  /** Ask anew which indices and builds there are; at most every few seconds. */
+  /** Ask again which indices and builds there are; at most every few seconds. */
   async refresh(): Promise<void> {
     if (!this.config || Date.now() - this.refreshed < 3_000) return;
     this.refreshed = Date.now();
@@ -213,7 +213,7 @@ export class Session {
       this.forgetRows();
       this.epoch++;
     } catch {
-      // whoever asks next tells what is wrong
+      // the next request reports what is wrong
     }
   }
   /** Ids may be other rows now. */
@@ -221,7 +221,7 @@ export class Session {
     this.gone.clear();
     this.known.clear();
   }
-  /** Look which indices there are, where the error may be that they have changed; search again if the question has. */
+  /** If indices may have changed, ask which there are; search again if the question has changed. */
   checkIndices(error: unknown): void {
     if (error instanceof Problem && (error.kind === "missing" || error.kind === "rebuilt")) void this.refresh().then(() => this.follow());
   }
@@ -256,7 +256,7 @@ export class Session {
       this.adding = false;
     }
   }
-  /** Return the picture of a part of the query, where there is one to show. */
+  /** Return the picture of a part of the query, if there is one to show. */
   thumbnailOf(term: Term): string | null {
     if (term.kind === "vector") return keptPicture(digest(term.vector));
     if (term.kind === "url") return term.url;
@@ -267,7 +267,7 @@ export class Session {
     return null;
   }
 
-  /** Return the part that means "more like this hit"; null where the server cannot be asked so. */
+  /** Return the part that means "more like this hit"; null if the server does not support it. */
   likeness(hit: Hit): Part | null {
     if (this.back?.can.sum) return { kind: "id", id: hit.id };
     if (hit.image) {
@@ -289,7 +289,7 @@ export class Session {
     if (web) sources.push(web);
     return sources;
   }
-  /** Return the address that opens the PDF or video of a hit at its place; null where the server has none. */
+  /** Return the address that opens the PDF or video of a hit at its place; null if the server has none. */
   fileOf(hit: Hit): { url: string; kind: Place["kind"]; words: string } | null {
     const place = placeIn(hit.metadata.image_path);
     const url = place && this.about ? this.back?.fileUrl(this.about, hit.id) : null;

@@ -1,4 +1,4 @@
-// The whole state of a search, and the page's address, which says it all: links, reloads and the back button need no more.
+// The whole state of a search, and the page's address, which contains it: links, reloads and the back button work by it.
 
 import { readTerm, writeTerm, type Term } from "./terms";
 
@@ -31,7 +31,7 @@ export const START: State = {
 };
 const FLAGS = ["unique", "varied", "sure"] as const;
 
-/** Return the state that an address says; what makes no sense in it is left out. clip-retrieval 2's links work too. */
+/** Return the state in an address; invalid parts are left out. clip-retrieval 2's links work too. */
 export function readState(address: string): State {
   const said = new URLSearchParams(address);
   const terms = said.getAll("q").map(readTerm);
@@ -54,7 +54,7 @@ export function readState(address: string): State {
   };
 }
 
-/** Return the address of a state: "?…", or "" for that of an untouched page. */
+/** Return the address of a state: "?…", or "" for an untouched page. */
 export function writeState(state: State): string {
   const said = new URLSearchParams();
   if (state.back) said.set("back", state.back);
@@ -70,7 +70,7 @@ export function writeState(state: State): string {
   return text && `?${text}`;
 }
 
-/** Return what tells one question from another. */
+/** Return a string that differs for different questions. */
 export function questionKey(question: Question): string {
   const { index, terms, modality, where, unique, varied, sure } = question;
   return JSON.stringify([index, terms.map(writeTerm), modality, where.trim(), unique, varied, sure]);

@@ -1,4 +1,4 @@
-// What is asked: texts, pictures and rows of the index, added and taken away.
+// The query: texts, pictures and rows of the index, added and subtracted.
 
 export type Part =
   | { kind: "text"; text: string }
@@ -28,7 +28,7 @@ export function writeTerm(term: Term): string {
   }
 }
 
-/** Return the term that a word of an address means; null where it means none. Addresses are written by anyone. */
+/** Return the term that a word of an address means; null if it is invalid, since anyone may write an address. */
 export function readTerm(word: string): Term | null {
   const found = WEIGHT.exec(word);
   const weight = found ? Number(found[1]) : 1;
@@ -54,7 +54,7 @@ function readPart(mark: string | undefined, value: string): Part | null {
   }
 }
 
-/** Return the terms of what was typed: "beach + 0.5*sunset - people", signs with space on both sides, as `filter` has it. */
+/** Return the terms of what was typed: "beach + 0.5*sunset - people", signs with space on both sides, as for `filter`. */
 export function parseTyped(typed: string): Term[] {
   const text = typed.trim();
   const pieces = splitAtSigns(text);
@@ -113,7 +113,7 @@ function unquote(text: string): string {
   return text.length >= 2 && (mark === '"' || mark === "'") && text.endsWith(mark) && !inner.includes(mark) ? inner : text;
 }
 
-/** Return the next weight up or down; 0 is stepped over, since a part without weight is none. */
+/** Return the next weight up or down, without 0: a part of weight 0 would have no effect. */
 export function stepWeight(weight: number, step: 0.5 | -0.5): number {
   const next = Math.round((weight + step) * 100) / 100;
   return next === 0 ? step : Math.max(-3, Math.min(3, next));

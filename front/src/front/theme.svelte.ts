@@ -1,4 +1,4 @@
-// Light, dark, or as the system has it; kept in this browser.
+// Light, dark, or the system's theme; kept in this browser.
 
 export const THEMES = ["system", "light", "dark"] as const;
 export type Theme = (typeof THEMES)[number];
@@ -29,7 +29,7 @@ class Choice {
     try {
       localStorage.setItem(KEY, this.theme);
     } catch {
-      // for this visit only, then
+      // then only for this visit
     }
   }
 }

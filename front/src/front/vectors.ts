@@ -8,7 +8,7 @@ export function packVector(numbers: Float32Array): string {
   return toBase64(bytes).replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "");
 }
 
-/** Return the numbers of such a word at unit length; null where it is none. */
+/** Return the numbers of such a word at unit length; null if it is invalid. */
 export function unpackVector(word: string): number[] | null {
   try {
     const bytes = fromBase64(word.replace(/-/g, "+").replace(/_/g, "/"));

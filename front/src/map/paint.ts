@@ -75,7 +75,7 @@ export class Painter {
   }
 }
 
-/** Choose the thumbnails that are in view and do not overlap, those that stand for most first. */
+/** Choose the thumbnails that are in view and do not overlap; first those that represent the most points. */
 export function placeTiles(points: Points, frame: Frame, view: View, side: number, lit: Uint8Array | null): [number, number, number][] {
   const [width, height] = [frame.width / frame.ratio, frame.height / frame.ratio];
   const taken = new Map<string, [number, number][]>();

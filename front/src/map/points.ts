@@ -1,4 +1,4 @@
-// The points of a map: their places, what they are called, and which of them are near, inside or found.
+// The points of a map: their places and names, and which of them are near, inside a line or found.
 
 export type Legend = { column: string; missing: number; names?: string[]; counts?: number[]; low?: number; high?: number };
 export type Page = {
@@ -8,7 +8,7 @@ export type Page = {
 };
 export type Spot = { x: number; y: number }; // 0 to 1 on the map
 
-const CELLS = 256; // a side of the grid that finds what is near
+const CELLS = 256; // on a side of the grid that finds near points
 
 function bytes(base64: string): ArrayBuffer {
   const text = atob(base64);
@@ -85,7 +85,7 @@ export class Points {
     return best;
   }
 
-  /** Return the points inside of a closed line. */
+  /** Return the points inside a closed line. */
   inside(line: Spot[]): number[] {
     if (line.length < 3) return [];
     const [low, high] = [Math.min(...line.map((spot) => spot.x)), Math.max(...line.map((spot) => spot.x))];
@@ -103,7 +103,7 @@ export class Points {
     return found;
   }
 
-  /** Mark the points whose caption has every word and whose color is wanted; null where nothing is asked. */
+  /** Mark the points whose caption has every word and whose color is wanted; null if there is no filter. */
   find(text: string, codes: ReadonlySet<number>): { lit: Uint8Array; count: number } | null {
     const words = text.toLowerCase().split(/\s+/).filter(Boolean);
     if (!words.length && !codes.size) return null;

@@ -1,4 +1,4 @@
-// What a page that opens from a disk holds and can do: its data, the clipboard, files to save.
+// For pages that open from a disk: their data, the clipboard, files to save.
 
 /** Return the data that Python wrote into the page. */
 export function readPage<T>(): T {
@@ -14,7 +14,7 @@ export async function copyText(text: string): Promise<boolean> {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
-    const area = document.createElement("textarea"); // where the page may not write to the clipboard by itself
+    const area = document.createElement("textarea"); // if the page may not write to the clipboard directly
     area.value = text;
     (document.querySelector("dialog[open]") ?? document.body).append(area);
     area.select();

@@ -1,8 +1,8 @@
-// Where in its file a picture is: a page of a PDF, a frame of a video. clip_retrieval/media/places.py writes these paths.
+// The place of a picture in its file: a page of a PDF, a frame of a video. clip_retrieval/media/places.py writes the paths.
 
 export type Place = { kind: "page" | "moment"; file: string; fragment: string; words: string };
 
-/** Return the place that a path says, as browsers open it (#page=3, #t=12.5) and in words (page 3, 0:12.5); null for others. */
+/** Return the place in a path, as browsers open it (#page=3, #t=12.5) and in words (page 3, 0:12.5); null if it has none. */
 export function placeIn(path: unknown): Place | null {
   const found = /^(.*\.\w+)(#(?:page=(\d+)|t=(\d+)(\.\d+)?))$/s.exec(typeof path === "string" ? path : "");
   if (!found) return null;
@@ -11,7 +11,7 @@ export function placeIn(path: unknown): Place | null {
   return { kind: page ? "page" : "moment", file: file!, fragment: fragment!, words };
 }
 
-/** Return what opens the place, in words. */
+/** Return the label of a button that opens the place. */
 export const leadTo = ({ kind, words }: Place): string => (kind === "page" ? `Page ${words.slice(5)}` : `Play at ${words}`);
 
 /** Return the last part of a path after its place: "0:12.5 · film.mp4"; a long name may be cut off. */

@@ -1,4 +1,4 @@
-// The hits of a sheet: what they hold, which of them match, and in which order they are shown.
+// The hits of a sheet: their cells, which of them match, and the order in which they are shown.
 
 import { lastPart } from "../shared/places";
 
@@ -20,7 +20,7 @@ const SHOWN_VALUES = 12;
 export const nameOf = (hit: Hit): string => String(hit.row.caption || lastPart(String(hit.row.image_path ?? "")) || `row ${hit.row.id}`);
 export const pathOf = (hit: Hit): string => String(hit.row.image_path ?? hit.row.picture ?? hit.row.id);
 
-/** Return a cell as people read it. */
+/** Return a cell as readable text. */
 export function show(cell: Cell | undefined): string {
   if (cell === null || cell === undefined) return "";
   if (typeof cell === "number") return Number.isInteger(cell) ? String(cell) : String(Number(cell.toPrecision(6)));
@@ -28,7 +28,7 @@ export function show(cell: Cell | undefined): string {
   return String(cell);
 }
 
-/** Return the values of a cell that a facet counts: those of a list one by one, of a path the last part. */
+/** Return the values of a cell that a facet counts: each value of a list, the last part of a path. */
 export function facetValues(column: string, cell: Cell | undefined): string[] {
   const cells = Array.isArray(cell) ? cell : [cell ?? null];
   const texts = cells.filter((one) => one !== null && typeof one !== "object").map(show);
@@ -39,7 +39,7 @@ export function columnsOf(hits: Hit[]): string[] {
   return [...new Set(hits.flatMap((hit) => Object.keys(hit.row)))];
 }
 
-/** Choose up to four columns whose values are few and repeat, those with likely names first. */
+/** Choose up to four columns with few, repeated values; columns with likely names come first. */
 export function chooseFacets(hits: Hit[]): Facet[] {
   const facets: Facet[] = [];
   for (const column of columnsOf(hits).filter((name) => ![...OWN, ...PLACES].includes(name))) {
@@ -54,7 +54,7 @@ export function chooseFacets(hits: Hit[]): Facet[] {
   return facets.sort((a, b) => place(a) - place(b)).slice(0, MOST_FACETS);
 }
 
-/** Return the texts of a hit that the filter box looks into, in lower case. */
+/** Return the texts of a hit that the filter box searches, in lower case. */
 export function searchable(hit: Hit): string {
   return Object.values(hit.row).filter((cell) => typeof cell !== "number").map(show).join("\n").toLowerCase();
 }
@@ -66,7 +66,7 @@ export function matches(hit: Hit, text: string, words: string[], chosen: Chosen)
   );
 }
 
-/** Return the columns that an order can go by: one plain value in each hit, not the same in all. */
+/** Return the columns to sort by: one plain value in each hit, not the same in all. */
 export function orderColumns(hits: Hit[]): string[] {
   const plain = columnsOf(hits).filter(
     (name) => !["rank", "similarity", "picture", "problem"].includes(name) && hits.every((hit) => typeof hit.row[name] !== "object" || hit.row[name] === null),

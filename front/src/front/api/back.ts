@@ -1,4 +1,4 @@
-// A server as the page sees it: ours (/v1) or clip-retrieval 2's, told apart by whether /v1 is there.
+// The interface of a server: ours (it has /v1) or clip-retrieval 2's.
 
 import type { Modality, Question } from "../state";
 import { askJson, Problem } from "./http";
@@ -28,24 +28,24 @@ export interface Back {
   base: string; // "" or "https://…", without a slash at its end
   can: Can;
   indices: About[];
-  /** Return hits from a place on; `limit` is a wish. */
+  /** Return hits from a place on; the server may return more or fewer than `limit`. */
   search(question: Question, offset: number, limit: number, signal: AbortSignal): Promise<Page>;
-  /** Return the rows most like one of the index. */
+  /** Return the rows most similar to a row of the index. */
   like(about: About, hit: Hit, modality: Modality, signal: AbortSignal): Promise<Hit[]>;
-  /** Return some rows by their ids, with all their columns where the server says which it has. */
+  /** Return some rows by their ids, with all their columns if the server lists them. */
   rows(about: About, ids: number[], signal: AbortSignal): Promise<Hit[]>;
   /** Return a picture as a part of a query. */
   embed(index: string, picture: string, signal: AbortSignal): Promise<{ kind: "vector"; vector: string } | null>;
-  /** Return the address of a row's picture; null where the server has none. */
+  /** Return the address of a row's picture; null if the server has none. */
   pictureUrl(about: About, id: number, size: number | "original"): string | null;
-  /** Return the address of the PDF or video that a row's picture is in; null where the server serves none. */
+  /** Return the address of the PDF or video of a row's picture; null if the server does not serve it. */
   fileUrl(about: About, id: number): string | null;
 }
 export type Config = { base: string; index: string | null; urlColumn: string; key: () => string | null };
 
 type FrontConfig = { defaultBackend?: string; defaultIndex?: string; urlColumn?: string; backend?: string };
 
-/** Return what config.json beside the page says; a page without one asks the server that it comes from. */
+/** Return the config.json next to the page; a page without one uses the server that it comes from. */
 export async function readConfig(page: string, back: string | null, key: () => string | null): Promise<Config> {
   let said: FrontConfig = {};
   try {

@@ -1,14 +1,14 @@
-// Requests, and what can go wrong with them: each fault is a sentence, and says whether trying again may help.
+// Requests and their errors: each error is a sentence, and says whether retrying may help.
 
 export type Kind =
-  | "away" // nobody answers
+  | "away" // no answer
   | "busy" // 429
   | "unready" // 503: the model is still being opened, or an answer took too long
   | "key" // 401
   | "rebuilt" // 409: ids are of another build
-  | "refused" // what was asked cannot be answered
+  | "refused" // the request is invalid
   | "missing" // 404
-  | "broken"; // a fault of the server
+  | "broken"; // an error of the server
 export class Problem extends Error {
   constructor(
     readonly kind: Kind,
@@ -26,11 +26,11 @@ export class Problem extends Error {
 const KINDS: Record<number, Kind> = {
   401: "key", 404: "missing", 408: "unready", 409: "rebuilt", 429: "busy", 502: "away", 503: "unready", 504: "away",
 };
-const LONGEST_ANSWER = 90_000; // ms; a server that says nothing for so long is taken for gone
+const LONGEST_ANSWER = 90_000; // ms; after this time without an answer, a server counts as gone
 
 export type Asked = { body?: unknown; key?: string | null; signal?: AbortSignal };
 
-/** Return what a server answers to a GET, or to a POST where there is a body. Throws Problem, or AbortError. */
+/** Return a server's answer to a GET, or to a POST if there is a body. Throws Problem, or AbortError. */
 export async function ask(url: string, asked: Asked = {}): Promise<Response> {
   const timeout = AbortSignal.timeout(LONGEST_ANSWER);
   let answer: Response;
@@ -53,10 +53,10 @@ export async function ask(url: string, asked: Asked = {}): Promise<Response> {
   throw new Problem(kind, await readMessage(answer), wait > 0 ? Math.min(wait, 60) : null);
 }
 
-/** A browser does not tell a page whether nobody answers, or somebody who lets no page of its origin ask. */
+/** A browser does not tell a page whether there is no server, or one that does not allow the page's origin. */
 function nobodyAt(origin: string): string {
   const isForeign = typeof location !== "undefined" && location.origin !== origin;
-  return `Nothing answers at ${origin}${isForeign ? `, or it does not let pages of ${location.origin} ask (--cors)` : ""}.`;
+  return `Nothing answers at ${origin}${isForeign ? `, or the server does not allow pages of ${location.origin} (--cors)` : ""}.`;
 }
 
 export async function askJson<T>(url: string, asked: Asked = {}): Promise<T> {
@@ -65,7 +65,7 @@ export async function askJson<T>(url: string, asked: Asked = {}): Promise<T> {
     return (await answer.json()) as T;
   } catch (error) {
     if (asked.signal?.aborted) throw error;
-    throw new Problem("broken", `What answers at ${url} is no clip-retrieval server: its answer is no JSON.`);
+    throw new Problem("broken", `There is no clip-retrieval server at ${url}: the answer is not JSON.`);
   }
 }
 
@@ -74,7 +74,7 @@ async function readMessage(answer: Response): Promise<string> {
     const said = ((await answer.json()) as { message?: unknown }).message;
     if (typeof said === "string" && said) return said;
   } catch {
-    // no JSON: a proxy's page
+    // not JSON: a proxy's page
   }
   return `The server answers ${answer.status} ${answer.statusText}`.trim();
 }
@@ -82,7 +82,7 @@ async function readMessage(answer: Response): Promise<string> {
 const FIRST_WAIT = 1;
 const LONGEST_WAIT = 15;
 
-/** Return how many seconds to wait before a further try; tries of many pages are spread. */
+/** Return how many seconds to wait before the next try; the tries of many pages are spread. */
 export function waitSeconds(problem: Problem, tries: number): number {
   const grown = Math.min(LONGEST_WAIT, FIRST_WAIT * 2 ** Math.min(tries, 6));
   return Math.max(problem.retrySeconds ?? 0, grown) * (1 + Math.random() / 4);
@@ -90,7 +90,7 @@ export function waitSeconds(problem: Problem, tries: number): number {
 
 export type Waiting = { problem: Problem; until: number; now: () => void };
 
-/** Do something until it succeeds, or fails in a way that trying again does not mend. */
+/** Do something until it succeeds, or fails in a way that retrying cannot fix. */
 export async function insist<T>(
   work: () => Promise<T>,
   signal: AbortSignal,

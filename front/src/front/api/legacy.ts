@@ -6,7 +6,7 @@ import type { Term } from "../terms";
 import type { About, Back, Config, Hit, Page } from "./back";
 import { askJson, Problem } from "./http";
 
-const MOST_IDS = 3_000; // as many as clip-retrieval 2's own front asks for
+const MOST_IDS = 3_000; // as many as clip-retrieval 2's own front requests
 const NEIGHBORS = 18;
 
 type Row = Record<string, unknown> & { id: number; similarity: number; image?: string };
@@ -16,7 +16,7 @@ export async function openLegacy(config: Config, signal: AbortSignal): Promise<B
   const post = <T>(path: string, body: unknown, until: AbortSignal) =>
     askJson<T>(`${base}${path}`, { body, key: config.key(), signal: until });
   const names = await askJson<string[]>(`${base}/indices-list`, { key: config.key(), signal });
-  if (!Array.isArray(names)) throw new Problem("broken", `What answers at ${base} is no clip-retrieval server.`);
+  if (!Array.isArray(names)) throw new Problem("broken", `There is no clip-retrieval server at ${base}.`);
   const asked = new Map<string, { id: number; similarity: number }[]>(); // ids of the last question, for its pages
 
   async function knn(index: string, input: Input, question: Partial<Question>, counts: [number, number], until: AbortSignal) {
@@ -85,7 +85,7 @@ function asInput(terms: Term[]): Input {
   if (term.kind === "url") return { image_url: term.url };
   const image = term.kind === "picture" ? keptPicture(term.key) : null;
   if (image) return { image };
-  throw new Problem("refused", "The picture of this address is not in this tab; add it again.");
+  throw new Problem("refused", "The picture in this address is not in this tab; add it again.");
 }
 
 function asHit({ id, similarity, image, ...metadata }: Row): Hit {

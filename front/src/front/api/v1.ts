@@ -9,9 +9,9 @@ import { signLink } from "./links";
 
 export const NEAR_DUPLICATE = 0.94; // cosine, as in clip-retrieval 2
 const DIVERSITY = 0.5;
-const SURPRISE = 0.1; // rows that chance would put as high
+const SURPRISE = 0.1; // rows that would score as high by chance
 const MOST_RESULTS = 10_000; // of a query, unless the server's --max_results is lower
-const MOST_VARIED = 300; // a later page of varied hits would be another choice, so there is one page
+const MOST_VARIED = 300; // a later page of varied hits would be chosen differently, so there is only one page
 const NEIGHBORS = 18;
 
 type Listed = { indices: (Omit<About, "modalities" | "count"> & { rows: Partial<Record<Modality, number>> })[] };
@@ -66,7 +66,7 @@ export async function openV1(config: Config, signal: AbortSignal): Promise<Back>
     },
     async rows(about, ids, until) {
       const { name, generation, pictures } = about;
-      const columns = pictures ? about.columns : [...about.columns, "image"]; // thumbnails, where pictures are not served
+      const columns = pictures ? about.columns : [...about.columns, "image"]; // thumbnails, if pictures are not served
       const body = { ids, indice_name: name, columns, generation };
       const rows = await post<{ id: number; metadata: Hit["metadata"] }[]>("/metadata", body, until);
       return rows.map(({ id, metadata: { image, ...metadata } }) => ({
@@ -119,6 +119,6 @@ function asTerm(term: Term): unknown {
       return { embedding, weight };
     }
     case "picture":
-      throw new Problem("refused", "The picture of this address is held by another tab; add it again.");
+      throw new Problem("refused", "The picture in this address is in another tab; add it again.");
   }
 }

@@ -13,7 +13,7 @@ const SUFFIXES: Record<string, string> = {
 
 export type Fetch = (hit: Hit) => Promise<Blob>;
 
-/** Return a zip of the hits' pictures and hits.json; pictures that cannot be had are named in missing.txt. */
+/** Return a zip of the hits' pictures and hits.json; pictures that are not available are listed in missing.txt. */
 export async function zipPictures(
   hits: Hit[],
   fetch: Fetch,
@@ -28,7 +28,7 @@ export async function zipPictures(
     else parts.push(part as Uint8Array<ArrayBuffer>);
   });
   const put = (name: string, bytes: Uint8Array) => {
-    const file = new ZipPassThrough(name); // pictures are compressed as they are
+    const file = new ZipPassThrough(name); // pictures are already compressed
     zip.add(file);
     file.push(bytes, true);
   };
