@@ -81,12 +81,17 @@ def row_bytes(plan: Plan) -> int:
 
 def index_bytes(plan: Plan, problem: Problem) -> int:
     """Return the size of the index, in all its files."""
-    stored = plan.rows * row_bytes(plan)
+    return bytes_of_rows(plan, problem, plan.rows)
+
+
+def bytes_of_rows(plan: Plan, problem: Problem, rows: int) -> int:
+    """Return the size of the index, in all its files, with so many of its rows."""
+    stored = rows * row_bytes(plan)
     if plan.kind == "exact":
         return problem.files * (HEADER_BYTES + 8 * plan.dim) + stored
     if plan.kind == "graph":
-        return HEADER_BYTES + 8 * plan.dim + stored + math.ceil(plan.rows * LINK_BYTES)
-    filled = min(plan.rows, problem.filled_rows)
+        return HEADER_BYTES + 8 * plan.dim + stored + math.ceil(rows * LINK_BYTES)
+    filled = min(rows, problem.filled_rows)
     if plan.kind == "listed":
         return filled * (row_bytes(plan) + ID_BYTES) + problem.files * (HEADER_BYTES + centroid_bytes(plan))
     listed = filled * (plan.code_bytes + ID_BYTES)
@@ -109,10 +114,9 @@ def held_bytes(plan: Plan, problem: Problem) -> int:
 
     Its store is streamed into the file, and lists without one are merged from file to file.
     """
-    if plan.kind in ("listed", "coded"):
-        plan = replace(plan, rows=min(plan.rows, ROWS_OF_PART))
-    in_file = plan.rows * row_bytes(plan) if plan.kind in ("exact", "refined") else 0
-    return index_bytes(plan, problem) - in_file
+    rows = min(plan.rows, ROWS_OF_PART) if plan.kind in ("listed", "coded") else plan.rows
+    in_file = rows * row_bytes(plan) if plan.kind in ("exact", "refined") else 0
+    return bytes_of_rows(plan, problem, rows) - in_file
 
 
 def trained_bytes(codes: Codes) -> int:

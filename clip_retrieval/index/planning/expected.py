@@ -7,6 +7,7 @@ million rows of 512 dimensions, graphs from 20,000 on.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -17,6 +18,7 @@ MARGIN = 0.3  # share of 1 - wanted_recall that a plan must promise on top, as p
 
 # Recall@10, mean of image and text queries.
 Curve = Sequence[tuple[float, float]]
+Shares = tuple[Curve, float]  # see `curve_of`
 CODED_RECALL: Curve = ((0.0, 0.0), (0.25, 0.45), (0.6, 0.88), (1.4, 0.945), (3.5, 0.97), (8.0, 0.99))  # bits a dim
 STORED_RECALL: Curve = (
     (0.0, 0.0), (0.25, 0.7), (0.5, 0.84), (1.0, 0.9), (2.0, 0.93), (3.0, 0.947), (4.0, 0.957), (6.7, 0.98),
@@ -65,6 +67,7 @@ STEP_DIMS = 512
 START_MS, STEPS_TO_START = 0.065, 16
 LEAST_DEPTH, MOST_DEPTH = 16, 1_024
 MOST_LOOKED_INTO = 128  # most lists probed
+LOG_2 = math.log(2)
 ROUNDING = 1 + 1e-9  # factor of an effort that is to reach a recall, so that rounding does not miss it
 
 
@@ -82,9 +85,10 @@ def expect(plan: Plan, problem: Problem) -> tuple[float, float]:
     most_found = ceiling(plan, problem)
     wanted = problem.bounds.wanted_recall
     share = None if wanted is None else to_expect(wanted) / most_found
-    candidates = {longest, *list_efforts(plan, problem, most_found / (RECALL_OF_MILLISECOND * step), share)}
+    shares = curve_of(plan, problem)
+    candidates = {longest, *list_efforts(shares, most_found / (RECALL_OF_MILLISECOND * step), share)}
     efforts = {min(longest, max(least, effort)) for effort in candidates}
-    found = [(most_found * share_found(plan, problem, effort), start + effort * step) for effort in efforts]
+    found = [(most_found * share_found(plan, shares, effort), start + effort * step) for effort in efforts]
     return find_best(found, problem)
 
 
@@ -97,15 +101,16 @@ def find_best(found: Sequence[tuple[float, float]], problem: Problem) -> tuple[f
     return max(found, key=lambda outcome: outcome[0] - RECALL_OF_MILLISECOND * outcome[1])
 
 
-def list_efforts(plan: Plan, problem: Problem, worth: float, share: float | None) -> Iterator[float]:
+def list_efforts(shares: Shares, worth: float, share: float | None) -> Iterator[float]:
     """Yield the efforts among which the best one is: on each line of the curve, where more gains less than it takes.
 
     `worth` is how much of the effort the whole recall is worth. With `share`, the effort that finds it follows.
     """
-    curve, scale = curve_of(plan, problem)
+    curve, scale = shares
     for (low, least), (high, most) in pairwise(curve):
-        best = worth * (most - least) / (high - low) / math.log(2)
-        yield min(2**high / scale, max(2**low / scale, best))
+        best = worth * (most - least) / (high - low) / LOG_2
+        lowest, highest = 2**low / scale, 2**high / scale
+        yield lowest if best < lowest else min(highest, best)
         if share is not None and least < share <= most:
             yield ROUNDING * 2 ** (low + (high - low) * (share - least) / (most - least)) / scale
 
@@ -139,15 +144,15 @@ def time_lists(plan: Plan, problem: Problem) -> tuple[float, float]:
     return start + TABLE_MS * plan.width, rows * plan.code_bytes * CODE_MS
 
 
-def share_found(plan: Plan, problem: Problem, effort: float) -> float:
+def share_found(plan: Plan, shares: Shares, effort: float) -> float:
     """Return the share of the full recall for a number of probed lists, or a depth in a graph."""
     if plan.kind != "graph" and effort >= plan.lists:
         return 1.0
-    curve, scale = curve_of(plan, problem)
+    curve, scale = shares
     return interpolate(curve, math.log2(effort * scale))
 
 
-def curve_of(plan: Plan, problem: Problem) -> tuple[Curve, float]:
+def curve_of(plan: Plan, problem: Problem) -> Shares:
     """Return the share found by the logarithm of the effort, and the factor that an effort is to be taken by."""
     if plan.kind == "graph":
         curve = GRAPH_RECALL if problem.asks_across else OWN_GRAPH_RECALL
@@ -176,7 +181,8 @@ def interpolate(curve: Curve, place: float) -> float:
     """Interpolate a curve linearly; constant before its first and after its last point."""
     if place <= curve[0][0]:
         return curve[0][1]
-    for (low, least), (high, most) in pairwise(curve):
-        if place <= high:
-            return least + (most - least) * (place - low) / (high - low)
-    return curve[-1][1]
+    if place > curve[-1][0]:
+        return curve[-1][1]
+    above = bisect_left(curve, (place,))
+    (low, least), (high, most) = curve[above - 1], curve[above]
+    return least + (most - least) * (place - low) / (high - low)

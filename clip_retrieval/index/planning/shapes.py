@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 from clip_retrieval.index.planning.bounds import Bounds
@@ -73,7 +74,7 @@ class Plan:
     @property
     def width(self) -> int:
         """Dimensions of the centroids."""
-        return self.codes.width if self.code_bytes else self.dim
+        return code_width(self.dim, 8 * self.code_bytes // self.bits) if self.code_bytes else self.dim
 
     @property
     def codes(self) -> Codes:
@@ -123,9 +124,20 @@ class Plan:
         }
 
 
+@lru_cache(maxsize=64)
 def count_lists(rows: int) -> int:
     """Return how many lists so many rows are to be in: a power of two; one for a handful, always looked into."""
     return 1 if rows < ROWS_OF_LISTS else min(MOST_LISTS, 1 << round(math.log2(LISTS_PER_ROOT * math.sqrt(rows))))
+
+
+@lru_cache(maxsize=4096)
+def code_width(dim: int, groups: int) -> int:
+    """Return the dimensions after the transform of a product quantizer, for thousands of candidates a plan."""
+    return groups * code_slots(dim, groups)
+
+
+def code_slots(dim: int, groups: int) -> int:
+    return 1 << max(0, math.ceil(math.log2(dim / groups)))
 
 
 @dataclass(frozen=True)
@@ -139,12 +151,12 @@ class Codes:
     @property
     def slots(self) -> int:
         """Dimensions that share a code, at most: a power of two, for which faiss has fast code."""
-        return 1 << max(0, math.ceil(math.log2(self.dim / self.groups)))
+        return code_slots(self.dim, self.groups)
 
     @property
     def width(self) -> int:
         """Dimensions after the transform, at most; what no code needs is padding."""
-        return self.groups * self.slots
+        return code_width(self.dim, self.groups)
 
     @property
     def key(self) -> str:

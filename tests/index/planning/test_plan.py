@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -341,10 +341,20 @@ def file_bytes(index: faiss.Index) -> int:
     return len(faiss.serialize_index(index))
 
 
+def make_quick_graph(plan: Plan, make: Callable[[Plan], Any] = training.make_graph) -> Any:
+    """Return a graph that looks at few rows before it links one: which ones it links changes no size."""
+    graph = make(plan)
+    graph.hnsw.efConstruction = 4
+    return graph
+
+
 @pytest.mark.parametrize(
     ("count", "dim", "code_bytes"), [(6_000, 48, (8, 16, 21, 48)), (20_000, 16, (4, 9, 16)), (9_000, 33, (8, 33))]
 )
-def test_files_are_as_large_as_planned_or_a_little_smaller(count: int, dim: int, code_bytes: tuple[int, ...]) -> None:
+def test_files_are_as_large_as_planned_or_a_little_smaller(
+    count: int, dim: int, code_bytes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "make_graph", make_quick_graph)
     problem, rows = problem_of(count, dim, AMPLE, AMPLE), make_rows(count, dim)
     plans = list_plans(problem)
     recoded, coded = plans[-2:]
@@ -360,6 +370,7 @@ def test_files_are_as_large_as_planned_or_a_little_smaller(count: int, dim: int,
 
 def test_files_with_a_graph_of_lists_are_as_large_as_planned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "CLUSTERING_STEPS", 1)  # where the centroids lie changes no size
+    monkeypatch.setattr(training, "GRAPH_BUILD_DEPTH", 4)  # nor does how well they are linked
     count = LISTS_FOR_GRAPH + 1
     problem, rows = problem_of(count, 8, AMPLE, AMPLE), make_rows(count, 8)
     shape = Plan("coded", count, 8, None, LISTS_FOR_GRAPH, 8, 8, sample_rows=count)
@@ -375,7 +386,7 @@ SHAPES = ["alike", "nearly alike", "rank 1", "constant", "zeros", "all zero"]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("dim", [1, 2, 3, 33, 64])
+@pytest.mark.parametrize("dim", [1, 2, 3, 32, 33])
 def test_rows_of_any_shape_give_an_index_within_its_bytes(shape: str, dim: int) -> None:
     count = ROWS_FOR_LISTS + 1
     rows = make_rows(count, dim, shape)
