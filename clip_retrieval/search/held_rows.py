@@ -18,13 +18,15 @@ from clip_retrieval.search.tree import has_ids
 def read_held(index: Index, ids: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return rows [n, d] by id, of unit length, as near to the embeddings as the index's codes are.
 
-    A row without an embedding is zero. Raises QueryError for an id without a row.
+    A row without an embedding is zero, and so is one with NaN or infinite numbers, as files of other programs may hold.
+    Raises QueryError for an id without a row.
     """
     each, repeats = np.unique(ids, return_inverse=True)
     rows = decode_rows(index, each)
     missing = each[~rows.any(axis=1) & ((each < 0) | (each >= index.row_count))]
     if len(missing):
         raise QueryError(f"the index has no row {int(missing[0])}; its ids are 0 to {index.row_count - 1:,}")
+    rows[~np.isfinite(rows).all(axis=1)] = 0
     return to_unit_length(rows)[repeats]
 
 
@@ -61,7 +63,7 @@ def sample_held(index: Index, count: int, seed: int = 0) -> NDArray[np.float32]:
         for i, part in enumerate(index.parts)
     ]
     rows = np.concatenate(parts)
-    return to_unit_length(rows[rows.any(axis=1)])
+    return to_unit_length(rows[rows.any(axis=1) & np.isfinite(rows).all(axis=1)])
 
 
 def sample_part(index: Any, places: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from clip_retrieval.errors import StorageError
 from clip_retrieval.layout import IndexFolder
 from clip_retrieval.search import part_ids
-from clip_retrieval.search.held_rows import read_held
+from clip_retrieval.search.held_rows import read_held, sample_held
 from clip_retrieval.search.index import Index, open_index
 from clip_retrieval.search.settings import Settings
 from clip_retrieval.search.within import Within, search_within
@@ -259,3 +259,42 @@ def test_the_order_of_names_does_not_matter_to_ids_of_the_whole(
     (folder / "image.index" / "1.index").rename(folder / "image.index" / "9.index")
     open_at(folder)
     assert not caplog.text
+
+
+def spoil(index: Any, row: int) -> None:
+    """Make a row NaN, as a file may hold it, or of lists leave it out, as faiss does: adding one may crash it."""
+    if isinstance(index, faiss.IndexIVFFlat):
+        index.remove_ids(np.array([row]))
+        index.ntotal += 1
+        return
+    flat = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexIDMap) else index
+    faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d).reshape(-1, flat.d)[row] = np.nan
+
+
+@pytest.mark.parametrize("keys", [("IVF8,Flat", "IVF16,Flat"), ("Flat", "Flat"), ("IVF8,Flat", "IDMap,Flat")])
+@pytest.mark.parametrize("memory_map", [False, True])
+def test_files_built_apart_with_rows_of_nan_and_zero_are_searched_right(
+    tmp_path: Path, unit_rows: Rows, keys: tuple[str, str], memory_map: bool
+) -> None:
+    """Each file is searched with its own centroids; a row of NaN is no hit, no neighbor and no background."""
+    rows, odd = unit_rows(800, 16), [5, 505]
+    rows[[10, 510]] = 0
+    (tmp_path / "image.index").mkdir()
+    for i, (key, some) in enumerate(zip(keys, (rows[:500], rows[500:]), strict=True)):
+        index = faiss.index_factory(16, key, faiss.METRIC_INNER_PRODUCT)
+        index.train(some)
+        if key == "Flat":
+            index.add(some)
+        else:
+            index.add_with_ids(some, np.arange(len(some)))
+        spoil(index, 5)
+        faiss.write_index(index, str(tmp_path / "image.index" / f"{i}.index"))
+    opened = open_at(tmp_path, memory_map=memory_map)
+    for row in range(20, 800, 60):
+        assert opened.search(rows[row], 1, Settings({"nprobe": 16}) if "IVF" in keys[0] else None).ids.tolist() == [row]
+        every = opened.search(rows[row], 800, every_row=True)
+        assert sorted(every.ids.tolist()) == sorted(set(range(800)) - set(odd))
+        assert np.isfinite(every.scores).all()
+    held = read_held(opened, np.array([4, *odd, 10]))
+    assert held.any(axis=1).tolist() == [True, False, False, False]
+    assert np.isfinite(sample_held(opened, 800)).all()
