@@ -119,7 +119,7 @@ class Outlier:
     """How far a row is from the nearest rows of a sample."""
 
     background: Floats  # [m, d], unit length
-    ids: Ids  # [m], ascending: a row is no neighbor of itself
+    ids: Ids  # [m], ascending: a row is not its own neighbor
     schema: pa.Schema = pa.schema([("outlier", pa.float32())])
 
     def compute(self, block: Block) -> list[pa.Array]:

@@ -73,8 +73,8 @@ class DedupConfig:
     )
     against: str | None = option(
         None,
-        help="Another embeddings folder, of the same model: find the rows that have a duplicate there (such as a test "
-        "set's in training data), not those among themselves.",
+        help="Another embeddings folder, of the same model: find the rows that have a duplicate there (such as test "
+        "data in training data), not duplicates within the folder.",
     )
     exact: bool | None = option(
         None,

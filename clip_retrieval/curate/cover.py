@@ -16,7 +16,7 @@ More = Callable[[int, list[int]], int | None]  # a row, and the rows kept so far
 
 @dataclass(frozen=True, eq=False)
 class Relation:
-    """A kind of likeness: rows of one class are alike, and so are those of two classes that are neighbors."""
+    """A kind of likeness: rows of one class are alike, and so are rows of two neighboring classes."""
 
     classes: Ids  # [rows]; -1: the row takes no part
     starts: Ids  # [classes + 1]: where the neighbors of each class begin

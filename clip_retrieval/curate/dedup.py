@@ -64,7 +64,7 @@ class DedupResult(FolderResult):
 
 
 def run_dedup(config: DedupConfig) -> DedupResult:
-    """Find the duplicates of a folder, choose which are kept, and write both; the folder itself stays as it is."""
+    """Find the duplicates of a folder, choose which are kept, and write both; the folder itself is not changed."""
     with ExitStack() as stack:
         members = [stack.enter_context(opened(config.embeddings_folder, config.rows.modality))]
         if config.against is not None:

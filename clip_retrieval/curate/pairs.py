@@ -18,9 +18,9 @@ from clip_retrieval.process.resources import count_cores
 from clip_retrieval.progress import show_progress
 
 TILE_ROWS, TILE_COLUMNS = 512, 4096  # at most 8 MB of products, mostly 1 or 2, which stay in the CPU's cache
-BATCH_PRODUCTS = 4_000_000_000  # compared between two saved results: some tens of seconds
+BATCH_PRODUCTS = 4_000_000_000  # compared between two saved results: tens of seconds
 GROUP_TASKS = 32
-PENDING = 1 << 18  # pairs that are joined at once with those before them
+PENDING = 1 << 18  # pairs that are joined with earlier pairs at once
 FIRST_KEPT = 64  # pairs of a row that stay if all together are too many: those with the first rows
 
 

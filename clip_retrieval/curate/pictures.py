@@ -106,7 +106,7 @@ def count_pixels(data: bytes) -> int:
 
 
 def find_digests(embedded: Embedded, suspects: Ids) -> NDArray[np.uint64]:
-    """Return digests of pictures' bytes [rows], 0 if unknown: those of a column, else of `suspects` alone."""
+    """Return digests of pictures' bytes [rows], 0 if unknown: from a column, else computed for `suspects` only."""
     found = np.zeros(embedded.row_count, np.uint64)
     name = next((name for name in DIGEST_COLUMNS if name in embedded.column_names), None)
     if name is not None:

@@ -58,7 +58,7 @@ class Said:
 
 
 def run_select(config: SelectConfig) -> SelectResult:
-    """Choose rows, and write them; the embeddings folder stays as it is."""
+    """Choose rows, and write them; the embeddings folder is not changed."""
     with opened(config.embeddings_folder, config.rows.modality) as embedded:
         return choose_and_write(embedded, config)
 

@@ -90,7 +90,7 @@ class Tiles:
         return self.decide() if self.waiting_count > WAITING else NO_ENDS
 
     def decide(self) -> Ends:
-        """Return the pairs among those that were left open."""
+        """Return the pairs among the open candidates."""
         found = [NO_ENDS]
         waiting = [np.concatenate(side) for side in zip(*self.waiting, strict=True)] or NO_ENDS.T
         self.waiting, self.waiting_count = [], 0

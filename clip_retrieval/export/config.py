@@ -101,7 +101,9 @@ class ExportConfig:
     ann: Ann = option("auto", help="The approximate index that the engine builds after loading. auto: its usual one.")
     batch_size: int | None = option(None, help="Rows written in one atomic step. None: by the engine.", least=1)
     overwrite: bool = option(
-        False, is_switch=True, help="Drop the table first, whatever it holds; a parquet folder must be an export."
+        False,
+        is_switch=True,
+        help="Drop an existing table first, even a foreign one; a parquet folder must be an export.",
     )
     check: CheckConfig = group(CheckConfig)
 

@@ -39,7 +39,7 @@ from clip_retrieval.search.index import Index, open_index
 from clip_retrieval.storage import Folder, temporary_folder
 from clip_retrieval.words import counted
 
-TRIED_ROWS = 256  # rows whose checksums tell whether codes are the embeddings
+TRIED_ROWS = 256  # rows whose checksums show whether codes are the embeddings
 CONDITION_SECONDS = 600.0  # over whole data sets
 
 

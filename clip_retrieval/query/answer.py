@@ -44,7 +44,7 @@ class Answer:
         return replace(self, found=found, expected=None if self.expected is None else self.expected[places])
 
     def first(self, count: int) -> Answer:
-        """Return the best hits; the answer itself where it has no more."""
+        """Return the best hits; the answer itself if it has no more."""
         return self if len(self.found.ids) <= count else self.pick(slice(count))
 
     def told(self, sentence: str) -> Answer:

@@ -1,4 +1,4 @@
-"""`--where`: a condition over metadata columns to the ids of the rows that meet it, by DuckDB in a sandbox.
+"""`--where`: finds the ids of the rows that meet a condition over metadata columns, by DuckDB in a sandbox.
 
 The condition is first parsed to DuckDB's syntax tree. Anything but a plain expression over columns is refused:
 sub-selects, other tables, aggregates, windows, parameters and functions that are not listed below. The SQL that runs

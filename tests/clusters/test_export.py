@@ -86,7 +86,7 @@ class Place:
             return export(config, source, target)
 
     def stop(self, batches: int, *, unnoted: bool = False) -> int:
-        """Export as `run_export` does, and stop after so many batches, or where the last of them is not noted yet.
+        """Export as `run_export` does, and stop after so many batches, or before the last of them is noted.
 
         Returns how many rows an earlier run had done.
         """
@@ -183,7 +183,7 @@ def test_what_is_missing_or_changed_is_found(place: Place) -> None:
 
 
 def remove_rows(target: Any) -> None:
-    """Remove rows 7 and 9 behind the export's back."""
+    """Remove rows 7 and 9 without the export's knowledge."""
     target.begin()
     if hasattr(target, "connection"):
         target.run("DELETE FROM {table} WHERE id IN (7, 9)")

@@ -1,4 +1,4 @@
-"""Outputs within the embeddings or the metadata of a folder, which every command refuses before it writes."""
+"""Outputs inside the embeddings or the metadata of a folder: every command refuses them before it writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Duplicates: the right rows in the right groups, whatever the blocks, and nothing lost when a run is stopped."""
+"""Duplicates: the right rows in the right groups for any blocks, and nothing lost when a run is stopped."""
 
 from __future__ import annotations
 

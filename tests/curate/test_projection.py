@@ -1,4 +1,4 @@
-"""Projected rows: their bounds hold for every pair, and every way of comparing tells the pairs of brute force."""
+"""Projected rows: their bounds hold for every pair, and every way of comparing finds the pairs of brute force."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Choosing rows: conditions, quotas, diversity, and the files that hand a subset on."""
+"""Choosing rows: conditions, quotas, diversity, and the files of a subset."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ MODEL = "hash:16?size=32"
 WORDS = ["cat", "dog", "rocket", "sun"]
 USUAL: dict[str, Any] = {"clip_model": MODEL, "num_prepro_workers": 0, "device": "cpu"}
 
-# A program with img2dataset's options: what `arguments` says, as tars that its webdataset output has.
+# A program with img2dataset's options: it writes tars in the form of its webdataset output.
 PROGRAM = """#!{python}
 import io, json, sys, tarfile
 options = dict(zip(sys.argv[1::2], sys.argv[2::2]))

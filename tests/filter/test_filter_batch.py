@@ -1,4 +1,4 @@
-"""Many queries from a file: one batch, results by query, and a bad query that spoils no other."""
+"""Many queries from a file: one batch, results by query, and a bad query that does not affect the others."""
 
 from __future__ import annotations
 

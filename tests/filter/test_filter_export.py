@@ -60,7 +60,7 @@ def embed(source: str, folder: Path, **options: object) -> Path:
 
 @pytest.fixture
 def run() -> Iterator[Callable[..., Result]]:
-    """Give a function that runs the command line; the handlers that it installs are taken away again."""
+    """Give a function that runs the command line; the handlers that it installs are removed afterwards."""
     level = logging.getLogger("clip_retrieval").level
     yield lambda *words: CliRunner().invoke(cli, [str(word) for word in words])
     logging.getLogger().handlers.clear()

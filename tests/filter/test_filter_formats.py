@@ -1,4 +1,4 @@
-"""How hits are handed over: links, lists, a webdataset; what cannot be exported is listed."""
+"""The forms of exported hits: links, lists, a webdataset; what cannot be exported is listed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def png(seed: int) -> bytes:
 
 @pytest.fixture
 def index(tmp_path: Path, write_index: WriteIndex) -> Path:
-    """An index of four pictures in files, of which the last is gone."""
+    """An index of four pictures in files; the last file is gone."""
     paths = [tmp_path / "in" / f"{i}.png" for i in range(4)]
     paths[0].parent.mkdir()
     for i, path in enumerate(paths[:3]):

@@ -1,4 +1,4 @@
-"""What is asked: a text, a picture or a vector, of the model of the index and of no other."""
+"""Queries: a text, a picture or a vector, only with the model of the index."""
 
 from __future__ import annotations
 
@@ -300,7 +300,7 @@ def test_a_query_from_the_shell_loads_neither_pandas_nor_torch_nor_readers_of_in
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An index made with an ONNX folder, named relative to the folder that it was made in."""
+    """An index made with an ONNX folder, named relative to the working folder."""
     home = tmp_path_factory.mktemp("home")
     shutil.copytree(DEMO_MODEL, home / "model", ignore=shutil.ignore_patterns("open_clip_config.json"))
     (home / "pictures").mkdir()

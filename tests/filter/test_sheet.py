@@ -1,4 +1,4 @@
-"""The page of the hits as Python writes it: one file, with the data that the scripts in it read."""
+"""The page of the hits as Python writes it: one file, with the data for its scripts."""
 
 from __future__ import annotations
 

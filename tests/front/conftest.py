@@ -18,7 +18,7 @@ phone (360 x 740, a finger), or, marked *, looks at one page at both widths.
     access (axe-core), nothing cut off   no_state_has
     away, killed, full, slow, refused    *a_server_that_is_killed, *that_is_full, *what_the_server_refuses
     keys of servers; old and other ones  *a_key_is_asked, *a_server_without_v1, *the_page_alone
-    keyboard, order of Tab               keys_do_all, tab_goes (on a desktop alone)
+    keyboard, order of Tab               keys_do_all, tab_goes (only on a desktop)
 
 That nothing is asked elsewhere and the console stays quiet is checked after every test.
 """
@@ -91,7 +91,7 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def odd(tmp_path_factory: pytest.TempPathFactory, write_index: Callable[..., Path]) -> Path:
-    """Give an index with captions and file names that would like to be markup, and pictures that are none."""
+    """Give an index with captions and file names that look like markup, and with files that are not pictures."""
     folder = tmp_path_factory.mktemp("odd")
     (folder / "photos").mkdir()
     paths = [
@@ -130,7 +130,7 @@ def many(tmp_path_factory: pytest.TempPathFactory, write_index: Callable[..., Pa
 def films(
     tmp_path_factory: pytest.TempPathFactory, write_index: Callable[..., Path], make_video: Callable[..., bytes]
 ) -> Path:
-    """Give an index of frames: of a video that each browser plays, and of one that none does."""
+    """Give an index of frames: of a video that each browser plays, and of one that no browser plays."""
     folder = tmp_path_factory.mktemp("films")
     if is_installed("av"):
         (folder / "a.webm").write_bytes(make_video("red", "lime", "blue", "yellow", container="webm", codec="libvpx"))
@@ -193,7 +193,7 @@ class Visit:
             assert self.page.evaluate(HAS_NOTHING_BEYOND_ITS_EDGE)
 
     def leave(self) -> None:
-        """Forget what the page has kept, and leave it where its tries to reach a server would go on."""
+        """Clear what the page has kept, and leave the page, since it would go on trying to reach a server."""
         self.page.unroute_all()
         self.page.evaluate("sessionStorage.clear(); localStorage.clear()")
         if self.may_fail:
@@ -234,7 +234,7 @@ class Windows:
         page, origins = visit.page, [at or self.servers.url, *also]
         page.bring_to_front()  # Chromium draws a window behind another once a second
         if visit.origins and visit.origins != origins:
-            page.goto("about:blank")  # what the last page still asks for belongs to its own server
+            page.goto("about:blank")  # requests of the last page belong to its own server
         visit.origins, visit.may_fail = origins, may_fail
         if page.viewport_size != WIDTHS[width]["viewport"]:
             page.set_viewport_size(WIDTHS[width]["viewport"])
@@ -245,7 +245,7 @@ class Windows:
         return visit
 
     def leave(self) -> list[str]:
-        """Leave all windows; return what went wrong in them."""
+        """Leave all windows; return the errors in them."""
         faults: list[str] = []
         while self.used:
             width, visit = self.used.pop()

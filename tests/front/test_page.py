@@ -1,4 +1,4 @@
-"""The web page in a browser: what people ask with, what it shows, how it is worked with, and what goes wrong.
+"""The web page in a browser: queries, hits, controls, and errors.
 
 A test that takes `open_page` runs as on a desktop and as on a phone, where fingers tap. One that calls `shows` looks at
 a state at both widths in one visit. conftest.py lists features and tests.
@@ -73,7 +73,7 @@ def panel_of(page: Page) -> Any:
 
 
 def like(page: Page, place: int, how: str) -> None:
-    """Add a hit to the search or take it away, or search with it alone: below the mouse; on a phone in its panel."""
+    """Add a hit to the search, subtract it, or search only with it: below the mouse; on a phone in its panel."""
     if is_phone(page):
         tile(page, place).tap()
         names = {"More": "More like this", "Less": "Subtract", "Add": "Add"}
@@ -482,7 +482,7 @@ def test_a_broken_picture_is_a_tile_with_its_caption_and_markup_is_only_text(ope
 
 @contextmanager
 def held_port() -> Iterator[int]:
-    """Keep a port for servers that come and go: nobody else is given it meanwhile."""
+    """Reserve a port for servers that come and go."""
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.bind(("127.0.0.1", 0))
@@ -491,7 +491,7 @@ def held_port() -> Iterator[int]:
 
 @contextmanager
 def started(index: Path, port: int) -> Iterator[subprocess.Popen[str]]:
-    """Serve by a process of its own, which answers when the block begins and is dead after it."""
+    """Serve by a separate process, which answers when the block begins and is dead after it."""
     command = [sys.executable, "-m", "clip_retrieval", "back", str(index), "--port", str(port)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:

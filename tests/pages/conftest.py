@@ -18,7 +18,7 @@ WIDTHS: dict[str, dict[str, Any]] = {
 
 @dataclass
 class Watched:
-    """A page in the browser, and what it should not do: ask for anything but files here, and complain."""
+    """A page in the browser, and what it should not do: ask for anything but local files, and report errors."""
 
     page: Any
     asked: list[str] = field(default_factory=list)
@@ -49,7 +49,7 @@ def press(target: Any) -> None:
 
 
 def grave_faults(page: Any) -> list[str]:
-    """Return what axe-core finds serious or critical in the page as it is now."""
+    """Return what axe-core finds serious or critical in the current page."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python checks access")
     found = axe.Axe().run(page, options={"resultTypes": ["violations"], "runOnly": RULES})
     return [
@@ -82,7 +82,7 @@ def width(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def visit(windows: Callable[[str], Watched]) -> Iterator[OpenPage]:
-    """Give a function that opens a file at a width; at the end the page has kept quiet, to itself and in its window."""
+    """Give a function that opens a file at a width; at the end, no page may have had errors or other requests."""
     used: list[Watched] = []
 
     def open_file(path: Path, *, width: str = "desktop", scheme: str = "light") -> Any:

@@ -30,7 +30,7 @@ GREEN = [20, 160, 60]  # of pictures of even rows
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Draw a map whose even rows lie left, whose odd rows lie right; pictures of the even ones are green."""
+    """Draw a map whose even rows are left and whose odd rows are right; pictures of the even rows are green."""
     folder = tmp_path_factory.mktemp("map")
     Image.new("RGB", (64, 64), (20, 160, 60)).save(folder / "even.png")
     Image.new("RGB", (64, 64), (160, 20, 160)).save(folder / "odd.png")
@@ -54,7 +54,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def colors_near(page: Any, color: list[int]) -> int:
-    """Count the pixels of the map in about one color, once it was painted anew."""
+    """Count the pixels of the map in about one color, after it was repainted."""
     count: int = page.evaluate(
         """async ([r, g, b]) => {
           for (let i = 0; i < 3; i++) await new Promise(requestAnimationFrame);

@@ -1,4 +1,4 @@
-"""Hits that are pages of PDFs or frames of videos: drawn where they are shown, below the roots alone, and led to."""
+"""Hits that are pages of PDFs or frames of videos: drawn when they are shown, only below the roots, and linked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from clip_retrieval.query.pictures import PAGE_SIDE, Roots, find_local_file, fin
 
 @pytest.fixture
 def paper(tmp_path: Path, make_pdf: Callable[..., bytes]) -> Path:
-    """Give a PDF of two pages in a folder of its own."""
+    """Give a PDF of two pages in its own folder."""
     path = tmp_path / "papers" / "a b.pdf"
     path.parent.mkdir()
     path.write_bytes(make_pdf("one", ""))

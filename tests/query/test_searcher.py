@@ -1,4 +1,4 @@
-"""An index folder that is opened once and asked often, by many threads."""
+"""An index folder that is opened once and searched often, by many threads."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_device_in_place_of_a_file_is_one_sentence(index: Path, tmp_path: Path
         shutil.rmtree(folder / "metadata")  # it would be read instead
     for other in {"manifest.json", "metadata.arrow", name}:  # checksums would find it first
         (folder / other).unlink(missing_ok=True)
-    (folder / name).symlink_to(os.devnull)  # a pipe would hang where this fails
+    (folder / name).symlink_to(os.devnull)  # a pipe would hang if this failed
     with pytest.raises(StorageError, match=f"{name} is a pipe, a socket or a device"):
         open_folder(folder)
 

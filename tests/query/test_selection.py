@@ -1,4 +1,4 @@
-"""Near-duplicates in groups that are no chains, and hits that differ."""
+"""Near-duplicates in groups that are not chains, and hits that differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores held against the background of an index: what stands out, and how often nothing seems to."""
+"""Scores compared with the background of an index: what stands out, and how often it does so wrongly."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture
 def write_jpegs(make_jpeg: Callable[[int], bytes]) -> Callable[[Path, int], Path]:
-    """Give a function that fills a folder with `count` pictures and nothing else."""
+    """Give a function that fills a folder with only `count` pictures."""
 
     def write(folder: Path, count: int) -> Path:
         folder.mkdir(parents=True, exist_ok=True)

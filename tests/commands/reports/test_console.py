@@ -1,4 +1,4 @@
-"""What reaches the terminal: whole, short, and nothing in it that a terminal obeys."""
+"""What reaches the terminal: whole, short, and without control characters."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OBEYED = ("\x1b", "\x07", "\u202e", "\x9b", "\r")
 
 @pytest.fixture
 def run() -> Iterator[Callable[..., Result]]:
-    """Give a function that runs the command line; the handlers that it installs are taken away again."""
+    """Give a function that runs the command line; the handlers that it installs are removed afterwards."""
     level = logging.getLogger("clip_retrieval").level
     yield lambda *words: CliRunner().invoke(cli, [str(word) for word in words])
     logging.getLogger().handlers.clear()
