@@ -6,6 +6,7 @@ import logging
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from clip_retrieval.cache_home import find_obstacle
 from clip_retrieval.encoder.config import EncoderConfig, PictureConfig
@@ -181,7 +182,8 @@ def embed(kept: Kept, model: str, look: Look, about: About) -> int:
         write_batch_size=PARTITION,
         update=True,
     )
-    with ending_with(lambda: say_stopped(target, look)):
+    manifest = read_manifest(target) if before else None
+    with ending_with(lambda: say_stopped(target, look, manifest)):
         try:
             summary = run_inference(config)
         except ConfigError as error:
@@ -222,8 +224,14 @@ def tell_of_embedded(revised: dict[str, int], seconds: float) -> None:
         logger.info("the folder changed: %s (%s)", ", ".join(done), in_words(seconds))
 
 
-def say_stopped(target: EmbeddingsFolder, look: Look) -> str:
+def say_stopped(target: EmbeddingsFolder, look: Look, before: dict[str, Any] | None = None) -> str:
+    """Tidy up after a stopped update; return its last message. `before` is the manifest that it found.
+
+    The first revision changes the manifest and empties the rows of pictures that are gone: without it they would count.
+    """
     target.remove_leftovers(own=True)
+    if before is not None and read_manifest(target) == before:
+        return "stopped before any change was embedded: what was embedded before is kept; give the same command again"
     done = count_embedded(target)
     share = (
         counted(done, "picture, page or frame", "pictures, pages or frames")

@@ -171,6 +171,28 @@ def test_pictures_that_are_gone_are_not_embedded(photos: Path, make_jpeg: Callab
     assert refresh.say_stopped(target, look_at(str(photos))).startswith("stopped: 1 of 4 pictures are embedded")
 
 
+def test_a_stop_before_the_first_revision_counts_no_picture_that_is_gone(
+    photos: Path, make_jpeg: Callable[[int], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for number in (0, 1):
+        (photos / f"{number}.jpg").unlink()
+    for number in (4, 5, 6):
+        (photos / f"{number}.jpg").write_bytes(make_jpeg(number))
+    for name, said in (
+        ("change_partitions", "stopped before any change was embedded: what was embedded before is kept;"),
+        ("append_partitions", "stopped: 1 of 4 pictures are embedded and kept;"),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"clip_retrieval.inference.revisions.update.{name}", stop)
+            with pytest.raises(KeyboardInterrupt) as stopped:
+                ask(photos)
+        assert str(stopped.value) == f"{said} give the same command again{' to go on' if '4' in said else ''}"
+    assert len(ask(photos).paths()) == 4
+
+
 def test_a_damaged_setting_says_what_writes_it_anew(photos: Path) -> None:
     write_setting("demo")
     path = settings_folder() / SETTINGS
