@@ -41,8 +41,8 @@ class Journal(TypedDict):
 class Revision(Folder):
     """A folder in its current state; what is published into it is staged until `commit`."""
 
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
+    def __init__(self, url: str, *, keeps: bool = False) -> None:
+        super().__init__(url, keeps=keeps)
         self.writes: dict[str, str] = {}  # name -> where its new content is
         self.removals: list[str] = []
         self.places = count()

@@ -13,7 +13,7 @@ from typing import IO, Any, cast
 from uuid import uuid4
 
 from clip_retrieval.blobs import open_store, store_errors
-from clip_retrieval.errors import ClipRetrievalError, StorageError, first_line
+from clip_retrieval.errors import OS_ADVICE, ClipRetrievalError, StorageError, first_line
 from clip_retrieval.json_files import Shape, parse_json
 from clip_retrieval.local_files import LocalFiles
 from clip_retrieval.paths import literal, local_path
@@ -24,14 +24,18 @@ PARTIAL_FOLDER = "_partial"
 
 
 class Folder:
-    """A folder on any fsspec store, local or not."""
+    """A folder on any fsspec store, local or not.
 
-    def __init__(self, url: str) -> None:
+    `keeps`: a run that fails leaves what it has finished there, and goes on with it when it is given again.
+    """
+
+    def __init__(self, url: str, *, keeps: bool = False) -> None:
         if not str(url).strip():
             raise StorageError("a folder's name is empty; name a folder (. is the one you are in)")
         self.url = literal(str(url).rstrip("/") or "/")
         path = local_path(self.url.replace("local://", "file://", 1))
         self.is_local = path is not None
+        self.keeps = keeps
         self.made: set[str] = set()  # folders of a store that were created
         self.fs: Any  # of fsspec, or LocalFiles
         if path is not None:
@@ -64,7 +68,8 @@ class Folder:
         except OSError as error:
             if self.is_local:
                 raise
-            raise StorageError(f"{self.url}: {first_line(error)}; what is finished is kept, run it again") from error
+            kept = "what is finished is kept, " if self.keeps else ""
+            raise StorageError(f"{self.url}: {first_line(error)}; {kept}run it again") from error
 
     def exists(self, name: str = "") -> bool:
         with self.answering():
@@ -140,7 +145,7 @@ class Folder:
     @contextmanager
     def staging(self) -> Iterator[Path]:
         """Yield a local scratch folder, on the same file system if possible; it is removed at the end."""
-        with writable(self.url):
+        with writable(self.url, keeps=self.keeps):
             if self.is_local:
                 folder = Path(self.path(PARTIAL_FOLDER)) / f"{HOST}.{os.getpid()}.{uuid4().hex[:8]}"
                 make_scratch(folder)
@@ -227,8 +232,8 @@ def temporary_folder() -> Iterator[Path]:
 
 
 @contextmanager
-def writable(url: str) -> Iterator[None]:
-    """Turn errors of writing below `url` into a StorageError."""
+def writable(url: str, *, keeps: bool = False) -> Iterator[None]:
+    """Turn errors of writing below `url` into a StorageError; `keeps` is that of its Folder."""
     try:
         yield
     except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
@@ -237,7 +242,8 @@ def writable(url: str) -> Iterator[None]:
     except OSError as error:
         if error.errno is None:
             raise
-        raise StorageError(f"cannot write to {url}: {os.strerror(error.errno)}; what is finished is kept") from error
+        advice = "what is finished is kept" if keeps else OS_ADVICE.get(error.errno)
+        raise StorageError(f"cannot write to {url}: {os.strerror(error.errno)}", advice=advice) from error
 
 
 @contextmanager

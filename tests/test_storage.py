@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -91,3 +92,18 @@ def test_hidden_files_are_no_names_of_a_folder(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"")
 
     assert Folder(str(tmp_path)).names("", ".npy") == ["img_emb_0.npy"]
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_only_folders_that_keep_what_is_finished_say_so(tmp_path: Path, *, keeps: bool) -> None:
+    folder = Folder(str(tmp_path / "out"), keeps=keeps)
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(StorageError) as refused, folder.staged("rows.npy"):
+        raise full
+    said = "what is finished is kept" if keeps else "make room there"
+    assert str(refused.value) == f"cannot write to {folder.url}: No space left on device; {said}"
+    remote = Folder("memory://kept", keeps=keeps)
+    with pytest.raises(StorageError) as refused, remote.answering():
+        raise full
+    said = "what is finished is kept, run it again" if keeps else "run it again"
+    assert str(refused.value).endswith(f"device; {said}")

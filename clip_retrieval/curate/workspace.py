@@ -22,8 +22,8 @@ KEY = "key.json"
 class Workspace:
     """A local folder of npy files, each whole or absent."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, keeps: bool = False) -> None:
+        self.path, self.keeps = path, keeps  # keeps: as of a Folder
 
     def keep(self, name: str, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
         """Return the array of this name, mapped; made and saved unless an earlier run did so."""
@@ -47,7 +47,7 @@ class Workspace:
     def making(self, name: str) -> Iterator[Path]:
         """Yield a path to write an npy file to; it gets its name if the block succeeds."""
         made = self.path / f"{name}.making"
-        with writable(str(self.path)):
+        with writable(str(self.path), keeps=self.keeps):
             yield made
             made.replace(self.path / f"{name}.npy")
 
@@ -77,7 +77,7 @@ def open_workspace(target: Folder, key: Mapping[str, Any], *, overwrite: bool = 
         path.mkdir(parents=True, exist_ok=True)
         (path / KEY).write_text(said, encoding="utf-8")
     try:
-        yield Workspace(path)
+        yield Workspace(path, keeps=True)
     except (ConfigError, SourceError):  # a wrong request: nobody goes on with its files
         shutil.rmtree(path, ignore_errors=True)
         raise

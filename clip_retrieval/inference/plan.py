@@ -84,7 +84,7 @@ def open_plan(config: InferenceConfig, run: str | None = None) -> Plan:
     return Plan(
         config=config,
         source=source,
-        folder=EmbeddingsFolder(config.output_folder),
+        folder=EmbeddingsFolder(config.output_folder, keeps=True),
         partitions=partitions,
         described=describe_options(config, source, partitions),
         run=run or new_run(),
@@ -93,7 +93,7 @@ def open_plan(config: InferenceConfig, run: str | None = None) -> Plan:
 
 def open_saved(config: InferenceConfig, run: str | None = None) -> Plan | None:
     """Return the plan that was saved in the output folder, for the same options; None if there is none."""
-    folder = EmbeddingsFolder(config.output_folder)
+    folder = EmbeddingsFolder(config.output_folder, keeps=True)
     saved = read_plan(folder)
     if saved is None:
         return None
@@ -203,7 +203,7 @@ def open_output(config: InferenceConfig) -> EmbeddingsFolder:
     check_model_name(config.encoder.clip_model)
     if config.telemetry.enable_wandb:  # before there is a folder
         need("wandb", "--enable_wandb", ConfigError, extra="wandb")
-    folder = EmbeddingsFolder(config.output_folder)
+    folder = EmbeddingsFolder(config.output_folder, keeps=True)
     path = local_path(config.source.input_dataset)
     if path is not None and os.path.isdir(path) and Folder(str(path)).place == folder.place:  # noqa: PTH112 -- or a list
         raise ConfigError(f"{folder.url} is the input; give the embeddings a folder of their own")

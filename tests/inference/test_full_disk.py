@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -35,12 +36,14 @@ def source(
     return tmp_path / "shards"
 
 
-def embed(source: Path, output: Path, device: str, limit: int | None = None) -> tuple[int, list[str]]:
+def embed(
+    source: Path, output: Path, device: str, limit: int | None = None, more: Sequence[str] = ()
+) -> tuple[int, list[str]]:
     """Run the command, with files of at most `limit` bytes; return its code and what it said."""
     command = [
         *(sys.executable, "-m", "clip_retrieval", "inference", str(source), str(output), "webdataset"),
         *("--clip_model", "hash:4096?size=8", "--output_partition_count", str(len(SIZES)), "--batch_size", "16"),
-        *("--num_prepro_workers", "1", "--device", device),
+        *("--num_prepro_workers", "1", "--device", device, *more),
     ]
 
     def lower() -> None:
@@ -110,6 +113,25 @@ def test_a_full_disk_ends_the_run_with_a_sentence(
     assert not any("_2." in name or name.startswith("_partial") for name in left)
     assert embed(source, output, "cpu") == (0, [])
     assert snapshot(output) == snapshot(whole)
+
+
+def test_a_retry_keeps_nothing_on_a_full_disk(source: Path, whole: Path, tmp_path: Path, snapshot: Snapshot) -> None:
+    output, shards = tmp_path / "output", tmp_path / "shards"
+    shutil.copytree(source, shards)
+    cut = shards / "3.tar"
+    data = cut.read_bytes()
+    cut.write_bytes(data[:6000])
+    assert embed(shards, output, "cpu")[0] == 0
+    before = snapshot(output)
+    cut.write_bytes(data)
+
+    code, said = embed(shards, output, "cpu", 20_000, ["--retry_failed"])
+
+    advice = "the largest size of a file is limited here; see ulimit -f"
+    assert (code, said) == (1, [f"Error: cannot write to {output}: File too large; {advice}"])
+    assert snapshot(output) == before
+    assert embed(shards, output, "cpu", more=["--retry_failed"])[0] == 0
+    assert files(output) > files(whole)
 
 
 def test_a_full_cache_is_no_fault_of_the_input(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ class ParquetTarget:
     answers_at_once = True
 
     def __init__(self, setup: Setup) -> None:
-        self.setup, self.folder = setup, Folder(setup.config.place)
+        self.setup, self.folder = setup, Folder(setup.config.place, keeps=True)
         self.name = self.folder.url
         self.dtype = np.dtype(np.float16 if setup.config.precision == "fp16" else np.float32)
         self.open = contextlib.ExitStack()

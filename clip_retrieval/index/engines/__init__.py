@@ -35,7 +35,7 @@ def chosen_engine(config: IndexConfig, target: IndexFolder) -> Iterator[Engine]:
     from clip_retrieval.index.engines.faiss import FaissEngine
     from clip_retrieval.index.engines.local import LocalRunner
 
-    place = Folder(config.distribution.temporary_indices_folder or f"{target.url}/{WORK_FOLDER}")
+    place = Folder(config.distribution.temporary_indices_folder or f"{target.url}/{WORK_FOLDER}", keeps=True)
     with ExitStack() as stack:
         if config.distribution.distributed is None:
             engine = FaissEngine(LocalRunner(), place)

@@ -67,7 +67,7 @@ class FaissEngine:
         say_plan(plan)
         ranges = split(vectors, plan, self)
         groups = group_parts(ranges, self.index_count)
-        work = Folder(f"{self.place.url}/{path.stem}-{fingerprint(vectors, plan)}")
+        work = Folder(f"{self.place.url}/{path.stem}-{fingerprint(vectors, plan)}", keeps=self.place.keeps)
         progress = show_progress("adding vectors", vectors.row_count) if self.runner.is_here else nullcontext(None)
         with telling_why(plan) if plan.kind == "given" else nullcontext(), progress as advance:
             watch = unwatched if advance is None else watch_rows(advance)

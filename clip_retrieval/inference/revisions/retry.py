@@ -29,6 +29,7 @@ from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.files import FilesSource
 from clip_retrieval.sources.protocol import Selective, Source
 from clip_retrieval.sources.types import Failure, FileState, Inventory, Part, Sample
+from clip_retrieval.storage import Folder
 from clip_retrieval.words import clean
 
 SCRATCH_PARTITION = Partition(0, 1, 0, 1)
@@ -112,7 +113,7 @@ def retry_failed(config: InferenceConfig, folder: EmbeddingsFolder, source: Sour
         return Revised(kept=row_count)
     live = Live(1)
     with (
-        folder.staging() as scratch,
+        Folder(folder.url).staging() as scratch,  # it keeps nothing of a retry that fails: that is one revision
         reopen_equipment(config, source, folder) as equipment,
         watching(config, live),
     ):

@@ -134,7 +134,7 @@ def append_partitions(
     report.estimate_total = lambda: sum(len(source.units) for source in sources)
     for source in sources:
         last = next_partition(last, len(source.units))
-        revision = Revision(folder.url)
+        revision = Revision(folder.url, keeps=True)
         made.append(make_partition(equipment, source, revision, last, report))
         revision.commit()
     return made
