@@ -20,7 +20,7 @@ Embeddings = NDArray[np.float32]  # [n, d], rows of unit length
 
 Workload = Literal["once", "query", "bulk"]  # one batch soon, a few items now and then, or many items fast
 
-USUAL_BATCH = 256  # pictures that are handed to a model at once
+USUAL_BATCH = 256  # pictures for one call of a model
 GPU_BATCH = 512  # an H200 gains nothing by more, and with ViT-L/14 nothing by more than 64 (benchmarks/RESULTS.md)
 
 BOTH_TOWERS = ("image", "text")
@@ -36,7 +36,7 @@ class TextEmbeddings(NamedTuple):
 
 @dataclass(frozen=True)
 class EncoderInfo:
-    """What is known of an encoder: enough to prepare its input, and to recognize it again."""
+    """What is known about an encoder: enough to prepare its input, and to recognize it again."""
 
     uri: str
     dimension: int
@@ -45,10 +45,10 @@ class EncoderInfo:
     precision: str
     device: str
     towers: tuple[str, ...] = BOTH_TOWERS  # towers it has: image, text
-    no_text_reason: str | None = None  # why texts cannot be encoded, where the weights have a text tower
-    logit_scale: float | None = None  # the factor from cosine to logit; None where the weights do not say it
+    no_text_reason: str | None = None  # why texts cannot be encoded, although the weights have a text tower
+    logit_scale: float | None = None  # the factor from cosine to logit; None if the weights do not say it
     logit_bias: float | None = None  # added to logits; models that have it (SigLIP) judge each pair by itself
-    vocabulary: frozenset[str] | None = None  # the words it was trained on, where that is known
+    vocabulary: frozenset[str] | None = None  # the words it was trained on, if they are known
 
 
 class Encoder(Protocol):
@@ -59,7 +59,7 @@ class Encoder(Protocol):
     def encode_images(self, pixels: Pixels) -> Embeddings: ...
 
     def start_images(self, pixels: Pixels) -> Callable[[], Embeddings]:
-        """Begin to encode, and return what waits for the embeddings; `pixels` must not change until then."""
+        """Begin to encode, and return a function that waits for the embeddings; `pixels` must not change until then."""
         ...
 
     def encode_texts(self, texts: Sequence[str]) -> Embeddings: ...
@@ -79,21 +79,21 @@ class EncodesTexts:
     is_raw = False
 
     def finish(self, rows: NDArray[np.float32]) -> Embeddings:
-        """Return rows of unit length, or those of a raw encoder as the model gives them; NaN is an EncoderError."""
+        """Return rows of unit length, of a raw encoder unchanged; NaN is an EncoderError."""
         if not self.is_raw:
             return normalize(rows)
         check_finite(rows)
         return rows
 
     def start_text_side(self, texts: Sequence[str] = ()) -> None:
-        """Have threads open what first texts would wait for, and embed these; most engines do all that when asked."""
+        """Open in threads what the first texts would wait for, and embed these; most engines do that on demand."""
 
     def encode_texts(self: Encoder, texts: Sequence[str]) -> Embeddings:
         return self.embed_texts(texts).rows
 
 
 class StartsNothing:
-    """`start_images`, for engines whose `encode_images` cannot return before it is done."""
+    """`start_images`, for engines whose `encode_images` returns only when it is done."""
 
     def start_images(self: Encoder, pixels: Pixels) -> Callable[[], Embeddings]:
         rows = self.encode_images(pixels)
@@ -108,9 +108,9 @@ def raw_copy(encoder: Encoder) -> Encoder:
 
 
 def check_tower(info: EncoderInfo, tower: str) -> None:
-    """Raise EncoderError where the model was saved without this tower, or its texts lack their tokenizer."""
+    """Raise EncoderError if the model was saved without this tower, or its texts lack their tokenizer."""
     if tower not in info.towers and tower == "text" and info.no_text_reason is not None:
-        raise EncoderError(f"{info.no_text_reason}; pictures need none of it: --enable_text False")
+        raise EncoderError(f"{info.no_text_reason}; pictures do not need it: --enable_text False")
     if tower not in info.towers:
         raise EncoderError(f"{info.uri} has no {tower} encoder: it was saved without one")
 
@@ -129,8 +129,8 @@ def check_texts(texts: Sequence[str]) -> None:
 def check_finite(rows: NDArray[np.float32]) -> None:
     if not np.isfinite(rows).all():
         raise EncoderError(
-            "the model gives embeddings that are no numbers (NaN or infinite): its weights are damaged, or --precision "
-            "is too low for it"
+            "the model gives embeddings that are not numbers (NaN or infinite): its weights are damaged, or "
+            "--precision is too low for it"
         )
 
 

@@ -12,13 +12,13 @@ from PIL.PngImagePlugin import PngImageFile
 BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # TIFF tags
 WHITE_IS_ZERO = 0
 SIGNED = 2  # value of SAMPLE_FORMAT
-MOSTLY = 99  # percent of a float picture's samples that tell its range; the others may be highlights
+MOSTLY = 99  # percent of a float picture's samples that determine its range; the others may be highlights
 
 
 def fit_transparent_color(image: Image.Image) -> None:
     """Give a PNG's transparent color the depth of the decoded pixels; to be called before they are decoded.
 
-    Pillow scales 2-bit and 4-bit gray and 16-bit RGB to 8 bits, but leaves the color of the tRNS chunk as it is.
+    Pillow scales 2-bit and 4-bit gray and 16-bit RGB to 8 bits, but leaves the color of the tRNS chunk unchanged.
     """
     color = image.info.get("transparency")
     if color is None or not isinstance(image, PngImageFile) or not image.tile:
@@ -40,7 +40,7 @@ def needs_narrowing(image: Image.Image) -> bool:
 
 
 def narrow(image: Image.Image) -> Image.Image:
-    """Return a decoded gray picture in mode L with its samples scaled, or LA where it has a transparent value."""
+    """Return a decoded gray picture in mode L with its samples scaled, or LA if it has a transparent value."""
     samples = read_samples(image)
     gray = Image.fromarray(to_8_bits(samples, find_white(image)))
     if WHITE_IS_ZERO in tag(image, PHOTOMETRIC):
@@ -52,7 +52,7 @@ def narrow(image: Image.Image) -> Image.Image:
 
 
 def find_white(image: Image.Image) -> int | None:
-    """Return the sample that is white where the format says it; None where only the samples can tell."""
+    """Return the sample that is white if the format says it; None if only the samples can show it."""
     if image.mode.startswith("I;16"):
         return 4095 if 12 in tag(image, BITS_PER_SAMPLE) else 65535
     return 65535 if image.mode == "I" and image.format in ("PNG", "PPM") else None
@@ -67,18 +67,18 @@ def read_samples(image: Image.Image) -> NDArray[Any]:
 
 
 def tag(image: Image.Image, number: int) -> tuple[Any, ...]:
-    """Return the values of a TIFF's tag; none where it is absent, or the picture is no TIFF."""
+    """Return the values of a TIFF's tag; none where it is absent, or the picture is not a TIFF."""
     value = getattr(image, "tag_v2", {}).get(number, ())
     return value if isinstance(value, tuple) else (value,)
 
 
 def to_8_bits(samples: NDArray[Any], white: int | None = None) -> NDArray[np.uint8]:
-    """Scale samples of any type to uint8: 0..`white` where that is known, else a range guessed from the samples.
+    """Scale samples of any type to uint8: 0..`white` if that is known, else a range guessed from the samples.
 
-    Integers are read as 8-bit where none exceeds 255, as 16-bit (15 where signed) where none exceeds that, and as
-    32-bit (31) where one needs the highest bit; floats as 0..1 where 99 % of them do not exceed 1, else as 0..255.
-    Samples outside of these ranges, or below 0, have all of them stretched from the lowest to the highest. Infinities
-    become black or white, NaN becomes black; neither counts for the range.
+    Integers are read as 8-bit if none exceeds 255, as 16-bit (15 if signed) if none exceeds that, and as 32-bit (31) if
+    one needs the highest bit; floats as 0..1 if 99 % of them do not exceed 1, else as 0..255. If samples are outside of
+    these ranges, or below 0, all of them are stretched from the lowest to the highest. Infinities become black or
+    white, NaN becomes black; neither affects the range.
     """
     if white is not None:
         table = np.rint(np.arange(white + 1) * (255 / white)).astype(np.uint8)

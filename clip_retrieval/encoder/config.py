@@ -48,17 +48,17 @@ class PictureConfig:
         "fast",
         help="fast: decode large JPEGs at a half, a quarter or an eighth, and resize only what the model sees. "
         "Embeddings of photographs stay within cosine 0.99 of exact ones; those of screenshots, with thin lines and "
-        "small text, may differ more. exact: the very pixels of the model's own transform, which resizes pictures with "
-        "a palette (GIFs) and of 1 bit without interpolation: those differ much, and fast is nearer to what is seen.",
+        "small text, may differ more. exact: exactly the pixels of the model's own transform, which resizes pictures "
+        "with a palette (GIFs) and of 1 bit without interpolation: those differ much, and fast is nearer the picture.",
     )
     transparency: Transparency = option(
         "auto",
-        help="white: lay transparent pictures on white. drop: throw their alpha away, as the models' own transforms "
+        help="white: lay transparent pictures on white. drop: drop their alpha, as the models' own transforms "
         "do. auto: drop with --decode exact, else white.",
     )
     exif_orientation: bool = option(
         False,
-        help="Turn pictures upright as their EXIF says; without it they are taken as they are stored, which is what "
+        help="Turn pictures upright as their EXIF says; without it they are read as stored, which is what "
         "the models' own transforms do.",
     )
     max_pixels: int = option(
@@ -69,7 +69,7 @@ class PictureConfig:
 
     def __post_init__(self) -> None:
         check_least(self)
-        if self.transparency == "auto":  # settled here, so that manifests say what was done
+        if self.transparency == "auto":  # resolved here, so that manifests say what was done
             object.__setattr__(self, "transparency", "drop" if self.decode == "exact" else "white")
 
 

@@ -1,6 +1,6 @@
-"""Models of torch as ONNX folders in a cache of this machine: made once, opened without torch ever after.
+"""Models of torch as ONNX folders in a cache of this machine: made once, then always opened without torch.
 
-Bulk work on a CPU makes them, since OpenVINO encodes several times faster than torch; queries take one that is there.
+Bulk work on a CPU makes them, since OpenVINO encodes several times faster than torch; queries use one that is there.
 A damaged one is removed and made again.
 """
 
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-UNKEPT: set[str] = set()  # models of which was said that the cache cannot be written
+UNKEPT: set[str] = set()  # models for which a warning said that the cache cannot be written
 FAILED: set[Path] = set()  # places of models that this process could not convert: a second try would take as long
 
 
 def open_converted(name: ModelName, config: EncoderConfig, workload: Workload) -> Encoder | None:
-    """Open a model of torch as its ONNX folder; None where torch shall run it.
+    """Open a model of torch as its ONNX folder; None if torch is to run it.
 
     Bulk work converts any model. A query converts a checkpoint that needs no torch for it, which takes less time than
-    torch takes to start; of the others it takes what is there.
+    torch takes to start; of other models it uses what is there.
     """
     if not is_on_cpu(config) or config.precision == "fp16":
         return None
@@ -49,7 +49,7 @@ def open_converted(name: ModelName, config: EncoderConfig, workload: Workload) -
         if config.precision not in ("auto", "fp32"):
             return None
         folder = find(name, config, "fp32") or make_light(name, config)
-        if folder is None and place(name, config, "fp32") in REMOVED:  # it was found damaged just now
+        if folder is None and place(name, config, "fp32") in REMOVED:  # it was just found damaged
             folder = make(name, config, "fp32")
         return None if folder is None else open_folder(folder, name, config, "fp32", workload)
     if not is_installed("openvino"):
@@ -64,7 +64,7 @@ def choose_precision(config: EncoderConfig) -> Chosen:
 
 
 def convert_light(name: ModelName, config: EncoderConfig) -> None:
-    """Convert a model for bulk work as far as that goes without torch and download; raises what is wrong with it."""
+    """Convert a model for bulk work as far as possible without torch and download; raises errors of the model."""
     is_wanted = is_on_cpu(config) and config.precision != "fp16" and is_installed("openvino")
     if not is_wanted or not is_here(name, config.clip_cache_path):
         return
@@ -102,7 +102,7 @@ def find_plain(name: ModelName, config: EncoderConfig) -> Path | None:
 
 
 def make_again(folder: Path, name: ModelName, config: EncoderConfig, precision: Chosen, damage: str) -> Path:
-    """Make a folder again of which a graph turned out to be damaged. Raises EncoderError where that cannot be done."""
+    """Make a folder with a damaged graph again. Raises EncoderError if that cannot be done."""
     with REMAKING:
         if is_whole(folder, GRAPHS):  # another thread was first
             return folder
@@ -113,9 +113,9 @@ def make_again(folder: Path, name: ModelName, config: EncoderConfig, precision: 
 
 
 def make(name: ModelName, config: EncoderConfig, precision: Chosen) -> Path | None:
-    """Convert the model into the cache; None, with a line in the log, where that cannot be done.
+    """Convert the model into the cache; None, with a line in the log, if that cannot be done.
 
-    Raises EncoderError where the model itself cannot be opened.
+    Raises EncoderError if the model itself cannot be opened.
     """
     if place(name, config, precision) in FAILED or not can_keep(name, precision):
         return None
@@ -139,7 +139,7 @@ def make(name: ModelName, config: EncoderConfig, precision: Chosen) -> Path | No
 
 
 def can_keep(name: ModelName, precision: Chosen) -> bool:
-    """Say whether the cache can be written; where it cannot, a line in the log says so, once for each model."""
+    """Say whether the cache can be written; if not, a line in the log says so, once for each model."""
     obstacle = find_obstacle()
     if obstacle is not None and name.uri not in UNKEPT:
         UNKEPT.add(name.uri)
@@ -170,7 +170,7 @@ def open_origin(name: ModelName, config: EncoderConfig) -> tuple[Origin, str]:
     from clip_retrieval.encoder.export.convert import open_torch
 
     origin = open_torch(name, config.clip_cache_path)
-    # Pictures of a model whose tokenizer is missing lie apart, since that may come later.
+    # A model whose tokenizer is missing has another folder, since the tokenizer may come later.
     return origin, "" if origin.encoder.info.no_text_reason is None else "-image"
 
 
@@ -183,9 +183,9 @@ def convert_origin(origin: Origin, target: Path) -> Path:
 
 
 def make_light(name: ModelName, config: EncoderConfig) -> Path | None:
-    """Build the graphs of a checkpoint without torch; None where that cannot be done, and torch has to say why.
+    """Build the graphs of a checkpoint without torch; None if that cannot be done, and torch has to say why.
 
-    Raises EncoderError where the checkpoint cannot be read.
+    Raises EncoderError if the checkpoint cannot be read.
     """
     checkpoint = read_light(name, config.clip_cache_path)
     if checkpoint is None:
@@ -209,9 +209,9 @@ def make_light(name: ModelName, config: EncoderConfig) -> Path | None:
 
 
 def read_light(name: ModelName, cache: str | None) -> Checkpoint | None:
-    """Read a model without torch; None where only torch, or open_clip, can say what it is.
+    """Read a model without torch; None if only torch, or open_clip, can say what it is.
 
-    Raises EncoderError where a checkpoint that says all of itself cannot be read, or a file is not whole.
+    Raises EncoderError if a self-describing checkpoint cannot be read, or a file is not whole.
     """
     if name.kind == "checkpoint":
         from clip_retrieval.encoder.formats.hub import read_named
@@ -232,7 +232,7 @@ def read_light(name: ModelName, cache: str | None) -> Checkpoint | None:
 
 
 def is_here(name: ModelName, cache: str | None) -> bool:
-    """Say whether a model, or something of its repository, is on this machine; asks no network."""
+    """Say whether a model, or something of its repository, is on this machine; needs no network."""
     place, weights = name.architecture, name.weights
     if name.kind == "open_clip" and weights and not Path(weights).exists() and find_openai(name, cache) is None:
         found = find_tag(name.architecture, weights)

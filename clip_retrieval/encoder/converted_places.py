@@ -1,4 +1,4 @@
-"""The places of converted models in the cache: named by model and files, emptied of what is damaged or not used."""
+"""The places of converted models in the cache: named by model and files, damaged or unused ones are removed."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from clip_retrieval.storage import size_of
 
 logger = logging.getLogger(__name__)
 
-KEPT_BYTES = 20 * 2**30  # the models used last; others make room
-REMOVED: set[Path] = set()  # places of damaged models: that they are made again was said when they were removed
+KEPT_BYTES = 20 * 2**30  # of the most recently used models; others are removed
+REMOVED: set[Path] = set()  # places of damaged models: the message on removing them said that they are made again
 REMAKING = RLock()  # threads that open the graphs of one model may find it damaged at once
 FORM = 2  # version of the cache's content; entries of other versions are converted again
 
 
 def place(name: ModelName, config: EncoderConfig, precision: Chosen, suffix: str = "") -> Path:
-    """Return where a model lies: its name, its files and the packages that read or make it say which one it is."""
+    """Return the place of a model, which depends on its name, its files and the packages that read or convert it."""
     versions = [importlib.metadata.version(package) for package in ("open_clip_torch", "torch")]
     weights = find_openai(name, config.clip_cache_path) or name.weights or ""
     files = [file_facts(text, config.clip_cache_path) for text in (name.architecture, weights)]
@@ -74,7 +74,7 @@ def is_whole(folder: Path, towers: Collection[str] = ()) -> bool:
 
 
 def remove(folder: Path, damage: str) -> None:
-    """Remove a damaged folder, at once: others see it whole or not at all."""
+    """Remove a damaged folder atomically: other processes see it whole or not at all."""
     logger.warning("%s; the model is prepared for this CPU again", damage)
     REMOVED.add(folder)
     try:
@@ -88,7 +88,7 @@ def remove(folder: Path, damage: str) -> None:
 
 
 def make_room(kept: Path) -> None:
-    """Remove the models that were not used for longest, until the rest is small enough."""
+    """Remove the least recently used models, until the rest is small enough."""
     folders = sorted(kept.parent.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
     total = 0
     for folder in folders:

@@ -1,4 +1,4 @@
-"""Which devices there are; torch is only asked where there may be a GPU, since asking takes seconds."""
+"""Which devices there are; torch is only asked if there may be a GPU, since asking takes seconds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def list_devices(config: EncoderConfig) -> list[str]:
 
 
 def may_take_gpu(config: EncoderConfig) -> bool:
-    """Say whether the model runs on whatever GPU a worker is given."""
+    """Say whether the model runs on any GPU that a worker is given."""
     return config.device in ("auto", "cuda") and parse_uri(config.clip_model).kind not in ("hash", "onnx")
 
 
@@ -49,9 +49,9 @@ def may_have_gpu() -> bool:
 
 
 def allocate_pixels(shape: tuple[int, int, int, int], device: str) -> Pixels:
-    """Return room for pixels: for a GPU in page-locked memory, from which it copies by itself while both go on.
+    """Return room for pixels: for a GPU in page-locked memory, from which it copies asynchronously.
 
-    Raises EncoderError where the GPU cannot be used.
+    Raises EncoderError if the GPU cannot be used.
     """
     if not device.startswith("cuda"):
         return np.empty(shape, dtype=np.uint8)
@@ -62,5 +62,5 @@ def allocate_pixels(shape: tuple[int, int, int, int], device: str) -> Pixels:
             return torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
         raise EncoderError(
-            f"{device} cannot be used: {first_line(error)}; leave --device out to take what this machine has"
+            f"{device} cannot be used: {first_line(error)}; leave --device out to use what this machine has"
         ) from error

@@ -1,4 +1,4 @@
-"""The conversion of a model that needs no torch for it, on a thread while the input of bulk work is listed."""
+"""The conversion of a model that needs no torch, on a thread while the input of bulk work is listed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from clip_retrieval.process.stoppable import Stoppable
 
 
 class EarlyConversion:
-    """Use it as a context. After the block the thread has ended; what it had half made is gone.
+    """Use it as a context. After the block the thread has ended; a half-made model is removed.
 
-    All that goes wrong, and what only torch can do, is left to `load_encoder`.
+    Errors, and models that only torch can convert, are left to `load_encoder`.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What an opened encoder is made of, asked of it by attribute: the engines are not imported, nor is torch."""
+"""What an opened encoder is made of, read from its attributes: neither the engines nor torch are imported."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from clip_retrieval.encoder.tokenizer import BpeTokenizer
 from clip_retrieval.encoder.uri import ModelName
 
 PROBE = ["a photo of a dog"]
-NO_PARAMETERS = ("running_mean", "running_var", "num_batches_tracked")  # what BatchNorm counts, and nobody trains
+NO_PARAMETERS = ("running_mean", "running_var", "num_batches_tracked")  # statistics of BatchNorm, which are not trained
 
 
 def count_parameters(encoder: Encoder) -> int | None:
-    """Return the parameters of the towers that the model was saved with; None where they cannot be counted."""
+    """Return the parameters of the towers that the model was saved with; None if they cannot be counted."""
     sizes = parameter_sizes(encoder)
     towers = encoder.info.towers
     counted = [size for name, size in sizes.items() if ("image" if name.startswith("visual.") else "text") in towers]
@@ -40,14 +40,14 @@ def parameter_sizes(encoder: Any) -> dict[str, int]:
 
 
 def context_length(encoder: Encoder) -> int | None:
-    """Return how many tokens a text may have, start and end included; None where nothing says so."""
+    """Return how many tokens a text may have, start and end included; None if nothing says so."""
     about = getattr(encoder, "about", None)  # an ONNX folder says it without its tokenizer being built
     tokenizer = getattr(encoder, "tokenizer", None) if about is None else about.tokenizer
     return getattr(tokenizer, "context_length", None)
 
 
 def takes_clip_tokens(encoder: Encoder) -> bool:
-    """Say whether the model's own tokenizer gives the ids of CLIP's: tried out, as not every engine tells."""
+    """Say whether the model's own tokenizer gives the ids of CLIP's: tried out, since not every engine says so."""
     own: Any = getattr(encoder, "tokenizer", None)
     context = context_length(encoder)
     if own is None or context is None:

@@ -1,4 +1,4 @@
-"""Whether Hugging Face's hub can be reached: huggingface_hub tries for minutes, file by file, where it cannot."""
+"""Whether Hugging Face's hub can be reached: huggingface_hub tries for minutes, file by file, if it cannot."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ obstacles: list[str] = []  # why the hub cannot be reached, in the blocks that a
 
 @contextmanager
 def hub_or_cache() -> Iterator[None]:
-    """Have huggingface_hub take what is in its cache, or fail at once, where no connection to the hub can be made."""
+    """Have huggingface_hub use its cache, or fail at once, if no connection to the hub can be made."""
     from huggingface_hub import constants
 
     is_set_offline = constants.HF_HUB_OFFLINE and not obstacles
@@ -36,7 +36,7 @@ def hub_or_cache() -> Iterator[None]:
 
 
 def find_obstacle(seconds: float) -> str | None:
-    """Return why no connection to the hub can be made within some seconds; None where it answers, whatever it says."""
+    """Return why no connection to the hub can be made within some seconds; None if it gives any answer."""
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session  # type: ignore[attr-defined]  # before 1.0 it is here alone
 
@@ -47,12 +47,12 @@ def find_obstacle(seconds: float) -> str | None:
     def ask() -> None:
         try:
             get_session().head(constants.ENDPOINT, timeout=seconds)
-        except Exception as error:  # the client's, whichever that is  # noqa: BLE001
+        except Exception as error:  # of any HTTP client  # noqa: BLE001
             errors.append(error)
         else:
             errors.append(None)
 
-    asking = Thread(target=ask, daemon=True)  # a resolver that does not answer knows no time limit
+    asking = Thread(target=ask, daemon=True)  # a resolver that does not answer has no time limit
     asking.start()
     asking.join(seconds + 1)
     if not errors:
@@ -64,5 +64,5 @@ def find_obstacle(seconds: float) -> str | None:
 
 
 def why_not_fetched(error: BaseException) -> str:
-    """Return the first line of an error of the hub's, or in a block of `hub_or_cache` why the hub cannot be reached."""
+    """Return the first line of the hub's error, or in a block of `hub_or_cache` why the hub cannot be reached."""
     return obstacles[0] if obstacles else first_line(error)

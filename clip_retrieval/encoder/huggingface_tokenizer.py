@@ -38,7 +38,7 @@ class HuggingfaceTokenizer:
         found = [entry.ids for entry in self.tokenizer.encode_batch(cleaned)]
         long = [i for i, ids in enumerate(found) if len(ids) > context]
         if long:
-            self.tokenizer.enable_truncation(context)  # keeps the tokens at the end that the model wants there
+            self.tokenizer.enable_truncation(context)  # keeps the special tokens at the end
             for i, entry in zip(long, self.tokenizer.encode_batch([cleaned[i] for i in long]), strict=True):
                 found[i] = entry.ids
             self.tokenizer.no_truncation()
@@ -51,7 +51,7 @@ class HuggingfaceTokenizer:
 
 
 def clean(text: str, how: str) -> str:
-    """Repair and squeeze a text; `lower` also lowers it, `canonicalize` takes its ASCII punctuation away too."""
+    """Repair and squeeze a text; `lower` also lowers it, `canonicalize` also removes its ASCII punctuation."""
     cleaned = clean_text(text)
     if how == "whitespace":
         return cleaned

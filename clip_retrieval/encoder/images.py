@@ -1,4 +1,4 @@
-"""Bytes to a decoded picture, whatever its format and mode; one that cannot be used gets one word of reason."""
+"""Bytes to a decoded picture of any format and mode; one that cannot be used gets a reason of one word."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def refusing_bombs(max_pixels: int) -> Iterator[None]:
 
 
 def to_rgb(image: Image.Image, transparency: Transparency = "white") -> Image.Image:
-    """Return any Pillow image in mode RGB, its transparent parts laid on white or its alpha thrown away."""
+    """Return any Pillow image in mode RGB, its transparent parts laid on white or its alpha dropped."""
     picture = to_8_bit_mode(image)
     if has_alpha(picture) and transparency == "white":
         return lay_on_white(picture)
@@ -114,7 +114,7 @@ def lay_on_white(image: Image.Image) -> Image.Image:
 
 
 def without_transparent_color(image: Image.Image) -> Image.Image:
-    """Return the picture without the note that one of its colors is transparent, which `convert("RGB")` warns of."""
+    """Return the picture without the note that one of its colors is transparent, about which `convert("RGB")` warns."""
     if "transparency" not in image.info:
         return image
     opaque = image.copy()

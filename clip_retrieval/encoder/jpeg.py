@@ -11,10 +11,10 @@ from PIL import Image
 
 
 def decode_jpeg(image: Image.Image, data: bytes) -> NDArray[np.uint8] | None:
-    """Return RGB pixels [height, width, 3] of a picture that Pillow has opened, and may decode at a fraction.
+    """Return RGB pixels [height, width, 3] of a picture that Pillow has opened, perhaps at a fraction of its size.
 
-    None where Pillow shall decode it: where it is another format or mode, or where anything is wrong with it, which
-    Pillow then tells of.
+    None if Pillow is to decode it: if it has another format or mode, or if anything is wrong with it, which Pillow then
+    reports.
     """
     decoder = jpeg_decoder()
     if decoder is None or image.format != "JPEG" or image.mode != "RGB":
@@ -22,14 +22,14 @@ def decode_jpeg(image: Image.Image, data: bytes) -> NDArray[np.uint8] | None:
     width, height = image.size
     try:
         pixels: NDArray[np.uint8] = decoder.decode_jpeg(data, "RGB", min_height=height, min_width=width)
-    except ValueError:  # also of what libjpeg-turbo only warns of
+    except ValueError:  # also for what libjpeg-turbo only warns about
         return None
     return pixels if pixels.shape == (height, width, 3) else None
 
 
 @cache
 def jpeg_decoder() -> Any:
-    """Return the module simplejpeg; None where it is not installed."""
+    """Return the module simplejpeg; None if it is not installed."""
     try:
         import simplejpeg
     except ImportError:

@@ -15,8 +15,8 @@ def load_encoder(model: str | EncoderConfig, *, workload: Workload = "query") ->
     """Open the encoder that a URI or a config names, with its weights, on one device.
 
     For a `bulk` workload on a CPU a model of torch is converted to ONNX, once, and runs on OpenVINO, which encodes
-    several times faster. A query takes what was converted before.
-    Raises EncoderError where there is no such model, or its weights are not here and cannot be fetched.
+    several times faster. A query uses what was converted before.
+    Raises EncoderError if there is no such model, or its weights are not here and cannot be fetched.
     """
     config = EncoderConfig(clip_model=model) if isinstance(model, str) else model
     name = check_model_name(config.clip_model)
@@ -30,7 +30,7 @@ def load_encoder(model: str | EncoderConfig, *, workload: Workload = "query") ->
 
 
 def convert_without_torch(config: EncoderConfig) -> None:
-    """Convert a model for bulk work where that needs no torch and no download; raises what is wrong with it."""
+    """Convert a model for bulk work if that needs no torch and no download; raises errors of the model."""
     name = parse_uri(config.clip_model)
     if name.kind in ("checkpoint", "open_clip"):
         from clip_retrieval.encoder.conversion_cache import convert_light
@@ -39,7 +39,7 @@ def convert_without_torch(config: EncoderConfig) -> None:
 
 
 def list_precisions(config: EncoderConfig) -> tuple[Chosen, ...]:
-    """Return the number formats that bulk work may take for this model, the fastest first; the last is fp32."""
+    """Return the number formats that bulk work may use for this model, the fastest first; the last is fp32."""
     name = parse_uri(config.clip_model)
     if name.kind in ("checkpoint", "open_clip", "random") and not is_on_cpu(config):
         return ("fp16", "fp32")
@@ -51,12 +51,12 @@ def list_precisions(config: EncoderConfig) -> tuple[Chosen, ...]:
 
 
 def best_batch_size(device: str) -> int:
-    """Return how many pictures an encoder shall get at once; fixed for each kind of device, so that bytes are, too."""
+    """Return how many pictures an encoder is to get at once; fixed for each kind of device, so results are the same."""
     return GPU_BATCH if device.startswith("cuda") else USUAL_BATCH
 
 
 def expect_batches(encoder: Encoder, size: int) -> None:
-    """Have an encoder prepare for many batches of this size: record what a GPU shall do, or open the graph."""
+    """Have an encoder prepare for many batches of this size: record a GPU's work, or open the graph."""
     if encoder.info.device.startswith("cuda"):
         from clip_retrieval.encoder.engines.openclip import OpenClipEncoder
 

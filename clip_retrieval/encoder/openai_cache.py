@@ -9,14 +9,14 @@ OPENAI = "openai"  # open_clip's tag of OpenAI's weights
 
 
 def find_openai(name: ModelName, cache: str | None) -> str | None:
-    """Return the file of OpenAI's weights, where --clip_cache_path, CLIP_DIR or ~/.cache/clip keeps one."""
+    """Return the file of OpenAI's weights, if --clip_cache_path, CLIP_DIR or ~/.cache/clip has it."""
     file = openai_file(name)
     paths = [folder / file for folder in openai_folders(cache)] if file else []
     return next((str(path) for path in paths if path.is_file()), None)
 
 
 def openai_file(name: ModelName) -> str | None:
-    """Return what OpenAI calls the file of these weights; None for other weights than OpenAI's."""
+    """Return OpenAI's name for the file of these weights; None for weights of others."""
     if name.weights != OPENAI:
         return None
     architecture = name.architecture.removesuffix("-quickgelu")

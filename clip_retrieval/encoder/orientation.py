@@ -19,10 +19,10 @@ FROM_THE_RIGHT, FROM_THE_BOTTOM, SIDEWAYS = {2, 3, 6, 7}, {3, 4, 7, 8}, {5, 6, 7
 
 
 def read_orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8; 1 (upright) where it is absent or unreadable."""
+    """Return the EXIF orientation, 1 to 8; 1 (upright) if it is absent or unreadable."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # broken EXIF raises nearly anything, and is no reason to lose the picture  # noqa: BLE001
+    except Exception:  # broken EXIF raises nearly anything, and must not lose the picture  # noqa: BLE001
         return UPRIGHT
     return orientation if orientation in TURNS else UPRIGHT
 

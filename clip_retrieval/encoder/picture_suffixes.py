@@ -10,7 +10,7 @@ from clip_retrieval.errors import SourceError
 from clip_retrieval.words import is_hidden
 
 # The suffixes that Pillow and pillow-heif register for the formats that encoder/images.py opens; a test compares them.
-# Written out because loading Pillow for its list would cost every `--help` 50 ms.
+# Written out because loading Pillow for its list would add 50 ms to every `--help`.
 IMAGE_SUFFIXES = frozenset(
     (
         ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm .pfm "
@@ -27,7 +27,7 @@ def pictures_below(folder: Path) -> list[Path]:
     """Return the pictures of a folder and of all folders below it, sorted by path.
 
     Hidden files and folders (their names start with a dot) are left out, and links to folders are not followed, as in
-    `inference`. Raises SourceError where a folder cannot be listed.
+    `inference`. Raises SourceError if a folder cannot be listed.
     """
     return sorted(path for path in visible_files(folder) if has_image_suffix(path) and path.is_file())
 

@@ -1,6 +1,6 @@
-"""What Pillow and libtiff warn of, counted by reason: a folder of old photographs would fill the terminal with it.
+"""Warnings of Pillow and libtiff, counted by reason: a folder of old photographs would fill the terminal with them.
 
-Pillow warns through Python's `warnings`; libtiff writes its errors to the process's stderr, which Pillow leaves so.
+Pillow warns through Python's `warnings`; libtiff writes its errors to the process's stderr, as with Pillow alone.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def count(reason: str) -> None:
 
 
 def reason_of(message: str) -> str:
-    """Return the first clause of a warning without its numbers: what warnings of many pictures have in common."""
+    """Return the first clause of a warning without its numbers: which warnings about many pictures have in common."""
     words = NUMBER.sub("N", END_OF_REASON.split(" ".join(message.split()), maxsplit=1)[0])
     return words[:1].lower() + words[1:]
 
@@ -81,12 +81,12 @@ def count_libtiff(_module: bytes | None, message: bytes | None, _values: int | N
     count(f"libtiff, {words.rstrip('.').removeprefix('N: ')}")
 
 
-handler = LIBTIFF_HANDLER(count_libtiff)  # kept for as long as the process, as libtiff keeps its address
+handler = LIBTIFF_HANDLER(count_libtiff)  # must live as long as the process, since libtiff keeps its address
 
 
 @cache
 def redirect_libtiff() -> None:
-    """Have libtiff call `count_libtiff` instead of writing to stderr; where its library is not found, it writes."""
+    """Have libtiff call `count_libtiff` instead of writing to stderr; if its library is not found, nothing changes."""
     path = find_libtiff()
     if path is None:
         return

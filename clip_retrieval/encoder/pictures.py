@@ -24,7 +24,7 @@ from clip_retrieval.encoder.resizing import resize_near
 def read_pixels(data: bytes, preprocess: Preprocess, pictures: PictureConfig) -> NDArray[np.uint8]:
     """Return uint8 pixels [size, size, 3]; raises ImageError with the reasons of `decode_image`.
 
-    `exact` gives those of the model's reference transform, which resizes a picture in its own mode (a palette without
+    `exact` gives what the model's reference transform does, which resizes a picture in its own mode (a palette without
     interpolation) and converts it to RGB at the end. `fast` gives nearly the same ones: it decodes a JPEG at a fraction
     of its size, averages other large pictures, resizes only the part that the model sees, and palettes as RGB.
     """
@@ -36,7 +36,7 @@ def read_pixels(data: bytes, preprocess: Preprocess, pictures: PictureConfig) ->
 
 
 def fit_picture(image: Image.Image, preprocess: Preprocess, pictures: PictureConfig) -> NDArray[np.uint8]:
-    """Return the pixels of a picture in RGB that was made upright, such as a page, as `read_pixels` does."""
+    """Return the pixels of a picture in RGB that is already upright, such as a page, as `read_pixels` does."""
     if pictures.decode == "exact":
         return preprocess(image)
     window = preprocess.window(preprocess.fit(*image.size), image.size)
@@ -44,7 +44,7 @@ def fit_picture(image: Image.Image, preprocess: Preprocess, pictures: PictureCon
 
 
 def flatten(image: Image.Image, pictures: PictureConfig) -> Image.Image:
-    """Return the picture as it is to be resized. To drop alpha, it stays until after resizing, which weighs by it."""
+    """Return the picture for resizing. Alpha that is to be dropped stays until then: resizing weighs pixels by it."""
     if pictures.transparency == "white" and has_alpha(image):
         return lay_on_white(image)
     image = without_transparent_color(image)

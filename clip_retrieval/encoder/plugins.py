@@ -13,7 +13,7 @@ from clip_retrieval.other_files import AVIF_BRANDS, HEIC_BRANDS, read_brands
 
 
 def plugin_format(data: bytes) -> str | None:
-    """Return "HEIF" or "AVIF" for such data, None for other; raises ImageError where its plug-in is not installed."""
+    """Return "HEIF" or "AVIF" for such data, None for other data; raises ImageError if the plug-in is not installed."""
     brands = read_brands(data)
     if brands & AVIF_BRANDS:
         open_avif()

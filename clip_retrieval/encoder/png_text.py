@@ -1,6 +1,6 @@
 """Large text and color profiles in PNG files, such as ComfyUI's workflows: left out, because Pillow would refuse them.
 
-Pillow raises where such a chunk inflates to more than 1 MiB. Nothing here needs them but the orientation that XMP or
+Pillow raises if such a chunk inflates to more than 1 MiB. Only the orientation is needed of them, which XMP or
 a raw EXIF profile may hold.
 """
 
@@ -26,7 +26,7 @@ class Chunk(NamedTuple):
 
 
 def without_large_text(data: bytes) -> bytes:
-    """Return a PNG without text that Pillow might refuse; other bytes, and PNG with little text, as they are."""
+    """Return a PNG without text that Pillow might refuse; other bytes, and PNG with little text, unchanged."""
     if not data.startswith(SIGNATURE):
         return data
     dropped = [chunk for chunk in chunks_of(data) if chunk.kind in TEXT_KINDS and is_too_large(data, chunk)]
@@ -40,7 +40,7 @@ def without_large_text(data: bytes) -> bytes:
 
 
 def chunks_of(data: bytes) -> Iterator[Chunk]:
-    """Yield the chunks up to the first that is cut; Pillow says what is wrong with the rest."""
+    """Yield the chunks up to the first that is cut off; Pillow says what is wrong with the rest."""
     at = len(SIGNATURE)
     while at + 12 <= len(data):
         end = at + 12 + int.from_bytes(data[at : at + 4], "big")
@@ -59,7 +59,7 @@ def is_too_large(data: bytes, chunk: Chunk) -> bool:
 
 
 def inflates_too_far(kind: bytes, value: bytes) -> bool:
-    """Say whether the value behind the keyword is compressed and larger than what is kept; inflates no more of it."""
+    """Say whether the value after the keyword is compressed and larger than what is kept; inflates no more of it."""
     if kind == b"tEXt" or (kind == b"iTXt" and value[:1] == b"\0"):
         return False
     deflated = value[1:] if kind == b"zTXt" else value[2:].split(b"\0", 2)[-1]

@@ -1,4 +1,4 @@
-"""The number formats that this machine computes fast in. Needs no runtime to be loaded."""
+"""The number formats that this machine computes fast in. Loads no runtime."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def cpu_precisions() -> tuple[Chosen, ...]:
 def precisions_of(flags_file: Path) -> tuple[Chosen, ...]:
     """Return the number formats for a CPU that a file like /proc/cpuinfo describes.
 
-    With matrix units for bfloat16 (AMX) that is the fastest; else 8 bits where there are units for dot products of
-    them (VNNI), four times as fast as fp32; else bfloat16 where there are units for it.
+    With matrix units for bfloat16 (AMX) bfloat16 is the fastest; else int8, four times as fast as fp32, if there are
+    units for its dot products (VNNI); else bfloat16 if there are units for it.
     """
     flags = read_flags(flags_file)
     if "amx_bf16" in flags:
@@ -33,13 +33,13 @@ def precisions_of(flags_file: Path) -> tuple[Chosen, ...]:
 
 
 def cpu_units() -> list[str]:
-    """Return what decides how this CPU computes: its architecture, and those of its units that runtimes ask for."""
+    """Return what decides how this CPU computes: its architecture, and the units that runtimes ask for."""
     flags = read_flags(CPU_FLAGS)
     return [platform.machine(), *(unit for unit in UNITS if unit in flags)]
 
 
 def read_flags(flags_file: Path) -> frozenset[str]:
-    """Return the features that Linux names for the first core; none where they cannot be known."""
+    """Return the features that Linux names for the first core; none if they cannot be known."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return frozenset()
     try:

@@ -1,6 +1,6 @@
 """Pictures to the pixels that a model wants: resize and crop with Pillow, as open_clip's transform does.
 
-Pillow is imported by the first picture: a process that encodes texts does without it.
+Pillow is imported by the first picture: a process that only encodes texts does not load it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Interpolation = Literal["bicubic", "bilinear", "nearest"]
 # Pixels of a resized picture (an extreme shape) above which only the part that the crop keeps is made.
 LARGEST_RESIZED = 16_000_000
 
-# The least scale, in sizes of the model, that a picture is brought to before it is resized, where nearness is enough:
+# The least scale, in sizes of the model, that a picture is brought to before it is resized, if that is near enough:
 # a JPEG is decoded at a half, a quarter or an eighth, anything else averaged by whole factors. Small models need more:
 # below LEAST_SIDE pixels, thin lines and text become other patterns. Measured in docs/decisions/0010-decode.md.
 LEAST_DECODED = 1.5
@@ -35,7 +35,7 @@ class Fit(msgspec.Struct, frozen=True):
 
     width: int
     height: int
-    left: int = 0  # negative where the picture is smaller than the square
+    left: int = 0  # negative if the picture is smaller than the square
     top: int = 0
 
 
@@ -63,7 +63,7 @@ class Preprocess:
         """Return a picture of any size as uint8 pixels [size, size, 3].
 
         It is resized in its own mode, of 8 bits, and becomes RGB at the end, as in the models' reference transforms:
-        transparent pixels weigh less then, and alpha is thrown away. A palette is resized without interpolation.
+        transparent pixels weigh less then, and alpha is dropped. A palette is resized without interpolation.
         """
         fit = self.fit(*image.size)
         if fit.width * fit.height > LARGEST_RESIZED:
@@ -74,7 +74,7 @@ class Preprocess:
         return np.array(self.on_canvas(as_rgb(resized), fit.left, fit.top))
 
     def scale(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return what a model of torch takes, float32 [n, 3, s, s], for pixels [n, s, s, 3]."""
+        """Return the input of a torch model, float32 [n, 3, s, s], for pixels [n, s, s, 3]."""
         mean, std = (np.array(values, dtype=np.float32) for values in (self.mean, self.std))
         scaled = (pixels.astype(np.float32) / np.float32(255) - mean) / std
         return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
@@ -92,7 +92,7 @@ class Preprocess:
                 assert_never(self.resize_mode)
 
     def least_size(self, width: int, height: int) -> tuple[int, int]:
-        """Return the least width and height to decode a picture of this size at, where nearly equal pixels suffice."""
+        """Return the least width and height to decode a picture of this size at, if nearly equal pixels suffice."""
         fit, scale = self.fit(width, height), max(LEAST_DECODED, LEAST_SIDE / self.size)
         return ceil(fit.width * scale), ceil(fit.height * scale)
 

@@ -1,7 +1,7 @@
-"""Pictures resized as by Pillow, but for rounding, by vector code that takes a third of its time.
+"""Pictures resized as Pillow does, except for rounding, by vector code that takes a third of the time.
 
-Rows are resized before columns, as in Pillow, so that what is clipped between the two is the same: then 1 value in 250
-differs, by 1 level of 255. Pillow resizes where that code is missing: another processor, mode or interpolation.
+Rows are resized before columns, as in Pillow, so that the same values are clipped in between: then 1 value in 250
+differs, by 1 level of 255. For other processors, modes or interpolations Pillow itself resizes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Span:
 
     @property
     def block(self) -> int:
-        """Return how many pixels are averaged to one before."""
+        """Return how many pixels are averaged to one before resizing."""
         return int((self.stop - self.start) / self.size / self.reducing_gap) or 1
 
     def reach(self, radius: int, length: int) -> tuple[int, int]:
@@ -49,7 +49,7 @@ class Span:
 
 
 class Step(NamedTuple):
-    """What is inside of `box` (left, top, width, height) becomes `size`."""
+    """Resize what is inside `box` (left, top, width, height) to `size`."""
 
     box: tuple[float, float, float, float]
     size: tuple[int, int]
@@ -58,9 +58,9 @@ class Step(NamedTuple):
 def resize_near(
     picture: Image.Image | NDArray[np.uint8], window: Window, interpolation: Interpolation, reducing_gap: float
 ) -> NDArray[np.uint8]:
-    """Return the window of an image as RGB pixels [height, width, 3]; whole blocks of a large one are averaged before.
+    """Return the window of an image as RGB pixels [height, width, 3]; whole blocks of a large one are averaged first.
 
-    `picture` is one of Pillow, or RGB pixels [height, width, 3]. `reducing_gap` is the least factor over the final size
+    `picture` is Pillow's, or RGB pixels [height, width, 3]. `reducing_gap` is the least factor over the final size
     that blocks are averaged down to, as of Pillow's `resize`.
     """
     vector = vector_code()
@@ -90,7 +90,7 @@ def size_of(picture: Image.Image | NDArray[np.uint8]) -> tuple[int, int]:
 
 
 def as_image(picture: Image.Image | NDArray[np.uint8]) -> Image.Image:
-    """Return RGB pixels [height, width, 3] as an image of Pillow, which copies them: a tenth of a reader's time."""
+    """Return RGB pixels [height, width, 3] as an image of Pillow, which copies them (a tenth of a reader's time)."""
     if isinstance(picture, Image.Image):
         return picture
     return Image.frombuffer("RGB", size_of(picture), picture, "raw", "RGB", 0, 1)
@@ -107,7 +107,7 @@ def convolve(vector: Any, part: NDArray[np.uint8], name: str, steps: Sequence[St
 
 @cache
 def vector_code() -> Any:
-    """Return the module cykooz_resizer; None where there is none, or where the processor lacks its instructions."""
+    """Return the module cykooz_resizer; None if it is not installed, or if the processor lacks its instructions."""
     try:
         import cykooz_resizer
     except ImportError:

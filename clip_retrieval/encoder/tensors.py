@@ -1,4 +1,4 @@
-"""Tensors of torch for callers that use it: torch is imported only where somebody has done so, or asks for a tensor."""
+"""Tensors of torch for callers that use it: torch is imported only if the caller has done so, or asks for a tensor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clip_retrieval.installed import need_full
 
 
 def is_tensor(value: object) -> bool:
-    """Say whether a value is a tensor; where torch was never imported, nothing is."""
+    """Say whether a value is a tensor; if torch was never imported, nothing is."""
     torch: Any = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
 
@@ -30,7 +30,7 @@ def to_array(tensor: Any) -> NDArray[Any]:
 
 
 def to_tensor(array: NDArray[Any]) -> Any:
-    """Return a tensor on the CPU that shares the array's memory where it can be written to; imports torch."""
+    """Return a tensor on the CPU that shares the array's memory if it is writable; imports torch."""
     need_full("torch", "a tensor", EncoderError)
     import torch
 

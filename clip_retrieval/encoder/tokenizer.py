@@ -33,7 +33,7 @@ PUBLISHED = {START_TEXT: "<|startoftext|>", END_TEXT: "<|endoftext|>"}  # in tra
 
 
 def printable_bytes() -> dict[int, str]:
-    """Return the character that stands for each byte: itself where it is printable Latin-1, else one from 256 on."""
+    """Return the character that stands for each byte: itself if it is printable Latin-1, else one from 256 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
@@ -49,9 +49,9 @@ def read_merges() -> list[str]:
 
 
 class Ranks(dict[str, int]):
-    """Ranks of merges, MERGE_COUNT for a pair that is none.
+    """Ranks of merges, MERGE_COUNT for a pair that is not a merge.
 
-    A short text asks for 30 pairs, which are looked for in the lines of the file, in 3 ms; a dictionary of all merges
+    A short text needs 30 pairs, which are found in the lines of the file, in 3 ms; a dictionary of all merges
     takes 17 ms. It is made when FEW_PAIRS are known.
     """
 
@@ -74,7 +74,7 @@ class Ranks(dict[str, int]):
 
 @cache
 def find_words() -> Callable[[str], list[str]]:
-    """Return what cuts any text into words; ASCII_WORD does the same for ASCII texts."""
+    """Return a function that cuts any text into words; ASCII_WORD does the same for ASCII texts."""
     import regex  # 15 ms of every start, for Unicode's classes, which most texts do not need
 
     found: Callable[[str], list[str]] = regex.compile(
@@ -98,7 +98,7 @@ class BpeTokenizer:
     """Texts to token ids [n, context]: lower case, white space squeezed, cut to the context with the end kept.
 
     Ids: the 256 bytes in the order of their characters, the same at the end of a word, then the merges by rank, then
-    start and end of text. No two merges give the same token, so a token's id follows from the merge that made it.
+    start and end of text. No two merges give the same token, so the merge that made a token gives its id.
     """
 
     def __init__(self, context_length: int = 77) -> None:
@@ -158,7 +158,7 @@ class BpeTokenizer:
 
 
 def clip_vocabulary() -> list[str]:
-    """Return the 49,408 tokens by id, as transformers' and clip.cpp's files spell them: what `write_gguf` wants."""
+    """Return the 49,408 tokens by id, as transformers' and clip.cpp's files spell them; for `write_gguf`."""
     alphabet = sorted(printable_bytes().values(), key=ord)
     merged = (merge.replace(" ", "") for merge in read_merges())
     return [*alphabet, *(token + WORD_END for token in alphabet), *merged, *PUBLISHED.values()]

@@ -51,14 +51,14 @@ DEMO_MODEL = Path(__file__).parent.parent / "demo" / "model"
 
 
 class ModelName(msgspec.Struct, frozen=True):
-    """What a URI asks for: the engine, the architecture or folder, and where the weights come from."""
+    """What a URI means: the engine, the architecture or folder, and where the weights come from."""
 
     uri: str
     kind: Kind
     architecture: str
-    weights: str | None = None  # tag or file; None where the architecture's name says it all
+    weights: str | None = None  # tag or file; None if the architecture's name is enough
     options: tuple[tuple[str, int], ...] = ()
-    pictures: tuple[tuple[str, tuple[float, float, float]], ...] = ()  # mean and std, where the name gives them
+    pictures: tuple[tuple[str, tuple[float, float, float]], ...] = ()  # mean and std, if the name gives them
 
     def option(self, name: str, default: int) -> int:
         return dict(self.options).get(name, default)
@@ -82,7 +82,7 @@ def parse_uri(uri: str) -> ModelName:
 
 
 def absolute_uri(uri: str) -> str:
-    """Return the name with the path of a local model made absolute; every other name stays as it is."""
+    """Return the name with the path of a local model made absolute; every other name is unchanged."""
     name = parse_uri(uri)
     place = name.architecture.removeprefix("local-dir:")
     is_local = name.kind in ("checkpoint", "onnx") or name.architecture.startswith("local-dir:")
@@ -94,7 +94,7 @@ def absolute_uri(uri: str) -> str:
 
 
 def parse_path(uri: str, rest: str) -> ModelName:
-    """A file or folder says itself what it is; open_clip's folders are open_clip's business."""
+    """A file or folder is recognized by its content; open_clip's folders are left to open_clip."""
     path = Path(rest).expanduser()
     if not path.exists():
         raise EncoderError(
@@ -109,21 +109,21 @@ def parse_path(uri: str, rest: str) -> ModelName:
 
 
 def parse_transformers(uri: str, rest: str) -> ModelName:
-    """Take a path that is there; else what looks like ORG/NAME is on a hub."""
+    """Take a path that exists; otherwise a name like ORG/NAME is on a hub."""
     if HUB_NAME.fullmatch(rest) and not Path(rest).exists():
         return ModelName(uri, "checkpoint", HUB_PREFIX + rest)
     return parse_path(uri, rest)
 
 
 def parse_gguf(uri: str, rest: str) -> ModelName:
-    """Take a path that is there; else what looks like ORG/NAME or ORG/NAME/FILE.gguf is on a hub."""
+    """Take a path that exists; otherwise a name like ORG/NAME or ORG/NAME/FILE.gguf is on a hub."""
     if GGUF_HUB_NAME.fullmatch(rest) and not Path(rest).exists():
         return ModelName(uri, "checkpoint", GGUF_HUB_PREFIX + rest)
     return parse_path(uri, rest)
 
 
 def parse_onnx(uri: str, rest: str) -> ModelName:
-    """Take a folder, and after ?runtime= what shall run it."""
+    """Take a folder and, after ?runtime=, the runtime."""
     folder, _, query = rest.partition("?")
     path = Path(folder).expanduser()
     key, _, runtime = query.partition("=")
@@ -137,7 +137,7 @@ def parse_onnx(uri: str, rest: str) -> ModelName:
 
 
 def parse_open_clip(uri: str, rest: str) -> ModelName:
-    """Split at the first slash: what follows is a tag, or a file where one is there; after ? mean and std."""
+    """Split at the first slash: a tag follows, or a file if it exists; after ? mean and std."""
     match = PICTURES.fullmatch(rest)
     if match:
         pictures = parse_pictures(uri, match["query"])
@@ -175,7 +175,7 @@ def parse_generated(uri: str, rest: str) -> ModelName:
     for key, value in options:
         if key not in GENERATED_OPTIONS[prefix] or value < GENERATED_OPTIONS[prefix][key]:
             known = ", ".join(f"{name} (from {least})" for name, least in GENERATED_OPTIONS[prefix].items())
-            raise EncoderError(f"{uri}: {key}={value} is no option of {prefix}: models; they take {known}")
+            raise EncoderError(f"{uri}: {key}={value} is not an option of {prefix}: models; they take {known}")
     if prefix == "random":
         return ModelName(uri, "random", name, options=options)
     if not name.isdigit() or int(name) < 1:

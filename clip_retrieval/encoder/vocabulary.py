@@ -1,4 +1,4 @@
-"""Small models know few words: which of a text's do they know?"""
+"""Which words of a text a small model does not know."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SMALL_WORDS = frozenset(
 
 
 def words_of(uri: str) -> frozenset[str] | None:
-    """Return the words that a model in a folder was trained on, without opening it; None where nothing says so."""
+    """Return the words that a model in a folder was trained on, without opening it; None if nothing says so."""
     folder = local_place(parse_uri(uri))
     return read_vocabulary(folder) if folder.is_dir() else None
 
@@ -26,7 +26,7 @@ def words_of(uri: str) -> frozenset[str] | None:
 def find_unknown_words(text: str, vocabulary: Collection[str] | None) -> tuple[list[str], bool]:
     """Return the words that the model was never trained on, and whether it knows any of the others.
 
-    Nothing is unknown where the vocabulary is not known.
+    Without a known vocabulary, no word is unknown.
     """
     if vocabulary is None:
         return [], True
@@ -36,7 +36,7 @@ def find_unknown_words(text: str, vocabulary: Collection[str] | None) -> tuple[l
 
 
 def describe_unknown_words(texts: Sequence[str], info: EncoderInfo) -> str | None:
-    """Return a remark on the texts whose words the model does not know; None where it knows them all."""
+    """Return a remark on the texts whose words the model does not know; None if it knows them all."""
     unknown = sorted({word for text in texts for word in find_unknown_words(text, info.vocabulary)[0]})
     if not unknown:
         return None

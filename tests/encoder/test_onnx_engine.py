@@ -258,7 +258,7 @@ def test_onnx_runtime_takes_over_where_openvino_alone_gives_no_numbers(
     under_way = [encoder.start_images(pixels), encoder.start_images(pixels)]  # the second has begun on OpenVINO too
     for rows in (under_way[0](), under_way[1](), encoder.encode_images(pixels)):
         assert rows == pytest.approx(wanted, abs=1e-6)
-    assert caplog.text.count("ONNX Runtime encodes from here on") == 1
+    assert caplog.text.count("ONNX Runtime encodes from now on") == 1
 
 
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed")
@@ -267,7 +267,7 @@ def test_a_graph_that_gives_no_numbers_anywhere_is_refused(demo_copy: Path) -> N
     about = json.loads((demo_copy / "model.json").read_text())
     (demo_copy / "model.json").write_text(json.dumps(about | {"dimension": 3, "towers": ["image"]}))
     encoder = load_encoder(EncoderConfig(clip_model=f"onnx:{demo_copy}?runtime=openvino", precision="fp32"))
-    with pytest.raises(EncoderError, match=r"no numbers \(NaN or infinite\)"):
+    with pytest.raises(EncoderError, match=r"not numbers \(NaN or infinite\)"):
         encoder.encode_images(np.full((1, 64, 64, 3), 100, dtype=np.uint8))
 
 

@@ -320,5 +320,5 @@ def test_the_activation_is_part_of_the_fingerprint() -> None:
 def test_embeddings_that_are_no_numbers_are_refused() -> None:
     rows = torch.ones(3, 4)
     rows[1, 2] = float("nan")
-    with pytest.raises(EncoderError, match="no numbers"):
+    with pytest.raises(EncoderError, match="not numbers"):
         to_rows(to_unit(rows))

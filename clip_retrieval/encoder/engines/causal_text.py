@@ -1,8 +1,8 @@
 """Captions without their padding: the same embeddings, several times faster.
 
-In a causal text tower that takes its result from the end-of-text token, what comes after that token changes
+In a causal text tower that takes its result from the end-of-text token, anything after that token changes
 nothing. So captions are sorted by length, and each group is cut to its longest. OpenAI's and most open_clip text
-towers are such; whether a model is one is tried out when it is opened.
+towers are causal; opening a model tries out whether it is.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 TextEncoder = Callable[[Tensor], Tensor]  # token ids [n, context] -> features [n, d]
 
-GROUP_SIZE = 32  # texts that are cut together: enough to fill the processor, few enough to be of one length
+GROUP_SIZE = 32  # texts that are cut together: enough to fill the processor, few enough to have similar lengths
 GPU_GROUP_SIZE = 512  # a GPU takes as long for 32: 7,200 texts/s with 32 on an H200, 85,000 with 512
 PROBE = ["a", "a photo of a dog on the beach at night"]
 LEAST_AGREEMENT = 0.99999
@@ -26,14 +26,14 @@ LEAST_AGREEMENT = 0.99999
 
 @dataclass(frozen=True)
 class CausalTower:
-    """The module that holds a causal text tower's parts, under the names that open_clip gives them everywhere."""
+    """The module that holds a causal text tower's parts, under open_clip's names, which are the same everywhere."""
 
-    module: Any  # a CLIP, or the TextTransformer of a model with a text tower of its own
+    module: Any  # a CLIP, or the TextTransformer of a model with a separate text tower
     end_id: int | None  # the token whose first place gives the feature; None for the highest id of each text
 
 
 def choose_text_encoder(model: nn.Module, tokenizer: Any, device: torch.device) -> TextEncoder:
-    """Return how this model encodes tokens: cut where that gives the same, else as open_clip does."""
+    """Return this model's text encoder: with cut texts if that gives the same, else open_clip's."""
     whole: TextEncoder = cast("Any", model).encode_text
     tower = find_causal_tower(model)
     if tower is None:
@@ -51,7 +51,7 @@ def choose_text_encoder(model: nn.Module, tokenizer: Any, device: torch.device) 
 
 
 def find_causal_tower(model: nn.Module) -> CausalTower | None:
-    """Return the text tower whose padding changes nothing; None where it looks at all positions or appends one."""
+    """Return the text tower if padding changes nothing; None if it looks at all positions or appends one."""
     module: Any = model if isinstance(model, open_clip.CLIP) else getattr(model, "text", None)
     if isinstance(model, open_clip.CLIP):
         pool, end_id = model.text_pool_type, cast("int", model.text_eos_id)
@@ -80,14 +80,14 @@ def encode_in_groups(tower: CausalTower, tokens: Tensor, group_size: int = GROUP
 
 
 def end_positions(tower: CausalTower, tokens: Tensor) -> Tensor:
-    """Return where the token stands that each text's feature is taken from."""
+    """Return the position of the token that gives each text's feature."""
     if tower.end_id is None:
         return tokens.argmax(dim=-1)
     return (tokens == tower.end_id).int().argmax(dim=-1)
 
 
 def encode_cut(module: Any, tokens: Tensor, ends: Tensor) -> Tensor:
-    """Do what open_clip's text towers do, for fewer positions, and the last steps only for those that count."""
+    """Do what open_clip's text towers do, for fewer positions, and the last steps only for the positions in `ends`."""
     length = tokens.shape[1]
     dtype = module.transformer.get_cast_dtype()
     x = module.token_embedding(tokens).to(dtype) + module.positional_embedding[:length].to(dtype)

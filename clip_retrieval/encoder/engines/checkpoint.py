@@ -60,7 +60,7 @@ def open_checkpoint(name: ModelName, config: EncoderConfig) -> Encoder:
 
 
 def build_model(checkpoint: Checkpoint) -> open_clip.CLIP:
-    """Build open_clip's module and load the tensors; a tower that the file lacks stays as it was made."""
+    """Build open_clip's module and load the tensors; a tower that the file lacks keeps its initial weights."""
     config = {**SMALLEST_TOWERS, **checkpoint.model_config}
     try:
         model = open_clip.CLIP(**config)
@@ -115,7 +115,7 @@ class MixerEncoder(EncodesTexts, StartsNothing):
         return self.encode_scaled(self.info.preprocess.scale(pixels))
 
     def encode_scaled(self, images: NDArray[np.float32]) -> Embeddings:
-        """Encode pictures that are scaled by mean and standard deviation already, [n, 3, s, s]."""
+        """Encode pictures that are already scaled by mean and standard deviation, [n, 3, s, s]."""
         return self.finish(self.towers.encode_image(images))
 
     def embed_texts(self, texts: Sequence[str]) -> TextEmbeddings:

@@ -1,4 +1,4 @@
-"""What a GPU needs beside the model: batches that fit its memory, streams that overlap, patches as one product."""
+"""What a GPU needs besides the model: batches that fit its memory, streams that overlap, patches as one product."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ SMALLEST_PATCH = 8
 
 
 class Streams:
-    """Two of them, in turn: one batch is copied while the one before it is computed."""
+    """Two streams in turn: one batch is copied while the previous one is computed."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.streams: list[Any] = []
-        self.graphs: list[Graph] = []  # one for each stream, where they were recorded
+        self.graphs: list[Graph] = []  # one for each stream, if they were recorded
         if device.type == "cuda":
             self.streams = [torch.cuda.Stream(device) for _ in range(2)]  # type: ignore[no-untyped-call]
-            torch.cuda.synchronize(device)  # the weights came on another stream
+            torch.cuda.synchronize(device)  # the weights were copied on another stream
         self.count = 0
 
     def start(self, encode: Callable[[Tensor], Tensor], pixels: Tensor) -> Callable[[], Tensor]:
-        """Queue the copy and the encoding of a batch, and return what waits for the rows, on the CPU."""
+        """Queue the copy and the encoding of a batch, and return a function that waits for the rows, on the CPU."""
         if not self.streams:
             rows = encode(pixels)
             return lambda: rows
@@ -44,7 +44,7 @@ class Streams:
                 features = encode(pixels.to(self.device, non_blocking=True))
             rows = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
             rows.copy_(features, non_blocking=True)
-            # Unless it blocks, waiting keeps a core busy that readers need.
+            # A wait that does not block would keep a core busy that readers need.
             done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
             done.record(stream)
 
@@ -98,7 +98,7 @@ class Patches(nn.Module):
         """Return [n, width, rows, columns] for images [n, 3, height, width]."""
         count, channels, side = len(images), images.shape[1], self.side
         rows, columns = images.shape[2] // side, images.shape[3] // side
-        whole = images[:, :, : rows * side, : columns * side]  # what is left over at the edge is in no patch
+        whole = images[:, :, : rows * side, : columns * side]  # leftover pixels at the edge are in no patch
         cells = whole.reshape(count, channels, rows, side, columns, side).permute(0, 2, 4, 1, 3, 5)
         patches = cells.reshape(count, rows * columns, channels * side * side)
         features = nn.functional.linear(patches, self.weight.flatten(1), self.bias)
@@ -123,14 +123,14 @@ def with_patches(model: nn.Module) -> nn.Module:
 
 
 class DeviceMemory:
-    """Remembers how many pictures fit, and tries half as many where they did not."""
+    """Remembers how many pictures fit, and tries half as many if they did not."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.most: int | None = None  # None: no batch was too large so far
 
     def in_parts(self, encode: Callable[[Pixels], Embeddings], pixels: Pixels) -> Iterator[Embeddings]:
-        """Yield the embeddings of parts, in order; raises EncoderError where not even one picture fits."""
+        """Yield the embeddings of parts, in order; raises EncoderError if not even one picture fits."""
         start = 0
         while start < len(pixels):
             part = pixels[start : start + (self.most or len(pixels))]
@@ -139,7 +139,7 @@ class DeviceMemory:
             except torch.cuda.OutOfMemoryError as error:
                 if len(part) == 1:
                     raise EncoderError(
-                        f"{self.name}: the device's memory does not hold the model and one picture; take a smaller "
+                        f"{self.name}: the device's memory does not hold the model and one picture; use a smaller "
                         "model, or --device cpu"
                     ) from error
                 self.most = max(1, len(part) // 2)

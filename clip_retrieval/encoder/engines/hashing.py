@@ -1,4 +1,4 @@
-"""A weight-free encoder for tests and dry runs: what is equal gets equal embeddings, nothing more."""
+"""A weight-free encoder for tests and dry runs: only equal inputs get equal embeddings."""
 
 from __future__ import annotations
 

@@ -47,17 +47,17 @@ from clip_retrieval.process.resources import count_cores
 
 logger = logging.getLogger(__name__)
 
-IMAGES_AT_ONCE = 64  # images per request: more do not fit into the CPU caches
+IMAGES_AT_ONCE = 64  # images per request; more do not fit into the CPU caches
 TOKENS_AT_ONCE = 1024
 
 
-Remake = Callable[[str], Path]  # makes a folder in our cache again, of which the damage is told; returns it
+Remake = Callable[[str], Path]  # takes the damage of a folder in our cache, makes it again, and returns it
 
 
 def open_onnx(name: ModelName, config: EncoderConfig, workload: Workload, remake: Remake | None = None) -> OnnxEncoder:
     """Read what the folder holds; its graphs are opened when they are first used.
 
-    Raises EncoderError for a damaged folder. One in our cache, which has been looked at, is made again with `remake`.
+    Raises EncoderError for a damaged folder. A folder in our cache, which was checked, is made again with `remake`.
     """
     folder = Path(name.architecture)
     about = read_about(folder)
@@ -79,26 +79,26 @@ def open_onnx(name: ModelName, config: EncoderConfig, workload: Workload, remake
         logit_bias=about.logit_bias,
         vocabulary=read_vocabulary(folder),
     )
-    # For bulk work several batches are under way, a core for each; a query gets all cores.
+    # Bulk work encodes several batches at once, each on one core; a query gets all cores.
     streams = count_cores() if workload == "bulk" and runtime == "openvino" else 1
     way = Way(runtime, info.precision, about.block_size, streams, is_once=workload == "once")
     return OnnxEncoder(folder, about, info, way, remake)
 
 
 def choose_runtime(name: ModelName, workload: Workload) -> Runtime:
-    """Return what the name asks for; else OpenVINO only for much work, since it takes twice as long to open."""
+    """Return the runtime that is named; else OpenVINO only for much work, since it takes twice as long to open."""
     if name.weights is not None:
         return "openvino" if name.weights == "openvino" else "onnxruntime"
     return "openvino" if workload == "bulk" and is_installed("openvino") else "onnxruntime"
 
 
 def choose_precision(name: ModelName, config: EncoderConfig, runtime: Runtime) -> str:
-    """Return what the graphs compute in; OpenVINO's bfloat16 is as exact as it is fast where the CPU has it."""
+    """Return the number format of the computation; OpenVINO's bfloat16 is exact enough, and fast if the CPU has it."""
     if config.precision == "auto":
         return "bf16" if runtime == "openvino" and "bf16" in cpu_precisions() else "fp32"
     if config.precision == "int8":
         raise EncoderError(
-            f"{name.uri} holds weights as they are: make an int8 folder of it with clip-retrieval quantize"
+            f"{name.uri} holds weights that are not quantized: make an int8 folder of it with clip-retrieval quantize"
         )
     if runtime == "onnxruntime" and config.precision != "fp32":
         raise EncoderError(f"{name.uri}: ONNX Runtime computes in fp32 here; bf16 needs OpenVINO (runtime=openvino)")
@@ -119,7 +119,7 @@ class OnnxEncoder(EncodesTexts):
         self.sessions: dict[str, Session] = {}
         self.locks = {tower: Lock() for tower in GRAPHS}
         self.opening: list[Thread] = []
-        self.ahead: dict[str, TextEmbeddings] = {}  # embedded before they were asked for; each is handed out once
+        self.ahead: dict[str, TextEmbeddings] = {}  # embedded in advance; each is returned once
 
     @property
     def image_session(self) -> Session:
@@ -132,8 +132,8 @@ class OnnxEncoder(EncodesTexts):
     def take_session(self, tower: str) -> Session:
         """Return the graph of a tower, opened once.
 
-        No cached_property: that of Python 3.11 has one lock for all encoders, and a damaged model that is made again
-        here is tried out by another one, on another thread.
+        No cached_property: that of Python 3.11 has one lock for all encoders, and while a damaged model is made again
+        here, another encoder tries it out on another thread.
         """
         with self.locks[tower]:
             if tower not in self.sessions:
@@ -151,18 +151,18 @@ class OnnxEncoder(EncodesTexts):
             return HuggingfaceTokenizer(self.folder, spec)
 
     def open_image_side(self) -> Session:
-        """Return the graph of pictures; it is open then, before the first of them come."""
+        """Return the graph of pictures, which this opens before the first pictures come."""
         return self.image_session
 
     def start_text_side(self, texts: Sequence[str] = ()) -> None:
         """Open the graph while the vocabulary is read, then embed the texts: neither waits for the other."""
         if self.opening or "text" in self.sessions or "tokenizer" in vars(self):
             return
-        with suppress(ImportError):  # told of where a session is opened
-            import_runtime(self.way.runtime)  # here: threads that import at once get in each other's way
+        with suppress(ImportError):  # reported when a session is opened
+            import_runtime(self.way.runtime)  # here, because threads that import at once get in each other's way
 
         def open_part(name: str) -> None:
-            with suppress(Exception):  # raised again where the part is used; a thread would print it
+            with suppress(Exception):  # raised again when the part is used; a thread would print it
                 getattr(self, name)
 
         parts = [Thread(target=open_part, args=[name]) for name in ("text_session", "tokenizer")]
@@ -191,7 +191,7 @@ class OnnxEncoder(EncodesTexts):
             return CheckedSession(open_session(path, self.way), path, self.info.dimension, self.way)
 
     def check_files(self, tower: str) -> None:
-        """Have a damaged graph made again, or raise EncoderError where it is not ours."""
+        """Make a damaged graph again, or raise EncoderError if it is not ours."""
         damage = find_damage(self.folder, [tower], is_own=self.remake is not None)
         if damage is None:
             return
@@ -210,7 +210,7 @@ class OnnxEncoder(EncodesTexts):
         return lambda: self.finish(np.concatenate(results()))
 
     def count_parts(self, item_count: int, at_once: int) -> int:
-        """Return into how many parts a batch is cut: small enough for the caches, as many for each stream."""
+        """Return into how many parts a batch is cut: small enough for the caches, the same number for each stream."""
         rounds = -(-item_count // (at_once * self.way.streams))
         return min(item_count, rounds * self.way.streams)
 
@@ -226,7 +226,7 @@ class OnnxEncoder(EncodesTexts):
         return TextEmbeddings(self.encode_tokens(tokens), truncated_count)
 
     def encode_tokens(self, tokens: Tokens) -> Embeddings:
-        """Encode texts of like length together, without the padding that all of them share."""
+        """Encode texts of similar length together, without the padding that all of them share."""
         tokens = np.asarray(tokens, dtype=np.int32)
         rows = np.empty((len(tokens), self.info.dimension), dtype=np.float32)
         groups = list(self.group_by_length(tokens))
@@ -236,14 +236,14 @@ class OnnxEncoder(EncodesTexts):
         return self.finish(rows)
 
     def group_by_length(self, tokens: Tokens) -> Iterator[tuple[NDArray[Any], int]]:
-        """Yield row numbers and the length that they need; the longest first, so that no stream ends on one."""
+        """Yield row numbers and the length that they need; the longest first, so no stream ends with a long one."""
         context = tokens.shape[1]
         lengths = np.full(len(tokens), context)
         if self.about.tokenizer.is_cut:
             is_text = tokens != self.about.tokenizer.pad_id
             lengths = context - is_text[:, ::-1].argmax(axis=1)
         order = np.argsort(-lengths, kind="stable")
-        at_once = max(1, -(-len(order) // self.way.streams))  # a core of its own for each part of a small batch
+        at_once = max(1, -(-len(order) // self.way.streams))  # a core for each part of a small batch
         start = 0
         while start < len(order):
             length = int(lengths[order[start]])
@@ -253,7 +253,7 @@ class OnnxEncoder(EncodesTexts):
 
 
 class CheckedSession(msgspec.Struct):
-    """A session that gives what its folder says, and numbers.
+    """A session whose results are checked: the shape that its folder says, and no NaN.
 
     OpenVINO has given NaN for a graph that ONNX Runtime encodes well. ONNX Runtime then encodes the batch again, and
     all that come after it.
@@ -280,15 +280,15 @@ class CheckedSession(msgspec.Struct):
         return checked
 
     def encode_again(self, batches: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
-        """Encode batches on ONNX Runtime, and stay there where it gives numbers."""
+        """Encode batches on ONNX Runtime, and stay there if it gives numbers."""
         way = msgspec.structs.replace(self.way, runtime="onnxruntime", precision="fp32", streams=1)
-        was_replaced = isinstance(self.session, OnnxruntimeSession)  # by an earlier batch; this one was under way
+        was_replaced = isinstance(self.session, OnnxruntimeSession)  # by an earlier batch, while this one was computed
         session = self.session if was_replaced else open_session(self.path, way)
         found = session.start(batches)()
         if not was_replaced and are_finite(found):
             logger.warning(
-                "%s: OpenVINO gives embeddings that are no numbers (NaN or infinite), and ONNX Runtime does not; "
-                "ONNX Runtime encodes from here on, which takes longer",
+                "%s: OpenVINO gives embeddings that are not numbers (NaN or infinite), and ONNX Runtime does not; "
+                "ONNX Runtime encodes from now on, which takes longer",
                 self.path,
             )
             self.session = session

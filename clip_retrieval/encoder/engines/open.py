@@ -12,11 +12,11 @@ from clip_retrieval.git_lfs import explaining_pointers
 from clip_retrieval.installed import need_full
 
 if TYPE_CHECKING:
-    from clip_retrieval.encoder.base import Encoder, Workload  # loads NumPy, which options do without
+    from clip_retrieval.encoder.base import Encoder, Workload  # loads NumPy, which options do not need
 
 
 def check_model_name(uri: str) -> ModelName:
-    """Return what a model's name means; raises EncoderError where nothing, or where what runs it is not installed."""
+    """Return what a model's name means; raises EncoderError if it means nothing, or if its engine is not installed."""
     name = parse_uri(uri)
     if name.kind not in ("onnx", "hash"):
         an_onnx_folder = "name an ONNX folder of it with onnx:FOLDER, which `clip-retrieval convert` makes elsewhere"
@@ -25,13 +25,13 @@ def check_model_name(uri: str) -> ModelName:
 
 
 def open_engine(name: ModelName, config: EncoderConfig, workload: Workload = "query") -> Encoder:
-    """Open a model on the engine that its kind says."""
+    """Open a model on the engine of its kind."""
     with explaining_pointers(local_place(name), EncoderError):
         return open_on_its_engine(name, config, workload)
 
 
 def local_place(name: ModelName) -> Path:
-    """Return the file or folder that a model is read from; a path that is not there for models without one."""
+    """Return the file or folder that a model is read from; a path that does not exist for models without one."""
     is_file = name.kind == "open_clip" and name.weights is not None
     return Path(str(name.weights) if is_file else name.architecture.removeprefix("local-dir:"))
 

@@ -53,7 +53,7 @@ class OpenClipEncoder(EncodesTexts):
 
     def __init__(self, model: nn.Module, tokenizer: Any, info: EncoderInfo) -> None:
         self.model = with_patches(model) if info.device.startswith("cuda") else model
-        self.architecture: str | None = None  # open_clip's name of it, where it has one
+        self.architecture: str | None = None  # open_clip's name of it, if it has one
         self.tokenizer = tokenizer
         self.info = info
         self.device = torch.device(info.device)
@@ -76,7 +76,7 @@ class OpenClipEncoder(EncodesTexts):
 
     @torch.inference_mode()
     def start_images(self, pixels: Pixels) -> Callable[[], Embeddings]:
-        """On a GPU all is queued, and the call returns while it works; a batch that does not fit is done in parts."""
+        """On a GPU the work is queued, and the call returns at once; a batch that does not fit is encoded in parts."""
         check_tower(self.info, "image")
         if self.memory.most is None and len(pixels):
             try:
@@ -90,7 +90,7 @@ class OpenClipEncoder(EncodesTexts):
 
     @torch.inference_mode()
     def expect_batches(self, batch_size: int) -> None:
-        """Prepare for many batches of this size: a GPU records what it does with one, and only repeats that."""
+        """Prepare for many batches of this size: a GPU records its work for one, and replays it."""
         if self.device.type == "cuda" and "image" in self.info.towers and self.memory.most is None:
             side = self.info.preprocess.size
             self.streams.record(self.features, (batch_size, side, side, 3))
@@ -100,18 +100,18 @@ class OpenClipEncoder(EncodesTexts):
         return self.to_length(cast("Any", self.model).encode_image(self.scale(pixels).to(self.dtype)))
 
     def scale(self, pixels: Tensor) -> Tensor:
-        """Return what the image tower takes: float32 [n, 3, s, s], by mean and standard deviation."""
+        """Return the input of the image tower: float32 [n, 3, s, s], scaled by mean and standard deviation."""
         return (pixels.permute(0, 3, 1, 2).float().div(255) - self.mean) / self.std
 
     @torch.inference_mode()
     def encode_scaled(self, images: NDArray[np.float32]) -> Embeddings:
-        """Encode pictures that are scaled by mean and standard deviation already, [n, 3, s, s]."""
+        """Encode pictures that are already scaled by mean and standard deviation, [n, 3, s, s]."""
         check_tower(self.info, "image")
         batch = torch.from_numpy(images).to(device=self.device, dtype=self.dtype)
         return to_rows(self.to_length(cast("Any", self.model).encode_image(batch)))
 
     def to_length(self, features: Tensor) -> Tensor:
-        """Return float32 rows of unit length, or those of a raw encoder as they are."""
+        """Return float32 rows of unit length, or those of a raw encoder unchanged."""
         return features.float() if self.is_raw else to_unit(features)
 
     @torch.inference_mode()
@@ -133,7 +133,7 @@ class OpenClipEncoder(EncodesTexts):
 
 
 def to_unit(features: Tensor) -> Tensor:
-    """Normalize in fp32, whatever the model computes in."""
+    """Normalize in fp32, also for models that compute in another format."""
     return nn.functional.normalize(features.float(), dim=-1)
 
 
@@ -156,7 +156,7 @@ def open_openclip(name: ModelName, config: EncoderConfig) -> OpenClipEncoder:
     with hub_or_cache() if asks_hub(name) else nullcontext():
         model = create_model(name, config)
         tokenizer, no_text_reason = find_tokenizer(name, config)
-    weights_digest = fingerprint(model)  # before the precision changes: it shall be the same in all of them
+    weights_digest = fingerprint(model)  # before the precision changes, so that it is the same for all of them
     model = model.to(device=device, dtype=DTYPES[precision])
     folder = name.architecture.removeprefix("local-dir:")
     is_local = folder != name.architecture
@@ -178,7 +178,7 @@ def open_openclip(name: ModelName, config: EncoderConfig) -> OpenClipEncoder:
 
 
 def find_tokenizer(name: ModelName, config: EncoderConfig) -> tuple[Any, str | None]:
-    """Return the tokenizer, or why it is not here: pictures can be encoded all the same."""
+    """Return the tokenizer, or why it is not here: pictures can be encoded without it."""
     try:
         return load_tokenizer(name.architecture, config.clip_cache_path), None
     except EncoderError as error:
@@ -187,7 +187,7 @@ def find_tokenizer(name: ModelName, config: EncoderConfig) -> tuple[Any, str | N
 
 
 def choose_device(config: EncoderConfig) -> str:
-    """Return the device to use; raises EncoderError where it cannot be."""
+    """Return the device to use; raises EncoderError if it cannot be used."""
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -196,10 +196,10 @@ def choose_device(config: EncoderConfig) -> str:
 
 
 def choose_precision(config: EncoderConfig, device: str) -> str:
-    """Return the number format of torch's own; int8 is a format of converted models, which torch replaces by fp32."""
+    """Return torch's number format; int8 is only for converted models, so torch uses fp32 instead."""
     is_cuda = device.startswith("cuda")
     if config.precision == "int8" and is_cuda:
-        raise EncoderError(f"--precision int8 is for CPUs; on {device} take fp16, bf16 or fp32")
+        raise EncoderError(f"--precision int8 is for CPUs; on {device} use fp16, bf16 or fp32")
     if config.precision in ("auto", "int8"):
         return "fp16" if is_cuda else "fp32"
     return config.precision

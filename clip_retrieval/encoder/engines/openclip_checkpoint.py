@@ -1,4 +1,4 @@
-"""An open_clip model in memory to a Checkpoint, where its towers are those that a Checkpoint can describe."""
+"""An open_clip model in memory to a Checkpoint, if a Checkpoint can describe its towers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Config = dict[str, Any]
 
 
 def describe_model(model: nn.Module, preprocess: Preprocess, source: str) -> Checkpoint | None:
-    """Return the model's weights and configuration, as the modules tell them; None where a part is of another kind."""
+    """Return the model's weights and configuration, as its modules have them; None if a part is of another kind."""
     visual, text = getattr(model, "visual", None), getattr(model, "text", model)
     described_text, described_image = describe_text(text), describe_image(visual)
     if described_text is None or described_image is None:
@@ -92,7 +92,7 @@ def describe_image(visual: Any) -> tuple[Config, tuple[bool, str] | None] | None
 
 
 def describe_blocks(transformer: Any, norm: Any) -> tuple[Config, tuple[bool, str]] | None:
-    """Return what is said of both towers' blocks in the same way; None where a block has more to it."""
+    """Return the configuration that the blocks of both towers have in common; None if a block has anything else."""
     names = {name for name, _ in transformer.resblocks[0].named_parameters()}
     if names != BLOCK_PARAMETERS or not isinstance(norm, nn.LayerNorm):
         return None

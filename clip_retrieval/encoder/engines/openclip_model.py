@@ -1,4 +1,4 @@
-"""open_clip's modules: built, filled with weights, and asked what they are."""
+"""open_clip's modules: built, filled with weights, and inspected."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def create_model(name: ModelName, config: EncoderConfig) -> nn.Module:
                 pretrained=name.weights,
                 cache_dir=cache,
                 force_preprocess_cfg=published_preprocess(name) | dict(name.pictures),
-                pretrained_text=False,  # random is random, and other weights cover it
-                require_pretrained=name.kind == "open_clip",  # a folder without weights gives random ones else
+                pretrained_text=False,  # random weights need none, and other weights replace it
+                require_pretrained=name.kind == "open_clip",  # otherwise a folder without weights gives random ones
             )
-        except Exception as error:  # open_clip, the hub and torch raise all kinds here
+        except Exception as error:  # open_clip, the hub and torch raise errors of all kinds here
             raise EncoderError(explain_failure(name, error)) from error
     if is_random:
         clear_unset(model)
@@ -60,7 +60,7 @@ def create_model(name: ModelName, config: EncoderConfig) -> nn.Module:
 
 @contextmanager
 def text_configs_in(cache: str | None) -> Iterator[None]:
-    """Have open_clip look for the configuration of a text tower of transformers in the cache that weights are in."""
+    """Have open_clip read the configuration of a transformers text tower from the cache that has the weights."""
     module: Any = open_clip.hf_model
     original = getattr(module, "AutoConfig", None)
     if cache is None or original is None:  # transformers is not installed
@@ -75,9 +75,9 @@ def text_configs_in(cache: str | None) -> Iterator[None]:
 
 @contextmanager
 def without_chance(is_random: bool) -> Iterator[None]:  # noqa: FBT001 -- reads as what it is
-    """Have torch fill the memory that a constructor leaves unset with NaN, where no file fills it afterwards.
+    """Have torch fill memory that a constructor leaves unset with NaN, if no file fills it afterwards.
 
-    CoCa's text decoder has such a matrix: what was in memory before would else be its weights, at times NaN.
+    CoCa's text decoder has such a matrix: otherwise its weights would be what was in memory before, at times NaN.
     """
     memory: Any = torch.utils.deterministic
     was_filled = memory.fill_uninitialized_memory
@@ -105,7 +105,7 @@ def clear_unset(model: nn.Module) -> None:
 
 @contextmanager
 def quiet_root(is_random: bool) -> Iterator[None]:  # noqa: FBT001 -- reads as what it is
-    """Keep back what open_clip logs to the root logger: errors that it raises too, and that weights are random."""
+    """Suppress what open_clip logs to the root logger: errors that it also raises, and that weights are random."""
     hidden = (logging.ERROR, logging.WARNING) if is_random else (logging.ERROR,)
 
     def is_shown(record: logging.LogRecord) -> bool:
@@ -123,7 +123,7 @@ def check_architecture(architecture: str) -> None:
     if architecture.startswith("local-dir:"):
         folder = Path(architecture.removeprefix("local-dir:"))
         if not (folder / CONFIG_NAME).exists():
-            raise EncoderError(f"{folder} is no open_clip folder: {CONFIG_NAME} is missing")
+            raise EncoderError(f"{folder} is not an open_clip folder: {CONFIG_NAME} is missing")
         read_config(folder / CONFIG_NAME)
         find_weights(folder)
     elif not architecture.startswith("hf-hub:") and open_clip.get_model_config(architecture) is None:
@@ -144,7 +144,7 @@ def explain_failure(name: ModelName, error: Exception) -> str:
 
 
 def read_logits(model: nn.Module) -> dict[str, Any]:
-    """Return what makes logits of cosines, as EncoderInfo names it."""
+    """Return scale and bias from cosines to logits, as EncoderInfo names them."""
     scale, bias = (getattr(model, name, None) for name in ("logit_scale", "logit_bias"))
     return {
         "logit_scale": None if scale is None else float(scale.detach().float().exp()),
@@ -160,8 +160,8 @@ def read_preprocess(model: nn.Module, source: str) -> Preprocess:
 
 @torch.inference_mode()
 def embedding_dimension(model: nn.Module, device: str) -> int:
-    """Return the length of an embedding, from a text of nothing but the token 1: no tokenizer is needed for it."""
-    length = max(1, int(cast("Any", model).context_length))  # open_clip says 0 of mT5, which takes any number
+    """Return the length of an embedding, from a text of the token 1 alone, which needs no tokenizer."""
+    length = max(1, int(cast("Any", model).context_length))  # open_clip says 0 for mT5, which takes any number
     tokens = torch.ones(1, length, dtype=torch.int64, device=device)
     return int(cast("Any", model).encode_text(tokens).shape[1])
 

@@ -1,4 +1,4 @@
-"""What open_clip's lists and folders say of an architecture and its published weights; asks no network."""
+"""What open_clip's lists and folders say of an architecture and its published weights; needs no network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from clip_retrieval.errors import EncoderError
 logger = logging.getLogger(__name__)
 
 HUB_PARTS = {"hf_model_name", "hf_tokenizer_name"}  # keys of text_cfg that name repositories of the hub
-PLACES = ("local-dir:", "hf-hub:")  # these bring a configuration of their own
+PLACES = ("local-dir:", "hf-hub:")  # these have their own configuration
 USUAL: Mapping[str, Any] = {  # OpenAI's preprocessing
     "mean": open_clip.OPENAI_DATASET_MEAN,
     "std": open_clip.OPENAI_DATASET_STD,
@@ -31,7 +31,7 @@ USUAL: Mapping[str, Any] = {  # OpenAI's preprocessing
 
 
 def resolve_weights(name: ModelName, cache: str | None) -> ModelName:
-    """Return the name with its weights, a tag or a file, and with the architecture that they were trained as."""
+    """Return the name with its weights, a tag or a file, and with the architecture that they were trained for."""
     if name.kind != "open_clip" or name.architecture.startswith(PLACES):
         return name
     weights = choose_weights(name)
@@ -58,12 +58,12 @@ def is_openai_archive(weights: str) -> bool:
 
 
 def choose_weights(name: ModelName) -> str:
-    """Return the tag or file to load; where none is named, the last listed tag, with a warning."""
+    """Return the tag or file to load; if none is named, the last listed tag, with a warning."""
     tags = open_clip.list_pretrained_tags_by_model(name.architecture)
     if name.weights is None:
         if not tags:
             raise EncoderError(f"open_clip publishes no weights for {name.architecture}; name a checkpoint file")
-        logger.warning("%s names no weights; %s is taken (of %s)", name.uri, tags[-1], ", ".join(tags))
+        logger.warning("%s names no weights; %s is used (of %s)", name.uri, tags[-1], ", ".join(tags))
         return str(tags[-1])
     if not get_pretrained_cfg(name.architecture, name.weights) and not Path(name.weights).exists():
         known = f"its tags are {', '.join(tags)}" if tags else "open_clip publishes none for it"
@@ -74,7 +74,7 @@ def choose_weights(name: ModelName) -> str:
 def match_activation(architecture: str, tag: str) -> str:
     """Return ARCH-quickgelu for weights that were trained with QuickGELU.
 
-    open_clip only warns, and then computes other embeddings than those that were trained.
+    open_clip only warns, and then computes other embeddings than in training.
     """
     quick = f"{architecture}-quickgelu"
     is_quick = get_pretrained_cfg(architecture, tag).get("quick_gelu", False)
@@ -83,15 +83,15 @@ def match_activation(architecture: str, tag: str) -> str:
     if open_clip.get_model_config(quick) is None or not get_pretrained_cfg(quick, tag):
         logger.warning("%s of %s was trained with QuickGELU, which open_clip's %s lacks", tag, architecture, quick)
         return architecture
-    logger.info("%s of %s was trained with QuickGELU: %s is taken", tag, architecture, quick)
+    logger.info("%s of %s was trained with QuickGELU: %s is used", tag, architecture, quick)
     return quick
 
 
 def published_preprocess(name: ModelName) -> dict[str, Any]:
-    """Return how all published weights of an architecture take their pictures, for weights that do not say it.
+    """Return the preprocessing of all published weights of an architecture, for weights that do not say it.
 
-    open_clip prepares pictures for a file or for random weights as for OpenAI's models, whatever the architecture.
-    Empty where that stays so: for tags and folders, which say it themselves, and where published weights differ.
+    open_clip uses OpenAI's preprocessing for a file or for random weights, whatever the architecture. Empty if that is
+    kept: for tags and folders, which say it themselves, and if published weights differ.
     """
     is_file = name.weights is not None and not get_pretrained_cfg(name.architecture, name.weights)
     if name.architecture.startswith(PLACES) or not (is_file or name.kind == "random"):
@@ -106,7 +106,7 @@ def published_preprocess(name: ModelName) -> dict[str, Any]:
         if is_file:
             logger.warning(
                 "%s: published weights of %s differ in how pictures are prepared, and a file does not say it; it is "
-                "taken to be as OpenAI's. Name a tag, or a folder with open_clip_config.json, if it is not",
+                "assumed to be OpenAI's. Name a tag, or a folder with open_clip_config.json, if it is not",
                 name.uri,
                 name.architecture,
             )

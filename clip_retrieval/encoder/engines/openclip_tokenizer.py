@@ -18,9 +18,9 @@ CLIPS_ROOM = 3  # tokens that open_clip's mode `clips` reserves
 
 
 def check_transformers(architecture: str) -> None:
-    """Refuse an architecture whose text tower is one of transformers where that is missing, before weights are fetched.
+    """Refuse an architecture with a text tower of transformers if that is missing, before weights are fetched.
 
-    Where only the tokenizer is of transformers, pictures can be encoded without it.
+    If only the tokenizer is of transformers, pictures can be encoded without it.
     """
     if architecture.startswith("hf-hub:"):
         return
@@ -38,12 +38,12 @@ def need_transformers(architecture: str) -> str:
 
 
 def load_tokenizer(architecture: str, cache: str | None) -> Any:
-    """Return open_clip's tokenizer; raises EncoderError in one sentence where it is not here."""
+    """Return open_clip's tokenizer; raises EncoderError in one sentence if it is not on this machine."""
     try:
         return open_clip.get_tokenizer(architecture, cache_dir=cache)
     except ImportError as error:
         raise EncoderError(need_transformers(architecture)) from error
-    except Exception as error:  # transformers and the hub raise all kinds here  # noqa: BLE001
+    except Exception as error:  # transformers and the hub raise errors of all kinds here  # noqa: BLE001
         try:
             return load_without_config(architecture, cache)
         except Exception:  # noqa: BLE001 -- the first error is the one to tell
@@ -51,7 +51,7 @@ def load_tokenizer(architecture: str, cache: str | None) -> Any:
 
 
 def load_without_config(architecture: str, cache: str | None) -> Any:
-    """Return a tokenizer that has no config.json beside it, as SigLIP's; transformers 5 wants one without network."""
+    """Return a tokenizer without a config.json, such as SigLIP's; without network, transformers 5 wants one."""
     from transformers import PretrainedConfig  # noqa: PLC0415 -- an extra
 
     return open_clip.get_tokenizer(architecture, cache_dir=cache, config=PretrainedConfig())

@@ -31,16 +31,16 @@ class Session(Protocol):
     """A graph that is open. One thread at a time may use it."""
 
     def start(self, batches: Sequence[NDArray[Any]]) -> Results:
-        """Have batches encoded; more may be started before the results are asked for."""
+        """Start to encode batches; more may be started before the results are requested."""
         ...
 
 
 class Way(msgspec.Struct, frozen=True):
     """How a graph is to be run.
 
-    `block_size` is how many values of a quantized matrix share a scale, 0 where none is quantized: OpenVINO then
-    quantizes what it multiplies them with in the same blocks, and computes in int8. `streams` batches are
-    under way at once, each on its share of the cores. What is run `once` is opened in less time, and runs slower.
+    `block_size` is how many values of a quantized matrix share a scale, 0 if none is quantized: OpenVINO then
+    quantizes the other factor in the same blocks, and computes in int8. `streams` batches are computed at once, each
+    on its share of the cores. With `is_once`, a graph is opened in less time, and runs slower.
     """
 
     runtime: Runtime
@@ -51,7 +51,7 @@ class Way(msgspec.Struct, frozen=True):
 
 
 def open_session(path: Path, way: Way) -> Session:
-    """Open a graph on all cores of this process; raises EncoderError where the runtime cannot."""
+    """Open a graph on all cores of this process; raises EncoderError if the runtime cannot."""
     match way.runtime:
         case "onnxruntime":
             return open_onnxruntime(path, way)
@@ -62,9 +62,9 @@ def open_session(path: Path, way: Way) -> Session:
 
 
 def import_runtime(runtime: Runtime) -> Any:
-    """Import a runtime without its telemetry, which both send to their makers from the import on, without asking.
+    """Import a runtime without its telemetry, which both otherwise send to their makers without asking.
 
-    ONNX Runtime reads the variable when it is loaded; OpenVINO takes a stub where `openvino_telemetry` is missing.
+    ONNX Runtime reads the variable when it is loaded; OpenVINO uses a stub if `openvino_telemetry` is missing.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     is_first = "openvino_telemetry" not in sys.modules
@@ -78,7 +78,7 @@ def import_runtime(runtime: Runtime) -> Any:
 
 
 class OnnxruntimeSession:
-    """Runs each batch when it is handed in."""
+    """Runs each batch in `start`."""
 
     def __init__(self, path: Path, session: Any) -> None:
         self.path, self.session = path, session
@@ -101,7 +101,7 @@ def open_onnxruntime(path: Path, way: Way) -> Session:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if (
         way.is_once and not way.block_size and not is_packed
-    ):  # to lay matrices out anew takes longer than a few batches gain by it
+    ):  # repacking matrices takes longer than a few batches gain by it
         options.add_session_config_entry("session.disable_prepacking", "1")
     try:
         opened = str(packed if is_packed else path)
@@ -120,14 +120,14 @@ def session_options(onnxruntime: Any) -> Any:
 
 
 def place_packed(path: Path, onnxruntime: Any) -> Path:
-    """Return where a graph lies as this version of ONNX Runtime has packed it; other versions have other graphs."""
+    """Return the place of a graph packed by this version of ONNX Runtime; other versions have other graphs."""
     return path.with_suffix(f".onnxruntime-{onnxruntime.__version__}{path.suffix}")
 
 
 def write_packed(path: Path) -> None:
-    """Write a graph again beside itself: optimized, its matrices laid out for this CPU too, to be mapped.
+    """Write a graph again next to itself: optimized, with its matrices also packed for this CPU, to be mapped.
 
-    A CPU that wants another layout lays them out anew when it opens the file, as without it. Raises EncoderError.
+    A CPU that needs another layout repacks them when it opens the file, as without it. Raises EncoderError.
     """
     onnxruntime = import_runtime("onnxruntime")
     packed = place_packed(path, onnxruntime)
@@ -153,9 +153,9 @@ class Ticket:
 
 
 class OpenvinoSession:
-    """Several requests that work side by side, taken in turn.
+    """Several requests that work in parallel, used in turn.
 
-    One thread does all that goes through OpenVINO's Python: two may wait for each other for ever.
+    One thread makes all calls of OpenVINO's Python: two threads may wait for each other forever.
     """
 
     def __init__(self, path: Path, requests: Sequence[Any]) -> None:
@@ -188,7 +188,7 @@ class OpenvinoSession:
         return ticket.rows
 
     def collect(self, number: int) -> None:
-        """Wait for a request, and keep its result: it writes the next one over it."""
+        """Wait for a request, and keep its result: its next result overwrites it."""
         ticket, self.held[number] = self.held[number], None
         if ticket is not None:
             self.requests[number].wait()
@@ -203,7 +203,7 @@ class OpenvinoSession:
 
 
 def cause_of(error: RuntimeError) -> str:
-    """Return what OpenVINO says in its last line; those before it tell where in its source it was."""
+    """Return the last line of OpenVINO's message; the lines before it name places in its source."""
     lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith(SOURCE_LINES)]
     return one_line(lines[-1]).rstrip(".") if lines else first_line(error)
 
@@ -211,8 +211,8 @@ def cause_of(error: RuntimeError) -> str:
 def open_openvino(path: Path, way: Way) -> Session:
     """Open a graph on OpenVINO.
 
-    Its streams share what they pack of the weights, and now and then mix quantized ones up: the embeddings are wrong
-    then, from the first to the last. So each stream of a quantized graph is a model of its own.
+    Its streams share packed weights, and now and then mix up quantized ones: then all embeddings are wrong. So each
+    stream of a quantized graph is a separate model.
     """
     if not is_installed("openvino"):
         raise EncoderError("OpenVINO is not installed; pip install openvino, or leave runtime= out")

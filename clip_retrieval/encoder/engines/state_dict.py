@@ -1,4 +1,4 @@
-"""What torch and open_clip do with a file's tensors: names repaired before, failures in one sentence after."""
+"""What torch and open_clip do with a file's tensors: names are repaired before it, failures become one sentence."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MISMATCH = re.compile(r"size mismatch for (\S+): .*shape (\S+\(\[.*?\]\)).*shape
 
 
 def explain_loading(error: BaseException) -> str:
-    """Return the first line of an error; where a state dict does not fit, how many names, and the first of them."""
+    """Return the first line of an error; if a state dict does not fit, how many names, and the first of them."""
     if isinstance(error, OSError):
         return describe_os_error(error)
     text = str(error)
@@ -53,16 +53,16 @@ def list_names(kind: str, names: list[str]) -> str:
 
 @contextmanager
 def reading_more_files() -> Iterator[None]:
-    """Have open_clip take names with prefixes of torch.compile or distributed training, and OpenAI's own files.
+    """Have open_clip accept names with prefixes of torch.compile or distributed training, and OpenAI's own files.
 
-    open_clip itself strips `module.` only, refuses TorchScript archives, and the sizes in their state dicts, and gives
-    no place between reading a file and filling the model.
+    open_clip itself only strips `module.`, refuses TorchScript archives and the sizes in their state dicts, and has no
+    hook between reading a file and filling the model.
     """
     original = open_clip.factory.load_state_dict
 
     def load(checkpoint_path: str, *arguments: Any, **options: Any) -> dict[str, Any]:
         path = Path(checkpoint_path)
-        with path.open("rb"):  # safetensors says of a file that may not be read that there is none
+        with path.open("rb"):  # safetensors reports a file without permission as missing
             pass
         if zipfile.is_zipfile(path) and is_script(path):
             weights = read_weights(path)

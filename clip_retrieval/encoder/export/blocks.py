@@ -1,4 +1,4 @@
-"""Weights in 8 or 4 bits: blocks of a column share a scale, as ONNX Runtime's MatMulNBits wants them.
+"""Weights in 8 or 4 bits: blocks of a column share a scale, in the format of ONNX Runtime's MatMulNBits.
 
 A value is scale * (q - middle), with q unsigned and the middle 128 or 8. Format: the operator's page in ONNX Runtime's
 docs/ContribOperators.md.
@@ -53,7 +53,7 @@ def quantize_rows(rows: Floats, form: Bits) -> tuple[Bytes, Floats]:
 
 
 def quantize_blocks(blocks: Floats, form: Bits) -> tuple[Bytes, Floats]:
-    """Choose each block's scale: the widest value lies on the lowest level, or nearer where that errs less."""
+    """Choose each block's scale: the widest value is on the lowest level, or closer if that gives a smaller error."""
     widest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=1)[:, None], axis=1)
     best_q, best_scale = round_blocks(blocks, widest / -form.middle, form)
     if form.bits < 8:
@@ -83,6 +83,6 @@ def errors(blocks: Floats, q: Bytes, scale: Floats, form: Bits) -> Floats:
 
 
 def pack(q: Bytes, form: Bits) -> Bytes:
-    """Put two 4-bit values into a byte, the first in its low half; 8-bit values stay as they are."""
+    """Put two 4-bit values into a byte, the first in its low half; 8-bit values are unchanged."""
     packed: Bytes = q if form.bits == 8 else q[..., 0::2] | (q[..., 1::2] << np.uint8(4))
     return packed

@@ -19,7 +19,7 @@ from clip_retrieval.errors import EncoderError, ImageError
 
 logger = logging.getLogger(__name__)
 
-BATCHES = (1, 2, 5)  # one, the example's, and one that no graph was made with
+BATCHES = (1, 2, 5)  # one, the one in tracing, and one that no graph was made with
 TEXTS = (
     "a photo of a dog",
     "",
@@ -46,7 +46,7 @@ class Agreement:
 def compare_towers(
     reference: Encoder, other: Encoder, pictures: Path | None = None, sizes: Sequence[int] = BATCHES
 ) -> dict[str, Agreement]:
-    """Return the agreement by tower, of those that both have; in several batch sizes, so that none is special."""
+    """Return the agreement of each tower that both have, in several batch sizes, so that none is special."""
     found: dict[str, Agreement] = {}
     both = set(reference.info.towers) & set(other.info.towers)
     if "image" in both:
@@ -85,7 +85,7 @@ def make_batches(size: int, counts: Sequence[int]) -> Iterator[Pixels]:
 
 
 def read_batches(encoder: Encoder, folder: Path) -> Iterator[Pixels]:
-    """Yield a folder's pictures, at most 256 of them spread over it, as the encoder takes them."""
+    """Yield a folder's pictures, at most 256 of them spread over it, as pixels for the encoder."""
     if not folder.is_dir():
         raise EncoderError(f"there is no folder {folder}")
     paths = pictures_below(folder)

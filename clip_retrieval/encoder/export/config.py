@@ -1,4 +1,4 @@
-"""What `convert` and `quantize` take. Imports nothing heavy."""
+"""Options of `convert` and `quantize`. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ GGML_NUMBERS: dict[str, GgufType] = {
     "6": "q5_0",
     "7": "q5_1",
     "8": "q8_0",
-}  # numbers that clip.cpp's quantize takes
+}  # numbers that clip.cpp's quantize accepts
 
 
 def check_source(config: ConvertConfig) -> ModelName:
-    """Return the model that is converted; raises EncoderError where its name tells that it cannot be."""
+    """Return the model that is converted; raises EncoderError if its name shows that it cannot be."""
     name = parse_uri(config.source)
     if name.kind == "hash":
         raise EncoderError(f"{config.source} has no weights to convert")
@@ -35,7 +35,7 @@ def check_source(config: ConvertConfig) -> ModelName:
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertConfig:
-    """A model, and what shall become of it."""
+    """A model, and what to convert it to."""
 
     POSITIONAL = ("source", "out", "to")
 
@@ -63,7 +63,7 @@ class ConvertConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeConfig:
-    """A converted model, and how few bits its weights shall have."""
+    """A converted model, and how many bits its weights are to have."""
 
     POSITIONAL = ("source", "out", "type")
 
@@ -74,7 +74,7 @@ class QuantizeConfig:
     )
     packed: bool = option(
         False,
-        help="Keep the text encoder also as ONNX Runtime lays it out in memory: a process has its first text "
+        help="Keep the text encoder also in ONNX Runtime's layout in memory: a process has its first text "
         "embedding a sixth sooner, and the folder grows by 1.6 text encoders. For int8 and int4.",
     )
     images: str | None = option(
@@ -87,5 +87,5 @@ class QuantizeConfig:
 
     @property
     def kind(self) -> OnnxType | GgufType:
-        """The type by its name, where its number was given."""
+        """The type by its name, also if its number was given."""
         return GGML_NUMBERS.get(self.type) or cast("OnnxType | GgufType", self.type)

@@ -1,4 +1,4 @@
-"""A model of any format to one of another: read, written beside its place, checked, and only then put there."""
+"""A model of any format to one of another: read, written to a staging place, checked, and only then put into place."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Converted:
 
 @dataclass(frozen=True)
 class Origin:
-    """The model to convert: as an encoder to compare with, and as a checkpoint where it can be one."""
+    """The model to convert: as an encoder to compare with, and as a checkpoint if it can be one."""
 
     name: str
     encoder: Encoder
@@ -65,13 +65,13 @@ class Origin:
 
 
 def run_convert(config: ConvertConfig) -> Converted:
-    """Convert a model; raises EncoderError in one sentence, and leaves nothing behind then."""
+    """Convert a model; raises EncoderError in one sentence, and then leaves nothing behind."""
     out = Path(config.out).expanduser()
     with made_whole(out) as staged:
         origin = open_origin(config)
         towers = origin.choose_towers(config.towers)
         write_target(config, origin, staged)
-        is_rounded = config.dtype == "f16" or config.to == "gguf"  # GGUF has its patch kernel in f16 whatever is asked
+        is_rounded = config.dtype == "f16" or config.to == "gguf"  # GGUF always has its patch kernel in f16
         agreement = check(origin.encoder, staged, config.to, is_rounded=is_rounded)
         if config.to == "onnx":
             write_sums(staged)
@@ -101,7 +101,7 @@ def open_torch(name: ModelName, cache_path: str | None) -> Origin:
 
 
 def convert_into(origin: Origin, out: Path) -> None:
-    """Write a model of torch as an ONNX folder to a place where nothing is; a short check comes before it is there."""
+    """Write a model of torch as a new ONNX folder, which appears after a short check."""
     with made_whole(out) as staged:
         write_onnx(origin, staged, origin.encoder.info.towers, "f32")
         check(origin.encoder, staged, "onnx", sizes=(1, 2))
@@ -109,7 +109,7 @@ def convert_into(origin: Origin, out: Path) -> None:
 
 
 def write_target(config: ConvertConfig, origin: Origin, staged: Path) -> None:
-    """Write the format that is asked for; ONNX takes every model, the others what a checkpoint can say."""
+    """Write the requested format; ONNX takes every model, the others those that a checkpoint can express."""
     if config.to == "onnx":
         write_onnx(origin, staged, origin.choose_towers(config.towers), config.dtype or "f32")
         return
@@ -134,7 +134,7 @@ def write_target(config: ConvertConfig, origin: Origin, staged: Path) -> None:
 
 
 def write_model(config: ConvertConfig, origin: Origin, staged: Path) -> None:
-    """Write an open_clip model of any architecture as open_clip's folder: its own state dict and configuration."""
+    """Write an open_clip model of any architecture as open_clip's folder, with its own state dict and configuration."""
     from clip_retrieval.encoder.engines.openclip import OpenClipEncoder
     from clip_retrieval.encoder.export.openclip_model import write_openclip_model
 
@@ -148,13 +148,13 @@ def write_model(config: ConvertConfig, origin: Origin, staged: Path) -> None:
 
 
 def context_length_of(encoder: Encoder) -> int:
-    """Return how many tokens a text has: by the tokenizer, or by the model where that is missing."""
+    """Return how many tokens a text has: by the tokenizer, or by the model if that is missing."""
     tokenizer: Any = getattr(encoder, "tokenizer", None)
     return int(tokenizer.context_length if tokenizer is not None else encoder.model.context_length)  # type: ignore[attr-defined]
 
 
 def write_onnx(origin: Origin, folder: Path, towers: tuple[str, ...], stored: Stored) -> None:
-    """Build the graphs from the weights, or let torch trace them where the model is of another kind."""
+    """Build the graphs from the weights, or let torch trace them if the model is of another kind."""
     folder.mkdir()
     info = origin.encoder.info
     if origin.checkpoint is not None and is_buildable(origin.checkpoint):
@@ -195,7 +195,7 @@ def trace(origin: Origin, folder: Path, towers: tuple[str, ...]) -> None:
 def check(
     reference: Encoder, made: Path, target: Target, *, is_rounded: bool = False, sizes: Sequence[int] = BATCHES
 ) -> dict[str, Agreement]:
-    """Compare what was made with what it was made from; raises EncoderError where it is another model."""
+    """Compare the result with the original; raises EncoderError if it is another model."""
     uri = f"onnx:{made}?runtime=onnxruntime" if target == "onnx" else str(made)
     other = open_engine(parse_uri(uri), EncoderConfig(clip_model=uri, device="cpu", precision="fp32"))
     found = compare_towers(reference, other, sizes=sizes)

@@ -24,7 +24,7 @@ PAGE_BYTES = 4096  # alignment of mapped files
 
 
 class Graph:
-    """Adds nodes one after another; an output is known by its name. Use it as a context: it owns the data file."""
+    """Adds nodes one after another; an output is used by its name. Use it as a context: it owns the data file."""
 
     def __init__(self, path: Path, stored: Stored = "f32", prefix: str = "") -> None:
         self.path = path
@@ -54,7 +54,7 @@ class Graph:
         return outputs
 
     def constant(self, name: str, array: NDArray[Any]) -> str:
-        """Add an array under its name, as it is; a large one goes to the data file at once."""
+        """Add an array under its name, unchanged; a large one goes to the data file at once."""
         if name not in self.initializers:
             array = np.asarray(array, order="C")
             is_large = array.nbytes >= LEAST_EXTERNAL_BYTES
@@ -62,13 +62,13 @@ class Graph:
         return name
 
     def weight(self, name: str, array: NDArray[np.float32]) -> str:
-        """Add a weight; matrices in the number format of the file, and as float32 from there on."""
+        """Add a weight; matrices are stored in the number format of the file and cast to float32."""
         if array.ndim < 2 or self.stored == "f32":
             return self.constant(name, array)
         return self.to_float(self.constant(name, array.astype(DTYPES[self.stored])))
 
     def rows(self, name: str, table: NDArray[np.float32], ids: str) -> str:
-        """Look rows of a table up; only those become float32 where it is stored in less."""
+        """Look up rows of a table; if it is stored in less than float32, only these rows are cast."""
         found = self.add("Gather", self.constant(name, table.astype(DTYPES[self.stored], copy=False)), ids)
         return found if self.stored == "f32" else self.to_float(found)
 
@@ -98,7 +98,7 @@ class Graph:
         return tensor
 
     def save(self, given: onnx.ValueInfoProto, made: str, dimension: int, description: str) -> None:
-        """Write the graph beside its data: one input, and `made` as its output, embeddings [batch, dimension]."""
+        """Write the graph next to its data: one input, and `made` as its output, embeddings [batch, dimension]."""
         output = helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, ["batch", dimension])
         last = helper.make_node("Identity", [made], ["embeddings"], name="embeddings")
         graph = helper.make_graph(

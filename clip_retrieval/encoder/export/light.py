@@ -1,4 +1,4 @@
-"""A checkpoint to an ONNX folder without torch: built from its weights, tried out, and only then put in its place."""
+"""A checkpoint to an ONNX folder without torch: built from its weights, tried out, and only then put into place."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from clip_retrieval.storage import made_whole
 
 
 class Read(Mapping[str, NDArray[Any]]):
-    """Tensors that remember which of them were asked for."""
+    """Tensors that remember which of them were read."""
 
     def __init__(self, tensors: Mapping[str, NDArray[Any]]) -> None:
         self.tensors, self.names = tensors, set[str]()
@@ -38,14 +38,14 @@ class Read(Mapping[str, NDArray[Any]]):
         return len(self.tensors)
 
     def unread(self) -> list[str]:
-        """Return the weights that no graph has asked for."""
+        """Return the weights that no graph has read."""
         return sorted(name for name in self.tensors.keys() - self.names if not name.endswith(NO_WEIGHTS))
 
 
 def write_light(checkpoint: Checkpoint, out: Path, source: str, vocabulary: frozenset[str] | None = None) -> None:
-    """Write the graphs of a checkpoint that `is_buildable`, and the words that it was trained on, where they are few.
+    """Write the graphs of a checkpoint that `is_buildable`, and the words that it was trained on, if they are few.
 
-    Raises EncoderError, and leaves nothing, where the weights do not fit the configuration, or say more than it does.
+    Raises EncoderError, and leaves nothing, if the weights do not fit the configuration, or have more tensors than it.
     """
     tensors = Read(checkpoint.tensors)
     with made_whole(out) as staged:

@@ -1,8 +1,8 @@
-"""An ONNX graph to one with weights in 8 or 4 bits: half or less than half the file, and faster on most CPUs.
+"""An ONNX graph to one with weights in 8 or 4 bits: at most half the file size, and faster on most CPUs.
 
-Matrix products become ONNX Runtime's MatMulNBits, which OpenVINO reads too; both quantize the other side by blocks
+Matrix products become ONNX Runtime's MatMulNBits, which OpenVINO reads too; both quantize the other factor by blocks
 while they compute. Token tables are looked up as they are stored, and only the rows that are found become float.
-Kernels of convolutions are stored in 8 bits, whatever is asked for, and computed with in float.
+Kernels of convolutions are always stored in 8 bits, and computed with in float.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from clip_retrieval.storage import made_whole
 FORMS: Mapping[OnnxType, Bits] = {"int8": Bits(8, 256), "int4": Bits(4, 32)}
 PATCHES = "visual.conv1.weight"  # at least 8 bits: the matrix is small, and its errors reach all layers
 TABLE_FORMS: Mapping[OnnxType, Bits] = {"int8": Bits(8, 128), "int4": Bits(4, 32)}
-LEAST_VALUES = 4096  # a matrix with fewer is kept as it is
+LEAST_VALUES = 4096  # a matrix with fewer is not quantized
 ACCURACY_LEVEL = 4  # MatMulNBits attribute: compute in int8
 
 Array = NDArray[Any]
@@ -48,8 +48,8 @@ class Rewriter:
     def __init__(self, source: Path, graph: Graph, kind: OnnxType) -> None:
         try:
             self.model = onnx.load(source, load_external_data=False)
-        except Exception as error:  # protobuf's error is no public class
-            raise EncoderError(f"{source} is no readable ONNX graph; convert the model again") from error
+        except Exception as error:  # protobuf's error is not a public class
+            raise EncoderError(f"{source} is not a readable ONNX graph; convert the model again") from error
         self.folder, self.graph = source.parent, graph
         self.form, self.table_form = FORMS[kind], TABLE_FORMS[kind]
         self.block_sizes: set[int] = set()  # block sizes of rewritten products
@@ -73,7 +73,7 @@ class Rewriter:
                 self.graph.constant(name, self.read(name))
 
     def rewrite(self, node: onnx.NodeProto) -> bool:
-        """Add what stands for this node; return False where it stays as it is."""
+        """Add the replacement of this node; return False if it stays unchanged."""
         match node.op_type:
             case "MatMul":
                 return self.rewrite_product(node, node.input[1], is_turned=False)
@@ -115,7 +115,7 @@ class Rewriter:
         return True
 
     def add_scales(self, name: str, scales: Array) -> str:
-        """Add the scales of a product: as float16 where there are many, and none is too small for it."""
+        """Add the scales of a product: as float16 if there are many, and none is too small for it."""
         least = np.abs(scales[scales != 0]).min(initial=1)
         if self.form.bits == 8 or least < LEAST_HALF:
             return self.graph.constant(name, scales)
@@ -131,7 +131,7 @@ class Rewriter:
         q, scales = quantize_rows(table, form)
         name = self.tensor_name(node.input[0])
         packed = pack(q, form).reshape(len(q), -1)
-        kept = [0] * self.ranks.get(ids, 2)  # Reshape takes 0 for an axis that stays as it is
+        kept = [0] * self.ranks.get(ids, 2)  # Reshape takes 0 for an unchanged axis
         found = graph.add("Gather", graph.constant(f"{name}.q", packed), ids)
         if form.bits == 4:
             low = graph.add("BitwiseAnd", found, graph.constant("low_half", np.array(15, dtype=np.uint8)))
@@ -175,7 +175,7 @@ class Rewriter:
         return str(self.casts.get(name, name))
 
     def find_matrix(self, name: str) -> Array | None:
-        """Return a weight [in, out] or table that is worth it, as float32; None for everything else."""
+        """Return a weight [in, out] or table that is worth quantizing, as float32; None for everything else."""
         tensor = self.tensors.get(self.tensor_name(name))
         if tensor is None or len(tensor.dims) != 2 or np.prod(tensor.dims) < LEAST_VALUES:
             return None
@@ -184,7 +184,7 @@ class Rewriter:
         return self.read(tensor.name).astype(np.float32)
 
     def read(self, name: str) -> Array:
-        """Return a tensor, mapped where it lies in a data file."""
+        """Return a tensor, mapped if it is in a data file."""
         tensor = self.tensors[name]
         if tensor.data_location != TensorProto.EXTERNAL:
             return numpy_helper.to_array(tensor)
@@ -192,12 +192,12 @@ class Rewriter:
         path, dtype = self.folder / place["location"], helper.tensor_dtype_to_np_dtype(tensor.data_type)
         try:
             return np.memmap(path, dtype, "r", offset=int(place.get("offset", 0)), shape=tuple(tensor.dims))
-        except (OSError, ValueError) as error:  # ValueError: it is cut off
+        except (OSError, ValueError) as error:  # ValueError: the file is cut off
             raise EncoderError(f"{path} cannot be read ({error}); convert the model again") from error
 
 
 def find_ranks(model: onnx.ModelProto) -> dict[str, int]:
-    """Return the number of axes of values and weights, as far as they can be told from the graph."""
+    """Return the number of axes of values and weights, as far as the graph shows it."""
     graph = onnx.shape_inference.infer_shapes(model).graph
     types = {value.name: value.type.tensor_type for value in (*graph.input, *graph.value_info)}
     ranks = {name: len(kind.shape.dim) for name, kind in types.items() if kind.HasField("shape")}
@@ -220,7 +220,7 @@ def quantize_graph(source: Path, target: Path, kind: OnnxType) -> set[int]:
 
 
 def quantize_folder(source: Path, target: Path, kind: OnnxType) -> OnnxFolder:
-    """Write a folder with quantized graphs into `target`, which is there; what lies beside the graphs is copied."""
+    """Write a folder with quantized graphs into `target`, which exists; other files are copied."""
     about = read_about(source)
     if about.quantisation != "none":
         raise EncoderError(f"{source} is quantized already ({about.quantisation}); start from the model it was made of")
@@ -236,7 +236,7 @@ def quantize_folder(source: Path, target: Path, kind: OnnxType) -> OnnxFolder:
 
 
 def quantize_into(source: Path, out: Path, kind: OnnxType) -> None:
-    """Write the folder with quantized graphs to a place where nothing is."""
+    """Write the folder with quantized graphs to a new place."""
     with made_whole(out) as staged:
         staged.mkdir()
         quantize_folder(source, staged, kind)

@@ -43,10 +43,10 @@ def load_as_array(value: Tensor) -> Callable[[], NDArray[Any]]:
 
 
 def read_model_config(encoder: OpenClipEncoder) -> dict[str, Any]:
-    """Return open_clip's configuration of the model, wherever it is written."""
+    """Return open_clip's configuration of the model, from its folder or from open_clip."""
     architecture = encoder.architecture
     if architecture is None:
-        raise EncoderError(f"{encoder.info.uri} is no model of open_clip's")
+        raise EncoderError(f"{encoder.info.uri} is not a model of open_clip's")
     if architecture.startswith("local-dir:"):
         path = Path(architecture.removeprefix("local-dir:")) / CONFIG_NAME
         config = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]  # its shape was checked when it was opened

@@ -22,7 +22,7 @@ from clip_retrieval.storage import made_whole, size_of
 
 @dataclass(frozen=True)
 class Quantized:
-    """What was made, how much smaller it is, and how well it agrees with what it was made from."""
+    """What was made, how much smaller it is, and how well it agrees with the original."""
 
     source: str
     out: str

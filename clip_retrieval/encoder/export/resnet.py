@@ -40,7 +40,7 @@ def add_pooling(layers: Layers, x: str, side: int) -> str:
 
 
 def add_bottleneck(layers: Layers, name: str, x: str, *, stride: int) -> str:
-    """Add 1x1, 3x3 and 1x1 convolutions beside the shortcut; a stride is a pooling before the last one."""
+    """Add 1x1, 3x3 and 1x1 convolutions next to the shortcut; a stride is a pooling before the last one."""
     graph = layers.graph
     inner = x
     for i in (1, 2):

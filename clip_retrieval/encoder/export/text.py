@@ -43,7 +43,7 @@ def add_start(graph: Graph, x: str, length: str, axes: tuple[int, ...]) -> str:
 
 
 def add_ends(graph: Graph, tokens: str, config: Mapping[str, Any]) -> str:
-    """Return where the feature is taken from, [n]: the end of text, which has the highest id unless one is named."""
+    """Return where the feature is taken from, [n]: the end of text, by its id or, without one, the highest id."""
     found = tokens
     if config.get("pool_type") == "eos":
         end = graph.constant("end_of_text", np.array(config["eos_id"], dtype=np.int32))

@@ -1,4 +1,4 @@
-"""An encoder's tokenizer to what an ONNX folder says of it, with a tokenizer.json where it is not CLIP's own."""
+"""An encoder's tokenizer to what an ONNX folder says of it, with a tokenizer.json if it is not CLIP's own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CLEANS = ("whitespace", "lower", "canonicalize")  # open_clip's ways to clean a 
 
 
 def write_tokenizer(encoder: Encoder, folder: Path, *, is_cut: bool) -> TokenizerSpec:
-    """Describe the tokenizer, and write its file; raises EncoderError where there is no such form of it."""
+    """Describe the tokenizer, and write its file; raises EncoderError if it has no such form."""
     tokenizer: Any = getattr(encoder, "tokenizer", None)
     if isinstance(tokenizer, BpeTokenizer) or type(tokenizer) is open_clip.SimpleTokenizer:
         return TokenizerSpec("clip", tokenizer.context_length, is_cut)

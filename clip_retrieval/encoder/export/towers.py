@@ -1,4 +1,4 @@
-"""A checkpoint to ONNX graphs, without torch: the towers of OpenAI's CLIP and its kin, and of Mixer CLIP."""
+"""A checkpoint to ONNX graphs, without torch: the towers of OpenAI's CLIP and similar models, and of Mixer CLIP."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SAYABLE = {  # fields of open_clip's configurations that these graphs support
 
 
 def is_buildable(checkpoint: Checkpoint) -> bool:
-    """Tell whether the graphs here are what the configuration says; torch's exporter is for the others."""
+    """Say whether the graphs here can express the configuration; others are for torch's exporter."""
     return not find_odd(checkpoint)
 
 
@@ -51,7 +51,7 @@ def find_odd(checkpoint: Checkpoint) -> list[str]:
 
 
 def write_towers(checkpoint: Checkpoint, folder: Path, towers: Sequence[str], stored: Stored) -> None:
-    """Write the graphs of these towers into a folder; raises EncoderError where a weight is missing."""
+    """Write the graphs of these towers into a folder; raises EncoderError if a weight is missing."""
     try:
         for tower in towers:
             with Graph(folder / GRAPHS[tower], stored) as graph:

@@ -20,9 +20,9 @@ from clip_retrieval.encoder.formats.onnx_folder import GRAPHS
 from clip_retrieval.encoder.preprocess import Preprocess
 from clip_retrieval.errors import EncoderError
 
-EXAMPLE_BATCH = 2  # one would be taken for a constant
-# what torch says of a module that reshapes what attention returns: with a bias of its own, the order in memory is
-# another one while it traces. The plain form of attention has the usual order
+EXAMPLE_BATCH = 2  # the exporter would take a batch of one for a constant
+# torch's message on a module that reshapes the result of attention: with a separate bias, the order in memory differs
+# while it traces. The plain form of attention has the usual order.
 OF_FUSED_ATTENTION = "Cannot view a tensor"
 
 
@@ -76,7 +76,7 @@ def trace_towers(
                     raise
                 with sdpa_kernel(SDPBackend.MATH):
                     export()
-        except Exception as error:  # torch, onnxscript and sympy raise all kinds here
+        except Exception as error:  # torch, onnxscript and sympy raise errors of all kinds here
             reason = explain(error)
             raise EncoderError(f"torch cannot export the {tower} tower of this model to ONNX: {reason}") from error
 
@@ -99,7 +99,7 @@ def export_tower(tower: nn.Module, name: str, example: Tensor, path: Path) -> No
 
 
 def explain(error: BaseException) -> str:
-    """Return the first line of what went wrong at the bottom; the exporter wraps it in advice for developers."""
+    """Return the first line of the original error, which the exporter wraps in advice for developers."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = str(error).strip().splitlines()
@@ -108,7 +108,7 @@ def explain(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the exporter's progress, which it prints, and its warnings about versions from users."""
+    """Hide the exporter's progress, which it prints, and its warnings about versions."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -121,7 +121,7 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_fast_path() -> Iterator[None]:
-    """Switch off torch's fused attention, which the exporter cannot see into."""
+    """Switch off torch's fused attention, which the exporter cannot trace."""
     was_enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

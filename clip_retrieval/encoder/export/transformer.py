@@ -18,10 +18,10 @@ USUAL_EPSILON = 1e-5
 
 @dataclass(frozen=True)
 class Pool:
-    """What a tower's feature is taken from: the last block computes nothing else."""
+    """Where a tower's feature is taken from: the last block computes nothing else."""
 
     take: Callable[[str], str]  # [n, tokens, width] to [n, 1, width]
-    mask: str | None = None  # added to the scores of what is taken, [n, 1, 1, tokens]
+    mask: str | None = None  # added to the scores of the tokens taken, [n, 1, 1, tokens]
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Layers:
         scale = np.float32((width // heads) ** -0.5)
         matrix[:, :width] *= scale
         bias[:width] *= scale
-        # Three products and not one, whose result a runtime would copy into three parts.
+        # Three products, because a runtime would copy the result of a single one into three parts.
         query, key, value = (
             self.project(f"{name}.{part}_proj", given, matrix[:, i * width :][:, :width], bias[i * width :][:width])
             for i, (part, given) in enumerate((("q", asking), ("k", x), ("v", x)))

@@ -56,7 +56,7 @@ def add_patches(layers: Layers, pixels: str, preprocess: Preprocess) -> str:
 def add_scaling(layers: Layers, pixels: str, preprocess: Preprocess, *, repeat: int = 1) -> str:
     """Scale by mean and std; the last axis is the colors, `repeat` times.
 
-    The kernel could hold the scale as well, but rounded weights err least on values around zero.
+    The kernel could hold the scale as well, but rounded weights have the smallest errors on values around zero.
     """
     graph = layers.graph
     mean, std = (np.tile(np.array(v, dtype=np.float64), repeat) for v in (preprocess.mean, preprocess.std))

@@ -1,1 +1,1 @@
-"""Weights as people have them, read without torch into one form: the Checkpoint."""
+"""Weights in many formats, read without torch into one form: the Checkpoint."""

@@ -1,4 +1,4 @@
-"""A CLIP in open_clip's own terms, whatever file it was read from. Needs no torch."""
+"""A CLIP in open_clip's terms, read from a file of any format. Needs no torch."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Checkpoint:
 
     @property
     def context_length(self) -> int:
-        """The tokens of a text; CLIP's usual number where there is no text tower."""
+        """The tokens of a text; CLIP's usual number if there is no text tower."""
         config = self.model_config if self.family == "mixer" else self.model_config.get("text_cfg", {})
         return int(config.get("context_length", 77))
 
@@ -63,7 +63,7 @@ class Checkpoint:
         if self.family == "clip" and "logit_scale" not in tensors:
             tensors = {**dict.fromkeys(tensors), "logit_scale": np.array(UNTRAINED_LOGIT_SCALE)}
         for name in sorted(tensors):
-            if name.endswith("num_batches_tracked"):  # a count of training steps, no weight
+            if name.endswith("num_batches_tracked"):  # a count of training steps, not a weight
                 continue
             array = self.tensors[name] if name in self.tensors else tensors[name]
             digest.update(f"{name} {tuple(array.shape)}".encode())
@@ -74,7 +74,7 @@ class Checkpoint:
 
 
 def check_attention(checkpoint: Checkpoint, form: str) -> None:
-    """Raise EncoderError for a Mixer CLIP, whose towers have a form in ONNX only."""
+    """Raise EncoderError for a Mixer CLIP, whose towers only ONNX can express."""
     if checkpoint.family == "mixer":
         raise EncoderError(
             f"{checkpoint.source} is a Mixer CLIP, for which {form} has no form; write it with --to onnx"

@@ -31,7 +31,7 @@ LARGEST_PICKLE = 1 << 24  # bytes; a model of 48 blocks has 100 KB
 TEXT, IMAGE = "transformer.resblocks.", "visual.transformer.resblocks."
 USUAL_EPSILON = 1e-5
 NORM = ("weights", "biases", "eps")
-BLOCK = (  # the fields of a block in order; a name of ours, or None for what is no tensor
+BLOCK = (  # the fields of a block in order; a name of ours, or None for what is not a tensor
     "ln_1", None, "attn.in_proj_weight", "attn.in_proj_bias", "attn.out_proj.weight", "attn.out_proj.bias", None,
     "ln_2", "mlp.c_fc.weight", "mlp.c_fc.bias", "mlp.c_proj.weight", "mlp.c_proj.bias",
 )  # fmt: skip
@@ -48,7 +48,7 @@ OWN_NORMS = ("ln_1", "ln_2", "ln_final", "visual.ln_pre", "visual.ln_post")
 
 
 def find_pickle(path: Path) -> bytes | None:
-    """Return the pickle at the end of a .weights file; None where there is none."""
+    """Return the pickle at the end of a .weights file; None if there is none."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, io.SEEK_END)
@@ -64,7 +64,7 @@ def find_pickle(path: Path) -> bytes | None:
 
 
 class Fields(tuple[Any, ...]):
-    """A named tuple of Clippie's, by position; a class of its own for each name."""
+    """A named tuple of Clippie's, by position; each name has its own class."""
 
     name = ""
 
@@ -73,7 +73,7 @@ class Fields(tuple[Any, ...]):
 
 
 class Dtype:
-    """numpy.dtype in the pickle: only its text is of use."""
+    """numpy.dtype in the pickle: only its text is needed."""
 
     def __init__(self, text: str, *_: Any) -> None:
         self.text = text.lstrip("<=|")
@@ -110,10 +110,10 @@ class WeightsUnpickler(pickle.Unpickler):
 
 
 def read_clippie(path: Path) -> Checkpoint:
-    """Read a file; the tensors are views of it, turned to open_clip's layout."""
+    """Read a file; the tensors are views of it, transposed to open_clip's layout."""
     data = find_pickle(path)
     if data is None:
-        raise EncoderError(f"{path} is no .weights file of Clippie's, or is cut off; fetch it again")
+        raise EncoderError(f"{path} is not a .weights file of Clippie's, or is cut off; fetch it again")
     try:
         root = expect(WeightsUnpickler(path, data).load(), "Weights")
         tensors: dict[str, NDArray[Any]] = {}
@@ -176,7 +176,7 @@ def turn(name: str, array: NDArray[Any], *, to_clippie: bool) -> NDArray[Any]:
 
 
 def write_clippie(checkpoint: Checkpoint, path: Path) -> None:
-    """Write both towers, so that Clippie loads them; raises EncoderError for what it would compute otherwise."""
+    """Write both towers, so that Clippie loads them; raises EncoderError for what Clippie would compute differently."""
     check_sayable(checkpoint)
     with open_whole(path) as file:
         try:
@@ -203,7 +203,7 @@ def check_sayable(checkpoint: Checkpoint) -> None:
 
 
 class Writer:
-    """Writes arrays into the file, and makes the pickle that describes them, opcode by opcode: Clippie is not here."""
+    """Writes arrays into the file, and makes the pickle that describes them, opcode by opcode, without Clippie."""
 
     def __init__(self, file: IO[bytes], checkpoint: Checkpoint) -> None:
         self.file, self.tensors, self.config = file, checkpoint.tensors, checkpoint.model_config

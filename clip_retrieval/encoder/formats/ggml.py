@@ -1,4 +1,4 @@
-"""clip.cpp's files of 2023 (ggml-model-f16.bin, before GGUF): read as the GGUF file that they would be today.
+"""clip.cpp's files of 2023 (ggml-model-f16.bin, before GGUF): read as the equivalent GGUF file.
 
 Little-endian: the magic, seven i32 for each tower, whether GELU is used, the file's type, the vocabulary (count, and
 length and bytes of each token), then the tensors until the end: dimensions, length of the name, type, shape (fastest
@@ -21,7 +21,7 @@ TEXT_SIZES = (
 ).split()
 IMAGE_SIZES = ["image_size", "patch_size", *TEXT_SIZES[2:]]
 EPSILON = 1e-5  # LayerNorm's epsilon, which these files do not store
-RENAMED = (  # parts of transformers' names, and what clip.cpp's GGUF makes of them, in this order
+RENAMED = (  # parts of transformers' names, and their names in clip.cpp's GGUF, in this order
     ("text_model.", "t."), ("vision_model.", "v."), ("encoder.layers", "blk"), ("embeddings.", ""),
     ("self_attn.", "attn_"), ("_proj.", "."), ("layer_norm", "ln"), ("layernorm", "ln"), ("layrnorm", "ln"),
     ("mlp.fc1", "ffn_down"), ("mlp.fc2", "ffn_up"), ("embedding", "embd"), ("final_ln", "post_ln"),
@@ -29,10 +29,10 @@ RENAMED = (  # parts of transformers' names, and what clip.cpp's GGUF makes of t
 
 
 def read_ggml_file(path: Path) -> GgufFile:
-    """Read the header and find the tensors; raises EncoderError for what is no whole file."""
+    """Read the header and find the tensors; raises EncoderError if it is not a whole file."""
     cursor = Cursor(path)
     if bytes(cursor.take(4)) != MAGIC:
-        raise EncoderError(f"{path} is no ggml file of clip.cpp's: its magic number is another")
+        raise EncoderError(f"{path} is not a ggml file of clip.cpp's: its magic number differs")
     keys = {
         "general.architecture": Value("string", "clip"),
         "clip.has_text_encoder": Value("bool", value=True),
@@ -44,7 +44,7 @@ def read_ggml_file(path: Path) -> GgufFile:
         keys |= {f"clip.{tower}.{name}": Value("u32", count(cursor, name)) for name in sizes}
         keys[f"clip.{tower}.attention.layer_norm_epsilon"] = Value("f32", EPSILON)
     keys["clip.use_gelu"] = Value("bool", value=cursor.number("i32") == 1)
-    cursor.number("i32")  # the file's type; each tensor says its own
+    cursor.number("i32")  # the file's type; each tensor has its own
     for _ in range(count(cursor, "vocabulary")):
         cursor.take(count(cursor, "token"))
     tensors = dict(read_tensor(cursor) for _ in rest(cursor))
@@ -70,7 +70,7 @@ def read_tensor(cursor: Cursor) -> tuple[str, GgufTensor]:
     shape = tuple(reversed([count(cursor, "shape") for _ in range(dimensions)]))
     name, block_type = rename(str(cursor.take(length), "utf-8", "replace")), TYPE_OF[code]
     if not fits(shape, block_type):
-        raise EncoderError(f"{cursor.path} is broken: {name} is {block_type}, but its rows {shape} are no whole blocks")
+        raise EncoderError(f"{cursor.path} is broken: {name} is {block_type}, its rows {shape} are not whole blocks")
     start = cursor.position
     cursor.take(count_bytes(shape, block_type))
     data = cursor.map[start : cursor.position]
@@ -78,7 +78,7 @@ def read_tensor(cursor: Cursor) -> tuple[str, GgufTensor]:
 
 
 def rename(name: str) -> str:
-    """Return clip.cpp's name in GGUF files; those of the two projections are transformers' own there."""
+    """Return clip.cpp's name in GGUF files; the two projections keep transformers' names there."""
     if name.startswith(("text_projection", "visual_projection")):
         return name
     for theirs, ours in RENAMED:

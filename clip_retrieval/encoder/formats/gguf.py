@@ -1,8 +1,8 @@
-"""clip.cpp's GGUF files: to a Checkpoint, from one, and quantized as clip.cpp does it.
+"""clip.cpp's GGUF files: to a Checkpoint, from one, and quantized as by clip.cpp.
 
 Tensor names are transformers' CLIP names, shortened. Danger: the MLP's first (widening) layer is called ffn_down,
 and its second ffn_up, the reverse of what other formats say. clip.cpp ignores keys it does not know, so files written
-here also carry clip.logit_scale (the natural logarithm of the factor), which its own files lack.
+here also have clip.logit_scale (the natural logarithm of the factor), which its own files lack.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def name_blocks(ours: str, theirs: str, layers: int) -> Names:
 
 
 class GgufTensors(Mapping[str, NDArray[Any]]):
-    """A file's tensors under open_clip's names; quantized ones become float32 each time they are asked for."""
+    """A file's tensors under open_clip's names; quantized ones become float32 at each access."""
 
     def __init__(self, file: GgufFile, names: Names) -> None:
         self.file, self.names = file, names
@@ -139,7 +139,7 @@ def convert(file: GgufFile) -> Checkpoint:
 
 
 def count_layers(file: GgufFile, tower: str) -> int:
-    """Return a tower's layers, 0 if it is absent; at most the number of tensors, which bounds a false count."""
+    """Return a tower's layers, 0 if it is absent; at most the number of tensors, which bounds a wrong count."""
     count = file.get(f"clip.{tower}.block_count") if file.get(f"clip.has_{tower}_encoder") else 0
     return min(int(count), len(file.tensors))
 
@@ -170,10 +170,10 @@ def read_preprocess(file: GgufFile) -> Preprocess:
 def write_gguf(
     checkpoint: Checkpoint, path: Path, vocabulary: Sequence[str], *, dtype: Stored = "f16", towers: Towers = "both"
 ) -> None:
-    """Write a model, or one of its towers, with all that clip.cpp needs.
+    """Write a model, or one of its towers, with everything that clip.cpp needs.
 
     `vocabulary` has the tokens in the order of their ids, spelled in CLIP's byte alphabet. The patch kernel
-    is float16 whatever the dtype, as clip.cpp takes no other; biases and norms are float32.
+    is float16 whatever the dtype, since clip.cpp takes no other; biases and norms are float32.
     """
     check_attention(checkpoint, "clip.cpp's GGUF")
     if isinstance(checkpoint.model_config.get("vision_cfg", {}).get("layers"), list | tuple) and towers != "text":
@@ -194,7 +194,7 @@ def write_gguf(
 
 
 def check_sayable(checkpoint: Checkpoint, names: Names) -> None:
-    """Refuse what clip.cpp would run as another model."""
+    """Refuse a model that clip.cpp would run as another one."""
     odd = [name for name in checkpoint.tensors if name not in names and name != "logit_scale"]
     lacking = [name for name in names if name not in checkpoint.tensors]
     for part, known in SAYABLE.items():

@@ -60,7 +60,7 @@ class GgufTensor:
 
 
 def pack_later(load: Callable[[], NDArray[Any]], shape: tuple[int, ...], block_type: BlockType) -> GgufTensor:
-    """Return a tensor that takes its array, and quantizes it, only while it is written."""
+    """Return a tensor that loads and quantizes its array only while it is written."""
     return GgufTensor(block_type, shape, lambda: quantize(load(), block_type))
 
 
@@ -124,13 +124,13 @@ def pick(blocks: Floats, column: NDArray[np.intp]) -> Floats:
 
 
 def invert(scale: Floats) -> Floats:
-    """Return 1 / scale, and 0 for 0; infinite where the scale is denormal."""
+    """Return 1 / scale, and 0 for 0; infinite if the scale is denormal."""
     with np.errstate(divide="ignore"):
         return np.where(scale == 0, np.float32(0), np.float32(1) / scale)
 
 
 def zero_overflow(numbers: Floats) -> Floats:
-    """Return numbers with 0 in place of NaN and infinity, whose conversion to integers C leaves undefined."""
+    """Return numbers with 0 in place of NaN and infinity, whose conversion to integers is undefined in C."""
     return np.where(np.isfinite(numbers), numbers, np.float32(0))
 
 
@@ -142,7 +142,7 @@ def round_half_away(numbers: Floats) -> Floats:
 
 
 def pack_numbers(packed: NDArray[Any], numbers: Floats) -> None:
-    """Cut the fractions off and store the numbers as nibbles and, in a five-bit type, high bits."""
+    """Truncate the numbers and store the numbers as nibbles and, in a five-bit type, high bits."""
     has_high = "high" in (packed.dtype.names or ())
     whole = zero_overflow(numbers).astype(np.uint8).clip(0, 31 if has_high else 15)
     half = BLOCK_LENGTH // 2

@@ -60,7 +60,7 @@ class GgufFile:
     tensors: Mapping[str, GgufTensor]  # their bytes are read-only views of the mapped file
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Return the value of a key; raises EncoderError where the key is missing and there is no default."""
+        """Return the value of a key; raises EncoderError if the key is missing and there is no default."""
         if key in self.key_values:
             return self.key_values[key].value
         if default is None:
@@ -116,10 +116,10 @@ class Cursor:
 
 
 def read_gguf_file(path: Path) -> GgufFile:
-    """Read the header; the tensors' bytes stay in the file. Raises EncoderError for what is no whole GGUF file."""
+    """Read the header; the tensors' bytes stay in the file. Raises EncoderError if it is not a whole GGUF file."""
     cursor = Cursor(path)
     if bytes(cursor.view[:4]) != MAGIC:
-        raise EncoderError(f"{path} is no GGUF file: it does not begin with GGUF")
+        raise EncoderError(f"{path} is not a GGUF file: it does not begin with GGUF")
     cursor.take(4)
     version = cursor.number("u32")
     if version not in VERSIONS:
@@ -159,7 +159,7 @@ def view_tensor(path: Path, name: str, info: list[Any], data: Bytes) -> GgufTens
         raise EncoderError(f"{path} holds {name} in ggml's type {code}; known are {', '.join(CODES)}")
     block_type = TYPE_OF[code]
     if not fits(shape, block_type):
-        raise EncoderError(f"{path} is broken: {name} is {block_type}, but its rows {shape} are no whole blocks")
+        raise EncoderError(f"{path} is broken: {name} is {block_type}, but its rows {shape} are not whole blocks")
     stop = offset + count_bytes(shape, block_type)
     if stop > len(data):
         raise EncoderError(f"{path} is cut off: {name} ends past the end of the file; fetch it again")
@@ -223,7 +223,7 @@ def open_whole(path: Path) -> Iterator[IO[bytes]]:
 
 
 def quantize_matrices(file: GgufFile, path: Path, block_type: Quantized) -> None:
-    """Quantize all weight matrices and copy the rest, as clip.cpp does: same choice, bytes and container version."""
+    """Quantize all weight matrices and copy the rest, with the same choice, bytes and container version as clip.cpp."""
     tensors = dict(file.tensors)
     for name, tensor in file.tensors.items():
         if not name.endswith("weight") or len(tensor.shape) != 2:

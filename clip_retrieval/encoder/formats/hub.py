@@ -23,7 +23,7 @@ DESCRIPTIONS = (
     "vocab.json",
     "merges.txt",
 )
-# Fetched in this order, and only until there is one: many repositories hold the same weights in both forms.
+# Fetched in this order, and only until one exists: many repositories hold the same weights in both forms.
 WEIGHTS = (
     ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
     ("pytorch_model.bin", "pytorch_model-*-of-*.bin", "pytorch_model.bin.index.json"),
@@ -42,7 +42,7 @@ def read_named(place: str, cache: str | None) -> Checkpoint:
 
 
 def fetch_model(name: str, cache: str | None) -> Path:
-    """Return the folder of ORG/NAME[@REVISION] in the hub's cache; weights are fetched only of what can be read."""
+    """Return the folder of ORG/NAME[@REVISION] in the hub's cache; only weights in a readable form are fetched."""
     repository, _, revision = name.partition("@")
     folder = fetch(repository, revision or None, cache, DESCRIPTIONS)
     if not (folder / "config.json").exists():
@@ -69,7 +69,7 @@ def fetch_gguf(name: str, cache: str | None) -> Path:
 
 
 def smallest_gguf(repository: str, revision: str | None) -> str:
-    """Return the name of the smallest GGUF file on the hub; what fits those that are here where it cannot be asked."""
+    """Return the name of the smallest GGUF file on the hub; if the hub cannot be asked, a pattern for local ones."""
     from huggingface_hub import HfApi  # noqa: PLC0415 -- as below
 
     try:
@@ -82,12 +82,12 @@ def smallest_gguf(repository: str, revision: str | None) -> str:
 
 
 def fetch(repository: str, revision: str | None, cache: str | None, patterns: Sequence[str]) -> Path:
-    """Return the snapshot with these files; without network the one that is here."""
+    """Return the snapshot with these files; without network the local one."""
     from huggingface_hub import snapshot_download  # noqa: PLC0415 -- only where a model is named on a hub
 
     try:
         found = snapshot_download(repository, revision=revision, cache_dir=cache, allow_patterns=list(patterns))
-    except Exception as error:  # the hub and what it builds on raise all kinds here
+    except Exception as error:  # the hub and what it builds on raise errors of all kinds here
         raise EncoderError(explain(repository, revision, error)) from error
     return Path(found)
 
@@ -97,7 +97,7 @@ def explain(repository: str, revision: str | None, error: Exception) -> str:
     from huggingface_hub import errors  # noqa: PLC0415
 
     match error:
-        case errors.GatedRepoError():  # before its parent, which says that there is none
+        case errors.GatedRepoError():  # before its parent class, which means that there is none
             return (
                 f"{repository} is gated: ask for access at https://huggingface.co/{repository}, then log in with "
                 "hf auth login or set HF_TOKEN"

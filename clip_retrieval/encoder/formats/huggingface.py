@@ -21,10 +21,10 @@ from clip_retrieval.json_files import check_shape
 
 Tensors = dict[str, NDArray[Any]]
 Config = Mapping[str, Any]
-Names = dict[str, tuple[str, ...]]  # a name of open_clip's, and transformers' tensors that are stacked to make it
+Names = dict[str, tuple[str, ...]]  # open_clip's name of a tensor, and transformers' tensors that are stacked for it
 
 MODEL_TYPES = ("clip", "clip_text_model", "clip_vision_model")
-# What open_clip has of other families, by how their model_type begins; the first that fits is taken.
+# open_clip's models of other families, by the beginning of their model_type; the first match is used.
 OPEN_CLIP_NAMES = {
     "siglip2": "open_clip:ViT-B-16-SigLIP2/webli or open_clip:hf-hub:timm/ViT-B-16-SigLIP2",
     "siglip": "open_clip:ViT-B-16-SigLIP/webli or open_clip:hf-hub:timm/ViT-B-16-SigLIP",
@@ -59,7 +59,7 @@ IMAGE_NAMES = {
     "visual_projection.weight": "visual.proj",
 }
 TRANSPOSED = ("text_projection", "visual.proj")
-# What transformers calls an activation: whether it is QuickGELU, and what torch's GELU takes to be it.
+# transformers' names of activations: whether it is QuickGELU, and the argument of torch's GELU for it.
 ACTIVATIONS: dict[str, tuple[bool, dict[str, str]]] = {
     "quick_gelu": (True, {}),
     "gelu": (False, {}),
@@ -80,7 +80,7 @@ class ClipConfig:
 
 @dataclass(frozen=True)
 class TowerConfig:
-    """What the shapes of a tower's tensors do not say, with transformers' defaults."""
+    """Settings that the shapes of a tower's tensors do not show, with transformers' defaults."""
 
     num_attention_heads: Annotated[int, Meta(ge=1)] | None = None
     eos_token_id: int | None = 49407
@@ -89,7 +89,7 @@ class TowerConfig:
 
 
 def read_huggingface(folder: Path) -> Checkpoint:
-    """Read a CLIP folder with both towers, or one saved with its projection as a text or vision model."""
+    """Read a CLIP folder with both towers, or with one tower, saved with its projection as a text or vision model."""
     config = check_model_type(folder)
     weights = read_weights(folder)
     try:
@@ -99,14 +99,14 @@ def read_huggingface(folder: Path) -> Checkpoint:
 
 
 def check_model_type(folder: Path) -> dict[str, Any]:
-    """Return config.json; raises EncoderError for models other than CLIP, with open_clip's name of the like of them."""
+    """Return config.json; raises EncoderError for models other than CLIP, which names similar ones of open_clip."""
     config = read_object(folder / "config.json")
     model_type = str(config.get("model_type"))
     if model_type in MODEL_TYPES:
         return config
     family = next((family for family in OPEN_CLIP_NAMES if model_type.startswith(family)), None)
     advice = (
-        f"take open_clip's form of it, such as {OPEN_CLIP_NAMES[family]}"
+        f"use open_clip's form of it, such as {OPEN_CLIP_NAMES[family]}"
         if family
         else "clip-retrieval models list names those of open_clip"
     )
@@ -137,7 +137,7 @@ def convert(folder: Path, config: Config, weights: Tensors) -> Checkpoint:
 
 
 def tower_config(folder: Path, config: Config, key: str) -> TowerConfig:
-    """Return a tower's part of config.json, which is all of it where the folder holds one tower."""
+    """Return a tower's part of config.json, which is all of it if the folder holds one tower."""
     path = folder / "config.json"
     nested = getattr(check_shape(config, ClipConfig, path, EncoderError), key)
     return check_shape(nested or config, TowerConfig, f"{path}: {key}" if nested else path, EncoderError)
@@ -184,7 +184,7 @@ def text_config(config: TowerConfig, tensors: Tensors) -> dict[str, Any]:
     """Return open_clip's text_cfg: sizes from the shapes, the rest from the config or transformers' defaults."""
     vocab_size, width = tensors["token_embedding.weight"].shape
     end = config.eos_token_id
-    by_id = end is not None and end != LEGACY_END and end < vocab_size - 1  # words were added behind the end of text
+    by_id = end is not None and end != LEGACY_END and end < vocab_size - 1  # words were added after the end of text
     return {
         "context_length": tensors["positional_embedding"].shape[0],
         "vocab_size": vocab_size,
@@ -198,7 +198,7 @@ def text_config(config: TowerConfig, tensors: Tensors) -> dict[str, Any]:
 
 def vision_config(config: TowerConfig, tensors: Tensors) -> dict[str, Any]:
     width, _, _, patch_size = tensors["visual.conv1.weight"].shape
-    grid = math.isqrt(tensors["visual.positional_embedding"].shape[0] - 1)  # less the class token
+    grid = math.isqrt(tensors["visual.positional_embedding"].shape[0] - 1)  # without the class token
     return {
         "image_size": grid * patch_size,
         "patch_size": patch_size,
@@ -210,7 +210,7 @@ def vision_config(config: TowerConfig, tensors: Tensors) -> dict[str, Any]:
 
 
 def shared_config(config: TowerConfig, hidden_layer: NDArray[Any]) -> dict[str, Any]:
-    """Return what differs from open_clip's defaults in the same way for both towers."""
+    """Return the settings of a tower that differ from open_clip's defaults, for either tower."""
     hidden, width = hidden_layer.shape
     epsilon = config.layer_norm_eps
     found: dict[str, Any] = {}
@@ -235,5 +235,5 @@ def apply_activations(folder: Path, config: Config, model_config: dict[str, Any]
         if options:
             model_config[ours]["act_kwargs"] = options
     if len(quick) > 1:
-        raise EncoderError(f"{folder} uses QuickGELU in one tower and GELU in the other, which open_clip cannot")
+        raise EncoderError(f"{folder} uses QuickGELU in one tower and GELU in the other; open_clip cannot do that")
     return quick.pop()

@@ -1,4 +1,4 @@
-"""How a CLIP folder of transformers wants its pictures: preprocessor_config.json, or processor_config.json."""
+"""The preprocessing of a CLIP folder of transformers: preprocessor_config.json, or processor_config.json."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RESAMPLES: dict[int, Interpolation] = {0: "nearest", 2: "bilinear", 3: "bicubic"
 
 @dataclass(frozen=True)
 class ProcessorConfig:
-    """preprocessor_config.json; null is as good as absent, as transformers takes it."""
+    """preprocessor_config.json; null means absent, as in transformers."""
 
     size: Size | None = None
     crop_size: Size | None = None
@@ -38,7 +38,7 @@ class ProcessorConfig:
 
 
 def read_preprocess(folder: Path, image_size: int) -> Preprocess:
-    """Return what preprocessor_config.json says; OpenAI's preprocessing where there is none or it says null."""
+    """Return what preprocessor_config.json says; OpenAI's preprocessing if there is none or it says null."""
     path = folder / "preprocessor_config.json"
     nested = folder / "processor_config.json"  # newer versions write one file for all processors
     said = read_object(path) if path.exists() else {}

@@ -1,9 +1,9 @@
 """A Checkpoint to a CLIP folder of transformers: both towers, or one of them with its projection.
 
-The folder: config.json, model.safetensors, preprocessor_config.json where there is an image tower, and CLIP's
-tokenizer (vocab.json, merges.txt, tokenizer_config.json, special_tokens_map.json) where there is a text tower.
-Its ids are open_clip's but where transformers' own code differs: it neither repairs texts (ftfy) nor reads HTML's
-&amp;, takes <|endoftext|> within a text for the end, and makes no final sigma where it lowers Greek capitals.
+The folder: config.json, model.safetensors, preprocessor_config.json if there is an image tower, and CLIP's
+tokenizer (vocab.json, merges.txt, tokenizer_config.json, special_tokens_map.json) if there is a text tower. Its ids
+are open_clip's, with these exceptions in transformers' code: it neither repairs texts (ftfy) nor reads HTML's &amp;,
+takes <|endoftext|> within a text for the end, and makes no final sigma when it lowers Greek capitals.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ ARCHITECTURES = {
     ("image",): ("CLIPVisionModelWithProjection", "clip_vision_model"),
 }
 TOWER_CONFIGS = {"text": "text_cfg", "image": "vision_cfg"}
-# What says nothing new: every other key that is set must be PLAIN.
+# Keys that may be set without effect; every other key that is set must be PLAIN.
 USUAL = {"proj_type": "linear", "pos_embed_type": "learnable"}
 WITHOUT_EFFECT = {"attn_pooler_queries", "attn_pooler_heads"}
 USUAL_POOLING = {"text_cfg": "argmax", "vision_cfg": "tok"}
@@ -53,10 +53,10 @@ DTYPES = {"f32": "float32", "f16": "float16"}
 
 
 def write_huggingface(checkpoint: Checkpoint, folder: Path, *, dtype: Stored = "f32", towers: Towers = "both") -> None:
-    """Write a model, or one of its towers, for transformers' from_pretrained; a lone tower is written as what it is.
+    """Write a model, or one of its towers, for transformers' from_pretrained; a lone tower is written as its own model.
 
     With f16, matrices are halves; biases, norms and the logit scale stay float32. A lone tower keeps the logit scale,
-    which transformers calls unexpected and leaves alone.
+    which transformers reports as unexpected and ignores.
     """
     present = choose_towers(checkpoint, towers)
     names = name_tensors(checkpoint, present)
@@ -88,7 +88,7 @@ def name_tensors(checkpoint: Checkpoint, present: tuple[str, ...]) -> Names:
 
 
 def check_sayable(checkpoint: Checkpoint, present: tuple[str, ...], names: Names) -> None:
-    """Refuse what transformers would run as another model."""
+    """Refuse a model that transformers would run as another one."""
     config = checkpoint.model_config
     odd = [f"{key} in its configuration" for key, value in config.items() if value and key not in TOP_LEVEL]
     for tower in present:
@@ -114,7 +114,7 @@ def refuse(checkpoint: Checkpoint, odd: list[str]) -> None:
 
 
 def list_odd_keys(checkpoint: Checkpoint, tower: str) -> list[str]:
-    """Return what a tower's configuration has that transformers has no key for."""
+    """Return the settings of a tower for which transformers has no key."""
     config: Json = checkpoint.model_config[tower]
     if isinstance(config.get("layers"), list | tuple):
         return ["a ModifiedResNet as its image encoder"]
@@ -134,20 +134,20 @@ def list_odd_keys(checkpoint: Checkpoint, tower: str) -> list[str]:
 
 
 def list_odd_pictures(checkpoint: Checkpoint) -> list[str]:
-    """Return what is unusual of the shape of pictures and the way to them."""
+    """Return what transformers cannot express of the shape and preprocessing of pictures."""
     preprocess = checkpoint.preprocess
     if preprocess.resize_mode == "longest":
         return ["pictures that are padded to squares"]
     rows = len(checkpoint.tensors["visual.positional_embedding"])
     high, wide = checkpoint.tensors["visual.conv1.weight"].shape[2:]
-    grid = math.isqrt(rows - 1)  # less the class token
+    grid = math.isqrt(rows - 1)  # without the class token
     if high != wide or grid * grid + 1 != rows or grid * wide != preprocess.size:
-        return ["pictures that are no square of whole patches"]
+        return ["pictures that are not a square of whole patches"]
     return []
 
 
 def find_activation(checkpoint: Checkpoint, tower: str) -> str | None:
-    """Return what transformers calls a tower's activation; of two names for the same, the last known."""
+    """Return what transformers calls a tower's activation; of two names for the same, the last one."""
     options = dict(checkpoint.model_config[tower].get("act_kwargs") or {})
     if options == {"approximate": "none"}:
         options = {}
@@ -156,7 +156,7 @@ def find_activation(checkpoint: Checkpoint, tower: str) -> str | None:
 
 
 def name_loaders(checkpoint: Checkpoint, names: Names) -> Loaders:
-    """Return transformers' tensors by name, each read when it is wanted."""
+    """Return transformers' tensors by name, each read on demand."""
     extra: Names = {"logit_scale": ("logit_scale",)} if "logit_scale" in checkpoint.tensors else {}
     return {
         theirs: partial(take_part, checkpoint.tensors, ours, (i, len(parts)))

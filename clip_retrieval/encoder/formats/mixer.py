@@ -28,10 +28,10 @@ TEXT_BLOCKS, IMAGE_BLOCKS = "transformer.mixBlocks.", "visual.transformer.mixBlo
 
 
 def read_mixer(path: Path) -> Checkpoint:
-    """Read a checkpoint file, or the folder that accelerate saved; its shapes tell the architecture."""
+    """Read a checkpoint file, or the folder that accelerate saved; its shapes determine the architecture."""
     tensors = read_weights(path)
     if not any(".mixBlocks." in name for name in tensors):
-        raise EncoderError(f"{path} is no Mixer CLIP: none of its tensors is named mixBlocks")
+        raise EncoderError(f"{path} is not a Mixer CLIP: none of its tensors is named mixBlocks")
     try:
         config = infer_config(tensors)
     except (KeyError, ValueError, IndexError) as error:

@@ -33,7 +33,7 @@ TokenizerKind = Literal["clip", "huggingface"]
 
 @dataclass(frozen=True)
 class TokenizerSpec:
-    """How texts become ids: CLIP's own tokenizer, or a tokenizer.json beside the graphs."""
+    """How texts become ids: CLIP's own tokenizer, or a tokenizer.json next to the graphs."""
 
     kind: TokenizerKind
     context_length: ContextLength
@@ -54,10 +54,10 @@ class OnnxFolder:
     preprocess: Preprocess
     tokenizer: TokenizerSpec
     quantisation: Quantization = "none"
-    block_size: int = 0  # values that share a scale in quantized matrices
+    block_size: int = 0  # number of values that share a scale in quantized matrices
     logit_scale: float | None = None
     logit_bias: float | None = None
-    no_text_reason: str | None = None  # why there is no text tower, where the model that was converted has one
+    no_text_reason: str | None = None  # why there is no text tower, although the converted model has one
 
 
 def write_about(folder: Path, about: OnnxFolder) -> None:
@@ -66,7 +66,7 @@ def write_about(folder: Path, about: OnnxFolder) -> None:
 
 
 def read_about(folder: Path) -> OnnxFolder:
-    """Read model.json; raises EncoderError where it is missing, newer than this code, or says too little."""
+    """Read model.json; raises EncoderError if it is missing, newer than this code, or incomplete."""
     path = folder / ABOUT
     if not path.exists():
         raise EncoderError(
@@ -90,7 +90,7 @@ def read_about(folder: Path) -> OnnxFolder:
 
 
 def write_vocabulary(folder: Path, words: frozenset[str] | None) -> None:
-    """Write the words that a small model was trained on, where they are known."""
+    """Write the words that a small model was trained on, if they are known."""
     if words is not None:
         (folder / VOCABULARY).write_text("\n".join(sorted(words)) + "\n", encoding="utf-8")
 

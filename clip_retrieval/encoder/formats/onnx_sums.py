@@ -1,9 +1,9 @@
 """Checksums of an ONNX folder: written with it, compared when it is opened. Damaged weights embed without an error.
 
-Every opening compares all sizes, and the content of small files. Reading the weights each time, too, would add a tenth
-to its time. So a note in the cache of this machine says when they were read, and what inode, size and times they had.
-They are read again where these have changed, after a day, and on Linux after each start of the machine: a crash leaves
-zeros in files that were just written.
+Every opening compares all sizes, and the content of small files. Reading the weights each time would add a tenth to the
+time. So a note in this machine's cache says when they were read, and their inode, size and times. They are read again
+if these have changed, after a day, and on Linux after each start of the machine: a crash leaves zeros in files that
+were just written.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ def sum_path(path: Path) -> str:
 
 
 def find_damage(folder: Path, towers: Collection[str], *, is_own: bool) -> str | None:
-    """Return what is wrong with a folder, in a sentence without its end; of large graphs, those of `towers` are read.
+    """Return what is wrong with a folder, as a sentence without a period; of large graphs, those of `towers` are read.
 
-    A folder in our own cache is to be as it was written. One of a user may lack checksums and files, and its model.json
+    A folder in our own cache must be as written. A user's folder may lack checksums and files, and its model.json
     may have been edited.
     """
     try:
@@ -80,30 +80,30 @@ def find_damage(folder: Path, towers: Collection[str], *, is_own: bool) -> str |
 
 
 class Note:
-    """What was compared of a folder before, kept in the cache of this machine."""
+    """Which files of a folder were compared before; kept in the cache of this machine."""
 
     def __init__(self, folder: Path) -> None:
         place = hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()[:32]
         self.place = cache_home() / "compared" / f"{place}.json"
         self.start = read_start()
         self.now = time.time()
-        self.known: dict[str, tuple[float, State]] | None = None  # read when a large file is met
+        self.known: dict[str, tuple[float, State]] | None = None  # read when the first large file comes
         self.is_changed = False
 
     def compare(self, path: Path, said: FileSum, *, is_read: bool) -> str | None:
         """Return what is wrong with a file."""
         try:
             if not path.is_file():  # a device or a pipe, which a stranger's file may name, has no end
-                return f"{path} is missing, or no file"
+                return f"{path} is missing or is not a file"
             facts = path.stat()
             if facts.st_size != said.bytes:
-                return f"{path} is damaged: it has {facts.st_size:,} bytes, and had {said.bytes:,} when it was written"
+                return f"{path} is damaged: it has {facts.st_size:,} bytes and had {said.bytes:,} when it was written"
             state = [said.xxh3_64, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns]
             is_large = facts.st_size > SMALL_BYTES
             if not is_read or (is_large and self.holds(path.name, state)):
                 return None
             if sum_path(path) != said.xxh3_64:
-                return f"{path} is damaged: its checksum is not the one that it had when it was written"
+                return f"{path} is damaged: its checksum differs from that of what was written"
         except OSError as error:  # a disk that cannot read a block
             return describe_os_error(error)
         if is_large:
@@ -112,7 +112,7 @@ class Note:
         return None
 
     def holds(self, name: str, state: State) -> bool:
-        """Say whether a file that is like this was compared since the machine was started, not long ago."""
+        """Say whether a file in this state was compared recently, and since the machine was started."""
         compared, known = self.read().get(name, (0.0, []))
         return known == state and 0 <= self.now - compared < SECONDS_OF_A_NOTE
 
@@ -131,7 +131,7 @@ class Note:
 
 
 def read_start() -> str:
-    """Return what tells one start of this machine from another; nothing where no file does, as outside Linux."""
+    """Return an id of this start of the machine; empty if no file has one, as outside Linux."""
     with suppress(OSError):
         return BOOT_ID.read_text(encoding="ascii").strip()
     return ""

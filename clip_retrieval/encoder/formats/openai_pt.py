@@ -1,8 +1,8 @@
 """Torch's zip archives without torch: OpenAI's TorchScript files and saved state dicts, by a restricted unpickler.
 
 An archive holds STEM/data.pkl, a pickle of the module tree or of the state dict, and each storage as raw little-endian
-bytes in STEM/data/KEY. The pickle names classes; only those that make up tensors are known here, as stand-ins of our
-own, so nothing of the file's choice ever runs.
+bytes in STEM/data/KEY. The pickle names classes; only the ones that make up tensors are known here, as our own
+stand-ins, so no code that the file names ever runs.
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ BROKEN_PICKLE = (  # errors that the unpickler raises on damaged pickles
 
 
 class TorchArchive:
-    """The members of one archive; storages are views of the mapped file where stored uncompressed, as torch does."""
+    """The members of one archive; storages are views of the mapped file if stored uncompressed, as torch does."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.zip = open_zip(path)
         pickles = [name for name in self.zip.namelist() if re.fullmatch(r"([^/]+/)?data\.pkl", name)]
         if len(pickles) != 1:
-            raise EncoderError(f"{path} is a zip file but no torch archive: there is no data.pkl in it")
+            raise EncoderError(f"{path} is a zip file but not a torch archive: there is no data.pkl in it")
         self.stem = pickles[0].removesuffix("data.pkl")
         self.map = np.memmap(path, dtype=np.uint8, mode="r")
         if self.has("byteorder") and self.read("byteorder") != b"little":
@@ -97,7 +97,7 @@ class WeightUnpickler(pickle.Unpickler):
     def __init__(self, archive: TorchArchive) -> None:
         super().__init__(io.BytesIO(archive.read("data.pkl")))
         self.archive = archive
-        self.script_module = type("ScriptModule", (), {})  # for this file alone: a pickle can write to a class
+        self.script_module = type("ScriptModule", (), {})  # only for this file, because a pickle can change a class
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "__torch__" or module.startswith("__torch__."):
@@ -158,17 +158,17 @@ def explain_no_zip(path: Path) -> str:
         return "is cut off or broken; fetch it again"
     if start[:1] == b"\x80":  # a bare pickle
         return (
-            "is in torch's format from before 1.6; save it anew with "
+            "is in torch's format from before 1.6; save it again with "
             "torch.save(torch.load(old, weights_only=True), new), in torch 1.6 or later"
         )
-    return "is no torch archive: it is no zip file"
+    return "is not a torch archive: it is not a zip file"
 
 
 def read_torch_zip(path: Path) -> dict[str, NDArray[Any]]:
     """Return the tensors of a TorchScript module, a state dict or a dict that has one under `state_dict`.
 
     The arrays are read-only views of the mapped file, with the strides they were saved with. Raises EncoderError for
-    a file that names anything but tensors and plain values.
+    a file that names anything except tensors and plain values.
     """
     unpickler = WeightUnpickler(TorchArchive(path))
     try:
@@ -212,12 +212,12 @@ def read_weights(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def read_openai(path: Path) -> Checkpoint:
-    """Read a checkpoint with OpenAI's names; its shapes tell the architecture, and QuickGELU is taken for granted."""
+    """Read a checkpoint with OpenAI's names; its shapes determine the architecture, and QuickGELU is assumed."""
     tensors = {name: array for name, array in read_weights(path).items() if is_weight(name)}
     try:
         config = infer_config(tensors)
     except (KeyError, ValueError) as error:
-        raise EncoderError(f"{path} is no CLIP in OpenAI's layout: {error} is missing or of another shape") from error
+        raise EncoderError(f"{path} is not CLIP in OpenAI's layout: {error} is missing or of another shape") from error
     size = config["vision_cfg"]["image_size"]
     return Checkpoint(str(path), "clip", config, tensors, Preprocess(size, MEAN, STD))
 
@@ -243,7 +243,7 @@ def infer_config(tensors: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
 
 def infer_vit(tensors: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     width, _, _, patch_size = tensors["visual.conv1.weight"].shape
-    grid = math.isqrt(tensors["visual.positional_embedding"].shape[0] - 1)  # one more is the class token
+    grid = math.isqrt(tensors["visual.positional_embedding"].shape[0] - 1)  # without the class token
     layers = count_blocks(tensors, "visual.transformer.resblocks.")
     return {"width": width, "layers": layers, "patch_size": patch_size, "image_size": grid * patch_size}
 
@@ -252,4 +252,4 @@ def infer_resnet(tensors: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     grid = math.isqrt(tensors["visual.attnpool.positional_embedding"].shape[0] - 1)
     layers = [count_blocks(tensors, f"visual.layer{stage}.") for stage in (1, 2, 3, 4)]
     width = tensors["visual.layer1.0.conv1.weight"].shape[0]
-    return {"width": width, "layers": layers, "image_size": grid * 32}  # its convolutions halve five times
+    return {"width": width, "layers": layers, "image_size": grid * 32}  # its convolutions halve the size five times

@@ -1,8 +1,8 @@
-"""A Checkpoint to a folder of open_clip's, and what writers of folders share: whole or absent, weights streamed.
+"""A Checkpoint to a folder of open_clip's, and what writers of folders share: atomic writes, streamed weights.
 
 The folder: open_clip_config.json, {"model_cfg": what open_clip.CLIP takes, "preprocess_cfg": the fields of its
 PreprocessCfg}, and open_clip_model.safetensors with the names of its state_dict. safetensors' own library writes only
-from arrays that are all in memory and contiguous, so the file (as safetensors.py tells it) is written here.
+from arrays that are all in memory and contiguous, so the file (see safetensors.py) is written here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CONFIG_NAME, WEIGHTS_NAME = "open_clip_config.json", "open_clip_model.safetensor
 Side = Annotated[int, Meta(ge=1, le=65536)]
 Loaders = Mapping[str, Callable[[], NDArray[Any]]]  # a file's tensors, each read when it is written
 
-# What a tower's configuration can say while its tensors are those of OpenAI's transformers, by their names.
+# Settings of a tower with which its tensors still have the names of OpenAI's transformers.
 SHARED = {"width", "layers", "mlp_ratio", "norm_kwargs", "act_kwargs", "pool_type"}
 PLAIN = {
     "vision_cfg": SHARED | {"image_size", "patch_size", "head_width", "patch_dropout"},
@@ -47,7 +47,7 @@ DTYPE_NAMES = {np.dtype(code): name for name, code in DTYPES.items() if name != 
 
 @dataclass(frozen=True)
 class PreprocessConfig:
-    """open_clip's preprocess_cfg, with its defaults but for the size, which it takes from the model."""
+    """open_clip's preprocess_cfg, with its defaults, except that the size comes from the model."""
 
     size: int | tuple[Side, Side] = 224
     mean: tuple[float, float, float] | float = MEAN
@@ -59,7 +59,7 @@ class PreprocessConfig:
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """The fields of open_clip's vision_cfg that models set, so that a wrong kind is told by its name."""
+    """The fields of open_clip's vision_cfg that models set, so that an error names the field of a wrong type."""
 
     width: Side = 768
     layers: int | tuple[int, int, int, int] = 12
@@ -77,7 +77,7 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """The same of text_cfg."""
+    """The fields of open_clip's text_cfg that models set."""
 
     width: Side = 512
     layers: Side = 12
@@ -97,7 +97,7 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """open_clip's model_cfg. What no field here names is open_clip's to check."""
+    """open_clip's model_cfg. open_clip checks the fields that are not here."""
 
     embed_dim: Side
     vision_cfg: VisionConfig
@@ -115,14 +115,14 @@ class OpenClipConfig:
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], PreprocessConfig]:
-    """Return model_cfg as it stands in an open_clip_config.json, and preprocess_cfg; raises EncoderError."""
+    """Return model_cfg unchanged from an open_clip_config.json, and preprocess_cfg; raises EncoderError."""
     config = read_json(path, dict[str, Any], EncoderError)
     said = check_shape(config, OpenClipConfig, path, EncoderError)
     return config["model_cfg"], said.preprocess_cfg
 
 
 def to_preprocess(config: PreprocessConfig, source: str) -> Preprocess:
-    """Return how pictures are prepared; raises EncoderError where they cannot be."""
+    """Return how pictures are prepared; raises EncoderError if that is not supported."""
     height, width = config.size if isinstance(config.size, tuple) else (config.size, config.size)
     if height != width:
         raise EncoderError(f"{source} takes pictures of {width} x {height}; only square ones can be prepared here")
@@ -153,7 +153,7 @@ def write_openclip(checkpoint: Checkpoint, folder: Path, *, dtype: Stored = "f32
 
 
 def check_openclip(checkpoint: Checkpoint, towers: Towers) -> None:
-    """Refuse what open_clip.create_model would not load, or not with its own transform."""
+    """Refuse what open_clip.create_model would not load, or would load with another transform."""
     source, present = checkpoint.source, checkpoint.towers
     check_attention(checkpoint, "open_clip")
     if len(present) < 2 or towers != "both":
@@ -173,9 +173,9 @@ def check_openclip(checkpoint: Checkpoint, towers: Towers) -> None:
 
 
 def check_plain_tower(checkpoint: Checkpoint, tower: str, names: Names) -> None:
-    """Refuse a tower without variations whose tensors are not those that its configuration asks for."""
+    """Refuse a tower without variations whose tensors do not match its configuration."""
     if not checkpoint.model_config[tower].keys() <= PLAIN[tower]:
-        return  # whatever the variations bring is open_clip's business
+        return  # open_clip checks the variations
     is_image = tower == "vision_cfg"
     own = {name for name in checkpoint.tensors if name.startswith("visual.") == is_image}
     for name in names:
@@ -200,7 +200,7 @@ def describe_preprocess(preprocess: Preprocess) -> dict[str, Any]:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Give an empty folder to write to; when the block ends well, it gets its name at once. Killed, it never does."""
+    """Yield an empty folder to write to; it is renamed to its final name only if the block succeeds."""
     with made_whole(folder) as staged:
         staged.mkdir()
         yield staged
@@ -212,7 +212,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def to_plain(value: Any) -> Any:
-    """Return what JSON knows for numpy's numbers."""
+    """Return NumPy numbers as numbers that JSON has."""
     return value.item()
 
 
@@ -239,7 +239,7 @@ def write_weights(path: Path, loaders: Loaders, dtype: Stored) -> None:
 
 
 def choose_dtype(array: NDArray[Any], dtype: Stored) -> np.dtype[Any]:
-    """Return what a tensor is stored as: whole numbers as they are, halves only for matrices."""
+    """Return what a tensor is stored as: integers unchanged, halves only for matrices."""
     if array.dtype.kind != "f":
         return array.dtype
     return np.dtype("<f2" if dtype == "f16" and array.ndim > 1 else "<f4")

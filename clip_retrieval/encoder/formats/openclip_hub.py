@@ -33,7 +33,7 @@ def read_architecture(name: str) -> Config | None:
 
 
 def package_folder() -> Path:
-    """Return the folder of open_clip; raises FileNotFoundError where it is not installed."""
+    """Return the folder of open_clip; raises FileNotFoundError if it is not installed."""
     package = importlib.util.find_spec("open_clip")
     if package is None or package.origin is None:
         raise FileNotFoundError("open_clip")
@@ -41,9 +41,9 @@ def package_folder() -> Path:
 
 
 def find_tag(architecture: str, tag: str | None) -> tuple[str, Config] | None:
-    """Return the architecture that weights were trained as, and what open_clip's list says of them.
+    """Return the architecture that weights were trained for, and their entry in open_clip's list.
 
-    None where it does not list them, or has them elsewhere than on the hub.
+    None if it does not list them, or does not have them on the hub.
     """
     lists = read_lists()
     said: Config = lists["get_pretrained_cfg"](architecture, tag) if lists and tag else {}
@@ -59,7 +59,7 @@ def find_tag(architecture: str, tag: str | None) -> tuple[str, Config] | None:
 def read_lists() -> dict[str, Any]:
     """Return the names of open_clip's list of published weights, whose file is run without torch.
 
-    Empty where it is another file than the one that is known here.
+    Empty if the file is not the known one.
     """
     names: dict[str, Any] = {"_has_hf_hub": True, "_has_safetensors": True}
     try:
@@ -71,7 +71,7 @@ def read_lists() -> dict[str, Any]:
 
 
 def run_file(path: Path, names: dict[str, Any]) -> None:
-    """Run a file without what it imports of its own package, or tries to import: both load torch."""
+    """Run a file without its imports from its own package and its optional imports, because these load torch."""
     tree = ast.parse(path.read_text("utf-8"), path)
     tree.body = [
         part
@@ -82,12 +82,12 @@ def run_file(path: Path, names: dict[str, Any]) -> None:
 
 
 def fetch_tag(said: Config, cache: str | None) -> Path:
-    """Return the file of weights that the list names, from the hub or its cache; raises whatever open_clip raises."""
+    """Return the file of weights that the list names, from the hub or its cache; raises any error of open_clip."""
     return Path(fetching()["download_pretrained"](said, cache_dir=cache))
 
 
 def fetch_repository(repository: str, cache: str | None) -> tuple[Path, Path]:
-    """Return the configuration and the weights of a model on the hub; raises whatever open_clip and the hub raise."""
+    """Return the configuration and the weights of a model on the hub; raises any error of open_clip and the hub."""
     lists = fetching()
     config = lists["hf_hub_download"](repository, CONFIG_NAME, cache_dir=cache)
     return Path(config), Path(lists["download_pretrained_from_hf"](repository, cache_dir=cache))

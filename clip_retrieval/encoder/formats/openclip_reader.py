@@ -1,6 +1,6 @@
 """Plain CLIPs of open_clip without torch: folders and files, OpenAI's archives by their names, tags, and repositories.
 
-What is not as plain as our graphs, or not whole, is left to open_clip, which knows it or says what is wrong.
+Models with parts that our graphs lack, or that are not whole, are left to open_clip, which opens them or says why not.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from clip_retrieval.errors import EncoderError
 from clip_retrieval.json_files import check_shape
 
 LOCAL = "local-dir:"
-WEIGHTS = (  # as open_clip chooses among the files of a folder
+WEIGHTS = (  # in the order in which open_clip chooses among the files of a folder
     "open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin",
     "open_clip_pytorch_model.pth", "model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth",
 )  # fmt: skip
-# All published weights of these take pictures as OpenAI's do, so a file of them does, which does not say it.
+# All published weights of these use OpenAI's preprocessing, so a file of them does, which does not say it.
 PLAIN = ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B-16", "ViT-B-32", "ViT-B-32-256", "ViT-L-14-336")
-KEYS = {"embed_dim", "quick_gelu", "vision_cfg", "text_cfg"}  # more of them mean another kind of model
-SIZES = {  # of each tower, as its tensors tell them
+KEYS = {"embed_dim", "quick_gelu", "vision_cfg", "text_cfg"}  # more keys mean another kind of model
+SIZES = {  # of each tower, which its tensors also show
     "vision_cfg": ("width", "layers", "image_size", "patch_size"),
     "text_cfg": ("width", "layers", "context_length", "vocab_size"),
 }
@@ -51,13 +51,13 @@ Found = tuple[Config, PreprocessConfig, Path]
 
 
 class NotFetchedError(EncoderError):
-    """A model is not on this machine, and no connection to the hub can be made, not by open_clip either."""
+    """A model is not on this machine, and the hub cannot be reached, by open_clip either."""
 
 
 def read_openclip(name: ModelName, cache: str | None) -> Checkpoint | None:
-    """Read a model as open_clip would open it; None where that is not sure.
+    """Read a model as open_clip would open it; None if that is not certain.
 
-    Raises EncoderError where a file cannot be read.
+    Raises EncoderError if a file cannot be read.
     """
     found = find_model(name, cache)
     if found is None:
@@ -85,7 +85,7 @@ def find_model(name: ModelName, cache: str | None) -> Found | None:
 
 
 def find_weights(folder: Path) -> Path:
-    """Return the file of weights that open_clip takes. Raises DamagedError where there is none, or it is cut off."""
+    """Return the file of weights that open_clip takes. Raises DamagedError if there is none, or it is cut off."""
     path = next((folder / file for file in WEIGHTS if (folder / file).is_file()), None)
     if path is None:
         raise DamagedError(f"{folder} has no weights, neither {WEIGHTS[0]} nor {WEIGHTS[2]}; fetch them too")
@@ -95,8 +95,8 @@ def find_weights(folder: Path) -> Path:
 
 
 def find_published(name: ModelName, cache: str | None) -> Found | None:
-    """Return the configuration and the file of weights that open_clip lists by a tag; they are fetched if need be."""
-    if find_openai(name, cache) or Path(name.weights or "").exists():  # a file that may be called like a tag
+    """Return the configuration and the file of weights that open_clip lists by a tag; they are fetched if necessary."""
+    if find_openai(name, cache) or Path(name.weights or "").exists():  # a file may have the name of a tag
         return None
     found = find_tag(name.architecture, name.weights)
     config = found and read_architecture(found[0])
@@ -108,14 +108,14 @@ def find_published(name: ModelName, cache: str | None) -> Found | None:
 
 
 def fetched(name: ModelName, fetch: Callable[[], T]) -> T:
-    """Return what is fetched from the hub; raises NotFetchedError where it is not here, and the hub cannot be reached.
+    """Return what is fetched from the hub; raises NotFetchedError if it is not here, and the hub cannot be reached.
 
-    Whatever else is wrong is an EncoderError, and open_clip's to say.
+    Any other failure is an EncoderError, which open_clip explains.
     """
     with hub_or_cache():
         try:
             return fetch()
-        except Exception as error:  # the hub raises all kinds
+        except Exception as error:  # the hub raises errors of all kinds
             kind = NotFetchedError if obstacles else EncoderError
             raise kind(explain_not_fetched(name, error)) from error
 
@@ -126,7 +126,7 @@ def find_file(name: ModelName, cache: str | None) -> Found | None:
     if name.architecture.removesuffix(QUICK) not in PLAIN and archive is None:
         return None
     path = Path(archive or name.weights or "")
-    if archive is None and not path.is_absolute():  # a tag, or a file that may be called like one
+    if archive is None and not path.is_absolute():  # a tag, or a file with the name of one
         return None
     is_openai = archive is not None and name.architecture.endswith(QUICK)
     if not path.is_file() or is_openai != (path.suffix != ".safetensors" and is_script(path)):
@@ -136,7 +136,7 @@ def find_file(name: ModelName, cache: str | None) -> Found | None:
 
 
 def is_plain(config: Config) -> bool:
-    """Say whether both towers are open_clip's own, not those of timm or transformers, and nothing is beside them."""
+    """Say whether both towers are open_clip's own, not those of timm or transformers, and there is nothing else."""
     return config.keys() <= KEYS and all(config[part].keys() >= {"width", "layers"} for part in SIZES)
 
 

@@ -1,4 +1,4 @@
-"""A path to the kind of model it holds, by looking into it; the names of files decide nothing but for ONNX."""
+"""A path to the kind of model it holds, by its content; only for ONNX the names of files decide."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ ONNX_FILES = ("visual.onnx", "textual.onnx")
 
 
 def recognize(path: Path) -> Format:
-    """Return what a file or folder holds; raises EncoderError where it is nothing known.
+    """Return what a file or folder holds; raises EncoderError if it is nothing known.
 
-    A name on a hub (hf-hub:ORG/NAME) is transformers', by what hf_clip: means; it is not looked into.
+    A name on a hub (hf-hub:ORG/NAME) is a model of transformers, as hf_clip: means; its content is not read.
     """
     for prefix, kind in HUB_FORMATS.items():
         if str(path).startswith(prefix):
@@ -49,7 +49,7 @@ def recognize(path: Path) -> Format:
 
 
 def recognize_file(path: Path, start: bytes) -> Format:
-    """Return what a file holds, by its first bytes; Clippie's files begin with any, and are known by their end."""
+    """Return what a file holds, by its first bytes; Clippie's files begin with any bytes, so their end counts."""
     for magic, kind in MAGICS.items():
         if start.startswith(magic):
             return kind
@@ -62,7 +62,7 @@ def recognize_file(path: Path, start: bytes) -> Format:
     if start.startswith((b"PK", b"\x80")) or looks_like_safetensors(path):
         return recognize_names(path, read_weights(path))
     raise EncoderError(
-        f"{path} is no model that is known here: looked for GGUF, a torch archive (zip), safetensors, "
+        f"{path} is not a known model: looked for GGUF, a torch archive (zip), safetensors, "
         "Clippie's .weights and .onnx"
     )
 
@@ -87,13 +87,13 @@ def recognize_folder(folder: Path) -> Format:
     if any((folder / name).exists() for name in WEIGHT_FILES):
         return recognize_names(folder, read_weights(folder))
     raise EncoderError(
-        f"{folder} holds no model that is known here: looked for open_clip_config.json, config.json with a model_type, "
+        f"{folder} holds no known model: looked for open_clip_config.json, config.json with a model_type, "
         f"{', '.join(ONNX_FILES)}, {', '.join(WEIGHT_FILES)}"
     )
 
 
 def recognize_names(path: Path, names: Iterable[str]) -> Format:
-    """Tell weights apart by the names of their tensors."""
+    """Return the format of weights by the names of their tensors."""
     known = set(names)
     if any(".mixBlocks." in name for name in known):
         return "mixer"
@@ -111,12 +111,12 @@ def recognize_names(path: Path, names: Iterable[str]) -> Format:
 
 
 def is_script(path: Path) -> bool:
-    """Tell OpenAI's kind of archive, a TorchScript module, from a saved dict."""
+    """Say whether an archive is OpenAI's kind, a TorchScript module, and not a saved dict."""
     return path.is_file() and not looks_like_safetensors(path) and TorchArchive(path).has("constants.pkl")
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a model whose file says all that is to be known; raises EncoderError for the others."""
+    """Read a model whose file describes it completely; raises EncoderError for others."""
     kind = recognize(path)
     if kind in READERS:
         return READERS[kind](path)
@@ -134,5 +134,5 @@ READERS: dict[Format, Callable[[Path], Checkpoint]] = {
 INCOMPLETE: dict[Format, str] = {
     "state_dict": "does not say its architecture and activation; use open_clip:ARCH/{path}",
     "open_clip": "is an open_clip folder; use open_clip:local-dir:{path}",
-    "onnx": "is an ONNX model, which holds a graph and no checkpoint; use onnx:{path}",
+    "onnx": "is an ONNX model, which holds a graph, not a checkpoint; use onnx:{path}",
 }

@@ -1,7 +1,7 @@
-"""safetensors files and sharded folders to named arrays: memory-mapped, nothing copied but bfloat16.
+"""safetensors files and sharded folders to named arrays: memory-mapped; only bfloat16 is copied.
 
 The format: eight bytes (little-endian length of the header), a JSON header that gives each tensor its dtype, shape and
-byte range, and the raw bytes. A folder may hold shards, told by model.safetensors.index.json.
+byte range, and the raw bytes. A folder may hold shards, listed in model.safetensors.index.json.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ WRAPPERS = ("module.", "_orig_mod.")  # prefixes of distributed training and of 
 
 
 class DamagedError(EncoderError):
-    """A file is not whole, which no other reader changes."""
+    """A file is not whole, so no other reader can read it either."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Shards:
 
 @dataclass(frozen=True)
 class Entry:
-    """What a header says of one tensor."""
+    """What a header says about one tensor."""
 
     dtype: str
     shape: list[Annotated[int, Meta(ge=0)]]
@@ -75,7 +75,7 @@ def read_safetensors(path: Path) -> Mapping[str, NDArray[Any]]:
 
 
 def list_shards(index: Path) -> list[Path]:
-    """Return the files that an index names, in order; they lie beside it."""
+    """Return the files that an index names, in order; they are next to it."""
     names = sorted(set(read_json(index, Shards, EncoderError).weight_map.values()))
     for name in names:
         if Path(name).name != name or not (index.parent / name).exists():
@@ -95,7 +95,7 @@ def read_one(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def check_whole(path: Path) -> None:
-    """Raise DamagedError where a file has no header, or ends before its last tensor. Reads the header alone."""
+    """Raise DamagedError if a file has no header, or ends before its last tensor. Reads only the header."""
     try:
         header, start = read_header(path)
     except EncoderError as error:
@@ -117,7 +117,7 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
         start = file.read(LARGEST_POINTER)
         length = int.from_bytes(start[:8], "little")
         if not 2 <= length <= min(LARGEST_HEADER, path.stat().st_size - 8):
-            what = describe_pointer(start) or "no safetensors file, or is cut off within its header"
+            what = describe_pointer(start) or "not a safetensors file, or is cut off within its header"
             raise EncoderError(f"{path} is {what}")
         file.seek(8)
         header = parse_json(file.read(length), dict[str, Any], f"{path}: the header", EncoderError)
@@ -144,7 +144,7 @@ def view_tensor(path: Path, name: str, entry: Any, data: NDArray[np.uint8]) -> N
 def widen_bfloat16(halves: NDArray[Any]) -> NDArray[np.float32]:
     """Return float32 for bfloat16 given as uint16: it is the upper half of the same number."""
     wide = np.array(halves, dtype=np.uint32)
-    np.left_shift(wide, np.uint32(16), out=wide)  # in place: NumPy 1 makes int64 of a shifted array without dimensions
+    np.left_shift(wide, np.uint32(16), out=wide)  # in place: NumPy 1 makes int64 of a shifted array without axes
     return wide.view(np.float32)
 
 

@@ -128,11 +128,11 @@ def altered_type(new: bytes) -> bytes:
     ("content", "message"),
     [
         (b"", "cannot be read"),
-        (b"GGML" + GOLDEN[4:], "is no GGUF file"),
+        (b"GGML" + GOLDEN[4:], "is not a GGUF file"),
         (altered(struct.pack("<I", 3), struct.pack("<I", 1)), "is of GGUF version 1; versions 2 and 3"),
         (altered(struct.pack("<I", 3), struct.pack(">I", 3)), "is of GGUF version 50331648"),
         (altered_type(struct.pack("<I", 12)), "holds t in ggml's type 12; known are f32"),
-        (altered_type(struct.pack("<I", 2)), "its rows .* are no whole blocks"),
+        (altered_type(struct.pack("<I", 2)), "its rows .* are not whole blocks"),
         (altered_type(struct.pack("<IQ", 0, 2**63)), "is cut off: t ends past the end"),
         (altered(struct.pack("<QQ", 3, 1), struct.pack("<Q", 2**63)), "is cut off: t ends past the end"),
         (altered(b"t" + struct.pack("<I", 2), b"t" + struct.pack("<I", 9)), "t has 9 dimensions"),

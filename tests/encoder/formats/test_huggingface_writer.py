@@ -238,7 +238,7 @@ def test_other_tensors_and_pictures_are_refused(tmp_path: Path, checkpoint: Chec
         (with_tensors(checkpoint, ln_final__bias=None), r"does not hold ln_final\.bias"),
         (with_tensors(checkpoint, logit_scale=None), "does not hold logit_scale"),
         (replace(checkpoint, preprocess=replace(PREPROCESS, resize_mode="longest")), "pictures that are padded"),
-        (replace(checkpoint, preprocess=replace(PREPROCESS, size=36)), "no square of whole patches"),
+        (replace(checkpoint, preprocess=replace(PREPROCESS, size=36)), "not a square of whole patches"),
         (with_tensors(checkpoint, token_embedding__weight=np.zeros((99, 32), np.float32)), "fewer than the 49408"),
     ]
     for case, message in cases:

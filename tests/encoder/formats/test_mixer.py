@@ -171,7 +171,7 @@ def test_folders_of_accelerate_are_read_with_and_without_prefix(
 
 def test_weights_of_something_else_are_refused(tmp_path: Path, model: Reference) -> None:
     torch.save({"weight": torch.ones(2)}, tmp_path / "other.bin")
-    with pytest.raises(EncoderError, match=r"other\.bin is no Mixer CLIP: none of its tensors is named mixBlocks"):
+    with pytest.raises(EncoderError, match=r"other\.bin is not a Mixer CLIP: none of its tensors is named mixBlocks"):
         read_mixer(tmp_path / "other.bin")
     state = {name: tensor for name, tensor in model.state_dict().items() if name != "text_projection"}
     torch.save(state, tmp_path / "part.bin")

@@ -248,12 +248,12 @@ def test_wrong_and_truncated_files_are_one_sentence(tmp_path: Path) -> None:
     zipfile.ZipFile(tmp_path / "other.pt", "w").close()
     for name, message in {
         "cut.pt": "is cut off or broken; fetch it again",
-        "legacy.pt": r"format from before 1\.6; save it anew with torch\.save\(torch\.load",
+        "legacy.pt": r"format from before 1\.6; save it again with torch\.save\(torch\.load",
         "empty.pt": "holds no tensors",
-        "page.pt": "is no torch archive: it is no zip file",
-        "other.pt": r"is a zip file but no torch archive: there is no data\.pkl",
+        "page.pt": "is not a torch archive: it is not a zip file",
+        "other.pt": r"is a zip file but not a torch archive: there is no data\.pkl",
         "missing.pt": "cannot be read",
-        "whole.pt": "is no CLIP in OpenAI's layout",
+        "whole.pt": "is not CLIP in OpenAI's layout",
     }.items():
         with pytest.raises(EncoderError, match=rf"{name}.* {message}"):
             read_openai(tmp_path / name)

@@ -136,7 +136,7 @@ def test_prefixes_of_wrappers_are_stripped_where_all_names_have_them(prefix: str
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("<html>this is a page that says no such file</html>")
-    with pytest.raises(EncoderError, match="is no safetensors file"):
+    with pytest.raises(EncoderError, match="is not a safetensors file"):
         read_safetensors(tmp_path / "text")
     with pytest.raises(EncoderError, match="the header cannot be used: expected `object`, got `array`"):
         read_safetensors(write_raw(tmp_path / "list", ["a"], b""))
