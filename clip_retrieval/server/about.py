@@ -1,4 +1,4 @@
-"""Endpoints that are only asked: names of indices, pictures of rows, figures, and what a front has to know."""
+"""Endpoints that only read: names of indices, pictures of rows, figures, and settings for a front."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DIGITS_OF_AN_ID = 18
 
 @dataclass(frozen=True)
 class Endpoints:
-    """What answers a GET."""
+    """The endpoints for GET."""
 
     config: BackConfig
     indices: Indices
@@ -47,7 +47,7 @@ class Endpoints:
         return Response(self.asker.metrics.summary().encode(), TEXT)
 
     async def configure_front(self, request: Request, said: Any) -> Response:  # noqa: ARG002
-        """Return what a front reads beside its page."""
+        """Return the settings that a front reads next to its page."""
         return json_response(front_settings(request, self.config.default_backend, "", self.config.url_column))
 
     async def show_picture(self, request: Request, said: Any) -> Response:  # noqa: ARG002
@@ -66,7 +66,7 @@ class Endpoints:
         build, row = self.find_row(request, FILES)
         held = await build.file(row)
         if held is None:
-            said = f"row {row} of {build.name} is no page or frame, or its PDF or video is gone or not served"
+            said = f"row {row} of {build.name} is not a page or frame, or its PDF or video is gone or not served"
             raise HttpError(HTTPStatus.NOT_FOUND, said)
         kind, headers = held.media_type.encode(), (*headers_of(build), (b"accept-ranges", b"bytes"))
         span = find_range(request, held.size)
@@ -76,7 +76,7 @@ class Endpoints:
         return Response(b"", kind, headers=headers, stream=Stream(held.size, held.pieces(request)))
 
     def find_row(self, request: Request, beginning: str) -> tuple[Build, int]:
-        """Return the index and the row that a path ends in. Raises HttpError; 404 where there is none of them."""
+        """Return the index and the row at the end of a path. Raises HttpError; 404 if either does not exist."""
         name, _, row = request.path.removeprefix(beginning).rpartition("/")
         if not name:
             raise HttpError(HTTPStatus.NOT_FOUND, f"the path is {beginning}INDEX/ROW")
@@ -96,8 +96,8 @@ def headers_of(build: Build) -> tuple[Header, ...]:
 def front_settings(request: Request, backend: str | None, index: str, url_column: str) -> dict[str, str]:
     """Return clip-retrieval 2's config.json.
 
-    Without a backend this server is it. Our page takes `backend`, relative to itself: behind a proxy, this
-    server does not know the name that the browser calls it by.
+    Without a backend, this server is the backend. Our page uses `backend`, relative to itself, since behind a proxy
+    this server does not know its name for the browser.
     """
     host = (request.header(b"host") or b"").decode("latin-1")
     own = f"{request.scope.get('scheme', 'http')}://{host}"
@@ -106,7 +106,7 @@ def front_settings(request: Request, backend: str | None, index: str, url_column
 
 
 def read_side(text: str | None) -> int:
-    """Return the longest side that is asked for. Raises HttpError where it is none."""
+    """Return the longest side that is asked for. Raises HttpError if it is invalid."""
     if text is None:
         return USUAL_SIDE
     if not (text.isascii() and text.isdigit() and len(text) <= DIGITS_OF_A_SIDE and 1 <= int(text) <= LARGEST_SIDE):

@@ -1,4 +1,4 @@
-"""Who may ask a server: names of this machine, origins of web pages, keys."""
+"""Access to a server: names of this machine, origins of web pages, keys."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ PREFLIGHT: tuple[Header, ...] = (
     (b"access-control-allow-headers", b"authorization, content-type, index-generation, x-api-key"),
     (b"access-control-max-age", b"600"),
 )
-KEPT_NAMES = 64  # of hosts: parsing an address takes 10 us, and a client always says the same
+KEPT_NAMES = 64  # of hosts: parsing an address takes 10 us, and a client always sends the same
 DIGITS_OF_A_TIME = 12
-LONGEST_LINK = 24 * 3600  # seconds that a signed link may hold
-KEY_WANTED = "this server wants a key: `Authorization: Bearer KEY` or `X-API-Key: KEY`"
+LONGEST_LINK = 24 * 3600  # seconds that a signed link may be valid
+KEY_WANTED = "this server requires a key: `Authorization: Bearer KEY` or `X-API-Key: KEY`"
 BADLY_SIGNED = (
-    "the signature of this link does not hold: it is the HMAC-SHA256 in hex, with a key of this server, of the path "
+    "the signature of this link is wrong: it is the HMAC-SHA256 in hex, with a key of this server, of the path "
     "(not percent-encoded), a line end and `expires`, in seconds since 1970"
 )
 EXPOSED: Header = (b"access-control-expose-headers", b"index-generation, index-partial")
 
 
 class Access:
-    """Who may ask: names of this server, origins of web pages, keys."""
+    """The rules of access: names of this server, origins of web pages, keys."""
 
     def __init__(self, config: AccessConfig, keys: Sequence[bytes]) -> None:
         self.keys = keys
@@ -40,20 +40,20 @@ class Access:
         self.is_local = is_loopback(config.host)
 
     def check_host(self, request: Request) -> None:
-        """Refuse names that a web page of strangers may have given this machine (DNS rebinding)."""
+        """Refuse names that a foreign web page may have given this machine (DNS rebinding)."""
         if not self.hosts and not self.is_local:
             return
         host = host_name((request.header(b"host") or b"").decode("latin-1"))
         if host not in self.hosts and not (self.is_local and (is_loopback(host) or is_address(host) or not host)):
             raise HttpError(
                 HTTPStatus.MISDIRECTED_REQUEST,
-                f"this server does not answer to {host[:100]!r}; it would if started with --allowed_hosts",
+                f"this server does not accept the name {host[:100]!r}; start it with --allowed_hosts to allow it",
             )
 
     def check_key(self, request: Request, *, is_linked: bool = False) -> None:
-        """Refuse a request without one of the keys; the time that takes says nothing of them.
+        """Refuse a request without one of the keys; the time it takes reveals nothing about the keys.
 
-        Players and other programs that are given a link bring no header: where `is_linked`, the link may be signed.
+        Players and other programs that open a link send no header, so if `is_linked`, the link may be signed instead.
         """
         if not self.keys or (is_linked and self.is_signed(request)):
             return
@@ -71,7 +71,7 @@ class Access:
             )
 
     def is_signed(self, request: Request) -> bool:
-        """Say whether a link is signed with one of the keys; raises HttpError 401 where it has expired."""
+        """Say whether a link is signed with one of the keys; raises HttpError 401 if it has expired."""
         parameters = request.parameters
         expires, signature = (parameters.get(name, "") for name in ("expires", "signature"))
         if not signature or not (expires.isascii() and expires.isdigit() and len(expires) <= DIGITS_OF_A_TIME):
@@ -82,12 +82,12 @@ class Access:
             return False
         left = int(expires) - time.time()
         if not 0 < left <= LONGEST_LINK:
-            said = "the link has expired; open the hit again" if left <= 0 else "links hold for a day at most"
+            said = "the link has expired; open the hit again" if left <= 0 else "links are valid for at most a day"
             raise HttpError(HTTPStatus.UNAUTHORIZED, said)
         return True
 
     def headers(self, request: Request) -> tuple[Header, ...]:
-        """Return the headers that let pages of other origins read an answer, or keep them from it."""
+        """Return the headers that let pages of other origins read an answer, or forbid it."""
         if not self.origins:
             return ((b"cross-origin-resource-policy", b"same-origin"),)
         if b"*" in self.origins:
@@ -103,13 +103,13 @@ class Access:
         )
 
     def preflight(self, request: Request) -> Response:
-        """Answer OPTIONS: whether pages of the origin may ask; where none is named, which methods there are."""
+        """Answer OPTIONS: whether pages of the origin may send requests; without an origin, which methods there are."""
         if request.header(b"origin") is None:
             return Response(b"", status=HTTPStatus.NO_CONTENT, headers=((b"allow", METHODS),))
         if not self.origins:
             raise HttpError(
                 HTTPStatus.METHOD_NOT_ALLOWED,
-                "pages of other origins may not ask this server; they could if it were started with --cors",
+                "pages of other origins may not use this server; start it with --cors to allow them",
             )
         return Response(b"", status=HTTPStatus.NO_CONTENT, headers=PREFLIGHT)
 
@@ -120,7 +120,7 @@ def sign(key: bytes, path: str, expires: str) -> str:
 
 
 def host_name(host: str) -> str:
-    """Return a Host header without its port, in small letters."""
+    """Return a Host header without its port, in lower case."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     return host.partition(":")[0].lower().rstrip(".")

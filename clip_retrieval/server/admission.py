@@ -1,28 +1,29 @@
-"""Which requests may be in work at once: the fewer, the more have to be refused."""
+"""Which requests may be in progress at once: the more have to be refused, the fewer are let in."""
 
 from __future__ import annotations
 
 import asyncio
 
-SECONDS_HELD = 0.1  # that a refusal waits: whoever asks again at once would take the time of those who are answered
-LEAST_SHARE = 32  # of `most` that may be busy at any time: 2 of 64
-HELD_SHARE = 4  # as many refusals as a quarter of `most` do not matter yet
-SECONDS_BUSY = 0.5  # after which a request keeps nobody out: it waits for a disk, an address or a long search
+SECONDS_HELD = 0.1  # that a refusal waits: clients that retry at once would slow down the requests in progress
+LEAST_SHARE = 32  # divisor: at least `most` / 32 requests may be busy, 2 of 64
+HELD_SHARE = 4  # divisor: up to `most` / 4 held refusals change nothing
+SECONDS_BUSY = 0.5  # after which a request no longer counts: it waits for a disk, an address or a long search
 
 
 class Admission:
     """Counts requests with a body.
 
-    Refusals that are held back tell how many would ask at once. The more they are, the less does waiting help: whoever
-    is let in would only be answered later. So the more are held, the fewer may be busy: with `most` 64 and 16 held, all
-    of them; with 64, 16, which answer nearly as many a second; with 512, 2, which are answered as if alone.
+    The number of held refusals shows how many requests there would be at once. The more there are, the less waiting
+    helps: requests that are let in would only be answered later. So the more are held, the fewer may be busy. With
+    `most` 64 and 16 held, all 64 may; with 64 held, 16, which answer nearly as many per second; with 512 held, 2, which
+    are answered as if alone.
     """
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.least = max(1, most // LEAST_SHARE)
         self.in_work = 0
-        self.busy = 0  # of these, those whose body has arrived, and which have not taken long
+        self.busy = 0  # of these, requests whose body has arrived, and which have not taken long
         self.held = 0  # refusals that wait
 
     def has_room(self) -> bool:
@@ -30,7 +31,7 @@ class Admission:
         return self.in_work < self.most and (is_calm or self.busy < self.least)
 
     def enter(self) -> bool:
-        """Count a request in, and return True; return False where it has to be refused."""
+        """Count a request in, and return True; return False if it has to be refused."""
         has_room = self.has_room()
         self.in_work += has_room
         return has_room
@@ -48,7 +49,7 @@ class Admission:
 
 
 class Busy:
-    """A request that counts as busy while the block runs, for SECONDS_BUSY at most."""
+    """A request that counts as busy during the block, for at most SECONDS_BUSY."""
 
     __slots__ = ("admission", "is_counted", "timer")
 

@@ -1,4 +1,4 @@
-"""The ASGI application: finds what answers a path, and keeps out what is too much, not allowed, or from nowhere."""
+"""The ASGI application: finds the endpoint of a path, and refuses what is too much, forbidden or unknown."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ STATUS: tuple[tuple[type[Exception], HTTPStatus], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """What answers a method and path; `is_open` needs no key, a POST counts among the requests in work.
+    """The endpoint of a method and path; `is_open` needs no key, a POST counts among the requests in progress.
 
-    In place of a key, the link of an `is_linked` one may be signed.
+    If `is_linked`, a signed link may replace the key.
     """
 
     handler: Handler
@@ -73,12 +73,12 @@ class Route:
 
 @dataclass(frozen=True, kw_only=True)
 class Routes:
-    """Routes by path and method, those of longer paths by their beginning, and the files of a front for all else."""
+    """Routes by path and method (or by the beginning of a path), and the files of a front for all other paths."""
 
     exact: Mapping[str, Mapping[str, Route]]
     beginnings: Mapping[str, Mapping[str, Route]]
     files: Callable[[Request], Response]
-    page_headers: tuple[Header, ...] = ()  # of what is no JSON
+    page_headers: tuple[Header, ...] = ()  # of answers that are not JSON
     is_our_front: bool = True  # its files have these headers too
 
     def find(self, request: Request) -> tuple[str, Route | None]:
@@ -105,7 +105,7 @@ BUSY = error_response(too_busy())
 
 
 def page_headers(backend: str | None) -> tuple[Header, ...]:
-    """Return the headers that keep our pages to this server, and to the backend that they ask where it is another.
+    """Return the headers that restrict our pages to this server, and to their backend if it is another server.
 
     Pictures may come from anywhere: hits have urls. Videos come from the backend. `blob:` is for pictures that are
     fetched with a key.
@@ -132,7 +132,7 @@ class App:
         self, routes: Routes, access: Access, limits: LimitsConfig, metrics: Metrics, shut_down: ShutDown = nothing
     ) -> None:
         self.routes, self.access, self.limits, self.metrics = routes, access, limits, metrics
-        self.shut_down = shut_down  # closes what belongs to the event loop, before that ends
+        self.shut_down = shut_down  # closes what belongs to the event loop, before the loop ends
         self.begin: Callable[[], None] = lambda: None  # called in the event loop, before there are requests
         self.admission = Admission(limits.max_waiting)
 
@@ -161,7 +161,7 @@ class App:
         return (NOSNIFF, *self.access.headers(request))
 
     async def live(self, receive: Receive, send: Send) -> None:
-        """Begin and end with the event loop, as ASGI tells of it."""
+        """Begin and end with the event loop, by ASGI's lifespan messages."""
         while True:
             kind = (await receive())["type"]
             if kind == "lifespan.startup":
@@ -173,7 +173,7 @@ class App:
                 return
 
     async def respond(self, request: Request) -> tuple[str, Response]:
-        """Return the route's name and its answer; every error is an answer, except that nobody waits for one."""
+        """Return the route's name and its answer; every error becomes an answer, except that of a gone client."""
         name = "none"
         try:
             self.access.check_host(request)
@@ -196,7 +196,7 @@ class App:
             self.access.check_key(request, is_linked=route.is_linked)
 
     async def take(self, route: Route, request: Request) -> Response:
-        """Read and answer a request with a body; one too many is refused before its body is read."""
+        """Read and answer a request with a body; if there are too many, refuse it before its body is read."""
         if not self.admission.enter():
             await self.admission.hold()
             raise too_busy()
@@ -208,9 +208,9 @@ class App:
             self.admission.leave()
 
     def refuse(self, request: Request) -> Response | None:
-        """Return the answer of a POST while there is no room for one, before there is a task for it; None otherwise.
+        """Return the refusal of a POST if there is no room for it, before it has a task; None otherwise.
 
-        Who may not ask at all is told that, as by `respond`.
+        Requests without access get that error instead, as from `respond`.
         """
         if request.method != "POST" or self.admission.has_room():
             return None
@@ -227,7 +227,7 @@ class App:
         return Response(response.body, response.content_type, response.status, headers)
 
     async def work(self, route: Route, request: Request, said: Any) -> Response:
-        """Answer in time; stop where the client hangs up."""
+        """Answer in time; stop if the client hangs up."""
         try:
             with HangUp(request), TimeLimit(self.limits.request_timeout):
                 try:
@@ -242,14 +242,14 @@ class App:
 
 
 def translate(error: Exception) -> HttpError:
-    """Return an error as an answer: what a request can cause is told, what it cannot is logged."""
+    """Return an error as an answer: errors of requests are shown to the client, other errors are logged."""
     if isinstance(error, HttpError):
         return error
     if isinstance(error, StaleError):
         return HttpError(HTTPStatus.SERVICE_UNAVAILABLE, f"{error}; ask again", RETRY_AFTER)
     if isinstance(error, FetchError):
-        is_forbidden = error.reason == "forbidden_address"  # the message would tell addresses of the local network
-        said = "it is at no public address" if is_forbidden else str(error)
+        is_forbidden = error.reason == "forbidden_address"  # the message would reveal addresses of the local network
+        said = "its address is not public" if is_forbidden else str(error)
         return HttpError(HTTPStatus.BAD_REQUEST, f"the picture could not be fetched: {said}")
     for kind, status in STATUS:
         if isinstance(error, kind):

@@ -1,4 +1,4 @@
-"""How a question becomes an answer: encoded, searched and joined with metadata, each step in threads of its own."""
+"""How a question becomes an answer: encoded, searched and joined with metadata, each step in its own threads."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from clip_retrieval.server.metrics import Metrics
 from clip_retrieval.server.pictures import Thumbnails, read_original
 from clip_retrieval.server.rows import read_rows
 
-HEAVY_HITS = 1_000  # hits from which a search is heavy
-HEAVY_DUPLICATES = 200  # hits whose embeddings are compared from which it is
+HEAVY_HITS = 1_000  # a search for this many hits is heavy
+HEAVY_DUPLICATES = 200  # a search that compares the embeddings of this many hits is heavy
 DECODERS, FETCHERS = 2, 8  # threads
 MOST_SHOWN = 512  # pictures that a page of hits may ask for at once
 MOST_THUMBNAILS = 500  # in one answer; later hits have none
-AT_ONCE = 8  # thumbnails that a thread makes before it looks whether anybody waits for more
-MOST_SEARCHED = 16  # in a batch: with 32, threads take turns with the event loop instead of working beside it
+AT_ONCE = 8  # thumbnails that a thread makes before it checks whether the client still waits
+MOST_SEARCHED = 16  # in a batch: with 32, threads take turns with the event loop instead of running in parallel
 MOST_PICTURES = 32  # in a batch: 32 x 224 x 224 x 3 are 5 MB
 
 
 @dataclass(frozen=True)
 class Shown:
-    """Of which hits the metadata is wanted, and which columns of it."""
+    """The hits whose metadata is wanted, and its columns."""
 
     generation: Generation
     columns: tuple[str, ...]
@@ -50,13 +50,13 @@ class Shown:
 
 @dataclass(frozen=True)
 class Ask:
-    """Queries over one index, which rows are their hits, and what is returned of these."""
+    """Queries over one index, which rows become hits, and what is returned of the hits."""
 
     searcher: Searcher
     queries: tuple[Query, ...]
     selection: SelectionConfig
     shown: Shown | None = None
-    near_duplicate: float | None = None  # leave out what is as similar to a better hit, without looking for more
+    near_duplicate: float | None = None  # leave out hits this similar to a better one, without searching for more
 
     @property
     def is_heavy(self) -> bool:
@@ -73,7 +73,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Fetch:
-    """Rows of metadata that are wanted by their ids."""
+    """A request for rows of metadata by their ids."""
 
     generation: Generation
     ids: NDArray[np.int64]
@@ -127,19 +127,19 @@ class Asker:
             lane.close()
 
     def figures(self) -> list[tuple[str, int, float]]:
-        """Return what waits in each lane, and for how long the oldest of it has been there."""
+        """Return for each lane how many items wait, and how long its oldest work has been there."""
         return [(lane.name, len(lane.waiting), lane.seconds_behind()) for lane in self.lanes]
 
     async def embed_text(self, searcher: Searcher, text: str) -> Query:
         return await self.texts.do((searcher, text))
 
     async def embed_picture(self, searcher: Searcher, data: bytes) -> Query:
-        """Embed the bytes of a picture, or its base64. Raises QueryError where they are none."""
+        """Embed the bytes of a picture, or its base64. Raises QueryError if they are not a picture."""
         pixels = await self.decoding.do((searcher, data))
         return await self.pictures.do((searcher, pixels))
 
     async def fetch_picture(self, url: str) -> bytes:
-        """Return the bytes at a url. Raises HttpError where this server fetches none, and FetchError."""
+        """Return the bytes at a url. Raises HttpError if this server fetches no pictures, and FetchError."""
         if not self.config.allow_image_urls:
             raise HttpError(
                 HTTPStatus.FORBIDDEN,
@@ -159,7 +159,7 @@ class Asker:
         return await self.reading.do(fetch)
 
     async def with_thumbnails(self, generation: Generation, ids: NDArray[np.int64], rows: list[Row]) -> list[Row]:
-        """Return rows with their pictures, where those can be had."""
+        """Return rows with their pictures, if available."""
         if not rows or not self.thumbnails.side or not generation.roots.places:
             return rows
         shown = min(len(rows), MOST_THUMBNAILS)
@@ -189,13 +189,13 @@ class Asker:
         return rows
 
     async def picture(self, generation: Generation, row_id: int, side: int | None) -> bytes | None:
-        """Return the picture of a row: its bytes as they are, or a JPEG of at most `side` pixels a side."""
+        """Return the picture of a row: its original bytes, or a JPEG whose sides have at most `side` pixels."""
         get = self.thumbnails.get
         work = (lambda: read_original(generation, row_id)) if side is None else (lambda: get(generation, row_id, side))
         data: bytes | None = await self.showing.do(work)
         return data
 
-    # What follows runs in the lanes' threads.
+    # The methods below run in the lanes' threads.
 
     def encode_texts(self, items: Sequence[tuple[Searcher, str]]) -> Sequence[Query | Exception]:
         results: list[Query | Exception] = [QueryError("it was not encoded")] * len(items)
@@ -226,7 +226,7 @@ class Asker:
             return fetch(url, self.config.fetch)
 
     def search(self, items: Sequence[Ask]) -> Sequence[Found | Exception]:
-        """Search what several requests ask alike at once: the same index, with the same selection."""
+        """Search for several requests at once if they have the same index and the same selection."""
         answers: list[list[Answer]] = [[] for _ in items]
         for places in alike([(id(item.searcher.index), item.selection) for item in items]):
             group = [items[place] for place in places]
@@ -238,7 +238,7 @@ class Asker:
         return list(zip(answers, self.show(items, answers), strict=True))
 
     def show(self, items: Sequence[Ask], answers: Sequence[list[Answer]]) -> list[list[list[Row]]]:
-        """Return the metadata of the hits that are shown, read at once for all requests that want the same columns."""
+        """Return the metadata of the shown hits, read at once for all requests with the same columns."""
         ids = [
             [answer.found.ids[item.shown.start : item.shown.stop] for answer in own] if item.shown else []
             for item, own in zip(items, answers, strict=True)
@@ -271,7 +271,7 @@ class Asker:
 
 
 def split(rows: Sequence[Row], parts: Sequence[NDArray[np.int64]]) -> list[list[Row]]:
-    """Return rows as a list for each part."""
+    """Return rows as one list per part."""
     stops = accumulate(map(len, parts))
     return [list(rows[stop - len(part) : stop]) for part, stop in zip(parts, stops, strict=True)]
 

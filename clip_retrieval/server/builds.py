@@ -1,4 +1,4 @@
-"""An index as requests see it, whoever answers: a folder that is opened here, or parts on other servers."""
+"""An index as requests see it: a folder that is opened here, or parts on other servers."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from clip_retrieval.server.messages import Header, HttpError
 
 Row = dict[str, Any]  # metadata as JSON
 
-METRIC = "inner_product"  # of every answer, whatever faiss calls that of the index
-SHOWN_COLUMNS = 30  # in a sentence about one that there is not
+METRIC = "inner_product"  # of every answer, whatever faiss calls the metric of the index
+SHOWN_COLUMNS = 30  # in the message about an unknown column
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """Queries over one index, which rows are their hits, and what is returned of the hits from `start` to `stop`."""
+    """Queries over one index, which rows become hits, and what is returned of the hits from `start` to `stop`."""
 
     modality: Modality
     queries: tuple[Query, ...]
@@ -35,7 +35,7 @@ class Question:
     stop: int = 0
     with_thumbnails: bool = False
     with_embeddings: bool = False
-    near_duplicate: float | None = None  # leave out what is as similar to a better hit, without looking for more
+    near_duplicate: float | None = None  # leave out hits this similar to a better one, without searching for more
 
     @property
     def shown(self) -> slice:
@@ -44,7 +44,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Missing:
-    """A part of an index that did not answer, and which rows it has; other indices have none."""
+    """A part of an index that did not answer, and which rows it has; only an index in parts can have missing ones."""
 
     part: int  # the first is 1
     first_id: int
@@ -57,7 +57,7 @@ class Missing:
 
 @dataclass(frozen=True)
 class Found:
-    """The answer of each query, the metadata of its hits that are shown, their embeddings, and what is missing."""
+    """The answer of each query, the metadata and embeddings of the shown hits, and the missing parts."""
 
     answers: Sequence[Answer]
     rows: Sequence[Sequence[Row]]
@@ -67,18 +67,18 @@ class Found:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Rows that are asked for by their ids."""
+    """A request for rows by their ids."""
 
     ids: NDArray[np.int64]
     columns: tuple[str, ...] = ()
     with_thumbnails: bool = False
     with_embeddings: bool = False
-    modality: Modality | None = None  # of the embeddings; None: the first that there is
+    modality: Modality | None = None  # of the embeddings; None: the first available one
 
 
 @dataclass(frozen=True)
 class FoundRows:
-    """Rows by their ids; those that could not be had are left out."""
+    """Rows by their ids; unavailable rows are left out."""
 
     ids: NDArray[np.int64]
     rows: Sequence[Row]
@@ -87,7 +87,7 @@ class FoundRows:
 
 
 class Build(Protocol):
-    """One build of an index. It never changes; `id` is another one where ids may mean other rows."""
+    """One build of an index. It never changes; `id` differs between builds in which ids may mean other rows."""
 
     @property
     def name(self) -> str: ...
@@ -105,16 +105,16 @@ class Build(Protocol):
     def has_pictures(self) -> bool: ...
 
     def describe(self) -> dict[str, Any]:
-        """Return what requests may know of it."""
+        """Return what requests may know about it."""
 
     async def look_for(self, generation: str | None) -> None:
-        """Look now whether there is a newer build of this name, in place of this one."""
+        """Check now whether a newer build has replaced this one."""
 
     def check_modality(self, modality: Modality) -> None:
-        """Raise HttpError where there is no index of pictures, or of texts."""
+        """Raise HttpError if there is no index of this modality."""
 
     def check_dimension(self, query: Query) -> None:
-        """Raise QueryError where a query is of another dimension than the index."""
+        """Raise QueryError if the query's dimension differs from that of the index."""
 
     def embed_vector(self, values: NDArray[Any], name: str) -> Query:
         """Return the query of a vector. Raises QueryError."""
@@ -135,13 +135,13 @@ class Build(Protocol):
         """Return rows by their ids. Raises HttpError."""
 
     async def picture(self, row_id: int, side: int | None) -> bytes | None:
-        """Return the picture of a row: its bytes as they are, or a JPEG of at most `side` pixels a side."""
+        """Return the picture of a row: its original bytes, or a JPEG whose sides have at most `side` pixels."""
 
     async def file(self, row_id: int) -> HeldFile | None:
-        """Return the PDF or video that the picture of a row is in; None where it is in none that is served."""
+        """Return the PDF or video that the picture of a row is in; None if none is served."""
 
     async def probe(self) -> Mapping[str, str]:
-        """Search something; return what went wrong by where. Raises HttpError where nothing answers."""
+        """Run a test search; return problems by their place. Raises HttpError if nothing answers."""
 
 
 def check_columns(build: Build, asked: Sequence[str]) -> tuple[str, ...]:
@@ -154,7 +154,7 @@ def check_columns(build: Build, asked: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_ids(build: Build, ids: Iterable[int]) -> NDArray[np.int64]:
-    """Return ids of rows. Raises HttpError for one that is none."""
+    """Return ids of rows. Raises HttpError for an invalid id."""
     listed, count = list(ids), build.row_count
     wrong = next((row_id for row_id in listed if not 0 <= row_id < count), None)
     if wrong is not None:
@@ -169,7 +169,7 @@ def describe_absent_row(build: Build, row_id: object) -> str:
 
 
 def partial_headers(missing: Sequence[Missing]) -> tuple[Header, ...]:
-    """Return the header that says which parts did not answer; none where all did."""
+    """Return the header that says which parts did not answer; none if all did."""
     if not missing:
         return ()
     numbers = dict.fromkeys(str(part.part) for part in missing)

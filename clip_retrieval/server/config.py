@@ -17,7 +17,7 @@ USUAL_PATH = "indices_paths.json"
 URL = "url"
 USUAL_COLUMNS = (URL, "image_path", "caption", "NSFW")  # what clip-retrieval 2 returns of the metadata
 
-NO_MODEL = "there is no such model to install any more; filter with `where` over a metadata column instead"
+NO_MODEL = "this model can no longer be installed; filter with `where` over a metadata column instead"
 CHANGES_NOTHING: tuple[object, ...] = (None, False)
 DROPPED: Mapping[str, Dropped] = {
     "provide_safety_model": Dropped(NO_MODEL),
@@ -26,18 +26,18 @@ DROPPED: Mapping[str, Dropped] = {
         "aesthetic_score of a request is ignored, as clip-retrieval 2 does without these embeddings", is_refused=False
     ),
     "enable_mclip_option": Dropped(
-        "take an index of a multilingual model, which needs no second text encoder", is_refused=False
+        "use an index of a multilingual model, which needs no second text encoder", is_refused=False
     ),
     "use_jit": Dropped("torch has deprecated torch.jit, and models run compiled without it", is_refused=False),
-    "enable_hdf5": Dropped("metadata comes out of metadata.arrow, which `index` writes", is_refused=False),
+    "enable_hdf5": Dropped("metadata comes from metadata.arrow, which `index` writes", is_refused=False),
     "reorder_metadata_by_ivf_index": Dropped("rows are fetched by id as fast in any order", is_refused=False),
-    "use_arrow": Dropped("Arrow files are read wherever an index has some", is_refused=False),
+    "use_arrow": Dropped("Arrow files are read if an index has them", is_refused=False),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServedConfig:
-    """How one index is opened, and what is returned of it; the json file may say so for each index."""
+    """How one index is opened, and which columns it returns; the json file may set this for each index."""
 
     DROPPED: ClassVar[Mapping[str, Dropped]] = DROPPED
 
@@ -54,13 +54,12 @@ class ServedConfig:
     index_param: str | None = option_of(SearcherConfig, "index_param")
     memory_map: bool = option(
         True,
-        help="Leave the index on disk and read what a query needs, where faiss can.",
+        help="Leave the index on disk and read what a query needs, if faiss can.",
         aliases=("enable_faiss_memory_mapping",),
     )
     pictures_below: tuple[str, ...] = option(
         (),
-        help="Pictures are served that lie below one of these folders, links followed; without it below the input that "
-        "the index names.",
+        help="Folders whose pictures are served, following links; without it, the input folder that the index names.",
         repeatable=True,
     )
 
@@ -77,21 +76,21 @@ class ServedConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LimitsConfig:
-    """What one request, and all of them together, may take."""
+    """Limits of one request, and of all requests together."""
 
     max_waiting: int = option(
-        64, help="Requests in work or waiting at once; one more is answered 429 before its body is read.", least=1
+        64, help="Most requests in progress or waiting; more are answered 429 before their body is read.", least=1
     )
     max_heavy: int = option(
-        8, help="Of these, requests that take long: thousands of hits, near-duplicates of many, conditions.", least=1
+        8, help="Of these, most long requests: thousands of hits, near-duplicates of many, conditions.", least=1
     )
     request_timeout: float = option(30.0, help="Seconds after which a request is given up (503).")
     max_body_bytes: int = option(16 << 20, help="Largest body of a request.", least=1)
-    max_pixels: int = option(50_000_000, help="Most pixels of a picture that is asked with.", least=1)
+    max_pixels: int = option(50_000_000, help="Most pixels of a picture in a query.", least=1)
     max_queries: int = option(64, help="Most queries in one request of /v1.", least=1)
     max_results: int = option(10_000, help="Most hits of one query.", least=1)
     search_threads: int = option(2, help="Threads that search.", least=1)
-    grace_seconds: float = option(10.0, help="Seconds that requests under way have when the server is stopped.")
+    grace_seconds: float = option(10.0, help="Seconds that requests in progress have when the server is stopped.")
 
     def __post_init__(self) -> None:
         check_least(self)
@@ -102,21 +101,21 @@ class LimitsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AccessConfig:
-    """Who may ask: addresses, origins, keys."""
+    """Who may use the server: addresses, origins, keys."""
 
-    host: str = option("127.0.0.1", help="Address to listen at; 0.0.0.0: every one of this machine.")
-    port: int = option(1234, help="Port to listen at; 0: any that is free.", least=0)
+    host: str = option("127.0.0.1", help="Address to listen on; 0.0.0.0: every address of this machine.")
+    port: int = option(1234, help="Port to listen on; 0: any free one.", least=0)
     cors: tuple[str, ...] = option(
-        (), help="An origin whose pages may ask, such as https://example.org; '*': any.", repeatable=True
+        (), help="An origin whose pages may use the server, such as https://example.org; '*': any.", repeatable=True
     )
     allowed_hosts: tuple[str, ...] = option(
         (),
-        help="A name that requests may call this server by. Without it any, and on a loopback address only localhost "
-        "and IP addresses, so that no web page reaches it by a name of its own.",
+        help="A host name that requests may use. Without it any name, but on a loopback address only localhost and IP "
+        "addresses, so no web page can reach the server by a name of its own.",
         repeatable=True,
     )
     api_key_file: str | None = option(
-        None, help="File with a key in each line; requests bring one as `Authorization: Bearer KEY` or `X-API-Key`."
+        None, help="File with one key per line; requests send one as `Authorization: Bearer KEY` or `X-API-Key`."
     )
     ssl_certfile: str | None = option(None, help="Certificate (PEM): the server speaks https.")
     ssl_keyfile: str | None = option(None, help="Its private key (PEM).")
@@ -131,16 +130,16 @@ class AccessConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PartsConfig:
-    """An index in parts on other servers, and how these are asked."""
+    """An index in parts on other servers, and how requests are sent to them."""
 
     parts: tuple[str, ...] | None = option(
         None,
-        help="Addresses of servers with a part of one index each, such as http://a:1234,http://b:1234 (and ?index=NAME "
-        "for another than their first): all are asked at once, and the rows of each follow those of the one before.",
+        help="Addresses of servers, each with a part of one index, such as http://a:1234,http://b:1234 (with "
+        "?index=NAME if it is not their first). All are asked at once; ids count through the parts in this order.",
     )
     part_timeout: float = option(5.0, help="Seconds after which a part that has not answered is left out of an answer.")
     part_wait: float = option(30.0, help="Seconds that parts have to appear when this server starts.", least=0)
-    part_key_file: str | None = option(None, help="File whose first line is the key that the parts want.")
+    part_key_file: str | None = option(None, help="File whose first line is the key for the parts.")
 
     def __post_init__(self) -> None:
         check_least(self)
@@ -152,7 +151,7 @@ class PartsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BackConfig:
-    """Which indices are served, where, and within which limits."""
+    """Which indices are served, at which address, and within which limits."""
 
     DROPPED: ClassVar[Mapping[str, Dropped]] = DROPPED
     POSITIONAL: ClassVar[tuple[str, ...]] = (
@@ -170,20 +169,20 @@ class BackConfig:
     limits: LimitsConfig = group(LimitsConfig)
     parted: PartsConfig = group(PartsConfig)
     allow_image_urls: bool = option(
-        False, help="Fetch the picture that image_url of a request names; public addresses only."
+        False, help="Fetch the picture that image_url of a request names; only from public addresses."
     )
     fetch: FetchLimits = group(FetchLimits)
     workers: int = option(
         1,
-        help="Processes that answer, each with a model of its own; they share the cores and search_threads; limits "
-        "are of each.",
+        help="Processes that answer, each with its own model; they share the cores and search_threads; limits apply to "
+        "each process.",
         least=1,
     )
-    thumbnail_size: int = option(256, help="Longest side of the pictures within answers; 0: none are there.", least=0)
-    reload_seconds: float = option(2.0, help="How often index folders are looked at for a new build; 0: never.")
+    thumbnail_size: int = option(256, help="Longest side of the pictures in answers; 0: no pictures.", least=0)
+    reload_seconds: float = option(2.0, help="Seconds between checks for a new build of index folders; 0: never.")
     front_folder: str | None = option(None, help="Folder of a web front that is served at / instead of ours.")
-    default_backend: str | None = option(None, help="Address that /config.json tells a front; None: this server's own.")
-    url_column: str = option("url", help="Column that /config.json tells a front to take addresses of pictures from.")
+    default_backend: str | None = option(None, help="Backend address in /config.json for a front; None: this server.")
+    url_column: str = option("url", help="Column, named in /config.json, from which a front takes urls of pictures.")
 
     def __post_init__(self) -> None:
         check_least(self)
@@ -197,17 +196,17 @@ class BackConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FrontConfig:
-    """Where the web page is served alone, and which server it asks."""
+    """Where only the web page is served, and which server it uses."""
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ("default_backend", "default_index", "url_column")
 
     default_backend: str = option(
-        "http://127.0.0.1:1234", help="Address of the server that the page asks: `back`, or one of clip-retrieval 2."
+        "http://127.0.0.1:1234", help="Address of the page's server: `back`, or one of clip-retrieval 2."
     )
     default_index: str = option("", help="Index that the page begins with; empty: the server's first.")
     url_column: str = option_of(BackConfig, "url_column")
     host: str = option_of(AccessConfig, "host")
-    port: int = option(1235, help="Port to listen at; 0: any that is free.", least=0)
+    port: int = option(1235, help="Port to listen on; 0: any free one.", least=0)
     allowed_hosts: tuple[str, ...] = option_of(AccessConfig, "allowed_hosts")
 
     def __post_init__(self) -> None:

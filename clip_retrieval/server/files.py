@@ -1,4 +1,4 @@
-"""The PDF or video that the picture of a row is in, in pieces: browsers ask for those that they show."""
+"""The PDF or video that the picture of a row is in, in pieces: browsers request the pieces that they show."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from clip_retrieval.server.messages import Header, HttpError, Request
 from clip_retrieval.server.pictures import read_row
 
 PIECE_BYTES = 1 << 20  # read at once
-MOST_BYTES = 4 << 20  # of an answer to a request for a range: players ask for the next one
+MOST_BYTES = 4 << 20  # of an answer to a request for a range: players request the next one
 RANGE = re.compile(rb"bytes=[ \t,]*(\d*)-(\d*)[ \t,]*", re.IGNORECASE)  # lists may have empty places (RFC 9110, 5.6.1)
 DIGITS_OF_A_PLACE = 18
-MEDIA_TYPES = {  # what Python does not know, and what browsers play under another name
+MEDIA_TYPES = {  # types that Python does not know, and types that browsers play under another name
     ".mov": "video/mp4", ".m4v": "video/mp4", ".mkv": "video/x-matroska", ".m2ts": "video/mp2t", ".mts": "video/mp2t",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class HeldFile:
-    """A file below the roots that pictures of rows are in; `read` returns the bytes from one place to another."""
+    """A file below the roots that contains pictures of rows; `read` returns the bytes between two places."""
 
     size: int
     media_type: str
@@ -49,7 +49,7 @@ class HeldFile:
 
 
 def find_held_file(generation: Generation, row_id: int) -> tuple[str, int] | None:
-    """Return place and size of the file of a row's page or frame; None where it has none below the roots."""
+    """Return the place and size of the file of a row's page or frame; None if it has none below the roots."""
     row = read_row(generation, row_id)
     found = split_place(str(row.get(IMAGE_PATH) or ""))
     if found is None or row.get(SHARD) is not None or not generation.roots.allow(row):
@@ -72,9 +72,9 @@ def read_piece(url: str, start: int, stop: int) -> bytes:
 
 
 def find_range(request: Request, size: int) -> tuple[int, int] | None:
-    """Return the range that a request may have of a file, as RFC 9110 has it: only of a GET, and without If-Range.
+    """Return the range of a file for a request, by RFC 9110: only for a GET without If-Range.
 
-    Files have no validator that If-Range could name, so it never holds. Raises HttpError 416 as `read_range` does.
+    Files have no validator, so If-Range never matches. Raises HttpError 416 as `read_range` does.
     """
     if request.method != "GET" or request.header(b"if-range") is not None:
         return None
@@ -82,17 +82,17 @@ def find_range(request: Request, size: int) -> tuple[int, int] | None:
 
 
 def read_range(asked: bytes | None, size: int) -> tuple[int, int] | None:
-    """Return start and stop of what a range header asks for, or of its beginning; None: the whole file.
+    """Return start and stop of the range in a header, at most MOST_BYTES of it; None: the whole file.
 
-    Other units, several ranges at once, and one that ends before it begins are ignored. Raises HttpError 416 where
-    there is nothing in the range.
+    Other units, several ranges, and a range that ends before it begins are ignored. Raises HttpError 416 if the range
+    is empty.
     """
     found = RANGE.fullmatch(asked or b"")
     if found is None or found.group(1, 2) == (b"", b""):
         return None
     first, last = (read_place(digits) for digits in found.groups())
     if first is None:  # the last bytes
-        if not size and last:  # an empty file is all of its end
+        if not size and last:  # the last bytes of an empty file are the whole file
             return None
         start, stop = max(0, size - (last or 0)), size
     elif last is not None and last < first:
@@ -106,7 +106,7 @@ def read_range(asked: bytes | None, size: int) -> tuple[int, int] | None:
 
 
 def read_place(digits: bytes) -> int | None:
-    """Return a place in a file; None without digits. One with too many digits lies behind the end of every file."""
+    """Return a place in a file; None without digits. A place with too many digits is after the end of every file."""
     if not digits:
         return None
     digits = digits.lstrip(b"0") or b"0"

@@ -1,4 +1,4 @@
-"""The web page alone, for a server elsewhere: `clip-retrieval front`."""
+"""Only the web page, for a server elsewhere: `clip-retrieval front`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def open_front(config: FrontConfig) -> App:
-    """Return the application: the page's files, and config.json, which says whom it asks."""
+    """Return the application: the page's files, and config.json, which names the page's server."""
     files = read_front(OURS)
 
     async def configure(request: Request, said: Any) -> Response:  # noqa: ARG001 -- what every endpoint takes
@@ -43,6 +43,6 @@ def run_front(config: FrontConfig) -> None:
         answering(sock, open_front(config), config.access, LimitsConfig().grace_seconds) as url,
     ):
         logger.info(
-            "the page is at %s; it asks %s, which must be started with --cors %s", url, config.default_backend, url
+            "the page is at %s; it uses %s, which must be started with --cors %s", url, config.default_backend, url
         )
         stop.wait()

@@ -1,4 +1,4 @@
-"""/healthz and /readyz: whether the threads work, and whether every index has just encoded and searched something."""
+"""/healthz and /readyz: whether the threads work, and whether every index has just answered a test search."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from clip_retrieval.server.messages import HttpError, Request, Response, json_re
 from clip_retrieval.server.served import Indices
 from clip_retrieval.server.workers.team import Team
 
-SECONDS_OF_AN_ANSWER = 1.0  # for which an answer of /readyz holds
+SECONDS_OF_AN_ANSWER = 1.0  # for which an answer of /readyz is kept
 SECONDS_OF_A_PROBE = 10.0
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What became of a search in an index: a problem, or parts of it that did not answer."""
+    """The outcome of a test search in an index: a problem, or parts that did not answer."""
 
     name: str
     problem: str = ""
@@ -37,10 +37,10 @@ class Health:
         self.indices, self.asker, self.stuck_after, self.team = indices, asker, stuck_after, team
         self.checked_at, self.probes = -SECONDS_OF_AN_ANSWER, [Probe("server", "has just started")]
         self.checking = asyncio.Lock()
-        self.is_warm = True  # False while models are opened, for which lanes may have to wait long
+        self.is_warm = True  # False while models are opened, when lanes may have to wait long
 
     async def alive(self, request: Request, said: Any) -> Response:  # noqa: ARG002 -- what every endpoint takes
-        """Say whether every thread is there, and none has been at its work for longer than a request may take."""
+        """Say whether every thread is alive, and none has been busy for longer than a request may take."""
         dead = self.stuck_lanes()
         if not dead and self.team is not None and self.team.stuck:
             dead = [f"{self.team.stuck} of {self.team.count} workers"]
@@ -48,12 +48,12 @@ class Health:
         return json_response({"status": f"stuck: {', '.join(dead)}" if dead else "ok"}, status)
 
     def stuck_lanes(self) -> list[str]:
-        """Return the lanes of this process in which nothing goes on."""
+        """Return the lanes of this process that make no progress."""
         longest = 2 * self.stuck_after if self.is_warm else math.inf
         return [lane.name for lane in self.asker.lanes if not lane.is_alive() or lane.seconds_behind() > longest]
 
     async def ready(self, request: Request, said: Any) -> Response:  # noqa: ARG002
-        """Say whether each index has searched something within the last second; parts may be missing."""
+        """Say whether each index has answered a test search within the last second; parts may be missing."""
         async with self.checking:
             if time.monotonic() - self.checked_at > SECONDS_OF_AN_ANSWER:
                 self.probes = await asyncio.gather(*[self.probe(build) for build in self.indices.all()])
@@ -69,7 +69,7 @@ class Health:
         )
 
     async def probe(self, build: Build) -> Probe:
-        """Search something, and return what went wrong."""
+        """Run a test search, and return its outcome."""
         try:
             async with asyncio.timeout(SECONDS_OF_A_PROBE):
                 return Probe(build.name, missing=await build.probe())

@@ -1,4 +1,4 @@
-"""Served indices: an opened build of a folder is a generation, and a newer one takes its place under way."""
+"""Served indices: an opened build of a folder is a generation, which a newer one replaces without a restart."""
 
 from __future__ import annotations
 
@@ -41,27 +41,27 @@ logger = logging.getLogger(__name__)
 
 USUAL_MODEL = "ViT-B/32"  # of an index of clip-retrieval 2, which does not name its model
 OPENING_TRIES = 5
-MAPPED_SUFFIXES = (".arrow", ".ivfdata")  # of files that are mapped without `memory_map` too
+MAPPED_SUFFIXES = (".arrow", ".ivfdata")  # of files that are mapped even without `memory_map`
 HOW = "build the index again, or rename a finished file into place"
-FOOTER_BYTES = 8192  # of a parquet file's end: its footer has the least and largest value of each column
+FOOTER_BYTES = 8192  # at the end of a parquet file: its footer has the least and largest value of each column
 
 Stamp = tuple[tuple[str, int, int, int], ...]  # name, inode, bytes and time of each file
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Generation:
-    """One build of an index folder, opened. It never changes, and is closed when the last request lets go of it."""
+    """One build of an index folder, opened. It never changes, and is closed when the last request has ended."""
 
     name: str
     id: str
     searchers: Mapping[Modality, Searcher]
     stamp: Stamp
-    usual_columns: tuple[str, ...]  # what clip-retrieval 2's endpoints return; `url` may come out of image_path
+    usual_columns: tuple[str, ...]  # what clip-retrieval 2's endpoints return; `url` may come from image_path
     columns: tuple[str, ...]  # all that may be returned
     roots: Roots
 
     def searcher(self, modality: Modality) -> Searcher:
-        """Return the index of pictures or of texts. Raises HttpError where the folder has none."""
+        """Return the index of a modality. Raises HttpError if the folder has none."""
         found = self.searchers.get(modality)
         if found is None:
             there = " and ".join(self.searchers)
@@ -77,7 +77,7 @@ class Generation:
         return (self.first.expected or {}).get("clip_model") or self.first.config.clip_model
 
     def describe(self) -> dict[str, Any]:
-        """Return what requests may know of it."""
+        """Return what requests may know about it."""
         return {
             "name": self.name,
             "generation": self.id,
@@ -92,7 +92,7 @@ class Generation:
 
 @dataclass
 class EncoderPool:
-    """Models that are open, shared by all searchers that want the same one."""
+    """Open models, shared by all searchers with the same model."""
 
     known: dict[str, tuple[threading.Lock, list[Encoder]]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -107,9 +107,9 @@ class EncoderPool:
 
 
 def open_generation(index: NamedIndex, encoders: EncoderPool) -> Generation:
-    """Open an index folder as it is now. Raises ClipRetrievalError where it cannot answer."""
+    """Open the current build of an index folder. Raises ClipRetrievalError if it cannot answer."""
     if index.parts:
-        raise ConfigError(f"{index.name} is in parts on other servers, which `back` asks; name an index folder")
+        raise ConfigError(f"{index.name} is in parts on other servers, which only `back` can use; name an index folder")
     folder = IndexFolder(index.folder)
     if not folder.exists():
         raise QueryError(f"there is no index folder {folder.url}")
@@ -124,14 +124,14 @@ def open_generation(index: NamedIndex, encoders: EncoderPool) -> Generation:
         }
         if read_stamp(folder) == stamp:
             return describe_build(index, folder, found, stamp)
-    raise StorageError(f"{folder.url} changes all the time; try again when it is built")
+    raise StorageError(f"{folder.url} keeps changing; try again when its build has finished")
 
 
 def with_usual_model(config: ServedConfig, folder: IndexFolder) -> ServedConfig:
-    """Return the options with the model that clip-retrieval 2 takes, where neither they nor the folder name one."""
+    """Return the options; if neither they nor the folder name a model, with clip-retrieval 2's usual model."""
     if config.clip_model is not None or (read_manifest(folder) or {}).get("encoder"):
         return config
-    logger.warning("%s does not say of which model it is: %s is taken (see --clip_model)", folder.url, USUAL_MODEL)
+    logger.warning("%s does not name its model: %s is used (see --clip_model)", folder.url, USUAL_MODEL)
     return dataclasses.replace(config, clip_model=USUAL_MODEL)
 
 
@@ -157,7 +157,7 @@ def describe_build(
 
 
 def digest_build(folder: IndexFolder, searchers: Mapping[Modality, Searcher]) -> str:
-    """Return what two builds share only where an id means the same row in both: the same on every machine."""
+    """Return a digest that two builds share only if ids mean the same rows in both; it is the same on every machine."""
     digest = xxhash.xxh3_64()
     for modality, searcher in searchers.items():
         digest.update(f"{modality} {searcher.fingerprint}\n".encode())
@@ -171,7 +171,7 @@ def digest_build(folder: IndexFolder, searchers: Mapping[Modality, Searcher]) ->
 
 
 def read_stamp(folder: IndexFolder) -> Stamp:
-    """Return what tells whether any file of a folder was replaced; empty for other stores than this machine."""
+    """Return what shows whether any file of a folder was replaced; empty if it is not on this machine."""
     if not folder.is_local:
         return ()
     root = Path(folder.root)
@@ -190,9 +190,9 @@ def read_stamp(folder: IndexFolder) -> Stamp:
 
 
 def find_overwritten(current: Generation, stamp: Stamp) -> str | None:
-    """Return the first file that a build has mapped and that has other bytes now, by its stamp; None if there is none.
+    """Return the first mapped file of a build whose bytes have changed, by its stamp; None if there is none.
 
-    A file that was renamed into place is another inode, and what is mapped of the one before stays as it was.
+    A file that was renamed into place is another inode; the mapping of the old file does not change.
     """
     now = {(name, inode): rest for name, inode, *rest in stamp}
     for name, inode, *rest in current.stamp:
@@ -206,21 +206,21 @@ def find_overwritten(current: Generation, stamp: Stamp) -> str | None:
 class ServedIndex:
     """An index by its name; `current` is its newest build that could be opened.
 
-    `damage` says why nothing may be answered from that: a file of it was overwritten in place.
+    `damage` says why this build must not answer: one of its files was overwritten in place.
     """
 
     def __init__(self, index: NamedIndex, encoders: EncoderPool) -> None:
         self.index, self.encoders = index, encoders
         self.current = open_generation(index, encoders)
         self.seen = self.refused = self.current.stamp
-        self.unasked: tuple[Stamp, str] = (self.seen, self.current.id)  # opened for a request that named another one
+        self.unasked: tuple[Stamp, str] = (self.seen, self.current.id)  # opened for a request that named another build
         self.looking = threading.Lock()
         self.damage = ""
 
     def look(self) -> bool:
-        """Open a newer build, once its files have stayed the same for one look; return whether there is one.
+        """Open a newer build, once its files have not changed between two looks; return whether there is one.
 
-        A build that cannot be opened is told of once, and the older one goes on answering.
+        A build that cannot be opened is logged once, and the older one goes on answering.
         """
         with self.looking:
             stamp = self.read_stamp()
@@ -238,9 +238,9 @@ class ServedIndex:
             return self.take(opened)
 
     def look_for(self, generation: str | None) -> None:
-        """Open the build that a request names, which another process may serve already; None: whichever is there now.
+        """Open the build that a request names, which another process may already serve; None: the current one.
 
-        Files that are half written, so that they cannot be opened, are left for the next look.
+        Half-written files, which cannot be opened, are left for the next look.
         """
         with self.looking:
             stamp = self.read_stamp()
@@ -255,7 +255,7 @@ class ServedIndex:
             try:
                 opened = open_generation(self.index, self.encoders)
             except (ClipRetrievalError, OSError):
-                self.unasked = (stamp, "")  # `look` says why, if it stays so
+                self.unasked = (stamp, "")  # `look` logs the reason if it persists
                 return
             if generation in (None, opened.id):
                 self.take(opened)
@@ -263,19 +263,19 @@ class ServedIndex:
                 self.unasked = (opened.stamp, opened.id)
 
     def notice(self, stamp: Stamp) -> None:
-        """Notice that a mapped file was overwritten in place, until it is as it was or another build is served."""
+        """Notice that a mapped file was overwritten in place, until it is restored or another build is served."""
         if stamp == self.current.stamp:
             self.damage = ""
         elif not self.damage and (file := find_overwritten(self.current, stamp)):
             what = f"{file} was overwritten in place while it was served, so hits would be wrong"
-            logger.warning("%s: nothing of %s is answered until a whole build is there; %s", what, self.index.name, HOW)
+            logger.warning("%s: %s does not answer until it has a complete build; %s", what, self.index.name, HOW)
             self.damage = f"{what}; {HOW}"
 
     def read_stamp(self) -> Stamp:
         return read_stamp(IndexFolder(self.index.folder))
 
     def take(self, opened: Generation) -> bool:
-        """Put a build in the place of the one before; return whether ids may mean other rows."""
+        """Replace the current build; return whether ids may mean other rows."""
         is_new = opened.id != self.current.id
         self.current, self.damage = opened, ""
         if is_new:

@@ -1,4 +1,4 @@
-"""Bounded queues before worker threads: what waits is taken as one batch, and no time is waited for more."""
+"""Bounded queues before worker threads: all waiting items are taken as one batch, without waiting for more."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class LaneSize:
 
 @dataclass(eq=False)
 class Job(Generic[T, R]):
-    """An item that waits, and the future of whoever waits for it; cancelled where the client is gone."""
+    """A waiting item and the future of its result; cancelled if the client is gone."""
 
     item: T
     future: asyncio.Future[R]
@@ -43,10 +43,10 @@ class Job(Generic[T, R]):
 
 
 class Lane(Generic[T, R]):
-    """Hands items to threads, and their results back to the event loop they came from.
+    """Hands items to threads, and results back to the event loop that the items came from.
 
-    `work` takes a batch and returns a result or an error for each item. Where it raises, each item is tried alone, so
-    that a bad one fails alone; no error ends a thread.
+    `work` takes a batch and returns a result or an error for each item. If it raises, each item is tried alone, so only
+    the bad one fails; no error ends a thread.
     """
 
     def __init__(self, name: str, work: Callable[[Sequence[T]], Sequence[R | Exception]], size: LaneSize) -> None:
@@ -55,7 +55,7 @@ class Lane(Generic[T, R]):
         self.changed = threading.Condition()
         self.begun: dict[int, float] = {}  # thread -> when it took its batch
         self.is_closed = False
-        self.waking: asyncio.AbstractEventLoop | None = None  # where `wake` is about to be called
+        self.waking: asyncio.AbstractEventLoop | None = None  # the loop in which `wake` is about to be called
         self.threads = [
             threading.Thread(target=self.run, name=f"{name}-{number}", daemon=True) for number in range(size.threads)
         ]
@@ -63,7 +63,7 @@ class Lane(Generic[T, R]):
             thread.start()
 
     async def do(self, item: T) -> R:
-        """Return the result of an item. Raises HttpError 429 where too many wait, and what `work` says of the item."""
+        """Return the result of an item. Raises HttpError 429 if too many wait, and the item's error from `work`."""
         if len(self.waiting) >= self.size.most_waiting or self.is_closed:
             raise too_busy()
         loop = asyncio.get_running_loop()
@@ -75,10 +75,10 @@ class Lane(Generic[T, R]):
         try:
             return await job.future
         finally:
-            del job  # its error leads back to this frame: a circle would keep all that the request had
+            del job  # its error refers to this frame: a cycle would keep the request's data
 
     def wake(self, loop: asyncio.AbstractEventLoop, before: int) -> None:
-        """Let threads begin, once a round of the loop has brought nothing more: a batch costs little more than one."""
+        """Let threads begin after a round of the loop without new items: a batch costs little more than one item."""
         count = len(self.waiting)
         if before < count < self.size.most_at_once:
             loop.call_soon(self.wake, loop, count)
@@ -93,10 +93,10 @@ class Lane(Generic[T, R]):
                 results = self.results([job.item for job in jobs])
                 self.begun.pop(threading.get_ident(), None)
                 self.deliver(jobs, results)
-                del jobs, results  # until the next batch an error would keep what its request had
+                del jobs, results  # otherwise an error would keep the request's data until the next batch
 
     def take(self) -> list[Job[T, R]] | None:
-        """Wait for work, and return all that waits, up to a batch; None at the end. Cancelled jobs are dropped."""
+        """Wait for work, and return all waiting jobs, up to a batch; None at the end. Cancelled jobs are dropped."""
         with self.changed:
             while True:
                 while not self.waiting:
@@ -111,13 +111,13 @@ class Lane(Generic[T, R]):
     def results(self, items: Sequence[T]) -> Sequence[R | Exception]:
         try:
             return self.work(items)
-        except Exception as error:  # whatever it is, it belongs to an answer  # noqa: BLE001
+        except Exception as error:  # any error belongs to an answer  # noqa: BLE001
             if len(items) == 1:
                 return [error]
         return [self.results([item])[0] for item in items]
 
     def deliver(self, jobs: Sequence[Job[T, R]], results: Sequence[R | Exception]) -> None:
-        """Give the results back, with one call into the event loop for each loop there is."""
+        """Give the results back, with one call into each event loop."""
         loops: dict[asyncio.AbstractEventLoop, list[tuple[Job[T, R], R | Exception]]] = {}
         for job, result in zip(jobs, results, strict=True):
             loops.setdefault(job.future.get_loop(), []).append((job, result))
@@ -128,7 +128,7 @@ class Lane(Generic[T, R]):
                 continue
 
     def seconds_behind(self) -> float:
-        """Return how long the oldest batch in work, or the oldest item that waits, has been there."""
+        """Return the age of the oldest batch in progress, or of the oldest waiting item."""
         now = time.monotonic()
         first = [job.since for job in list(self.waiting)[:1]]
         return max((now - begun for begun in [*self.begun.values(), *first]), default=0.0)
@@ -162,7 +162,7 @@ def one_by_one(work: Callable[[T], R]) -> Callable[[Sequence[T]], Sequence[R | E
 
 
 def attempt(work: Callable[[T], R], item: T) -> R | Exception:
-    """Return the result of an item, or its error, in a frame of its own: no list of errors is in their tracebacks."""
+    """Return the result of an item, or its error, in a separate frame, so tracebacks do not hold the list of errors."""
     try:
         return work(item)
     except Exception as error:  # belongs to the answer of its item  # noqa: BLE001

@@ -1,4 +1,4 @@
-"""The endpoints of clip-retrieval 2, as its client and its front send and expect them: /knn-service and /metadata."""
+"""The endpoints of clip-retrieval 2, as its client and front expect them: /knn-service and /metadata."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from clip_retrieval.server.served import Indices
 from clip_retrieval.words import with_article
 
 IMAGE = "image"  # among columns: thumbnails
-GENERATION = b"index-generation"  # header of answers, and of requests that want this build and no other
-LONGEST_TEXT = 10_000  # characters; models see some 300 of them
+GENERATION = b"index-generation"  # header of answers, and of requests that require this build
+LONGEST_TEXT = 10_000  # characters; models see about 300 of them
 LONGEST_NUMBER = 20  # digits
 INPUTS = dict.fromkeys(("text", "image", "image_url"), "a text") | {"embedding_input": "a list of numbers"}
 JSON_KINDS: dict[type, str] = {
@@ -39,7 +39,7 @@ JSON_KINDS: dict[type, str] = {
 
 @dataclass(frozen=True)
 class Embedded:
-    """A query, and the length of its vector: clip-retrieval 2 does not normalize what it is sent."""
+    """A query, and the length of its vector: clip-retrieval 2 does not normalize received vectors."""
 
     query: Query
     length: float = 1.0
@@ -47,7 +47,7 @@ class Embedded:
 
 @dataclass(frozen=True)
 class Endpoints:
-    """What answers the clients of clip-retrieval 2."""
+    """The endpoints for clients of clip-retrieval 2."""
 
     config: BackConfig
     indices: Indices
@@ -86,7 +86,7 @@ class Endpoints:
         return answer_with(build, listed, answer.missing)
 
     async def metadata(self, request: Request, body: Any) -> Response:
-        """Return the metadata of rows by their ids: the usual columns and `image`, or those of `columns`."""
+        """Return the metadata of rows by their ids: the usual columns and `image`, or `columns`."""
         said = as_object(body)
         build = self.indices.get(said.get("indice_name"))
         check_generation(request, build, said.get("generation"))
@@ -97,7 +97,7 @@ class Endpoints:
         return answer_with(build, listed, found.missing)
 
     async def embed(self, said: dict[str, Any], build: Build) -> Embedded:
-        """Embed what is asked with: the first of text, image, image_url and embedding_input that there is."""
+        """Embed the query: the first given one of text, image, image_url and embedding_input."""
         if said.get("text"):
             return Embedded(await build.embed_text(said["text"][:LONGEST_TEXT]))  # models see less
         if said.get("image"):
@@ -107,7 +107,7 @@ class Endpoints:
         return embed_values(build, said["embedding_input"])
 
     def read_count(self, said: dict[str, Any], name: str, usual: int = 0) -> int:
-        """Return a number of hits, at most max_results; `check_search` has seen that it is one."""
+        """Return a number of hits, at most max_results; `check_search` has checked that it is a number."""
         value = said.get(name)
         return min(usual if value is None else int(value), self.config.limits.max_results)
 
@@ -118,7 +118,7 @@ class Endpoints:
 
 
 def check_search(said: dict[str, Any]) -> None:
-    """Raise HttpError that names everything that is missing or wrong in a search, in the order of the fields."""
+    """Raise HttpError that names all missing or wrong fields of a search, in their order."""
     wrong = [
         f"{name} is {wanted}, not {with_article(JSON_KINDS[type(said[name])])}"
         for name, wanted in INPUTS.items()
@@ -138,23 +138,23 @@ def check_search(said: dict[str, Any]) -> None:
 
 
 def is_count(value: object) -> bool:
-    """Say whether a value is a whole number from 0 on, as a number or as digits."""
+    """Say whether a value is a whole number, 0 or more, as a number or as digits."""
     if isinstance(value, str):
         return value.isdecimal() and len(value) < LONGEST_NUMBER
     return type(value) is int and value >= 0
 
 
 def read_ids(ids: list[int], build: Build, most: int) -> NDArray[np.int64]:
-    """Return ids of rows. Raises HttpError where they are too many, or one is none."""
+    """Return ids of rows. Raises HttpError if there are too many, or if one is invalid."""
     if len(ids) > most:
-        raise bad(f"{len(ids):,} ids are more than one request may have, {most:,}")
+        raise bad(f"a request may have at most {most:,} ids, not {len(ids):,}")
     return check_ids(build, ids)
 
 
 def read_columns(said: dict[str, Any], build: Build) -> tuple[tuple[str, ...], bool]:
     """Return the columns of /metadata, and whether thumbnails (`image`) are among them.
 
-    A request that names none gets what clip-retrieval 2 returns.
+    A request without columns gets those that clip-retrieval 2 returns.
     """
     asked = said.get("columns")
     if asked is None:
@@ -166,7 +166,7 @@ def read_columns(said: dict[str, Any], build: Build) -> tuple[tuple[str, ...], b
 
 @lru_cache(256)
 def plain_selection(count: int) -> SelectionConfig:
-    """Return the selection of the best hits; kept, since its checks take longer than a request may."""
+    """Return the selection of the best hits; cached, since its checks take longer than a request may."""
     return SelectionConfig(num_results=count)
 
 
@@ -177,7 +177,7 @@ def as_object(body: Any) -> dict[str, Any]:
 
 
 def embed_values(build: Build, values: list[Any]) -> Embedded:
-    """Return a vector of a request as a query. Raises HttpError where it is no list of numbers, or of another size."""
+    """Return a vector of a request as a query. Raises HttpError if it is not a list of numbers, or of another size."""
     try:
         is_usual = bool(values) and type(values[0]) is float
         vector = np.frombuffer(array("d", values)) if is_usual else np.asarray(values)  # the first is a third faster
@@ -194,7 +194,7 @@ def read_base64(text: str) -> bytes:
     """Return the bytes of base64, with or without the beginning of a data url."""
     try:
         data = text.partition(",")[2] if text.startswith("data:") else text
-        return b64decode("".join(data.split()), validate=True)  # else what is no base64 is passed over
+        return b64decode("".join(data.split()), validate=True)  # without it, invalid characters are ignored
     except (binascii.Error, ValueError) as error:
         raise bad("the picture is not valid base64") from error
 
@@ -207,7 +207,7 @@ def read_flag(said: dict[str, Any], name: str) -> bool:
 def check_generation(request: Request, build: Build, asked: Any = None) -> None:
     """Refuse ids of an older build: they may be other rows now. Raises HttpError 409.
 
-    Another process may serve the build that is asked for already: raises StaleError to have it looked for first.
+    Another process may already serve the requested build: raises StaleError, to look for it first.
     """
     header = request.header(GENERATION)
     asked = header.decode("latin-1") if header is not None and asked is None else asked
@@ -216,14 +216,14 @@ def check_generation(request: Request, build: Build, asked: Any = None) -> None:
             raise StaleError(partial(build.look_for, str(asked)))
         raise HttpError(
             HTTPStatus.CONFLICT,
-            f"the index {build.name} was built anew, so ids may mean other rows: its generation is {build.id}, not "
+            f"the index {build.name} was rebuilt, so ids may mean other rows: its generation is {build.id}, not "
             f"{str(asked)[:50]}",
             ((GENERATION, build.id.encode()),),
         )
 
 
 def answer_with(build: Build, value: object, missing: Sequence[Missing] = ()) -> Response:
-    """Return JSON about an index, with its generation, and the parts of it that are not in the answer."""
+    """Return JSON about an index, with its generation, and its parts that are missing from the answer."""
     return json_response(value, headers=((GENERATION, build.id.encode()), *partial_headers(missing)))
 
 

@@ -1,4 +1,4 @@
-"""The socket that a server listens at, and what is said of its address."""
+"""The socket that a server listens on, and log lines about its address."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BACKLOG = 2048
 
 
 def bind(config: AccessConfig) -> socket.socket:
-    """Return a socket that listens: who connects waits for the server. Raises ConfigError where none can be had."""
+    """Return a listening socket, whose clients wait for the server. Raises ConfigError if it cannot be opened."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -25,20 +25,20 @@ def bind(config: AccessConfig) -> socket.socket:
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
-        why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be had ({error.strerror or error})"
+        why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be opened ({error.strerror or error})"
         raise ConfigError(f"port {config.port} of {config.host} {why}; name another --port, or 0 for any") from error
     return sock
 
 
 def url_of(sock: socket.socket, config: AccessConfig) -> str:
-    """Return the address of a socket that listens."""
+    """Return the url of a listening socket."""
     host, port = sock.getsockname()[:2]
     scheme = "http" if config.ssl_certfile is None else "https"
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def tell_address(url: str, config: AccessConfig) -> None:
-    """Log where the server answers, and whom."""
+    """Log the address of the server, and who may use it."""
     logger.info("%s answers; its pages are at %s/v1/docs", url, url)
     if not is_loopback(config.host) and config.api_key_file is None:
-        logger.warning("anyone who reaches %s may ask; --api_key_file lets in those who have a key", url)
+        logger.warning("anyone who can reach %s may use it; --api_key_file requires a key", url)

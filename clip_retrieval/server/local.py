@@ -1,4 +1,4 @@
-"""An index folder that is opened here, as requests see it: its questions go through the lanes of `asking`."""
+"""An index folder that is opened here, as requests see it; its questions go through the lanes of `asking`."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class LocalBuild:
         return bool(self.generation.roots.places)
 
     def describe(self) -> dict[str, Any]:
-        """Return what requests may know of it, and what servers that have it as a part have to know."""
+        """Return what requests, and servers that use it as a part, may know about it."""
         expected = self.generation.first.expected or {}
         return {
             **self.generation.describe(),
@@ -78,7 +78,7 @@ class LocalBuild:
 
     @contextmanager
     def following(self) -> Iterator[None]:
-        """Have a newer build looked for at once, and the request tried again, where files of this one were replaced.
+        """If files of this build were replaced, look for a newer build at once, and try the request again.
 
         Raises StorageError if one was overwritten in place, before the block or meanwhile.
         """
@@ -165,7 +165,7 @@ class LocalBuild:
         return HeldFile(size, media_type_of(url), read)
 
     async def probe(self) -> Mapping[str, str]:
-        """Encode and search something."""
+        """Run a test search."""
         searcher = self.generation.first
         await self.asker.load(searcher)
         info = searcher.loaded[0].info

@@ -1,4 +1,4 @@
-"""Requests, responses and errors of the server: as little as ASGI needs, since a framework costs more than a search."""
+"""Requests, responses and errors of the server: only what ASGI needs, since a framework costs more than a search."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
 SLASHES = re.compile("/{2,}")
-HALF_A_PAIR = re.compile(  # escapes of UTF-16 that stand alone
+HALF_A_PAIR = re.compile(  # single escapes of a UTF-16 pair
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 )
 JSON, TEXT, HTML = b"application/json", b"text/plain; charset=utf-8", b"text/html; charset=utf-8"
 SECONDS_FOR_A_BODY = 20.0  # from the first byte to the last
-LOOKED_AFTER = 0.05  # seconds into a request from which a hang-up ends it
+LOOKED_AFTER = 0.05  # seconds into a request after which a hang-up ends it
 
 
 class HttpError(Exception):
-    """An answer other than the one that was asked for; the message is shown to whoever asked."""
+    """An error as an answer; the message is shown to the client."""
 
     def __init__(self, status: int, message: str, headers: tuple[Header, ...] = ()) -> None:
         super().__init__(message)
@@ -35,29 +35,29 @@ class HttpError(Exception):
 
 
 class GoneError(Exception):
-    """The client has hung up; there is nobody to answer."""
+    """The client has hung up, so no answer is needed."""
 
 
 class StaleError(Exception):
-    """A request was begun with a build that is no more, or names one that is not open here.
+    """A request was begun with a build that is gone, or names one that is not open here.
 
     `refresh` finds the newer one; then the request is tried once more.
     """
 
     def __init__(self, refresh: Callable[[], Awaitable[None]]) -> None:
-        super().__init__("the index was built anew meanwhile")
+        super().__init__("the index was rebuilt meanwhile")
         self.refresh = refresh
 
 
 @dataclass(frozen=True)
 class Response:
-    """What is answered."""
+    """An answer."""
 
     body: bytes
     content_type: bytes = JSON
     status: int = HTTPStatus.OK
     headers: tuple[Header, ...] = field(default=())
-    stream: Stream | None = None  # what is answered in place of the body
+    stream: Stream | None = None  # sent instead of the body
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Stream:
 
 
 class TimeLimit:
-    """Raises TimeoutError in the task that enters it, where that takes longer; a third of asyncio.timeout's cost."""
+    """Raises TimeoutError in the task that enters it after this time; costs a third of asyncio.timeout."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.is_over = seconds, False
@@ -92,7 +92,7 @@ class TimeLimit:
 
 
 class Request:
-    """One request; its body is read when it is asked for."""
+    """One request; its body is read on demand."""
 
     __slots__ = ("is_retried", "method", "path", "receive", "scope")
 
@@ -103,17 +103,17 @@ class Request:
         self.is_retried = False  # after a StaleError
 
     def header(self, name: bytes) -> bytes | None:
-        """Return a header by its name in small letters; the first where there are several."""
+        """Return a header by its name in lower case; the first if there are several."""
         return next((value for key, value in self.scope["headers"] if key == name), None)
 
     @property
     def parameters(self) -> dict[str, str]:
-        """Return the query string's values by name, the last where there are several."""
+        """Return the query string's values by name; the last if there are several."""
         text = self.scope.get("query_string", b"").decode("latin-1")
         return {name: values[-1] for name, values in parse_qs(text, keep_blank_values=True, max_num_fields=32).items()}
 
     async def body(self, most_bytes: int) -> bytes:
-        """Return the whole body; raises HttpError where it is too large or too slow, GoneError where it breaks off."""
+        """Return the whole body; raises HttpError if it is too large or too slow, GoneError if it breaks off."""
         said = self.header(b"content-length")
         if said is not None and (not said.isdigit() or int(said) > most_bytes):
             raise too_large(most_bytes)
@@ -141,16 +141,16 @@ class Request:
             parts.append(part)
 
     async def wait_until_gone(self) -> None:
-        """Return when the client hangs up; to be called after the body was read."""
+        """Return when the client hangs up; call it after the body was read."""
         while (await self.receive())["type"] != "http.disconnect":
             pass
 
 
 class HangUp:
-    """Raises GoneError in the task that enters it, where the client of a request hangs up; its body was read.
+    """Raises GoneError in the task that enters it when the client hangs up, after the body was read.
 
-    ASGI tells of that to whoever waits for a message: a task of its own, which takes as long as reading a body. A
-    request that is answered within LOOKED_AFTER seconds does without.
+    ASGI reports a hang-up only to a task that waits for a message, which costs as much as reading a body. A request
+    that is answered within LOOKED_AFTER seconds needs no such task.
     """
 
     def __init__(self, request: Request) -> None:
@@ -180,7 +180,7 @@ class HangUp:
             raise GoneError from None
 
 
-CLOSING: tuple[Header, ...] = ((b"connection", b"close"),)  # what is left of the body is not read
+CLOSING: tuple[Header, ...] = ((b"connection", b"close"),)  # the rest of the body is not read
 
 
 def too_large(most_bytes: int) -> HttpError:
@@ -198,7 +198,7 @@ def error_response(error: HttpError) -> Response:
 
 
 def parse_json(body: bytes) -> Any:
-    """Return the JSON of a body, whatever its content type says; raises HttpError where it is none."""
+    """Return the JSON of a body with any content type; raises HttpError if it is invalid."""
     try:
         return msgspec.json.decode(body)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
@@ -207,12 +207,12 @@ def parse_json(body: bytes) -> Any:
 
 def explain(error: Exception, body: bytes) -> str:
     if HALF_A_PAIR.search(body):
-        return "a string holds half of a surrogate pair, such as \\ud800, which is no character"
+        return "a string contains half of a surrogate pair, such as \\ud800, which is not a character"
     return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
 async def send_response(send: Send, response: Response, more: tuple[Header, ...], *, has_body: bool) -> None:
-    """Send a response; `more` are headers of every answer. HEAD has the headers alone."""
+    """Send a response; `more` are headers of every answer. HEAD gets only the headers."""
     headers = [
         (b"content-type", response.content_type),
         (b"content-length", str(response.stream.size if response.stream else len(response.body)).encode()),

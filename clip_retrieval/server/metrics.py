@@ -1,4 +1,4 @@
-"""/metrics and /metrics-summary: clip-retrieval 2's histograms by their names, and counters of our own."""
+"""/metrics and /metrics-summary: clip-retrieval 2's histograms under their names, and our own counters."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ STEPS = {
 WHOLE = "full_knn_request_time"
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
-LaneFigures = Callable[[], Iterable[tuple[str, int, float]]]  # name, items that wait, age of the oldest work
+LaneFigures = Callable[[], Iterable[tuple[str, int, float]]]  # name, waiting items, age of the oldest work
 
 
 class Metrics:
     """The figures of one server; nothing is registered globally.
 
-    With a folder, several processes keep their figures in it (prometheus_client's multiprocess mode, which a variable
-    of the environment turns on), and each tells the sum of all.
+    With a folder, several processes keep their figures in it, and each reports the sum of all (prometheus_client's
+    multiprocess mode, which an environment variable turns on).
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -65,7 +65,7 @@ class Metrics:
         counter.inc()
 
     def publish(self) -> None:
-        """Set the gauges to what is so now."""
+        """Set the gauges to the current values."""
         for lane, waiting, seconds in self.look():
             self.waiting.labels(lane).set(waiting)
             self.behind.labels(lane).set(seconds)
@@ -107,7 +107,7 @@ class Metrics:
 
 
 class Timing:
-    """The seconds of a block for a histogram; a third of contextlib's cost."""
+    """The seconds of a block for a histogram; costs a third of contextlib."""
 
     def __init__(self, histogram: Histogram) -> None:
         self.histogram = histogram

@@ -1,4 +1,4 @@
-"""The indices that `back` serves, by name: one folder, or those of a json file with options of their own."""
+"""The indices that `back` serves, by name: one folder, or the indices of a json file with their own options."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FOLDER_KEYS = ("indice_folder", "index_folder")  # of an index in the json file
 
 @dataclass(frozen=True)
 class NamedIndex:
-    """An index by the name that requests call it by."""
+    """An index and its name in requests."""
 
     name: str
     folder: str
@@ -54,7 +54,7 @@ def list_served(config: BackConfig) -> list[NamedIndex]:
 
 
 def read_index(name: str, value: object, usual: ServedConfig, path: Path) -> NamedIndex:
-    """Return one index of the json file; what it does not say is as on the command line."""
+    """Return one index of the json file; options that it does not set are those of the command line."""
     options = {"indice_folder": value} if isinstance(value, str) else value
     options = check_shape(options, dict[str, Any], f"{path}: {name}", ConfigError)
     folder = next((options[key] for key in FOLDER_KEYS if key in options), None)
@@ -81,7 +81,7 @@ def read_index(name: str, value: object, usual: ServedConfig, path: Path) -> Nam
 
 
 def check_parts(said: object, where: str) -> tuple[str, ...]:
-    """Return the addresses of parts. Raises ConfigError where they are none, or one is there twice."""
+    """Return the addresses of parts. Raises ConfigError if they are invalid, or if one is there twice."""
     if not isinstance(said, list | tuple) or not said or not all(isinstance(url, str) for url in said):
         raise ConfigError(f'{where} is a list of addresses, such as ["http://a:1234", "http://b:1234"]')
     parts = tuple(url.strip().rstrip("/") for url in said)

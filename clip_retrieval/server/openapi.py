@@ -1,4 +1,4 @@
-"""The API as an OpenAPI 3.1 document, and as a page that needs no script and nothing from elsewhere."""
+"""The API as an OpenAPI 3.1 document, and as a page without scripts or foreign files."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ POSTS: Mapping[str, tuple[str, str, Any]] = {  # path -> name, what it does, sha
     ),
     "/v1/rows": ("rows", "Rows by their ids: metadata, and on request thumbnails and embeddings.", RowsRequest),
     "/v1/embed": ("embed", "Embed texts and pictures, as OpenAI's embeddings endpoint does.", EmbedRequest),
-    "/v1/embeddings": ("embeddings", "The same as /v1/embed, by the name that OpenAI's clients call.", EmbedRequest),
+    "/v1/embeddings": ("embeddings", "The same as /v1/embed, by the name that OpenAI's clients use.", EmbedRequest),
     "/knn-service": (
         "knn_service",
         "Search as clip-retrieval 2 does, with one text, picture, url or vector.",
         KNN_REQUEST,
     ),
-    "/metadata": ("metadata", "Metadata of rows by their ids, as clip-retrieval 2 has it.", METADATA_REQUEST),
+    "/metadata": ("metadata", "Metadata of rows by their ids, as in clip-retrieval 2.", METADATA_REQUEST),
 }
 GETS: Mapping[str, tuple[str, str, str]] = {  # path -> name, what it does, media type
     "/v1/indices": (
@@ -39,24 +39,24 @@ GETS: Mapping[str, tuple[str, str, str]] = {  # path -> name, what it does, medi
         "application/json",
     ),
     "/v1/pictures/{index}/{id}": ("picture", "The picture of a row: a small JPEG, or the original.", "image/*"),
-    "/v1/files/{index}/{id}": ("file", "The PDF or video that the picture of a row is in; takes Range.", "*/*"),
+    "/v1/files/{index}/{id}": ("file", "The PDF or video that the picture of a row is in; supports Range.", "*/*"),
     "/indices-list": ("indices_list", "The names of the indices.", "application/json"),
     "/healthz": ("healthz", "Whether the server's threads work.", "application/json"),
-    "/readyz": ("readyz", "Whether every index has just encoded and searched something.", "application/json"),
-    "/metrics": ("metrics", "Figures as Prometheus reads them.", "text/plain"),
+    "/readyz": ("readyz", "Whether every index has just answered a test search.", "application/json"),
+    "/metrics": ("metrics", "Figures in Prometheus's format.", "text/plain"),
     "/metrics-summary": ("metrics_summary", "How long the steps of a search take.", "text/plain"),
-    "/config.json": ("config", "What clip-retrieval 2's front reads beside its page.", "application/json"),
+    "/config.json": ("config", "The settings that clip-retrieval 2's front reads.", "application/json"),
 }
 STATUSES = {
-    "400": "The request cannot be answered as it is; `message` says why.",
+    "400": "The request is invalid; `message` says why.",
     "401": "A key is missing.",
     "403": "The server fetches no image_url.",
     "404": "There is no such index, row or picture.",
-    "409": "The index was built anew; `Index-Generation` is the new generation.",
+    "409": "The index was rebuilt; `Index-Generation` is the new generation.",
     "413": "The body is too large.",
-    "416": "The file has nothing in the range that was asked for; `Content-Range` says its size.",
+    "416": "The file has nothing in the requested range; `Content-Range` has its size.",
     "429": "Too many requests are waiting; try again after `Retry-After` seconds.",
-    "503": "The model or a file of the index cannot be used just now, or the answer took too long.",
+    "503": "The model or a file of the index cannot be used at the moment, or the answer took too long.",
 }
 OF_EVERY_POST = ("400", "401", "403", "404", "409", "413", "429", "503")
 OF_A_GET = ("400", "401", "404", "409", "429", "503")
@@ -77,7 +77,7 @@ def document() -> dict[str, Any]:
         "info": {
             "title": "clip-retrieval back",
             "version": __version__,
-            "description": "Search in indices of pictures and captions. Bodies are JSON, whatever their type says.",
+            "description": "Search in indices of pictures and captions. Bodies are JSON with any content type.",
         },
         "paths": paths,
         "components": {"schemas": schemas, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
@@ -149,7 +149,7 @@ def as_page() -> Response:
 
 
 def section(path: str, method: str, about: dict[str, Any]) -> str:
-    """Return one way to ask as HTML."""
+    """Return one endpoint as HTML."""
     lines = [
         f'<h2><span class="method">{method.upper()}</span> <code>{escape(path)}</code></h2>',
         f"<p>{escape(about['summary'])}</p>",
@@ -185,7 +185,7 @@ def table(name: str, schema: dict[str, Any]) -> str:
 
 
 def words(schema: dict[str, Any]) -> str:
-    """Return a field's type, and its default where it has one."""
+    """Return a field's type, and its default if it has one."""
     if "anyOf" in schema:
         kind = " or ".join(words({**part}) for part in schema["anyOf"])
     elif "enum" in schema:
@@ -199,7 +199,7 @@ def words(schema: dict[str, Any]) -> str:
 
 
 def answer(response: Response) -> Handler:
-    """Return an endpoint that always answers the same."""
+    """Return an endpoint that always gives the same answer."""
 
     async def always(request: Request, said: Any) -> Response:  # noqa: ARG001 -- what every endpoint takes
         return response

@@ -1,4 +1,4 @@
-"""Pictures of hits: small ones within answers, and originals, out of files, tars, zips and tables below the roots."""
+"""Pictures of hits: thumbnails in answers, and originals, from files, tars, zips and tables below the roots."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from clip_retrieval.layout import IMAGE_PATH, SHARD_COLUMNS
 from clip_retrieval.query.pictures import find_picture
 from clip_retrieval.server.indices import Generation
 
-KEPT_BYTES, MOST_KEPT = 64 << 20, 50_000  # thumbnails that are kept; some are none, and have no bytes
-MOST_PIXELS = 100_000_000  # of a picture that a thumbnail is made of
+KEPT_BYTES, MOST_KEPT = 64 << 20, 50_000  # kept thumbnails; unreadable pictures are kept as None, without bytes
+MOST_PIXELS = 100_000_000  # of a picture that becomes a thumbnail
 QUALITY = 80
 IMAGE = "image"  # key of a row that clip-retrieval 2's clients read
 MEDIA_TYPES = {
@@ -32,7 +32,7 @@ MEDIA_TYPES = {
 
 
 class Thumbnails:
-    """Small JPEGs of an index's pictures by id; those asked for last are kept."""
+    """Small JPEGs of an index's pictures by id; the last requested ones are kept."""
 
     def __init__(self, side: int) -> None:
         self.side = side
@@ -43,7 +43,7 @@ class Thumbnails:
     def add(
         self, generation: Generation, ids: NDArray[np.int64], rows: Sequence[dict[str, Any]]
     ) -> list[dict[str, Any]]:
-        """Return the rows with their pictures as base64; one that cannot be had is left out, and fails nothing."""
+        """Return the rows with their pictures as base64; unavailable pictures are left out."""
         if not self.side or not generation.roots.places:
             return list(rows)
         added = []
@@ -53,7 +53,7 @@ class Thumbnails:
         return added
 
     def get(self, generation: Generation, row_id: int, side: int) -> bytes | None:
-        """Return the JPEG of a row's picture, or None where it has none that can be read."""
+        """Return the JPEG of a row's picture, or None if it has no readable one."""
         key = (generation.name, f"{generation.id} {side}", row_id)
         with self.lock:
             if key in self.kept:
@@ -70,12 +70,12 @@ class Thumbnails:
 
 
 def read_original(generation: Generation, row_id: int) -> bytes | None:
-    """Return the bytes of a row's picture; None where it has none below the roots."""
+    """Return the bytes of a row's picture; None if it has none below the roots."""
     return find_picture(read_row(generation, row_id), generation.roots).data
 
 
 def read_row(generation: Generation, row_id: int) -> dict[str, Any]:
-    """Return the columns that say where the picture of a row is; none where pictures are not served."""
+    """Return the columns that say where the picture of a row is; none if pictures are not served."""
     metadata = generation.first.metadata
     if metadata is None or not generation.roots.places:
         return {}
@@ -87,13 +87,13 @@ def read_row(generation: Generation, row_id: int) -> dict[str, Any]:
 
 
 def make_thumbnail(data: bytes | None, side: int) -> bytes | None:
-    """Return a JPEG of at most `side` pixels a side, upright; None where the bytes are no picture."""
+    """Return an upright JPEG whose sides have at most `side` pixels; None if the bytes are not a picture."""
     if data is None:
         return None
     try:
         with counting_warnings():
             image = open_image(data, MOST_PIXELS)
-            image.draft(None, (side, side))  # a JPEG is decoded at a fraction
+            image.draft(None, (side, side))  # a JPEG is decoded at a fraction of its size
             picture = to_rgb(load_image(image, MOST_PIXELS))
     except ImageError:
         return None
@@ -105,7 +105,7 @@ def make_thumbnail(data: bytes | None, side: int) -> bytes | None:
 
 
 def media_type(data: bytes) -> str | None:
-    """Return the media type of a picture's bytes; None where they are no picture, and must not be served."""
+    """Return the media type of a picture's bytes; None if they are not a picture, and must not be served."""
     try:
         with counting_warnings():
             return MEDIA_TYPES.get(open_image(data).format or "", "application/octet-stream")

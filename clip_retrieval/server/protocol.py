@@ -1,6 +1,6 @@
-"""uvicorn's HTTP protocol, with refusals before there is a task for a request, and news of connections that end.
+"""uvicorn's HTTP protocol, with refusals before a request has a task, and a callback when a connection ends.
 
-uvicorn documents none of the members that are overridden; those of httptools are the same from 0.30 to 0.54.
+The overridden members of uvicorn are undocumented; those for httptools are the same from 0.30 to 0.54.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Nothing(bytearray):
 
 
 class Refused:
-    """What uvicorn looks at of a request, in the place of its cycle."""
+    """What uvicorn reads of a request, instead of its cycle."""
 
     def __init__(self, response: Response) -> None:
         self.response = response
@@ -43,11 +43,11 @@ NOTHING, NOBODY_WAITS = Nothing(), asyncio.Event()
 
 
 class Refusals:
-    """Refusals that are held back, and sent together: one timer for all."""
+    """Refusals that are held and sent together, with one timer for all."""
 
     def __init__(self, admission: Admission) -> None:
         self.admission = admission
-        self.waiting: deque[tuple[float, Refusing, Refused]] = deque()  # when it is due first
+        self.waiting: deque[tuple[float, Refusing, Refused]] = deque()  # first the time when it is due
 
     def hold(self, connection: Refusing, refused: Refused) -> None:
         self.admission.held += 1
@@ -66,7 +66,7 @@ class Refusals:
 
 
 class Telling:
-    """Comes before uvicorn's protocol: tells when a connection has ended."""
+    """Comes before uvicorn's protocol: reports when a connection has ended."""
 
     on_end: Callable[[], None] | None
 
@@ -77,10 +77,10 @@ class Telling:
 
 
 class Refusing:
-    """Comes before uvicorn's protocol of httptools: answers at the end of a request's headers while there is no room.
+    """Comes before uvicorn's protocol for httptools: refuses a request after its headers if there is no room.
 
-    A connection has one timer, which looks when it was last used; uvicorn begins one with each answer, which takes as
-    long as all that is done for a refusal. With h11 in the place of httptools there is none of this.
+    A connection has one timer, which checks when it was last used. uvicorn starts one with each answer, which takes as
+    long as the rest of a refusal. With h11 instead of httptools, this class is not used.
     """
 
     served: App
@@ -109,7 +109,7 @@ class Refusing:
         return self.cycle is None or self.cycle.response_complete
 
     def scope_of_headers(self) -> dict[str, Any]:
-        """Return what a refusal has to know of the request, as uvicorn's scope has it."""
+        """Return what a refusal needs of the request, in the form of uvicorn's scope."""
         path = import_httptools().parse_url(self.url).path.decode("ascii")
         return {"method": self.parser.get_method().decode("ascii"), "path": unquote(path), "headers": self.headers}
 
@@ -122,7 +122,7 @@ class Refusing:
             self.send_refusal(refused)
 
     def send_refusal(self, refused: Refused) -> None:
-        """Send a refusal; requests behind it on the connection wait in uvicorn's pipeline."""
+        """Send a refusal; later requests on the connection wait in uvicorn's pipeline."""
         if self.transport.is_closing():
             return
         state: Any = self
@@ -150,7 +150,7 @@ class Refusing:
     def timeout_keep_alive_handler(self) -> None:
         self.timeout_keep_alive_task = None
         if not self.is_idle:
-            return  # its answer begins the timer
+            return  # its answer starts the timer
         left = self.idle_since + self.timeout_keep_alive - self.loop.time()
         if left > 0:
             self.look_after(left)
@@ -158,7 +158,7 @@ class Refusing:
             self.transport.close()
 
     def _unset_keepalive_if_required(self) -> None:
-        """Leave the timer; uvicorn calls this with whatever arrives."""
+        """Leave the timer; uvicorn calls this whenever data arrives."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)  # type: ignore[misc]
@@ -184,9 +184,9 @@ def import_httptools() -> Any:
     return httptools
 
 
-@lru_cache(64)  # most refusals of a second are alike
+@lru_cache(64)  # most refusals within a second are equal
 def render(response: Response, more: tuple[Header, ...]) -> bytes:
-    """Return an answer as it is sent."""
+    """Return the bytes of an answer."""
     status = HTTPStatus(response.status)
     headers = [
         (b"content-type", response.content_type),

@@ -1,4 +1,4 @@
-"""Rows of metadata as JSON objects: without nulls and NaN, which clip-retrieval 2's front takes for values."""
+"""Rows of metadata as JSON objects: without nulls and NaN, which clip-retrieval 2's front would show as values."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from clip_retrieval.server.indices import Generation
 
 
 def read_rows(generation: Generation, ids: NDArray[np.int64], columns: tuple[str, ...]) -> list[Row]:
-    """Return the rows with these ids, in their order; columns that a row has nothing in are left out.
+    """Return the rows with these ids, in their order; columns without a value are left out of a row.
 
-    A `url` that the metadata has no column for is the image_path of rows whose picture was fetched from the web.
+    If the metadata has no column `url`, it is the image_path of rows whose picture was fetched from the web.
     """
     metadata = generation.first.metadata
     rows: list[Row] = [{} for _ in ids]
@@ -39,7 +39,7 @@ def read_rows(generation: Generation, ids: NDArray[np.int64], columns: tuple[str
 
 
 def with_url(row: Row, columns: tuple[str, ...]) -> Row:
-    """Return these columns of a row, and the address of its picture as `url`, where it has one."""
+    """Return these columns of a row, and the url of its picture as `url`, if it has one."""
     address = str(row.get(IMAGE_PATH, ""))
     found = {URL: address} if address.startswith(WEB) else {}
     return found | {name: value for name, value in row.items() if name in columns}

@@ -1,4 +1,4 @@
-"""One process of `back`: indices opened, lanes and endpoints joined to an application, served until it is stopped."""
+"""One process of `back`: opens indices, joins lanes and endpoints into an application, and serves it until stopped."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from clip_retrieval.server.workers.team import Team
 logger = logging.getLogger(__name__)
 
 SHORTEST_KEY = 16
-OBJECTS_BETWEEN_COLLECTIONS = 20_000  # of 100 requests; after Python's 700 each request pays for a collection
+OBJECTS_BETWEEN_COLLECTIONS = 20_000  # of 100 requests; with Python's 700, each request pays for a collection
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class Served:
 
 
 def open_server(config: BackConfig, team: Team | None = None) -> Served:
-    """Open the indices and what answers for them, alone or in a team of processes. Raises ClipRetrievalError."""
+    """Open the indices and their application, alone or in a team of processes. Raises ClipRetrievalError."""
     keys = read_keys(config.access.api_key_file)
     files = read_front(Path(config.front_folder).expanduser() if config.front_folder else OURS)
     metrics = Metrics(team.figures if team else None)
@@ -78,7 +78,7 @@ def open_server(config: BackConfig, team: Team | None = None) -> Served:
 def list_routes(
     config: BackConfig, indices: Indices, asker: Asker, health: Health
 ) -> Mapping[str, Mapping[str, Route]]:
-    """Return what answers each path."""
+    """Return the endpoint of each path."""
     old, new, seen = (part.Endpoints(config, indices, asker) for part in (legacy, v1, about))
     assert isinstance(old, legacy.Endpoints)
     assert isinstance(new, v1.Endpoints)
@@ -111,7 +111,7 @@ def post(handler: Handler) -> dict[str, Route]:
 
 
 def read_keys(path: str | None) -> list[bytes]:
-    """Return the keys in a file, one a line; lines that begin with # are none. Raises ConfigError."""
+    """Return the keys in a file, one per line; lines that begin with # are comments. Raises ConfigError."""
     if path is None:
         return []
     try:
@@ -120,7 +120,7 @@ def read_keys(path: str | None) -> list[bytes]:
         raise ConfigError(f"api_key_file {path} cannot be read: {error.strerror or error}") from error
     keys = [line.strip() for line in lines if line.strip() and not line.startswith(b"#")]
     if not keys:
-        raise ConfigError(f"api_key_file {path} holds no key; write one in a line")
+        raise ConfigError(f"api_key_file {path} holds no key; write one per line")
     if any(len(key) < SHORTEST_KEY for key in keys):
         raise ConfigError(
             f"a key in {path} is shorter than {SHORTEST_KEY} characters; make it with `openssl rand -hex 32`"
@@ -130,7 +130,7 @@ def read_keys(path: str | None) -> list[bytes]:
 
 @dataclass(frozen=True)
 class Listening:
-    """A server that listens, for whoever started it."""
+    """A listening server, for the code that started it."""
 
     url: str
     served: Served
@@ -138,7 +138,7 @@ class Listening:
 
 @contextmanager
 def listening(config: BackConfig) -> Iterator[Listening]:
-    """Serve in a thread while the block runs, then stop: requests under way get `grace_seconds`."""
+    """Serve in a thread during the block, then stop: requests in progress get `grace_seconds`."""
     with bind(config.access) as sock:
         served = open_server(config)
         try:
@@ -156,7 +156,7 @@ def run_alone(config: BackConfig) -> None:
         tell_address(server.url, config.access)
         warm_up(server.served)
         stop.wait()
-        logger.info("stopping: requests under way are answered first")
+        logger.info("stopping: requests in progress are answered first")
 
 
 def tell_of_indices(served: Served) -> None:
@@ -165,7 +165,7 @@ def tell_of_indices(served: Served) -> None:
         logger.info("%s: %s", build.name, describe(build.describe()))
         if not build.has_pictures:
             where = "--pictures_below" if isinstance(build, LocalBuild) else "--pictures_below at the parts"
-            logger.info("%s: no pictures are served; say with %s where they lie", build.name, where)
+            logger.info("%s: no pictures are served; name their folder with %s", build.name, where)
 
 
 def describe(about_index: Mapping[str, Any]) -> str:
@@ -174,20 +174,20 @@ def describe(about_index: Mapping[str, Any]) -> str:
 
 
 def warm_up(served: Served) -> None:
-    """Open the models now, so that no first request waits for them; one that cannot be opened is told of."""
+    """Open the models now, so the first request does not wait for them; errors are logged."""
 
     def open_models() -> None:
         for build in served.indices.all():
             if not isinstance(build, LocalBuild):
-                continue  # parts have models of their own
+                continue  # parts have their own models
             searcher = build.generation.first
             try:
                 with searcher.encoding:
                     searcher.load()
-            except Exception as error:  # only texts and pictures need it, and say so  # noqa: BLE001
+            except Exception as error:  # only queries with texts and pictures fail, with this error  # noqa: BLE001
                 logger.warning("%s: queries with texts or pictures will fail: %s", build.name, error)
 
-        gc.freeze()  # what is there now stays: no collection has to look at it
+        gc.freeze()  # existing objects stay: no collection has to visit them
         served.health.is_warm = True
 
     gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)

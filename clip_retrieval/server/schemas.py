@@ -1,4 +1,4 @@
-"""Shapes of requests and answers for the OpenAPI document, as far as no message class has them."""
+"""Shapes of requests and answers for the OpenAPI document that have no message class."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ GENERATION = {"type": "string", "description": "The build of the index; it chang
 
 KNN_REQUEST = record(
     {
-        "text": nullable("string", "Asks with a text; the first of the four inputs that there is counts."),
-        "image": nullable("string", "Asks with a picture, as base64."),
-        "image_url": nullable("string", "Asks with the picture at a url, where the server was allowed to fetch some."),
-        "embedding_input": nullable("array", "Asks with a vector.", items=NUMBER),
-        "modality": {"type": "string", "description": "image: among pictures; anything else: among captions."},
+        "text": nullable("string", "Search by a text; only the first given one of the four inputs counts."),
+        "image": nullable("string", "Search by a picture, as base64."),
+        "image_url": nullable("string", "Search by the picture at a url, if the server may fetch pictures."),
+        "embedding_input": nullable("array", "Search by a vector.", items=NUMBER),
+        "modality": {"type": "string", "description": "image: search pictures; anything else: search captions."},
         "num_images": {**COUNT, "description": "Hits with metadata."},
-        "num_result_ids": nullable("integer", "Hits in all; those after num_images have id and similarity only."),
+        "num_result_ids": nullable("integer", "Hits in all; after num_images, they have only id and similarity."),
         "indice_name": nullable("string", "Which index; null: the first."),
         "deduplicate": {
             "type": "boolean",
@@ -55,7 +55,7 @@ METADATA_REQUEST = record(
         "columns": nullable(
             "array", "Columns to return; null: url, image_path, caption and NSFW, or --columns_to_return.", items=TEXT
         ),
-        "generation": nullable("string", "The build that the ids are of; another one is refused with 409."),
+        "generation": nullable("string", "The build of the ids; another one is refused with 409."),
     },
     ("ids",),
 )
@@ -65,8 +65,8 @@ HIT = record(
         "id": COUNT,
         "similarity": NUMBER,
         "metadata": METADATA,
-        "surprise": {**NUMBER, "description": "Rows that chance would have put as high; with `surprise` only."},
-        "embedding": {"description": "With `embeddings` only: numbers, or base64 of float32 in little-endian order."},
+        "surprise": {**NUMBER, "description": "Rows that would score as high by chance; only with `surprise`."},
+        "embedding": {"description": "Only with `embeddings`: numbers, or base64 of float32 in little-endian order."},
     },
     ("rank", "id", "similarity", "metadata"),
 )
@@ -75,12 +75,12 @@ ANSWER = record(
         "query": TEXT,
         "kind": TEXT,
         "hits": listing(HIT),
-        "how": {**listing(TEXT), "description": "How the hits were found, where that is not plain."},
+        "how": {**listing(TEXT), "description": "How the hits were found, if there is something to note."},
         "warning": {"type": "string", "description": "Words that the model does not know."},
         "background": {
             **listing(record({"row_count": NUMBER, "middle": NUMBER, "deviation": NUMBER})),
-            "description": "With `surprise` only: how the scores of rows are distributed that are not meant, normally; "
-            "of an index in parts one distribution for each.",
+            "description": "Only with `surprise`: the normal distribution of the scores of unrelated rows; for an "
+            "index in parts, one distribution for each part.",
         },
     },
     ("query", "kind", "hits", "how"),
@@ -89,17 +89,17 @@ EMBEDDING = record({"object": TEXT, "index": COUNT, "embedding": {}, "warning": 
 ROW = record({"id": COUNT, "metadata": METADATA, "embedding": {}}, ("id", "metadata"))
 PARTIAL = {
     **listing(record({"part": COUNT, "first_id": COUNT, "rows": COUNT, "problem": TEXT}, ("part", "first_id", "rows"))),
-    "description": "Parts of the index that did not answer, and which rows they have; absent where all did.",
+    "description": "Parts of the index that did not answer, and which rows they have; absent if all did.",
 }
 ABOUT_INDEX = record(
     {
         "name": TEXT, "generation": GENERATION, "clip_model": {"type": ["string", "null"]}, "dimension": COUNT,
         "rows": {"type": "object", "description": "Rows of each index, image and text."}, "columns": listing(TEXT),
         "pictures": {"type": "boolean", "description": "The server has pictures of its rows."},
-        "files": {"type": "boolean", "description": "The server has the PDFs and videos that they are in."},
+        "files": {"type": "boolean", "description": "The server has the PDFs and videos of its rows."},
         "fingerprint": {"type": ["string", "null"], "description": "The weights of the model."},
         "metric": TEXT, "usual_columns": {**listing(TEXT), "description": "What /knn-service and /metadata return."},
-        "parts": {**listing({"type": "object"}), "description": "Of an index in parts: which rows each has."},
+        "parts": {**listing({"type": "object"}), "description": "Of an index in parts: which rows each part has."},
     }
 )  # fmt: skip
 RESULTS: dict[str, Any] = {
@@ -131,11 +131,11 @@ PARAMETERS: dict[str, list[dict[str, Any]]] = {
         *WHICH_ROW,
         {
             "name": "expires", "in": "query", "schema": COUNT,
-            "description": "Until when a signed link holds, in seconds since 1970; a day at most.",
+            "description": "When a signed link expires, in seconds since 1970; at most a day from now.",
         },
         {
             "name": "signature", "in": "query", "schema": TEXT,
-            "description": "In place of a key: HMAC-SHA256 with it, in hex, of the path, a line end and `expires`.",
+            "description": "Instead of a key: HMAC-SHA256 with it, in hex, of the path, a line end and `expires`.",
         },
     ],
     "/v1/pictures/{index}/{id}": [
@@ -146,7 +146,7 @@ PARAMETERS: dict[str, list[dict[str, Any]]] = {
         },
         {
             "name": "original", "in": "query", "schema": {"type": "string", "enum": ["1", "true"]},
-            "description": "The bytes as they lie in their file.",
+            "description": "The original bytes of the file.",
         },
     ],
 }  # fmt: skip

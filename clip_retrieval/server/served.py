@@ -1,4 +1,4 @@
-"""All indices of a server by name, whether they are folders that are opened here or parts on other servers."""
+"""All indices of a server by name: folders that are opened here, or parts on other servers."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ class Indices:
         return [self.build_of(served) for served in self.served.values()]
 
     def watch(self, seconds: float) -> None:
-        """Look for new builds every few seconds, in a thread of their own, until `close`.
+        """Look for new builds every few seconds, in a separate thread, until `close`.
 
-        All processes look at the same moments, so that they serve a new build at nearly the same time.
+        All processes look at the same moments, so they serve a new build at nearly the same time.
         """
 
         def run() -> None:

@@ -1,4 +1,4 @@
-"""An application at a socket: uvicorn answers for it until it is stopped."""
+"""An application on a socket, which uvicorn serves until it is stopped."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from clip_retrieval.server.config import AccessConfig
 from clip_retrieval.server.listen import BACKLOG, url_of
 from clip_retrieval.server.protocol import protocol_of
 
-IDLE_SECONDS = 75  # of a connection between requests; proxies keep theirs for 60
+IDLE_SECONDS = 75  # of a connection between requests; proxies keep their connections for 60
 
 
 @contextmanager
 def answering(sock: socket.socket, app: App, access: AccessConfig, grace_seconds: float) -> Iterator[str]:
-    """Let an application answer at a socket while the block runs, in a thread; yield its url.
+    """Serve an application on a socket during the block, in a thread; yield its url.
 
-    At the end nothing new is taken, and requests under way get `grace_seconds`.
+    At the end no new requests are accepted, and requests in progress get `grace_seconds`.
     """
     server = make_server(app, access, grace_seconds)
     thread = threading.Thread(target=run_server, args=(server, sock), name="server")
@@ -38,7 +38,7 @@ def answering(sock: socket.socket, app: App, access: AccessConfig, grace_seconds
 def make_server(app: App, access: AccessConfig, grace_seconds: float, on_end: Callable[[], None] | None = None) -> Any:
     """Return uvicorn's server; `on_end` is called when a connection has ended.
 
-    Raises ConfigError where uvicorn is not installed, or the certificate is none.
+    Raises ConfigError if uvicorn is not installed, or the certificate is invalid.
     """
     need("uvicorn", "the server", ConfigError, extra="serve")
     import uvicorn
@@ -60,7 +60,7 @@ def make_server(app: App, access: AccessConfig, grace_seconds: float, on_end: Ca
     )
     try:
         about_server.load()
-    except OSError as error:  # ssl.SSLError among them
+    except OSError as error:  # including ssl.SSLError
         raise ConfigError(
             f"{access.ssl_certfile} cannot be used as a certificate: {error.strerror or error}"
         ) from error
@@ -68,6 +68,6 @@ def make_server(app: App, access: AccessConfig, grace_seconds: float, on_end: Ca
 
 
 def run_server(server: Any, sock: socket.socket | None) -> None:
-    """Run uvicorn with an event loop of its own; without a socket it takes only connections that it is handed."""
+    """Run uvicorn with its own event loop; without a socket it takes only connections that are passed to it."""
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
         runner.run(server.serve(sockets=[] if sock is None else [sock]))

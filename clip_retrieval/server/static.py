@@ -22,11 +22,11 @@ class File:
     body: bytes
     media_type: bytes
     tag: bytes
-    packed: bytes | None = None  # gzip, where that is smaller
+    packed: bytes | None = None  # gzip, if that is smaller
 
 
 def read_front(folder: Path) -> dict[str, File]:
-    """Return the files below a folder by their paths from it; hidden ones and links that lead out are left out."""
+    """Return the files below a folder by their relative paths, without hidden files and links that lead outside."""
     if not (folder / INDEX).is_file():
         raise ConfigError(f"{folder} holds no {INDEX}; name the folder that a front was built into")
     root, files, total = folder.resolve(), {}, 0

@@ -1,4 +1,4 @@
-"""/v1: what `filter` can ask, over HTTP: sums of texts, pictures, rows and vectors, conditions, diversity, surprise."""
+"""/v1: the queries of `filter` over HTTP: sums of texts, pictures, rows, vectors; conditions, diversity, surprise."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from clip_retrieval.server.messages import Request, Response
 from clip_retrieval.server.served import Indices
 
 MOST_TERMS = 32  # of one query
-MOST_EMBEDDINGS = 2_000  # hits with their embeddings in one answer: some 20 MB of JSON
+MOST_EMBEDDINGS = 2_000  # hits with their embeddings in one answer: about 20 MB of JSON
 
 Encoding = Literal["float", "base64"]
 T = TypeVar("T")
 
 
 class Term(msgspec.Struct, forbid_unknown_fields=True):
-    """A part of a query: one of text, image, image_url, embedding and id, and how much it counts."""
+    """A part of a query: one of text, image, image_url, embedding and id, and its weight."""
 
     text: str | None = None
     image: str | None = None
@@ -53,7 +53,7 @@ class Term(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class SearchRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """What /v1/search takes. Each query is a text ("beach - people"), or a list of terms that are added up."""
+    """The body of /v1/search. Each query is a text ("beach - people"), or a list of terms that are added up."""
 
     queries: list[str | list[Term]]
     index: str | None = None
@@ -73,7 +73,7 @@ class SearchRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class RowsRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """What /v1/rows takes: ids of rows, and what is wanted of each."""
+    """The body of /v1/rows: ids of rows, and what to return of each."""
 
     ids: list[int]
     index: str | None = None
@@ -92,7 +92,7 @@ class Picture(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class EmbedRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """What /v1/embed takes, as OpenAI's embeddings endpoint does: texts, and pictures beside them."""
+    """The body of /v1/embed, as for OpenAI's embeddings endpoint: texts, and also pictures."""
 
     input: str | list[str | Picture]
     model: str | None = None
@@ -103,7 +103,7 @@ class EmbedRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Endpoints:
-    """What answers under /v1."""
+    """The endpoints under /v1."""
 
     config: BackConfig
     indices: Indices
@@ -169,7 +169,7 @@ class Endpoints:
             raise bad(f"there are {count} {what}; 1 to {most} may be in one request (max_queries)")
 
     def read_selection(self, said: SearchRequest) -> SelectionConfig:
-        """Return which rows are hits. Raises HttpError where the request asks for too much, or for nonsense."""
+        """Return which rows are hits. Raises HttpError if the request asks for too much or is invalid."""
         self.check_number(len(said.queries), "queries")
         most = self.config.limits.max_results
         if said.limit < 1 or said.offset < 0 or said.offset + said.limit > most:
@@ -240,7 +240,7 @@ def convert(body: Any, shape: type[T]) -> T:
 
 
 def read_terms(query: str) -> list[Term]:
-    """Return the terms of the compact form; every word is a text, whatever it looks like."""
+    """Return the terms of the compact form; every word is a text, even if it looks like a path."""
     try:
         return [Term(text=words.text, weight=words.weight) for words in parse_words(query)]
     except QueryError as error:
@@ -272,7 +272,7 @@ def describe_answer(answer: Answer, rows: Sequence[dict[str, Any]], said: Search
 
 
 def describe_missing(missing: Sequence[Missing]) -> dict[str, Any]:
-    """Return the parts of the index that are not in the answer; nothing where all are."""
+    """Return the parts of the index that are missing from the answer; empty if there are none."""
     return {"partial": [part.describe() for part in missing]} if missing else {}
 
 
@@ -292,7 +292,7 @@ def encode(row: NDArray[np.float32], form: Encoding) -> list[float] | str:
 
 
 def decode(text: str) -> NDArray[np.float32]:
-    """Return an embedding out of base64. Raises HttpError where it is none."""
+    """Return an embedding from base64. Raises HttpError if it is invalid."""
     try:
         return np.frombuffer(base64.b64decode(text, validate=True), "<f4")
     except ValueError as error:

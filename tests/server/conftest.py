@@ -1,4 +1,4 @@
-"""A server without sockets: its application asked in one event loop, which a thread runs."""
+"""A server without sockets: requests go to its application in one event loop, which a thread runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SECONDS = 60
 
 
 class Client:
-    """Asks an application, and waits for its answers."""
+    """Sends requests to an application, and waits for its answers."""
 
     def __init__(self, served: Served) -> None:
         self.served = served

@@ -1,4 +1,4 @@
-"""Who may ask, how much at once, and what happens to those who may not."""
+"""Who may use the server, how many requests at once, and how others are refused."""
 
 from __future__ import annotations
 
@@ -277,7 +277,7 @@ def test_no_url_leads_into_the_network_of_the_server(index: Path, serve: Any) ->
             old = client.post("/knn-service", {"image_url": picture, "modality": "image", "num_images": 1})
             new = client.post("/v1/search", {"queries": [[{"image_url": picture}]]})
             asked += [(picture, answer.status_code) for answer in (old, new) if answer.status_code != 400]
-            assert "127.0.0.1 is" not in old.text  # what a name leads to is nobody's business
+            assert "127.0.0.1 is" not in old.text  # the address of a name stays private
         with pytest.raises(BlockingIOError):
             trap.accept()
     assert not asked

@@ -245,7 +245,7 @@ def test_an_index_of_clip_retrieval_2_is_served_as_it_is(
 ) -> None:
     folder = write_index(tmp_path / "old", pd.DataFrame({"caption": ["a", "b"], "image_path": "x.jpg"}), manifest=None)
     client = serve(folder)
-    assert "ViT-B/32 is taken" in caplog.text
+    assert "ViT-B/32 is used" in caplog.text
     body = {"embedding_input": [1.0] * 16, "modality": "image", "num_images": 2, "indice_name": "old"}
     assert [hit["image_path"] for hit in client.post("/knn-service", body).json()] == ["x.jpg"] * 2
     said = {"indice_folder": str(folder), "clip_model": MODEL, "use_jit": True, "enable_faiss_memory_mapping": False}

@@ -1,4 +1,4 @@
-"""The PDF or video that a hit is in: whole, or in ranges, below the roots alone."""
+"""The PDF or video that a hit is in: whole or in ranges, only below the roots."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KEY = "0123456789abcdef-key"
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., bytes]) -> Path:
-    """Give a video in a folder of its own."""
+    """Give a video in its own folder."""
     path = tmp_path_factory.mktemp("films") / "a b.mov"
     path.write_bytes(make_video("red", "blue"))
     return path
@@ -116,12 +116,12 @@ def test_a_signed_link_stands_in_for_a_key(held: Path, film: Path, serve: Any, t
         f"{path}?signature=0",
     ):
         refused = client.get(wrong)
-        told = "the signature of this link does not hold" if "/files/" in wrong else "this server wants a key"
+        told = "the signature of this link is wrong" if "/files/" in wrong else "this server requires a key"
         assert (refused.status_code, told in refused.json()["message"]) == (401, True), wrong
         assert client.get(wrong, headers={"x-api-key": KEY}).status_code != 401
-    assert "wants a key" in client.get(path).json()["message"]
-    assert "wants a key" in client.get(f"{path}?signature=0", headers={"x-api-key": "wrong"}).json()["message"]
-    for expires, what in ((int(time.time()) - 1, "has expired"), (int(time.time()) + 90_000, "a day at most")):
+    assert "requires a key" in client.get(path).json()["message"]
+    assert "requires a key" in client.get(f"{path}?signature=0", headers={"x-api-key": "wrong"}).json()["message"]
+    for expires, what in ((int(time.time()) - 1, "has expired"), (int(time.time()) + 90_000, "at most a day")):
         refused = client.get(link(expires=expires))
         assert (refused.status_code, what in refused.json()["message"]) == (401, True)
     assert client.post("/v1/search?" + link().partition("?")[2], {"queries": ["sea"]}).status_code == 401
@@ -196,7 +196,7 @@ def test_a_row_that_there_is_not_is_told_how_many_there_are(held: Path, film: Pa
         answer = client.get(f"/v1/{kind}/{path}")
         assert (answer.status_code, told in answer.json()["message"]) == (status, True), answer.text
     if kind == "files":
-        assert "is no page or frame, or its PDF" in client.get(f"/v1/files/{name}/3").json()["message"]
+        assert "is not a page or frame, or its PDF" in client.get(f"/v1/files/{name}/3").json()["message"]
     else:
         for size in ("0", "1025", "-5", "1.5", "0000000512999"):
             assert client.get(f"/v1/pictures/{name}/0?size={size}").status_code == 400, size

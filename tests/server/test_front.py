@@ -1,4 +1,4 @@
-"""The web page's files, and the server that has nothing else."""
+"""The web page's files, and the server that has only these."""
 
 from __future__ import annotations
 

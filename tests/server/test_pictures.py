@@ -1,4 +1,4 @@
-"""Pictures of hits: within answers and by themselves, and only those that the index's input had."""
+"""Pictures of hits: in answers and by themselves, and only pictures of the index's input."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def picture_in(row: dict[str, Any]) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def loose(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the index of a folder of pictures, one of them large, one with alpha, one that is none any more."""
+    """Give the index of a folder of pictures, one of them large, one with alpha, one that is no longer a picture."""
     folder = tmp_path_factory.mktemp("pictures")
     source = folder / "photos"
     source.mkdir()
@@ -83,7 +83,7 @@ def test_a_picture_is_served_small_or_as_it_is(loose: Path, serve: Any) -> None:
     assert whole.headers["content-type"] == "image/png"
     assert whole.content == (loose.parent / "photos/alpha.png").read_bytes()
     gone = names.index("gone.jpg")
-    for query in ("", "?original=1"):  # what is no picture is never served, not as bytes either
+    for query in ("", "?original=1"):  # a file that is not a picture is never served
         assert client.get(f"/v1/pictures/index/{gone}{query}").status_code == 404
 
 

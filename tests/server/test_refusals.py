@@ -1,4 +1,4 @@
-"""What is one too many is refused before there is a task for it, and few may be in work while most is refused."""
+"""Too many requests are refused before they have a task, and only a few may be in progress during refusals."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def full(client: Any) -> Iterator[None]:
 
 
 def send(client: Any, *sent: bytes) -> tuple[Answers, bool]:
-    """Return what is answered to bytes on one connection without a task of its own, and whether that is closed."""
+    """Return what is answered to bytes on one connection without a task, and whether the connection is closed."""
 
     async def run() -> tuple[bytes, bool]:
         from uvicorn.server import ServerState  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""A new build in the same folder takes the place of the old one, and no request fails meanwhile."""
+"""A new build in the same folder replaces the old one, and no request fails meanwhile."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def build(folder: Path, rows: Any, write_run: WriteRun, label: str) -> Path:
 
 
 def look(client: Any) -> bool:
-    """Look for a new build twice: it is opened once its files have stayed the same."""
+    """Look for a new build twice: it is opened once its files have stopped changing."""
     served = next(iter(client.served.indices.served.values()))
     return bool(served.look() or served.look())
 
@@ -51,7 +51,7 @@ def test_a_new_build_is_served_and_says_so(
     assert (before.json()[0]["caption"], after.json()[0]["caption"]) == ("old 3", "new 46")
     generation = after.headers["index-generation"]
     assert generation not in ("", before.headers["index-generation"])
-    assert old.first.metadata is not None  # who holds the old build reads it to the end
+    assert old.first.metadata is not None  # requests with the old build can read it to the end
     assert old.first.metadata.rows(np.array([3])).to_pylist()[0]["caption"] == "old 3"
 
 
@@ -137,7 +137,7 @@ def test_nothing_is_answered_from_a_mapped_file_that_was_overwritten_in_place(
     assert [answer.status_code for answer in answers] == [503] * 5
     assert all(f"{file} was overwritten in place while it was served" in answer.text for answer in answers)
     assert not look(client)
-    assert caplog.text.count("nothing of index is answered until a whole build is there") == 1
+    assert caplog.text.count("index does not answer until it has a complete build") == 1
 
     build(tmp_path, rows, write_run, "new")
     assert client.post("/metadata", {"ids": [1]}).status_code == 503  # another inode, but the old one is still mapped

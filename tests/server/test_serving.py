@@ -1,4 +1,4 @@
-"""The server at a real socket: started, spoken to badly, stopped."""
+"""The server on a real socket: started, sent bad requests, stopped."""
 
 from __future__ import annotations
 
@@ -190,4 +190,4 @@ def check_serving(process: subprocess.Popen[str]) -> None:
     assert ask(lines[-1].split()[0])[0]["caption"] == "dog"
     os.kill(process.pid, signal.SIGTERM)
     assert process.stdout.read() == "0 []\n"
-    assert "stopping: requests under way are answered first" in process.stderr.read()
+    assert "stopping: requests in progress are answered first" in process.stderr.read()

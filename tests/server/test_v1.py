@@ -1,4 +1,4 @@
-"""/v1: what `filter` can ask, over HTTP."""
+"""/v1: the queries of `filter` over HTTP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An index in parts as requests see it: rows by id from the part that has them, questions to all of them at once."""
+"""An index in parts as requests see it: rows come from the part that has them, questions go to all parts at once."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class RowsOfPart(msgspec.Struct):
 
 @dataclass(frozen=True)
 class PartedBuild:
-    """The parts of an index as they are now."""
+    """The current parts of an index."""
 
     exchange: Exchange
     embedder: Embedder
@@ -135,7 +135,7 @@ class PartedBuild:
         found = await self.rows(Wanted(np.array([row_id]), with_embeddings=True, modality=modality))
         assert found.embeddings is not None
         if not found.embeddings[0].any():
-            raise QueryError(f"row {row_id} has no embedding: there was no {modality} that could be used")
+            raise QueryError(f"row {row_id} has no embedding: it had no usable {modality}")
         return Query(f"row {row_id}", "row", found.embeddings[0], own_rows=(row_id,))
 
     async def ask(self, question: Question) -> Found:
@@ -166,7 +166,7 @@ class PartedBuild:
         return FoundRows(np.array(ids, np.int64), listed, embeddings, tuple(missing.values()))
 
     def cut(self, wanted: Wanted) -> Sequence[Mapping[int, Call]]:
-        """Return the requests for rows: one at a time to each part, of no more rows than it gives at once."""
+        """Return the requests for rows: one at a time to each part, of at most as many rows as it allows."""
         layout = self.exchange.layout
         most = min(layout.max_results, ROWS_AT_ONCE if wanted.with_embeddings else layout.max_results)
         each = np.unique(wanted.ids)
@@ -209,7 +209,7 @@ class PartedBuild:
     async def file(self, row_id: int) -> HeldFile | None:
         first = await self.ask_owner("/v1/files", row_id, {}, (0, 1))
         found = SIZE.fullmatch(first.headers.get("content-range", "")) if first is not None else None
-        if first is None or found is None:  # there is none, or it is empty
+        if first is None or found is None:  # there is no file, or it is empty
             return None
 
         async def read(start: int, stop: int) -> bytes:
@@ -223,7 +223,7 @@ class PartedBuild:
     async def ask_owner(
         self, kind: str, row_id: int, parameters: Mapping[str, object], span: Span | None = None
     ) -> Reply | None:
-        """Return what the part that has a row answers of it, 404 included; None where no part has it."""
+        """Return the answer of the part that has a row, which may be 404; None if no part has it."""
         layout = self.exchange.layout
         if row_id >= self.row_count:
             return None
@@ -237,7 +237,7 @@ class PartedBuild:
         return replies[place]
 
     async def probe(self) -> Mapping[str, str]:
-        """Ask each part whether it is ready. Raises HttpError where none is."""
+        """Ask each part whether it is ready. Raises HttpError if no part is."""
         calls = {place: Call("GET", "/readyz") for place in range(len(self.exchange.links))}
         replies, missing = await self.exchange.ask(calls)
         if not replies:

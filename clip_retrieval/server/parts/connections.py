@@ -1,4 +1,4 @@
-"""HTTP to other servers out of the event loop, over connections that are kept. aiohttp: a seventh of httpx's CPU."""
+"""HTTP to other servers from the event loop, over kept connections. aiohttp takes a seventh of httpx's CPU time."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from clip_retrieval.server.config import BackConfig
 if TYPE_CHECKING:
     import aiohttp
 
-IDLE_SECONDS = 60  # of a connection; `back` closes those that are idle for 75
+IDLE_SECONDS = 60  # of a connection; `back` closes connections that are idle for 75
 LARGEST_LINE = 32 << 10  # bytes of a header
 Span = tuple[int, int]  # first byte, and the one after the last
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a server answered."""
+    """A server's answer."""
 
     status: int
     headers: Mapping[str, str]
@@ -30,11 +30,11 @@ class Reply:
 
 
 class LostError(Exception):
-    """There was no connection, or it broke before the answer was whole."""
+    """There was no connection, or it broke before the answer was complete."""
 
 
 class Connections:
-    """The connections of one server to others. They belong to its event loop, and open with the first request."""
+    """The connections of one server to others. They belong to its event loop, and open at the first request."""
 
     def __init__(self, config: BackConfig) -> None:
         self.config = config
@@ -42,19 +42,19 @@ class Connections:
         self.tasks: set[asyncio.Task[None]] = set()
 
     async def ask(self, method: str, url: str, body: bytes | None = None, span: Span | None = None) -> Reply:
-        """Send a request. Raises LostError; how long that may take is up to the caller."""
+        """Send a request. Raises LostError; the caller limits the time."""
         if self.session is None:
             self.session = open_session(self.config)
         return await ask(self.session, method, url, body, span)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something beside the requests; what is not done when the server ends is cancelled."""
+        """Run something in the background; it is cancelled when the server ends."""
         task = asyncio.get_running_loop().create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
     async def close(self) -> None:
-        """Close them, in the event loop that they belong to."""
+        """Close the connections, in their event loop."""
         tasks = list(self.tasks)
         for task in tasks:
             task.cancel()
@@ -64,7 +64,7 @@ class Connections:
 
 
 def open_session(config: BackConfig) -> aiohttp.ClientSession:
-    """Return a session for the running event loop. Proxies of the environment are not asked: parts are near."""
+    """Return a session for the running event loop. It ignores proxies of the environment, since parts are near."""
     import aiohttp
 
     key = read_key(config.parted.part_key_file)
@@ -82,7 +82,7 @@ def open_session(config: BackConfig) -> aiohttp.ClientSession:
 async def ask(
     session: aiohttp.ClientSession, method: str, url: str, body: bytes | None, span: Span | None = None
 ) -> Reply:
-    """Send a request over a session, for a span of the answer's bytes only. Raises LostError."""
+    """Send a request over a session, for the whole answer or a span of its bytes. Raises LostError."""
     import aiohttp
 
     headers = {} if span is None else {"range": f"bytes={span[0]}-{span[1] - 1}"}
@@ -97,7 +97,7 @@ async def ask(
 
 
 def check_installed() -> None:
-    """Raise ConfigError where the package is missing that asks parts."""
+    """Raise ConfigError if the package for requests to parts is missing."""
     need("aiohttp", "an index in parts", ConfigError, extra="serve")
 
 

@@ -1,4 +1,4 @@
-"""Texts and pictures become vectors once: one part encodes them, what waits at the same moment in one request."""
+"""Texts and pictures become vectors at one part; items that wait at the same moment are sent in one request."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Embeddings(msgspec.Struct):
 
 
 class Embedder:
-    """Has parts encode, in turn; one that does not answer, or has too much to do, is passed over."""
+    """Lets parts encode, in turn; a part that does not answer or is too busy is skipped."""
 
     def __init__(self, name: str, links: Sequence[Link]) -> None:
         self.name, self.links = name, links
@@ -54,11 +54,11 @@ class Embedder:
             self.links[0].connections.spawn(self.settle(waiting[start : start + at_once]))
 
     async def settle(self, waiting: Sequence[Waiting]) -> None:
-        """Embed texts, and each alone where one of several cannot be, so that it fails alone."""
+        """Embed texts; if one of several fails, embed each alone, so only the bad one fails."""
         try:
             items = await self.embed([text for text, _ in waiting])
             found = [read_query(item, text, "text") for item, (text, _) in zip(items, waiting, strict=True)]
-        except BaseException as error:  # also where the server ends: whoever waits must know  # noqa: BLE001
+        except BaseException as error:  # also when the server ends: waiting requests must know  # noqa: BLE001
             if isinstance(error, HttpError) and error.status == HTTPStatus.BAD_REQUEST and len(waiting) > 1:
                 for one in waiting:
                     await self.settle([one])
@@ -77,7 +77,7 @@ class Embedder:
         return read_query(item, "the picture", "image")
 
     async def embed(self, inputs: Sequence[str | dict[str, str]]) -> list[Item]:
-        """Return the embeddings that the first part has which answers. Raises HttpError."""
+        """Return the embeddings of the first part that answers. Raises HttpError."""
         first, problem = next(self.turns), ""
         refused: HttpError | None = None
         for place in range(len(self.links)):

@@ -1,4 +1,4 @@
-"""A request to several parts at once: who answered, who is missing, and whose refusal is that of the whole."""
+"""A request to several parts at once: which answered, which are missing, and which refusal applies to the whole."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from clip_retrieval.server.parts.link import Call, Link, RebuiltError, Unanswere
 
 @dataclass(frozen=True)
 class Exchange:
-    """The parts of one build of an index, and how to find out whether there is a newer one."""
+    """The parts of one build of an index, and how to look for a newer one."""
 
     layout: Layout
     links: tuple[Link, ...]
@@ -25,7 +25,7 @@ class Exchange:
     async def ask(self, calls: Mapping[int, Call]) -> tuple[dict[int, Reply], list[Missing]]:
         """Send each part its request; return the answers by the place of the part, and the parts that have none.
 
-        Raises HttpError where a part refuses what was asked or has too much to do, StaleError where one was built anew.
+        Raises HttpError if a part refuses the request or is too busy, StaleError if one was rebuilt.
         """
         tasks = [self.links[place].ask(call) for place, call in calls.items()]
         outcomes = dict(zip(calls, await asyncio.gather(*tasks, return_exceptions=True), strict=True))
@@ -36,7 +36,7 @@ class Exchange:
         return replies, missing
 
     def raise_first(self, errors: Mapping[int, BaseException], asked: int) -> None:
-        """Raise what is no matter of one part."""
+        """Raise the first error that concerns more than one part."""
         if any(isinstance(error, RebuiltError) for error in errors.values()):
             raise StaleError(self.refresh)
         refused = {place: error for place, error in errors.items() if not isinstance(error, UnansweredError)}
@@ -51,7 +51,7 @@ class Exchange:
         return Missing(link.number, first_ids[place], first_ids[place + 1] - first_ids[place], problem)
 
     def within(self, place: int, partial: Sequence[Missing]) -> list[Missing]:
-        """Return what is missing of a part that is in parts itself, by the ids here."""
+        """Return the missing parts of a part that is itself in parts, with our ids."""
         link, first_id = self.links[place], self.layout.first_ids[place]
         return [
             Missing(link.number, first_id + one.first_id, one.rows, f"its part {one.part}: {one.problem}")
@@ -59,7 +59,7 @@ class Exchange:
         ]
 
     def unanswered(self, missing: Sequence[Missing]) -> HttpError:
-        """Return the error where none of the parts that were asked has answered."""
+        """Return the error for the case that none of the asked parts has answered."""
         told = "; ".join(f"part {part.part}: {part.problem}" for part in missing)
         return HttpError(
             HTTPStatus.SERVICE_UNAVAILABLE, f"no part of {self.layout.name} that was asked answers ({told})"

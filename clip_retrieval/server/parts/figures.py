@@ -1,4 +1,4 @@
-"""What /metrics has of each part: requests by outcome, seconds, second tries, and whether it answers."""
+"""The figures of each part in /metrics: requests by outcome, seconds, retries, and whether it answers."""
 
 from __future__ import annotations
 
@@ -18,13 +18,11 @@ class PartMetrics:
             "clip_retrieval_part_requests", "Requests to a part, by status, timeout or lost.", (*LABELS, "outcome"),
             registry=registry,
         )  # fmt: skip
-        self.retries = Counter("clip_retrieval_part_retries", "Second tries.", LABELS, registry=registry)
+        self.retries = Counter("clip_retrieval_part_retries", "Retries.", LABELS, registry=registry)
         self.seconds = Histogram(
             "clip_retrieval_part_seconds", "Seconds of a request to a part.", LABELS, registry=registry, buckets=BUCKETS
         )
-        self.missing = Counter(
-            "clip_retrieval_part_missing", "Answers that a part is not in.", LABELS, registry=registry
-        )
+        self.missing = Counter("clip_retrieval_part_missing", "Answers without a part.", LABELS, registry=registry)
         self.up = Gauge(
             "clip_retrieval_part_up", "Whether a part answered when last asked.", LABELS, registry=registry,
             multiprocess_mode="livemin",

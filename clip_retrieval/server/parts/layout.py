@@ -1,4 +1,4 @@
-"""Which rows each part of an index has: they follow each other, and ids count through. Pure."""
+"""Which rows each part of an index has: parts follow each other, and ids count through. Pure."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from clip_retrieval.layout import IMAGE_PATH
 from clip_retrieval.server.builds import METRIC
 from clip_retrieval.server.config import URL, USUAL_COLUMNS
 
-OLD_MAX_RESULTS, OLD_MAX_QUERIES = 10_000, 64  # of a server that does not say
+OLD_MAX_RESULTS, OLD_MAX_QUERIES = 10_000, 64  # of a server that does not report them
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server says of one of its indices."""
+    """A server's description of one of its indices."""
 
     name: str
     generation: str
@@ -59,11 +59,11 @@ class Described(msgspec.Struct, frozen=True):
 
 
 class NotAPartError(ValueError):
-    """A server answers, and cannot be a part of the index."""
+    """A server answers, but cannot be a part of the index."""
 
 
 def read_about(body: bytes, index: str | None) -> About:
-    """Return what /v1/indices says of an index, the first for None. Raises NotAPartError."""
+    """Return the description of an index in /v1/indices, of the first for None. Raises NotAPartError."""
     try:
         said = msgspec.json.decode(body, type=Described)
         there = [str(one.get("name")) for one in said.indices]
@@ -73,11 +73,11 @@ def read_about(body: bytes, index: str | None) -> About:
         limits = {"max_results": said.max_results, "max_queries": said.max_queries}
         return msgspec.convert({**found, **limits}, About)
     except msgspec.MsgspecError as error:
-        raise NotAPartError(f"is no server of clip-retrieval 3 ({error})") from error
+        raise NotAPartError(f"is not a server of clip-retrieval 3 ({error})") from error
 
 
 def find_difference(about: About, first: About) -> str | None:
-    """Say why two indices cannot be parts of one; None where they can."""
+    """Say why two indices cannot be parts of one index; None if they can."""
     if about.metric != METRIC:
         return f"answers {about.metric} instead of inner products"
     if about.dimension != first.dimension:
@@ -107,7 +107,7 @@ class Layout:
 
     @cached_property
     def id(self) -> str:
-        """The generation: what two servers share only where an id means the same row in both."""
+        """The generation: two servers share it only if ids mean the same rows in both."""
         said = "\n".join(f"{part.generation} {part.row_count}" for part in self.parts)
         return xxhash.xxh3_64(said.encode()).hexdigest()
 
@@ -134,7 +134,7 @@ class Layout:
         return min(part.max_queries for part in self.parts)
 
     def columns(self, chosen: Sequence[str] | None) -> tuple[str, ...]:
-        """Return all columns that a part may return, and of these the chosen ones."""
+        """Return the chosen columns among all that a part may return."""
         return merge_names([part.columns for part in self.parts], chosen)
 
     def usual_columns(self, chosen: Sequence[str] | None) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""One part of an index over HTTP: a time limit, a second try where the connection broke, no waiting for the dead."""
+"""One part of an index over HTTP: a time limit, a retry if the connection broke, no waiting for dead servers."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ PASSED_ON = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
 
 class UnansweredError(Exception):
-    """A part has no answer; the message names no address, as whoever asks may see it."""
+    """A part has no answer; the message names no address, since clients may see it."""
 
 
 class RebuiltError(Exception):
-    """A part has a newer build than the one that was asked."""
+    """A part has a newer build than the requested one."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Link:
         return f"part {self.number}"
 
     async def ask(self, call: Call) -> Reply:
-        """Return the answer. Raises UnansweredError, RebuiltError, and HttpError for what whoever asks has to know."""
+        """Return the answer. Raises UnansweredError, RebuiltError, and HttpError for errors that clients must see."""
         if self.refusal is not None:
             raise UnansweredError(self.refusal)
         if self.is_down:
@@ -95,7 +95,7 @@ class Link:
         return self.read(call, reply)
 
     async def send(self, call: Call) -> Reply:
-        """Send a request, once more where the connection broke: it may have been an old one. Raises LostError."""
+        """Send a request; retry once if the connection broke, since it may have been an old one. Raises LostError."""
         url = self.place.url + call.path
         try:
             return await self.connections.ask(call.method, url, call.body, call.span)
@@ -104,7 +104,7 @@ class Link:
             return await self.connections.ask(call.method, url, call.body, call.span)
 
     def read(self, call: Call, reply: Reply) -> Reply:
-        """Return an answer that is one."""
+        """Return a successful answer. Raises an error for others."""
         status = reply.status
         is_piece = status == HTTPStatus.PARTIAL_CONTENT and call.span is not None
         if status == HTTPStatus.OK or is_piece or (status == HTTPStatus.NOT_FOUND and call.may_be_absent):
@@ -114,13 +114,13 @@ class Link:
             raise RebuiltError(self.name)
         if status == HTTPStatus.TOO_MANY_REQUESTS:
             after: Header = (b"retry-after", reply.headers.get("retry-after", "1").encode("latin-1"))
-            raise HttpError(status, f"{self.name} of the index has too much to do; try again in a second", (after,))
+            raise HttpError(status, f"{self.name} of the index is too busy; try again in a second", (after,))
         if status in PASSED_ON:
             raise HttpError(status, read_message(reply))
         raise self.unanswered(f"it answers {status}: {read_message(reply)}")
 
     def unanswered(self, problem: str, detail: str = "") -> UnansweredError:
-        """Return the error, and log the first of a row."""
+        """Return the error, and log only the first of consecutive ones."""
         if self.problem is None:
             logger.warning("%s does not answer (%s); its rows are left out", self.place.url, detail or problem)
         self.problem = problem
@@ -132,7 +132,7 @@ class Link:
         self.problem, self.is_down = None, False
 
     def check_again(self) -> None:
-        """Look whether the part lives, beside the requests and not too often."""
+        """Check in the background, and not too often, whether the part is alive."""
         if time.monotonic() - self.checked_at > PAUSE:
             self.checked_at = time.monotonic()
             self.connections.spawn(self.check())
@@ -153,4 +153,4 @@ def read_message(reply: Reply) -> str:
     with suppress(msgspec.DecodeError):
         said = msgspec.json.decode(reply.body)
     message = said.get("message") if isinstance(said, dict) else None
-    return one_line(message)[:500] if isinstance(message, str) else "it is no server of clip-retrieval"
+    return one_line(message)[:500] if isinstance(message, str) else "it is not a server of clip-retrieval"

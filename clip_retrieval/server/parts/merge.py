@@ -1,4 +1,4 @@
-"""Hits of several parts as those of one index: ids count through, best first, of equal ones the lower id. Pure."""
+"""Hits of several parts as hits of one index: ids count through, best first, equal ones by id. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clip_retrieval.query.surprise import Spread
 from clip_retrieval.search.results import SearchResult
 from clip_retrieval.server.builds import Missing, Row
 
-ALL_KEPT = 1e300  # `surprise` with which a part tells the spread of its scores and leaves nothing out
+ALL_KEPT = 1e300  # `surprise` with which a part reports the spread of its scores and leaves nothing out
 
 
 class Hit(msgspec.Struct):
@@ -26,7 +26,7 @@ class Hit(msgspec.Struct):
 
 
 class Result(msgspec.Struct):
-    """What a part says of one query."""
+    """A part's answer to one query."""
 
     hits: list[Hit]
     how: list[str] = msgspec.field(default_factory=list)
@@ -42,7 +42,7 @@ class Results(msgspec.Struct):
 
 @dataclass(frozen=True)
 class OfPart:
-    """What one part says of one query."""
+    """One part's answer to one query, with our ids."""
 
     number: int
     first_id: int
@@ -60,9 +60,9 @@ def merge(parts: Sequence[OfPart], count: int) -> tuple[SearchResult, list[Row]]
 
 
 def join_spreads(parts: Sequence[OfPart]) -> tuple[Spread, ...]:
-    """Return how the scores of rows that are not meant are spread, over all parts.
+    """Return the spread of the scores of unrelated rows, for all parts.
 
-    A part of too few rows to tell counts as the mean of the others.
+    A part with too few rows for a spread counts as the mean of the others.
     """
     known = [part for part in parts if part.result.background]
     share = sum(part.row_count for part in parts) / max(1, sum(part.row_count for part in known))
@@ -71,11 +71,11 @@ def join_spreads(parts: Sequence[OfPart]) -> tuple[Spread, ...]:
 
 
 def join_how(parts: Sequence[OfPart]) -> tuple[str, ...]:
-    """Return how the rows were found that meet a condition: a sentence of each part, its first."""
+    """Return how the rows that meet a condition were found: the first sentence of each part."""
     told = [(part.number, sentence) for part in parts for sentence in part.result.how[:1]]
     return tuple(sentence if len(parts) == 1 else f"part {number}: {sentence}" for number, sentence in told)
 
 
 def without(found: Answer, rows: Sequence[int]) -> Answer:
-    """Leave out rows that were asked with."""
+    """Leave out rows that are in the query."""
     return found.pick(~np.isin(found.found.ids, rows)) if rows else found

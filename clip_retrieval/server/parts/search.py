@@ -1,4 +1,4 @@
-"""A question to all parts, answered as one index would: `query.answer`, with hits merged out of the parts."""
+"""A question to all parts, answered like a question to one index: `query.answer`, with hits merged from the parts."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ from clip_retrieval.server.parts.merge import (
     without,
 )
 
-ONE_TRIP = 200  # hits of a request up to which each part sends their metadata along, though most are not shown
+ONE_TRIP = 200  # up to this many hits, each part sends their metadata along, though most are not shown
 HITS_PER_RESULT = 10  # a server gives this many times its `max_results` hits in one request
-SUMMED = "surprise is the sum over the parts, each held against its own background"
+SUMMED = "surprise is the sum over the parts, each compared with its own background"
 UNCALIBRATED = "surprise is without the parts that are missing"
 
 FetchRows = Callable[[Wanted], Awaitable[FoundRows]]
@@ -49,7 +49,7 @@ FetchRows = Callable[[Wanted], Awaitable[FoundRows]]
 
 @dataclass
 class PartedSearch:
-    """One question, and what became of it so far."""
+    """One question, and its state."""
 
     exchange: Exchange
     fetch: FetchRows
@@ -90,7 +90,7 @@ class PartedSearch:
         return self.exchange.layout.max_results
 
     async def check_condition(self) -> None:
-        """Refuse a condition about ids: those of a part are others. Raises QueryError and HttpError."""
+        """Refuse a condition about ids, since a part has its own ids. Raises QueryError and HttpError."""
         condition = self.question.selection.where
         if condition is None:
             return
@@ -99,16 +99,16 @@ class PartedSearch:
         names = await self.asker.others.do(lambda: names_in(condition))
         if ROW_ID in names and not all(ROW_ID in part.columns for part in self.exchange.layout.parts):
             raise bad(
-                "where: an index in parts has no condition over id, since each part would take it for its own ids; "
-                "leave it out, or ask with another column"
+                "where: an index in parts has no condition over id, since each part would apply it to its own ids; "
+                "leave it out, or use another column"
             )
 
     def check_count(self, asked: int) -> None:
-        """Refuse what the parts cannot give, and what would be chosen among fewer hits than one index has."""
+        """Refuse more hits than the parts can give, and a choice among fewer hits than one index would have."""
         selection = self.question.selection
         if not selection.is_compared and asked > self.most:
             raise bad(
-                f"the parts of this index give at most {self.most:,} hits of a query, rows that it asks with included"
+                f"the parts of this index give at most {self.most:,} hits of a query, including rows in the query"
             )
         if selection.diverse is not None and min(asked, self.exchange.layout.row_count) > self.most:
             raise bad(
@@ -153,7 +153,7 @@ class PartedSearch:
         return OfPart(place + 1, layout.first_ids[place], layout.parts[place].row_count, result)
 
     def body(self, place: int, terms: Sequence[Any], count: int) -> dict[str, Any]:
-        """Return what a part is asked: vectors, and whatever each part can decide for itself."""
+        """Return the request for a part: vectors, and all that each part can decide for itself."""
         part, selection = self.exchange.layout.parts[place], self.question.selection
         columns = self.question.columns if self.is_one_trip else ()
         return {
@@ -169,7 +169,7 @@ class PartedSearch:
         }
 
     def join(self, query: Query, count: int, parts: Sequence[OfPart]) -> Answer:
-        """Merge the hits of a query, and hold their scores against the background of all parts."""
+        """Merge the hits of a query, and compare their scores with the background of all parts."""
         selection = self.question.selection
         hits, rows = merge(parts, count)
         if self.is_one_trip:
@@ -198,7 +198,7 @@ class PartedSearch:
             found = (await self.find([found.query], asked))[0]
 
     async def choose(self, found: Answer) -> Answer:
-        """Leave out near-duplicates, and take hits that differ, by the embeddings that the parts hold."""
+        """Leave out near-duplicates, and take hits that differ, by the parts' embeddings."""
         found, rows = await self.with_embeddings(found)
         if not len(rows):
             return found
@@ -207,7 +207,7 @@ class PartedSearch:
         return chosen
 
     async def leave_out_near(self, found: Answer, threshold: float) -> Answer:
-        """Leave out near-duplicates of nearer hits, without looking for other hits in their place."""
+        """Leave out near-duplicates of nearer hits, without searching for replacements."""
         found, rows = await self.with_embeddings(found)
         if not len(rows):
             return found
@@ -215,7 +215,7 @@ class PartedSearch:
         return kept[0]
 
     async def with_embeddings(self, found: Answer) -> tuple[Answer, NDArray[np.float32]]:
-        """Return hits and their embeddings [n, d]; those whose part does not answer any more are left out."""
+        """Return hits and their embeddings [n, d]; hits whose part no longer answers are left out."""
         if not len(found.found.ids):
             return found, np.empty((0, 0), np.float32)
         held = await self.fetch(Wanted(found.found.ids, with_embeddings=True, modality=self.question.modality))
@@ -224,7 +224,7 @@ class PartedSearch:
         return found.pick(np.isin(found.found.ids, held.ids)), held.embeddings
 
     async def show(self, answers: Sequence[Answer]) -> Found:
-        """Add the metadata of the hits that are shown, and their thumbnails and embeddings."""
+        """Add the metadata, thumbnails and embeddings of the hits that are shown."""
         shown = self.question.shown
         if self.is_one_trip:
             rows = [[self.rows[row_id] for row_id in found.found.ids[shown].tolist()] for found in answers]
@@ -243,7 +243,7 @@ class PartedSearch:
 
 
 def tell(found: Answer, missing: Sequence[Missing]) -> Answer:
-    """Say of an answer which rows it is without."""
+    """Add notes to an answer on the rows that are missing from it."""
     for part in missing:
         last = part.first_id + part.rows - 1
         found = found.told(f"without part {part.part}, rows {part.first_id:,} to {last:,}: {part.problem}")

@@ -1,4 +1,4 @@
-"""An index in parts by its name: found when the server starts, and found anew where a part is built anew."""
+"""An index in parts by its name: found when the server starts, and again when a part is rebuilt."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-PAUSE = 0.5  # seconds between two looks for parts that are not there yet
+PAUSE = 0.5  # seconds between two checks for parts that have not appeared yet
 
 
 class NotThereError(Exception):
@@ -32,7 +32,7 @@ class NotThereError(Exception):
 
 
 class ServedParts:
-    """An index in parts; `current` is how its parts were when last looked at."""
+    """An index in parts; `current` has its parts as of the last check."""
 
     def __init__(self, index: NamedIndex, asker: Asker, connections: Connections, metrics: PartMetrics) -> None:
         check_installed()
@@ -50,7 +50,7 @@ class ServedParts:
         return PartedBuild(exchange, self.embedder, self.asker, self.index.config.columns_to_return)
 
     def wait_for_all(self, seconds: float) -> list[About]:
-        """Return what all parts say, as soon as all do. Raises ConfigError where one does not, or is no part."""
+        """Return the descriptions of all parts, once all answer. Raises ConfigError if one does not, or is wrong."""
         end, told = time.monotonic() + seconds, set[str]()
         while True:
             found = run_apart(self.describe_apart())
@@ -63,7 +63,7 @@ class ServedParts:
                 link, problem = absent[0]
                 raise ConfigError(
                     f"{link.place.url}, {link.name} of {self.index.name}, does not answer ({problem}); start "
-                    "`clip-retrieval back` there first: without it the ids of the parts after it are not known"
+                    "`clip-retrieval back` there first: without it the ids of later parts are unknown"
                 )
             for link, problem in absent:
                 if link.place.url not in told:
@@ -73,7 +73,7 @@ class ServedParts:
         return self.check(found)
 
     def check(self, found: Sequence[About | Exception]) -> list[About]:
-        """Return what all parts say. Raises ConfigError for one that cannot be a part of the same index."""
+        """Return the descriptions of all parts. Raises ConfigError if one cannot be a part of the same index."""
         abouts: list[About] = []
         for link, one in zip(self.links, found, strict=True):
             if isinstance(one, About):
@@ -86,15 +86,15 @@ class ServedParts:
         return abouts
 
     def look(self) -> bool:
-        """Ask all parts what they have now, from any thread; return whether ids may mean other rows."""
+        """Ask all parts for their current state, from any thread; return whether ids may mean other rows."""
         return self.take(run_apart(self.describe_apart()))
 
     async def refresh(self) -> None:
-        """Ask all parts what they have now, in the event loop."""
+        """Ask all parts for their current state, in the event loop."""
         self.take(await asyncio.gather(*[self.describe(link, self.connections.ask) for link in self.links]))
 
     async def describe_apart(self) -> list[About | Exception]:
-        """Ask all parts over connections of their own, in an event loop that ends with it."""
+        """Ask all parts over new connections, in an event loop of its own."""
         async with open_session(self.connections.config) as session:
 
             async def send(method: str, url: str) -> Reply:
@@ -103,7 +103,7 @@ class ServedParts:
             return list(await asyncio.gather(*[self.describe(link, send) for link in self.links]))
 
     async def describe(self, link: Link, send: Any) -> About | Exception:
-        """Return what a part says of itself; NotThereError where it does not answer, NotAPartError for others."""
+        """Return a part's description; NotThereError if it does not answer, NotAPartError if it cannot be a part."""
         try:
             async with asyncio.timeout(link.seconds):
                 reply = await send("GET", f"{link.place.url}/v1/indices")
@@ -121,10 +121,10 @@ class ServedParts:
             return error
 
     def take(self, found: Sequence[About | Exception]) -> bool:
-        """Put the parts as they are now in the place of how they were; one that cannot be a part any more is refused.
+        """Replace the state of the parts by the current one; refuse a part that can no longer be one.
 
-        A part that does not answer counts as it was. Where all of them have become another model's, that is a new
-        index; where some have, these are left out.
+        A part that does not answer keeps its state. If all parts now have another model, the index is a new one; if
+        only some do, these are left out.
         """
         old = self.current.exchange.layout.parts
         listed = [one if isinstance(one, About) else before for one, before in zip(found, old, strict=True)]
@@ -147,18 +147,18 @@ class ServedParts:
         before, self.current = self.current, self.build(kept)
         is_new = before.id != self.current.id
         if is_new:
-            logger.info("%s: a part was built anew, generation %s", self.index.name, self.current.id)
+            logger.info("%s: a part was rebuilt, generation %s", self.index.name, self.current.id)
         return is_new
 
     def refuse(self, link: Link, problem: str | None) -> None:
-        """Leave a part out that has become another index, or take it in again."""
+        """Leave out a part that has become another index, or include it again."""
         refusal = None if problem is None else f"it {problem}"
         if refusal != link.refusal and refusal is not None:
-            logger.warning("%s is no %s of %s any more: %s", link.place.url, link.name, self.index.name, refusal)
+            logger.warning("%s is no longer %s of %s: %s", link.place.url, link.name, self.index.name, refusal)
         link.refusal = refusal
 
 
 def run_apart(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine in an event loop of its own, also where the caller's thread runs one."""
+    """Run a coroutine in its own event loop, even if the caller's thread runs one."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, work).result()

@@ -1,1 +1,1 @@
-"""Several processes that answer at one socket: one that supervises them, and what they tell each other."""
+"""Several processes that answer on one socket: their supervisor, and the messages between them."""

@@ -1,6 +1,6 @@
-"""What a supervisor and its workers tell each other, a byte at a time, over a Unix socket for each worker.
+"""The messages of a supervisor and its workers, one byte each, over a Unix socket for each worker.
 
-A worker learns from the end of its channel that it is to stop, or that the supervisor is gone.
+The end of its channel tells a worker to stop, or that the supervisor is gone.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ LENGTH_BYTES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a worker is told when it starts."""
+    """What a worker receives when it starts."""
 
     config: BackConfig
     number: int  # the first is 1
-    is_first: bool  # nobody has told of the indices yet
+    is_first: bool  # the indices have not been logged yet
     log_level: int
 
     def send(self, channel: socket.socket) -> None:
@@ -39,7 +39,7 @@ class Task:
 
     @classmethod
     def receive(cls, channel: socket.socket) -> Task:
-        """Return what the supervisor has sent. Raises EOFError where it is gone."""
+        """Return what the supervisor has sent. Raises EOFError if it is gone."""
         said: dict[str, Any] = json.loads(receive(channel, int.from_bytes(receive(channel, LENGTH_BYTES), "big")))
         return cls(**{**said, "config": from_json(BackConfig, said["config"])})
 

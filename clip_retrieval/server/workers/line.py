@@ -1,4 +1,4 @@
-"""A worker's end of its channel, in its event loop: connections arrive, and the supervisor hears how it is."""
+"""A worker's end of its channel, in its event loop: receives connections, and reports its state to the supervisor."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from clip_retrieval.server.health import Health
 from clip_retrieval.server.workers.channel import ALIVE, CONNECTION, ENDED, SECONDS_OF_A_BEAT, STUCK, STUCK_ONES
 from clip_retrieval.server.workers.team import Team
 
-AT_ONCE = 64  # messages that are read before requests are looked at
+AT_ONCE = 64  # messages that are read before requests are handled
 
 
 class Line:
-    """Takes connections for uvicorn, and says when they end."""
+    """Takes connections for uvicorn, and reports when they end."""
 
     def __init__(self, channel: socket.socket, team: Team, health: Health) -> None:
         self.channel, self.team, self.health = channel, team, health
@@ -33,7 +33,7 @@ class Line:
         self.beat()
 
     def say(self, said: bytes) -> None:
-        """Tell the supervisor something, from any thread; what it has no room for now is told with the next beat."""
+        """Send a message to the supervisor, from any thread; if the channel is full, it is sent with the next beat."""
         with self.lock:
             self.unsent += said
             try:
@@ -44,7 +44,7 @@ class Line:
                 self.unsent = b""
 
     def end_one(self) -> None:
-        """Tell that a connection has ended."""
+        """Report that a connection has ended."""
         self.say(ENDED)
 
     def beat(self) -> None:
@@ -83,12 +83,12 @@ class Line:
         config = self.server.config
         try:
             await self.loop.connect_accepted_socket(self.make, connection, ssl=config.ssl)
-        except OSError:  # it hung up, or speaks no TLS
+        except OSError:  # the client hung up, or does not use TLS
             connection.close()
             self.end_one()
 
     def make(self) -> asyncio.Protocol:
-        """Return what answers on a new connection, as uvicorn makes it for those that it accepts itself."""
+        """Return the protocol of a new connection, as uvicorn makes it for connections that it accepts itself."""
         server = self.server
         made: asyncio.Protocol = server.config.http_protocol_class(
             config=server.config, server_state=server.server_state, app_state=server.lifespan.state, _loop=self.loop

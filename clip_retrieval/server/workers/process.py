@@ -1,4 +1,4 @@
-"""A worker: opens the indices, and answers on the connections that the supervisor hands it on its channel (stdin)."""
+"""A worker: opens the indices, and answers on the connections that come from the supervisor by its channel (stdin)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SECONDS_OF_A_LOOK = 0.2  # after which a signal is noticed
 
 
 def take_channel() -> socket.socket:
-    """Return the channel that is this process's stdin, and leave the null device there."""
+    """Return the channel that is this process's stdin, and put the null device in its place."""
     channel = socket.socket(fileno=os.dup(0))
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -60,7 +60,7 @@ def serve(task: Task, channel: socket.socket) -> None:
 
 @contextmanager
 def answering(served: Served, config: BackConfig, line: Line) -> Iterator[Line]:
-    """Let uvicorn answer on the connections that arrive while the block runs, in a thread."""
+    """Let uvicorn answer on arriving connections during the block, in a thread."""
     server = make_server(served.app, config.access, config.limits.grace_seconds, line.end_one)
     served.app.begin = lambda: line.open(server)
     thread = threading.Thread(target=run_server, args=(server, None), name="server")
@@ -73,7 +73,7 @@ def answering(served: Served, config: BackConfig, line: Line) -> Iterator[Line]:
 
 
 def log_as(task: Task) -> None:
-    """Write the log to stderr a line at a time; the first worker tells what all of them would."""
+    """Write the log to stderr line by line; only the first worker logs what is the same for all."""
     log_to_stderr(logging.WARNING)
     level = task.log_level if task.number == 1 else max(task.log_level, logging.WARNING)
     logging.getLogger("clip_retrieval").setLevel(level)
@@ -104,4 +104,4 @@ def main() -> int:
 if __name__ == "__main__":
     code: Any = main()
     sys.stderr.flush()
-    os._exit(code)  # as the command line does: Python's own end would only free memory
+    os._exit(code)  # as the command line does: Python's shutdown would only free memory

@@ -1,4 +1,4 @@
-"""The process that supervises workers: it starts them, gives each its share of the connections, and replaces them.
+"""The process that supervises workers: it starts and replaces them, and gives each its share of the connections.
 
 It opens no index and no model. A connection goes to the worker that has the fewest.
 """
@@ -40,17 +40,17 @@ from clip_retrieval.server.workers.channel import (
 logger = logging.getLogger(__name__)
 
 MODULE = "clip_retrieval.server.workers.process"
-FIGURES_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client keeps figures in files there, a set for each process
+FIGURES_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client keeps figures in this folder, files per process
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 SECONDS_OF_A_TURN = 0.25  # after which a signal is noticed
-AT_ONCE = 64  # connections that are taken before workers are listened to
-LATE_SECONDS = 5 * SECONDS_OF_A_BEAT  # without a sign of life; others are given the connections then
-SECONDS_TO_END = 5.0  # of a worker beyond the grace of its requests
+AT_ONCE = 64  # connections that are accepted before messages of workers are read
+LATE_SECONDS = 5 * SECONDS_OF_A_BEAT  # without a sign of life; then others get the connections
+SECONDS_TO_END = 5.0  # of a worker, after the grace time of its requests
 FIRST_DELAY, LONGEST_DELAY = 0.1, 30.0  # seconds before a worker is replaced; doubled while replacements fail
 
 
 class Worker:
-    """One process, and what it has said."""
+    """One process, and what it has reported."""
 
     def __init__(self, task: Task, environment: dict[str, str]) -> None:
         self.number, self.is_first = task.number, task.is_first
@@ -68,7 +68,7 @@ class Worker:
         return time.monotonic() - self.heard_at > seconds
 
     def hear(self, said: bytes) -> None:
-        """Take in what the worker says."""
+        """Process the worker's messages."""
         self.heard_at = time.monotonic()
         for place in range(len(said)):
             word = said[place : place + 1]
@@ -86,10 +86,10 @@ class Worker:
                 self.failure = bytearray()
 
     def give(self, connection: socket.socket) -> bool:
-        """Hand a connection over, unless the worker has no room for more now."""
+        """Pass a connection on, unless the worker has no room now."""
         try:
             socket.send_fds(self.channel, [bytes([CONNECTION])], [connection.fileno()])
-        except OSError:  # its channel is full, or broken: its end is heard of next
+        except OSError:  # its channel is full, or broken: then its end is noticed next
             return False
         self.connections += 1
         return True
@@ -99,20 +99,20 @@ class Worker:
             self.channel.send(said)
 
     def leave(self) -> None:
-        """Have the worker answer what is under way, and end."""
+        """Let the worker finish its requests, and end."""
         self.is_ready, self.is_leaving = False, True
         with suppress(OSError):
             self.channel.shutdown(socket.SHUT_WR)
 
 
 class Supervisor:
-    """Workers by number, and the socket whose connections they are given."""
+    """Workers by number, and the socket whose connections they get."""
 
     def __init__(self, config: BackConfig, listener: socket.socket, figures: Path) -> None:
         self.config, self.listener, self.figures = config, listener, figures
         self.workers: dict[int, Worker] = {}
         self.leaving: list[Worker] = []
-        self.due = {1: 0.0}  # number of a worker -> when it is to be started
+        self.due = {1: 0.0}  # number of a worker -> time of its start
         self.delays: dict[int, float] = {}
         self.has_answered = False  # whether any worker has been ready
         self.waiting: deque[socket.socket] = deque()  # connections that no worker had room for
@@ -128,7 +128,7 @@ class Supervisor:
         return [*self.workers.values(), *self.leaving]
 
     def run(self, stop: threading.Event) -> None:
-        """Supervise until a signal says stop. Raises ConfigError where the first worker cannot start."""
+        """Supervise until a signal says stop. Raises ConfigError if the first worker cannot start."""
         while not stop.is_set():
             self.start_due()
             for key, _ in self.selector.select(SECONDS_OF_A_TURN):
@@ -155,7 +155,7 @@ class Supervisor:
         for _ in range(AT_ONCE):
             try:
                 connection, _ = self.listener.accept()
-            except OSError:  # none is left, or no file may be opened until one is closed
+            except OSError:  # no connection is left, or no file may be opened until one is closed
                 return
             self.waiting.append(connection)
             self.give_waiting()
@@ -163,7 +163,7 @@ class Supervisor:
                 return
 
     def give_waiting(self) -> None:
-        """Give connections to the workers that have the fewest, and take new ones only once all are given."""
+        """Give connections to the workers with the fewest, and accept new ones only when all are given."""
         ready = [worker for worker in self.workers.values() if worker.is_ready]
         while self.waiting:
             ready.sort(key=lambda worker: (worker.is_late(), worker.connections))
@@ -194,7 +194,7 @@ class Supervisor:
             self.part_with(worker)
 
     def welcome(self, worker: Worker) -> None:
-        """Count with a worker that is ready, and start the others after the first."""
+        """Use a worker that is ready; after the first one, start the others."""
         self.delays.pop(worker.number, None)
         self.told = None  # tell it too
         if not self.has_answered:
@@ -203,13 +203,13 @@ class Supervisor:
             self.due.update(dict.fromkeys(range(2, self.config.workers + 1), 0.0))
 
     def part_with(self, worker: Worker) -> None:
-        """Let a worker end that was told to, and start another one in its place."""
+        """Let a worker end as it was told to, and start another one in its place."""
         worker.leave()
         self.leaving.append(self.workers.pop(worker.number))
         self.due[worker.number] = 0.0
 
     def end(self, worker: Worker) -> None:
-        """Clear up after a worker that has ended, and have it replaced. Raises ConfigError for the first one."""
+        """Clean up after a worker that has ended, and replace it. Raises ConfigError for the first one."""
         self.selector.unregister(worker.channel)
         worker.channel.close()
         how = describe_end(worker.process, SECONDS_TO_END)
@@ -227,10 +227,10 @@ class Supervisor:
         self.delays[worker.number] = min(LONGEST_DELAY, 2 * delay)
         self.due[worker.number] = time.monotonic() + delay
         why = f"{how}: {sentence}" if sentence else how
-        logger.warning("worker %d (process %d) %s; another one takes its place", worker.number, worker.process.pid, why)
+        logger.warning("worker %d (process %d) %s; another one replaces it", worker.number, worker.process.pid, why)
 
     def tell_all(self) -> None:
-        """Tell all workers how many of them are ready and how many hang, where that has changed."""
+        """Tell all workers how many of them are ready and how many hang, if that has changed."""
         most = 2 * self.config.limits.request_timeout
         ready = sum(worker.is_ready for worker in self.workers.values())
         stuck = sum(worker.is_stuck or (worker.is_ready and worker.is_late(most)) for worker in self.workers.values())
@@ -240,7 +240,7 @@ class Supervisor:
                 worker.tell(bytes([ready, STUCK_ONES + stuck]))
 
     def stop(self) -> None:
-        """Take nothing new, and wait until the workers have answered what is under way."""
+        """Accept nothing new, and wait until the workers have finished their requests."""
         for worker in self.workers.values():
             worker.leave()
         end = time.monotonic() + self.config.limits.grace_seconds + SECONDS_TO_END
@@ -260,8 +260,8 @@ def run_workers(config: BackConfig) -> None:
     """Serve with several processes until a signal says stop. Raises ClipRetrievalError."""
     if not hasattr(socket, "send_fds"):
         raise ConfigError(
-            "several workers need a system where processes can hand sockets on, which Windows is not; leave --workers "
-            "out, or start a server for each port behind a load balancer"
+            "several workers need to pass sockets between processes, which Windows cannot do; leave --workers "
+            "out, or start one server per port behind a load balancer"
         )
     need("uvicorn", "the server", ConfigError, extra="serve")
     raise_file_limit()
@@ -272,7 +272,7 @@ def run_workers(config: BackConfig) -> None:
             try:
                 supervisor.run(stop)
                 listener.close()
-                logger.info("stopping: requests under way are answered first")
+                logger.info("stopping: requests in progress are answered first")
                 supervisor.stop()
             finally:
                 supervisor.close()

@@ -1,4 +1,4 @@
-"""What a worker knows of the others, and its share of the threads."""
+"""What a worker knows about the others, and its share of the threads."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from clip_retrieval.server.config import BackConfig
 
 @dataclass
 class Team:
-    """The processes that answer at one socket, as the supervisor last told of them."""
+    """The processes that answer on one socket, as last reported by the supervisor."""
 
     count: int
-    figures: Path  # where all of them keep what /metrics says
+    figures: Path  # folder in which all of them keep the figures of /metrics
     ready: int = 1
     stuck: int = 0
 
 
 def share_of(config: BackConfig) -> BackConfig:
-    """Return the options of one worker: threads that search are divided, rounded up; limits are of each."""
+    """Return the options of one worker: search_threads is divided, rounded up; limits apply to each worker."""
     threads = -(-config.limits.search_threads // config.workers)
     return dataclasses.replace(config, limits=dataclasses.replace(config.limits, search_threads=threads))

@@ -28,7 +28,7 @@ TWINS = (7, 130)  # rows of the same vector, in different parts
 
 @dataclass
 class Door:
-    """A socket before a server: open, shut (as if nobody lived there), or stuck (nothing ever comes back)."""
+    """A socket before a server: open, shut (as if there were no server), or stuck (no answer ever comes back)."""
 
     target: tuple[str, int]
     state: str = "open"
@@ -138,7 +138,7 @@ def make_rows(unit_rows: Callable[..., Any]) -> tuple[Any, pd.DataFrame]:
     rows[170] = near / np.linalg.norm(near)
     metadata = pd.DataFrame({"caption": [f"row {number}" for number in range(ROWS)], "url": None})
     metadata["width"] = [number * 37 % 1000 for number in range(ROWS)]
-    metadata.loc[TWINS[1]] = metadata.loc[TWINS[0]]  # one index says nothing of the order of equal rows
+    metadata.loc[TWINS[1]] = metadata.loc[TWINS[0]]  # one index does not define the order of equal rows
     return rows, metadata
 
 

@@ -1,4 +1,4 @@
-"""Addresses of parts, as they are typed."""
+"""Addresses of parts, as users type them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A part over HTTP: slow, hung up on, busy; spoken to by sockets that do just that."""
+"""A part over HTTP: slow, hanging up, busy; played by sockets."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_part_that_is_too_slow_is_left_alone_until_it_answers_again(monkeypatc
     ("status", "wanted", "said"),
     [
         ("400 Bad Request", HttpError, "a sentence"),
-        ("429 Too Many Requests", HttpError, "too much to do"),
+        ("429 Too Many Requests", HttpError, "too busy"),
         ("409 Conflict", RebuiltError, "part 1"),
         ("404 Not Found", UnansweredError, "it answers 404: a sentence"),
         ("503 Service Unavailable", UnansweredError, "it answers 503: a sentence"),

@@ -1,4 +1,4 @@
-"""Hits of parts as those of one index, and which rows a part has."""
+"""Hits of parts as hits of one index, and which rows a part has."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_merged_hits_are_the_best_of_all_with_the_lower_id_first(scores: list[li
     found, rows = merge(parts, count)
     assert found.ids.tolist() == [row_id for _, row_id in sorted(wanted)[:count]]
     assert [row["row"] for row in rows] == found.ids.tolist()
-    merged_again, _ = merge(parts[::-1], count)  # whoever answers first
+    merged_again, _ = merge(parts[::-1], count)  # in any order of answers
     assert merged_again.ids.tolist() == found.ids.tolist()
 
 
@@ -55,7 +55,7 @@ def test_surprise_of_equal_parts_is_that_of_one_index_of_their_rows() -> None:
     whole = Spread(20, 0.1, 0.05).expected_as_high(scores)
     half = Spread(10, 0.1, 0.05)
     both = [of_part(1, 0, [], half), of_part(2, 10, [], half)]
-    small = of_part(2, 10, [])  # too few rows to tell: as the others
+    small = of_part(2, 10, [])  # too few rows for a spread: counts as the others
     for parts in (both, [both[0], small]):
         assert expected_by(join_spreads(parts), scores) == pytest.approx(whole)
     assert np.isnan(expected_by(join_spreads([small]), scores)).all()

@@ -1,4 +1,4 @@
-"""A part that is dead, slow, busy or another one is told of in every answer, and asked again when it is back."""
+"""A part that is dead, slow, busy or another one is named in every answer, and asked again when it is back."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_all_parts_dead_is_503_and_the_server_is_not_ready(open_doors: Parts, fr
         open_doors.set(part, "shut")
     for found in (search(front), front.post("/knn-service", ASK), front.post("/v1/embed", {"input": "dog"})):
         assert (found.status_code, "cannot be reached" in found.json()["message"]) == (503, True)
-    wait_until(lambda: front.get("/readyz").status_code == 503)  # an answer of /readyz holds for a second
+    wait_until(lambda: front.get("/readyz").status_code == 503)  # an answer of /readyz is kept for a second
     assert front.get("/healthz").status_code == 200
     open_doors.set(1, "open")
     assert len(ids_of(search(front))) == 100
@@ -171,7 +171,7 @@ def test_overload_of_a_part_is_passed_on(parts: Parts, front: Any) -> None:
     found = search(front)
     admission.in_work -= 10_000
     assert (found.status_code, found.headers["retry-after"]) == (429, "1")
-    assert "part 3 of the index has too much to do" in found.json()["message"]
+    assert "part 3 of the index is too busy" in found.json()["message"]
     assert search(front).status_code == 200
 
 
@@ -197,7 +197,7 @@ def test_a_part_that_is_built_anew_is_a_new_generation_and_fails_no_request(
         build(tmp_path / "a", rows[:50], write_run, "new")
         served = servers[0].served.indices.served["index"]
         assert served.look() or served.look()
-        assert front.post("/knn-service", ask).json()[0]["caption"] == "new 15"  # the first that it hears of it
+        assert front.post("/knn-service", ask).json()[0]["caption"] == "new 15"  # its first news of the build
         after = front.post("/metadata", {"ids": [49, 50]})
         assert [row["metadata"]["caption"] for row in after.json()] == ["new 49", "b 0"]
         assert after.headers["index-generation"] != old
@@ -243,7 +243,7 @@ def test_a_part_that_has_become_another_models_is_left_out_and_told_of(
         place = served.links[2].place
         served.links[2].place = type(place)(server.url, None)  # another server has taken its address
         assert not served.look()
-        assert f"{server.url} is no part 3 of index any more: it is of the model" in caplog.text
+        assert f"{server.url} is no longer part 3 of index: it is of the model" in caplog.text
         (missing,) = search(client).json()["partial"]
         assert (missing["part"], "it is of the model" in missing["problem"]) == (3, True)
         served.links[2].place = place
@@ -265,7 +265,7 @@ def test_parts_that_want_a_key_get_it(tmp_path: Path, parts: Parts, serve: Any) 
 
 def test_nobody_at_an_address_is_told_in_a_word(serve: Any) -> None:
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))  # taken, and nobody listens there
+        free.bind(("127.0.0.1", 0))  # taken, and without a listener
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
         with pytest.raises(ClipRetrievalError, match=rf"{url}, part 1 of index, does not answer \(Connect"):
             serve("indices_paths.json", parts=[url], part_wait=0)

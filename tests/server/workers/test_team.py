@@ -1,4 +1,4 @@
-"""What the processes of a server tell each other, and what each of them may take."""
+"""Messages between the processes of a server, and the share of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`back --workers`: processes that answer at one socket are one server, whatever becomes of one of them."""
+"""`back --workers`: processes that answer on one socket are one server, even if one of them dies."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Team:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=SECONDS)
 
     def ask(self, path: str, body: object = None) -> tuple[int, str]:
-        """Ask on a connection of its own."""
+        """Send a request on a new connection."""
         connection = self.connect()
         try:
             return ask_on(connection, path, body)
@@ -125,9 +125,9 @@ def team(tmp_path_factory: pytest.TempPathFactory, write_index: WriteIndex) -> I
         assert team.process.wait(SECONDS) == 0
         assert not any(map(is_there, workers))
         said = team.log.read_text()
-        assert said.count("stopping: requests under way are answered first\n") == 1
+        assert said.count("stopping: requests in progress are answered first\n") == 1
         assert said.count(" answers; ") == 1
-        assert said.count("rows, ") == 1  # the first worker tells of the index, others do not
+        assert said.count("rows, ") == 1  # only the first worker logs the index
 
 
 def test_a_killed_worker_is_replaced_and_only_its_own_connections_break(team: Team) -> None:
@@ -152,7 +152,7 @@ def test_a_killed_worker_is_replaced_and_only_its_own_connections_break(team: Te
     assert set(team.wait_for_both()) & set(before) == {before[1]}
     assert team.count("/indices-list") == counted + 8 + answered + asked  # also what the killed one has counted
     assert f"worker {1 if before[0] == min(before) else 2} " in team.log.read_text()
-    assert "was killed by signal 9; another one takes its place" in team.log.read_text()
+    assert "was killed by signal 9; another one replaces it" in team.log.read_text()
 
 
 def test_a_worker_that_is_told_to_stop_is_replaced_too(team: Team) -> None:
