@@ -1,4 +1,4 @@
-"""Zips and tars of loose pictures: captions and json beside a picture join it by name, as in a folder of files."""
+"""Zips and tars of loose pictures: captions and json next to a picture join it by name, as in a folder of files."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Archive:
 
     url: str
     members: dict[str, Held]
-    stamp: Stamp | None = None  # of a local zip as it was listed; members of tars have it themselves
+    stamp: Stamp | None = None  # of a local zip when it was listed; members of tars have their own
     samples: dict[str, Joined] = field(default_factory=dict)  # keyed by the picture's name, or the caption's
     ignored: list[Failure] = field(default_factory=list)
     torn: set[str] = field(default_factory=set)  # samples of a damaged tar that may have had more parts
@@ -113,7 +113,7 @@ class ArchiveSource:
         )
 
     def lost(self, archive: Archive, name: str, why: Lost) -> Sample:
-        """Return a sample without its parts, of an archive that is not the one that was listed, or damaged."""
+        """Return a sample without its parts, of an archive that was replaced since it was listed, or is damaged."""
         config = self.config
         return Sample(
             key=name,
@@ -210,7 +210,7 @@ def open_archive(url: str, config: SourceConfig) -> Archive:
     try:
         listed: Iterable[tuple[str, Held | Damage | None]]
         if is_zip(url):
-            archive.stamp = stamp_at(url)  # before it is listed: a zip that is replaced meanwhile is another one then
+            archive.stamp = stamp_at(url)  # before it is listed, so that a zip replaced meanwhile is noticed
             listed = list(list_zip(url))
         else:
             listed = list_tar(place_of_tar(url, config))
@@ -231,7 +231,7 @@ def open_archive(url: str, config: SourceConfig) -> Archive:
 
 
 def find_torn(archive: Archive, config: SourceConfig) -> Iterator[str]:
-    """Yield the samples that lack a chosen part which others have: the last one, where parts follow each other."""
+    """Yield the samples that lack a chosen part that others have: only the last one, if parts follow each other."""
     if archive.is_zip or not any(failure.part == "shard" for failure in archive.ignored):
         return
     chosen = {"image": config.enable_image, "text": config.enable_text, "metadata": config.enable_metadata}
@@ -279,6 +279,6 @@ def place_of_tar(url: str, config: SourceConfig) -> str:
         if is_plain(url, file):
             return url
     raise SourceError(
-        f"{url} is compressed, or not on this machine: give --cache_path, a folder in which to unpack it once "
+        f"{url} is compressed, or not on this machine; give --cache_path, a folder in which to unpack it once "
         "(or --input_format webdataset, where captions stand next to their pictures)"
     )

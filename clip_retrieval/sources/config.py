@@ -40,7 +40,7 @@ class SourceConfig:
     )
     enable_text: bool = option(True, help="Embed captions.")
     enable_image: bool = option(True, help="Embed pictures.")
-    enable_metadata: bool = option(False, help="Keep the json beside each sample, or a table's columns, as columns.")
+    enable_metadata: bool = option(False, help="Keep the json next to each sample, or a table's columns, as columns.")
     enable_pages: bool = option(True, help="files: take each page of PDFs as a sample.", may_change=True)
     require_all: bool = option(False, help="Leave out samples that lack a wanted part, instead of keeping their row.")
     wds_image_key: str | None = option(

@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes, where it is not of the format that was asked for."""
+"""What a file is by its first bytes, if it is not of the expected format."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ CUT_OFF = "cut off: its end (footer), which says where its rows are, is missing;
 
 
 def describe_start(start: bytes) -> str | None:
-    """Return what a file with these first bytes is, and what to do with it; None where that is not known."""
+    """Return what a file with these first bytes is, and what to do with it; None if that is not known."""
     known = next((words for magic, words in KINDS if start[: len(magic)].lower() == magic.lower()), None)
     return describe_pointer(start) or known or (JSON_WORDS if JSON.match(start) else None)
 
 
 def explain_refusal(url: str, reason: str, detail: str, format_name: str, mark: bytes = b"") -> tuple[str, str]:
-    """Return reason and detail of a file that is no `format_name` (`a tar`), although no system error kept it away.
+    """Return reason and detail of a file that is not `format_name` (`a tar`), although it could be read.
 
     `mark`: a file of the format begins and ends with it.
     """

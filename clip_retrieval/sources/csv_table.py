@@ -78,7 +78,7 @@ def open_csv(url: str) -> CsvTable:
         raise SourceError(f"{url} cannot be read: {first_line(error)}") from error
     known = describe_start(line.encode("utf-8", "surrogateescape"))
     if known is not None or "\0" in line:
-        raise SourceError(f"{url} is {known or 'no text: its first line holds NUL characters'}")
+        raise SourceError(f"{url} is {known or 'not text: its first line holds NUL characters'}")
     if without_query(url).endswith((".txt", ".txt.gz")):
         return CsvTable(url, {"url": "text"}, {"url": "text"}, None, version=version)
     if open_line is not None or any("\n" in name and "://" in name for name in names):

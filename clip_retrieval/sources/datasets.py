@@ -92,7 +92,7 @@ class Batches:
                 yield self.reader.get_batch(number)
 
     def explain_end(self, url: str) -> Iterator[Failure]:
-        """Yield a Failure for a stream that was cut between two batches, or that another one was joined to."""
+        """Yield a Failure for a stream that was cut between two batches, or was joined with another one."""
         if not self.is_stream:
             return
         end = self.file.tell()
@@ -135,7 +135,7 @@ def open_datasets(config: SourceConfig) -> TableSource:
         counts.append(count_rows(folder, split))
     if not parts:
         raise SourceError(
-            f"{config.input_dataset} is no folder of datasets' save_to_disk: it has neither {STATE} nor {SPLITS}"
+            f"{config.input_dataset} is not a folder of datasets' save_to_disk: it has neither {STATE} nor {SPLITS}"
         )
     row_count = None if None in counts else sum(count for count in counts if count is not None)
     return open_tables(config, parts, row_count or None)

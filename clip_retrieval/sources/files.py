@@ -1,4 +1,4 @@
-"""A folder of pictures, PDFs and videos, with captions (.txt) and metadata (.json) beside them; any fsspec store."""
+"""A folder of pictures, PDFs and videos, with captions (.txt) and metadata (.json) next to them; any fsspec store."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ UNLISTED = ("unlistable", "too_many_frames", "killed_reader", "timeout")  # a fo
 
 @dataclass(frozen=True)
 class FilesSource:
-    """Samples sorted by path, one per unit, a page or a frame too; the list of them is held on disk."""
+    """Samples sorted by path, one per unit (also each page or frame); their list is held on disk."""
 
     config: SourceConfig
     folder: Folder
@@ -39,7 +39,7 @@ class FilesSource:
 
     @property
     def units(self) -> Sequence[str]:
-        """The path of each picture, page or frame, or of the caption where there is no picture."""
+        """The path of each picture, page or frame, or of the caption if there is no picture."""
         return Mapped(self.rows, unit_of)
 
     @property
@@ -81,7 +81,7 @@ class FilesSource:
     def text_of(self, text: State | None, place: PlaceRef | None) -> Blob | PlaceRef | None:
         """Return where the text of a sample is: in a caption, in the subtitles of a video, or on the page itself.
 
-        A document that cannot be opened is told of once, with its picture.
+        A document that cannot be opened is reported once, with its picture.
         """
         if text is not None and text[0].lower().endswith(SUBTITLE_SUFFIXES):
             path, size, stamp = text
@@ -105,7 +105,7 @@ class FilesSource:
         }
 
     def place_of(self, key: str, before: int = -1) -> int | None:
-        """Return the index of the unit with this name, or None; found at once where it follows that at `before`."""
+        """Return the index of the unit with this name, or None; found at once if it follows the unit at `before`."""
         after = before + 1
         if 0 < after < len(self.rows) and unit_of(self.rows[after]) == key:
             return after
@@ -139,7 +139,7 @@ def is_page(path: str) -> bool:
 
 
 def missing_package(ignored: Iterable[Failure]) -> str:
-    """Return what to install where documents are there alone, to be appended to an error."""
+    """Return what to install if there are only documents, to be appended to an error."""
     return next((f"; {failure.detail}" for failure in ignored if failure.reason == "needs_plugin"), "")
 
 
@@ -211,6 +211,6 @@ def open_files(config: SourceConfig, output_folder: str) -> FilesSource:
 
 
 def kinds_of(config: SourceConfig) -> list[Kind]:
-    """Return which files that hold many pictures are wanted."""
+    """Return which kinds of files that hold many pictures are wanted."""
     wanted: dict[Kind, bool] = {"document": config.takes_pages, "video": config.takes_videos}
     return [kind for kind, is_wanted in wanted.items() if is_wanted]

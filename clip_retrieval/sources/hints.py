@@ -19,7 +19,7 @@ WORDS = {
     "archive": "a zip",
     "datasets": "a folder of Hugging Face's datasets",
     "urls": "a table of urls",
-    "video": "videos (or, beside pictures, --video_frames rate)",
+    "video": "videos (or, next to pictures, --video_frames rate)",
     "webdataset": "a tar (or, where its pictures are loose, --input_format archive)",
 }
 PRECEDENCE = ("datasets", "parquet", "webdataset", "archive", "video", "urls")

@@ -50,9 +50,9 @@ def join(
 ) -> Iterator[Joined | Failure]:
     """Yield the samples of some files, and what belongs to none, in the order of the names.
 
-    The row is each picture or, where there is none or it is not wanted, the caption; where there is neither, it is the
-    json, to be reported. Of two files that differ in the case of their suffix only, the first one counts. `images` are
-    the suffixes of pictures, and of files that hold many. The text of a video without a caption are its subtitles.
+    The row is each picture or, if there is none or it is not wanted, the caption. If there is neither, it is the json,
+    to be reported. Of two files that differ only in the case of their suffix, the first one counts. `images` are the
+    suffixes of pictures, and of files that hold many. The text of a video without a caption is its subtitles.
     """
     beside, subtitles = find_beside(names, images), find_subtitles(names, images)
     for name in names:
@@ -86,7 +86,7 @@ class Subtitles:
         return self.by_key.get(key) if suffix in VIDEO_SUFFIXES else None
 
     def refusal_of(self, name: str, beside: Mapping[str, Beside]) -> Failure | None:
-        """Return why subtitles are not used: the video has a caption, or subtitles that go before them."""
+        """Return why subtitles are not used: the video has a caption, or subtitles that take precedence."""
         key = self.owners[name]
         text = beside.get(key, NOTHING).text or self.by_key[key]
         return (
@@ -97,7 +97,7 @@ class Subtitles:
 
 
 def find_subtitles(names: Sequence[str], images: Collection[str]) -> Subtitles:
-    """Return the subtitles beside videos: `a.srt` before `a.vtt`, `a.en.srt` and those in other languages."""
+    """Return the subtitles next to videos: `a.srt` before `a.vtt`, `a.en.srt` and those in other languages."""
     wanted = [name for name in names if name.lower().endswith(SUBTITLE_SUFFIXES) and not is_hidden(name)]
     if not wanted or not VIDEO_SUFFIXES & set(images):
         return Subtitles({}, {})
@@ -144,7 +144,7 @@ def refusal_of(path: str, images: Collection[str]) -> Failure | None:
 
 
 def switch_off_missing(config: SourceConfig, *, has_images: bool, has_texts: bool) -> SourceConfig:
-    """Disable captions or pictures if the input has none, as clip-retrieval 2 does."""
+    """Disable captions or pictures if the input has none, like clip-retrieval 2."""
     if config.enable_text and not has_texts and has_images and config.enable_image:
         logger.info("no .txt caption in %s: embedding pictures only", config.input_dataset)
         return dataclasses.replace(config, enable_text=False)

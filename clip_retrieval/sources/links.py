@@ -18,7 +18,7 @@ ADVICE = "give --cache_path, a folder in which to keep the tar, so that all of i
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """What stands under one name of an archive: a file, a folder, a link, or something that cannot be read."""
+    """What has one name in an archive: a file, a folder, a link, or something that cannot be read."""
 
     name: str
     kind: Kind
@@ -41,17 +41,17 @@ class Entry:
 class Entries:
     """The members of an archive by normalized name, as far as they are known."""
 
-    is_whole: bool = False  # False for a stream: what passed long ago, or is still to come, is not known
+    is_whole: bool = False  # False for a stream: members that passed long ago, or are still to come, are unknown
     by_path: dict[str, Entry] = field(default_factory=dict)
     folders: set[str] = field(default_factory=lambda: {"."})
     behind_hard_links: dict[int, Entry] = field(default_factory=dict)  # key: offset of the link's header
     held_bytes: int = 0
 
     def add(self, entry: Entry) -> None:
-        """Take in a member; the entries of a stream are forgotten, oldest first, beyond KEPT_BYTES."""
+        """Add a member; the entries of a stream are forgotten, oldest first, beyond KEPT_BYTES."""
         path = entry.path
         if self.is_whole:
-            # A hard link is to what had the name before it; the name may come again.
+            # A hard link leads to the earlier member of that name; the name may come again.
             held = self.by_path.get(posixpath.normpath(entry.target)) if entry.kind == "hard" else None
             if held is not None:
                 self.behind_hard_links[entry.header] = entry = held

@@ -1,6 +1,6 @@
 """A folder's files as samples, in the order of their paths, with the names of one subfolder in memory at once.
 
-Each page of a PDF and each wanted frame of a video is a sample: so they are listed here, by a process of its own.
+Each page of a PDF and each wanted frame of a video is a sample: so they are listed here, by a separate process.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ from clip_retrieval.storage import Folder
 NOT_A_FILE = "a named pipe, a socket or a device"
 STAMPS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
 AHEAD = 256  # items of a folder, while a file that holds many is looked into
-MOST_SUBFOLDERS = 1000  # a store is asked for each one separately up to here, for all files at once beyond
+MOST_SUBFOLDERS = 1000  # up to here a store lists each one separately, beyond it all files at once
 
 CUT = "the rest of its file is missing"
-OF_LISTING = ("too_many_frames", "killed_reader", "timeout")  # reasons that who reads one frame does not meet
+OF_LISTING = ("too_many_frames", "killed_reader", "timeout")  # reasons that reading one frame does not meet
 
 State = tuple[str, int | None, str]  # path, size and stamp, as in FileState
 Row = tuple[State | None, State | None, State | None]  # the picture, caption and json of a sample
@@ -67,7 +67,7 @@ class Found(NamedTuple):
 
 
 class Holder(NamedTuple):
-    """A sample whose file holds many pictures, and what will be known of them."""
+    """A sample whose file holds many pictures, and the future result of listing them."""
 
     row: Row
     found: Future[Found]
@@ -75,13 +75,13 @@ class Holder(NamedTuple):
 
 @dataclass(frozen=True)
 class Within:
-    """Which files that hold many pictures are taken, and how these are listed."""
+    """Which kinds of files that hold many pictures are samples, and how they are listed."""
 
     helpers: Helpers
-    threads: ThreadPoolExecutor  # which ask them
+    threads: ThreadPoolExecutor  # which ask the helpers
     kinds: Collection[Kind]
     videos: VideoConfig = VideoConfig()
-    takes_pictures: bool = True  # False: nothing but such files
+    takes_pictures: bool = True  # False: only such files
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,11 @@ class Tree:
     folder: Folder
     output: Folder
     wants_images: bool
-    within: Within | None = None  # without it, files that hold many pictures are no samples
+    within: Within | None = None  # without it, files that hold many pictures are not samples
 
     @cached_property
     def suffixes(self) -> frozenset[str]:
-        """The suffixes of files that are samples as pictures are, or hold them."""
+        """The suffixes of pictures, and of files that hold many."""
         own = frozenset[str]() if self.takes_videos_alone else IMAGE_SUFFIXES
         return own.union(*(SUFFIXES[kind] for kind in self.kinds if can_read(kind)))
 
@@ -126,7 +126,7 @@ class Tree:
     def items_of(self, subfolder: str) -> Iterator[Row | Failure | str]:
         """Yield the items of one folder, with each subfolder's name at its place in the order.
 
-        A subfolder is sorted by its name and a slash, because every path below it begins so.
+        A subfolder is sorted by its name and a slash, because every path below it begins like that.
         """
         try:
             listing = self.list_local(subfolder) if self.folder.is_local else self.list_store(subfolder)
@@ -150,7 +150,7 @@ class Tree:
     def looking_ahead(
         self, items: Iterable[tuple[str, Joined | Failure | str]], state_of: Callable[[str], State]
     ) -> Iterator[tuple[str, Row | Holder | Failure | str]]:
-        """Yield items in their order, samples with the states of their files; what several hold is asked at once."""
+        """Yield items in their order, samples with the states of their files; several files are looked into at once."""
         waiting = deque[tuple[str, Row | Holder | Failure | str]]()
         for key, item in items:
             waiting.append((key, self.looked_at(item, state_of) if isinstance(item, Joined) else item))
@@ -165,7 +165,7 @@ class Tree:
         return Holder((image, text, metadata), self.within.threads.submit(self.look_into, image, self.within))
 
     def look_into(self, state: State, within: Within) -> Found:
-        """Return the pages or frames of a file; none where it cannot be opened."""
+        """Return the pages or frames of a file; none if it cannot be opened."""
         path, size, stamp = state
         try:
             if is_video(path):
@@ -181,9 +181,9 @@ class Tree:
         return Found(())
 
     def rows_in(self, row: Row, found: Found) -> Iterator[Row | Failure]:
-        """Yield the pages or frames of a file; itself where it cannot be opened, so that its reader explains why.
+        """Yield the pages or frames of a file; the file itself if it cannot be opened, so that its reader explains why.
 
-        What only listing meets is a failure here.
+        Errors that only listing meets are failures here.
         """
         assert row[0] is not None
         path, size, stamp = row[0]
@@ -194,7 +194,7 @@ class Tree:
             yield row
 
     def explained(self, failure: Failure) -> Failure:
-        """Say of a file that is no sample what would make it one."""
+        """Return the failure of a file that is not a sample, with advice on how it becomes one."""
         kind = kind_of(failure.key)
         if failure.reason != "not_an_image":
             return failure

@@ -20,11 +20,11 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 BLOCK = 256  # items per block
-KEPT_BLOCKS = 4  # in memory: one for each thread that reads at a place of its own, such as those that feed and write
+KEPT_BLOCKS = 4  # in memory: one for each thread that reads elsewhere, such as those that feed and write
 
 
 class InBlocks(Sequence[T]):
-    """A sequence that is held elsewhere, with few blocks of it in memory at a time."""
+    """A sequence that is stored elsewhere, with a few blocks of it in memory at a time."""
 
     block_size: int
     heads: Sequence[T]  # the first item of each block
@@ -67,7 +67,7 @@ class InBlocks(Sequence[T]):
 
 
 def between(items: Sequence[T], start: int, stop: int) -> Iterator[T]:
-    """Yield items [start, stop), without a copy of them all."""
+    """Yield items [start, stop), without copying them all."""
     return items.between(start, stop) if isinstance(items, InBlocks) else map(items.__getitem__, range(start, stop))
 
 
@@ -81,7 +81,7 @@ def count_until(items: Sequence[T], key: Any, key_of: Callable[[T], Any]) -> int
 class BlockFile(Generic[T]):
     """Blocks of items in an unnamed temporary file, which is closed with this object. Several threads may read at once.
 
-    The first block makes the file. Raises StorageError where there is no room for it.
+    The first block makes the file. Raises StorageError if there is no room for it.
     """
 
     def __init__(self) -> None:

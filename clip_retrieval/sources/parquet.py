@@ -124,7 +124,7 @@ def open_parquet_source(config: SourceConfig, output_folder: str) -> TableSource
 
 def parts_of(url: str) -> tuple[list[TablePart], int]:
     """Return units of at most ROWS_PER_UNIT rows, none across row groups, and the total number of rows."""
-    name, version = url.rpartition("/")[2], version_at(url)  # before it is opened: a later one may be another's
+    name, version = url.rpartition("/")[2], version_at(url)  # before it is opened: a later one may be another file's
     try:
         with open_parquet(url) as file:
             table = describe(url, file, version)

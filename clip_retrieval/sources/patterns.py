@@ -43,7 +43,7 @@ def listed_patterns(text: str, word: str) -> list[str]:
         except (ValueError, SyntaxError) as error:
             if any(is_there(part) for part in parents_of(text)):
                 return [text]  # a path below a folder whose name begins with a bracket
-            raise SourceError(f"{text} is no list of {word}s such as ['a', 'b']") from error
+            raise SourceError(f"{text} is not a list of {word}s such as ['a', 'b']") from error
         return [str(item) for item in items]
     return [text]
 
@@ -51,7 +51,7 @@ def listed_patterns(text: str, word: str) -> list[str]:
 def expand(pattern: str, suffixes: Sequence[str]) -> list[str]:
     """Return the files of a path, a folder, a brace pattern or a glob, in name order.
 
-    What exists as it is written is no pattern: folders may have names such as `photos [2024]` and `a{b,c}`.
+    A name that exists literally is not a pattern: folders may have names such as `photos [2024]` and `a{b,c}`.
     """
     if is_pipe(pattern):
         return list(braceexpand(pattern))
@@ -63,7 +63,7 @@ def expand(pattern: str, suffixes: Sequence[str]) -> list[str]:
     try:
         urls = [there + name for name in expand_braces(rest)]
     except ValueError as error:
-        raise SourceError(f"{pattern} is no pattern: {error}") from error
+        raise SourceError(f"{pattern} is not a pattern: {error}") from error
     if len(urls) > 1:
         return urls
     if not any(mark in urls[0].removeprefix(there) for mark in "*?["):
@@ -72,9 +72,9 @@ def expand(pattern: str, suffixes: Sequence[str]) -> list[str]:
 
 
 def expand_braces(pattern: str) -> Iterator[str]:
-    """Yield what the braces of a pattern stand for; raises ValueError where they cannot be understood.
+    """Yield what the braces of a pattern stand for; raises ValueError if they cannot be understood.
 
-    One range of numbers is most that is ever given: braceexpand takes twice the time and memory for a million of them.
+    One range of numbers is expanded here: braceexpand takes twice the time and memory for a million of them.
     """
     match = ONE_RANGE.fullmatch(pattern)
     if match is None or int(match["first"]) > int(match["last"]):

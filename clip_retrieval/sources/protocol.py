@@ -28,7 +28,7 @@ class Source(Protocol):
         ...
 
     def read(self, start: int, stop: int) -> Iterator[Sample | Failure]:
-        """Yield the samples of units [start, stop) in input order, and a Failure for whatever is left out."""
+        """Yield the samples of units [start, stop) in input order, and a Failure for everything that is left out."""
         ...
 
     def estimate_total(self) -> int | None:

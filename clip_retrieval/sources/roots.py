@@ -1,4 +1,4 @@
-"""Where the pictures of an input lie: the folders below which a server may read them for strangers."""
+"""Where the pictures of an input are: the folders below which a server may read them for strangers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clip_retrieval.sources.patterns import MARKS, is_there, listed_patterns
 def list_roots(source: Mapping[str, Any]) -> list[str]:
     """Return the folders and archives that hold the pictures of an input, by the options of its source.
 
-    They are written as they are there. Of a pattern or a table it is the folder that its files are in. An input of
+    They are spelled as in the options. For a pattern or a table it is the folder that its files are in. An input of
     urls has none.
     """
     text, below = source.get("input_dataset"), source.get("paths_below")
@@ -35,5 +35,5 @@ def root_of(pattern: str) -> str:
     literal = pattern if is_there(pattern) else MARKS.split(pattern, maxsplit=1)[0]
     if literal == pattern and not without_query(pattern).endswith(PARQUET_SUFFIXES):
         return pattern  # a folder, tar or zip
-    parent, mark, _ = literal.rpartition("/")  # pictures of a table lie beside it
+    parent, mark, _ = literal.rpartition("/")  # pictures of a table are next to it
     return parent or mark or "."

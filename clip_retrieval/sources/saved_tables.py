@@ -1,4 +1,4 @@
-"""Parts of tables as JSON: a block names each of its tables once, with what opening that table had found out."""
+"""Parts of tables as JSON: a block names each of its tables once, with what opening that table found."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ KEPT_BLOCKS = 2  # in memory: a worker feeds its readers from one, and may still
 
 @dataclass(frozen=True, kw_only=True)
 class Restored(Generic[T]):
-    """What a plan kept of an input."""
+    """What a plan keeps of an input."""
 
     config: SourceConfig  # with the parts that the input has
     items: InBlocks[T]

@@ -26,19 +26,19 @@ def version_at(url: str) -> str:
     path = local_path(url)
     try:
         about = None if path is None else path.stat()
-    except OSError:  # whoever opens it says why
+    except OSError:  # the code that opens it says why
         return ""
     return "" if about is None else f"{about.st_size}-{about.st_mtime_ns}"
 
 
 def unless_replaced(url: str, version: str, rows: Iterator[T]) -> Iterator[T] | None:
-    """Return the rows of a file; None where it is no longer the one of that version.
+    """Return the rows of a file; None if it is no longer that version.
 
-    It is compared again once it is open: what is open stays as it is when another file takes its name.
+    It is compared again once it is open: an open file stays the same when another one takes its name.
     """
     if not version:
         return rows
-    expected = version, ""  # of a file that is gone, whoever opens it tells
+    expected = version, ""  # if the file is gone, the code that opens it says so
     if version_at(url) not in expected:
         return None
     begun = chain(list(islice(rows, 1)), rows)

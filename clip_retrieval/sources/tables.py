@@ -129,7 +129,7 @@ class TableSource:
         image, path = None, None
         if self.config.enable_image and roles.image is not None:
             value = row[roles.image]
-            has_urls = self.config.input_format == "urls"  # to be fetched; image_path says from where
+            has_urls = self.config.input_format == "urls"  # fetched later; image_path says from where
             image, path = (None, value) if has_urls else picture_of(value, table.url, f"{roles.image}/{number}")
             if isinstance(image, BlobRef) and not may_be_read(image.url, self.config.paths_below):
                 lost = f"{path} is not below {self.config.paths_below} (paths_below)"

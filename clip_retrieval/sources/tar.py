@@ -1,4 +1,4 @@
-"""The members of one tar, in order, and how it ended: Python's tarfile, but nothing ends in silence."""
+"""The members of one tar, in order, and how it ended: Python's tarfile, except that no damage is silent."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Damage:
 
 
 def read_members(url: str, wanted: Callable[[str], bool]) -> Iterator[Member | Damage]:
-    """Yield the files of the tar behind `url`; a Damage comes last, where there is any.
+    """Yield the files of the tar behind `url`; a Damage comes last, if there is any.
 
-    Members of a plain tar on this machine come as references, those of a stream with their bytes. What is wanted and
+    Members of a plain tar on this machine come as references, those of a stream with their bytes. A wanted member that
     cannot be read, such as a link that leads out of the tar, comes as Lost.
     """
     damage: Damage | None = None
@@ -49,7 +49,7 @@ def read_members(url: str, wanted: Callable[[str], bool]) -> Iterator[Member | D
 
 
 def named(damage: Damage, url: str) -> Damage:
-    """Say of a file that is no tar what it is, where it is known."""
+    """Return the damage of a file that is not a tar, with what it is, if that is known."""
     return (
         Damage(*explain_refusal(url, damage.reason, damage.detail, "a tar")) if damage.reason == "not_a_tar" else damage
     )
@@ -84,7 +84,7 @@ def explain_error(error: Exception, last: str, count: int, *, is_empty: bool) ->
 
 
 def explain_end(tar: Tar, last: str, count: int) -> Iterator[Damage]:
-    """Tell a proper end from damage that tarfile took for one."""
+    """Yield the damage that tarfile took for a proper end, if any."""
     if tar.end in ("EmptyHeaderError", "TruncatedHeaderError"):
         if not tar.has_end_mark:
             yield Damage("truncated", f"ends after {last} without an end-of-archive mark")

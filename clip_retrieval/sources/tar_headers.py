@@ -1,4 +1,4 @@
-"""Python's tarfile, told to read on after an end mark, to say why the headers ended, and to be quick about most."""
+"""Python's tarfile, changed to read on after an end mark, to say why the headers ended, and to be fast."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import IO, Self
 BLOCK = tarfile.BLOCKSIZE
 SIZE, CHECKSUM, TYPE, LAST = slice(124, 136), slice(148, 156), slice(156, 157), 345  # fields of a header (POSIX ustar)
 NO_PREFIX = bytes(BLOCK - LAST)
-NEAR_BYTES, WINDOW_BYTES, FAR_BYTES = 1 << 17, 1 << 18, 1 << 12  # read ahead where the next header is near, or is not
+NEAR_BYTES, WINDOW_BYTES, FAR_BYTES = 1 << 17, 1 << 18, 1 << 12  # read ahead if the next header is near, or is not
 
 
 class Header(tarfile.TarInfo):
-    """One header; why there are no more of them is noted on the Tar."""
+    """One header; why there are no more headers is noted on the Tar."""
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
@@ -58,7 +58,7 @@ class Tar(tarfile.TarFile):
 
 
 class Window:
-    """Blocks of a local file, many of them in one read: each read lets other threads go first."""
+    """Blocks of a local file, many of them in one read: each read lets other threads run first."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.descriptor = file.fileno()
@@ -75,7 +75,7 @@ class Window:
 
 
 def read_regular(block: bytes, encoding: str, errors: str) -> Header | None:
-    """Return the header of a regular file; None for all that tarfile shall read: other kinds, sizes and damage."""
+    """Return the header of a regular file; None for what tarfile is to read: other kinds, sizes and damage."""
     if block[TYPE] != tarfile.REGTYPE or block[LAST:] != NO_PREFIX:
         return None
     try:

@@ -16,9 +16,9 @@ class Member:
     """One file of a tar: its name, where its bytes are in the (decompressed) tar, and the bytes or a reference."""
 
     name: str
-    offset: int | None = None  # None where the bytes are not in one piece, or cannot be had
+    offset: int | None = None  # None if the bytes are not in one piece, or cannot be read
     size: int | None = None
-    blob: Blob | None = None  # None where nobody wants the bytes of such a member
+    blob: Blob | None = None  # None if the bytes of such a member are not wanted
 
 
 class CutError(Exception):
@@ -26,7 +26,7 @@ class CutError(Exception):
 
 
 class MemberReader(Protocol):
-    """Makes members out of headers, in their order."""
+    """Makes members from headers, in their order."""
 
     def read(self, tar: Tar, info: tarfile.TarInfo, *, is_wanted: bool) -> Member:
         """Return the member; raises CutError."""
@@ -68,7 +68,7 @@ class PlainReader:
                         self.entries.add(entry_of(info, self.blob_of(info) if info.isfile() else None))
                         tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header it saw
             except (tarfile.ReadError, ValueError):
-                return self.entries  # the first pass tells of the damage when it comes there
+                return self.entries  # the first pass reports the damage when it gets there
         return self.entries
 
 

@@ -1,4 +1,4 @@
-"""Finds a picture of a tar again by what the metadata calls it: a sparse file has no place there."""
+"""Finds a picture of a tar again by its name in the metadata: a sparse file has no offset there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clip_retrieval.words import clean, is_hidden
 
 
 def find_sparse(image_path: str, url: str) -> Blob:
-    """Return the bytes of a sparse file of a tar, or a reference to them. Raises OSError where not one is called so."""
+    """Return the bytes of a sparse file of a tar, or a reference to them. Raises OSError unless one has that name."""
     found, why = defaultdict[int, list[Blob]](list), "it has changed since it was embedded"
     for member in read_members(url, lambda name: is_picture(name) and image_path in names_of(name)):
         if isinstance(member, Damage):

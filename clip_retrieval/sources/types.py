@@ -24,7 +24,7 @@ class Origin:
     size: int | None
 
     def __reduce__(self) -> tuple[type[Origin], tuple[object, ...]]:
-        """Pickle as a call: frozen classes with slots take three times as long by themselves."""
+        """Pickle as a call: frozen classes with slots otherwise take three times as long."""
         return Origin, (self.shard, self.offset, self.size)
 
 

@@ -54,7 +54,7 @@ class Suffixes:
         return not is_hidden(name) and self.part_of(name) is not None
 
     def part_of(self, name: str) -> str | None:
-        """Return image, text, metadata, or None for a member that is none of them."""
+        """Return image, text, metadata, or None for any other member."""
         base = name[name.rfind("/") + 1 :]
         dot = base.find(".")
         return self.part_of_ending(base if dot < 1 else f"x{base[dot:]}")
@@ -68,7 +68,7 @@ class Suffixes:
         return "metadata" if last == METADATA_SUFFIX else None
 
     def key_of(self, name: str) -> str:
-        """Return the path up to the last dot or, where an option names all that follows the first one, up to that.
+        """Return the path up to the last dot or, if an option names everything after the first one, up to that.
 
         So the options input.jpg and outputs.txt make one sample of 1.input.jpg and 1.outputs.txt, as webdataset does;
         without them a.v1.jpg and a.v2.jpg are two.
@@ -133,7 +133,7 @@ class WebdatasetSource:
             yield self.left_out(item) if group.is_torn and isinstance(item, Sample) else item
 
     def left_out(self, sample: Sample) -> Sample:
-        """Return the sample without its parts: it waits for a tar that is whole, which may have more of them."""
+        """Return the sample without its parts: a tar that is whole may have more of them."""
         config = self.config
         return replace(
             sample,
@@ -179,7 +179,7 @@ def duplicate(member: Member, url: str, detail: str) -> Failure:
 
 
 def unjoined(member: Member, url: str, key: str, suffixes: Suffixes) -> Failure:
-    """Return the failure of a member that joins no picture, beside a sample whose picture is `key`.*"""
+    """Return the failure of a member that joins no picture, next to a sample whose picture is `key`.*"""
     part = suffixes.part_of(member.name)
     if part == "image":
         return duplicate(member, url, f"the picture of its sample is {key}.*")
@@ -190,14 +190,14 @@ def unjoined(member: Member, url: str, key: str, suffixes: Suffixes) -> Failure:
 
 @dataclass
 class Group:
-    """Adjacent members with the same key; torn where damage follows, and members that others have may be lost."""
+    """Adjacent members with the same key; torn if damage follows, so that members that others have may be lost."""
 
     members: list[Member]
     is_torn: bool = False
 
 
 class Seen:
-    """What the chosen parts of samples were called in a tar, after the first dot."""
+    """The names of the chosen parts of samples in a tar, after the first dot."""
 
     def __init__(self, suffixes: Suffixes) -> None:
         self.suffixes = suffixes
@@ -212,7 +212,7 @@ class Seen:
         return {whole_suffix(member.name) for member in group if part_of(member.name) in chosen}
 
     def may_lack(self, group: list[Member]) -> bool:
-        """Say whether a sample may have had more members: all that others have; the first one, all that are chosen."""
+        """Say whether a sample may have had more members: any that others have; for the first, any that are chosen."""
         if not self.endings:
             return not self.suffixes.chosen <= {self.suffixes.part_of(member.name) for member in group}
         return len(self.endings) > KEPT_ENDINGS or not self.endings <= self.endings_of(group)

@@ -25,7 +25,7 @@ LONGEST_TARGET = 4096  # bytes of the path that a link holds
 def list_zip(url: str) -> Iterator[tuple[str, zipfile.ZipInfo | Lost | Damage]]:
     """Yield the name of each file in a zip with its member; for a symbolic link, the member it leads to, or Lost.
 
-    A Damage comes first where zips were joined: the list of members at the end is that of the last one.
+    A Damage comes first if zips were joined: the list of members at the end is that of the last one.
     """
     with open_raw(url) as file, zipfile.ZipFile(file) as zipped:
         yield from find_joined(zipped)
@@ -47,7 +47,7 @@ def list_zip(url: str) -> Iterator[tuple[str, zipfile.ZipInfo | Lost | Damage]]:
 
 
 def find_joined(zipped: zipfile.ZipFile) -> Iterator[tuple[str, Damage]]:
-    """Yield a Damage where another zip comes before this one; other bytes before it are a program that unpacks it."""
+    """Yield a Damage if another zip comes before this one; other bytes before it are a program that unpacks it."""
     start = min((info.header_offset for info in zipped.infolist()), default=0)
     file = zipped.fp
     assert file is not None
@@ -62,7 +62,7 @@ def is_link(info: zipfile.ZipInfo) -> bool:
 
 
 def target_of(info: zipfile.ZipInfo, zipped: zipfile.ZipFile) -> str | None:
-    """Return what a link holds; None of a damaged one, which is a file to its reader: that says what is wrong."""
+    """Return what a link holds; None for a damaged one, whose reader treats it as a file and says what is wrong."""
     try:
         return zipped.read(info).decode("utf-8", "surrogateescape")
     except DAMAGE:
@@ -100,7 +100,7 @@ def find_member(name: str, url: str) -> Blob:
 
 
 def plain_name(name: str) -> str:
-    """Return the name of a member without what leads nowhere, such as a/b.jpg for ./a//b.jpg."""
+    """Return the name of a member without parts that change nothing, such as a/b.jpg for ./a//b.jpg."""
     return posixpath.normpath(name).lstrip("/")
 
 
@@ -109,7 +109,7 @@ def is_stored(info: zipfile.ZipInfo) -> bool:
 
 
 def place_of(info: zipfile.ZipInfo, zipped: zipfile.ZipFile) -> int:
-    """Return the offset of a stored member's bytes: after its local header, whose length only that header tells."""
+    """Return the offset of a stored member's bytes: after its local header, whose length only that header says."""
     file = zipped.fp
     assert file is not None
     file.seek(info.header_offset)
@@ -122,7 +122,7 @@ def place_of(info: zipfile.ZipInfo, zipped: zipfile.ZipFile) -> int:
 def is_zip(url: str) -> bool:
     """Say whether a file is a zip, or a program that unpacks itself: a zip with something before it.
 
-    A tar may end in a zip, as its last member, and is none.
+    A tar whose last member is a zip is not a zip.
     """
     with open_raw(url) as file:
         first = file.read(tarfile.BLOCKSIZE)

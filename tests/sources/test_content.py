@@ -69,7 +69,7 @@ def test_a_zip_given_as_a_table_is_sent_to_its_format(tmp_path: Path, form: str,
 def test_binary_data_is_no_csv(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b"\x01\x00\x02,\x00\n1,2\n")
 
-    with pytest.raises(SourceError, match=r"x\.csv is no text: its first line holds NUL characters"):
+    with pytest.raises(SourceError, match=r"x\.csv is not text: its first line holds NUL characters"):
         clip_inference(tmp_path / "x.csv", tmp_path / "out", "urls", clip_model="hash:16?size=32")
 
 

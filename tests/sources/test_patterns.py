@@ -45,7 +45,7 @@ def test_a_pattern_with_a_dot_asks_for_hidden_files(odd: str) -> None:
 
 def test_lists_are_lists(odd: str) -> None:
     assert names_of(str([f"{odd}/y.tar", f"{odd}/[x].tar"])) == ["y.tar", "x.tar"]
-    with pytest.raises(SourceError, match="is no list of tars"):
+    with pytest.raises(SourceError, match="is not a list of tars"):
         names_of("[nothing]/x.tar")
 
 

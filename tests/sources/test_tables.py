@@ -477,7 +477,7 @@ def test_a_folder_that_datasets_did_not_write_is_refused(tmp_path: Path, picture
     (saved / "state.json").write_text('{"_data_files": [], "_indices_data_files": [{"filename": "i"}]}')
     assert "flatten_indices" in refusal(saved, tmp_path / "out", "datasets")
     (saved / "state.json").write_text("{")
-    assert "no valid JSON" in refusal(saved, tmp_path / "out", "datasets")
+    assert "not valid JSON" in refusal(saved, tmp_path / "out", "datasets")
 
 
 @pytest.mark.parametrize(
