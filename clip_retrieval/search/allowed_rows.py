@@ -1,4 +1,4 @@
-"""Rows that a search of one faiss index keeps to, or leaves out: faiss's selectors of them."""
+"""Rows that a search of one faiss index is restricted to, or leaves out: faiss's selectors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NO_ROWS = np.empty(0, np.int64)
 def search_part_allowed(
     part: OpenPart, queries: NDArray[np.float32], k: int, settings: Settings, allowed: NDArray[np.bool_]
 ) -> list[SearchResult]:
-    """Search one faiss index among some rows; where it cannot leave rows out, ask for more until enough are left."""
+    """Search one faiss index among some rows; if it cannot leave rows out, ask for more until enough are left."""
     mask = allowed[part.first_row :]
     selector = make_bitmap(mask) if takes_selector(part.index) else None
     asked = min(k, part.index.ntotal)

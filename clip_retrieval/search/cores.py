@@ -1,4 +1,4 @@
-"""How many cores building and measuring keep busy: faiss's threads and those of the matrix products of NumPy."""
+"""How many cores building and measuring keep busy: threads of faiss and of NumPy's matrix products."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # re
 def using_cores(count: int | None) -> Iterator[None]:
     """Limit OpenMP, which faiss uses, and every BLAS of this process to `count` threads; None: their defaults.
 
-    OpenMP counts for each thread of Python by itself: this one is kept to it.
+    OpenMP has a separate count for each Python thread: the limit applies to this thread.
     """
     if count is None:
         yield
         return
-    from threadpoolctl import threadpool_limits  # 5 ms of every start, and a search does without
+    from threadpoolctl import threadpool_limits  # 5 ms of every start, which a search does not need
 
     with threadpool_limits(limits=count):
         yield
@@ -27,10 +27,10 @@ def using_cores(count: int | None) -> Iterator[None]:
 
 @contextmanager
 def of_one_thread() -> Iterator[None]:
-    """Have faiss use one OpenMP thread for calls from this Python thread; other threads are not affected.
+    """Make faiss use one OpenMP thread for calls from this Python thread; other threads are not affected.
 
-    One query is no work for several threads. faiss begins them all the same where rows are refined, and then waits for
-    the last of them: on a busy machine ten times as long as the query takes.
+    One query is not enough work for several threads. faiss starts them anyway if rows are refined, and waits for the
+    last of them: on a busy machine ten times as long as the query takes.
     """
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Every row of a graph compared: a graph finds no row that none of its links leads to, and does not say so."""
+"""Compares every row of a graph, since a graph silently misses rows that none of its links leads to."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class BestRows:
 
 
 def compare_every_row(part: OpenPart, queries: NDArray[np.float32], k: int, keep: Keep) -> list[SearchResult]:
-    """Return the best k rows of a part for each query [q, d] by comparing all that it holds, block by block.
+    """Return the best k rows of a part for each query [q, d] by comparing all its rows, block by block.
 
-    Scores are those that a search has: of the codes that a search compares, behind the same transforms.
+    Scores equal those of a search: they are of the codes that a search compares, after the same transforms.
     """
     node, queries, id_map = unwrap(part.index, queries)
     store = faiss.downcast_index(node.refine_index) if isinstance(node, faiss.IndexRefine) else node
@@ -61,7 +61,7 @@ def compare_every_row(part: OpenPart, queries: NDArray[np.float32], k: int, keep
 
 
 def compare(queries: NDArray[np.float32], rows: NDArray[np.float32], metric: int) -> NDArray[np.float32]:
-    """Return scores [q, n]: inner products, or what stands for them where the index measures distances."""
+    """Return scores [q, n]: inner products, or their equivalent if the index measures distances."""
     scores: NDArray[np.float32] = queries @ rows.T
     if metric == faiss.METRIC_L2:  # |a - b|^2 = 2 - 2ab
         scores += 1 - (np.square(queries).sum(axis=1)[:, None] + np.square(rows).sum(axis=1)) / 2
@@ -80,7 +80,7 @@ def count_kept(part: OpenPart, excluded: NDArray[np.int64]) -> int:
 
 
 def unwrap(index: Any, queries: NDArray[np.float32]) -> tuple[Any, NDArray[np.float32], NDArray[np.int64] | None]:
-    """Return the index below transforms and id maps, the queries behind the transforms, and the ids by place."""
+    """Return the index below transforms and id maps, the transformed queries, and the ids by place."""
     node, id_map = faiss.downcast_index(index), None
     while isinstance(node, faiss.IndexPreTransform | faiss.IndexIDMap):
         if isinstance(node, faiss.IndexPreTransform):

@@ -25,7 +25,7 @@ METRICS = (faiss.METRIC_INNER_PRODUCT, faiss.METRIC_L2)
 
 
 class OpenPart(msgspec.Struct, frozen=True):
-    """One opened faiss index, the offset of its ids, where its rows lie once that was asked, and its file's name."""
+    """One opened faiss index, the offset of its ids, the places of its rows once looked up, and its file's name."""
 
     index: Any
     first_row: int = 0
@@ -58,7 +58,7 @@ def open_parts(folder: IndexFolder, modality: Modality, *, memory_map: bool = Fa
 
 
 def read_places(folder: IndexFolder, modality: Modality) -> dict[str, int]:
-    """Return where the rows of each part begin, as the index's json file says."""
+    """Return where the rows of each part begin, from the index's json file."""
     places = {part["file"]: part["first_row"] for part in folder.read_info(modality).get("parts", [])}
     for file, first in places.items():
         if first < 0:
@@ -81,7 +81,7 @@ def open_file(folder: Folder, name: str, *, memory_map: bool = False) -> Any:
     try:
         with folder.answering(), folder.open(name) as file:
             begin = file.read(4)
-    except OSError as error:  # faiss would not say why it cannot open a file
+    except OSError as error:  # faiss does not say why it cannot open a file
         raise StorageError(f"cannot read {describe_os_error(error)}") from error
     try:
         if folder.is_local:
@@ -90,7 +90,7 @@ def open_file(folder: Folder, name: str, *, memory_map: bool = False) -> Any:
             index = read_remote(folder, name)
     except (RuntimeError, MemoryError) as error:
         raise StorageError(
-            f"{path} is no readable faiss index{explain_lists(error)}", advice="build it again"
+            f"{path} cannot be read as a faiss index{explain_lists(error)}", advice="build it again"
         ) from error
     if index.metric_type not in METRICS:
         raise QueryError(f"{path} compares by another measure than inner product or L2; build it with one of those")
@@ -98,7 +98,7 @@ def open_file(folder: Folder, name: str, *, memory_map: bool = False) -> Any:
 
 
 def read_file(path: str, mapping: int = 0) -> Any:
-    """Read a file with one of faiss's mapping flags; lists on disk are looked for beside it."""
+    """Read a file with one of faiss's mapping flags; lists on disk are looked for next to it."""
     with printing_nothing():  # faiss names each file of lists; errors are raised
         index = faiss.read_index(path, faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_READ_ONLY | mapping)
     for lists in mapped_lists(index):
@@ -107,11 +107,11 @@ def read_file(path: str, mapping: int = 0) -> Any:
 
 
 def map_file(path: str, begin: bytes) -> Any:
-    """Memory-map a file, so that rows are read on demand; fast-scan lists are read into memory all the same.
+    """Memory-map a file, to read rows on demand; fast-scan lists are read into memory anyway.
 
-    faiss has two ways. IO_FLAG_MMAP maps inverted lists and nothing else; lists that are in a file of their own it
-    leaves out, and a search ends the process. IO_FLAG_MMAP_IFC maps arrays (Flat, SQ, PQ, HNSW, the second index of a
-    refinement), but copies inverted lists into memory, and refuses lists in a file of their own.
+    faiss has two ways. IO_FLAG_MMAP maps only inverted lists; it leaves out lists in a separate file, and then a search
+    ends the process. IO_FLAG_MMAP_IFC maps arrays (Flat, SQ, PQ, HNSW, the second index of a refinement), but copies
+    inverted lists into memory, and refuses lists in a separate file.
     """
     if begin.startswith(LISTS_FIRST):
         index = read_file(path, faiss.IO_FLAG_MMAP)
@@ -122,7 +122,7 @@ def map_file(path: str, begin: bytes) -> Any:
     try:
         return read_file(path, faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError:
-        return read_file(path)  # lists in a file of their own below a refinement or an id map
+        return read_file(path)  # lists in a separate file below a refinement or an id map
 
 
 def mapped_lists(index: Any) -> Iterator[Any]:
@@ -135,9 +135,9 @@ def mapped_lists(index: Any) -> Iterator[Any]:
 
 
 def write_file(index: Any, path: Path) -> None:
-    """Write a faiss file to this machine; raises OSError where that fails, as it does on a full disk.
+    """Write a faiss file to this machine; raises OSError if that fails, such as on a full disk.
 
-    By Python's file: faiss' own tells the system's error in its words, and only prints one of the last bytes.
+    It uses Python's file, since faiss's own rewords the system's errors, and only prints one of the last bytes.
     """
     with path.open("wb") as file:
         faiss.write_index(index, faiss.PyCallbackIOWriter(file.write, BYTES_AT_ONCE))
@@ -145,7 +145,7 @@ def write_file(index: Any, path: Path) -> None:
 
 def read_remote(folder: Folder, name: str) -> Any:
     if folder.exists(str(name).replace(POPULATED, LISTS)) and name.endswith(POPULATED):
-        raise StorageError(f"{folder.path(name)} has its lists on disk, which needs a folder on this machine; copy it")
+        raise StorageError(f"{folder.path(name)} has its lists on disk, which need a folder on this machine; copy it")
     return faiss.deserialize_index(np.frombuffer(folder.read_bytes(name), dtype=np.uint8))
 
 
@@ -154,7 +154,7 @@ def explain_lists(error: BaseException) -> str:
 
 
 def list_indices(folder: IndexFolder) -> list[Modality]:
-    """Return which indices a folder has; raises QueryError where it has none."""
+    """Return which indices a folder has; raises QueryError if it has none."""
     found = [modality for modality in MODALITIES if folder.exists(folder.index_name(modality))]
     if not found:
         raise no_index(folder, "neither image.index nor text.index")
@@ -162,7 +162,7 @@ def list_indices(folder: IndexFolder) -> list[Modality]:
 
 
 def no_index(folder: IndexFolder, lacking: str) -> QueryError:
-    """Return the error for a folder that lacks an index, with what makes one or which it has."""
+    """Return the error for a folder that lacks an index: how to make one, or which it has."""
     names, what = folder.names("", INDEX_SUFFIX), f"{folder.url} has {lacking}"
     if not names:
         return QueryError(what, advice="`clip-retrieval index` makes one")

@@ -16,9 +16,9 @@ from clip_retrieval.search.tree import has_ids
 
 
 def read_held(index: Index, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return rows [n, d] by id, of unit length, as near to the embeddings as the index's codes are.
+    """Return rows [n, d] by id, of unit length, as near to the embeddings as the index's codes allow.
 
-    A row without an embedding is zero, and so is one with NaN or infinite numbers, as files of other programs may hold.
+    A row without an embedding is zero, and so is a row with NaN or infinity, which files of other programs may have.
     Raises QueryError for an id without a row.
     """
     each, repeats = np.unique(ids, return_inverse=True)
@@ -31,7 +31,7 @@ def read_held(index: Index, ids: NDArray[np.int64]) -> NDArray[np.float32]:
 
 
 def decode_rows(index: Index, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return rows [n, d] by ascending ids out of all parts, as the codes have them; zero rows where no part has one."""
+    """Return rows [n, d] by ascending ids, decoded from all parts; zero rows for ids that no part has."""
     rows = np.zeros((len(ids), index.dim), np.float32)
     for part in index.parts:
         places = locate(part, ids)
@@ -49,9 +49,9 @@ def to_unit_length(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def sample_held(index: Index, count: int, seed: int = 0) -> NDArray[np.float32]:
-    """Return up to `count` rows [n, d] of unit length, drawn uniformly; the same ones each time.
+    """Return up to `count` rows [n, d] of unit length, drawn uniformly; the same rows each time.
 
-    Rows of lists are drawn by their position there, so that no list is scanned.
+    Rows of lists are drawn by their position there, so no list is scanned.
     """
     random = np.random.default_rng(seed)
     sizes = [int(part.index.ntotal) for part in index.parts]
@@ -83,7 +83,7 @@ def sample_part(index: Any, places: NDArray[np.int64]) -> NDArray[np.float32]:
 
 
 def locate(part: OpenPart, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return a part's own ids of rows: explicit ids, which it may lack, else positions; -1 outside of its range."""
+    """Return a part's own ids of rows: explicit ids, which may be missing, else positions; -1 outside of its range."""
     local = ids - part.first_row
     count = part.index.ntotal if not has_ids(part.index) else np.iinfo(np.int64).max
     return np.where((local >= 0) & (local < count), local, -1)
@@ -91,7 +91,7 @@ def locate(part: OpenPart, ids: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def decode(index: Any, ids: NDArray[np.int64], places: RowPlaces) -> NDArray[np.float32]:
     """Return rows by the index's own ids; zero rows for ids that it does not hold."""
-    if isinstance(index, faiss.IndexRefine):  # its store has every row at its place
+    if isinstance(index, faiss.IndexRefine):  # its store has every row at its position
         return decode(faiss.downcast_index(index.refine_index), ids, places)
     if isinstance(index, faiss.IndexPreTransform):
         return undo(index, decode(faiss.downcast_index(index.index), ids, places))
@@ -127,7 +127,7 @@ def undo(index: Any, rows: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def decode_lists(index: Any, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return rows by ascending ids out of inverted lists, by scanning the lists."""
+    """Return rows by ascending ids from inverted lists, by scanning the lists."""
     rows = np.zeros((len(ids), index.d), np.float32)
     lists, left = index.invlists, len(ids)
     numbers, offsets, found = [], [], []

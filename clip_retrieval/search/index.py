@@ -33,9 +33,9 @@ from clip_retrieval.search.settings import (
 from clip_retrieval.search.tree import has_graph, list_nodes
 
 TUNED_HITS, FEW_HITS = 10, 16  # settings are tuned for 10 hits, and serve up to 16 without more refined candidates
-ROWS_PER_HIT = 4  # rows that are scanned for each hit, at least
-REFINED_PER_HIT = 16  # rows that are compared once more, at least, where there are more than few hits
-MOST_REFINED = 32_768  # rows that are compared once more, unless more hits are wanted
+ROWS_PER_HIT = 4  # least rows that are scanned for each hit
+REFINED_PER_HIT = 16  # least rows that are refined for each hit, if there are more than FEW_HITS
+MOST_REFINED = 32_768  # most rows that are refined, unless more hits are wanted
 LEAST_FACTOR = 1.25
 OPENING_TRIES = 10
 MOST_KEPT = 64  # settings whose parameters are kept
@@ -44,14 +44,14 @@ NO_ROWS = np.empty(0, np.int64)
 
 
 class Index:
-    """One opened index; searches share no state, so that they may run at once, each with settings of its own."""
+    """One opened index; searches share no state, so they may run at once, each with its own settings."""
 
     def __init__(
         self,
         index: Any | Sequence[OpenPart],
         empty_rows: NDArray[np.int64],
         settings: Settings | None = None,
-        row_count: int | None = None,  # rows of the embeddings, where zero rows may be absent from the index
+        row_count: int | None = None,  # rows of the embeddings; zero rows may be absent from the index
     ) -> None:
         self.parts: Sequence[OpenPart] = index if isinstance(index, Sequence) else [OpenPart(index)]
         self.index = self.parts[0].index
@@ -62,12 +62,12 @@ class Index:
         is_without = row_count is not None and held + len(empty_rows) <= row_count  # lists do not hold zero rows
         self.excluded = empty_rows[:0] if is_without else empty_rows  # zero rows that searches have to leave out
         self.selectors = [make_selector(part, self.excluded) for part in self.parts]
-        self.kept: dict[tuple[int, Settings], Any] = {}  # cached faiss parameters; must never be written into
-        self.chosen: dict[tuple[int, Settings], Settings] = {}  # by hits, and what was given
+        self.kept: dict[tuple[int, Settings], Any] = {}  # cached faiss parameters; must never be modified
+        self.chosen: dict[tuple[int, Settings], Settings] = {}  # by number of hits and given settings
         self.settings = settings or Settings()
         for part in self.parts:
             set_up(part.index, self.settings)
-        # files of a folder may be of different kinds: each takes the settings that it knows
+        # files of a folder may be of different kinds: each uses the settings that it knows
         self.own_settings = widest([settings_of(part.index) for part in self.parts])
         for part in self.parts if len(self.parts) > 1 else ():
             set_up(part.index, self.own_settings)
@@ -83,16 +83,16 @@ class Index:
     def search(
         self, query: NDArray[np.float32], k: int, settings: Settings | None = None, *, every_row: bool = False
     ) -> SearchResult:
-        """Return up to k hits for one query [dim]; fewer where the index has fewer, or few lists are scanned."""
+        """Return up to k hits for one query [dim]; fewer if the index has fewer rows, or if few lists are scanned."""
         return self.search_many(query[None], k, settings, every_row=every_row)[0]
 
     def search_many(
         self, queries: NDArray[np.float32], k: int, settings: Settings | None = None, *, every_row: bool = False
     ) -> list[SearchResult]:
-        """Return up to k hits for each query [q, dim]; settings that are not given are those of the index.
+        """Return up to k hits for each query [q, dim]; settings that are not given are taken from the index.
 
-        Of a graph there are k hits if it has as many rows: where its links lead to fewer, all rows are compared. With
-        `every_row` they are in any case, and all lists are scanned unless nprobe is given: hits are the best of all.
+        A graph gives k hits if it has as many rows: if its links lead to fewer, all rows are compared. `every_row`
+        always compares all rows, and scans all lists unless nprobe is given, so hits are the best of all.
 
         Raises QueryError for another dimension, and for settings that the index does not have.
         """
@@ -122,12 +122,12 @@ class Index:
         yield from (rows[start : start + step] for start in range(0, len(rows), step))
 
     def settings_for(self, k: int, settings: Settings | None = None) -> Settings:
-        """Return the settings of the index, or others, widened for k hits: they are tuned for ten.
+        """Return the settings of the index, or other settings, widened for k hits, since they are tuned for ten.
 
-        Probe one more tuned nprobe per tenfold k, and enough lists to scan 4k rows. Refine as many candidates as ten
-        hits have; beyond 16 hits more by the root of k, which keeps the recall of ten hits even where codes are short,
-        and 16 per hit; but at most 32,768 candidates or 1.25 per hit. A graph's queue is as long as the hits: faiss
-        returns fewer with a shorter one.
+        Probe one more tuned nprobe per tenfold k, and enough lists to scan 4k rows. Refine as many candidates as for
+        ten hits. Beyond 16 hits, refine more by the root of k, which keeps the recall of ten hits even with short
+        codes, and 16 per hit; but at most 32,768 candidates or 1.25 per hit. A graph's queue is as long as the hits,
+        since faiss returns fewer with a shorter one.
         """
         tuned = self.settings | (settings or {})
         usual = self.own_settings | tuned
@@ -148,12 +148,12 @@ class Index:
         return tuned | changed
 
     def with_all_lists(self, chosen: Settings, given: Settings) -> Settings:
-        """Return settings that scan all lists, unless it is given how many."""
+        """Return settings that scan all lists, unless their number is given."""
         has_lists = self.list_count and "nprobe" in self.known_settings
         return chosen | {"nprobe": self.list_count} if has_lists and "nprobe" not in given else chosen
 
     def choose(self, k: int, given: Settings) -> Settings:
-        """Return the settings for k hits, and those that are given in their place; kept for the next search."""
+        """Return the settings for k hits, replaced by given ones; kept for the next search."""
         found = self.chosen.get((k, given))
         if found is None:
             if len(self.chosen) >= MOST_KEPT:
@@ -171,9 +171,9 @@ class Index:
         return settings
 
     def parameters(self, i: int, settings: Settings) -> Any:
-        """Return faiss's parameters for a part: those of an earlier search with these settings, which took time.
+        """Return faiss's parameters for a part: kept from an earlier search with these settings, since they take time.
 
-        New ones where rows are left out: there faiss writes into them.
+        They are new if rows are left out, since faiss then writes into them.
         """
         selector = self.selectors[i]
         if selector is not None:
@@ -188,7 +188,7 @@ class Index:
     def search_graph(
         self, i: int, queries: NDArray[np.float32], k: int, settings: Settings, *, every_row: bool
     ) -> list[SearchResult]:
-        """Search a graph; compare all of its rows for the queries that it finds too few hits of."""
+        """Search a graph; for queries with too few hits, compare all of its rows."""
         part, wanted = self.parts[i], min(k, self.graph_rows[i])
         found = [empty_result() for _ in queries] if every_row else self.search_part(i, queries, k, settings)
         short = [place for place, hits in enumerate(found) if len(hits.ids) < wanted]
@@ -199,7 +199,7 @@ class Index:
         return found
 
     def search_part(self, i: int, rows: NDArray[np.float32], k: int, settings: Settings) -> list[SearchResult]:
-        """Search one faiss index; where it cannot leave rows out by itself, ask for more until enough are left."""
+        """Search one faiss index; if it cannot leave rows out by itself, ask for more until enough are left."""
         part, selector = self.parts[i], self.selectors[i]
         excluded = self.excluded if selector is None else NO_ROWS
         asked = k = min(k, part.index.ntotal)
@@ -220,9 +220,9 @@ class Index:
         allowed: NDArray[np.bool_],
         parts: Sequence[OpenPart] | None = None,
     ) -> list[SearchResult]:
-        """Search among the rows whose place in `allowed` [row_count] is true; k hits where the settings find them.
+        """Search among the rows whose place in `allowed` [row_count] is true; k hits if the settings find them.
 
-        In all parts, or in some of them, of which there is one at least.
+        Searches all parts, or only some of them, at least one.
         """
         found: list[SearchResult] = []
         for some in self.split(rows, k):
@@ -233,18 +233,18 @@ class Index:
 
 
 def count_rows(parts: Sequence[OpenPart]) -> int:
-    """Return the rows of all parts, or one past the last that a part reaches."""
+    """Return the rows of all parts, or one past the last row of any part."""
     counts = [int(part.index.ntotal) for part in parts]
     return max(sum(counts), *(part.first_row + count for part, count in zip(parts, counts, strict=True)))
 
 
 def count_lists(index: Any) -> int:
-    """Return the inverted lists of an index tree; 0 where it has none."""
+    """Return the inverted lists of an index tree; 0 if it has none."""
     return max((int(node.nlist) for node in list_nodes(index) if isinstance(node, faiss.IndexIVF)), default=0)
 
 
 def open_index(folder: IndexFolder, modality: Modality, *, memory_map: bool = False) -> Index:
-    """Open one index; raises QueryError where the folder has none of that modality."""
+    """Open one index; raises QueryError if the folder has none of that modality."""
     for _ in range(OPENING_TRIES):
         settle(folder)
         manifest = read_manifest(folder) or {}
@@ -259,7 +259,7 @@ def open_index(folder: IndexFolder, modality: Modality, *, memory_map: bool = Fa
             if not about.get("sums"):
                 check_ids(folder, parts, about.get("rows"))
             return Index(parts, empty_rows, settings, about.get("rows"))
-    raise StorageError(f"{folder.url} changes all the time; try again when it is built")
+    raise StorageError(f"{folder.url} keeps changing; try again when its build has finished")
 
 
 def known_settings(parts: Sequence[OpenPart]) -> set[str]:
@@ -268,7 +268,7 @@ def known_settings(parts: Sequence[OpenPart]) -> set[str]:
 
 
 def read_settings(folder: IndexFolder, modality: Modality, known: Collection[str]) -> Settings:
-    """Return those search settings of the index's json file that the index knows."""
+    """Return the search settings in the index's json file that the index knows."""
     name = folder.info_name(modality)
     try:
         settings = parse_settings(folder.read_info(modality).get("index_param") or "")

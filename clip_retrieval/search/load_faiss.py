@@ -1,4 +1,4 @@
-"""Loads faiss for commands so that its OpenMP threads sleep, not spin, while they wait for each other."""
+"""Loads faiss for commands so its OpenMP threads sleep, not spin, while they wait for each other."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # read by Ope
 
 
 def load_faiss() -> None:
-    """Load faiss; where its threads were told nothing else, they sleep while they wait.
+    """Load faiss; its threads sleep while they wait, unless the environment says otherwise.
 
-    Else they spin, which takes the cores from whoever they wait for: exact neighbors that are looked for meanwhile, or
-    other programs. The variable is set for faiss' own OpenMP alone, and not for what is loaded later.
+    By default they spin, which takes the cores from the work that they wait for, such as a concurrent search for exact
+    neighbors, and from other programs. The variable is set only for faiss's own OpenMP, not for what is loaded later.
     """
     if "faiss" in sys.modules or any(name in os.environ for name in POLICIES):
         return

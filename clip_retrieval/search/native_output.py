@@ -1,4 +1,4 @@
-"""What faiss prints by itself is dropped: stdout is for results, which programs read, and errors are raised."""
+"""Drops what faiss prints by itself: stdout is for results, which programs read, and errors are raised."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 
 @contextmanager
 def printing_nothing() -> Iterator[None]:
-    """Drop what native code writes to stdout while the block lasts."""
+    """Drop what native code writes to stdout during the block."""
     flush()
     try:
         kept = os.dup(1)
@@ -30,7 +30,7 @@ def printing_nothing() -> Iterator[None]:
 
 
 def flush() -> None:
-    """Write out what Python and the C library still hold; an error is met again by whoever prints next."""
+    """Flush the buffers of Python and the C library; an error comes up again at the next print."""
     if sys.stdout is not None:  # a program without a console has none
         with suppress(OSError, ValueError):
             sys.stdout.flush()

@@ -1,6 +1,6 @@
-"""Opens a faiss file of inverted lists without their rows: for what it is, and how many rows each list has.
+"""Opens a faiss file of inverted lists without their rows, to learn its kind and how many rows each list has.
 
-faiss maps lists in arrays, but reads those of fast scan into memory. So it is told that all lists are empty.
+faiss maps lists in arrays, but reads fast-scan lists into memory. So it is told that all lists are empty.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Outline:
 
 
 def open_outline(path: str) -> Outline | None:
-    """Open a file without its lists; None if it is of another kind. RuntimeError where it is no faiss index."""
+    """Open a file without its lists; None if it is of another kind. RuntimeError if it is not a faiss index."""
     with Path(path).open("rb") as file:
         if not file.read(4).startswith(LISTS_FIRST):
             return None
@@ -43,10 +43,10 @@ def open_outline(path: str) -> Outline | None:
 
 
 def open_to_describe(path: str) -> Any:
-    """Open a file whose rows are not asked for: without its lists, or mapped where it has others or none."""
+    """Open a file whose rows are not needed: without its lists, or mapped if it has other lists or none."""
     try:
         outline = open_outline(path)
-    except RuntimeError:  # lists in a file of their own, or a damaged file, of which more is said below
+    except RuntimeError:  # lists in a separate file, or a damaged file, which is reported below
         outline = None
     if outline is not None:
         return outline.index
@@ -56,16 +56,16 @@ def open_to_describe(path: str) -> Any:
 
 
 class EmptyLists:
-    """Reads a file of faiss's as if its inverted lists were empty, and notes how many rows they have."""
+    """Reads a faiss file as if its inverted lists were empty, and notes how many rows they have."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
         self.file_bytes = os.fstat(file.fileno()).st_size
-        self.sizes: Ids | None = None  # rows of each list, once the lists were passed
-        self.answers: Iterator[bytes] = iter(())  # to what faiss reads next, where that is not what the file has
+        self.sizes: Ids | None = None  # rows of each list, once the lists were skipped
+        self.answers: Iterator[bytes] = iter(())  # to faiss's next reads, if they differ from the file
 
     def read(self, size: int) -> bytes:
-        """Return the next bytes; raises RuntimeError where lists are longer than the file."""
+        """Return the next bytes; raises RuntimeError if lists are longer than the file."""
         answer = next(self.answers, None)
         if answer is not None:
             return answer
@@ -105,7 +105,7 @@ class EmptyLists:
             yield in_words([0])
 
     def count(self) -> int:
-        """Return the next word, a number of things that are in the file."""
+        """Return the next word, a count of things in the file."""
         (count,) = self.words(1).tolist()
         if not 0 <= count <= self.file_bytes:
             raise RuntimeError("its lists are damaged")

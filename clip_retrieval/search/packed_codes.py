@@ -1,6 +1,6 @@
-"""4-bit codes of lists for fast scan, which faiss packs in blocks of 32 rows: their places, and the rows they mean.
+"""4-bit codes of fast-scan lists, which faiss packs in blocks of 32 rows: their places, and the rows they encode.
 
-faiss 1.13 ends the process where it is asked for a row of such lists that come from a file.
+faiss 1.13 ends the process when it is asked for a row of such lists from a file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 CODE_BITS = 4
 LOW, HIGH = 1, 2  # marks of the two halves of a byte
-ROWS_AT_ONCE = 4_096  # rows that are decoded at a time: a block of each is taken apart
+ROWS_AT_ONCE = 4_096  # rows that are decoded at a time: for each, a block is unpacked
 
 Bytes = NDArray[np.uint8]
 Ids = NDArray[np.int64]
@@ -56,7 +56,7 @@ def view_blocks(lists: Any, number: int, blocks: int, block_size: int) -> Bytes:
 
 @cache
 def find_packing(codes: int, rows: int) -> Packing:
-    """Return how faiss packs blocks of some rows of 4-bit codes: asking it takes up to a second, for each part."""
+    """Return how faiss packs blocks of some rows of 4-bit codes; finding out takes up to a second, for each part."""
     index = faiss.IndexPQFastScan(codes, codes, CODE_BITS, faiss.METRIC_INNER_PRODUCT, rows)  # no dimension to spare
     return Packing(index.get_CodePacker())
 
@@ -75,7 +75,7 @@ class Packing:
                 marked = split(block)[0, :-1]
                 places[row, byte] = (marked == LOW).argmax(), (marked == HIGH).argmax()
         self.places = places.ravel()
-        # Where each half of a block comes from; from the zero behind the codes where no row is meant.
+        # The source of each half of a block; the zero after the codes if there is no row.
         self.homes = np.full(2 * self.block_size, len(self.places), np.int64)
         self.homes[self.places] = np.arange(len(self.places))
 

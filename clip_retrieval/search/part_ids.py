@@ -1,6 +1,6 @@
-"""Which rows the files of a folder hold: ids in files of one build are ids of the whole, in others each begins at 0.
+"""Which rows the files of a folder hold: in files of one build ids count through, in others each begins at 0.
 
-All ids are read only where some of them fit both: a search opens many folders, and 8 bytes a row are much to read.
+All ids are read only if a sample fits both cases: a search opens many folders, and 8 bytes per row are much to read.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from clip_retrieval.search.tree import has_ids
 
 logger = logging.getLogger(__name__)
 
-LISTS_READ = 1_024  # inverted lists of a file whose ids are read: 2 ms, 8 of a mapped file
+LISTS_READ = 1_024  # inverted lists of a file whose ids are read: 2 ms, or 8 for a mapped file
 ENDS_READ = 128  # ids at either end of such a list
 IDS_READ = 1 << 18  # ids of an id map that are read
-MOST_READ = 20_000_000  # rows of all files whose ids are read where some meet: seconds
+MOST_READ = 20_000_000  # rows of all files whose ids are read if some are equal: it takes seconds
 ENDLESS = np.iinfo(np.int64).max
 NAMES_SHOWN = 4
 
@@ -33,7 +33,7 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Named:
-    """What files of a folder are called, and the json file that may say where their rows begin."""
+    """The names of files in a folder, and the json file that may say where their rows begin."""
 
     path: str
     names: Sequence[str]
@@ -47,9 +47,9 @@ class Named:
 
 
 def find_first_rows(named: Named, indices: Sequence[Any], described: Mapping[str, int]) -> list[int]:
-    """Return what is added to the ids of each file: 0 where they are ids of the whole index already.
+    """Return the offset of the ids of each file: 0 if they are already ids of the whole index.
 
-    Raises StorageError where ids do not tell rows apart, or fit nothing that the json file says.
+    Raises StorageError if ids do not distinguish rows, or contradict the json file.
     """
     ends = list(accumulate(int(index.ntotal) for index in indices))
     starts = [0, *ends[:-1]]
@@ -75,16 +75,16 @@ def find_first_rows(named: Named, indices: Sequence[Any], described: Mapping[str
 
 
 def count_up(index: Any) -> tuple[int, int] | None:
-    """Return the first and the last position in an index; None where it is empty."""
+    """Return the first and the last position in an index; None if it is empty."""
     return (0, int(index.ntotal) - 1) if index.ntotal else None
 
 
 def check_apart(
     info: str, names: Sequence[str], firsts: Sequence[int], spans: Sequence[tuple[int, int] | None]
 ) -> None:
-    """Raise StorageError where files that begin where a json file says have rows in common.
+    """Raise StorageError if files have rows in common, given the beginnings in a json file.
 
-    `spans` are the smallest and the largest id of each file, None where it is empty.
+    `spans` are the smallest and the largest id of each file, None if it is empty.
     """
     rows = sorted(
         (first + span[0], first + span[1], name, first)
@@ -100,7 +100,7 @@ def check_apart(
 
 
 def tell_order(path: str, names: Sequence[str], info: str | None) -> None:
-    """Log a line where names have numbers, and are not in the order of these; `info` may say where rows begin."""
+    """Log a line if names have numbers and are not in their order; `info` may say where rows begin."""
     if sorted(names, key=split_numbers) == list(names):
         return
     shown = ", ".join(names[:NAMES_SHOWN]) + (", …" if len(names) > NAMES_SHOWN else "")
@@ -112,7 +112,7 @@ def tell_order(path: str, names: Sequence[str], info: str | None) -> None:
 
 
 def split_numbers(name: str) -> list[str | int]:
-    """Return a name's text and numbers in turn, by which 2.index is before 10.index."""
+    """Return a name's text and numbers in turn, to sort 2.index before 10.index."""
     return [int(piece) if i % 2 else piece for i, piece in enumerate(re.split("([0-9]+)", name))]
 
 
@@ -125,19 +125,19 @@ def read_place(named: Named, name: str, described: Mapping[str, int]) -> int:
 
 
 def fit_described(named: Named, indices: Sequence[Any], held: Sequence[Ids], starts: Sequence[int]) -> list[bool]:
-    """Return of each file whether its ids are those of the rows that it is said to have; else they begin at 0."""
+    """Return for each file whether its ids are the rows in the json file; else they begin at 0."""
     found = [True] * len(held)
     for i, index in enumerate(indices):
         if not len(held[i]) or not has_ids(index):
             continue
         low, high, first = int(held[i].min()), int(held[i].max()), starts[i]
-        if 0 < first <= low and high < int(index.ntotal):  # some of them fit both
+        if 0 < first <= low and high < int(index.ntotal):  # these ids fit both cases
             low = min(int(ids.min()) for ids in pieces_of(index))
         end = min((start for start in starts if start > first), default=ENDLESS)
         found[i] = first <= low and high < end
         if not found[i] and high >= end - first:
             raise StorageError(
-                f"{named.path}/{named.names[i]} has ids from {low:,} to {high:,}, and {named.info} says that its rows "
+                f"{named.path}/{named.names[i]} has ids from {low:,} to {high:,}, but its rows in {named.info} "
                 f"are {first:,} to {end - 1:,}",
                 advice="correct the parts there, or build the index again",
             )
@@ -145,7 +145,7 @@ def fit_described(named: Named, indices: Sequence[Any], held: Sequence[Ids], sta
 
 
 def fit_each_other(named: Named, indices: Sequence[Any], held: Sequence[Ids]) -> list[bool]:
-    """Return of each file whether its ids are those of the whole index; all of them are, or none."""
+    """Return for each file whether its ids are those of the whole index; it is the same for all."""
     spans = sorted((int(ids.min()), int(ids.max())) for ids in held if len(ids))
     are_apart = all(before[1] < after[0] for before, after in pairwise(spans))
     with_ids = [(index, ids) for index, ids in zip(indices, held, strict=True) if len(ids) and has_ids(index)]
@@ -167,10 +167,10 @@ def fit_each_other(named: Named, indices: Sequence[Any], held: Sequence[Ids]) ->
 
 
 def find_shared(held: Sequence[Ids]) -> tuple[int, int, int] | None:
-    """Return two files and the first id that both have; None where there is none."""
+    """Return two files and the first id that both have; None if there is none."""
     if find_repeated(held) is None:
         return None
-    repeated = find_repeated([np.unique(ids) for ids in held])  # some may have been in one file alone
+    repeated = find_repeated([np.unique(ids) for ids in held])  # an id may have been in one file twice
     if repeated is None:
         return None
     one, other, *_ = (i for i, ids in enumerate(held) if (ids == repeated).any())
@@ -178,7 +178,7 @@ def find_shared(held: Sequence[Ids]) -> tuple[int, int, int] | None:
 
 
 def find_repeated(held: Sequence[Ids]) -> int | None:
-    """Return the first id that is there twice. A sort that kept whose it is would take longer."""
+    """Return the first id that occurs twice. A sort that also tracked the files would take longer."""
     ids = np.concatenate(held)
     ids.sort()
     twice = np.flatnonzero(ids[1:] == ids[:-1])
@@ -186,7 +186,7 @@ def find_repeated(held: Sequence[Ids]) -> int | None:
 
 
 def counts_from_zero(index: Any) -> bool:
-    """Say whether the ids in an index are some of 0 to n - 1, each once; faiss leaves rows of NaN out of lists."""
+    """Say whether the ids in an index are among 0 to n - 1, each once; faiss leaves rows of NaN out of lists."""
     seen, count = np.zeros(int(index.ntotal), np.bool_), 0
     for ids in pieces_of(index):
         if ids.min() < 0 or ids.max() >= len(seen):
@@ -201,7 +201,7 @@ def read_all(index: Any) -> Ids:
 
 
 def read_some(index: Any) -> Ids:
-    """Return some of the ids in an index, of an id map and of lists the first and the last too; else all positions."""
+    """Return some of the ids in an id map or in lists, including the first and the last; else all positions."""
     if not has_ids(index):
         return np.arange(int(index.ntotal))
     some = np.concatenate([np.empty(0, np.int64), *pieces_of(index, LISTS_READ)])
@@ -209,7 +209,7 @@ def read_some(index: Any) -> Ids:
 
 
 def is_id_map(index: Any) -> bool:
-    """Say whether the ids in an index are an array, which is in memory."""
+    """Say whether the ids in an index are an array in memory."""
     return isinstance(below_transforms(index), faiss.IndexIDMap)
 
 
@@ -221,7 +221,7 @@ def below_transforms(index: Any) -> Any:
 
 
 def pieces_of(index: Any, most: int | None = None) -> Iterator[Ids]:
-    """Yield views of the ids in an index, none of them empty; of `most` lists at most, the ends of long ones."""
+    """Yield views of the ids in an index, none empty; of at most `most` lists, and of long lists only the ends."""
     node = below_transforms(index)
     if not node.ntotal:
         return

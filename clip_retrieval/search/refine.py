@@ -1,4 +1,4 @@
-"""Reranks hits by the stored embeddings, so that small indices find what large ones do."""
+"""Reranks hits by the stored embeddings, so small indices find what large ones do."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def open_stored(folder: EmbeddingsFolder, modality: Modality, index: Index) -> V
     """Open the embeddings that an index was built from; raises QueryError if their shape does not match."""
     vectors = open_vectors(folder, EMBEDDING_FOLDERS[modality])
     if vectors is None:
-        raise QueryError(f"{folder.url} holds no {modality} embeddings; name the folder that the index was built of")
+        raise QueryError(f"{folder.url} holds no {modality} embeddings; name the folder that the index was built from")
     if (vectors.row_count, vectors.dim) != (index.row_count, index.dim):
         raise QueryError(
-            f"{folder.url} has {vectors.row_count:,} x {vectors.dim} {modality} embeddings, the index is of "
-            f"{index.row_count:,} x {index.dim}; name the folder that it was built of, or update the index"
+            f"{folder.url} has {vectors.row_count:,} x {vectors.dim} {modality} embeddings, the index has "
+            f"{index.row_count:,} x {index.dim}; name the folder that it was built from, or update the index"
         )
     return vectors
 
@@ -34,7 +34,7 @@ def open_stored(folder: EmbeddingsFolder, modality: Modality, index: Index) -> V
 def search_stored(
     find: Callable[[NDArray[np.float32], int], SearchResult], vectors: Vectors, query: NDArray[np.float32], k: int
 ) -> SearchResult:
-    """Return the best k of several times as many candidates, with exact scores; only their rows are read."""
+    """Return the best k of several times as many candidates, with exact scores; only the candidates' rows are read."""
     found = find(query, min(CANDIDATES_PER_HIT * k, k + MOST_MORE))
     scores = read_rows(vectors, found.ids) @ query
     best = np.lexsort((found.ids, -scores))[:k]

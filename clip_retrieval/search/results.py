@@ -1,4 +1,4 @@
-"""What faiss returns, as hits: no padding, no empty rows, the earlier row first where scores are equal."""
+"""What faiss returns, as hits: no padding, no empty rows, the earlier row first if scores are equal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def clean_all(
         return [clean(*some, excluded, part) for some in hits]
     if ids.min() < 0 or (scores[:, 1:] == scores[:, :-1]).any():
         return [clean(*some, excluded, part) for some in hits]
-    return [SearchResult(*some) for some in hits]  # as is usual: there is nothing to clean
+    return [SearchResult(*some) for some in hits]  # usually there is nothing to clean
 
 
 def clean(
@@ -46,7 +46,7 @@ def clean(
 
 
 def earlier_first(ids: NDArray[np.int64], scores: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return hits that are sorted by score with the earlier row first where scores are equal."""
+    """Return hits, sorted by score already, with the earlier row first if scores are equal."""
     if not (scores[1:] == scores[:-1]).any():
         return ids, scores
     order = np.lexsort((ids, -scores))
@@ -63,7 +63,7 @@ def merge(found: Sequence[SearchResult], k: int) -> SearchResult:
 
 
 def drop_missing(ids: NDArray[np.int64], scores: NDArray[np.float32]) -> SearchResult:
-    """Remove the ids -1 that faiss pads short results with."""
+    """Remove the ids -1 with which faiss pads short results."""
     found = ids >= 0
     return SearchResult(ids[found], scores[found])
 

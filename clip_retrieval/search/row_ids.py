@@ -1,8 +1,8 @@
-"""Whether the ids in an index can be rows: not negative, each once, and none beyond the rows that there are.
+"""Whether the ids in an index can be rows: not negative, each once, and none beyond the existing rows.
 
-All ids are read, in 0.3 s of processor time for 10 million rows in mapped lists, but only some of an index with more
-than MOST_READ rows. Files of our own builds are not asked: checksums in their manifest say that they are as they were
-written.
+All ids are read, in 0.3 s of CPU time for 10 million rows in mapped lists, but only some for an index with more
+than MOST_READ rows. Files of our own builds are not checked here: checksums in their manifest show that they are
+unchanged.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from clip_retrieval.search.tree import has_ids
 
 logger = logging.getLogger(__name__)
 
-LISTS_CHECKED = 256  # inverted lists of a larger file whose first and last ids are read: a millisecond or two
-HOW = "ids are numbers of rows, from 0 on: build the index again with those"
+LISTS_CHECKED = 256  # inverted lists of a larger file whose first and last ids are read: in one or two milliseconds
+HOW = "ids are row numbers, from 0 on: build the index again with these"
 
 
 def check_ids(folder: IndexFolder, parts: Sequence[OpenPart], rows: int | None) -> None:
-    """Raise StorageError where ids of a file cannot be rows; `rows` are those in the manifest, if it has any."""
+    """Raise StorageError if ids of a file cannot be rows; `rows` is their number in the manifest, if it has one."""
     held = sum(int(part.index.ntotal) for part in parts)
     is_whole = held <= MOST_READ
     last, where = -1, ""
@@ -49,7 +49,7 @@ def check_ids(folder: IndexFolder, parts: Sequence[OpenPart], rows: int | None) 
 
 
 def check_last(folder: IndexFolder, where: str, last: int, held: int, rows: int | None) -> None:
-    """Raise StorageError if the largest id, which a file has, is beyond the rows that the folder says that it has."""
+    """Raise StorageError if the largest id of a file is beyond the number of rows in the folder."""
     of_what = "rows in the manifest"
     if rows is None:  # reading the metadata takes a while: only now
         from clip_retrieval.metadata import count_rows
@@ -59,15 +59,15 @@ def check_last(folder: IndexFolder, where: str, last: int, held: int, rows: int 
         raise StorageError(f"{where} has ids up to {last:,}, and there are {rows:,} {of_what}; {HOW}")
     if rows is None and last >= 2 * held:  # below, some rows may have been removed
         logger.warning(
-            "%s has ids up to %s of %s rows: these are no numbers of rows, and hits have them as they are",
+            "%s has ids up to %s for %s rows: these are not row numbers, and hits have them unchanged",
             where, f"{last:,}", f"{held:,}",
         )  # fmt: skip
 
 
 def read_ids(path: str, index: Any, *, is_whole: bool) -> Ids:
-    """Return the ids of a file: all, or of lists those at the ends of some, which tell much in a millisecond or two.
+    """Return the ids of a file: all, or only the ends of some lists, which show much in one or two milliseconds.
 
-    Raises StorageError if one is negative, or there twice.
+    Raises StorageError if one is negative or occurs twice.
     """
     is_whole = is_whole or (is_id_map(index) and index.ntotal <= MOST_READ)  # an array in memory
     ids: Ids = np.concatenate([np.empty(0, np.int64), *pieces_of(index, None if is_whole else LISTS_CHECKED)])
@@ -97,8 +97,8 @@ def check_shared(read: Mapping[str, Ids]) -> None:
 
 
 def find_twice(ids: Ids, high: int) -> int | None:
-    """Return the first id that is there twice: a table of all ids that there may be takes a tenth of a sort."""
-    if (ids[1:] > ids[:-1]).all():  # as is usual
+    """Return the first id that occurs twice; a table of all possible ids takes a tenth of the time of a sort."""
+    if (ids[1:] > ids[:-1]).all():  # the usual case
         return None
     if high < 8 * len(ids):
         seen = np.zeros(high + 1, np.bool_)

@@ -1,4 +1,4 @@
-"""Where each row lies in inverted lists: found once for an opened index, so that a few rows need no scan."""
+"""The place of each row in inverted lists: found once for an opened index, so reading a few rows needs no scan."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RowPlaces:
         self.found: NDArray[np.int64] | None = None
 
     def find(self, index: Any) -> NDArray[np.int64] | None:
-        """Return the places of all rows in an IVF index; None where that would take too much memory."""
+        """Return the places of all rows in an IVF index; None if that would take too much memory."""
         if index.ntotal > MOST_PLACED:
             return None
         with self.lock:
@@ -39,7 +39,7 @@ class RowPlaces:
 
 
 def list_places(index: Any) -> NDArray[np.int64] | None:
-    """Read the ids of all lists; None where they are too far apart for a table."""
+    """Read the ids of all lists; None if they are too far apart for a table."""
     lists = index.invlists
     sizes = [lists.list_size(number) for number in range(index.nlist)]
     held = [faiss.rev_swig_ptr(lists.get_ids(number), size) for number, size in enumerate(sizes) if size]
@@ -65,13 +65,13 @@ def decode_placed(index: Any, ids: NDArray[np.int64], places: NDArray[np.int64])
 def decode_at(index: Any, numbers: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return rows of an IVF index by their lists and places in them.
 
-    Raises QueryError for codes of fast scan that are no product codes.
+    Raises QueryError for fast-scan codes that are not product codes.
     """
     if isinstance(index, faiss.IndexIVFPQFastScan):
         return decode_packed(index, numbers, offsets)
     if isinstance(index, faiss.IndexIVFFastScan):
         raise QueryError(
-            f"this index, {with_article(type(index).__name__)}, gives no rows back; leave out rows as queries, "
+            f"this index, {with_article(type(index).__name__)}, cannot give rows back; leave out rows as queries, "
             "near-duplicates, diversity and surprise, or build another kind"
         )
     rows = np.empty((len(numbers), index.d), np.float32)

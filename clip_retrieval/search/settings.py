@@ -1,4 +1,4 @@
-"""How an index is searched, per call: settings such as nprobe=64,efSearch=128, and faiss's parameters made of them.
+"""How an index is searched, per call: settings such as nprobe=64,efSearch=128, and faiss's parameters for them.
 
 Nothing here changes an index: searches with different settings may share one.
 """
@@ -17,7 +17,7 @@ QUANTIZER = "quantizer_"  # prefix of settings of an IVF index's coarse quantize
 SETTINGS: dict[str, type[int] | type[float]] = {
     "nprobe": int,  # lists of an IVF index to scan
     "max_codes": int,  # most rows to scan in these lists; 0: all
-    "ht": int,  # polysemous filter of product quantizers: Hamming distance at most; all bits or more: off
+    "ht": int,  # polysemous filter of product quantizers: largest Hamming distance; all bits or more: off
     "efSearch": int,  # size of HNSW's candidate queue
     "k_factor_rf": float,  # candidates to refine, in multiples of k
     "qb": int,  # bits of the query in RaBitQ; 0: fp32
@@ -26,7 +26,7 @@ ZERO_MEANS_OFF = ("max_codes", "ht", "qb")
 
 
 class Settings(Mapping[str, float]):
-    """Values of settings by name; immutable and hashable, so that threads and caches may share them."""
+    """Values of settings by name; immutable and hashable, so threads and caches may share them."""
 
     __slots__ = ("_values",)
 
@@ -56,7 +56,7 @@ def check_setting(name: str, value: float) -> float:
     """Return the value as the setting's type; raises ConfigError that names what is wrong."""
     kind = SETTINGS.get(name.removeprefix(QUANTIZER))
     if kind is None:
-        raise ConfigError(f"{name!r} is no search setting; there are {', '.join(SETTINGS)} and {QUANTIZER}efSearch")
+        raise ConfigError(f"{name!r} is not a search setting; there are {', '.join(SETTINGS)} and {QUANTIZER}efSearch")
     least = 0 if can_be_off(name) else 1
     if not math.isfinite(value) or value < least or value != kind(value):
         raise ConfigError(
@@ -66,19 +66,19 @@ def check_setting(name: str, value: float) -> float:
 
 
 def can_be_off(name: str) -> bool:
-    """Say whether 0 switches a setting off; off is then the most thorough search."""
+    """Say whether 0 switches a setting off, which gives the most thorough search."""
     return name.removeprefix(QUANTIZER) in ZERO_MEANS_OFF
 
 
 def parse_settings(text: str) -> Settings:
-    """Return the settings that faiss's and autofaiss's strings mean: nprobe=64,quantizer_efSearch=128,ht=2048."""
+    """Return the settings in a string of faiss or autofaiss, such as nprobe=64,quantizer_efSearch=128,ht=2048."""
     values: dict[str, float] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, value = part.partition("=")
         try:
             values[name.strip()] = float(value)
         except ValueError as error:
-            raise ConfigError(f"{text!r} are no search settings; write nprobe=64,efSearch=128") from error
+            raise ConfigError(f"{text!r} are not search settings; write nprobe=64,efSearch=128") from error
     return Settings(values)
 
 
@@ -88,12 +88,12 @@ def format_settings(settings: Mapping[str, float]) -> str:
 
 
 def settings_of(index: Any) -> Settings:
-    """Return every setting that this index knows, as it is tuned now; its names are those it may be searched with."""
+    """Return all settings of this index with their tuned values; only these names may be used in a search."""
     return Settings(read_settings(faiss.downcast_index(index)))
 
 
 def widest(of_parts: Sequence[Settings]) -> Settings:
-    """Return for each setting its slowest value, so that no part is searched less well than alone."""
+    """Return for each setting its slowest value, so no part is searched less well than alone."""
     values: dict[str, list[float]] = {}
     for settings in of_parts:
         for name, value in settings.items():
@@ -134,8 +134,8 @@ def set_up(index: Any, settings: Mapping[str, float]) -> None:
 def takes_selector(index: Any) -> bool:
     """Say whether faiss leaves rows out of a search in this index by itself.
 
-    Tried, type by type: fast scan without lists and PQ refuse, RaBitQ's fast scan overlooks it, additive quantizers
-    end the process. There a search must ask for more rows and drop some.
+    Tested for each type: fast scan without lists and PQ refuse, RaBitQ's fast scan ignores the selector, additive
+    quantizers end the process. For these, a search must ask for more rows and drop some.
     """
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexPreTransform):
@@ -159,11 +159,11 @@ TAKE_SELECTORS = tuple(
 
 
 def search_parameters(index: Any, settings: Mapping[str, float], selector: Any = None) -> Any:
-    """Return faiss's parameters for one search: the settings, else what the index is tuned to, and the selector.
+    """Return faiss's parameters for one search: the settings, else the tuned values of the index, and the selector.
 
     Make new ones for each search: faiss writes into them (the selector, below an id map). They keep alive what they
-    point to. A setting that the index does not know changes nothing. None where the index takes no parameters; a
-    selector is left out where `takes_selector` says no.
+    point to. A setting that the index does not know changes nothing. None if the index takes no parameters; a
+    selector is left out if `takes_selector` says no.
     """
     index = faiss.downcast_index(index)
     wanted = {**read_settings(index), **settings}
@@ -236,7 +236,7 @@ def make_rabitq(index: Any, settings: Mapping[str, float], chosen: dict[str, Any
 
 
 def filter_distance(pq: Any, settings: Mapping[str, float]) -> int:
-    """Return the Hamming distance that the polysemous filter lets pass; 0, off, where that is every distance."""
+    """Return the Hamming distance that the polysemous filter lets pass; 0, off, if that is every distance."""
     return int(settings["ht"]) if settings["ht"] < pq.code_size * 8 else 0
 
 

@@ -1,7 +1,7 @@
-"""Search settings inside faiss files, so that plain faiss searches a file as well as we do.
+"""Search settings inside faiss files, so plain faiss searches a file as well as we do.
 
-A file is finished before its settings are chosen. They are a few bytes of it, changed in place: writing the whole
-file again would take the memory of the index. Source of the layout: faiss/impl/index_write.cpp.
+A file is finished before its settings are chosen. These few bytes are changed in place, since writing the whole file
+again would take the memory of the index. Source of the layout: faiss/impl/index_write.cpp.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ UNSIGNED, SIGNED, FLOAT = "<Q", "<i", "<f"
 
 @dataclass(frozen=True)
 class Place:
-    """Where a file holds a setting."""
+    """The place of a setting in a file."""
 
     name: str
     offset: int
@@ -37,7 +37,7 @@ class Place:
 
 
 def set_settings(index: Any, settings: Mapping[str, float]) -> None:
-    """Set an opened index to the settings that faiss writes into files; others are passed over."""
+    """Set an opened index to the settings that faiss writes into files; others are skipped."""
     wanted = with_quantizer(index, {**settings_of(index), **settings}, settings)
     for node in list_nodes(index):
         if isinstance(node, faiss.IndexRefine):
@@ -52,7 +52,7 @@ def set_settings(index: Any, settings: Mapping[str, float]) -> None:
 
 
 def store_settings(path: Path, settings: Settings) -> None:
-    """Write settings into a faiss file, or into all files of a folder; those that files do not hold are passed over."""
+    """Write settings into a faiss file, or into all files of a folder; settings that files do not hold are skipped."""
     if path.is_dir():
         names = [path / POPULATED] if (path / POPULATED).exists() else sorted(path.glob("*.index"))
         for name in names:
@@ -65,7 +65,7 @@ def store_settings(path: Path, settings: Settings) -> None:
             file.seek(place.offset)
             held = struct.unpack(place.layout, file.read(struct.calcsize(place.layout)))[0]
             if max(1, held) != now[place.name]:
-                logger.warning("%s: faiss %s holds settings elsewhere; they are in its json file alone",
+                logger.warning("%s: faiss %s holds settings elsewhere; they are only in its json file",
                                path, faiss.__version__)  # fmt: skip
                 return
         set_settings(index, settings)
@@ -97,14 +97,14 @@ def find_places(index: Any, start: int, end: int) -> Iterator[Place]:
 
 
 def count_bytes(transform: Any) -> int:
-    """Return how many bytes faiss writes of a transform."""
+    """Return how many bytes faiss writes for a transform."""
     writer = faiss.VectorIOWriter()
     faiss.write_VectorTransform(transform, writer)
     return int(writer.data.size())
 
 
 def bytes_before_depth(graph: Any) -> int:
-    """Return the bytes of a graph that a file has before efSearch."""
+    """Return the bytes of a graph before efSearch in a file."""
     arrays = (
         (graph.assign_probas, 8),
         (graph.cum_nneighbor_per_level, 4),

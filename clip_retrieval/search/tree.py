@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 
 def list_nodes(index: Any) -> Iterator[Any]:
-    """Yield the indices that an index is made of, from the outermost in; those that only hold codes are left out."""
+    """Yield the nested indices of an index, from the outermost in; stores that only hold codes are left out."""
     node = faiss.downcast_index(index)
     yield node
     if isinstance(node, faiss.IndexRefine):
@@ -34,10 +34,10 @@ def has_ids(index: Any) -> bool:
 
 
 def reconstruct(index: Any, ids: Sequence[int], rows: NDArray[np.float32]) -> NDArray[np.float32] | None:
-    """Return rows as the index has them, without giving it a map from ids to places, which would change it.
+    """Return the rows of an index, without giving it a map from ids to places, which would change it.
 
-    Lists without such a map encode and decode the rows anew, to the same codes. Fast-scan lists and refined ones are
-    not asked for that: faiss 1.13 crashes, or answers with noise.
+    Lists without such a map encode and decode the given rows again, to the same codes. Fast-scan lists and refined ones
+    are excluded: faiss 1.13 crashes, or answers with noise.
     """
     try:
         stored: NDArray[np.float32] = np.stack([index.reconstruct(int(row)) for row in ids])
@@ -63,7 +63,7 @@ def describe_tree(index: Any) -> str:
 def keeps_lists_in_memory(index: Any) -> bool:
     """Say whether an index has lists that are read into memory although its file is mapped.
 
-    faiss cannot map lists of fast scan, nor other lists together with the arrays of a refinement.
+    faiss cannot map fast-scan lists, or map other lists together with the arrays of a refinement.
     """
     kinds = [type(node).__name__ for node in list_nodes(index)]
     has_lists = any(kind.startswith("IndexIVF") for kind in kinds)

@@ -1,7 +1,7 @@
-"""Search restricted to some rows of an index, which returns k hits whenever k of these rows can be hits.
+"""Search restricted to some rows of an index; it returns k hits if k of these rows can be hits.
 
-An approximate search with the usual settings misses most of a small subset: the lists it scans hold few of these
-rows. So the fewer rows are allowed, the more is scanned, and up to a thousand rows are all compared.
+An approximate search with the usual settings misses most of a small subset: the lists it scans hold few of its rows.
+So the fewer rows are allowed, the more is scanned, and up to a thousand rows are all compared.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ MOST_STORED = 20_000  # most rows to read from the stored embeddings
 
 @dataclass(frozen=True)
 class Within:
-    """The rows that are searched, and the stored embeddings of the whole index where they are at hand."""
+    """The rows that are searched, and the stored embeddings of the whole index if they are open."""
 
     rows: NDArray[np.int64]  # ids, ascending
     stored: Vectors | None = None
-    every_row: bool = False  # whether the search may overlook none of them: all are compared
+    every_row: bool = False  # the search must not miss any of them: all are compared
 
 
 @dataclass(frozen=True)
 class Allowed:
-    """The rows that may be hits: those of them that have an embedding."""
+    """The rows that may be hits, which are the ones with an embedding."""
 
     ids: NDArray[np.int64]  # ascending
     row_count: int  # rows of the whole index
@@ -57,7 +57,7 @@ class Allowed:
 
 @dataclass(frozen=True)
 class FoundWithin:
-    """Hits of each query, and how they were found among the rows that were kept."""
+    """Hits of each query, and how they were found among the allowed rows."""
 
     hits: list[SearchResult]
     method: Method
@@ -81,8 +81,8 @@ def search_within(
 ) -> FoundWithin:
     """Return up to k hits among the rows of `within` for each query [q, d].
 
-    There are min(k, rows that have an embedding) hits, whatever the index is. Few rows are compared one by one: by the
-    stored embeddings where they are given, else by what the index holds of them.
+    There are min(k, rows that have an embedding) hits for any kind of index. Few rows are compared one by one: by the
+    stored embeddings if they are given, else by the codes of the index.
     """
     allowed = Allowed(np.setdiff1d(within.rows, index.empty_rows, assume_unique=True), index.row_count)
     chosen = index.settings_for(k) | index.checked(settings or Settings())
@@ -148,9 +148,9 @@ def setting(index: Index, settings: Settings, name: str) -> float:
 
 
 def compare_all(index: Index, queries: NDArray[np.float32], k: int, allowed: Allowed) -> list[SearchResult]:
-    """Return the best k of the allowed rows for each query, by comparing each row as the index holds it.
+    """Return the best k of the allowed rows for each query, by comparing the index's codes of each row.
 
-    faiss compares them, but for those of graphs.
+    faiss compares them, except for graphs.
     """
     graphs = [part for part in index.parts if has_graph(part.index)]
     others = [part for part in index.parts if not has_graph(part.index)]
@@ -165,7 +165,7 @@ def compare_all(index: Index, queries: NDArray[np.float32], k: int, allowed: All
 
 
 def best_of(ids: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> SearchResult:
-    """Return the k rows of the highest scores, best first; of equal ones the first."""
+    """Return the k rows with the highest scores, best first; of equal ones the first."""
     if k < len(scores):
         some = np.sort(np.argpartition(-scores, k - 1)[:k])
         ids, scores = ids[some], scores[some]

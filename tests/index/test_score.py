@@ -182,7 +182,7 @@ def test_what_is_not_there_is_said(folders: tuple[str, str], tmp_path: Path) -> 
     with pytest.raises(QueryError, match=r"neither image.index nor text.index"):
         score_index(folders[1], folders[1])
     (Path(folders[0]) / "image.index").write_bytes(b"torn")
-    with pytest.raises(StorageError, match="no readable faiss index"):
+    with pytest.raises(StorageError, match="cannot be read as a faiss index"):
         score_index(*folders)
 
 

@@ -19,5 +19,5 @@ def test_an_index_that_the_system_refuses_is_not_to_be_built_again(tmp_path: Pat
 
 def test_an_index_that_is_damaged_is_to_be_built_again(tmp_path: Path) -> None:
     (tmp_path / "image.index").write_bytes(b"no index")
-    with pytest.raises(StorageError, match=r"image\.index is no readable faiss index.*; build it again$"):
+    with pytest.raises(StorageError, match=r"image\.index cannot be read as a faiss index.*; build it again$"):
         open_file(IndexFolder(str(tmp_path)), "image.index")

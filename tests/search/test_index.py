@@ -185,7 +185,7 @@ def test_a_missing_index_says_which_there_are(rows: NDArray[np.float32], tmp_pat
 @pytest.mark.parametrize("content", [b"", b"no index at all", b"IxFI"])
 def test_a_broken_index_file_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "image.index").write_bytes(content)
-    with pytest.raises(StorageError, match=r"image\.index is no readable faiss index"):
+    with pytest.raises(StorageError, match=r"image\.index cannot be read as a faiss index"):
         open_index(IndexFolder(str(tmp_path)), "image")
 
 
@@ -375,7 +375,7 @@ def test_files_that_change_between_two_looks_are_looked_at_again(
     assert next(told, None) is None
     versions = ({"version": number} for number in range(1000))
     monkeypatch.setattr("clip_retrieval.search.index.read_manifest", lambda _: next(versions))
-    with pytest.raises(StorageError, match="changes all the time"):
+    with pytest.raises(StorageError, match="keeps changing"):
         open_index(IndexFolder(str(tmp_path)), "image")
 
 

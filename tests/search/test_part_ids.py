@@ -105,7 +105,7 @@ def test_the_json_file_says_where_rows_begin(tmp_path: Path, unit_rows: Rows) ->
     np.testing.assert_array_equal(find_own(open_at(tmp_path), rows[there]), there)
     parts[2]["first_row"] = 600
     (tmp_path / "image.json").write_text(json.dumps({"parts": parts}))
-    with pytest.raises(StorageError, match=r"1\.index has ids from 0 to 299, .*that its rows are 500 to 599"):
+    with pytest.raises(StorageError, match=r"1\.index has ids from 0 to 299, but its rows in .* are 500 to 599"):
         open_at(tmp_path)
 
 

@@ -40,7 +40,7 @@ def test_embeddings_of_another_run_are_refused(tmp_path: Path, unit_rows: Rows, 
     emb, other = (write_run(tmp_path / name, [unit_rows(count)]) for name, count in (("emb", 20), ("other", 21)))
     clip_index(str(emb), str(tmp_path / "ix"))
     index = open_index(IndexFolder(str(tmp_path / "ix")), "image")
-    with pytest.raises(QueryError, match=r"other has 21 x 16 image embeddings, the index is of 20 x 16; name the"):
+    with pytest.raises(QueryError, match=r"other has 21 x 16 image embeddings, the index has 20 x 16; name the"):
         open_stored(EmbeddingsFolder(str(other)), "image", index)
     with pytest.raises(QueryError, match="holds no text embeddings"):
         open_stored(EmbeddingsFolder(str(emb)), "text", index)

@@ -54,7 +54,7 @@ def open_at(folder: Path, **options: Any) -> Any:
 @pytest.mark.parametrize(
     ("ids", "said"),
     [
-        (COUNTED - 100, r"image\.index has negative ids, from -100 on; ids are numbers of rows"),
+        (COUNTED - 100, r"image\.index has negative ids, from -100 on; ids are row numbers"),
         (changed(300, 7), r"image\.index has the id 7 twice"),
         (
             changed(300, 1 << 62),
@@ -99,7 +99,7 @@ def test_where_nothing_says_how_many_rows_there_are_ids_far_beyond_are_told(
     rows = unit_rows(COUNT, 16)
     index = open_at(write(tmp_path, rows, ids))
     assert [int(index.search(row, 1).ids[0]) for row in rows[:20]] == ids[:20].tolist()
-    assert ("these are no numbers of rows" in caplog.text) == is_told
+    assert ("these are not row numbers" in caplog.text) == is_told
 
 
 def test_a_later_file_is_named(tmp_path: Path, unit_rows: Rows) -> None:
@@ -130,7 +130,7 @@ def test_a_row_in_the_middle_of_lists_of_two_files_is_refused(tmp_path: Path, un
     if described:
         places = [{"file": "0.index", "first_row": 0}, {"file": "1.index", "first_row": COUNT}]
         (tmp_path / "image.json").write_text(json.dumps({"parts": places}))
-    with pytest.raises(StorageError, match=r"0\.index and .*1\.index both have a row 800; ids are numbers of rows"):
+    with pytest.raises(StorageError, match=r"0\.index and .*1\.index both have a row 800; ids are row numbers"):
         open_at(tmp_path)
 
 

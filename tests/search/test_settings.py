@@ -179,7 +179,7 @@ def test_settings_are_values() -> None:
         ("nprobe=1.5", "nprobe takes a whole number"),
         ("nprobe=inf", "nprobe takes a whole number"),
         ("k_factor_rf=nan", "k_factor_rf takes a number"),
-        ("quantizer_nprob=3", "'quantizer_nprob' is no search setting"),
+        ("quantizer_nprob=3", "'quantizer_nprob' is not a search setting"),
     ],
 )
 def test_a_wrong_setting_is_named(text: str, message: str) -> None:

@@ -58,4 +58,4 @@ def test_a_layout_that_is_not_known_is_left_alone(
     monkeypatch.setattr(stored_settings, "HEADER_BYTES", stored_settings.HEADER_BYTES + 1)
     store_settings(path, parse_settings("nprobe=5"))
     assert path.read_bytes() == before
-    assert "they are in its json file alone" in caplog.text
+    assert "they are only in its json file" in caplog.text
