@@ -85,6 +85,18 @@ class ArchiveSource:
         for archive, items in groupby(chosen, lambda item: item[0]):
             yield from self.samples_of(archive, [name for _, name in items])
 
+    @property
+    def shards(self) -> Sequence[str]:
+        return list(self.archives())
+
+    def archives(self) -> dict[str, Archive]:
+        return {archive.url: archive for archive, _ in self.samples}
+
+    def read_shard(self, url: str) -> Iterator[Sample | Failure]:
+        archive = self.archives()[url]
+        yield from archive.ignored
+        yield from self.samples_of(archive, names_of(archive))
+
     def samples_of(self, archive: Archive, names: Sequence[str]) -> Iterator[Sample | Failure]:
         try:
             with opened(archive.url, is_zip=archive.is_zip) as zipped:

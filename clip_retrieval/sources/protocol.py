@@ -43,3 +43,17 @@ class Selective(Protocol):
     def read_only(self, names: Container[tuple[str, str]]) -> Iterator[Sample | Failure]:
         """Yield the samples with these pairs of shard and key, in input order."""
         ...
+
+
+@runtime_checkable
+class Sharded(Protocol):
+    """A source of shards, each of which holds many samples."""
+
+    @property
+    def shards(self) -> Sequence[str]:
+        """The urls of the shards, in input order."""
+        ...
+
+    def read_shard(self, url: str) -> Iterator[Sample | Failure]:
+        """Yield all that one shard holds."""
+        ...

@@ -98,6 +98,10 @@ class WebdatasetSource:
     shard_sizes: list[int] = field(default_factory=list)  # sample counts of the tars read so far, for estimates
 
     @property
+    def shards(self) -> Sequence[str]:
+        return self.units
+
+    @property
     def samples_per_unit(self) -> None:
         return None
 

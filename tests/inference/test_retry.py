@@ -424,6 +424,8 @@ def test_a_sample_at_the_cut_of_an_archive_gets_its_caption(
     table = read_table(output, "metadata").set_index("image_path")
     assert table["caption"]["00003.jpg"] == "picture number 3"
     assert list(table.index)[: len(kept)] == kept
+    assert sorted(table.index) == [f"{number:05d}.jpg" for number in range(5)]
+    assert not len(read_table(output, "failures"))
 
 
 def test_rows_of_tables_are_found_again(tmp_path: Path, make_jpeg: MakeJpeg, read_table: Table) -> None:

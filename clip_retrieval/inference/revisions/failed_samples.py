@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from clip_retrieval.inference.output.failures import FailureRow, read_failures
 from clip_retrieval.inference.output.ledger import Record, as_name, read_ledger
-from clip_retrieval.layout import IMAGE_PATH, SHARD, SHARD_OFFSET, EmbeddingsFolder, Partition
+from clip_retrieval.layout import IMAGE_PATH, SHARD, SHARD_OFFSET, SHARD_SIZE, EmbeddingsFolder, Partition
 from clip_retrieval.metadata import open_parquet
 from clip_retrieval.sources.types import SAMPLE_PARTS
 from clip_retrieval.words import clean
@@ -59,6 +59,11 @@ class Failed:
     row_names: set[tuple[str, str | None]] = field(default_factory=set)  # (shard, key) of the same
     failures: dict[tuple[Partition, Name], list[FailureRow]] = field(default_factory=dict)
     taken: set[Identity] = field(default_factory=set)
+    pictures: set[tuple[str, str, int | None]] = field(
+        default_factory=set
+    )  # (shard, path, size) of rows that are whole
+    caption_rows: set[Name] = field(default_factory=set)  # what is a row without a picture
+    unlisted: list[str] = field(default_factory=list)  # shards with gaps, of which rows do not say that they have them
 
     def __bool__(self) -> bool:
         return bool(self.kept or self.left_out or self.gaps)
@@ -72,23 +77,21 @@ class Failed:
     def shards(self) -> set[str]:
         return {one.shard for one in self.kept} | {shard for shard, _ in self.left_out} | set(self.gaps)
 
-    def is_row(self, sample: Identity) -> bool:
-        """Say whether a sample is a row already: another key at its place is of a file that was written anew.
+    def is_row(self, sample: Identity, path: str | None) -> bool:
+        """Say whether a sample is a row already: another key at its place is of a file that was written anew."""
+        if path is None:
+            return sample.name in self.caption_rows and sample.name not in self.left_out
+        return (sample.shard, path, sample.offset) in self.rows
 
-        Rows without a picture say no key: where there are such, a sample without one may be any of them.
-        """
-        may_be_any = sample.offset is None and sample.name not in self.left_out
-        return tuple(sample) in self.rows or (may_be_any and (sample.shard, None, None) in self.rows)
-
-    def target(self, sample: Identity) -> Target | None:
-        """Return where a sample belongs; None where it is a row already, or did not fail."""
+    def target(self, sample: Identity, path: str | None) -> Target | None:
+        """Return where a sample belongs; None where it is a row already, or did not fail. `path` is its image_path."""
         if sample in self.kept:
             return self.kept[sample]
-        if self.is_row(sample) or sample in self.taken:
+        if self.is_row(sample, path) or sample in self.taken:
             return None
         partition = self.partition_of.get(sample.name) if sample.name in self.left_out else self.gaps.get(sample.shard)
         is_moved = (
-            sample.name in self.row_names and sample.name not in self.left_out
+            (sample.shard, path) in self.row_names and path is not None and sample.name not in self.left_out
         )  # the shard was written anew, and the sample is elsewhere in it
         if partition is None or is_moved:
             return None
@@ -112,12 +115,15 @@ def find_failed(folder: EmbeddingsFolder, partitions: Sequence[Partition]) -> Fa
         names = add_failures(failed, folder, partition)
         add_records(failed, folder, partition, names)
     if not has_shards:
+        failed.unlisted = [*failed.gaps]
         failed.gaps = {}  # rows do not say their shard: a sample could be appended twice
     wanted = {shard for shard, _ in failed.left_out} | set(failed.gaps)
     for partition in partitions:
-        for shard, key, offset in rows_of(folder, partition, wanted):
-            failed.rows.add((shard, key, offset))
-            failed.row_names.add((shard, key))
+        for shard, path, offset, size in rows_of(folder, partition, wanted):
+            failed.rows.add((shard, path, offset))
+            failed.row_names.add((shard, path))
+            if path is not None and Identity(shard, path, offset) not in failed.kept:
+                failed.pictures.add((shard, path, size))
     return failed
 
 
@@ -131,6 +137,8 @@ def add_failures(failed: Failed, folder: EmbeddingsFolder, partition: Partition)
         if failure["part"] in SAMPLE_PARTS:
             name = failure["shard"], failure["key"]
             failed.failures.setdefault((partition, name), []).append(failure)
+            if failure["reason"] == "no_image" and failure["row_kept"]:
+                failed.caption_rows.add(name)
             if is_passing:
                 counts.setdefault(name, Counter())[failure["part"]] += not failure["row_kept"]
     left_out = {name: max(by_part.values()) for name, by_part in counts.items() if any(by_part.values())}
@@ -160,9 +168,9 @@ def schema_names(folder: EmbeddingsFolder, partition: Partition) -> list[str]:
 
 def rows_of(
     folder: EmbeddingsFolder, partition: Partition, shards: set[str]
-) -> Iterator[tuple[str, str | None, int | None]]:
-    """Yield shard, key and offset of the pictures that rows of these shards have."""
-    columns = [SHARD, IMAGE_PATH, SHARD_OFFSET]
+) -> Iterator[tuple[str, str | None, int | None, int | None]]:
+    """Yield shard, path, offset and size of the pictures that rows of these shards have."""
+    columns = [SHARD, IMAGE_PATH, SHARD_OFFSET, SHARD_SIZE]
     with open_parquet(folder, folder.metadata_name(partition)) as file:
         if not shards or not set(columns) <= set(file.schema_arrow.names):
             return

@@ -7,6 +7,7 @@ encoded into a folder of its own first, under numbers for keys, and then moved b
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,18 +20,27 @@ from clip_retrieval.inference.revisions.damage import find_damage, refuse_damage
 from clip_retrieval.inference.revisions.failed_samples import Failed, Identity, Target, find_failed
 from clip_retrieval.inference.revisions.refill import read_outcomes, refill
 from clip_retrieval.inference.revisions.revised import Revised, Revision
+from clip_retrieval.inference.revisions.same_files import (
+    Pictures,
+    find_replaced,
+    pictures_of,
+    tell_of_unlisted,
+)
 from clip_retrieval.inference.telemetry.live import Live
 from clip_retrieval.inference.telemetry.stats import add_up
 from clip_retrieval.inference.telemetry.watch import watching
 from clip_retrieval.inference.worker.equipment import reopen_equipment
 from clip_retrieval.inference.worker.partition import make_partition
 from clip_retrieval.layout import MANIFEST, EmbeddingsFolder, Partition, read_manifest
+from clip_retrieval.sources.archive import ArchiveSource
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.files import FilesSource
-from clip_retrieval.sources.protocol import Selective, Source
+from clip_retrieval.sources.protocol import Selective, Sharded, Source
 from clip_retrieval.sources.types import Failure, FileState, Inventory, Part, Sample
 from clip_retrieval.storage import Folder
 from clip_retrieval.words import clean
+
+logger = logging.getLogger(__name__)
 
 SCRATCH_PARTITION = Partition(0, 1, 0, 1)
 
@@ -43,7 +53,7 @@ class PickedSamples:
     failed: Failed
     targets: list[Target] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)  # keys in the source
-    damage: dict[str, list[Failure]] = field(default_factory=dict)  # shard that was read -> what is wrong with it now
+    shards: dict[str, Pictures] = field(default_factory=dict)  # those that were read to their end
     units: Sequence[str] = ("picked",)
 
     @property
@@ -61,25 +71,44 @@ class PickedSamples:
         del start, stop  # it is one unit
         for item in self.read_again():
             if isinstance(item, Failure):
-                if item.part == "shard":
-                    self.damage.setdefault(clean(item.shard), []).append(item)
+                if item.part == "shard" and clean(item.shard) in self.shards:
+                    self.shards[clean(item.shard)].damage.append(item)
                 continue
-            target = self.failed.target(identity(item))
+            self.note(item)
+            target = self.failed.target(identity(item), None if item.image_path is None else clean(item.image_path))
             if target is not None:
                 self.targets.append(target)
                 self.keys.append(item.key)
                 yield dataclasses.replace(item, key=str(len(self.targets) - 1))
 
     def read_again(self) -> Iterator[Sample | Failure]:
-        """Yield the failed samples, or else whatever the units hold that have failed ones."""
-        if isinstance(self.source, Selective):
-            yield from self.source.read_only(self.failed.names())
-            return
+        """Yield the failed samples, and all that shards hold which were damaged or cannot be read in part."""
         shards = self.failed.shards()
-        for number, unit in enumerate(self.source.units):
-            if clean(unit) in shards:
-                self.damage[clean(unit)] = []
-                yield from self.source.read(number, number + 1)
+        if isinstance(self.source, Selective):
+            shards = set(self.failed.gaps)
+            yield from self.source.read_only({name for name in self.failed.names() if name[0] not in shards})
+        if isinstance(self.source, Sharded):
+            for url in self.source.shards:
+                if clean(url) in shards:
+                    self.shards[clean(url)] = Pictures()
+                    yield from self.source.read_shard(url)
+
+    def note(self, sample: Sample) -> None:
+        shard = "" if sample.origin is None else clean(sample.origin.shard)
+        if shard in self.shards and sample.image_path is not None:
+            self.shards[shard].add(sample.image_path, sample.origin.size if sample.origin else None)
+
+    def find_replaced(self) -> dict[str, str]:
+        """Return, by shard, a sentence on those that are no longer the files whose rows are there."""
+        shards = self.shards
+        if isinstance(self.source, ArchiveSource):
+            wanted, archives = self.failed.shards(), self.source.archives()
+            shards = {
+                clean(url): pictures_of(archive, self.source)
+                for url, archive in archives.items()
+                if clean(url) in wanted
+            }
+        return find_replaced(self.failed, shards)
 
     def files_of(self, key: str) -> Mapping[Part, FileState]:
         return self.source.files_of(self.keys[int(key)]) if isinstance(self.source, Inventory) else {}
@@ -107,6 +136,7 @@ def retry_failed(config: InferenceConfig, folder: EmbeddingsFolder, source: Sour
     check_ledgers(folder, partitions)
     refuse_damage(folder, find_damage(folder, partitions), is_folder_of_files=isinstance(source, FilesSource))
     failed = find_failed(folder, partitions)
+    tell_of_unlisted(failed)
     stats = add_up(folder.read_json(folder.stats_name(partition)) for partition in partitions)
     row_count = stats.sample_count - stats.deleted_count
     if not failed:
@@ -123,8 +153,12 @@ def retry_failed(config: InferenceConfig, folder: EmbeddingsFolder, source: Sour
         Path(made.root).mkdir()
         make_partition(equipment, picked, made, SCRATCH_PARTITION, report)
         outcomes = read_outcomes(made, SCRATCH_PARTITION, picked.targets, picked.keys)
+        replaced = picked.find_replaced()
+        for sentence in replaced.values():
+            logger.warning("%s", sentence)
+        damage = {shard: pictures.damage for shard, pictures in picked.shards.items() if shard not in replaced}
         revision = Revision(folder.url)
-        result = refill(revision, made, outcomes, failed, picked.damage)
+        result = refill(revision, made, [one for one in outcomes if one.target.name[0] not in replaced], failed, damage)
         if result.changes_rows:
             count = len(partitions) + (result.appended is not None)
             revision.write_json(MANIFEST, manifest | {REVISED: True, "partition_count": count})
