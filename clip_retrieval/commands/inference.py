@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import replace
 
 import click
 
 from clip_retrieval.commands import Outcome, json_option, with_config, with_json
+from clip_retrieval.errors import ConfigError
 from clip_retrieval.inference.config import InferenceConfig, WorkerConfig
 
 
@@ -72,17 +74,25 @@ def run_or_estimate(config: InferenceConfig, tasks: tuple[int, ...] | None = Non
 @click.command()
 @click.argument("output_folder")
 @click.option("--watch", is_flag=True, help="Look again every few seconds, until the run is complete.")
+@click.option("--check", is_flag=True, help="Read all files of finished partitions, and name those that are damaged.")
 @json_option
-def status(output_folder: str, *, watch: bool, as_json: bool) -> None:
+def status(output_folder: str, *, watch: bool, check: bool, as_json: bool) -> None:
     """Show the progress of a run of `inference`, by its OUTPUT_FOLDER: done, running, lost and failed partitions.
 
-    With --watch and --json, each look is one line of json.
+    With --watch and --json, each look is one line of json. With --check, embeddings are compared with their checksums,
+    and the exit code is 1 where anything is damaged.
     """
     from clip_retrieval.commands.reports.status import print_status, watch_run
+    from clip_retrieval.inference.all_files import check_files
     from clip_retrieval.inference.status import read_status, seconds_between_looks
 
+    if watch and check:
+        raise ConfigError("--check reads every file once; leave --watch out")
     if not watch:
-        Outcome(read_status(output_folder), print_status).show(as_json=as_json)
+        found = read_status(output_folder)
+        found = replace(found, checked=check_files(output_folder)) if check else found
+        exit_code = int(found.checked is not None and bool(found.checked.damage))
+        Outcome(found, print_status, exit_code).show(as_json=as_json)
     elif as_json:
         watch_as_json(output_folder)
     else:

@@ -128,7 +128,7 @@ class Pool:
         first = 0
         for vectors in self.members:
             for file in vectors.files:
-                for start, rows in vectors.stored_parts(file, ROWS_AT_ONCE):
+                for start, rows in vectors.checked_parts(file, ROWS_AT_ONCE):
                     yield first + start, widen(rows)
                 first += file.row_count
 

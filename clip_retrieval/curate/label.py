@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from clip_retrieval.curate.blocks import train
 from clip_retrieval.curate.column_set import check_labels, check_names, claim_set, join_schemas
@@ -37,7 +36,7 @@ from clip_retrieval.encoder.base import Encoder
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.errors import ConfigError, SourceError
 from clip_retrieval.layout import CAPTION, COLUMNS_FOLDER, EMBEDDING_FOLDERS, IndexFolder, Modality, read_manifest
-from clip_retrieval.metadata import count_rows
+from clip_retrieval.metadata import count_rows, open_writer
 from clip_retrieval.metadata.joined import copy_column_set
 from clip_retrieval.progress import show_progress
 from clip_retrieval.query.config import SearcherConfig
@@ -224,7 +223,7 @@ def write_columns(name: str, embedded: Embedded, others: Vectors | None, parts: 
         for number, file in enumerate(embedded.vectors.files):
             target = f"{place}/{name}_{number:0{width}d}.parquet"
             if not embedded.folder.exists(target):
-                with embedded.folder.staged(target) as staged, pq.ParquetWriter(staged, schema) as writer:
+                with embedded.folder.staged(target) as staged, open_writer(staged, schema) as writer:
                     for blocks in blocks_of(embedded.vectors, others, file, first):
                         tables = threads.map(lambda block: table_of(block, parts, schema), blocks)
                         writer.write_table(pa.concat_tables(tables))
@@ -240,7 +239,7 @@ def table_of(block: Block, parts: list[ColumnPart], schema: pa.Schema) -> pa.Tab
 
 def blocks_of(vectors: Vectors, others: Vectors | None, file: VectorFile, first: int) -> Iterator[list[Block]]:
     """Yield the blocks of a file, those of one row group at a time."""
-    for start, stored in vectors.stored_parts(file, BLOCK_ROWS * ROW_GROUP_BLOCKS):
+    for start, stored in vectors.checked_parts(file, BLOCK_ROWS * ROW_GROUP_BLOCKS):
         found = []
         for at in range(0, len(stored), BLOCK_ROWS):
             rows = unit(widen(stored[at : at + BLOCK_ROWS]))

@@ -16,7 +16,7 @@ from clip_retrieval.curate.workspace import KEY, WORK_FOLDER
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.filter.output import TARS_FOLDER, check_no_data, is_inside
 from clip_retrieval.filter.sheet import SHEET
-from clip_retrieval.layout import COLUMNS_FOLDER, MANIFEST, METADATA_FOLDER, SHARD, STALE, read_manifest
+from clip_retrieval.layout import COLUMNS_FOLDER, MANIFEST, METADATA_FOLDER, SHARD, STALE, STATS_FOLDER, read_manifest
 from clip_retrieval.metadata.joined import column_files
 from clip_retrieval.options import to_json
 from clip_retrieval.storage import PARTIAL_FOLDER, Folder, check_writable
@@ -38,6 +38,7 @@ FILES_WITHIN = {
     FILES["webdataset"]: re.compile(r"\d{5,}\.tar"),
     FILES["embeddings"]: re.compile(
         rf"{MANIFEST}|(img|text)_emb/\1_emb_{PARTITION}\.npy|{METADATA_FOLDER}/metadata_{PARTITION}\.parquet"
+        rf"|{STATS_FOLDER}/{PARTITION}\.json"
         rf"|{COLUMNS_FOLDER}/[^/]+/({RECIPE}|{STALE}|[^/]+\.parquet)"
     ),
 }

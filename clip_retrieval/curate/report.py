@@ -124,7 +124,7 @@ def count_filled(embedded: Embedded, modality: Modality) -> int | None:
     found = 0
     with show_progress(f"counting {modality}s", vectors.row_count) as advance:
         for file in vectors.files:
-            for _, stored in vectors.stored_parts(file, ROWS_AT_ONCE):
+            for _, stored in vectors.checked_parts(file, ROWS_AT_ONCE):
                 found += int(stored.any(axis=1).sum())
                 advance(len(stored))
     return found

@@ -16,6 +16,7 @@ from clip_retrieval.curate.embedded import Embedded, Ids
 from clip_retrieval.curate.output import EMBEDDINGS, FAILURES, FILES, IDS, KEPT, UIDS
 from clip_retrieval.embeddings.local_copy import fetched
 from clip_retrieval.embeddings.npy_writer import NpyWriter
+from clip_retrieval.embeddings.row_sums import CHECKSUMS
 from clip_retrieval.embeddings.rows import read_rows
 from clip_retrieval.embeddings.vectors import Vectors, open_vectors
 from clip_retrieval.errors import ConfigError
@@ -35,7 +36,7 @@ from clip_retrieval.layout import (
     Partition,
     read_manifest,
 )
-from clip_retrieval.metadata import number_array
+from clip_retrieval.metadata import number_array, open_writer
 from clip_retrieval.process.resources import count_cores
 from clip_retrieval.progress import show_progress
 from clip_retrieval.query.hits import name_apart, rows_of
@@ -183,26 +184,43 @@ def write_embeddings(embedded: Embedded, ids: Ids, target: EmbeddingsFolder) -> 
     there = {name: open_vectors(embedded.folder, EMBEDDING_FOLDERS[name]) for name in MODALITIES}
     found = {name: vectors for name, vectors in there.items() if vectors is not None}
     with fetched(found, temporary_folder) as modalities, show_progress("copying embeddings", len(ids)) as advance:
+        for vectors in modalities.values():
+            check_files(vectors, ids)
         for number, start in enumerate(starts):
             some = ids[start : start + PARTITION_ROWS]
             partition = Partition(number, len(starts), start, start + len(some))
-            for modality, vectors in modalities.items():
-                copy_rows(vectors, some, target, target.embedding_name(modality, partition))
+            checksums = {
+                modality: copy_rows(vectors, some, target, target.embedding_name(modality, partition))
+                for modality, vectors in modalities.items()
+            }
+            target.write_json(target.stats_name(partition), {"sample_count": len(some), CHECKSUMS: checksums})
             if embedded.metadata is not None:
                 write_metadata(embedded, some, target, target.metadata_name(partition))
             advance(len(some))
 
 
-def copy_rows(vectors: Vectors, ids: Ids, target: Folder, name: str) -> None:
+def check_files(vectors: Vectors, ids: Ids) -> None:
+    """Raise IndexBuildError where a file that has some of these rows is damaged: their copies would seem to be fine."""
+    first = 0
+    for file in vectors.files:
+        begin, end = np.searchsorted(ids, [first, first + file.row_count])
+        for _ in vectors.checked_parts(file, BLOCK_ROWS) if end > begin else ():
+            continue
+        first += file.row_count
+
+
+def copy_rows(vectors: Vectors, ids: Ids, target: Folder, name: str) -> str:
+    """Write the rows with these ids into a file; return their checksum."""
     dtype = vectors.open(vectors.files[0]).dtype
     with target.staged(name) as staged, NpyWriter(staged, vectors.dim, dtype) as writer:
         for start in range(0, len(ids), BLOCK_ROWS):
             writer.append(read_rows(vectors, ids[start : start + BLOCK_ROWS]))
+    return writer.checksum
 
 
 def write_metadata(embedded: Embedded, ids: Ids, target: Folder, name: str) -> None:
     assert embedded.metadata is not None
     schema = embedded.metadata.schema
-    with target.staged(name) as staged, pq.ParquetWriter(staged, schema) as writer:
+    with target.staged(name) as staged, open_writer(staged, schema) as writer:
         for start in range(0, len(ids), BLOCK_ROWS):
             writer.write_table(embedded.metadata.rows(ids[start : start + BLOCK_ROWS]).cast(schema))

@@ -6,7 +6,7 @@ import io
 import math
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -64,15 +64,21 @@ def parse_header(head: bytes, size: int | None) -> Shape:
     if head and not head.startswith(FORMAT.MAGIC_PREFIX):
         raise ValueError(OTHER_KIND)
     file = io.BytesIO(head)
-    version = FORMAT.read_magic(file)
-    if version not in HEADER_READERS:
-        raise ValueError("it holds records, not numbers")
-    axes, is_in_columns, dtype = HEADER_READERS[version](file)
+    axes, dtype, in_rows = read_header(file)
     byte_count = math.prod(axes) * dtype.itemsize
     whole = file.tell() + byte_count
     if size is not None and size < whole:
         raise ValueError(f"it has {size:,} bytes, and should have {whole:,}")
-    return Shape(axes, dtype, not is_in_columns, byte_count, 0 if size is None else size - whole)
+    return Shape(axes, dtype, in_rows, byte_count, 0 if size is None else size - whole)
+
+
+def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
+    """Read the header of an open file: axes, kind of number, and whether it is in C order; raises ValueError."""
+    version = FORMAT.read_magic(file)
+    if version not in HEADER_READERS:
+        raise ValueError("it holds records, not numbers")
+    axes, is_in_columns, dtype = HEADER_READERS[version](file)
+    return axes, dtype, not is_in_columns
 
 
 def check_rows(folder: Folder, name: str, row_count: int, dimension: int) -> None:

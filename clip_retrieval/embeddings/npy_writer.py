@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 HEADER_BYTES = 128  # numpy pads its header to a multiple of 64; these shapes always end at 128
@@ -18,12 +19,20 @@ class NpyWriter:
     def __init__(self, path: Path, dim: int, dtype: np.dtype[np.floating[Any]]) -> None:
         self.path, self.dim, self.dtype = path, dim, dtype
         self.row_count = 0
+        self.digest = xxhash.xxh3_64()
         self.file = path.open("wb")
         self.file.write(b"\0" * HEADER_BYTES)
 
-    def append(self, rows: NDArray[np.float32]) -> None:
-        self.file.write(np.ascontiguousarray(rows, dtype=self.dtype).tobytes())
+    def append(self, rows: NDArray[np.floating[Any]]) -> None:
+        stored = np.ascontiguousarray(rows, dtype=self.dtype).data
+        self.file.write(stored)
+        self.digest.update(stored)
         self.row_count += len(rows)
+
+    @property
+    def checksum(self) -> str:
+        """The checksum of the rows so far, in hexadecimal digits; the header is none of them."""
+        return self.digest.hexdigest()
 
     def __enter__(self) -> Self:
         return self

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from clip_retrieval.embeddings.half_precision import widen
 from clip_retrieval.embeddings.npy_files import open_npy, read_shape
+from clip_retrieval.embeddings.row_sums import RowSum
 from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.storage import Folder
 
@@ -101,6 +102,17 @@ class Vectors:
                 rows = self.open(file)
             yield start, rows[start : min(start + count, end)]
 
+    def checked_parts(self, file: VectorFile, count: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Yield (first row, rows as stored) for each part of a file.
+
+        Raises IndexBuildError at its end where these are not the rows that were written.
+        """
+        passed = RowSum(self.folder, f"{self.subfolder}/{file.name}")
+        for start, rows in self.stored_parts(file, count):
+            passed.add(rows)
+            yield start, rows
+        passed.check()
+
     def locate(self, row: int) -> tuple[int, VectorFile]:
         """Return the place of a row in its file, and the file."""
         for file in self.files:
@@ -114,17 +126,19 @@ class Vectors:
         return self.examine().empty
 
     def examine(self) -> Contents:
-        """Read every row once. Raises IndexBuildError on NaN and infinity."""
+        """Read every row once. Raises IndexBuildError on damage, NaN and infinity."""
         checksums, odd = [], Odd()
         for file in self.files:
-            for start, rows in self.stored_parts(file, ROWS_TO_LOOK_AT):
+            bad: int | None = None
+            for start, rows in self.checked_parts(file, ROWS_TO_LOOK_AT):
                 stored = np.ascontiguousarray(rows)
                 lengths = measure(stored)
-                if not np.isfinite(lengths).all():
+                if bad is None and not np.isfinite(lengths).all():
                     bad = start + int(np.flatnonzero(~np.isfinite(lengths))[0])
-                    raise IndexBuildError(f"row {bad} of {self.path(file)} is not finite; embed it again")
                 odd.note(lengths, start, self.path(file))
                 checksums.append(np.where(lengths == 0, 0, np.maximum(add_up(stored), 1)).astype(np.uint32))
+            if bad is not None:  # told after the whole file was compared: damage makes such rows
+                raise IndexBuildError(f"row {bad} of {self.path(file)} is not finite; embed it again")
         return Contents(np.concatenate(checksums), odd)
 
 

@@ -20,8 +20,6 @@ from clip_retrieval.version import __version__
 LEAST_COSINE = 0.999
 UNITS_AT_ONCE = 4096
 
-REVISED = "revised"  # key of the manifest: update or retry_failed changed the folder, so its partitions follow no plan
-
 
 def describe_options(config: InferenceConfig, source: Source, plan: Sequence[Partition]) -> dict[str, Any]:
     """Return the part of the manifest that needs no model. Nothing in it depends on time or machine."""

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from clip_retrieval.inference.output.failures import FAILURE_SCHEMA
 from clip_retrieval.inference.small_files import read_all
 from clip_retrieval.json_files import parse_json
 from clip_retrieval.layout import FAILURES_FOLDER, FEW, METADATA_FOLDER, EmbeddingsFolder, Partition
-from clip_retrieval.metadata import make_table
+from clip_retrieval.metadata import make_table, open_writer
 
 # Reasons that a later run may not meet: a missing tar, a store that did not answer, a plug-in, `git lfs pull`,
 # a tar that was replaced while it was read.
@@ -79,6 +78,6 @@ def failed_before(folder: EmbeddingsFolder, partitions: Sequence[Partition], is_
 def size_of_no_failures() -> int:
     """Return the bytes of a file of no failures, as this version of pyarrow writes it."""
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, FAILURE_SCHEMA, compression="snappy") as writer:
+    with open_writer(sink, FAILURE_SCHEMA) as writer:
         writer.write_table(make_table([], FAILURE_SCHEMA))
     return int(sink.getvalue().size)

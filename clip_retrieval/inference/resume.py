@@ -11,13 +11,20 @@ from clip_retrieval.encoder.base import Encoder
 from clip_retrieval.encoder.config import AS_BEFORE
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.inference.config import InferenceConfig
-from clip_retrieval.inference.manifest import REVISED, describe_encoder
+from clip_retrieval.inference.manifest import describe_encoder
 from clip_retrieval.inference.output.ledger import Record, as_name, read_ledger
-from clip_retrieval.layout import LEDGER_FOLDER, MANIFEST, EmbeddingsFolder, Partition, read_manifest
+from clip_retrieval.layout import (
+    FOLDER_FORMATS,
+    LEDGER_FOLDER,
+    MANIFEST,
+    REVISED,
+    EmbeddingsFolder,
+    Partition,
+    read_manifest,
+)
 from clip_retrieval.media.config import VideoConfig
 from clip_retrieval.options import flags_of, to_json
 from clip_retrieval.paths import local_path
-from clip_retrieval.sources.config import FOLDER_FORMATS
 from clip_retrieval.sources.files import FilesSource
 from clip_retrieval.sources.protocol import Source
 

@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from clip_retrieval.errors import StorageError
+from clip_retrieval.inference.all_files import Checked
 from clip_retrieval.inference.attempts import MOST_ATTEMPTS, Attempt
 from clip_retrieval.inference.saved_plan import read_plan
 from clip_retrieval.inference.small_files import read_there
@@ -101,6 +102,7 @@ class RunStatus:
     means: Means | None  # None until a partition is done
     sample_count: int | None  # samples of the input, where that is known before it is read
     now: float
+    checked: Checked | None = None  # what became of all files, where that was asked for
 
     def those(self, state: State) -> list[Work]:
         return [work for work in self.works if work.state == state]
@@ -154,6 +156,7 @@ class RunStatus:
             "rate": round(self.rate, 3),
             "seconds_left": None if self.seconds_left is None else round(self.seconds_left),
             **{f"{state}_partitions": [work.to_json() for work in self.those(state)] for state in STATES},
+            **({} if self.checked is None else {"checked": self.checked.to_json()}),
         }
 
 

@@ -17,7 +17,9 @@ from clip_retrieval.metadata.parquet import (
     ParquetMetadata,
     concat,
     open_parquet,
+    open_writer,
     read_records,
+    read_through,
 )
 from clip_retrieval.storage import Folder
 
@@ -33,8 +35,10 @@ __all__ = [
     "number_array",
     "open_metadata",
     "open_parquet",
+    "open_writer",
     "other_columns",
     "read_records",
+    "read_through",
     "text_array",
 ]
 

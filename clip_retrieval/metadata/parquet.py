@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -142,12 +143,22 @@ def open_parquet(folder: Folder, name: str) -> pq.ParquetFile:
         check_regular(folder.path(name))
     try:
         return pq.ParquetFile(
-            folder.path(name) if folder.is_local else folder.open(name), memory_map=folder.is_local, pre_buffer=False
+            folder.path(name) if folder.is_local else folder.open(name),
+            memory_map=folder.is_local,
+            pre_buffer=False,
+            page_checksum_verification=True,
         )
     except PermissionError as error:  # Arrow's message names neither the file nor the reason
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder.path(name)) from error
     except (pa.ArrowException, OSError) as error:
         raise StorageError(f"{folder.path(name)} is not a readable parquet file: {one_line(error)}") from error
+
+
+def open_writer(path: Path | pa.NativeFile, schema: pa.Schema, **options: Any) -> pq.ParquetWriter:
+    """Return a writer of a file whose pages have checksums, which `open_parquet` compares: damage can be valid."""
+    import pyarrow.parquet as pq
+
+    return pq.ParquetWriter(path, schema, compression="snappy", write_page_checksum=True, **options)
 
 
 def read_records(folder: Folder, name: str) -> Iterator[dict[str, Any]]:
@@ -156,6 +167,14 @@ def read_records(folder: Folder, name: str) -> Iterator[dict[str, Any]]:
         for group in range(file.metadata.num_row_groups):
             for some in file.iter_batches(RECORDS_AT_ONCE, row_groups=[group], use_threads=False):
                 yield from some.to_pylist()
+
+
+def read_through(folder: Folder, name: str) -> None:
+    """Read a whole parquet file; raises StorageError where it is damaged."""
+    with reading(folder, name) as file:
+        for group in range(file.metadata.num_row_groups):
+            for _ in file.iter_batches(RECORDS_AT_ONCE, row_groups=[group], use_threads=False):
+                continue
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Literal
 
 from clip_retrieval.encoder.config import PictureConfig
 from clip_retrieval.errors import ConfigError
+from clip_retrieval.layout import FOLDER_FORMATS
 from clip_retrieval.media.config import VideoConfig
 from clip_retrieval.network.limits import FetchLimits
 from clip_retrieval.options import check_least, group, option
@@ -20,7 +21,6 @@ TABLE_OPTIONS: Mapping[str, tuple[InputFormat, ...]] = {
     "url_column": ("urls",),
     "paths_below": ("parquet", "datasets"),
 }
-FOLDER_FORMATS = ("files", "video")  # formats whose samples are files of a folder, or places in them
 SHARD_FORMATS = ("webdataset", "archive")  # formats whose rows have shard_offset and shard_size
 
 

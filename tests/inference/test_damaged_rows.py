@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from clip_retrieval import clip_index, clip_inference
 from clip_retrieval.errors import ClipRetrievalError, StorageError
 from clip_retrieval.inference.summary import RunSummary
-from tests.encoder.damage import cut_off, make_empty, put_folder, write_garbage, write_zeros
+from tests.encoder.damage import cut_off, make_empty, overwrite_middle, put_folder, write_garbage, write_zeros
 
 Read = Callable[[Path, str], NDArray[np.float16]]
 WriteTar = Callable[[Path, Sequence[tuple[str, bytes]]], Path]
@@ -29,7 +29,7 @@ def lose_a_row(path: Path) -> None:
     np.save(path, np.load(path)[:-1])
 
 
-WAYS = [cut_off, write_garbage, make_empty, write_zeros, add_bytes, lose_a_row, Path.unlink]
+WAYS = [cut_off, write_garbage, make_empty, write_zeros, add_bytes, lose_a_row, Path.unlink, overwrite_middle]
 
 
 def read_other(output: Path, folder: str, path: Path) -> dict[str, bytes]:
@@ -119,7 +119,9 @@ def test_a_retry_refuses_a_damaged_file_and_says_that_an_update_mends_it(
     path = done / "img_emb" / "img_emb_0.npy"
     damage(path)
     state = path.read_bytes() if path.exists() else None
-    with pytest.raises(ClipRetrievalError, match=rf"{path}.*; --update instead of --retry_failed embeds its 2 rows"):
+    with pytest.raises(
+        ClipRetrievalError, match=rf"{path}.*; inference --update instead of --retry_failed embeds its rows"
+    ):
         embed(photos, done, retry_failed=True)
     assert (path.read_bytes() if path.exists() else None) == state
     embed(photos, done, update=True)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -280,6 +281,29 @@ def test_a_tar_that_was_missing_is_read_when_it_is_there(shards: Path, tmp_path:
     assert first.stats.reasons["shard:missing"] == 1
     assert not second.stats.reasons
     assert second.stats.sample_count > first.stats.sample_count
+
+
+def test_a_partition_that_was_killed_while_it_was_made_again_is_made_again_once_more(
+    shards: Path,
+    tmp_path: Path,
+    snapshot: Snapshot,
+    run_until: Callable[[int | None, Callable[[], object]], list[str]],
+) -> None:
+    def run(name: str) -> None:
+        clip_inference(
+            str(shards / "{000..006}.tar"), str(tmp_path / name), "webdataset", clip_model="hash:16?size=32",
+            num_prepro_workers=0,
+        )  # fmt: skip
+
+    run("out")
+    shutil.copytree(tmp_path / "out", tmp_path / "before")
+    shutil.copy(shards / "000.tar", shards / "006.tar")
+    steps = run_until(None, lambda: run("out"))
+    for number in range(len(steps)):
+        shutil.copytree(tmp_path / "before", tmp_path / f"{number}")
+        run_until(number, partial(run, f"{number}"))
+        run(f"{number}")
+        assert snapshot(tmp_path / f"{number}") == snapshot(tmp_path / "out"), steps[number]
 
 
 @pytest.mark.parametrize("output", ["in/", ".", "link", "in/../in", "in/sub/.."])

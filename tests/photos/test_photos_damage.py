@@ -19,7 +19,7 @@ from clip_retrieval.photos.damage import advising
 from clip_retrieval.photos.folders import find_kept, forget
 from clip_retrieval.photos.listing import look_at
 from clip_retrieval.photos.models import SETTINGS, Settings, read_settings, settings_folder, write_setting
-from tests.encoder.damage import WAYS, put_folder, write_zeros
+from tests.encoder.damage import WAYS, overwrite_middle, put_folder, write_zeros
 
 HASH = "hash:16?size=32"
 
@@ -123,6 +123,18 @@ def test_damaged_embeddings_are_told_with_what_to_do(
         ask(photos)
     assert "\n" not in str(error.value)
     assert not NEEDLESS.search(str(error.value).partition("; clip-retrieval search --forget")[0])
+
+
+def test_damaged_rows_are_embedded_again_when_the_folder_changes(
+    photos: Path, make_jpeg: Callable[[int], bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = kept_file(photos, "model-*/embeddings/img_emb/*_0.npy")
+    overwrite_middle(path)
+    (photos / "4.jpg").write_bytes(make_jpeg(4))
+    caplog.clear()
+    found = ask(photos).paths()
+    assert (found[0], len(found)) == (str(photos / "2.jpg"), 4)
+    assert f"{path} is damaged: its rows are not those that were written; what the input still has" in caplog.text
 
 
 def test_a_cache_that_cannot_be_written_answers_from_what_is_there(

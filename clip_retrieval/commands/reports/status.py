@@ -11,9 +11,10 @@ from rich.live import Live
 from rich.table import Table
 
 from clip_retrieval.commands.reports.console import Cell, make_table, open_console
-from clip_retrieval.words import in_words
+from clip_retrieval.words import counted, in_words
 
 if TYPE_CHECKING:
+    from clip_retrieval.inference.all_files import Checked
     from clip_retrieval.inference.status import RunStatus, State, Work
 
 MOST_ROWS = 20  # workers in the table
@@ -33,6 +34,21 @@ def print_status(status: RunStatus) -> None:
         console.print(table_of(status))
         for line in more_of(status):
             console.print(line)
+    for line in [] if status.checked is None else checked_lines(status.checked):
+        open_console().print(line)
+
+
+def checked_lines(checked: Checked) -> list[str]:
+    """Tell what is damaged and what makes it again, and of which files nothing tells what they were."""
+    count = counted(checked.partitions, "partition")
+    lines = [f"  {count} checked: {counted(len(checked.damage), 'file') if checked.damage else 'no file'} damaged"]
+    lines += [f"  {one.what}; {one.again}" for one in checked.damage]
+    if checked.unsummed:
+        lines.append(
+            f"  {counted(checked.unsummed, 'file')} of embeddings without checksums, as older versions wrote them: "
+            "only their headers and sizes were compared"
+        )
+    return lines
 
 
 def watch_run(look: Callable[[], RunStatus], seconds: float) -> None:

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from clip_retrieval.metadata import RECORDS_AT_ONCE, make_table
+from clip_retrieval.metadata import RECORDS_AT_ONCE, make_table, open_writer
 
 TABLES_PER_GROUP = 10
 RECORDS_PER_GROUP = RECORDS_AT_ONCE * TABLES_PER_GROUP
@@ -29,10 +28,9 @@ class GroupWriter:
     ) -> None:
         """Open the file; columns that are not `repeated` have no dictionary of their values, None: all have one."""
         self.schema, self.table_of = schema, table_of
-        self.writer = pq.ParquetWriter(
+        self.writer = open_writer(
             path,
             schema,
-            compression="snappy",
             use_dictionary=True if repeated is None else list(repeated),
             data_page_size=PAGE_BYTES,
         )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from clip_retrieval.embeddings.npy_writer import NpyWriter
+from clip_retrieval.embeddings.row_sums import CHECKSUMS
 from clip_retrieval.encoder.base import Embeddings
 from clip_retrieval.inference.output.columns import Columns, MetadataWriter
 from clip_retrieval.inference.output.failures import FailureWriter, describe_failure
@@ -16,6 +18,7 @@ from clip_retrieval.inference.output.ledger import LedgerWriter
 from clip_retrieval.inference.types import Row
 from clip_retrieval.layout import EmbeddingsFolder, Modality, Partition
 from clip_retrieval.sources.types import Failure, Inventory
+from clip_retrieval.words import json_text
 
 
 class Sink:
@@ -43,6 +46,11 @@ class Sink:
         self.failures.add(map(describe_failure, failures))
         self.ledger.add_left_out(failures)
 
+    def add_stats(self, figures: Mapping[str, Any]) -> None:
+        """Take the figures of the partition, when all of its rows are there; with checksums of these they are stats."""
+        checksums = {modality: writer.checksum for modality, writer in self.writers.items() if self.row_count}
+        (self.scratch / "stats").write_text(json_text({**figures, CHECKSUMS: checksums}) + "\n", encoding="utf-8")
+
     def finish(self) -> None:
         """Complete the files in the scratch folder."""
         self.failures.finish()
@@ -64,7 +72,11 @@ def open_sink(
     columns: Columns,
     inventory: Inventory | None = None,
 ) -> Iterator[Sink]:
-    """Yield a sink; if the block succeeds, publish its files, metadata last."""
+    """Yield a sink; if the block succeeds, publish its files.
+
+    What decides whether the partition is whole comes last: metadata or, where it is made again for its failures, the
+    stats, which tell of those.
+    """
     with folder.staging() as scratch:
         with ExitStack() as stack:
             writers = {
@@ -76,9 +88,12 @@ def open_sink(
             stack.callback(sink.close)
             yield sink
             sink.finish()
-        if sink.row_count:
-            for modality in dims:
-                folder.publish(scratch / modality, folder.embedding_name(modality, partition))
-        folder.publish(scratch / "failures", folder.failures_name(partition))
-        folder.publish(scratch / "ledger", folder.ledger_name(partition))
-        folder.publish(scratch / "metadata", folder.metadata_name(partition))
+        last = {"stats": folder.stats_name(partition), "metadata": folder.metadata_name(partition)}
+        files = {
+            **{modality: folder.embedding_name(modality, partition) for modality in dims if sink.row_count},
+            "failures": folder.failures_name(partition),
+            "ledger": folder.ledger_name(partition),
+            **(dict(reversed(last.items())) if folder.is_done(partition) else last),
+        }
+        for staged, name in files.items():
+            folder.publish(scratch / staged, name)

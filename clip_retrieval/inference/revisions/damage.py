@@ -1,13 +1,14 @@
-"""Embeddings that are no longer as they were written: a change copies rows, and a cut-off file would lend it zeros."""
+"""Embeddings that are no longer as they were written: a change copies rows, and damaged ones would go with them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from clip_retrieval.embeddings import row_sums
 from clip_retrieval.embeddings.npy_files import check_rows
+from clip_retrieval.embeddings.row_sums import how_to_make_again
 from clip_retrieval.errors import ConfigError, IndexBuildError, StorageError, describe_os_error
-from clip_retrieval.inference.manifest import REVISED
 from clip_retrieval.layout import EMBEDDING_FOLDERS, MODALITIES, EmbeddingsFolder, Modality, Partition, read_manifest
 from clip_retrieval.metadata import open_parquet
 from clip_retrieval.words import counted
@@ -25,42 +26,51 @@ class Damage:
     row_count: int
     dimension: int
 
-    def rows(self) -> str:
-        return counted(self.row_count, "row")
-
 
 def find_damage(folder: EmbeddingsFolder, partitions: Sequence[Partition]) -> list[Damage]:
-    """Check the embeddings of all partitions by header and size; raises StorageError where one cannot be read."""
-    found: list[Damage] = []
+    """Check the embeddings of all partitions, on this machine with their content, on a store by header and size.
+
+    All of a store would have to be fetched; what is copied there is compared as it is read. Raises StorageError where
+    a file cannot be read.
+    """
     dimension = find_dimension(folder)
-    for partition in partitions:
-        with open_parquet(folder, folder.metadata_name(partition)) as file:
-            row_count = file.metadata.num_rows
-        for modality in MODALITIES if row_count else ():
-            damage = look_at(folder, partition, modality, (row_count, dimension))
-            found += [] if damage is None else [damage]
-    return found
+    return [
+        damage
+        for partition in partitions
+        for damage in look_at_partition(folder, partition, dimension, reads_rows=folder.is_local)
+    ]
+
+
+def look_at_partition(
+    folder: EmbeddingsFolder, partition: Partition, dimension: int, *, reads_rows: bool
+) -> Iterator[Damage]:
+    with open_parquet(folder, folder.metadata_name(partition)) as file:
+        row_count = file.metadata.num_rows
+    for modality in MODALITIES if row_count else ():
+        what = look_at(folder, partition, modality, (row_count, dimension), reads_rows=reads_rows)
+        if what is not None:
+            yield Damage(partition=partition, modality=modality, what=what, row_count=row_count, dimension=dimension)
 
 
 def look_at(
-    folder: EmbeddingsFolder, partition: Partition, modality: Modality, shape: tuple[int, int]
-) -> Damage | None:
+    folder: EmbeddingsFolder, partition: Partition, modality: Modality, shape: tuple[int, int], *, reads_rows: bool
+) -> str | None:
+    """Return what is wrong with a file."""
     name = folder.embedding_name(modality, partition)
     if folder.is_folder(name):
         raise StorageError(f"{folder.path(name)} is a folder, not an npy file; move it away, and run again")
     try:
         if folder.exists(name):
             check_rows(folder, name, *shape)
-            return None
+            return row_sums.find_damage(folder, name) if reads_rows else None
         is_made = bool(folder.names(EMBEDDING_FOLDERS[modality], ".npy"))
         if not is_made and not folder.read_json(folder.stats_name(partition)).get(COUNT_NAMES[modality]):
             return None  # the run makes none
-        what = f"{folder.path(name)} is missing"
     except IndexBuildError as error:
-        what = str(error)
+        return str(error)
     except OSError as error:
         raise StorageError(f"cannot read {describe_os_error(error)}") from error
-    return Damage(partition=partition, modality=modality, what=what, row_count=shape[0], dimension=shape[1])
+    return f"{folder.path(name)} is missing"
 
 
 def find_dimension(folder: EmbeddingsFolder) -> int:
@@ -71,17 +81,13 @@ def find_dimension(folder: EmbeddingsFolder) -> int:
     return dimension
 
 
-def refuse_damage(folder: EmbeddingsFolder, damage: Sequence[Damage], *, is_folder_of_files: bool) -> None:
+def refuse_damage(folder: EmbeddingsFolder, damage: Sequence[Damage]) -> None:
     """Raise StorageError for the first damaged file, with what makes its rows again."""
     if not damage:
         return
     first = damage[0]
-    if is_folder_of_files:
-        advice = f"--update instead of --retry_failed embeds its {first.rows()} again"
-    elif (read_manifest(folder) or {}).get(REVISED):
-        advice = "its rows cannot be made again alone; use a new folder"
-    else:
-        metadata = folder.path(folder.metadata_name(first.partition))
-        advice = f"remove {metadata}, and give the same command without --retry_failed: it makes that partition again"
+    again = how_to_make_again(
+        folder, first.partition, instead=" instead of --retry_failed", without=" without --retry_failed"
+    )
     more = f" (and {counted(len(damage) - 1, 'more file')} damaged)" if damage[1:] else ""
-    raise StorageError(f"{first.what}{more}; {advice}")
+    raise StorageError(f"{first.what}{more}; {again}")

@@ -5,23 +5,24 @@ Files are copied with the change and published into a `Revision`; memory holds s
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
+from clip_retrieval.embeddings.npy_files import read_shape
+from clip_retrieval.embeddings.npy_writer import NpyWriter
+from clip_retrieval.embeddings.row_sums import CHECKSUMS, ROWS_AT_ONCE, read_blocks
 from clip_retrieval.inference.output.failures import FailureRow, describe_failure, read_failures, write_failures
 from clip_retrieval.inference.output.ledger import LedgerWriter, Record, read_ledger
 from clip_retrieval.inference.revisions.damage import COUNT_NAMES, Damage
 from clip_retrieval.inference.revisions.revised import Revision
 from clip_retrieval.layout import IMAGE_PATH, MODALITIES, Modality, Partition
-from clip_retrieval.metadata import concat, empty_table, make_array, open_parquet
+from clip_retrieval.metadata import concat, empty_table, make_array, open_parquet, open_writer
 from clip_retrieval.metadata.joined import mark_columns_stale
 from clip_retrieval.sources.types import SAMPLE_PARTS, Failure
 from clip_retrieval.words import clean
@@ -54,10 +55,9 @@ class Edit:
         stats = revision.read_json(revision.stats_name(self.partition))
         for modality in MODALITIES:
             if modality in self.damage:
-                self.empty_embeddings(revision, self.damage[modality])
-                stats[COUNT_NAMES[modality]] = 0
-            else:
-                stats[COUNT_NAMES[modality]] += self.write_embeddings(revision, modality)
+                self.empty_embeddings(revision, self.damage[modality], stats)
+            elif self.deleted or self.vectors.get(modality):
+                self.write_embeddings(revision, modality, stats)
         if self.deleted or any(self.vectors.values()):
             mark_columns_stale(revision)
         if self.deleted or self.image_paths or self.filled:
@@ -70,36 +70,48 @@ class Edit:
         stats["deleted_count"] = stats.get("deleted_count", 0) + len(self.deleted)
         revision.write_json(revision.stats_name(self.partition), stats)
 
-    def write_embeddings(self, revision: Revision, modality: Modality) -> int:
-        """Return how many more rows have an embedding then."""
-        vectors = self.vectors.get(modality, {})
+    def write_embeddings(self, revision: Revision, modality: Modality, stats: dict[str, Any]) -> None:
+        """Copy the rows with the change. Raises IndexBuildError where they are not those that were written."""
         name = revision.embedding_name(modality, self.partition)
-        if not (self.deleted or vectors) or not revision.exists(name):
-            return 0
-        with revision.staged(name) as staged:
-            with revision.open(name) as old, staged.open("wb") as new:
-                shutil.copyfileobj(old, new)
-            rows = np.load(staged, mmap_mode="r+")
-            emptied = sum(bool(rows[row].any()) for row in self.deleted)
-            rows[sorted(self.deleted)] = 0
-            vacant = [row for row in vectors if not rows[row].any()]  # embeddings that a row has are kept
-            for row in vacant:
-                rows[row] = vectors[row]
-            filled = sum(bool(rows[row].any()) for row in vacant)
-            del rows
-        return filled - emptied
+        if not revision.exists(name):
+            return
+        shape = read_shape(revision, name)
+        with revision.staged(name) as staged, NpyWriter(staged, shape.axes[1], shape.dtype) as writer:
+            for rows in read_blocks(revision, name):
+                stats[COUNT_NAMES[modality]] += self.change(rows, writer.row_count, self.vectors.get(modality, {}))
+                writer.append(rows)
+        stats.setdefault(CHECKSUMS, {})[modality] = writer.checksum
 
-    def empty_embeddings(self, revision: Revision, damage: Damage) -> None:
+    def change(self, rows: NDArray[Any], first: int, vectors: Vectors) -> int:
+        """Empty and fill rows first.. of the partition; return how many more of them have an embedding then."""
+        here = range(first, first + len(rows))
+        deleted = [row - first for row in self.deleted.intersection(here)]
+        emptied = int(rows[deleted].any(axis=1).sum())
+        rows[deleted] = 0
+        vacant = [row for row in vectors.keys() & here if not rows[row - first].any()]  # no embedding is replaced
+        for row in vacant:
+            rows[row - first] = vectors[row]
+        return sum(bool(rows[row - first].any()) for row in vacant) - emptied
+
+    def empty_embeddings(self, revision: Revision, damage: Damage, stats: dict[str, Any]) -> None:
         """Write zero rows in the place of a damaged file: rows after it keep their numbers."""
-        with revision.staged(revision.embedding_name(damage.modality, self.partition)) as staged:
-            open_memmap(staged, "w+", np.float16, (damage.row_count, damage.dimension))  # type: ignore[no-untyped-call]
+        kind = np.dtype(np.float16)
+        with (
+            revision.staged(revision.embedding_name(damage.modality, self.partition)) as staged,
+            NpyWriter(staged, damage.dimension, kind) as writer,
+        ):
+            for start in range(0, damage.row_count, ROWS_AT_ONCE):
+                count = min(ROWS_AT_ONCE, damage.row_count - start)
+                writer.append(np.zeros((count, damage.dimension), kind))
+        stats[COUNT_NAMES[damage.modality]] = 0
+        stats.setdefault(CHECKSUMS, {})[damage.modality] = writer.checksum
 
     def write_metadata(self, revision: Revision) -> None:
         name = revision.metadata_name(self.partition)
         with open_parquet(revision, name) as file, revision.staged(name) as staged:
             schema = concat([empty_table(file.schema_arrow), *self.filled.values()]).schema
             schema = schema.remove_metadata()
-            with pq.ParquetWriter(staged, schema, compression="snappy") as writer:
+            with open_writer(staged, schema) as writer:
                 first = 0
                 for group in range(file.metadata.num_row_groups):
                     rows = file.read_row_group(group, use_threads=False)  # each thread of Arrow's keeps memory

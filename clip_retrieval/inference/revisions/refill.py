@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from clip_retrieval.embeddings.npy_writer import NpyWriter
+from clip_retrieval.embeddings.row_sums import CHECKSUMS
 from clip_retrieval.inference.output.failures import describe_failure, read_failures, write_failures
 from clip_retrieval.inference.output.ledger import LedgerWriter, Record, as_bytes, read_ledger
 from clip_retrieval.inference.revisions.edit import Edit
@@ -18,7 +19,7 @@ from clip_retrieval.inference.revisions.failed_samples import Failed, Target
 from clip_retrieval.inference.revisions.revised import Revision
 from clip_retrieval.inference.telemetry.stats import Stats
 from clip_retrieval.layout import MODALITIES, EmbeddingsFolder, Modality, Partition, next_partition
-from clip_retrieval.metadata import number_array, open_parquet
+from clip_retrieval.metadata import number_array, open_parquet, open_writer
 from clip_retrieval.sources.types import SAMPLE_PARTS, Failure
 
 Vectors = Mapping[Modality, NDArray[np.float16]]
@@ -181,14 +182,17 @@ def append(revision: Revision, partition: Partition, made: EmbeddingsFolder, new
     source = Partition(0, 1, 0, 1)
     places = [outcome.row for outcome in new if outcome.row is not None]
     counts: dict[str, Any] = {}
+    checksums: dict[Modality, str] = {}
     for modality, rows in open_vectors(made, source).items():
-        with revision.staged(revision.embedding_name(modality, partition)) as staged, staged.open("wb") as file:
-            np.save(file, rows[places])
+        name = revision.embedding_name(modality, partition)
+        with revision.staged(name) as staged, NpyWriter(staged, rows.shape[1], rows.dtype) as copy:
+            copy.append(rows[places])
+        checksums[modality] = copy.checksum
         counts[f"{modality}_count"] = int(rows[places].any(axis=1).sum())
     with revision.staged(revision.metadata_name(partition)) as staged:
-        pq.write_table(
-            read_metadata(made, source).take(number_array(np.array(places, np.int64))), staged, compression="snappy"
-        )
+        table = read_metadata(made, source).take(number_array(np.array(places, np.int64)))
+        with open_writer(staged, table.schema) as parquet:
+            parquet.write_table(table)
     stats = Stats(sample_count=len(new), **counts)
     with revision.staged(revision.ledger_name(partition)) as staged:
         writer = LedgerWriter(staged)
@@ -200,4 +204,4 @@ def append(revision: Revision, partition: Partition, made: EmbeddingsFolder, new
         failures = (describe_failure(failure) for outcome in new for failure in outcome.failures)
         stats.reasons = write_failures(staged, failures)
     stats.finish()
-    revision.write_json(revision.stats_name(partition), stats.to_json())
+    revision.write_json(revision.stats_name(partition), stats.to_json() | {CHECKSUMS: checksums})

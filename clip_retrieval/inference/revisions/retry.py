@@ -14,7 +14,7 @@ from pathlib import Path
 
 from clip_retrieval.errors import ConfigError
 from clip_retrieval.inference.config import InferenceConfig
-from clip_retrieval.inference.manifest import REVISED, describe_options
+from clip_retrieval.inference.manifest import describe_options
 from clip_retrieval.inference.resume import as_it_was, check_ledgers, check_same_run
 from clip_retrieval.inference.revisions.damage import find_damage, refuse_damage
 from clip_retrieval.inference.revisions.failed_samples import Failed, Identity, Target, find_failed
@@ -31,7 +31,7 @@ from clip_retrieval.inference.telemetry.stats import add_up
 from clip_retrieval.inference.telemetry.watch import watching
 from clip_retrieval.inference.worker.equipment import reopen_equipment
 from clip_retrieval.inference.worker.partition import make_partition
-from clip_retrieval.layout import MANIFEST, EmbeddingsFolder, Partition, read_manifest
+from clip_retrieval.layout import MANIFEST, REVISED, EmbeddingsFolder, Partition, read_manifest
 from clip_retrieval.sources.archive import ArchiveSource
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.files import FilesSource
@@ -134,7 +134,7 @@ def retry_failed(config: InferenceConfig, folder: EmbeddingsFolder, source: Sour
             f"{'--update' if manifest.get(REVISED) else 'the same command without --retry_failed'}"
         )
     check_ledgers(folder, partitions)
-    refuse_damage(folder, find_damage(folder, partitions), is_folder_of_files=isinstance(source, FilesSource))
+    refuse_damage(folder, find_damage(folder, partitions))
     failed = find_failed(folder, partitions)
     tell_of_unlisted(failed)
     stats = add_up(folder.read_json(folder.stats_name(partition)) for partition in partitions)

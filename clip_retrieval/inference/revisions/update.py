@@ -15,7 +15,7 @@ from typing import Any
 
 from clip_retrieval.errors import ConfigError, SourceError
 from clip_retrieval.inference.config import InferenceConfig
-from clip_retrieval.inference.manifest import REVISED, describe_input, describe_options
+from clip_retrieval.inference.manifest import describe_input, describe_options
 from clip_retrieval.inference.output.failures import describe_failure, read_failures
 from clip_retrieval.inference.output.ledger import as_name
 from clip_retrieval.inference.resume import as_it_was, check_ledgers, check_same_run, records_of
@@ -33,6 +33,7 @@ from clip_retrieval.layout import (
     FAILURES_FOLDER,
     LEDGER_FOLDER,
     MANIFEST,
+    REVISED,
     STATS_FOLDER,
     EmbeddingsFolder,
     Partition,
@@ -119,7 +120,7 @@ def tell_of_damage(damage: Sequence[Damage], changes: Changes) -> None:
     for one in damage:
         lost = sum(change.partition == one.partition and not change.is_left_out for change in changes.changes)
         advice = (
-            f"what the input still has of its {counted(lost, 'row')} is embedded again"
+            f"what the input still has of its {counted(lost, 'row')} is embedded again, as new rows"
             if lost
             else "it is written again, without embeddings: the pictures and captions of its rows were gone before"
         )

@@ -40,5 +40,5 @@ def make_partition(
             for batch in loader.batches(samples):
                 pipeline.add(batch)
         stats.finish()
-        folder.write_json(folder.stats_name(partition), stats.to_json())
+        sink.add_stats(stats.to_json())
     return stats

@@ -1,0 +1,137 @@
+"""Checksums of the rows in npy files, kept in the stats of their partition: damage gives wrong rows without an error.
+
+They are of the rows alone. The header is written last, when these have gone by, and is looked at by itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from clip_retrieval.checksums import sum_stream
+from clip_retrieval.embeddings.npy_files import read_header, unreadable
+from clip_retrieval.errors import DAMAGED_NPY, IndexBuildError
+from clip_retrieval.layout import (
+    EMBEDDING_FOLDERS,
+    FOLDER_FORMATS,
+    REVISED,
+    EmbeddingsFolder,
+    Modality,
+    Partition,
+    partition_named,
+    read_manifest,
+)
+from clip_retrieval.local_files import check_regular
+from clip_retrieval.storage import Folder
+
+CHECKSUMS = "checksums"  # key of a partition's stats: xxh3_64 of the rows by modality, in hexadecimal digits
+ROWS_AT_ONCE = 4096
+NPY_NAME = re.compile(r"(\w+)/\1_(\d+(?:_\d{4})*)\.npy")
+MODALITY_OF: dict[str, Modality] = {folder: modality for modality, folder in EMBEDDING_FOLDERS.items()}
+
+
+class Said(msgspec.Struct):
+    """What the stats of a partition say of its embeddings."""
+
+    checksums: dict[Modality, str] = {}
+
+
+def find_checksum(folder: Folder, name: str) -> str | None:
+    """Return the checksum of a file's rows when they were written; None where no stats of ours tell it."""
+    found = NPY_NAME.fullmatch(name)
+    if found is None or found[1] not in MODALITY_OF:
+        return None
+    try:
+        stats = folder.read_bytes(EmbeddingsFolder.stats_name(partition_named(found[2])))
+        return msgspec.json.decode(stats, type=Said).checksums.get(MODALITY_OF[found[1]])
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, msgspec.MsgspecError):
+        return None
+
+
+def find_damage(folder: Folder, name: str) -> str | None:
+    """Return what is wrong with the rows of a file whose header is fine, by their checksum; reads all of it."""
+    said = find_checksum(folder, name)
+    if said is None:
+        return None
+    with folder.answering(), folder.open(name) as file:
+        read_header(file)
+        return None if sum_stream(file) == said else describe_damage(folder, name)
+
+
+def describe_damage(folder: Folder, name: str) -> str:
+    return f"{folder.path(name)} is damaged: its rows are not those that were written"
+
+
+class RowSum:
+    """Sums up the rows of a file as they go by, to compare them with what was written."""
+
+    def __init__(self, folder: Folder, name: str) -> None:
+        self.folder, self.name = folder, name
+        self.digest = xxhash.xxh3_64()
+
+    def add(self, rows: NDArray[Any]) -> None:
+        """Take in the next rows, as they are stored."""
+        self.digest.update(np.ascontiguousarray(rows).data)
+
+    def check(self) -> None:
+        """Raise IndexBuildError, with what makes the rows again, where they are not those that were written."""
+        said = find_checksum(self.folder, self.name)
+        if said is not None and self.digest.hexdigest() != said:
+            raise IndexBuildError(describe_damage(self.folder, self.name), advice=advise(self.folder, self.name))
+
+
+def read_blocks(folder: Folder, name: str) -> Iterator[NDArray[Any]]:
+    """Yield all rows of a file in order, to keep or change, some thousand at a time; checks them at the end.
+
+    Raises IndexBuildError where they are not those that were written.
+    """
+    if folder.is_local:
+        check_regular(folder.path(name))
+    passed = RowSum(folder, name)
+    with folder.answering(), folder.open(name) as file:
+        try:
+            (count, dim), dtype, _ = read_header(file)
+            for start in range(0, count, ROWS_AT_ONCE):
+                size = min(ROWS_AT_ONCE, count - start) * dim * dtype.itemsize
+                rows = np.frombuffer(bytearray(file.read(size)), dtype).reshape(-1, dim)
+                passed.add(rows)
+                yield rows
+        except DAMAGED_NPY as error:
+            raise unreadable(folder, name, error) from error
+    passed.check()
+
+
+def advise(folder: Folder, name: str) -> str:
+    """Return what makes the rows of a damaged file again, for whoever may have changed it on purpose, too."""
+    found = NPY_NAME.fullmatch(name)
+    assert found is not None
+    partition = partition_named(found[2])
+    again = how_to_make_again(folder, partition)
+    stats = folder.path(EmbeddingsFolder.stats_name(partition))
+    return f'{again}; if it was changed on purpose, take "{CHECKSUMS}" out of {stats}'
+
+
+def how_to_make_again(
+    folder: Folder, partition: Partition, *, is_of_rows: bool = True, instead: str = "", without: str = ""
+) -> str:
+    """Return what makes damaged files of a partition again: npy files or others.
+
+    `instead` and `without` name what was given.
+    """
+    manifest = read_manifest(folder) or {}
+    source = (manifest.get("options") or {}).get("source") or {}
+    if is_of_rows and source.get("input_format") in FOLDER_FORMATS:
+        remove = "" if folder.is_local else "remove it: "  # an update does not read all files of a store
+        return f"{remove}inference --update{instead} embeds its rows again"
+    if manifest.get(REVISED):
+        return "its rows cannot be made again alone; use a new folder"
+    if not source:
+        return "make the folder again"
+    metadata = folder.path(EmbeddingsFolder.metadata_name(partition))
+    return f"remove {metadata}, and give the command of inference again{without}: it makes that partition again"

@@ -1,0 +1,81 @@
+"""`status --check`: all files of the partitions that are whole, read and compared with their checksums."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+from clip_retrieval.embeddings.row_sums import find_checksum, how_to_make_again
+from clip_retrieval.errors import ClipRetrievalError, describe_os_error
+from clip_retrieval.inference.revisions.damage import find_dimension, look_at_partition
+from clip_retrieval.layout import MODALITIES, EmbeddingsFolder, Partition
+from clip_retrieval.metadata import read_through
+from clip_retrieval.process.resources import count_cores
+from clip_retrieval.progress import show_progress
+
+
+@dataclass(frozen=True)
+class DamagedFile:
+    """What is wrong with a file, and what makes it again."""
+
+    what: str
+    again: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """What reading all files found."""
+
+    partitions: int
+    unsummed: int  # files of embeddings of which no checksum is known
+    damage: Sequence[DamagedFile]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def check_files(url: str) -> Checked:
+    """Read the embeddings, metadata, failures and ledgers of a folder, some partitions at once."""
+    folder = EmbeddingsFolder(url)
+    partitions, dimension = folder.partitions(), find_dimension(folder)
+    damage, unsummed = list[DamagedFile](), 0
+    with show_progress("checking partitions", len(partitions)) as advance, ThreadPoolExecutor(count_cores()) as threads:
+        looks = threads.map(lambda partition: [*look_at_all(folder, partition, dimension)], partitions)
+        for partition, found in zip(partitions, looks, strict=True):
+            damage += found
+            unsummed += count_unsummed(folder, partition)
+            advance(1)
+    return Checked(partitions=len(partitions), unsummed=unsummed, damage=damage)
+
+
+def look_at_all(folder: EmbeddingsFolder, partition: Partition, dimension: int) -> Iterator[DamagedFile]:
+    """Yield what is wrong with the files of a partition."""
+
+    def look_at_rows() -> list[str]:
+        return [one.what for one in look_at_partition(folder, partition, dimension, reads_rows=True)]
+
+    for what in read_by(look_at_rows):
+        yield DamagedFile(what, how_to_make_again(folder, partition))
+    for name_of in (folder.metadata_name, folder.failures_name, folder.ledger_name):
+        name = name_of(partition)
+        if folder.exists(name):
+            for what in read_by(partial(read_through, folder, name)):
+                yield DamagedFile(what, how_to_make_again(folder, partition, is_of_rows=False))
+
+
+def read_by(look: Callable[[], list[str] | None]) -> list[str]:
+    """Return what a look at files finds wrong, and why it failed where it did."""
+    try:
+        return look() or []
+    except ClipRetrievalError as error:
+        return [error.what]
+    except OSError as error:
+        return [describe_os_error(error)]
+
+
+def count_unsummed(folder: EmbeddingsFolder, partition: Partition) -> int:
+    names = [folder.embedding_name(modality, partition) for modality in MODALITIES]
+    return sum(folder.exists(name) and find_checksum(folder, name) is None for name in names)
