@@ -87,7 +87,8 @@ def unwrap(index: Any, queries: NDArray[np.float32]) -> tuple[Any, NDArray[np.fl
             for place in range(node.chain.size() if len(queries) else 0):
                 queries = faiss.downcast_VectorTransform(node.chain.at(place)).apply(np.ascontiguousarray(queries))
         else:
-            below = faiss.vector_to_array(node.id_map)
+            size = int(node.id_map.size())
+            below = faiss.rev_swig_ptr(node.id_map.data(), size) if size else np.empty(0, np.int64)  # a view
             id_map = below if id_map is None else id_map[below]
         node = faiss.downcast_index(node.index)
     return node, queries, id_map

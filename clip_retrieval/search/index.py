@@ -20,7 +20,8 @@ from clip_retrieval.search.allowed_rows import make_selector, search_part_allowe
 from clip_retrieval.search.cores import of_one_thread
 from clip_retrieval.search.every_row import compare_every_row, count_kept
 from clip_retrieval.search.files import OpenPart, open_parts
-from clip_retrieval.search.results import SearchResult, clean_all, empty_result, merge
+from clip_retrieval.search.graph_entries import Entries
+from clip_retrieval.search.results import SearchResult, clean_all, merge
 from clip_retrieval.search.row_ids import check_ids
 from clip_retrieval.search.settings import (
     Settings,
@@ -73,6 +74,7 @@ class Index:
             set_up(part.index, self.own_settings)
         self.known_settings = set(self.own_settings)
         self.list_count = max(count_lists(part.index) for part in self.parts)
+        self.entries = [Entries(part, self.excluded) for part in self.parts]  # of graphs
         self.graph_rows = [count_kept(part, self.excluded) if has_graph(part.index) else 0 for part in self.parts]
 
     @property
@@ -91,7 +93,7 @@ class Index:
     ) -> list[SearchResult]:
         """Return up to k hits for each query [q, dim]; settings that are not given are taken from the index.
 
-        A graph gives k hits if it has as many rows: if its links lead to fewer, all rows are compared. `every_row`
+        A graph gives k hits if it has as many rows, even if its links lead to fewer (`Entries`). `every_row`
         always compares all rows, and scans all lists unless nprobe is given, so hits are the best of all.
 
         Raises QueryError for another dimension, and for settings that the index does not have.
@@ -188,13 +190,15 @@ class Index:
     def search_graph(
         self, i: int, queries: NDArray[np.float32], k: int, settings: Settings, *, every_row: bool
     ) -> list[SearchResult]:
-        """Search a graph; for queries with too few hits, compare all of its rows."""
+        """Search a graph; for queries with too few hits, find more in other ways."""
         part, wanted = self.parts[i], min(k, self.graph_rows[i])
-        found = [empty_result() for _ in queries] if every_row else self.search_part(i, queries, k, settings)
+        if every_row:
+            return compare_every_row(part, queries, k, self.entries[i].may_be_hits)
+        found = self.search_part(i, queries, k, settings)
         short = [place for place, hits in enumerate(found) if len(hits.ids) < wanted]
         if short:
-            compared = compare_every_row(part, queries[short], k, lambda ids: ~np.isin(ids, self.excluded))
-            for place, hits in zip(short, compared, strict=True):
+            more = self.entries[i].find_more(queries[short], [found[place] for place in short], k, wanted)
+            for place, hits in zip(short, more, strict=True):
                 found[place] = hits
         return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -16,10 +17,11 @@ from clip_retrieval.query import answer as query_answer
 from clip_retrieval.query.answer import answer_many
 from clip_retrieval.query.config import SearcherConfig, SelectionConfig
 from clip_retrieval.query.searcher import open_searcher
-from clip_retrieval.search import every_row, within
+from clip_retrieval.search import every_row, graph_entries, within
 from clip_retrieval.search.files import OpenPart
 from clip_retrieval.search.index import Index
 from clip_retrieval.search.settings import Settings
+from clip_retrieval.search.tree import list_nodes
 from clip_retrieval.search.within import Within, search_within
 
 ROWS, DIM, CLUSTERS = 3000, 32, 60
@@ -31,9 +33,13 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def rows() -> Rows:
+    return clustered(np.random.default_rng(1).integers(0, CLUSTERS, ROWS))
+
+
+def clustered(owners: NDArray[np.int64]) -> Rows:
+    """Return a row near the center of each of these clusters."""
     random = np.random.default_rng(0)
-    centers = random.standard_normal((CLUSTERS, DIM))
-    found = centers[random.integers(0, CLUSTERS, ROWS)] + 0.3 * random.standard_normal((ROWS, DIM))
+    found = random.standard_normal((CLUSTERS, DIM))[owners] + 0.3 * random.standard_normal((len(owners), DIM))
     found /= np.linalg.norm(found, axis=1, keepdims=True)
     return np.asarray(found, np.float32)
 
@@ -84,6 +90,57 @@ def test_a_graph_in_pieces_gives_as_many_hits_as_are_asked_for(key: str, metric:
         scores = dict(zip(hits.ids.tolist(), hits.scores.tolist(), strict=True))
         usual = index.search(query, 3)  # which the graph finds
         np.testing.assert_allclose(usual.scores, [scores[row] for row in usual.ids.tolist()], atol=1e-3)
+
+
+@pytest.mark.parametrize("metric", [faiss.METRIC_INNER_PRODUCT, faiss.METRIC_L2], ids=["IP", "L2"])
+@pytest.mark.parametrize("key", KINDS)
+@pytest.mark.parametrize(("count", "size"), [(10, 5), (200, 50)])
+def test_a_large_graph_in_pieces_is_entered_at_more_rows(
+    key: str, metric: int, count: int, size: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rows of 60 clusters of 50, each one or ten pieces: nearly the best hits, without comparing all rows."""
+    monkeypatch.setattr(graph_entries, "MOST_COMPARED", 0)
+    monkeypatch.setattr(graph_entries, "ROWS_DRAWN", 500)
+    monkeypatch.setattr(graph_entries, "compare_every_row", None)
+    rows = clustered(np.repeat(np.arange(CLUSTERS), ROWS // CLUSTERS))
+    native, queries = build(rows, key, metric), rows[25:1525:300] / 2 + rows[75:1575:300] / 2
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    for node in list_nodes(native):
+        if isinstance(node, faiss.IndexHNSW):
+            cut(node, size)
+    index = Index(native, np.arange(0, ROWS, 10), Settings({"efSearch": 1}))
+    for _ in range(2):
+        found = index.search_many(queries, count)
+        for hits, query in zip(found, queries, strict=True):
+            assert len(hits.ids) == len(set(hits.ids.tolist())) == count
+            assert (hits.ids % 10 > 0).all()
+            assert (np.diff(hits.scores) <= 0).all()
+            np.testing.assert_allclose(
+                hits.scores, rows[hits.ids] @ query, atol=0.01 if key.startswith("HNSW4") and "SQ4" not in key else 0.15
+            )
+            best = np.sort(np.delete(rows, np.arange(0, ROWS, 10), axis=0) @ query)[-count:]
+            assert hits.scores.mean() > best.mean() - 0.15
+    assert caplog.text.count("its graph is in pieces") == 1
+
+
+def cut(graph: Any, size: int) -> None:
+    """Cut the links of the lowest level, where hits come from, between pieces of so many rows."""
+    hnsw = graph.hnsw
+    links = faiss.vector_to_array(hnsw.neighbors)
+    for row, first in enumerate(faiss.vector_to_array(hnsw.offsets)[:-1].tolist()):
+        own = links[first : first + hnsw.nb_neighbors(0)]
+        own[own // size != row // size] = -1
+        own[:] = np.sort(own)[::-1]  # faiss stops at the first -1
+    faiss.copy_array_to_vector(links, hnsw.neighbors)
+
+
+def test_where_entries_reach_too_few_rows_all_are_compared(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_entries, "MOST_COMPARED", 0)
+    monkeypatch.setattr(graph_entries, "ROWS_DRAWN", 5)
+    native = build(rows)
+    cut(native, 10)
+    for hits, query in zip(Index(native, NO_ROWS).search_many(ask(rows), 100), ask(rows), strict=True):
+        check([hits.ids], query[None], rows, 100)
 
 
 def test_hits_of_every_row_are_the_best_of_all(rows: Rows) -> None:
