@@ -1,8 +1,8 @@
 """Attempts at partitions: who makes which, since when, and how it ended, as small files in the output folder.
 
-Each attempt has a file of its own in attempts/{P}/, rewritten while the partition is made and removed when it is whole:
-there are as many files as workers and failures. Workers decide with them what to leave alone; nobody decides with them
-what is done.
+Each attempt has its own file in attempts/{P}/, rewritten while the partition is made and removed when it is whole:
+there are as many files as workers and failures. Workers use them to decide what to leave alone,
+but not what is done.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from clip_retrieval.scratch import HOST, is_alive
 
 logger = logging.getLogger(__name__)
 
-MOST_ATTEMPTS = 2  # in one run; a partition that failed, or lost its workers, so often is given up
+MOST_ATTEMPTS = 2  # in one run; a partition that failed, or lost its workers, this often is given up
 SECONDS_FOR_A_WRITE = 1.0
 MOST_EXPLAINED, MOST_NAMED = 3, 20  # partitions in an error message
-BEATS_UNTIL_LOST = 6  # heartbeats that a worker may leave out before it counts as lost
+BEATS_UNTIL_LOST = 6  # heartbeats that a worker may miss before it counts as lost
 RUN_VARIABLE = "CLIP_RETRIEVAL_RUN"  # id of the run, set by an engine that starts workers by command lines
 TASK_VARIABLES = (
-    "CLIP_RETRIEVAL_TASK",  # what an engine without variables of its own calls the task
+    "CLIP_RETRIEVAL_TASK",  # the task's name in an engine without its own variables
     "SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT", "SLURM_PROCID",
     "SLURMD_NODENAME", "SPARK_EXECUTOR_ID", "RAY_JOB_ID", "RAY_NODE_ID",
 )  # fmt: skip
 
 
 def new_run() -> str:
-    """Return the id of this run: that of the engine's run, where one started this process, else a new one."""
+    """Return the id of this run: that of the engine's run, if one started this process, else a new one."""
     return os.environ.get(RUN_VARIABLE) or f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid4().hex[:6]}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One attempt at a partition, as its worker told last."""
+    """One attempt at a partition, as its worker last reported it."""
 
     run: str
     number: int  # from 1, within the run
@@ -65,16 +65,16 @@ class Attempt:
 
     @property
     def counts(self) -> bool:
-        """Say whether it speaks against the partition; an attempt under way does, as nobody knows whether it lives."""
+        """Say whether it counts against the partition; so does an attempt under way, whose worker may be dead."""
         return self.end != "stopped"
 
     @property
     def is_process_gone(self) -> bool:
-        """Say whether its process ran on this machine and is gone; of other machines nobody knows."""
+        """Say whether its process ran on this machine and is gone; for other machines this is unknown."""
         return self.host == HOST and not is_alive(self.pid)
 
     def is_silent(self, seconds: float) -> bool:
-        """Say whether a worker that wrote so long ago, and told no end, counts as lost."""
+        """Say whether a worker that wrote so long ago, and reported no end, counts as lost."""
         return self.end is None and (self.is_process_gone or seconds > BEATS_UNTIL_LOST * self.beat_seconds)
 
 
@@ -89,7 +89,7 @@ def attempts_at(folder: EmbeddingsFolder, partition: Partition) -> dict[str, Att
 
 
 def read_attempt(folder: EmbeddingsFolder, name: str) -> Attempt | None:
-    """Return an attempt; None where its worker removed the file meanwhile, or it is none of ours."""
+    """Return an attempt; None if its worker removed the file meanwhile, or it is not one of ours."""
     try:
         return parse_json(folder.read_bytes(name), Attempt, folder.path(name))
     except FileNotFoundError:
@@ -100,7 +100,7 @@ def read_attempt(folder: EmbeddingsFolder, name: str) -> Attempt | None:
 
 
 def is_given_up(folder: EmbeddingsFolder, partition: Partition, run: str) -> bool:
-    """Say, and log, whether attempts of this run at a partition ended badly so often that no other is to be made."""
+    """Say, and log, whether so many attempts of this run at a partition failed that no other is to be made."""
     spoken = [attempt for attempt in attempts_at(folder, partition).values() if attempt.run == run and attempt.counts]
     if len(spoken) < MOST_ATTEMPTS:
         return False
@@ -113,7 +113,7 @@ def describe_ends(attempts: Iterable[Attempt]) -> str:
 
 
 def explain_left(folder: EmbeddingsFolder, left: Sequence[Partition], run: str) -> str:
-    """Return a sentence that names the partitions that a run did not make, and why the first of them were not."""
+    """Return a sentence that names the partitions that a run did not make, with the reasons for the first of them."""
     why = []
     for partition in left[:MOST_EXPLAINED]:
         spoken = [attempt for attempt in attempts_at(folder, partition).values() if attempt.run == run]
@@ -126,7 +126,7 @@ def explain_left(folder: EmbeddingsFolder, left: Sequence[Partition], run: str) 
 
 
 class Marker:
-    """The file of one attempt. Safe to be used from any thread."""
+    """The file of one attempt. Safe to use from any thread."""
 
     def __init__(self, folder: EmbeddingsFolder, name: str, attempt: Attempt) -> None:
         self.folder, self.name, self.attempt = folder, name, attempt
@@ -134,7 +134,7 @@ class Marker:
         self.lock = threading.Lock()  # an older heartbeat must not come after the end
 
     def write(self) -> None:
-        """Write the attempt as it is; what cannot be written is passed over, since the run does not hang on it."""
+        """Write the current attempt; errors of writing are ignored, since the run does not depend on it."""
         has_lock = self.lock.acquire(timeout=SECONDS_FOR_A_WRITE)  # a store that hangs must not hold up the end
         try:
             figures = None if self.stats is None else self.stats.so_far()
@@ -151,7 +151,7 @@ class Marker:
 
 
 class MarkedReport:
-    """A worker's report, which hands the figures of the partition to its marker too."""
+    """A worker's report that also hands the figures of the partition to its marker."""
 
     def __init__(self, report: Report, marker: Marker) -> None:
         self.report, self.marker = report, marker
@@ -175,7 +175,7 @@ def attempting(
 ) -> Iterator[Report]:
     """Mark an attempt at a partition while the block makes it, and how it ends; yield the report to use meanwhile.
 
-    What ends well leaves no file. An interrupt is the end of an attempt that does not count.
+    A successful attempt leaves no file. An interrupted one does not count.
     """
     before = attempts_at(folder, partition)
     marker = make_marker(folder, partition, run, device, list(before.values()))
@@ -218,7 +218,7 @@ def make_marker(
 
 
 def remove_markers(folder: EmbeddingsFolder, names: Sequence[str]) -> None:
-    """Remove markers and, on this machine, the folders that are empty then; other workers may do the same."""
+    """Remove markers and, on this machine, the folders that this leaves empty; other workers may do the same."""
     for name in names:
         with suppress(FileNotFoundError, StorageError):
             folder.fs.rm_file(folder.path(name))
@@ -226,7 +226,7 @@ def remove_markers(folder: EmbeddingsFolder, names: Sequence[str]) -> None:
 
 
 def forget_attempts(folder: EmbeddingsFolder, done: Sequence[Partition]) -> None:
-    """Remove what attempts left at partitions that are whole by now."""
+    """Remove what attempts left at partitions that are now whole."""
     places = {folder.attempts_name(partition): partition for partition in done}
     for place in folder.subfolders(ATTEMPTS_FOLDER):
         if f"{ATTEMPTS_FOLDER}/{place}" in places:

@@ -168,7 +168,7 @@ class WorkerConfig:
 
 
 def check_tasks(tasks: Sequence[int], count: int) -> None:
-    """Raise ConfigError where a task is none of a run of `count` partitions."""
+    """Raise ConfigError if a task is not a partition of a run of `count`."""
     outside = [task for task in tasks if not 0 <= task < count]
     if outside:
         raise ConfigError(f"tasks {outside} are outside of 0 to {count - 1}")

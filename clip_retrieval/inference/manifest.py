@@ -41,7 +41,7 @@ def describe_run(described: Mapping[str, Any], encoder: EncoderInfo, check: Chec
 
 
 def describe_input(source: Source) -> dict[str, Any]:
-    """Return what the input is; of a subset what the whole is, which it is the beginning of."""
+    """Return what the input is; for a subset, what the whole input is."""
     whole = source.whole if isinstance(source, Subset) else source
     return {"units": len(whole.units), "digest": digest_units(whole)}
 
@@ -57,10 +57,10 @@ def describe_encoder(info: EncoderInfo) -> dict[str, Any]:
 
 
 def digest_units(source: Source) -> str:
-    """Return a digest of the units' names; of tars the base names, since their folder may be spelled in many ways."""
+    """Return a digest of the units' names; for tars the base names, since their folder may be spelled in many ways."""
     is_tars = source.config.input_format == "webdataset"
     digest, units = hashlib.sha256(), iter(source.units)
-    while some := list(islice(units, UNITS_AT_ONCE)):  # a third of the time that one by one takes
+    while some := list(islice(units, UNITS_AT_ONCE)):  # takes a third of the time of one by one
         names = (unit.rpartition("/")[2] for unit in some) if is_tars else some
         digest.update("\0".join([*names, ""]).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:32]

@@ -30,7 +30,7 @@ def needs_work(folder: EmbeddingsFolder, partition: Partition, run: str = "") ->
     if not folder.is_done(partition):
         return True
     if partition.start == partition.stop:
-        return False  # more partitions were asked for than there are samples
+        return False  # there are more partitions than samples
     stats = folder.read_json(folder.stats_name(partition))
     return not (run and stats.get("run") == run) and is_worth_a_try(stats)
 
@@ -42,7 +42,7 @@ def is_worth_a_try(stats: Mapping[str, Any]) -> bool:
 
 
 def ids_to_make(folder: EmbeddingsFolder, partitions: Sequence[Partition], ids: Sequence[int]) -> Sequence[int]:
-    """Return which of the ids need work: of many, by a listing, and the stats of those with failures."""
+    """Return which of the ids need work; for many, by a listing and the stats of those with failures."""
     if len(ids) <= FEW:
         return [number for number in ids if needs_work(folder, partitions[number])]
     is_done = bytearray(len(partitions))
@@ -57,7 +57,7 @@ def ids_to_make(folder: EmbeddingsFolder, partitions: Sequence[Partition], ids: 
 
 
 def id_in(name: str, count: int) -> int | None:
-    """Return the partition's id in the name of one of its parquet files; None if it is none of a run of `count`."""
+    """Return the partition's id in the name of one of its parquet files; None if it is not one of a run of `count`."""
     number = name.partition("_")[2].removesuffix(".parquet")
     return int(number) if number.isdecimal() and len(number) == len(str(count)) and int(number) < count else None
 

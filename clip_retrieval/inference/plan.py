@@ -1,6 +1,6 @@
 """The plan of a run: how its input is cut into partitions, and which of them are still to be made.
 
-The cut is a pure function of options and input, so every worker comes to the same one.
+The cut is a pure function of options and input, so every worker gets the same one.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class PlannedRun(Plan):
     """What a run is to do: made once, then taken by the run, by the dry run and by every distributor."""
 
     devices: Sequence[str]  # devices of this machine; distributors on other machines need not use them
-    chosen: Sequence[Partition]  # partitions that were asked for; all that there are, where the folder was updated
+    chosen: Sequence[Partition]  # the requested partitions; all existing ones if the folder was updated
     missing: Sequence[Partition]  # those of `chosen` that are not whole
 
     def to_json(self) -> dict[str, Any]:
@@ -71,10 +71,10 @@ class PlannedRun(Plan):
 
 
 def open_plan(config: InferenceConfig, run: str | None = None) -> Plan:
-    """Return the plan for a worker that is given its partitions: the one that was saved, else one of its own.
+    """Return the plan for a worker that is given its partitions: the saved one, else a new one.
 
-    `run` is the id of the run that the worker is part of; None: one of its own. Writes nothing. Raises ConfigError
-    where the saved plan is one of other options, StorageError where it cannot be read.
+    `run` is the id of the run that the worker is part of; None: a new one. Writes nothing. Raises ConfigError if the
+    saved plan has other options, StorageError if it cannot be read.
     """
     saved = open_saved(config, run)
     if saved is not None:
@@ -119,7 +119,7 @@ def plan_run(
 ) -> PlannedRun:
     """Plan all partitions, or those of `tasks`; writes nothing.
 
-    Raises ConfigError where the folder has embeddings of another input or of other options.
+    Raises ConfigError if the folder has embeddings of another input or of other options.
     """
     devices = list_devices(config.encoder)
     worker_count = config.slurm.worker_count if config.distribution_strategy == "slurm" else len(devices)
@@ -146,12 +146,12 @@ def choose(plan: Plan, devices: Sequence[str], tasks: Sequence[int] | None) -> P
 
 
 def choose_nothing(plan: Plan, devices: Sequence[str]) -> PlannedRun:
-    """Return that nothing is to be done in a folder that was updated: its ledger says what its rows are."""
+    """Return a run with nothing to do, for a folder that was updated: its ledger says what its rows are."""
     return PlannedRun(**vars(plan), devices=devices, chosen=plan.folder.partitions(), missing=[])
 
 
 class Cut(Sequence[Partition]):
-    """Contiguous partitions of some units, whose sizes differ by at most one; computed when they are asked for."""
+    """Contiguous partitions of some units, whose sizes differ by at most one; computed on access."""
 
     def __init__(self, unit_count: int, partition_count: int) -> None:
         self.unit_count, self.length = unit_count, partition_count

@@ -44,7 +44,7 @@ MAY_DIFFER = {flag.name for flag in flags_of(InferenceConfig) if flag.facts.get(
 
 
 def settled_precision(folder: EmbeddingsFolder, described: dict[str, Any] | None = None) -> str | None:
-    """Return the number format of a started run; None if it is not the one of `described`, and no partition is done."""
+    """Return the number format of a started run; None if it is not that of `described`, and no partition is done."""
     manifest = read_manifest(folder)
     if manifest is None or not (holds(manifest, described or {}) or folder.has_partitions()):
         return None
@@ -66,9 +66,9 @@ def as_claimed(name: str, value: Any) -> Any:
 
 
 def check_folder(folder: EmbeddingsFolder, described: dict[str, Any]) -> bool:
-    """Say whether the folder holds this run already; raises ConfigError where it holds another one.
+    """Say whether the folder holds this run already; raises ConfigError if it holds another one.
 
-    What is done is listed only where the folder's manifest says something else: workers of one run list nothing.
+    Finished partitions are listed only if the folder's manifest differs: workers of one run list nothing.
     """
     existing = read_manifest(folder)
     if existing is None:
@@ -93,12 +93,12 @@ def check_folder(folder: EmbeddingsFolder, described: dict[str, Any]) -> bool:
 
 
 def is_revised(folder: EmbeddingsFolder) -> bool:
-    """Say whether update or retry_failed changed the folder: what its rows are is then in its ledger, not in a plan."""
+    """Say whether update or retry_failed changed the folder: then its ledger, not a plan, says what its rows are."""
     return bool((read_manifest(folder) or {}).get(REVISED))
 
 
 def check_same_run(folder: EmbeddingsFolder, existing: dict[str, Any], described: dict[str, Any]) -> None:
-    """Raise ConfigError where the folder's options or encoder are others; a revised folder's plan is its own."""
+    """Raise ConfigError if the folder has other options or another encoder; a revised folder follows no plan."""
     then, now = (manifest.get("options", {}).get("source", {}) for manifest in (existing, described))
     check_new_parts(folder, then, now)
     check_lost_parts(folder, then, now)
@@ -113,17 +113,17 @@ def check_same_run(folder: EmbeddingsFolder, existing: dict[str, Any], described
 
 
 def check_new_parts(folder: EmbeddingsFolder, then: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise ConfigError where captions or pictures are wanted and there, and the folder was made without."""
+    """Raise ConfigError if captions or pictures exist and are wanted, and the folder was made without them."""
     for name, word in PARTS.items():
         if now.get(name) and then.get(name) is False:
             raise ConfigError(
-                f"{now['input_dataset']} holds {word} now, and {folder.url} was made without; add --{name} False to go "
-                "on without them, or use a new folder"
+                f"{now['input_dataset']} holds {word} now, and {folder.url} was made without them; add --{name} False "
+                "to go on without them, or use a new folder"
             )
 
 
 def check_lost_parts(folder: EmbeddingsFolder, then: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise ConfigError where the folder was made with captions or pictures, and none are there or wanted now."""
+    """Raise ConfigError if the folder was made with captions or pictures, and now none exist or are wanted."""
     for name, word in PARTS.items():
         if then.get(name) and now.get(name) is False:
             raise ConfigError(
@@ -160,9 +160,9 @@ def as_plain(value: Any) -> Any:
 
 
 def as_it_was(source: FilesSource, config: InferenceConfig, folder: EmbeddingsFolder) -> FilesSource:
-    """Return the source with the parts that the folder was made with, though the input may have lost them all.
+    """Return the source with the parts that the folder was made with, even if the input has lost them all.
 
-    Raises ConfigError where the input has a part by now that it had not.
+    Raises ConfigError if the input now has a part that it did not have.
     """
     then = (read_manifest(folder) or {}).get("options", {}).get("source", {})
     check_new_parts(folder, then, to_json(source.config))
@@ -175,7 +175,7 @@ def as_it_was(source: FilesSource, config: InferenceConfig, folder: EmbeddingsFo
 
 
 def check_input(folder: EmbeddingsFolder, source: Source, described: dict[str, Any]) -> None:
-    """Raise ConfigError, with numbers, where a folder of files is no longer the one that was embedded."""
+    """Raise ConfigError, with numbers, if a folder of files is no longer the one that was embedded."""
     manifest = read_manifest(folder) or {}
     is_same = manifest.get("input") == described["input"]
     if not manifest or (is_same and not manifest.get(REVISED)):
@@ -189,7 +189,7 @@ def check_input(folder: EmbeddingsFolder, source: Source, described: dict[str, A
         return
     check_new_parts(folder, manifest["options"].get("source") or {}, to_json(source.config))
     others = dict.fromkeys(compare(manifest["options"].get("source"), to_json(source.config)))
-    if others:  # another input is no change of this one
+    if others:  # another input is not a change of this one
         raise ConfigError(
             f"{folder.url} holds a run with other options ({'; '.join(others)}); use a new folder, or the old options"
         )
@@ -227,7 +227,7 @@ def records_of(folder: EmbeddingsFolder, partitions: Sequence[Partition]) -> Ite
 
 
 def check_encoder(folder: EmbeddingsFolder, encoder: Encoder) -> None:
-    """Raise ConfigError where the folder's embeddings are of another model."""
+    """Raise ConfigError if the folder's embeddings are from another model."""
     then, now = (read_manifest(folder) or {}).get("encoder", {}), describe_encoder(encoder.info)
     differences = list(compare({name: then.get(name) for name in now}, now))
     if differences:

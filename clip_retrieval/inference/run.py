@@ -42,8 +42,8 @@ HERE = (None, "sequential", "multiprocess")  # distribution strategies whose wor
 def clip_inference(*arguments: object, **options: object) -> RunSummary:
     """Embed a dataset; takes the flags of `clip-retrieval inference` as keywords, or by position.
 
-    Raises ClipRetrievalError where the input, the model or the output cannot be used. A run that was stopped goes
-    on where it was when it is called again.
+    Raises ClipRetrievalError if the input, the model or the output cannot be used. A run that was stopped goes
+    on from there when it is called again.
     """
     return run_inference(build_config(InferenceConfig, options, arguments))
 
@@ -62,7 +62,7 @@ def run_inference(config: InferenceConfig, tasks: Sequence[int] | None = None) -
 
 
 def make(run: PlannedRun, conversion: EarlyConversion, *, is_whole: bool) -> RunSummary:
-    """Have the missing partitions made; `is_whole` where no other command makes some of the same run."""
+    """Make the missing partitions; `is_whole`: no other command makes some of the same run."""
     folder = run.folder
     if run.missing:
         distribute = open_distributor(run)
@@ -87,7 +87,7 @@ def make(run: PlannedRun, conversion: EarlyConversion, *, is_whole: bool) -> Run
 
 
 def submit_inference(config: InferenceConfig) -> Submitted | RunSummary:
-    """Submit to Slurm what is missing, and do not wait; sum up where nothing is missing."""
+    """Submit to Slurm what is missing, without waiting; sum up if nothing is missing."""
     run = plan_run(config, *open_both(config))
     if not run.missing:
         return run_inference(config)
@@ -103,9 +103,9 @@ def preview_scripts(config: InferenceConfig) -> str:
 
 
 def open_both(config: InferenceConfig, conversion: EarlyConversion | None = None) -> tuple[EmbeddingsFolder, Source]:
-    """Return output, which must be writable, and input; a revision that was cut off is finished first.
+    """Return output, which must be writable, and input; an interrupted revision is finished first.
 
-    The model is converted while the input is listed, where it runs on this machine.
+    The model is converted while the input is listed, if it runs on this machine.
     """
     folder = open_whole_output(config)
     if conversion is not None and config.distribution_strategy in HERE and not (config.update or config.retry_failed):
@@ -131,7 +131,7 @@ def plan_only(config: InferenceConfig) -> PlannedRun:
 
 
 def open_tasks(config: InferenceConfig, tasks: Sequence[int], conversion: EarlyConversion) -> PlannedRun:
-    """Return these tasks of the plan that was saved or, where there is none, of one that lists the input."""
+    """Return these tasks of the plan that was saved or, without one, of a plan that lists the input."""
     config = dataclasses.replace(config, distribution_strategy=None, slurm=SlurmConfig())
     folder = open_whole_output(config)
     plan = None if is_revised(folder) else open_saved(config)
@@ -147,7 +147,7 @@ def open_tasks(config: InferenceConfig, tasks: Sequence[int], conversion: EarlyC
 
 
 def check_made(run: PlannedRun) -> None:
-    """Raise WorkerError, with the reasons, where a partition of a run is not there."""
+    """Raise WorkerError, with the reasons, if a partition of a run is missing."""
     made = run.folder.done_among(run.missing)
     left = [partition for partition in run.missing if partition.name not in made]
     if left:
@@ -155,7 +155,7 @@ def check_made(run: PlannedRun) -> None:
 
 
 def revise(config: InferenceConfig, folder: EmbeddingsFolder, source: Source) -> RunSummary:
-    """Update a folder that is there, or try again what failed."""
+    """Update an existing folder, or try again what failed."""
     with only_one(folder):
         finish_revision(folder)
         before = folder.partitions()

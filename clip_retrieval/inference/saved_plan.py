@@ -1,6 +1,6 @@
 """The plan of a run that goes to other machines, in the output folder: made once, read by every worker.
 
-_plan/plan.json has the options and the cut. The units lie beside it in blocks, of which a worker reads those of its own
+_plan/plan.json has the options and the cut. The units are next to it in blocks; a worker reads those of its own
 partitions: no worker lists the input again, and its memory does not grow with the input.
 """
 
@@ -54,7 +54,7 @@ class SavedPlan:
     units_per_block: int
     sample_count: int | None
     blocks: str  # folder of the blocks
-    heads: list[Any]  # the first item of each block, where workers search for items by name
+    heads: list[Any]  # the first item of each block, if workers search for items by name
 
 
 def save_plan(config: InferenceConfig, source: Source, partitions: Sequence[Partition], run: str) -> None:
@@ -116,7 +116,7 @@ def read_plan(folder: EmbeddingsFolder) -> SavedPlan | None:
 
 
 def check_plan(saved: SavedPlan, config: InferenceConfig, folder: EmbeddingsFolder) -> None:
-    """Raise ConfigError where the plan was made for other options than these."""
+    """Raise ConfigError if the plan was made for other options."""
     differences = dict.fromkeys(compare(saved.given, to_json(config)))
     count = config.output_partition_count
     if count not in (None, saved.partition_count):
@@ -133,8 +133,8 @@ def restore_source(saved: SavedPlan, config: SourceConfig, folder: EmbeddingsFol
     planned = from_json(SourceConfig, saved.described["options"]["source"])
     config = replace(
         config,
-        input_dataset=planned.input_dataset,  # it may be spelled in another way here, and is part of the output
-        enable_image=planned.enable_image,  # off where the input has no such part
+        input_dataset=planned.input_dataset,  # it may be spelled differently here, and is part of the output
+        enable_image=planned.enable_image,  # off if the input has no such part
         enable_text=planned.enable_text,
         enable_pages=planned.enable_pages,
         videos=planned.videos,
@@ -153,7 +153,7 @@ def restore_source(saved: SavedPlan, config: SourceConfig, folder: EmbeddingsFol
             sample_count=saved.sample_count,
         )
     )
-    if config.subset_size is None or codec.is_sorted:  # a subset of files is just fewer of them
+    if config.subset_size is None or codec.is_sorted:  # a subset of files is only fewer of them
         return restored
     return Subset(restored, config.subset_size)
 

@@ -11,7 +11,7 @@ FILES_AT_ONCE = 1000
 
 
 def read_all(folder: EmbeddingsFolder, names: Sequence[str]) -> Iterator[bytes]:
-    """Yield the content of all files, in order; raises StorageError where one is missing."""
+    """Yield the content of all files, in order; raises StorageError if one is missing."""
     for start in range(0, len(names), FILES_AT_ONCE):
         some = names[start : start + FILES_AT_ONCE]
         found = read_there(folder, some)
@@ -22,7 +22,7 @@ def read_all(folder: EmbeddingsFolder, names: Sequence[str]) -> Iterator[bytes]:
 
 
 def read_there(folder: EmbeddingsFolder, names: Sequence[str]) -> dict[str, bytes]:
-    """Return the content of those files that are there, by name."""
+    """Return the content of the files that exist, by name."""
     found: dict[str, bytes] = {}
     if folder.is_local:
         for name in names:

@@ -1,4 +1,4 @@
-"""How far a run is, from its output folder alone: what is done, who makes what, what was lost or failed, the time left.
+"""The progress of a run, from its output folder alone: what is done, who makes what, what was lost or failed.
 
 It takes a listing of metadata/ and one of attempts/, and reads the files of attempts and the stats of some partitions.
 """
@@ -100,7 +100,7 @@ class RunStatus:
     done: int
     works: Sequence[Work]
     means: Means | None  # None until a partition is done
-    sample_count: int | None  # samples of the input, where that is known before it is read
+    sample_count: int | None  # samples of the input, if that is known before it is read
     now: float
     checked: Checked | None = None  # what became of all files, where that was asked for
 
@@ -135,7 +135,7 @@ class RunStatus:
 
     @property
     def rate(self) -> float:
-        """Samples a second of all workers; one that just began counts as finished partitions did."""
+        """Samples a second of all workers; one that just began counts with the mean rate of finished partitions."""
         usual = 0.0 if self.means is None else self.means.rate
         return sum(work.rate or usual for work in self.those("running"))
 
@@ -161,7 +161,7 @@ class RunStatus:
 
 
 def read_status(url: str) -> RunStatus:
-    """Look at a run; raises StorageError where the folder holds none."""
+    """Look at a run; raises StorageError if the folder holds none."""
     folder = EmbeddingsFolder(url)
     plan, manifest = read_plan(folder), read_manifest(folder) or {}
     attempts = read_attempts(folder)
@@ -204,7 +204,7 @@ def read_attempts(folder: EmbeddingsFolder) -> dict[str, list[Work]]:
         try:
             attempt = parse_json(data, Attempt, name)
         except StorageError:
-            continue  # none of ours
+            continue  # not one of ours
         at, partition = times[name], name.split("/")[1]
         silent = now - (attempt.told if at is None else at)
         found[partition].append(Work(partition=partition, attempt=attempt, silent_seconds=silent))
@@ -212,7 +212,7 @@ def read_attempts(folder: EmbeddingsFolder) -> dict[str, list[Work]]:
 
 
 def modified(info: Mapping[str, Any]) -> float | None:
-    """Return when a file was written, in seconds since 1970, as its store tells; None if it does not."""
+    """Return when a file was written, in seconds since 1970, as its store says; None if it does not."""
     value = next((info[name] for name in MODIFIED if info.get(name) is not None), None)
     if isinstance(value, str):
         value = datetime.fromisoformat(value)
@@ -220,9 +220,9 @@ def modified(info: Mapping[str, Any]) -> float | None:
 
 
 def judge(works: Sequence[Work], *, is_done: bool) -> Iterable[Work]:
-    """Yield what is to be shown of a partition's attempts: those that go on, or else how the last one ended.
+    """Yield what is to be shown of a partition's attempts: the ones that are running, or else how the last one ended.
 
-    Of several that go on the newest is running. The others are copies: a node that was given up may go on writing.
+    Of several running ones the newest counts. The others are copies: a node that was given up may go on writing.
     """
     alive = [work for work in works if work.is_alive]
     for work in alive:

@@ -15,7 +15,7 @@ from clip_retrieval.sources.types import Failure, Origin, Part, Sample
 
 @dataclass(slots=True, kw_only=True)
 class Row:
-    """One sample after preparation; a dropped sample becomes no row, for the reasons in its failures."""
+    """One sample after preparation; a dropped sample has no row; its failures say why."""
 
     key: str
     image_path: str | None
@@ -28,11 +28,11 @@ class Row:
     is_dropped: bool = False
     digests: dict[Part, bytes] = field(
         default_factory=dict
-    )  # hashes of the parts' bytes, where the run keeps a ledger of them
+    )  # hashes of the parts' bytes, if the run keeps a ledger of them
 
     @classmethod
     def of(cls, sample: Sample) -> Self:
-        """Return the row of a sample of which nothing is prepared yet."""
+        """Return the row of a sample before any part of it is prepared."""
         return cls(
             key=sample.key,
             image_path=sample.image_path,
@@ -48,9 +48,9 @@ class Batch:
     """Rows in input order, and the failures since the previous batch; the last batch may have no rows."""
 
     rows: Sequence[Row]
-    pixels: Pixels | None  # [rows with a picture, s, s, 3]; None where pictures are not wanted
+    pixels: Pixels | None  # [rows with a picture, s, s, 3]; None if pictures are not wanted
     failures: Sequence[Failure]
-    dropped_count: int  # samples that are no rows
+    dropped_count: int  # samples without a row
     read_seconds: float = 0.0  # reader-seconds of reading bytes, for the chunks that begin in this batch
     decode_seconds: float = 0.0  # reader-seconds of decoding and resizing
     warnings: Mapping[str, int] = field(default_factory=dict)  # warnings of the picture decoders, by reason

@@ -428,6 +428,6 @@ def test_a_worker_without_the_package_is_told_with_its_log(cluster: Cluster, sou
 
     assert ended.returncode == 1
     [job] = jobs_of(tmp_path / "out")
-    assert "no task came as far as to begin a partition; task " in ended.stderr
+    assert "no task got far enough to begin a partition; task " in ended.stderr
     assert re.search(rf"ended as FAILED with exit code 1 on n\d \(last line of {job}/task-\d.log: ", ended.stderr)
     assert "clip_retrieval" in ended.stderr

@@ -103,9 +103,9 @@ def test_one_cancelled_task_of_several_is_no_reason_to_end() -> None:
     [
         (round_of("FAILED", "COMPLETED", given_up=5), "each of these partitions failed, or lost its worker, 2 times"),
         (round_of("CANCELLED", "CANCELLED", "COMPLETED"), "the tasks were cancelled"),
-        (round_of("FAILED", has_begun=False), "no task came as far as to begin a partition"),
-        (round_of("TIMEOUT", fruitless=3), "the tasks were submitted 3 times and made no partition more"),
-        (round_of(fruitless=3), "the tasks were submitted 3 times and made no partition more"),
+        (round_of("FAILED", has_begun=False), "no task got far enough to begin a partition"),
+        (round_of("TIMEOUT", fruitless=3), "the tasks were submitted 3 times and made no further partition"),
+        (round_of(fruitless=3), "the tasks were submitted 3 times and made no further partition"),
     ],
 )
 def test_a_run_ends_where_submitting_again_would_be_in_vain(end: Round, why: str) -> None:
@@ -130,7 +130,7 @@ def test_the_last_line_of_a_log_is_told_with_its_path(tmp_path: Path) -> None:
 def test_jobs_that_slurm_forgets_are_submitted_three_times_at_most(
     config: Callable[..., InferenceConfig], stand_in: Path
 ) -> None:
-    with pytest.raises(WorkerError, match="the tasks were submitted 3 times and made no partition more; not made"):
+    with pytest.raises(WorkerError, match="the tasks were submitted 3 times and made no further partition; not made"):
         run_inference(config())
     assert len(set(submitted(stand_in))) == 3
 

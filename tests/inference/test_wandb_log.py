@@ -95,7 +95,7 @@ def test_a_wandb_that_never_answers_is_left_behind(
     for thread in threading.enumerate():
         if isinstance(thread, WandbThread):
             thread.join()
-    assert caplog.messages == ["wandb does not answer: it has not got all figures of this run"]
+    assert caplog.messages == ["wandb does not answer: it does not have all figures of this run"]
 
 
 def test_the_real_one_writes_a_run_without_network(

@@ -1,11 +1,11 @@
-"""Where workers run. A distributor is a function that has the missing partitions of a planned run made.
+"""Where workers run. A distributor is a function that makes the missing partitions of a planned run.
 
-It may run `run_worker(plan, partition_ids, device, report)` wherever it likes, several times for one partition if need
-be: what is done is known from the folder alone. It tells `live` what it hears of its workers.
+It may run `run_worker(plan, partition_ids, device, report)` anywhere, several times for one partition if necessary: the
+folder alone says what is done. It reports to `live` what it hears from its workers.
 
 On other machines a worker gets its plan by `open_plan(config, run.run)`. A process that is given partitions one by one
-calls `keep_equipment()` first, so that its model stays open in between. A FailedPartitionsError is worth another try; a
-partition that ended badly twice in a run is passed over by all workers, and named at the end by whoever began the run.
+calls `keep_equipment()` first, so that its model stays open in between. A FailedPartitionsError is worth another try.
+All workers skip a partition that failed twice in a run; the process that began the run names it at the end.
 """
 
 from __future__ import annotations

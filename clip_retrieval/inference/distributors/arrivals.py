@@ -11,20 +11,20 @@ from clip_retrieval.layout import METADATA_FOLDER, Partition
 
 
 class Arrivals:
-    """The partitions of a run that are not there yet; tells `live` of those that appear. One listing for each look."""
+    """The missing partitions of a run; reports those that appear to `live`. One listing for each look."""
 
     def __init__(self, run: PlannedRun, live: Live) -> None:
         self.run, self.live = run, live
         there = set(run.folder.names(METADATA_FOLDER, ".parquet"))
         names = {run.folder.metadata_name(partition).rpartition("/")[2]: partition for partition in run.missing}
         self.absent = {name: partition for name, partition in names.items() if name not in there}
-        # Partitions that are there and are made anew: a listing cannot tell whether they were.
+        # Finished partitions that are made again: a listing does not show whether they were.
         self.renewed = [partition for name, partition in names.items() if name in there]
         live.hear(0, News(total=run.estimate_samples(run.missing)))
 
     @property
     def are_missing(self) -> bool:
-        """Whether any partition is, as far as the last look shows."""
+        """Whether any partition is missing, by the last look."""
         return bool(self.absent or self.renewed)
 
     def look(self) -> int:
@@ -35,7 +35,7 @@ class Arrivals:
         return len(appeared)
 
     def missing(self) -> Sequence[Partition]:
-        """Return what is not whole yet, also what was to be made anew and was not: a read for each of those."""
+        """Return what is not whole yet, and what was to be made again and was not; the latter takes a read each."""
         self.look()
         for partition in [*self.renewed]:
             if not needs_work(self.run.folder, partition, self.run.run):

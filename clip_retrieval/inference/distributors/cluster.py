@@ -1,6 +1,6 @@
-"""Workers as tasks of Spark or Ray, which run them where there is room, and again where one dies.
+"""Workers as tasks of Spark or Ray, which run them where there is room, and again if one dies.
 
-The output folder says what is done and what is given up, the engine only runs tasks: two copies of one do no harm.
+The output folder says what is done and what is given up; the engine only runs tasks, so two copies of one do no harm.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ logger = logging.getLogger(__name__)
 MOST_TASKS = 10_000  # of one job: Spark's driver holds 10 kB for each
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_BETWEEN_LISTINGS = 30.0  # of a store
-SHARE_OF_LOOKS = 0.05  # of the time, so that a slow listing is asked for less often
+SHARE_OF_LOOKS = 0.05  # of the time, so that a slow listing happens less often
 
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What a task needs beside the numbers of its partitions."""
+    """What a task needs besides the numbers of its partitions."""
 
     config: str  # the run's options, as JSON
-    folder: str  # that relative paths of the options count from
+    folder: str  # that relative paths of the options start from
     run: str
     cores: int | None  # that the engine reserves for a task
     gpu_of_task: Callable[[], str | None]
 
 
 def make_on_cluster(run: PlannedRun, live: Live, engine: ClusterEngine) -> None:
-    """Have a cluster make the missing partitions; raises ClusterError where it can make none of what is left."""
+    """Make the missing partitions on a cluster; raises ClusterError if it can make none of what is left."""
     uses_gpus = may_take_gpu(run.config.encoder)
     with open_cluster(engine, run.config.cluster, show_nothing, uses_gpus=uses_gpus) as cluster:
         make_in_tasks(cluster, run, Arrivals(run, live))
@@ -81,7 +81,7 @@ def make_in_tasks(cluster: Cluster, run: PlannedRun, arrivals: Arrivals) -> None
 def attempt(
     cluster: Cluster, function: Callable[[Sequence[int]], None], left: Sequence[Partition], arrivals: Arrivals
 ) -> ClusterError | None:
-    """Run a task for each partition, or for some, and tell what arrives meanwhile; return what ended the job early."""
+    """Run a task for each partition, or for some, and report what arrives meanwhile; return why the job ended early."""
     look = Looks(arrivals)
     with repeating(SECONDS_BETWEEN_LOOKS, look):
         try:
@@ -92,14 +92,14 @@ def attempt(
 
 
 def cut(numbers: Sequence[int], most: int = MOST_TASKS) -> list[Sequence[int]]:
-    """Cut partition numbers into as many contiguous runs as there may be tasks, whose lengths differ by at most one."""
+    """Cut partition numbers into at most `most` contiguous runs, whose lengths differ by at most one."""
     count = min(len(numbers), most)
     bounds = [len(numbers) * i // count for i in range(count + 1)]
     return [numbers[bounds[i] : bounds[i + 1]] for i in range(count)]
 
 
 class Looks:
-    """Looks into the output folder again and again, less often where that takes long."""
+    """Looks into the output folder repeatedly, less often if that takes long."""
 
     def __init__(self, arrivals: Arrivals) -> None:
         self.arrivals = arrivals
@@ -110,7 +110,7 @@ class Looks:
         begun = time.monotonic()
         if begun < self.next:
             return
-        with suppress(ClipRetrievalError, OSError):  # the job goes on, and what matters fails for itself
+        with suppress(ClipRetrievalError, OSError):  # the job goes on, and real problems fail elsewhere
             self.arrivals.look()
         now = time.monotonic()
         self.next = now + max(self.least, (now - begun) / SHARE_OF_LOOKS)
@@ -130,7 +130,7 @@ def not_to_be_seen(run: PlannedRun, cluster: Cluster) -> ClusterError:
 
 
 def make_some(order: Order, numbers: Sequence[int]) -> None:
-    """Make some partitions in this process of a cluster's, on the device that the engine gives to the task."""
+    """Make some partitions in this process of a cluster, on the device that the engine gives to the task."""
     keep_equipment()
     if order.cores is not None:
         os.environ.setdefault(CORES_VARIABLE, str(order.cores))
@@ -140,7 +140,7 @@ def make_some(order: Order, numbers: Sequence[int]) -> None:
 
 
 def ignore(news: News) -> None:
-    """Hear nothing of a worker on another machine: the folder tells what it does."""
+    """Ignore news of a worker on another machine: the folder shows what it does."""
 
 
 @lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""The queue of partitions: whichever worker is free takes the next one."""
+"""The queue of partitions: a free worker takes the next one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MOST_TRIES = 2  # a partition that two workers died of is given up
 
 
 class Handout:
-    """Hands each partition to one worker, and to another one where that died. Safe to be asked from any thread."""
+    """Hands each partition to one worker, and to another one if that died. Safe to use from any thread."""
 
     def __init__(self, partition_ids: Sequence[int]) -> None:
         self.waiting = deque(partition_ids)

@@ -59,7 +59,7 @@ class Team:
     def __init__(self, run: PlannedRun, devices: Sequence[str], estimates: Estimates) -> None:
         self.config, self.run_id, self.estimates = run.config, run.run, estimates
         self.handout = Handout([partition.id for partition in run.missing])
-        self.sentences: list[str] = []  # why workers ended before their time
+        self.sentences: list[str] = []  # why workers ended early
         self.general: str | None = None  # an error that every worker would meet, such as a full disk
         self.is_over = False  # after the run has ended, workers' news is ignored
         self.cores = max(1, count_cores() // len(devices))

@@ -1,6 +1,6 @@
 """Workers as array tasks of Slurm: submitted, followed, and submitted again for what they left.
 
-The output folder says what is done. squeue says only whether anybody may still work on the rest.
+The output folder says what is done. squeue only says whether a task may still work on the rest.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LOOKS = (0.5, 15.0)  # the least and the most
 SHARE_OF_WAIT = 0.1  # the next look comes after a tenth of the time waited so far
-SECONDS_OF_SILENCE = 600.0  # slurmctld may be away that long
+SECONDS_OF_SILENCE = 600.0  # slurmctld may be down that long
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +61,14 @@ def submit_or_find(run: PlannedRun) -> Submitted:
 
 
 def make_on_slurm(run: PlannedRun, live: Live) -> None:
-    """Have Slurm make the missing partitions, and wait; raises WorkerError on those that could not be made."""
+    """Make the missing partitions on Slurm, and wait; raises WorkerError on those that could not be made."""
     submitted = submit_or_find(run)
     logger.info("%s", submitted.sentence())
     Waiting(submitted.run, live).wait(set(submitted.jobs))
 
 
 def how_to_follow(run: PlannedRun, jobs: Sequence[int]) -> str:
-    """Return what a person may do with jobs that run by themselves."""
+    """Return what a user can do with jobs that run by themselves."""
     return (
         f"logs in {SlurmJobs(plan=run).folder}; `clip-retrieval status {run.folder.url}` shows how far it is, the same "
         f"command comes back to it, `scancel {' '.join(map(str, jobs))}` ends it"
@@ -76,7 +76,7 @@ def how_to_follow(run: PlannedRun, jobs: Sequence[int]) -> str:
 
 
 def words_when_left(run: PlannedRun) -> str:
-    """Return the message for somebody who stops waiting: the tasks go on."""
+    """Return the message for a user who stops waiting: the tasks go on."""
     try:
         tasks = [task for task in SlurmJobs(plan=run).tasks() if not task.has_ended]
     except ConfigError as error:
@@ -88,7 +88,7 @@ def words_when_left(run: PlannedRun) -> str:
 
 
 class Waiting:
-    """Follows arrays, and submits what they left, until all partitions are there or nobody can make the rest."""
+    """Follows arrays, and submits what they left, until all partitions are there or no task can make the rest."""
 
     def __init__(self, run: PlannedRun, live: Live) -> None:
         self.run, self.jobs, self.arrivals = run, SlurmJobs(plan=run), Arrivals(run, live)
@@ -128,7 +128,7 @@ class Waiting:
         least, most = SECONDS_BETWEEN_LOOKS
         while True:
             tasks = self.ask(jobs)
-            self.arrivals.look()  # after the queue: whatever an ended task made is there by now
+            self.arrivals.look()  # after the queue, so that everything that ended tasks made is there
             active = [task for task in tasks or () if not task.has_ended]
             if tasks is not None and not (active and self.arrivals.are_missing):
                 return tasks
@@ -142,7 +142,7 @@ class Waiting:
             time.sleep(min(most, max(least, SHARE_OF_WAIT * (time.monotonic() - begun))))
 
     def ask(self, jobs: set[int]) -> Sequence[SlurmTask] | None:
-        """Return the jobs' tasks; None while slurmctld does not answer, as while it is restarted."""
+        """Return the jobs' tasks; None while slurmctld does not answer, such as during a restart."""
         try:
             tasks = [task for task in self.jobs.tasks() if task.job in jobs]
         except SlurmRefusedError as error:

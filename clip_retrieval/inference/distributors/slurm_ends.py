@@ -1,4 +1,4 @@
-"""How Slurm's tasks ended, and whether it is worth submitting again what they left."""
+"""How Slurm's tasks ended, and whether it is worth submitting the rest again."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from clip_retrieval.inference.plan import Plan
 from clip_retrieval.layout import ATTEMPTS_FOLDER, Partition
 from clip_retrieval.words import counted, printable
 
-MOST_FRUITLESS_ROUNDS = 3  # submissions in a row after which no partition more was there
-MOST_TOLD = 3  # tasks whose end is told
+MOST_FRUITLESS_ROUNDS = 3  # submissions in a row that made no partition
+MOST_TOLD = 3  # tasks whose end is reported
 BYTES_OF_A_LOG = 8192  # the end of a log, where its last line is looked for
 
 Attempts = dict[int, list[Attempt]]  # partition id -> its attempts
@@ -33,21 +33,21 @@ class Round:
     fruitless: int  # rounds in a row, with this one, that made no partition
 
     def why_hopeless(self) -> str | None:
-        """Return why submitting again would be in vain, or against somebody's will; None if it is worth it."""
+        """Return why submitting again would not help, or is not wanted; None if it is worth it."""
         states = Counter(task.state for task in self.tasks)
         if self.given_up == self.left:
             return f"each of these partitions failed, or lost its worker, {MOST_ATTEMPTS} times"
         if states["CANCELLED"] > states.total() / 2:
             return "the tasks were cancelled"
         if states["FAILED"] and not self.has_begun:
-            return "no task came as far as to begin a partition"
+            return "no task got far enough to begin a partition"
         if self.fruitless == MOST_FRUITLESS_ROUNDS:
-            return f"the tasks were submitted {self.fruitless} times and made no partition more"
+            return f"the tasks were submitted {self.fruitless} times and made no further partition"
         return None
 
 
 def attempts_of(plan: Plan, partitions: Iterable[Partition]) -> Attempts:
-    """Return the attempts of this run at partitions, where there are any; it takes one listing for each such."""
+    """Return the attempts of this run at partitions, if there are any; it takes one listing for each partition."""
     names = set(plan.folder.subfolders(ATTEMPTS_FOLDER))
     found = {
         partition.id: [*attempts_at(plan.folder, partition).values()]

@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 ARGUMENTS, LOG = "worker.json", "task-{index}.log"
 JOBS_FOLDER = "slurm"  # of scripts and logs, in a local output folder
 REFUSED_IN_PATHS = set('"\\\n')
-JOBS_FOLDER_OF_STORES = "clip-retrieval-slurm"  # in the working folder, where the output is in a store
-# Options that are not for the workers, beside Slurm's own: whoever waits shows the whole run.
+JOBS_FOLDER_OF_STORES = "clip-retrieval-slurm"  # in the working folder, if the output is in a store
+# Options that are not for the workers, besides Slurm's own: the waiting command shows the whole run.
 HERE_ONLY = ("distribution_strategy", "metrics_port", "enable_wandb", "wandb_project")
 
 
@@ -73,7 +73,7 @@ class SlurmJobs:
             except slurm.SlurmRefusedError as error:
                 if not jobs:
                     raise
-                logger.warning("%s; %s of %s arrays are submitted, and make the rest", error, len(jobs), len(arrays))
+                logger.warning("%s; %s of %s arrays are submitted, for all partitions", error, len(jobs), len(arrays))
                 break
         return jobs
 
@@ -81,7 +81,7 @@ class SlurmJobs:
         """Return the scripts that would be submitted."""
         try:
             largest = slurm.largest_array()
-        except ConfigError:  # no Slurm here: the script can be looked at nevertheless
+        except ConfigError:  # no Slurm here: the script can still be shown
             largest = USUAL_ARRAY_SIZE
         arrays, place = self.arrays(partition_count, largest), self.folder / f"{self.plan.run}.1"
         total = sum(array.count for array in arrays)
@@ -92,7 +92,7 @@ class SlurmJobs:
         return split_tasks(task_count, min(self.config.node_count, task_count), largest)
 
     def lines(self) -> Sequence[str]:
-        """Return sbatch's options; --nodelist is turned round where it names several nodes."""
+        """Return sbatch's options; --nodelist becomes --exclude if it names several nodes."""
         config, names = self.config, self.config.slurm_nodelist
         if names is None or not set(names) & set(",["):
             return config.sbatch_lines()
@@ -102,7 +102,7 @@ class SlurmJobs:
         return [*lines, sbatch_option("exclude", excluded)] if excluded else lines
 
     def write(self, array: Array, lines: Sequence[str], task_count: int) -> Path:
-        """Write an array's script and its workers' arguments into a folder of their own; return the script."""
+        """Write an array's script and its workers' arguments into their own folder; return the script."""
         with writable(str(self.folder)):
             used = {path.name for path in list_folder(self.folder)}
             names = (f"{self.plan.run}.{number}" for number in range(1, len(used) + 2))
@@ -120,7 +120,7 @@ class SlurmJobs:
             "WORKER_ARGS_PATH": f"{place}/{ARGUMENTS}",
             "NUM_TASKS": str(len(self.plan.partitions)),
             "WORLD_SIZE": str(task_count),
-            "SLURM_LOCALID": "",  # the task has its node's devices to itself
+            "SLURM_LOCALID": "",  # the task has all devices of its node
             RUN_VARIABLE: self.plan.run,
         }
         command = [sys.executable, "-m", "clip_retrieval", "inference.slurm_worker"]
@@ -128,7 +128,7 @@ class SlurmJobs:
 
 
 def script_name(folder: EmbeddingsFolder) -> str:
-    """Return the file name of the scripts that write to a folder: the same for each spelling of its name."""
+    """Return the file name of the scripts that write to a folder: the same for every spelling of its name."""
     return f"inference-{hashlib.sha256(folder.place.encode()).hexdigest()[:12]}.sh"
 
 

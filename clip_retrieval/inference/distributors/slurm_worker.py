@@ -58,7 +58,7 @@ class TaskSummary:
 
 
 def read_task(environment: Mapping[str, str]) -> SlurmTaskConfig:
-    """Return the task that the environment describes; raises ConfigError on what is missing or no number."""
+    """Return the task that the environment describes; raises ConfigError on missing or wrong variables."""
     path = environment.get("WORKER_ARGS_PATH")
     if not path:
         raise ConfigError("WORKER_ARGS_PATH must name a json file with the options of `inference`")
@@ -86,7 +86,7 @@ def number_of(environment: Mapping[str, str], name: str, *, least: int) -> int:
 
 
 def run_task(environment: Mapping[str, str]) -> TaskSummary:
-    """Make this task's partitions, and what others leave; workers on several devices tell their own figures."""
+    """Make this task's partitions, and what others leave; workers on several devices report their own figures."""
     task = read_task(environment)
     devices = list_devices(task.run.encoder)
     cores = cores_given(environment, 1 if task.local_id is None else len(devices))
@@ -104,7 +104,7 @@ def run_task(environment: Mapping[str, str]) -> TaskSummary:
 
 
 def cores_given(environment: Mapping[str, str], worker_count: int) -> int | None:
-    """Return the cores that Slurm gave to one of so many workers on this node; only cgroups would say so otherwise."""
+    """Return the cores that Slurm gave to one of so many workers on this node; otherwise only cgroups limit it."""
     of_task, of_node = (environment.get(name, "") for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"))
     if of_task.isdigit():
         return int(of_task)
@@ -112,7 +112,7 @@ def cores_given(environment: Mapping[str, str], worker_count: int) -> int | None
 
 
 def run_on_each(task: SlurmTaskConfig, devices: Sequence[str]) -> None:
-    """Run a worker on each device, as tasks of their own; raises WorkerError if any of them failed."""
+    """Run a worker on each device, each as a separate task; raises WorkerError if any of them failed."""
     cores = str(max(1, count_cores() // len(devices)))
     workers: list[subprocess.Popen[bytes]] = []
     try:

@@ -1,4 +1,4 @@
-"""Which partitions one of several workers takes, where nobody hands them out: its own part, then what others leave."""
+"""Which partitions one of several workers takes, without a queue: its own part, then what others leave."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def share_of(count: int, rank: int, world: int) -> range:
 
 @dataclass(kw_only=True)
 class OwnAndOthers:
-    """Yields the partitions that worker `rank` of `world` is to make, each when it is asked for.
+    """Yields the partitions that worker `rank` of `world` is to make, each on demand.
 
-    First its own part, in order. Then what no worker has begun, from the end of the others' parts, the next worker's
-    first; fewer at a time as less is left. At last what a lost worker had begun. The folder is listed once for each of
-    these steps, not for each partition.
+    First its own part, in order. Then partitions that no worker has begun, from the end of the others' parts, the next
+    worker's first; fewer at a time as less is left. At last those that a lost worker had begun. The folder is listed
+    once for each of these steps, not for each partition.
     """
 
     plan: Plan
@@ -46,7 +46,7 @@ class OwnAndOthers:
                 yield number
 
     def unbegun(self) -> Sequence[int]:
-        """Return partitions that are not there, and that nobody has begun."""
+        """Return partitions that are missing and not begun by any worker."""
         begun = set(self.plan.folder.subfolders(ATTEMPTS_FOLDER))
         free = [partition.id for partition in self.absent() if partition.name not in begun]
         free.sort(key=lambda number: (-self.distance(number), number), reverse=True)
@@ -72,7 +72,7 @@ class OwnAndOthers:
         return []
 
     def absent(self) -> list[Partition]:
-        """Return the partitions that are not there, without those that this worker took already; one listing."""
+        """Return the missing partitions, without those that this worker took already; one listing."""
         done = self.plan.folder.done_among(self.plan.partitions)
         return [
             partition
@@ -81,7 +81,7 @@ class OwnAndOthers:
         ]
 
     def others_at(self, partition: Partition) -> list[Attempt]:
-        """Return the attempts at a partition that are under way, as far as can be told."""
+        """Return the attempts at a partition that are under way, as far as can be known."""
         now = time.time()
         attempts = attempts_at(self.plan.folder, partition).values()
         return [one for one in attempts if one.end is None and not one.is_silent(now - one.told)]

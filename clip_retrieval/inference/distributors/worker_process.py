@@ -21,7 +21,7 @@ from clip_retrieval.process.interrupts import StoppedError, stopping_in_time
 from clip_retrieval.process.standard_streams import log_to_stderr, take_stdout
 from clip_retrieval.process.subprocesses import end_with_parent
 
-OF_ONE_DEVICE = (EncoderError, WorkerError)  # errors that other devices and workers need not meet
+OF_ONE_DEVICE = (EncoderError, WorkerError)  # errors that other devices and workers may not meet
 
 
 class Messages:
@@ -39,7 +39,7 @@ class Messages:
 
 
 def given_partitions(commands: IO[str], messages: Messages) -> Iterator[int]:
-    """Yield one partition after the other as they are given; when the next is asked for, the last one is done."""
+    """Yield one partition after the other as they are given; when the next is requested, the last one is done."""
     for line in commands:
         yield json.loads(line)
         messages.send(done=json.loads(line))

@@ -40,7 +40,7 @@ class Task:
 
     samples: int
     certainty: Certainty
-    partition_count: int  # partitions that were asked for
+    partition_count: int  # requested partitions
     missing_share: float  # share of the input that is not done yet
     missing_count: int  # partitions that are not done yet
     devices: Sequence[str]
@@ -87,7 +87,7 @@ class Estimate:
     def rates(self) -> Rates:
         measured, workers = self.measured, len(self.task.devices)
         readers = max(1, self.task.readers) * workers
-        decoding = min(readers, self.task.cores)  # more readers than cores hide the delay of reading only
+        decoding = min(readers, self.task.cores)  # more readers than cores only hide the delay of reading
         return Rates(
             source=workers / max(measured.source_seconds, 1e-9),
             read=readers / max(measured.read_seconds, 1e-9),
@@ -111,7 +111,7 @@ class Estimate:
 
     @property
     def memory(self) -> dict[str, int] | None:
-        """Return the bytes of each part, of all workers together; None where this system does not tell."""
+        """Return the bytes of each part, of all workers together; None if this system does not say."""
         measured, workers = self.measured, len(self.task.devices)
         parts = measured.base_bytes, measured.encoder_bytes, measured.batch_bytes, measured.reader_bytes
         if None in parts:

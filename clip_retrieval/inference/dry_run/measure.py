@@ -55,7 +55,7 @@ def estimate_run(config: InferenceConfig, tasks: Sequence[int] | None = None) ->
     """Estimate all partitions, or those of `tasks`, that are not done yet."""
     folder = open_output(config)
     if config.update or config.retry_failed:
-        raise ConfigError("dry_run estimates whole runs; what update and retry_failed find is not known before")
+        raise ConfigError("dry_run estimates whole runs; what update and retry_failed find is not known in advance")
     source = open_source(dataclasses.replace(config.source, cache_path=None), config.output_folder)
     run = plan_run(config, folder, source, tasks)
     sampling = take_sample(source, config.wds_number_file_per_input_file)

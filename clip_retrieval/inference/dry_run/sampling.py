@@ -62,13 +62,13 @@ class Look:
     items: list[Item]
     seen: int  # samples that were read, to be counted
     seconds: float  # time that reading them took
-    sample_count: int | None  # samples of the whole unit, about; None where unknown
+    sample_count: int | None  # samples of the whole unit, about; None if unknown
     is_exact: bool
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Some samples from all over an input, and what is known of all of them."""
+    """Some samples from all over an input, and what is known about all of them."""
 
     source: SampledSource
     total: int
@@ -77,7 +77,7 @@ class Sampling:
 
 
 def take_sample(source: Source, assumed_per_shard: int) -> Sampling:
-    """Take some samples from all over the input, and find out how many there are in all."""
+    """Take some samples from all over the input, and estimate how many there are."""
     known = source.estimate_total()
     if known == len(source.units):
         looks = [look_into(source, place, 1) for place in spread(len(source.units), MOST_SAMPLES)]
@@ -100,7 +100,7 @@ def spread(count: int, most: int) -> list[int]:
 def look_into(source: Source, place: int, most: int | None) -> Look:
     """Read the beginning of a unit: some samples to keep, and others to count, for a while or up to `most`.
 
-    The samples that were not read are estimated by their bytes.
+    The number of samples that were not read is estimated by their bytes.
     """
     items: list[Item] = []
     start, count, end = time.monotonic(), 0, 0

@@ -1,7 +1,7 @@
 """Rows to a parquet file of metadata, in flat memory: written as they come, or spooled until every value was seen.
 
 A json field may be a number in one row and a word in another. Its column's type is decided over all rows of the
-partition: the type that all values share, else text, with every value that was no text in its json form.
+partition: the type that all values share, else text, with every value that was not text in its json form.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class MetadataWriter:
         self.own_columns = list(columns.own)
         self.spool = self.spool_path.open("w", encoding="utf-8") if columns.has_fields else None
         self.kinds: dict[str, str] = {}  # json field -> kind of all its values so far
-        self.groups: GroupWriter | None = None  # with fields of json, from when all are known
+        self.groups: GroupWriter | None = None  # with fields of json, once all are known
 
     def append(self, rows: Sequence[Row]) -> None:
         for row in rows:
@@ -177,7 +177,7 @@ def own_columns(*, image: bool, text: bool, shards: bool, places: Sequence[str] 
 
 
 def kind_of(value: object) -> str:
-    """Return the narrowest kind for one value. `long` is a whole number that a float would round."""
+    """Return the narrowest kind for one value. `long` is an integer that a float would round."""
     if isinstance(value, int) and not isinstance(value, bool):
         return "int" if abs(value) <= EXACT_FLOAT_INT else "long" if abs(value) <= LARGEST_INT else "mixed"
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Records to the row groups of a parquet file, in memory that stays flat, however long the file becomes.
+"""Records to the row groups of a parquet file, in flat memory, however long the file becomes.
 
 records ── a thousand ──▶ table ── ten tables ──▶ row group
 """
@@ -50,7 +50,7 @@ class GroupWriter:
         self.pending = []
 
     def flush(self) -> None:
-        """Write a row group; Arrow would keep what that took, and a run's memory would grow from group to group."""
+        """Write a row group; otherwise Arrow keeps the memory, and a run's memory grows from group to group."""
         self.writer.write_table(pa.concat_tables(self.tables))
         self.tables, self.is_empty = [], False
         pa.default_memory_pool().release_unused()

@@ -1,7 +1,7 @@
 """The ledger of a partition: which files each row was made of, so that a later run knows what is new or changed.
 
-For a folder of files it has every sample, those that were left out too. For other inputs it has the rows of which a
-part could not be used, so that `--retry_failed` finds them again. Names are bytes: those of files may be no UTF-8.
+For a folder of files it has every sample, also those that were left out. For other inputs it has the rows that lack a
+part, so that `--retry_failed` finds them again. Names are bytes: file names may not be UTF-8.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from clip_retrieval.storage import Folder
 DIGEST_BYTES = 16
 LEDGER_SCHEMA = pa.schema(
     [
-        ("row", pa.int64()),  # row number in the partition; null where the sample was left out
+        ("row", pa.int64()),  # row number in the partition; null if the sample was left out
         ("deleted", pa.bool_()),
         ("key", pa.binary()),
         ("shard", pa.binary()),
@@ -57,7 +57,7 @@ class LedgerWriter:
                 self.add(self.record(row.key, number) | origin_of(row) | digests_of(row))
 
     def add_left_out(self, failures: Sequence[Failure]) -> None:
-        """Record a folder's samples that became no row; the failures of one sample are adjacent."""
+        """Record a folder's samples without a row; the failures of one sample are adjacent."""
         for failure in failures:
             if self.inventory is None or failure.row_kept or failure.part not in SAMPLE_PARTS:
                 continue

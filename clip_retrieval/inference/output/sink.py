@@ -22,7 +22,7 @@ from clip_retrieval.words import json_text
 
 
 class Sink:
-    """Writes one partition. Rows are appended in input order, failures whenever they are known."""
+    """Writes one partition. Rows are appended in input order, failures as soon as they are known."""
 
     def __init__(
         self, scratch: Path, writers: dict[Modality, NpyWriter], metadata: MetadataWriter, ledger: LedgerWriter

@@ -41,7 +41,7 @@ class Case:
             return self.unexplained_count < MOST_UNEXPLAINED
         place = self.next_places()[loss.place]
         self.losses.setdefault(place, []).append(loss)
-        # One loss may have other causes, such as a lack of memory. Retrying the sample alone in a new reader tells.
+        # One loss may have other causes, such as a lack of memory. Retrying the sample alone in a new reader shows it.
         self.suspect = place if len(self.losses[place]) == 1 else None
         return True
 
@@ -77,7 +77,7 @@ class Case:
         return row
 
     def with_blame(self, row: Row, place: int) -> Row:
-        """Replace the reason `no_image` by the real one; the rules for rows without a picture were applied already."""
+        """Replace the reason `no_image` by the real one; the rules for rows without a picture are already applied."""
         if self.lacks_picture(place):
             loss = self.losses[place][-1]
             row.failures[:] = [

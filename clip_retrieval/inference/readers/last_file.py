@@ -1,4 +1,4 @@
-"""The tar that was read last, kept open: its members follow each other, and opening it takes longer than a read."""
+"""The last tar that was read, kept open: its members follow each other, and opening it takes longer than a read."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class ReaderLostError(Exception):
 
 
 class ReaderLink:
-    """One reader process; `timeout_seconds` is how long one sample may take (0: for ever).
+    """One reader process; `timeout_seconds` is how long one sample may take (0: forever).
 
     Windows has no poll: a hung reader is not noticed there.
     """
@@ -39,7 +39,7 @@ class ReaderLink:
     def __init__(self, note: Note, timeout_seconds: float) -> None:
         self.note = note
         self.timeout_seconds = timeout_seconds
-        self.task = "one sample"  # named in the sentence where the reader hangs
+        self.task = "one sample"  # named in the sentence if the reader hangs
         self.is_given_up = False
         self.received = bytearray()  # of the answer that is being read
         note.rest()
@@ -73,7 +73,7 @@ class ReaderLink:
 
     def lost(self, reason: str, how: str | None) -> ReaderLostError:
         place = self.note.place
-        if how is None:  # its pipe is closed: it is about to end by itself
+        if how is None:  # its pipe is closed, so it is about to end by itself
             how = describe_end(self.process, SECONDS_TO_DIE)
         self.close()
         return ReaderLostError(reason, how, place)
@@ -87,7 +87,7 @@ class ReaderLink:
                 self.wait(self.commands, "POLLOUT")
 
     def read(self, size: int) -> bytes:
-        """Return so many bytes of the answer; what came with them is kept: each call of the system is a turn lost."""
+        """Return so many bytes of the answer, and keep what came after them: each system call costs time."""
         while len(self.received) < size:
             self.wait(self.answers, "POLLIN")
             got = os.read(self.answers.fileno(), max(PIPE_BYTES, size - len(self.received)))
@@ -118,7 +118,7 @@ class ReaderLink:
                 raise TimeoutError
 
     def give_up(self) -> None:
-        """Kill the process, which holds no state; whoever waits for it gets an error."""
+        """Kill the process, which holds no state; a thread that waits for it gets an error."""
         self.is_given_up = True
         self.process.kill()
 

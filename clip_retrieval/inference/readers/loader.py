@@ -25,7 +25,7 @@ from clip_retrieval.sources.types import Failure, Sample
 CHUNK_SIZE = 16
 BUFFERS = 3  # batches of pixels: one fills while the model has two
 FIRST_BATCH = 64
-MOST_ROWS = 4  # times batch_size: where few rows have a picture
+MOST_ROWS = 4  # times batch_size; for inputs in which few rows have a picture
 SECONDS_FOR_THE_FEEDER = 1.0
 
 
@@ -59,8 +59,8 @@ class LoaderClosedError(Exception):
 class Loader:
     """Prepares samples in `reader_count` processes (0: in this one) and gives them back in order.
 
-    Batches lie where `device` can fetch them itself. A reader that takes more than `timeout_seconds` for one sample is
-    replaced; 0: it may take for ever.
+    Batches are where `device` can fetch them itself. A reader that takes more than `timeout_seconds` for one sample is
+    replaced; 0: it may take forever.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Loader:
         self.batch_size = self.wanted_size = batch_size
         side = wanted.preprocess.size if wanted.image else 1
         self.buffers = [allocate_pixels((batch_size, side, side, 3), device) for _ in range(BUFFERS)]
-        # A batch's worth, so that readers go on while the model has both buffers, and one chunk in each reader.
+        # Slots for a batch, so that readers go on while the model has both buffers, and one for each reader.
         slot_count = -(-batch_size // CHUNK_SIZE) + reader_count
         self.shape = (slot_count, CHUNK_SIZE, side, side, 3)
         self.pixels = SharedPixels.create(self.shape)
@@ -86,7 +86,7 @@ class Loader:
         """Yield batches in input order, of `batch_size` pictures or, without pictures, rows. One call at a time.
 
         The first is smaller, so that the model need not wait long for it; the last may be smaller. The pixels of a
-        batch are overwritten when BUFFERS more were asked for.
+        batch are overwritten when BUFFERS more were requested.
         """
         buffers = cycle(self.buffers)
         pixels, pending, self.wanted_size = next(buffers), Pending(), min(FIRST_BATCH, self.batch_size)
@@ -126,7 +126,7 @@ class Loader:
         )
 
     def in_order(self, items: Iterable[Sample | Failure]) -> Iterator[Prepared]:
-        """Start reading, and yield chunks by number, however the readers finish."""
+        """Start reading, and yield chunks by number, in whatever order the readers finish."""
         self.feeder = threading.Thread(target=self.feed, args=(items,), daemon=True)
         self.feeder.start()
         waiting: dict[int, Prepared] = {}

@@ -1,4 +1,4 @@
-"""Files that hold many pictures, as a reader process has them: the last one stays open, for its next picture."""
+"""Files that hold many pictures, in a reader process: the last one stays open, for its next picture."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ PIECES, PIECE_BYTES = 16, 1 << 18  # of a video that are hashed: nothing else ne
 
 
 def digest_bytes(data: bytes) -> bytes:
-    """Return the bytes that the ledger knows a file's content by."""
+    """Return the digest of a file's content, as in the ledger."""
     return hashlib.sha256(data).digest()[:DIGEST_BYTES]
 
 
 def digest_place(file: bytes, place: int) -> bytes:
-    """Return the digest of a picture by that of its file: pictures of one file differ, equal files have equal ones."""
+    """Return a picture's digest from that of its file: pictures of one file differ, those of equal files do not."""
     return digest_bytes(file + str(place).encode())
 
 
 def digest_holder(url: str, size: int | None) -> bytes:
-    """Return the digest of a file that holds many pictures; of a large video, of its size and pieces all over it."""
+    """Return the digest of a file that holds many pictures; for a large video, of its size and pieces all over it."""
     if not is_video(url) or size is None or size <= PIECES * PIECE_BYTES:
         return digest_bytes(read_blob(BlobRef(url)))
     digest = hashlib.sha256(str(size).encode())
@@ -41,7 +41,7 @@ def digest_holder(url: str, size: int | None) -> bytes:
 
 @dataclass(frozen=True)
 class Opened:
-    """A file, or what is wrong with it, which holds for each of its pictures."""
+    """A file, or what is wrong with it and so with each of its pictures."""
 
     ref: PlaceRef
     digest: bytes
@@ -55,7 +55,7 @@ class Holders:
         self.last: dict[bool, Opened] = {}  # by whether it is subtitles
 
     def open(self, ref: PlaceRef, most_pixels: int) -> Opened:
-        """Return the file of a picture or of its text; raises OSError where it cannot be read."""
+        """Return the file of a picture or of its text; raises OSError if it cannot be read."""
         slot = is_subtitles(ref.url)
         last = self.last.get(slot)
         if last is None or last.ref != ref._replace(place=last.ref.place):

@@ -1,7 +1,7 @@
 """Reader processes as their worker sees them: each has a thread that gives it chunks and passes its rows on.
 
 A reader that dies or hangs is replaced, and its chunk prepared again: the bytes of the output do not change. `blame.py`
-says what becomes of a sample that ends readers again and again.
+decides what becomes of a sample that ends readers again and again.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A Sample to a Row and its pixels; runs in reader processes and needs no model.
 
-Whatever is wrong with a part becomes a Failure of that part, with one word of reason.
+Any error in a part becomes a Failure of that part, with a reason of one word.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class PartError(Exception):
 
 
 class PreparedChunk(NamedTuple):
-    """The rows of a chunk, the seconds of reading and of all else, and the decoders' warnings."""
+    """The rows of a chunk, the seconds of reading and of everything else, and the decoders' warnings."""
 
     rows: list[Row]
     read_seconds: float
@@ -129,7 +129,7 @@ def prepare_sample(sample: Sample, wanted: Wanted, slot: Pixels, reading: Readin
     if wanted.text and sample.text is not None:
         with noting_failure(row, "text"):
             if isinstance(sample.text, PlaceRef):
-                part: Part = "text" if is_subtitles(sample.text.url) else "image"  # where the ledger has the file
+                part: Part = "text" if is_subtitles(sample.text.url) else "image"  # its part in the ledger
                 holder = reading.holder(sample.text, row, part, wanted)
                 row.caption = text_in(holder, sample.text.place) or None
             else:
@@ -243,7 +243,7 @@ def is_deeper(value: object, levels: int) -> bool:
 
 
 def flatten(value: dict[str, object], prefix: str, flat: dict[str, object]) -> None:
-    """Join nested names with dots; where two fields end in one name, the later gets `json.` before it."""
+    """Join nested names with dots; if two fields get one name, the later one gets `json.` before it."""
     for key, item in value.items():
         name = f"{prefix}{key}"
         if isinstance(item, dict) and item:

@@ -1,7 +1,7 @@
 """A reader process: takes chunks of samples on stdin, decodes and resizes, answers rows on stdout.
 
 Pixels go straight into memory that is shared with the worker. Started by `link.py` as a plain program, so
-that it neither imports the caller's main module nor torch.
+that it imports neither the caller's main module nor torch.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def serve(commands: IO[bytes], answers: IO[bytes]) -> None:
 
 
 def noting(samples: Sequence[Sample], note: Note) -> Iterator[Sample]:
-    """Note the sample under way, so that the worker can tell which one killed this process."""
+    """Note the sample under way, so that the worker knows which one killed this process."""
     for place, sample in enumerate(samples):
         note.begin(place)
         yield sample

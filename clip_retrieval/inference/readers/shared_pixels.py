@@ -45,7 +45,7 @@ class Note:
 
 
 class SharedPixels:
-    """An array of slots; a slot holds the pictures of one chunk. Before them lies a note for each reader."""
+    """An array of slots; a slot holds the pictures of one chunk. Before them is a note for each reader."""
 
     def __init__(self, descriptor: int, shape: Shape, path: str, *, is_owner: bool) -> None:
         self.path = path

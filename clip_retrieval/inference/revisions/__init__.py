@@ -1,1 +1,1 @@
-"""Folders that are changed later: --update and --retry_failed."""
+"""Later changes of a folder: --update and --retry_failed."""

@@ -1,7 +1,7 @@
-"""What changed in a folder since its ledger was written: by size and time first, by content where those differ.
+"""What changed in a folder since its ledger was written: by size and time first, by content if these differ.
 
-A file whose size and time are those of the ledger is not read. A row whose files are gone, and whose content is at
-another path now, was renamed.
+A file with the size and time in the ledger is not read. A row whose files are gone, and whose content is now at
+another path, was renamed.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from clip_retrieval.sources.types import SAMPLE_PARTS, FileState, Part
 logger = logging.getLogger(__name__)
 
 KEYS_AT_ONCE = 1024
-Digests = tuple[bytes | None, ...]  # digests of picture, caption and json; None where the sample has no such file
+Digests = tuple[bytes | None, ...]  # digests of picture, caption and json; None if the sample has no such file
 Sizes = tuple[int | None, ...]
 
 
 @dataclass(kw_only=True)
 class Change:
-    """What becomes of one record: `key` and `files` are those that it has now; deleted without a key."""
+    """What becomes of one record: `key` and `files` are its present ones; without a key it is deleted."""
 
     partition: Partition
     place: int  # number of the record in the partition's ledger
@@ -47,7 +47,7 @@ class Change:
         return self.record["row"] is None
 
     def new_record(self) -> Record | None:
-        """Return the record as it is to be written: None where a sample that was no row is forgotten."""
+        """Return the record to write; None if a sample without a row is forgotten."""
         record = self.record
         if self.key is None:
             kept = {name: record[name] for name in ("row", "key")}
@@ -60,7 +60,7 @@ class Change:
 
 @dataclass
 class Changes:
-    """What an update has to do: changes of records, and keys of samples to embed, sorted."""
+    """The work of an update: changes of records, and keys of samples to embed, sorted."""
 
     changes: list[Change] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
@@ -131,7 +131,7 @@ def look_into(touched: Sequence[Change], source: FilesSource, found: Changes) ->
     keys = [as_name(change.record["key"]) for change in rows]
     for change, (key, digests) in zip(rows, digest_samples(keys, source), strict=True):
         if digests is None:
-            continue  # it cannot be read now: its row stays as it is
+            continue  # it cannot be read now: its row stays unchanged
         if digests == digests_in(change.record):
             change.key, change.files = key, source.files_of(key)
         else:
@@ -159,7 +159,7 @@ def match_renamed(gone: Sequence[Change], new: Sequence[str], source: FilesSourc
 
 
 def digest_samples(keys: Sequence[str], source: FilesSource) -> Iterator[tuple[str, Digests | None]]:
-    """Yield each key and its files' digests, None where one cannot be read; read side by side, in bounded memory."""
+    """Yield each key and its files' digests, None if one cannot be read; reads in parallel, in bounded memory."""
     remaining = iter(keys)
     with ThreadPoolExecutor(count_cores()) as threads:
         while some := list(islice(remaining, KEYS_AT_ONCE)):
@@ -170,7 +170,7 @@ def digest_files(files: Mapping[Part, FileState], source: FilesSource) -> Digest
     try:
         return tuple(digest_file(files[part], source) if part in files else None for part in SAMPLE_PARTS)
     except (OSError, EOFError, ValueError) as error:
-        logger.warning("a file cannot be read, its row stays as it was: %s", error)
+        logger.warning("a file cannot be read, so its row stays unchanged: %s", error)
         return None
 
 
@@ -183,7 +183,7 @@ def digest_file(state: FileState, source: FilesSource) -> bytes:
 
 @lru_cache(maxsize=64)
 def digest_whole(url: str, size: int | None, _stamp: str) -> bytes:
-    """Return the digest of a file in the state of its listing: its pictures follow each other, and it is read once."""
+    """Return the digest of a file in the state of its listing: its pictures follow each other, so it is read once."""
     return digest_holder(url, size)
 
 

@@ -1,4 +1,4 @@
-"""Embeddings that are no longer as they were written: a change copies rows, and damaged ones would go with them."""
+"""Embeddings that are no longer as they were written: a change copies rows, and would copy damaged ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Damage:
 def find_damage(folder: EmbeddingsFolder, partitions: Sequence[Partition]) -> list[Damage]:
     """Check the embeddings of all partitions, on this machine with their content, on a store by header and size.
 
-    All of a store would have to be fetched; what is copied there is compared as it is read. Raises StorageError where
+    Comparing on a store would fetch everything, so rows there are compared when they are copied. Raises StorageError if
     a file cannot be read.
     """
     dimension = find_dimension(folder)
@@ -74,7 +74,7 @@ def look_at(
 
 
 def find_dimension(folder: EmbeddingsFolder) -> int:
-    """Return how many numbers an embedding has. Raises ConfigError where the manifest does not say it."""
+    """Return how many numbers an embedding has. Raises ConfigError if the manifest does not say it."""
     dimension = ((read_manifest(folder) or {}).get("encoder") or {}).get("dimension")
     if not isinstance(dimension, int):
         raise ConfigError(f"{folder.url} does not say which dimension its embeddings have; use a new folder")

@@ -1,4 +1,4 @@
-"""One partition that is there, with some of its rows changed: emptied, renamed or filled. Rows never move.
+"""An existing partition, with some of its rows changed: emptied, renamed or filled. Rows never move.
 
 Files are copied with the change and published into a `Revision`; memory holds some thousand rows at once.
 """
@@ -33,7 +33,7 @@ Name = tuple[str, str]  # shard and key, as failures have them
 
 @dataclass(kw_only=True)
 class Edit:
-    """What is to become of one partition."""
+    """The changes of one partition."""
 
     partition: Partition
     deleted: set[int] = field(default_factory=set)  # rows that become empty
@@ -46,7 +46,7 @@ class Edit:
         default_factory=dict
     )  # name in failures -> new key; None removes the failure
     failures: list[Failure] = field(default_factory=list)  # new ones
-    without_other: bool = False  # leave out the failures of files that are no samples
+    without_other: bool = False  # leave out the failures of files that are not samples
     shards: set[str] = field(default_factory=set)  # shards whose own failures are left out
     skipped_count: int = 0  # change in the number of samples left out
 
@@ -122,7 +122,7 @@ class Edit:
                     pa.default_memory_pool().release_unused()
 
     def changed(self, table: pa.Table, first: int) -> pa.Table:
-        """Return rows first.. of the partition with what is to be changed."""
+        """Return rows first.. of the partition with their changes."""
         here = range(first, first + len(table))
         added = [row for row in self.filled if row in here]
         if not added and not any(row in here for row in (*self.deleted, *self.image_paths)):
@@ -151,7 +151,7 @@ class Edit:
             writer.finish()
 
     def write_failures(self, revision: Revision) -> Counter[str]:
-        """Return how often each reason is among them now."""
+        """Write the failures; return how often each reason is among them."""
         failures = self.new_failures(read_failures(revision, self.partition))
         with revision.staged(revision.failures_name(self.partition)) as staged:
             return write_failures(staged, failures)

@@ -1,4 +1,4 @@
-"""Which samples of an embeddings folder failed: read from failures/, told apart by what ledger and metadata know."""
+"""Which samples of an embeddings folder failed: read from failures/, told apart by the ledger and the metadata."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clip_retrieval.metadata import open_parquet
 from clip_retrieval.sources.types import SAMPLE_PARTS
 from clip_retrieval.words import clean
 
-# Reasons that say what a sample never had: trying again brings nothing.
+# Reasons that say what a sample never had: trying again does not help.
 ABSENT = {"no_image", "no_caption", "no_metadata", "no_images"}
 
 
@@ -23,7 +23,7 @@ Place = tuple[str, str | None, int | None]  # shard, key and offset
 
 
 class Identity(NamedTuple):
-    """What tells a sample from every other of its input, as failures and metadata spell it."""
+    """What distinguishes a sample from all others of its input, as failures and metadata spell it."""
 
     shard: str
     key: str
@@ -43,7 +43,7 @@ class Target:
     row: int | None = None
     place: int | None = None  # number of its record in the partition's ledger
     record: Record | None = None
-    is_known: bool = True  # named in failures; else it is of a shard that could not be read
+    is_known: bool = True  # named in failures; else it is in a shard that could not be read
 
 
 @dataclass(kw_only=True)
@@ -55,7 +55,7 @@ class Failed:
     partition_of: dict[Name, Partition] = field(default_factory=dict)
     records: dict[Name, tuple[int, Record]] = field(default_factory=dict)  # records of samples that were left out
     gaps: dict[str, Partition] = field(default_factory=dict)  # shard -> partition
-    rows: set[Place] = field(default_factory=set)  # what is a row already
+    rows: set[Place] = field(default_factory=set)  # samples that already have a row
     row_names: set[tuple[str, str | None]] = field(default_factory=set)  # (shard, key) of the same
     failures: dict[tuple[Partition, Name], list[FailureRow]] = field(default_factory=dict)
     taken: set[Identity] = field(default_factory=set)
@@ -78,13 +78,13 @@ class Failed:
         return {one.shard for one in self.kept} | {shard for shard, _ in self.left_out} | set(self.gaps)
 
     def is_row(self, sample: Identity, path: str | None) -> bool:
-        """Say whether a sample is a row already: another key at its place is of a file that was written anew."""
+        """Say whether a sample already has a row; another key at its place means that the file was rewritten."""
         if path is None:
             return sample.name in self.caption_rows and sample.name not in self.left_out
         return (sample.shard, path, sample.offset) in self.rows
 
     def target(self, sample: Identity, path: str | None) -> Target | None:
-        """Return where a sample belongs; None where it is a row already, or did not fail. `path` is its image_path."""
+        """Return where a sample belongs; None if it already has a row, or did not fail. `path` is its image_path."""
         if sample in self.kept:
             return self.kept[sample]
         if self.is_row(sample, path) or sample in self.taken:
@@ -92,7 +92,7 @@ class Failed:
         partition = self.partition_of.get(sample.name) if sample.name in self.left_out else self.gaps.get(sample.shard)
         is_moved = (
             (sample.shard, path) in self.row_names and path is not None and sample.name not in self.left_out
-        )  # the shard was written anew, and the sample is elsewhere in it
+        )  # the shard was rewritten, and the sample is elsewhere in it
         if partition is None or is_moved:
             return None
         self.taken.add(sample)
@@ -108,7 +108,7 @@ class Failed:
 
 
 def find_failed(folder: EmbeddingsFolder, partitions: Sequence[Partition]) -> Failed:
-    """Read failures, ledger and what of the metadata is needed."""
+    """Read failures, ledger and the needed part of the metadata."""
     failed = Failed()
     has_shards = any(SHARD in schema_names(folder, partition) for partition in partitions)
     for partition in partitions:
@@ -128,7 +128,7 @@ def find_failed(folder: EmbeddingsFolder, partitions: Sequence[Partition]) -> Fa
 
 
 def add_failures(failed: Failed, folder: EmbeddingsFolder, partition: Partition) -> set[Name]:
-    """Take in what a partition's failures name; return the names of samples that a second try may help."""
+    """Add the samples that a partition's failures name; return the names of those that a second try may help."""
     counts: dict[Name, Counter[str]] = {}  # name -> part -> samples that were left out
     for failure in read_failures(folder, partition):
         is_passing = failure["reason"] not in ABSENT

@@ -1,4 +1,4 @@
-"""What was embedded again, back into its folder: parts filled in place, new rows appended, failures told anew."""
+"""Samples that were embedded again, back into their folder: parts filled in, new rows appended, failures updated."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Outcome:
 
 @dataclass
 class Refilled:
-    """What a revision took over."""
+    """What a revision put into the folder."""
 
     appended: Partition | None = None
     filled_count: int = 0
@@ -80,7 +80,7 @@ def refill(
     failed: Failed,
     damage: Mapping[str, Sequence[Failure]],
 ) -> Refilled:
-    """Publish into the revision what succeeded, and what failures say now."""
+    """Publish into the revision what succeeded, and the present failures."""
     result = Refilled(failing_count=failed.count() - sum(outcome.target.is_known for outcome in outcomes))
     partitions = revision.partitions()
     edits = {partition: Edit(partition=partition) for partition in partitions}
@@ -90,7 +90,7 @@ def refill(
     new: list[Outcome] = []
     for outcome in outcomes:
         target, edit = outcome.target, edits[outcome.target.partition]
-        edit.renamed[target.name] = None  # its old failures go, and come back below where they hold
+        edit.renamed[target.name] = None  # its old failures are removed here, and added again below if they still hold
         if target.row is None and outcome.row is not None:
             new.append(outcome)
             edit.skipped_count -= (target.partition, target.name) in failed.failures
@@ -117,7 +117,7 @@ def refill(
 
 
 def is_better(outcome: Outcome, failed: Failed) -> bool:
-    """Say whether a row has more than it had: fewer parts fail, and the files of the others are what they were."""
+    """Say whether a row has more than it had: fewer parts fail, and the files of the others are unchanged."""
     target = outcome.target
     before = {failure["part"] for failure in failed.failures[target.partition, target.name] if failure["row_kept"]}
     if outcome.row is None or not outcome.parts() < before:
@@ -147,7 +147,7 @@ def is_recorded(outcome: Outcome) -> bool:
 
 
 def keep_failing(edit: Edit, outcome: Outcome, failed: Failed) -> None:
-    """Tell what is wrong now; of a row, only where that is about the same parts as before."""
+    """Record what is wrong now; for a row, only if that is about the same parts as before."""
     target = outcome.target
     before = failed.failures.get((target.partition, target.name), [])
     old = [failure for failure in before if failure["row_kept"]]
@@ -160,7 +160,7 @@ def keep_failing(edit: Edit, outcome: Outcome, failed: Failed) -> None:
 
 
 def close_gaps(edits: Mapping[Partition, Edit], failed: Failed, damage: Mapping[str, Sequence[Failure]]) -> None:
-    """Forget, or tell anew, what was wrong with the shards that were read again."""
+    """Remove or renew the failures of the shards that were read again."""
     for shard in failed.gaps.keys() & damage.keys():
         edit = edits[failed.gaps[shard]]
         edit.shards.add(shard)
@@ -178,7 +178,7 @@ def read_metadata(made: EmbeddingsFolder, partition: Partition) -> pa.Table:
 
 
 def append(revision: Revision, partition: Partition, made: EmbeddingsFolder, new: Sequence[Outcome]) -> None:
-    """Publish the rows of samples that had none as a partition of their own."""
+    """Publish the rows of samples that had none as a separate partition."""
     source = Partition(0, 1, 0, 1)
     places = [outcome.row for outcome in new if outcome.row is not None]
     counts: dict[str, Any] = {}

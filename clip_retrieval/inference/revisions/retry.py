@@ -1,7 +1,7 @@
-"""`--retry_failed`: embeds again only the samples that failures/ names, wherever the input is a file, tar or table.
+"""`--retry_failed`: embeds again only the samples that failures/ names, if the input is files, tars or tables.
 
 A row that lacked a part gets it in place; a sample that was left out becomes a new row at the end. Everything is
-encoded into a folder of its own first, under numbers for keys, and then moved by one revision.
+encoded into a separate folder first, with numbers as keys, and then moved by one revision.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SCRATCH_PARTITION = Partition(0, 1, 0, 1)
 
 @dataclass(kw_only=True)
 class PickedSamples:
-    """The samples of a source that failed before, read again; their keys are their numbers in `targets`."""
+    """The samples of a source that failed earlier, read again; their keys are their numbers in `targets`."""
 
     source: Source
     failed: Failed
@@ -82,7 +82,7 @@ class PickedSamples:
                 yield dataclasses.replace(item, key=str(len(self.targets) - 1))
 
     def read_again(self) -> Iterator[Sample | Failure]:
-        """Yield the failed samples, and all that shards hold which were damaged or cannot be read in part."""
+        """Yield the failed samples, and all samples of shards that were damaged or cannot be read in part."""
         shards = self.failed.shards()
         if isinstance(self.source, Selective):
             shards = set(self.failed.gaps)
@@ -99,7 +99,7 @@ class PickedSamples:
             self.shards[shard].add(sample.image_path, sample.origin.size if sample.origin else None)
 
     def find_replaced(self) -> dict[str, str]:
-        """Return, by shard, a sentence on those that are no longer the files whose rows are there."""
+        """Return, by shard, a sentence on files that are no longer the ones whose rows are there."""
         shards = self.shards
         if isinstance(self.source, ArchiveSource):
             wanted, archives = self.failed.shards(), self.source.archives()

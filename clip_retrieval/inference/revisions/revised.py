@@ -14,7 +14,7 @@ from clip_retrieval.layout import EmbeddingsFolder
 class Revised:
     """What a revision did, in samples."""
 
-    kept: int = 0  # rows that stayed as they were
+    kept: int = 0  # rows that stayed unchanged
     renamed: int = 0  # rows whose files have another path now
     embedded: int = 0  # rows appended or filled
     removed: int = 0  # rows emptied, because their files are gone or changed
@@ -26,4 +26,4 @@ class Revised:
 
 
 class Revision(revision.Revision, EmbeddingsFolder):
-    """An embeddings folder as it is; what is published into it stands beside until `commit`."""
+    """An embeddings folder in its current state; what is published into it is staged until `commit`."""

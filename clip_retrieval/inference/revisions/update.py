@@ -1,7 +1,7 @@
 """`--update`: an embeddings folder follows its input folder, and embeds only what is new or changed.
 
-First one revision empties the rows of what is gone and renames what has moved. Then each `write_batch_size` new
-samples are appended as a partition, a revision each: an update that is stopped goes on where it was.
+First one revision empties the rows of removed files and renames those of moved files. Then each `write_batch_size` new
+samples are appended as a partition, a revision each: a stopped update goes on from there.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PickedFiles:
-    """Some samples of a folder as an input of their own."""
+    """Some samples of a folder as a separate input."""
 
     folder: FilesSource
     units: Sequence[str]
@@ -81,7 +81,7 @@ def update_folder(config: InferenceConfig, folder: EmbeddingsFolder, source: Sou
     if not isinstance(source, FilesSource):
         raise ConfigError(
             f"update follows a folder of files (input_format files or video); embed what is new of "
-            f"{config.source.input_dataset} into a folder of its own"
+            f"{config.source.input_dataset} into a separate folder"
         )
     check_listable(source.folder)
     manifest = read_manifest(folder) or {}
@@ -97,7 +97,7 @@ def update_folder(config: InferenceConfig, folder: EmbeddingsFolder, source: Sou
         for start in range(0, len(changes.new), config.write_batch_size)
     ]
     described = manifest | {"partition_count": len(partitions) + len(chunks), "input": describe_input(source)}
-    with ExitStack() as stack:  # a model that does not fit is refused before anything changes
+    with ExitStack() as stack:  # another model is refused before anything changes
         equipment = stack.enter_context(reopen_equipment(config, source, folder)) if chunks else None
         tell_of_damage(damage, changes)
         change_partitions(folder, changes, source, described, damage)
@@ -130,7 +130,7 @@ def tell_of_damage(damage: Sequence[Damage], changes: Changes) -> None:
 def append_partitions(
     equipment: Equipment, folder: EmbeddingsFolder, sources: Sequence[PickedFiles], live: Live
 ) -> list[Stats]:
-    """Make a partition of each source behind the folder's last one, a revision each."""
+    """Make a partition of each source after the folder's last one, a revision each."""
     report, last, made = live.teller(), folder.partitions()[-1], []
     report.estimate_total = lambda: sum(len(source.units) for source in sources)
     for source in sources:
@@ -142,7 +142,7 @@ def append_partitions(
 
 
 def check_listable(folder: Folder) -> None:
-    """Raise SourceError where a folder cannot be listed: what is in it is not gone."""
+    """Raise SourceError if a folder cannot be listed: its files are not gone."""
 
     def refuse(error: OSError) -> None:
         raise SourceError(
@@ -158,7 +158,7 @@ def check_listable(folder: Folder) -> None:
 def change_partitions(
     folder: EmbeddingsFolder, changes: Changes, source: FilesSource, manifest: dict[str, Any], damage: Sequence[Damage]
 ) -> None:
-    """Empty, rename and forget in one revision, which writes the manifest, too, where anything is to be done."""
+    """Empty, rename and forget in one revision, which also writes the manifest if anything is to be done."""
     revision = Revision(folder.url)
     partitions = folder.partitions()
     edits = {partition: Edit(partition=partition) for partition in partitions}
@@ -192,14 +192,14 @@ def add_change(edit: Edit, change: Change, source: FilesSource) -> None:
 
 
 def refresh_ignored(edit: Edit, revision: Revision, source: FilesSource) -> None:
-    """Let the first partition name the files that are no samples now, where these are others than before."""
+    """Let the first partition name the files that are not samples now, if these changed."""
     then = [failure for failure in read_failures(revision, edit.partition) if failure["part"] == "other"]
     if then != [describe_failure(failure) for failure in source.ignored]:
         edit.without_other, edit.failures = True, [*source.ignored]
 
 
 def remove_unfinished(revision: Revision, partitions: Sequence[Partition]) -> None:
-    """Remove what a stopped run left of partitions that are not whole: their samples are new ones now."""
+    """Remove what a stopped run left of unfinished partitions: their samples count as new."""
     whole = {partition.name for partition in partitions}
     embeddings = ((subfolder, ".npy") for subfolder in EMBEDDING_FOLDERS.values())
     for subfolder, suffix in (*embeddings, (FAILURES_FOLDER, ".parquet"), (LEDGER_FOLDER, ".parquet")):

@@ -1,1 +1,1 @@
-"""What a run tells of itself while it goes: figures, bars, metrics."""
+"""What a run reports while it goes: figures, bars, metrics."""

@@ -1,4 +1,4 @@
-"""How far a run is, for people: a bar on a terminal, a line every few seconds elsewhere."""
+"""Progress of a run, for people: a bar on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 5.0
 SECONDS_BETWEEN_LOOKS = 0.25
-WIDE = 120  # columns that hold all in one line
+WIDE = 120  # columns that hold everything in one line
 
 
 class Lines:
@@ -38,7 +38,7 @@ class Lines:
 
 
 class Figures(ProgressColumn):
-    """The words after the bar: in one line, or in two where the terminal is narrow."""
+    """The words after the bar: in one line, or in two if the terminal is narrow."""
 
     def __init__(self, live: Live, width: int) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ def log_lines(live: Live) -> Iterator[None]:
 
 @contextmanager
 def show_bar(live: Live, console: Console) -> Iterator[None]:
-    """Move a bar on a terminal; what the limit is stands above it once that is known."""
+    """Move a bar on a terminal; above it is what limits the run, once that is known."""
     with Progress(BarColumn(bar_width=20), Figures(live, console.width), console=console) as progress:
         task = progress.add_task("embedding", total=None)
         said = ""

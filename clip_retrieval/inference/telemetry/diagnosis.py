@@ -10,7 +10,7 @@ from clip_retrieval.inference.telemetry.stats import Stats
 Limit = Literal["unknown", "none", "readers", "reading", "writing", "encoder"]
 
 LEAST_SECONDS = 0.5  # shorter runs are start-up time only
-WAITING = 0.25  # shares from which on a part is worth a word
+WAITING = 0.25  # shares from which on a part is mentioned
 WRITING = 0.5
 ENCODING = 0.7
 BUSY = 0.5  # readers that are less busy wait for something themselves
@@ -18,7 +18,7 @@ BUSY = 0.5  # readers that are less busy wait for something themselves
 
 @dataclass(frozen=True, kw_only=True)
 class Shares:
-    """How busy each part was, as shares of the seconds that it was there (0 to 1): parts overlap, no sum is 1."""
+    """How busy each part was, as shares of the seconds that it existed (0 to 1): parts overlap, so the sum is not 1."""
 
     seconds: float = 0.0  # worker-seconds that this is about
     wait: float = 0.0  # the encoder waited for samples
@@ -40,7 +40,7 @@ class Shares:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What a run uses of a machine, and what there is."""
+    """What a run uses of a machine, and what it has."""
 
     readers: int  # reader processes of all workers together
     cores: int

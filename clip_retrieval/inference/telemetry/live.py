@@ -1,4 +1,4 @@
-"""What a run has done so far: workers tell it as news, from threads and processes; displays look at it."""
+"""What a run has done so far: workers report it as news, from threads and processes; displays look at it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from clip_retrieval.inference.telemetry.diagnosis import Diagnosis, Machine, Sha
 from clip_retrieval.inference.telemetry.stats import Stats, add_up
 from clip_retrieval.process.resources import count_cores
 
-SECONDS_OF_WINDOW = 30.0  # rate and shares are those of this long
+SECONDS_OF_WINDOW = 30.0  # rate and shares are over this time
 SECONDS_BETWEEN_MOMENTS = 1.0
-SECONDS_TO_SETTLE = 20.0  # the same part has to be the limit for this long before a word is said of it
+SECONDS_TO_SETTLE = 20.0  # the same part has to be the limit for this long before it is shown
 
 
 class Report(Protocol):
-    """What a worker tells while it works: `begin` a partition, `advance` for each batch, `end` it."""
+    """What a worker reports while it works: `begin` a partition, `advance` for each batch, `end` it."""
 
     estimate_total: Callable[[], int | None]
 
@@ -38,12 +38,12 @@ class News:
     rows: int = 0
     dropped: int = 0
     part: Mapping[str, Any] | None = None  # Stats as json
-    total: int | None = None  # samples that this worker has to do, as far as is known by now
+    total: int | None = None  # samples that this worker has to do, as far as is known now
     is_end: bool = False  # the partition is whole
 
 
 class Teller:
-    """A worker's report, as news for whoever listens."""
+    """A worker's report, as news for a listener."""
 
     def __init__(self, tell: Callable[[News], None]) -> None:
         self.estimate_total: Callable[[], int | None] = lambda: None
@@ -67,7 +67,7 @@ class Teller:
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """A run at one moment. Rate and shares are those of the last half minute."""
+    """A run at one moment. Rate and shares are over the last half minute."""
 
     rows: int
     dropped: int
@@ -98,7 +98,7 @@ class Moment:
 
 
 class Live:
-    """Adds up the news of all workers. Safe to be told and asked from any thread."""
+    """Adds up the news of all workers. Safe to use from any thread."""
 
     def __init__(self, partition_count: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.partition_count, self.clock = partition_count, clock
@@ -155,7 +155,7 @@ class Live:
         return Machine(readers=sum(self.reader_counts.values()), cores=count_cores())
 
     def look(self) -> View:
-        """Return the run as it is now; while nothing is heard, the rate falls."""
+        """Return the run as it is now; while there is no news, the rate falls."""
         with self.lock:
             now, done = self.clock(), self.rows + self.dropped
             since = self.window[0] if self.window else Moment(now, done, Stats())
@@ -176,7 +176,7 @@ class Live:
 
 @contextmanager
 def repeating(seconds: float, call: Callable[[], None]) -> Iterator[None]:
-    """Call again and again, every so many seconds, while the block runs; from a thread of its own."""
+    """Call every so many seconds, while the block runs, from a separate thread."""
     stop = threading.Event()
 
     def run() -> None:

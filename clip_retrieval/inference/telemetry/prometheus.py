@@ -25,7 +25,7 @@ STAGES = {
 
 
 class LiveCollector(Collector):
-    """Turns one look at the run into metrics, whenever it is asked."""
+    """Turns one look at the run into metrics, at each request."""
 
     def __init__(self, live: Live) -> None:
         self.live = live
@@ -64,13 +64,13 @@ class LiveCollector(Collector):
 
 @contextmanager
 def serve_metrics(live: Live, port: int) -> Iterator[None]:
-    """Answer http://127.0.0.1:PORT/metrics while the block runs; raises ConfigError where the port cannot be had."""
+    """Answer http://127.0.0.1:PORT/metrics while the block runs; raises ConfigError if the port is not available."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(LiveCollector(live))
     try:
         server, thread = start_http_server(port, addr=HOST, registry=registry)
     except OSError as error:
-        why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be had ({error.strerror or error})"
+        why = "is in use" if error.errno == errno.EADDRINUSE else f"is not available ({error.strerror or error})"
         raise ConfigError(f"port {port} of {HOST} {why}; name another --metrics_port, or 0 for none") from error
     try:
         yield

@@ -24,13 +24,13 @@ END = object()
 
 @dataclass(kw_only=True)
 class Stats:
-    """Counts and seconds of one partition, or of several added up. Stages overlap: their seconds are no parts of total.
+    """Counts and seconds of one partition, or of several added up. Stages overlap: do not add up their seconds.
 
     `timing`, `sourcing`, `count_batch` and `count_truncated` may be called from any thread.
     """
 
     run: str = ""  # id of the run that made the partition
-    reader_count: int = 1  # reader processes; 1 where samples are prepared by the worker itself
+    reader_count: int = 1  # reader processes; 1 if the worker itself prepares samples
     sample_count: int = 0  # rows written
     deleted_count: int = 0  # rows that an update emptied; they count as rows, too
     skipped_count: int = 0  # samples left out
@@ -48,11 +48,11 @@ class Stats:
     source_duration: float = 0.0  # seconds that the feeder waited for the source: listings, tars, streams
     reader_read_duration: float = 0.0  # reader-seconds spent reading bytes
     reader_decode_duration: float = 0.0  # reader-seconds spent decoding and resizing
-    reader_duration: float = 0.0  # reader-seconds that there were: total_duration x reader_count
+    reader_duration: float = 0.0  # all reader-seconds: total_duration x reader_count
 
     def __post_init__(self) -> None:
         self.lock = threading.Lock()
-        self.started = time.perf_counter()  # the wall clock may be set while we run
+        self.started = time.perf_counter()  # because the wall clock may be changed during a run
 
     @contextmanager
     def timing(self, name: str) -> Iterator[None]:
@@ -69,7 +69,7 @@ class Stats:
             setattr(self, name, getattr(self, name) + seconds)
 
     def sourcing(self, items: Iterable[T]) -> Iterator[T]:
-        """Pass the source's items on, and count the time that it takes for each."""
+        """Pass the source's items on, and count the time that each takes."""
         iterator = iter(items)
         while True:
             start = time.perf_counter()
@@ -100,11 +100,11 @@ class Stats:
 
     @property
     def rate(self) -> float:
-        """Samples a second, those left out among them; of several workers: for each of them."""
+        """Samples a second, including those left out; for several workers, the mean of each."""
         return (self.sample_count + self.skipped_count) / self.total_duration if self.total_duration else 0.0
 
     def finish(self) -> None:
-        """Set the end, and what follows from it, to now."""
+        """Set the end, and the figures that depend on it, to now."""
         with self.lock:
             self.end_time = time.time()
             self.total_duration = time.perf_counter() - self.started
@@ -116,7 +116,7 @@ class Stats:
         return self.to_json()
 
     def to_json(self) -> dict[str, Any]:
-        """Return upstream's fields, with what their names say, and ours."""
+        """Return upstream's fields, with the values that their names say, and ours."""
         with self.lock:
             figures = {name: getattr(self, name) for name in ("start_time", "end_time", *DURATIONS, *COUNTS)}
             counts = {"reasons": dict(self.reasons), "warnings": dict(self.warnings)}

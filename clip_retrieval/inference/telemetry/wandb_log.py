@@ -23,7 +23,7 @@ SECONDS_TO_FINISH = 10.0
 
 
 class WandbThread(threading.Thread):
-    """Logs looks at the run until it is stopped. Whatever wandb raises is a warning."""
+    """Logs figures of the run until it is stopped. Any error of wandb is a warning."""
 
     def __init__(self, wandb: Any, live: Live, config: InferenceConfig) -> None:
         super().__init__(daemon=True)
@@ -34,7 +34,7 @@ class WandbThread(threading.Thread):
     def run(self) -> None:
         try:
             self.log()
-        except Exception as error:  # another project's: whatever it is, the embeddings matter more  # noqa: BLE001
+        except Exception as error:  # wandb may raise anything, and the embeddings matter more  # noqa: BLE001
             if not self.is_abandoned:
                 logger.warning("wandb: %s; the run goes on without it", first_line(error))
 
@@ -53,7 +53,7 @@ class WandbThread(threading.Thread):
 
 
 def figures(view: View) -> dict[str, float]:
-    """Return what is logged of one moment."""
+    """Return what is logged at one moment."""
     shares = {f"share/{name}": value for name, value in view.shares.to_json().items()}
     counts = {"rows": view.rows, "skipped": view.dropped, "partitions_done": view.partitions_done}
     return {"samples_per_second": view.rate, **counts, **shares}
@@ -61,7 +61,7 @@ def figures(view: View) -> dict[str, float]:
 
 @contextmanager
 def log_to_wandb(live: Live, config: InferenceConfig) -> Iterator[None]:
-    """Log while the block runs; raises ConfigError where wandb is not installed."""
+    """Log while the block runs; raises ConfigError if wandb is not installed."""
     need("wandb", "--enable_wandb", ConfigError, extra="wandb")
     wandb = importlib.import_module("wandb")
     thread = WandbThread(wandb, live, config)
@@ -73,4 +73,4 @@ def log_to_wandb(live: Live, config: InferenceConfig) -> Iterator[None]:
         thread.join(SECONDS_TO_FINISH)
         if thread.is_alive():
             thread.is_abandoned = True
-            logger.warning("wandb does not answer: it has not got all figures of this run")
+            logger.warning("wandb does not answer: it does not have all figures of this run")

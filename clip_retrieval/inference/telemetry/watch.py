@@ -1,4 +1,4 @@
-"""Who watches a run: a bar or lines, Prometheus, wandb. The one place that imports what only some runs need."""
+"""The displays of a run: a bar or lines, Prometheus, wandb. The one place that imports what only some runs need."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clip_retrieval.inference.telemetry.live import Live
 
 @contextmanager
 def watching(config: InferenceConfig, live: Live) -> Iterator[None]:
-    """Show the run to everybody that the options name; raises ConfigError where one of them cannot be had."""
+    """Show the run on all displays that the options name; raises ConfigError if one is not available."""
     telemetry = config.telemetry
     with ExitStack() as stack:
         if telemetry.metrics_port:

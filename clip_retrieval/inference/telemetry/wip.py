@@ -1,4 +1,4 @@
-"""A partition while it is made: told to the report, and to stats/wip_{p}.json for whoever watches the folder."""
+"""The figures of a partition while it is made: for the report, and in stats/wip_{p}.json for watchers of the folder."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ SECONDS_BETWEEN_UPLOADS = 30.0
 
 @contextmanager
 def followed(stats: Stats, partition: Partition, folder: EmbeddingsFolder, report: Report) -> Iterator[None]:
-    """Follow a partition through the block, which publishes it; its wip file is gone at the end, whatever happened."""
+    """Follow a partition through the block, which publishes it; its wip file is always removed at the end."""
     name = folder.wip_stats_name(partition)
 
     def write() -> None:
         try:
             folder.write_json(name, stats.so_far())
-        except (ClipRetrievalError, OSError) as error:  # it is for watching: what matters fails for itself
+        except (ClipRetrievalError, OSError) as error:  # it is only for watching: real problems fail elsewhere
             logger.debug("%s cannot be written: %s", name, error)
 
     report.begin(stats)
@@ -34,12 +34,12 @@ def followed(stats: Stats, partition: Partition, folder: EmbeddingsFolder, repor
             yield
     finally:
         with folder.answering(), suppress(FileNotFoundError):
-            folder.fs.rm_file(folder.path(name))  # one request; `remove` asks first whether it is there
+            folder.fs.rm_file(folder.path(name))  # one request; `remove` first asks whether it exists
     report.end()
 
 
 def remove_wip(folder: EmbeddingsFolder, done: Sequence[Partition]) -> None:
-    """Remove what a killed run left of partitions that are whole by now."""
+    """Remove what a killed run left of partitions that are now whole."""
     if len(done) <= FEW:
         for partition in done:
             folder.remove(folder.wip_stats_name(partition))

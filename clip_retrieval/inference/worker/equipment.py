@@ -30,7 +30,7 @@ class Equipment:
     """What a device needs to make partitions: opened once, used for one after the other."""
 
     encoder: Encoder
-    check: Check | None  # how the encoder's number format was checked; None where there was no choice
+    check: Check | None  # how the encoder's number format was checked; None if there was no choice
     loader: Loader
 
 
@@ -55,7 +55,7 @@ def open_equipment(config: InferenceConfig, device: str, source: Source, settled
 
 @contextmanager
 def reopen_equipment(config: InferenceConfig, source: Source, folder: EmbeddingsFolder) -> Iterator[Equipment]:
-    """Open the model of a folder that has embeddings on the first device; ConfigError where it is another model."""
+    """Open the model of a folder with embeddings, on the first device; ConfigError if it is another model."""
     device = list_devices(config.encoder)[0]
     with open_equipment(config, device, source, settled_precision(folder)) as equipment:
         check_encoder(folder, equipment.encoder)
@@ -63,7 +63,7 @@ def reopen_equipment(config: InferenceConfig, source: Source, folder: Embeddings
 
 
 def check_towers(source: Source, encoder: Encoder) -> None:
-    """Raise EncoderError before anything is embedded where the input has a part that the model cannot encode."""
+    """Raise EncoderError before anything is embedded, if the input has a part that the model cannot encode."""
     config = source.config
     wanted = {"image": config.enable_image, "text": config.enable_text}
     for tower in BOTH_TOWERS:
@@ -72,7 +72,7 @@ def check_towers(source: Source, encoder: Encoder) -> None:
 
 
 def begins_with(source: Source, part: str) -> bool:
-    """Return whether samples have this part; of tars, whether one of the first has."""
+    """Return whether samples have this part; for tars, whether one of the first samples has."""
     if source.config.input_format != "webdataset":
         return True  # its source has switched off what the input lacks
     first = islice(source.read(0, len(source.units)), PEEKED_SAMPLES)

@@ -1,4 +1,4 @@
-"""Equipment of this process: opened when a partition needs it, kept where an engine reuses the process."""
+"""Equipment of this process: opened when a partition needs it, kept if an engine reuses the process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Shelf:
         self.held: dict[str, tuple[str, ExitStack, Equipment]] = {}
 
     def take(self, plan: Plan, device: str) -> Equipment:
-        """Return the equipment of a plan's options on a device, opened if need be; its folder is claimed then."""
+        """Return the equipment of a plan's options on a device, opened if necessary; then its folder is claimed."""
         key = key_of(plan)
         held = self.held.get(device)
         if held is not None and held[0] == key:
@@ -75,13 +75,13 @@ class Borrowed:
         return self.shelf.take(self.plan, self.device)
 
     def put_away(self) -> None:
-        """Close it; the next call opens it anew."""
+        """Close it; the next call opens it again."""
         self.shelf.put_away(self.device)
 
 
 @contextmanager
 def borrowed_equipment(plan: Plan, device: str) -> Iterator[Borrowed]:
-    """Yield what opens the equipment; raises ConfigError where the folder holds a run with other options.
+    """Yield what opens the equipment; raises ConfigError if the folder holds a run with other options.
 
     After the block it is closed, unless this process keeps it; after an error it is always closed.
     """

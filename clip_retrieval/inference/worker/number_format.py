@@ -33,7 +33,7 @@ class FirstSamples:
 
 
 def candidates(config: EncoderConfig, settled: str | None) -> tuple[Chosen, ...]:
-    """Return the formats to try, the fastest first: the one that is asked for or settled already, or several."""
+    """Return the formats to try, the fastest first: the one that is requested or already settled, or several."""
     if config.precision != "auto":
         return (config.precision,)
     found = list_precisions(config)
@@ -45,7 +45,7 @@ def settle(
 ) -> tuple[Encoder, Check | None]:
     """Return an encoder in the first of the formats that is exact enough; `encoder` has the first of them.
 
-    Where an earlier run came to the first one with a margin, nothing is tried.
+    If an earlier run chose the first one with a margin, nothing is tried.
     """
     if len(formats) == 1:
         return encoder, None
@@ -53,11 +53,11 @@ def settle(
     if earlier is not None:
         return encoder, earlier
     samples = first_samples(loader, source)
-    with ThreadPoolExecutor(1) as threads:  # opening a model keeps one core busy, and there is another runtime for it
+    with ThreadPoolExecutor(1) as threads:  # opening a model keeps one core busy, the next format has another runtime
         exact = threads.submit(lambda: encode(load_exact(config), samples))
         checks: list[Check] = []
         for precision in formats[:-1]:
-            if precision != formats[0]:  # torch, where it stands in for a converted model, has a format of its own
+            if precision != formats[0]:  # torch, if it replaces a converted model, has another format
                 encoder = load(config, precision)
             got = try_to_encode(encoder, samples)
             checks.append(compare(exact.result(), got))
@@ -82,11 +82,11 @@ def load(config: EncoderConfig, precision: Chosen) -> Encoder:
 
 
 def first_samples(loader: Loader, source: Source) -> FirstSamples:
-    """Return the first samples of the whole run, so that every worker of it comes to the same."""
+    """Return the first samples of the whole run, so that every worker of it chooses the same format."""
     samples = (item for item in source.read(0, len(source.units)) if isinstance(item, Sample))
     for _ in range(SEARCHED_SAMPLES // CHECKED_SAMPLES):
         pixels, captions = [], []
-        for batch in loader.batches(islice(samples, CHECKED_SAMPLES)):  # to its end, or the loader stays half way
+        for batch in loader.batches(islice(samples, CHECKED_SAMPLES)):  # to its end, or the loader stays in the middle
             pixels += [] if batch.pixels is None else list(batch.pixels.copy())
             captions += [row.caption for row in batch.rows if row.caption is not None]
         if pixels or captions:
@@ -104,7 +104,7 @@ def encode(encoder: Encoder, samples: FirstSamples) -> dict[str, Embeddings]:
 
 
 def try_to_encode(encoder: Encoder, samples: FirstSamples) -> dict[str, Embeddings]:
-    """Return the embeddings; none in a format that overflows and so gives no numbers."""
+    """Return the embeddings; none if the format overflows and so gives no numbers."""
     try:
         return encode(encoder, samples)
     except EncoderError as error:

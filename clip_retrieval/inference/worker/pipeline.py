@@ -1,10 +1,10 @@
-"""Batches to the sink, while reading, encoding and writing go on side by side.
+"""Batches to the sink, while reading, encoding and writing go on in parallel.
 
     batches ──▶ pictures ──▶ encode ──┐
        └──────▶ captions ──▶ encode ──┴──▶ write, in order
 
-Pictures are encoded batch by batch. Captions are collected over several batches, so that those of like length can be
-encoded together. Each modality has a file of its own and is appended in row order: neither waits for the other.
+Pictures are encoded batch by batch. Captions are collected over several batches, so that those of similar length
+can be encoded together. Each modality has its own file and is appended in row order: neither waits for the other.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Busy:
         self.change(-1)
 
     def change(self, step: int) -> None:
-        """Count what was worked since the last change: while jobs overlap, their number may never come to 0."""
+        """Count the work since the last change: while jobs overlap, their number may never reach 0."""
         with self.lock:
             now = time.perf_counter()
             if self.count:
@@ -91,7 +91,7 @@ class Busy:
             self.count, self.since = self.count + step, now
 
     def idle_seconds(self, start: float) -> float:
-        """Return for how long nothing was worked at since `start`, a time at which nothing new was handed in."""
+        """Return for how long there was no work since `start`, during which no new work came."""
         with self.lock:
             return 0.0 if self.count else time.perf_counter() - max(start, self.since)
 
@@ -131,7 +131,7 @@ class Pipeline:
             raise self.error
 
     def add(self, batch: Batch) -> None:
-        """Take a batch; its pixels may be overwritten when two more were taken."""
+        """Take a batch; its pixels may be overwritten when two more have been taken."""
         self.stats.add("read_duration", self.busy.idle_seconds(self.asked))
         if self.error is not None:
             raise self.error
@@ -158,7 +158,7 @@ class Pipeline:
         self.under_way.append(job.result)
         self.submit(job)
         while len(self.under_way) >= BUFFERS:
-            self.under_way.popleft().exception()  # waits; the writer tells of errors
+            self.under_way.popleft().exception()  # waits; the writer reports errors
 
     def encode_captions(self) -> None:
         taken, batches = self.captions, self.captioned
@@ -192,7 +192,7 @@ class Pipeline:
         self.writes.put(job)
 
     def encode_all(self) -> None:
-        """Encode in order until there is no more; the next job, if there is one, is begun before one is waited for."""
+        """Encode in order until there is no more; the next job, if there is one, begins before this waits for one."""
         begun: tuple[Job, Callable[[], Embeddings]] | None = None
         is_over = False
         while begun is not None or not is_over:
@@ -227,7 +227,7 @@ class Pipeline:
             self.busy.end()
 
     def write_all(self) -> None:
-        """Write in order until there is no more; after an error only take what comes, so that nobody waits."""
+        """Write in order until there is no more; after an error only empty the queue, so that nothing waits."""
         while (job := self.writes.get()) is not None:
             if self.error is not None:
                 continue

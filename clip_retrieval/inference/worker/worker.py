@@ -23,7 +23,7 @@ MOST_FAILURES_IN_A_ROW = 2  # then the worker is to blame, rather than the parti
 
 
 class FailedPartitionsError(WorkerError):
-    """Some partitions failed, and the others that the worker was given are made; `errors` has their ids."""
+    """Some partitions failed, and the worker made its others; `errors` has their ids."""
 
     def __init__(self, errors: dict[int, Exception]) -> None:
         said = "; ".join(f"partition {number} failed: {describe(error)}" for number, error in errors.items())
@@ -34,8 +34,8 @@ class FailedPartitionsError(WorkerError):
 def run_worker(plan: Plan, partition_ids: Iterable[int], device: str, report: Report) -> list[Stats]:
     """Make these partitions on one device, those that are not done yet; return their figures.
 
-    Partitions may come one by one: the next is asked for when the one before it is over. Where one fails, the others
-    are made first, then it is a FailedPartitionsError. What other partitions would fail of, too, is raised at once.
+    Partitions may come one by one: the next is requested when the one before it is over. If one fails, the others are
+    made first, then this raises FailedPartitionsError. Errors that other partitions would also meet are raised at once.
     """
     made: list[Stats] = []
     errors: dict[int, Exception] = {}
@@ -52,7 +52,7 @@ def run_worker(plan: Plan, partition_ids: Iterable[int], device: str, report: Re
             except Exception as error:
                 logger.debug("partition %s failed", partition.id, exc_info=True)
                 errors[partition.id], failures_in_a_row = error, failures_in_a_row + 1
-                equipment.put_away()  # its readers may be half way
+                equipment.put_away()  # its readers may be in the middle of a chunk
                 if failures_in_a_row == MOST_FAILURES_IN_A_ROW:
                     break
     if errors:
@@ -61,7 +61,7 @@ def run_worker(plan: Plan, partition_ids: Iterable[int], device: str, report: Re
 
 
 def wanted(plan: Plan, partition_ids: Iterable[int]) -> Iterator[Partition]:
-    """Yield the partitions that are not done and not given up, each when it is asked for."""
+    """Yield the partitions that are not done and not given up, each on demand."""
     for partition in (plan.partitions[i] for i in partition_ids):
         if needs_work(plan.folder, partition, plan.run) and not is_given_up(plan.folder, partition, plan.run):
             yield partition
