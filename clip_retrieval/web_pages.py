@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+HEAD_BYTES = 2048
 MARKS = ("@title@", "@plain@", "@data@")  # in this order in every page
 
 
@@ -18,6 +19,11 @@ def fill_page(name: str, title: str, plain: str, data: Iterable[str]) -> Iterato
         yield before
         yield from parts
     yield left
+
+
+def is_page(name: str, page: bytes) -> bool:
+    """Say whether a file is such a page, by the element in its head that names what wrote it."""
+    return f'<meta name="generator" content="clip-retrieval {name}"'.encode() in page[:HEAD_BYTES]
 
 
 def script_json(value: object) -> str:

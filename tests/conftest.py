@@ -211,17 +211,18 @@ def video_bytes(*colors: str, container: str = "mp4", codec: str = "mpeg4", **ab
     """Return a video of a second for each color, 64 x 64 pixels, 5 frames a second, with a key frame each 2 seconds.
 
     `about`: `ratio` of a pixel's sides, degrees to `turn` by, `options` of the container, the `times` of the frames in
-    fifths of a second, `key_frames_apart` in frames, and `noise`, so that each frame takes more than a kilobyte.
+    fifths of a second or, if given, of `rate`, `key_frames_apart` in frames, and `noise`, so that each frame takes more
+    than a kilobyte.
     """
     av = pytest.importorskip("av", reason="videos are read by PyAV: pip install av")
-    times = about.get("times") or range(5 * len(colors))
+    times, rate = about.get("times") or range(5 * len(colors)), about.get("rate", 5)
     random, folder = np.random.default_rng(0), tempfile.TemporaryDirectory()
     path = Path(folder.name, "a")
     with folder, av.open(str(path), "w", format=container, options=about.get("options", {})) as opened:
         quiet = {"x265-params": "log-level=none"} if codec == "libx265" else {}
         if "key_frames_apart" in about and codec == "libx264":
             quiet = {"x264-params": "scenecut=0"}
-        stream = opened.add_stream(codec, rate=5, options=quiet)
+        stream = opened.add_stream(codec, rate=rate, options=quiet)
         stream.width, stream.height = about.get("size", (64, 64))
         stream.pix_fmt = "yuv420p"
         stream.codec_context.gop_size = about.get("key_frames_apart", 10)
@@ -236,7 +237,7 @@ def video_bytes(*colors: str, container: str = "mp4", codec: str = "mpeg4", **ab
             if about.get("noise"):
                 pixels = (pixels * 0.8 + random.integers(0, 40, pixels.shape)).astype(np.int16)
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels, np.uint8), "rgb24")
-            frame.pts, frame.time_base = moment, Fraction(1, 5)
+            frame.pts, frame.time_base = moment, Fraction(1, rate)
             opened.mux(stream.encode(frame))
         opened.mux(stream.encode(None))
         opened.close()

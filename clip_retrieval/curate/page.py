@@ -14,7 +14,7 @@ from clip_retrieval.layout import CAPTION, IMAGE_PATH
 from clip_retrieval.query.pictures import find_picture
 from clip_retrieval.storage import Folder
 
-REPORT_MARK = b'<meta name="generator" content="clip-retrieval curate">'  # of page.html
+PAGE = "curate"  # the name of page.html in its own head
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from clip_retrieval.curate.config import ReportConfig
 from clip_retrieval.curate.embedded import SEED, Embedded, opened, unit
 from clip_retrieval.curate.languages import NOT_SURE, SURE, advice, can_tell, count_languages
 from clip_retrieval.curate.output import about_folder
-from clip_retrieval.curate.page import REPORT_MARK, Section, write_page
+from clip_retrieval.curate.page import PAGE, Section, write_page
 from clip_retrieval.curate.sample import Sample, take_sample
 from clip_retrieval.curate.scripts import count_scripts
 from clip_retrieval.embeddings.rows import read_rows
@@ -27,10 +27,10 @@ from clip_retrieval.layout import EMBEDDING_FOLDERS, FAILURES_FOLDER, MODALITIES
 from clip_retrieval.metadata import read_records
 from clip_retrieval.progress import show_progress
 from clip_retrieval.storage import Folder
+from clip_retrieval.web_pages import is_page
 from clip_retrieval.words import counted
 
 CLUSTERS = 20
-MARK_BYTES = 1000  # at the start of a page, which contain REPORT_MARK if it is ours
 TRIES = 4  # of k-means
 SHOWN_PICTURES = 6  # of a cluster
 SHOWN_OUTLIERS = 18
@@ -73,7 +73,7 @@ def tell(embedded: Embedded, config: ReportConfig) -> ReportResult:
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; name a file")
     target = Folder(str(path.parent))
-    if target.exists(path.name) and REPORT_MARK not in target.read_bytes(path.name)[:MARK_BYTES]:
+    if target.exists(path.name) and not is_page(PAGE, target.read_bytes(path.name)):
         raise ConfigError(f"{path} exists and is not a report; name another file")
     sample = take_sample(embedded, config.sample)
     if len(sample.ids) < 2:

@@ -28,6 +28,8 @@ def recognize(place: str) -> InputFormat:
         if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
             return "datasets"
         names = list(islice(files_below(path), LOOKED_AT))
+        if not names:
+            raise ConfigError(f"{place} has no files that are not hidden; name a folder of pictures, tars or a table")
         if any(has_image_suffix(name) or is_document(name.name) for name in names):
             return "files"
         if any(is_video(name.name) for name in names):

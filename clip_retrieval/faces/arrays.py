@@ -12,11 +12,28 @@ from clip_retrieval.encoder.tensors import is_torch_loaded, to_tensor
 from clip_retrieval.tools.scores import softmax
 
 
-class TopK(NamedTuple):
-    """The largest values, the largest first, and their places."""
+class Sorted(NamedTuple):
+    """Values in order, or the largest or smallest ones, and their places."""
 
     values: Array
     indices: Array
+
+
+def reduction(name: str, places: str | None = None) -> Any:
+    """Return NumPy's method of this name, which also takes torch's arguments.
+
+    With `places`, the name of a second method, a reduction along a dimension gives both, as `max` of a tensor does.
+    NumPy's own functions pass NumPy's arguments by keyword (axis, out, ...): these are passed on.
+    """
+
+    def reduce(self: Array, dim: int | None = None, *, keepdim: bool = False, **numpy: Any) -> Any:
+        options = numpy or {"axis": dim, "keepdims": keepdim}
+        values = wrap(getattr(np.ndarray, name)(self.numpy(), **options))
+        if places is None or dim is None:
+            return values
+        return Sorted(values, wrap(getattr(np.ndarray, places)(self.numpy(), **options)))
+
+    return reduce
 
 
 class Array(np.ndarray[Any, Any]):
@@ -67,13 +84,34 @@ class Array(np.ndarray[Any, Any]):
     def norm(self, *, dim: int | None = None, keepdim: bool = False) -> Array:
         return wrap(np.linalg.norm(self, axis=dim, keepdims=keepdim))
 
+    def half(self) -> Array:
+        return wrap(self.astype(np.float16, copy=False))
+
+    def permute(self, *dims: int) -> Array:
+        return wrap(np.transpose(self, dims[0] if isinstance(dims[0], Sequence) else dims))
+
+    mean = reduction("mean")
+    sum = reduction("sum")
+    argmax = reduction("argmax")
+    argmin = reduction("argmin")
+    max = reduction("max", places="argmax")
+    min = reduction("min", places="argmin")
+
+    def sort(self, dim: int = -1, *, descending: bool = False, **numpy: Any) -> Any:  # type: ignore[override]
+        """Return the values in order and their places; called as np.sort does, sort in place."""
+        if numpy:
+            return np.ndarray.sort(self, **numpy)
+        places = np.argsort(self, axis=dim, kind="stable")
+        places = np.flip(places, axis=dim) if descending else places
+        return Sorted(wrap(np.take_along_axis(self, places, axis=dim)), wrap(places))
+
     def softmax(self, dim: int) -> Array:
         return wrap(softmax(self, axis=dim))
 
-    def topk(self, k: int, dim: int = -1) -> TopK:
+    def topk(self, k: int, dim: int = -1) -> Sorted:
         order = np.flip(np.argsort(self, axis=dim, kind="stable"), axis=dim)
         places = np.take(order, np.arange(k), axis=dim)
-        return TopK(wrap(np.take_along_axis(self, places, axis=dim)), wrap(places))
+        return Sorted(wrap(np.take_along_axis(self, places, axis=dim)), wrap(places))
 
 
 def wrap(array: Any) -> Array:

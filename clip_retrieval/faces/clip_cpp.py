@@ -91,11 +91,13 @@ class Clip:
 
     def encode_text(
         self,
-        tokens: Sequence[int],
+        tokens: Sequence[int] | str,
         n_threads: int | None = None,
         normalize: bool = True,  # noqa: FBT001, FBT002 -- clip.cpp's signature
     ) -> list[float]:
-        """Embed the ids that `tokenize` gives."""
+        """Embed the ids that `tokenize` gives; a text is a ConfigError."""
+        if isinstance(tokens, str):
+            raise ConfigError("encode_text takes token ids: model.encode_text(model.tokenize(text))")
         return self.embed("encode_text", np.asarray(tokens, dtype=np.int64), n_threads, normalize=normalize)
 
     def load_preprocess_encode_image(
@@ -108,7 +110,11 @@ class Clip:
         return self.embed("encode_image", image_path, n_threads, normalize=normalize)
 
     def calculate_similarity(self, text_embedding: Sequence[float], image_embedding: Sequence[float]) -> float:
-        """Return the inner product, the cosine of normalized embeddings."""
+        """Return the inner product, the cosine of normalized embeddings. Raises ConfigError for unlike lengths."""
+        if len(text_embedding) != len(image_embedding):
+            raise ConfigError(
+                f"embeddings of {len(text_embedding)} and {len(image_embedding)} numbers are of different models"
+            )
         return float(np.dot(text_embedding, image_embedding))
 
     def compare_text_and_image(self, text: str, image_path: str, n_threads: int | None = None) -> float:
@@ -132,6 +138,8 @@ def find_model(place: str, file: str | None, revision: str | None) -> str:
     path = Path(place).expanduser()
     if path.is_dir() and (file is not None or any(path.glob("*.gguf"))):
         return str(path / file if file is not None else min(path.glob("*.gguf"), key=lambda one: one.stat().st_size))
+    if file is not None and not HUB_NAME.fullmatch(place):
+        raise ConfigError(f"model_file is a file of a folder or of a repository on the hub, and {place} is neither")
     if not path.exists() and HUB_NAME.fullmatch(place):
         return f"gguf:{place}{'' if file is None else f'/{file}'}{'' if revision is None else f'@{revision}'}"
     return place

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,7 @@ from clip_retrieval.encoder.base import normalize as unit_rows
 from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.engines.open import open_engine
 from clip_retrieval.encoder.facts import context_length, takes_clip_tokens
-from clip_retrieval.encoder.tensors import is_tensor, to_array, to_tensor
+from clip_retrieval.encoder.tensors import is_tensor, is_torch_loaded, to_array, to_tensor
 from clip_retrieval.encoder.tokenizer import VOCABULARY_SIZE
 from clip_retrieval.encoder.uri import parse_uri
 from clip_retrieval.errors import EncoderError
@@ -196,3 +197,12 @@ class Clip:
 
     def float(self) -> Clip:
         return self
+
+    def half(self) -> Clip:
+        """Return the model itself, in the number format that it was loaded in."""
+        return self
+
+    @property
+    def dtype(self) -> Any:
+        """The type of what `encode_image` takes: torch.float32 if torch is loaded, else NumPy's."""
+        return sys.modules["torch"].float32 if is_torch_loaded() else np.dtype(np.float32)

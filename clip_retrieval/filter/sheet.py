@@ -86,7 +86,7 @@ def make_card(hit: dict[str, Any], picture: Picture, name: str | None) -> tuple[
 def find_file(hit: dict[str, Any], name: str | None) -> str | None:
     """Return the url of the full picture: the exported one next to the page, or a file of this machine."""
     if name is not None:
-        return quote(name)
+        return quote(name.encode("utf-8", "surrogateescape"))
     local = find_local_file(hit)
     return None if local is None else local.as_uri()
 

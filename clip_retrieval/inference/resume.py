@@ -85,11 +85,22 @@ def check_folder(folder: EmbeddingsFolder, described: dict[str, Any]) -> bool:
     if isinstance(then, dict) and then != now:
         is_folder = described["options"]["source"]["input_format"] in FOLDER_FORMATS
         raise ConfigError(
-            f"the input has changed since {folder.url} was begun: {then.get('units')} samples or tars then, "
-            f"{now['units']} now, with these names; {'run with --update, or ' if is_folder else ''}use a new folder"
+            f"the input has changed since {folder.url} was begun: {describe_change(existing, described)}; "
+            f"{'run with --update, or ' if is_folder else ''}use a new folder"
         )
     check_same_run(folder, existing, described)
     return True
+
+
+def describe_change(existing: dict[str, Any], described: dict[str, Any]) -> str:
+    """Return in words how the inputs of two manifests differ: by place, else by the number of names, else by names."""
+    then, now = (manifest["options"]["source"]["input_dataset"] for manifest in (existing, described))
+    if then != now and not is_same_place(then, now):
+        return f"it was {then}, and is {now} now"
+    counts = [manifest["input"]["units"] for manifest in (existing, described)]
+    if counts[0] != counts[1]:
+        return f"its list of samples or tars had {counts[0]:,} names, and has {counts[1]:,} now"
+    return f"its list of samples or tars has {counts[0]:,} {'name' if counts[0] == 1 else 'names'}, but not the same"
 
 
 def is_revised(folder: EmbeddingsFolder) -> bool:
@@ -194,10 +205,26 @@ def check_input(folder: EmbeddingsFolder, source: Source, described: dict[str, A
             f"{folder.url} holds a run with other options ({'; '.join(others)}); use a new folder, or the old options"
         )
     changes = count_changes(records_of(folder, partitions), source)
-    raise ConfigError(
-        f"the input has changed since {folder.url} was made: {changes}; run the same command with --update to embed "
-        "the difference, or use a new folder"
+    places = compare_places(manifest, source)
+    cause = (
+        f"{folder.url} holds other frames or pages ({'; '.join(places)})"
+        if places
+        else f"the input has changed since {folder.url} was made"
     )
+    raise ConfigError(
+        f"{cause}: {changes}; run the same command with --update to embed the difference"
+        f"{', use the old options,' if places else ','} or use a new folder"
+    )
+
+
+def compare_places(manifest: dict[str, Any], source: FilesSource) -> list[str]:
+    """Return in words how options differ that choose frames and pages, which an update may change."""
+    then, now = (describe_places(options) for options in (manifest["options"]["source"], to_json(source.config)))
+    return [f"{name} {then[name]} -> {now[name]}" for name in now if then.get(name, now[name]) != now[name]]
+
+
+def describe_places(options: dict[str, Any]) -> dict[str, Any]:
+    return {**options.get("videos", PRESUMED["videos"]), "enable_pages": options.get("enable_pages", True)}
 
 
 def count_changes(records: Iterable[tuple[Partition, int, Record]], source: FilesSource) -> str:

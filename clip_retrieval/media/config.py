@@ -28,7 +28,7 @@ class VideoConfig:
     )
     frames_per_second: float = option(
         1.0,
-        help="Frames of --video_frames rate, and the most of keyframes; may be below 1, and is at most 1000.",
+        help="Frames of --video_frames rate, no more than the video has, and the most of keyframes; may be below 1.",
         may_change=True,
     )
     scene_threshold: float = option(

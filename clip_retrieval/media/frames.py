@@ -29,7 +29,7 @@ def list_frames(url: str, config: VideoConfig, step: Step | None = None) -> List
     with closing(Video(url)) as video:
         end = end_by_seeking(video)
         if end is not None and config.video_frames == "rate":
-            return Listed(moments_at(config.frames_per_second, end), end)
+            return Listed(moments_at(own_rate(video, config), end), end)
         if end is not None and config.video_frames == "keyframes" and is_indexed(video):
             found = keyframes_in_index(video)
             if found is not None:
@@ -37,7 +37,7 @@ def list_frames(url: str, config: VideoConfig, step: Step | None = None) -> List
         video.rewind()
         listed = list_keyframes(video, step or Step(0))
         if config.video_frames == "rate":
-            moments = moments_at(config.frames_per_second, listed.end) if listed.after is None else []
+            moments = moments_at(own_rate(video, config), listed.end) if listed.after is None else []
             listed = listed._replace(moments=moments)
         checked(listed.moments)
         is_cut = end is None and listed.after is None and listed.end < least_end(claimed_end(video))
@@ -66,6 +66,13 @@ def checked(moments: list[int]) -> list[int]:
 
 def too_many() -> ImageError:
     return ImageError("too_many_frames", f"more than {MOST_FRAMES:,} frames of the video would be samples")
+
+
+def own_rate(video: Video, config: VideoConfig) -> float:
+    """Return the wanted rate, at most the video's own as its file says: a higher one would repeat frames."""
+    stream = video.stream
+    rates = [float(rate) for rate in (stream.base_rate, stream.average_rate, stream.guessed_rate) if rate]
+    return min(config.frames_per_second, max(rates, default=config.frames_per_second))
 
 
 def moments_at(rate: float, end: int) -> list[int]:

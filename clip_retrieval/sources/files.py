@@ -192,15 +192,20 @@ def open_files(config: SourceConfig, output_folder: str) -> FilesSource:
                 found = split_place(item[0][0])
                 seen.add(None if found is None else kind_of(found[0]))
             has_texts = has_texts or item[1] is not None or "document" in seen
-    if not has_images and not has_texts:
+    lacks_videos = config.input_format == "video" and config.enable_image and not has_images
+    if lacks_videos or not (has_images or has_texts):
         refused = next((failure for failure in ignored if failure.reason in UNLISTED), None)
         if refused is not None:
             raise SourceError(
                 f"{folder.path(refused.key).rstrip('/')}: {refused.detail}; nothing else there is a sample"
             )
-        wanted = "an image suffix" if config.input_format == "files" else "the suffix of a video"
+        wanted = (
+            "sample: no file with an image suffix, no .txt caption"
+            if config.input_format == "files"
+            else "video: no file with the suffix of one"
+        )
         raise SourceError(
-            f"{config.input_dataset} holds no sample: no file with {wanted}, no .txt caption"
+            f"{config.input_dataset} holds no {wanted}"
             f"{missing_package(ignored) or hint_of(failure.key for failure in ignored)}"
         )
     config = switch_off_missing(config, has_images=has_images, has_texts=has_texts)

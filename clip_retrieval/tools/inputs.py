@@ -54,7 +54,7 @@ def list_pictures(places: Sequence[str]) -> list[Path]:
                     f"{place} holds no picture: no file with a suffix such as .jpg or .png that is not hidden"
                 )
             found += inside
-        elif path.is_file():
+        elif path.is_file() or path.is_symlink():  # a link to nothing is named next to other pictures that fail
             found.append(path)
         else:
             raise SourceError(f"there is no file or folder {place}")

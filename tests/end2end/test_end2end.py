@@ -199,8 +199,8 @@ def test_an_input_is_known_by_its_names_and_columns(tmp_path: Path, pictures: Pa
     }  # fmt: skip
     assert {place: recognize(place) for place in known} == known
     (tmp_path / "empty").mkdir()
-    for place in (str(tmp_path / "empty"), "x.doc"):
-        with pytest.raises(ConfigError, match="--input_format"):
+    for place, message in ((str(tmp_path / "empty"), "has no files"), ("x.doc", "--input_format")):
+        with pytest.raises(ConfigError, match=message):
             recognize(place)
 
 

@@ -144,11 +144,14 @@ def test_an_export_of_other_rows_is_refused_and_may_be_overwritten(embeddings: P
 def test_a_folder_with_other_files_is_never_written_into_nor_emptied(embeddings: Path) -> None:
     other = embeddings.parent / "out"
     other.mkdir()
-    pq.write_table(pa.table({"a": [1]}), other / "mine.parquet")
+    (other / "mine.jpg").write_bytes(b"a picture")
     for overwrite in (False, True):
-        with pytest.raises(ExportError, match="parquet files that are not an export"):
+        with pytest.raises(ExportError, match=r"mine\.jpg and is not an export"):
             run_export(configured(embeddings, overwrite=overwrite))
-    assert [path.name for path in other.iterdir()] == ["mine.parquet"]
+        with pytest.raises(ExportError, match="is not an export"):
+            run_export(configured(embeddings, overwrite=overwrite, target=str(embeddings)))
+    assert [path.name for path in other.iterdir()] == ["mine.jpg"]
+    assert not (embeddings / "_export.json").exists()
 
 
 @pytest.mark.parametrize("engine", ["lance", "pgvector", "qdrant", "milvus"])

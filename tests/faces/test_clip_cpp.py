@@ -46,6 +46,17 @@ def test_the_example_of_its_readme(folder: Path) -> None:
     np.testing.assert_allclose(np.array(raw) / np.linalg.norm(raw), text, atol=1e-5)
 
 
+def test_mistakes_are_told_in_a_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    model = Clip(str(folder / "tiny_ggml-model-f32.gguf"))
+    with pytest.raises(ConfigError, match=r"encode_text takes token ids: model.encode_text\(model.tokenize\(text\)\)"):
+        model.encode_text("a dog")
+    with pytest.raises(ConfigError, match="embeddings of 2 and 1 numbers are of different models"):
+        model.calculate_similarity([1.0, 0.0], [1.0])
+    with pytest.raises(ConfigError, match="model_file is a file of a folder or of a repository on the hub, and demo"):
+        Clip("demo", model_file="x.gguf")
+
+
 def test_its_configurations_have_the_names_of_clip_cpp(folder: Path) -> None:
     model = Clip(str(folder / "tiny_ggml-model-f32.gguf"))
     both = {"hidden_size": 64, "n_intermediate": 256, "projection_dim": 32, "n_head": 2, "n_layer": 2, "eps": 1e-5}

@@ -127,6 +127,17 @@ def test_pictures_survive_16_bits(picture: Path, dtype: torch.dtype) -> None:
     assert torch.nn.functional.cosine_similarity(rows, torch.as_tensor(model.encode_image([picture]))).item() > 0.999
 
 
+def test_prompts_are_averaged_as_in_openais_notebook() -> None:
+    model, _ = clip.load("demo", "cpu")
+    rows = model.half().encode_text(clip.tokenize(["a photo of a dog", "a drawing of a dog"]))
+    rows /= rows.norm(dim=-1, keepdim=True)
+    mean = rows.mean(dim=0)
+    mean /= mean.norm()
+    assert model.dtype == torch.float32
+    assert mean.shape == (128,)
+    assert float(np.linalg.norm(mean)) == pytest.approx(1, abs=1e-5)
+
+
 def test_an_array_does_what_a_tensor_does() -> None:
     values = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
     array, tensor = wrap(values), torch.from_numpy(values)
@@ -138,10 +149,26 @@ def test_an_array_does_what_a_tensor_does() -> None:
         (array.unsqueeze(1), tensor.unsqueeze(1)),
         (array.t(), tensor.t()),
         (array.exp(), tensor.exp()),
+        (array.mean(dim=0), tensor.mean(dim=0)),
+        (array.mean(1, keepdim=True), tensor.mean(1, keepdim=True)),
+        (array.sum(dim=-1), tensor.sum(dim=-1)),
+        (array.argmax(dim=-1), tensor.argmax(dim=-1)),
+        (array.argmin(), tensor.argmin()),
+        (array.max(dim=1).indices, tensor.max(dim=1).indices),
+        (array.min(0).values, tensor.min(0).values),
+        (array.max(), tensor.max()),
+        (array.sort(dim=-1).values, tensor.sort(dim=-1).values),
+        (array.sort(descending=True).indices, tensor.sort(descending=True).indices),
+        (array.permute(1, 0), tensor.permute(1, 0)),
+        (array.half().float(), tensor.half().float()),
     ]
     for ours, theirs in pairs:
         assert isinstance(ours, Array)
         np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-5)
+    np.testing.assert_array_equal(np.sort(array, axis=0), np.sort(values, axis=0))
+    np.testing.assert_array_equal(np.max(array, axis=1), np.max(values, axis=1))
+    np.testing.assert_array_equal(np.argmax(array, axis=1), np.argmax(values, axis=1))
+    np.testing.assert_allclose(np.mean(array, axis=1, keepdims=True), values.mean(axis=1, keepdims=True), rtol=1e-5)
     assert isinstance(array.to("cpu"), torch.Tensor)
     assert isinstance(array[0] * tensor, torch.Tensor)
 

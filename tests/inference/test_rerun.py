@@ -177,8 +177,14 @@ def test_options_that_change_no_byte_may_change(shards: Path, done: Path, change
 def test_another_input_is_refused(shards: Path, done: Path) -> None:
     shutil.copy(shards / "000.tar", shards / "006.tar")
 
-    with pytest.raises(ConfigError, match=r"the input has changed .* 6 samples or tars then, 7 now"):
+    with pytest.raises(ConfigError, match=r"the input has changed .* had 6 names, and has 7 now"):
         embed(shards, done)
+    (shards / "000.tar").unlink()
+    with pytest.raises(ConfigError, match=r"has 6 names, but not the same; use a new folder"):
+        embed(shards, done)
+    other = shutil.copytree(shards, shards.with_name("others"))
+    with pytest.raises(ConfigError, match=f"it was {shards}, and is {other} now; use a new folder"):
+        embed(other, done)
 
 
 def test_embeddings_without_a_manifest_are_refused(shards: Path, done: Path) -> None:

@@ -350,7 +350,7 @@ def test_what_a_stopped_run_did_not_finish_is_embedded_by_update(
 ) -> None:
     (done / "metadata" / "metadata_2.parquet").unlink()
     add(photos, make_sample, 8)
-    with pytest.raises(ConfigError, match="7 samples or tars then, 8 now, with these names; run with --update"):
+    with pytest.raises(ConfigError, match="had 7 names, and has 8 now; run with --update"):
         embed(photos, done)
 
     assert update(photos, done) == did(kept=4, embedded=4)

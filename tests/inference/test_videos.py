@@ -106,13 +106,34 @@ def test_an_update_follows_files_subtitles_and_the_choice_of_frames(
     assert revised.to_json() == {"kept": 0, "renamed": 2, "embedded": 5, "removed": 4, "failing": 0}
     assert np.array_equal(read_embeddings(tmp_path / "out", "img_emb")[4:6], before[4:6])
 
-    with pytest.raises(ConfigError, match="--update"):
+    with pytest.raises(
+        ConfigError,
+        match=r"holds other frames or pages \(frames_per_second 1.0 -> 2.0\): 7 new, 0 gone; .* --update .*old options",
+    ):
         embed(films, tmp_path / "out", frames_per_second=2)
     revised = embed(films, tmp_path / "out", frames_per_second=2, update=True).revised
     assert revised is not None
     assert (revised.kept, revised.embedded, revised.removed) == (7, 7, 0)
+    assert embed(films, tmp_path / "out", frames_per_second=2).stats.sample_count == 18
     rows = read_table(tmp_path / "out", "metadata").dropna(subset="image_path")
     assert rows.set_index("image_path")["caption"][f"{films}/a.mp4#t=0.5"] == "hi"
+
+
+def test_a_rate_above_that_of_the_video_repeats_no_frame(films: Path, tmp_path: Path, read_table: Table) -> None:
+    embed(films, tmp_path / "out", frames_per_second=1000)
+    rows = read_table(tmp_path / "out", "metadata").dropna(subset="frame")
+    assert not rows[["video", "frame"]].duplicated().any()
+    assert rows["frame"].max() == 19
+
+
+def test_a_folder_without_videos_is_refused_though_it_has_captions(
+    tmp_path: Path, make_jpeg: Callable[[int], bytes]
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").write_bytes(make_jpeg(0))
+    (tmp_path / "in" / "a.txt").write_text("a caption")
+    with pytest.raises(SourceError, match="holds no video: no file with the suffix of one"):
+        embed(tmp_path / "in", tmp_path / "out")
 
 
 def test_captions_alone_are_those_of_the_frames(films: Path, tmp_path: Path, read_table: Table) -> None:
@@ -149,7 +170,9 @@ def test_a_video_of_too_many_wanted_frames_is_named_with_that_cause(
     films: Path, tmp_path: Path, read_table: Table, make_video: MakeVideo
 ) -> None:
     (films / "b.WEBM").unlink()
-    (films / "a.mp4").write_bytes(make_video("red", times=[0, 1, 6000]))  # of 20 minutes
+    (films / "a.mp4").write_bytes(
+        make_video("red", container="webm", codec="libvpx", rate=1000, times=[0, 1, 1_100_000])
+    )
     embed(films, tmp_path / "out", input_format="files", video_frames="rate", frames_per_second=1000)
     failures = read_table(tmp_path / "out", "failures").set_index("key")
     assert failures["reason"]["a.mp4"] == "too_many_frames"

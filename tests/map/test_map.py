@@ -94,7 +94,8 @@ def test_thumbnails_are_those_of_their_points(index: Path, tmp_path: Path) -> No
 
 def test_the_same_rows_give_the_same_bytes(index: Path, tmp_path: Path) -> None:
     draw(index, tmp_path / "a.html", points=20)
-    draw(index, tmp_path / "b.html", points=20)
+    draw(index, tmp_path / "b.html", points=30)
+    draw(index, tmp_path / "b.html", points=20)  # a map is replaced
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
@@ -163,6 +164,7 @@ WRONG = [
     ({"folder": "gone"}, QueryError, "there is no folder"),
     ({"output": "map.png"}, ConfigError, "ends in .html"),
     ({"output": "folder.html"}, ClipRetrievalError, "is a folder; name a file"),
+    ({"output": "mine.html"}, ClipRetrievalError, "mine.html exists and is not a map; name another file"),
     ({"points": 10_000_000}, ConfigError, "points may be at most 200,000"),
 ]
 
@@ -173,10 +175,12 @@ def test_wrong_input_is_one_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.html").mkdir()
+    (tmp_path / "mine.html").write_text("<p>my page</p>")
     given = {"folder": str(index), "output": "map.html", "layout": "pca"} | options
     with pytest.raises(kind, match=message):
         run_map(MapConfig(**given))
     assert not (tmp_path / "map.html").exists()
+    assert (tmp_path / "mine.html").read_text() == "<p>my page</p>"
 
 
 def test_the_command_prints_its_outcome(index: Path, tmp_path: Path) -> None:

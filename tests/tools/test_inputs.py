@@ -49,6 +49,8 @@ def test_files_keep_their_order_whatever_their_suffix(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("z.jpg", "a.data")]
     for path in paths:
         path.touch()
+    paths.append(tmp_path / "link.jpg")
+    paths[-1].symlink_to("nothing")  # named with its reason, next to others that cannot be read
     assert list_pictures([str(path) for path in paths]) == paths
 
 

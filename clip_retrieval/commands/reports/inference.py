@@ -27,10 +27,11 @@ def print_summary(summary: RunSummary) -> None:
     console.print(f"{stats.sample_count:,} rows in {summary.output_folder}")
     if stats.image_count or stats.text_count:
         console.print(
-            f"  {stats.image_count:,} pictures and {stats.text_count:,} captions embedded{truncation(summary)}"
+            f"  {counted(stats.image_count, 'picture')} and {counted(stats.text_count, 'caption')} embedded"
+            f"{truncation(summary)}"
         )
     if stats.deleted_count:
-        console.print(f"  {stats.deleted_count:,} of the rows are empty: their files are gone or changed")
+        console.print(f"  {counted(stats.deleted_count, 'row')} empty: no longer in the input")
     if summary.revised is not None:
         console.print(f"  {revised_line(summary.revised)}")
     if summary.already_done:

@@ -38,13 +38,14 @@ class Quantized:
 def run_quantize(config: QuantizeConfig) -> Quantized:
     """Quantize a model, and compare it with the original on pictures and texts."""
     source, out = Path(config.source.removeprefix("onnx:")).expanduser(), Path(config.out).expanduser()
-    found = recognize(source)
     wanted = "onnx" if config.kind in get_args(OnnxType) else "gguf"
+    found = recognize(source) if source.exists() else "not a file or folder"
     if found != wanted:
         article = "an ONNX folder" if wanted == "onnx" else "a GGUF file"
+        model = "MODEL" if source.exists() else config.source
         raise EncoderError(
             f"{source} is {found}, but {config.kind} is made from {article}; convert the original model first: "
-            f"clip-retrieval convert MODEL OUT --to {wanted}"
+            f"clip-retrieval convert {model} OUT --to {wanted}"
         )
     with made_whole(out) as staged:
         if config.kind == "int8" or config.kind == "int4":

@@ -56,8 +56,8 @@ class ParquetTarget:
                 self.clear()
             else:
                 self.compare(facts)
-        elif self.folder.exists() and self.names():
-            raise ExportError(f"{self.name} holds parquet files that are not an export; name another folder")
+        elif self.folder.exists() and (there := self.folder.names("", "")):
+            raise ExportError(f"{self.name} has {there[0]} and is not an export; name another folder")
         check_writable(self.folder)
         self.open.enter_context(only_one(self.folder))
         self.folder.remove_leftovers()

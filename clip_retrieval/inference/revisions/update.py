@@ -96,7 +96,11 @@ def update_folder(config: InferenceConfig, folder: EmbeddingsFolder, source: Sou
         changes.new[start : start + config.write_batch_size]
         for start in range(0, len(changes.new), config.write_batch_size)
     ]
-    described = manifest | {"partition_count": len(partitions) + len(chunks), "input": describe_input(source)}
+    described = manifest | {
+        "partition_count": len(partitions) + len(chunks),
+        "input": describe_input(source),
+        "options": manifest["options"] | {"source": manifest["options"]["source"] | chosen_places(described)},
+    }
     with ExitStack() as stack:  # another model is refused before anything changes
         equipment = stack.enter_context(reopen_equipment(config, source, folder)) if chunks else None
         tell_of_damage(damage, changes)
@@ -114,6 +118,11 @@ def update_folder(config: InferenceConfig, folder: EmbeddingsFolder, source: Sou
         failing=sum(stats.skipped_count for stats in made),
         stats=made,
     )
+
+
+def chosen_places(described: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that choose frames of videos and pages of PDFs, which an update may change."""
+    return {name: described["options"]["source"][name] for name in ("videos", "enable_pages")}
 
 
 def tell_of_damage(damage: Sequence[Damage], changes: Changes) -> None:

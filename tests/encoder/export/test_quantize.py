@@ -215,10 +215,13 @@ def test_real_pictures_may_be_given(tmp_path: Path, write_pictures: Callable[[Pa
 
 @pytest.mark.parametrize(("kind", "sentence"), [("int8", "from an ONNX folder"), ("q4_0", "from a GGUF file")])
 def test_the_wrong_source_says_how_to_convert(
-    tmp_path: Path, write_model: WriteModel, kind: OnnxType, sentence: str
+    tmp_path: Path, write_model: WriteModel, monkeypatch: pytest.MonkeyPatch, kind: OnnxType, sentence: str
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(EncoderError, match=f"{sentence}; convert the original model first: clip-retrieval convert"):
         run_quantize(QuantizeConfig(source=str(write_model()), out=str(tmp_path / "out"), type=kind))
+    with pytest.raises(EncoderError, match=f"demo is not a file .* {sentence}; .* clip-retrieval convert demo OUT"):
+        run_quantize(QuantizeConfig(source="demo", out=str(tmp_path / "out"), type=kind))
 
 
 def test_twice_is_once_too_often(tmp_path: Path, write_model: WriteModel) -> None:
