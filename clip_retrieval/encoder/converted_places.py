@@ -8,13 +8,14 @@ import logging
 import os
 import shutil
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from threading import RLock
 from uuid import uuid4
 
 from clip_retrieval.cache_home import cache_home, hub_repository
 from clip_retrieval.encoder.config import Chosen, EncoderConfig
-from clip_retrieval.encoder.formats.onnx_sums import find_damage
+from clip_retrieval.encoder.formats.onnx_sums import SUMS, find_damage
 from clip_retrieval.encoder.openai_cache import find_openai
 from clip_retrieval.encoder.uri import GGUF_HUB_PREFIX, HUB_PREFIX, ModelName
 from clip_retrieval.storage import size_of
@@ -67,24 +68,51 @@ def is_whole(folder: Path, towers: Collection[str] = ()) -> bool:
     if not os.path.lexists(folder):
         return False
     with REMAKING:
+        seen = identify(folder)
         damage = find_damage(folder, towers, is_own=True)
-        if damage is not None:
-            remove(folder, damage)
-        return damage is None
+        if damage is None:
+            return True
+        # Another process may have found the damage too, and made the model again meanwhile.
+        return not remove(folder, damage, seen) and is_whole(folder, towers)
 
 
-def remove(folder: Path, damage: str) -> None:
-    """Remove a damaged folder atomically: other processes see it whole or not at all."""
+def identify(folder: Path) -> tuple[int, ...]:
+    """Return facts that a folder made again does not share; empty if it has no checksums."""
+    try:
+        facts = (folder / SUMS).stat()
+    except OSError:
+        return ()
+    return facts.st_ino, facts.st_mtime_ns, facts.st_size
+
+
+def remove(folder: Path, damage: str, seen: tuple[int, ...]) -> bool:
+    """Remove a damaged folder atomically: other processes see it whole or not at all.
+
+    Returns False if it is no longer the one that was `seen`: then it stays.
+    """
+    left = folder.with_name(f".removed-{uuid4().hex[:8]}")
+    is_moved = False
+    with suppress(OSError):  # the cache of another user: torch runs the model
+        folder.rename(left)
+        is_moved = True
+    if is_moved and identify(left) != seen:
+        with suppress(OSError):  # there is one in its place again
+            left.rename(folder)
+        discard(left)
+        return False
     logger.warning("%s; the model is prepared for this CPU again", damage)
     REMOVED.add(folder)
-    try:
-        left = folder.rename(folder.with_name(f".removed-{uuid4().hex[:8]}"))
-        if left.is_dir() and not left.is_symlink():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
-    except OSError:  # the cache of another user: torch runs the model
-        logger.debug("%s cannot be removed", folder)
+    discard(left)
+    return True
+
+
+def discard(path: Path) -> None:
+    """Remove a folder or a file, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def make_room(kept: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,6 +94,39 @@ def test_a_query_has_a_damaged_model_made_again(cache: Path, caplog: pytest.LogC
     assert np.isfinite(encoder.encode_texts(["a dog"])).all()
     assert bytes_of(plain) == before
     assert caplog.text.count("prepared for this CPU again") == 1
+
+
+@pytest.mark.parametrize("is_taken_again", [False, True])
+def test_a_model_that_another_process_made_again_meanwhile_stays(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, is_taken_again: bool
+) -> None:
+    plain, _ = models(cache)
+    for name in ("a", "b"):
+        shutil.copytree(plain, cache / name)
+    zero_middle(plain / "visual.onnx")
+
+    def find_damage(folder: Path, *options: Any, **more: Any) -> str | None:
+        """Find what is wrong; then the other process, which found it too, makes the model again."""
+        said = onnx_sums.find_damage(folder, *options, **more)
+        if (cache / "a").exists():
+            shutil.rmtree(plain)
+            (cache / "a").rename(plain)
+        return said
+
+    def identify(folder: Path) -> tuple[int, ...]:
+        found = identify_now(folder)
+        if is_taken_again and folder != plain:  # moved away, so that a third process makes it
+            (cache / "b").rename(plain)
+        return found
+
+    identify_now = places.identify
+    monkeypatch.setattr(places, "find_damage", find_damage)
+    monkeypatch.setattr(places, "identify", identify)
+    made = (cache / ("b" if is_taken_again else "a") / "sums.json").stat().st_ino
+    assert places.is_whole(plain, ["image"])
+    assert (plain / "sums.json").stat().st_ino == made
+    assert not caplog.messages
+    assert not list(plain.parent.glob(".removed-*"))
 
 
 def test_nothing_is_quantized_from_damaged_weights(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
