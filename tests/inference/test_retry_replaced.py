@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 
 from clip_retrieval import clip_inference
+from clip_retrieval.network.connections import FetchError
+from clip_retrieval.sources import urls
 
 Members = list[tuple[str, bytes]]
 Table = Callable[[Path, str], pd.DataFrame]
@@ -132,3 +134,57 @@ def test_what_cannot_be_looked_for_is_told_in_a_sentence(
     caplog.clear()
     embed(shard, output, "webdataset", enable_image=False, retry_failed=True)
     assert f"what could not be read of {shard} is not looked for again" in caplog.text
+
+
+def write_table(path: Path, captions: Sequence[str], pictures: Sequence[bytes] | None) -> None:
+    if path.suffix == ".csv":
+        pd.DataFrame({"image_path": [f"{caption}.jpg" for caption in captions], "caption": captions}).to_csv(path)
+    else:
+        pd.DataFrame({"image": pictures, "caption": captions}).to_parquet(path, row_group_size=4)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_a_table_of_other_rows_gives_none(
+    tmp_path: Path,
+    make_jpeg: Callable[[int], bytes],
+    read_table: Table,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    suffix: str,
+) -> None:
+    table, output, captions = tmp_path / f"t.{suffix}", tmp_path / "out", list("abcdefg")
+    options: dict[str, Any] = {"output_partition_count": 2, "require_all": True}
+    form = "parquet" if suffix == "parquet" else "urls"
+    broken = {"c", "f"}
+
+    def fetch(url: str, limits: object) -> bytes:
+        del limits
+        if url[0] in broken:
+            raise FetchError("timeout", "no answer")
+        return make_jpeg(ord(url[0]) % 7)
+
+    def write(captions: Sequence[str]) -> None:
+        write_table(table, captions, [b"broken" if name in broken else make_jpeg(ord(name) % 7) for name in captions])
+
+    monkeypatch.setattr(urls, "fetch", fetch)
+    write(captions)
+    if form == "urls":
+        options["url_column"] = "image_path"
+        del options["output_partition_count"]
+    embed(table, output, form, **options)
+    assert list(read_table(output, "metadata")["caption"]) == list("abdeg")
+    broken.clear()
+    before = [read_table(output, name) for name in ("metadata", "failures")]
+    write([*"xabdefg"])
+    caplog.clear()
+
+    assert embed(table, output, form, retry_failed=True, **options)["failing"] == 2
+
+    assert all(was.equals(read_table(output, name)) for was, name in zip(before, ("metadata", "failures"), strict=True))
+    (told,) = caplog.messages
+    assert f"{table} is not the file that was embedded: the rows around row 2 are others now;" in told
+    for name in "cf":  # one after the other: rows of the first retry are rows of the folder
+        broken.symmetric_difference_update("f")
+        write(captions)
+        assert embed(table, output, form, retry_failed=True, **options)["embedded"] == 1, name
+    assert list(read_table(output, "metadata")["caption"]) == list("abdegcf")

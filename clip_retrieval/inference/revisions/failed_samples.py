@@ -14,6 +14,7 @@ from clip_retrieval.metadata import open_parquet
 from clip_retrieval.sources.types import SAMPLE_PARTS
 from clip_retrieval.words import clean
 
+LOST_READERS = {"killed_reader", "timeout"}  # of a sample that is blamed, `other` is left out as a whole
 # Reasons that say what a sample never had: trying again does not help.
 ABSENT = {"no_image", "no_caption", "no_metadata", "no_images"}
 
@@ -59,6 +60,8 @@ class Failed:
     row_names: set[tuple[str, str | None]] = field(default_factory=set)  # (shard, key) of the same
     failures: dict[tuple[Partition, Name], list[FailureRow]] = field(default_factory=dict)
     taken: set[Identity] = field(default_factory=set)
+    gone: set[Name] = field(default_factory=set)  # all samples that were left out, whether a second try may help or not
+    unclear: set[Name] = field(default_factory=set)  # others that failures name: rows that lack something
     pictures: set[tuple[str, str, int | None]] = field(
         default_factory=set
     )  # (shard, path, size) of rows that are whole
@@ -132,6 +135,8 @@ def add_failures(failed: Failed, folder: EmbeddingsFolder, partition: Partition)
     counts: dict[Name, Counter[str]] = {}  # name -> part -> samples that were left out
     for failure in read_failures(folder, partition):
         is_passing = failure["reason"] not in ABSENT
+        is_gone = not failure["row_kept"] and (failure["part"] in SAMPLE_PARTS or failure["reason"] in LOST_READERS)
+        (failed.gone if is_gone else failed.unclear).add((failure["shard"], failure["key"]))
         if failure["part"] == "shard" and is_passing:
             failed.gaps[failure["shard"]] = partition
         if failure["part"] in SAMPLE_PARTS:

@@ -26,6 +26,7 @@ from clip_retrieval.inference.revisions.same_files import (
     pictures_of,
     tell_of_unlisted,
 )
+from clip_retrieval.inference.revisions.same_tables import find_replaced_tables
 from clip_retrieval.inference.telemetry.live import Live
 from clip_retrieval.inference.telemetry.stats import add_up
 from clip_retrieval.inference.telemetry.watch import watching
@@ -53,6 +54,7 @@ class PickedSamples:
     failed: Failed
     targets: list[Target] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)  # keys in the source
+    replaced_tables: Mapping[str, str] = field(default_factory=dict)  # table -> a sentence; nothing of it is tried
     shards: dict[str, Pictures] = field(default_factory=dict)  # those that were read to their end
     units: Sequence[str] = ("picked",)
 
@@ -86,7 +88,8 @@ class PickedSamples:
         shards = self.failed.shards()
         if isinstance(self.source, Selective):
             shards = set(self.failed.gaps)
-            yield from self.source.read_only({name for name in self.failed.names() if name[0] not in shards})
+            others = shards.union(self.replaced_tables)
+            yield from self.source.read_only({name for name in self.failed.names() if name[0] not in others})
         if isinstance(self.source, Sharded):
             for url in self.source.shards:
                 if clean(url) in shards:
@@ -108,7 +111,7 @@ class PickedSamples:
                 for url, archive in archives.items()
                 if clean(url) in wanted
             }
-        return find_replaced(self.failed, shards)
+        return {**self.replaced_tables, **find_replaced(self.failed, shards)}
 
     def files_of(self, key: str) -> Mapping[Part, FileState]:
         return self.source.files_of(self.keys[int(key)]) if isinstance(self.source, Inventory) else {}
@@ -147,7 +150,9 @@ def retry_failed(config: InferenceConfig, folder: EmbeddingsFolder, source: Sour
         reopen_equipment(config, source, folder) as equipment,
         watching(config, live),
     ):
-        picked, report = PickedSamples(source=source, failed=failed), live.teller()
+        replaced_tables = find_replaced_tables(folder, partitions, source, failed)
+        picked = PickedSamples(source=source, failed=failed, replaced_tables=replaced_tables)
+        report = live.teller()
         report.estimate_total = picked.estimate_total
         made = EmbeddingsFolder(str(scratch / "made"))
         Path(made.root).mkdir()
