@@ -1,4 +1,4 @@
-"""Bytes where they lie: parts of files, stores that fail, names that are not UTF-8."""
+"""Reading bytes in place: parts of files, stores that fail, names that are not UTF-8."""
 
 from __future__ import annotations
 

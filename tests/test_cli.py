@@ -63,7 +63,7 @@ REFUSED = {"use_mclip", "mclip_model"}
 
 @pytest.fixture
 def run() -> Iterator[Cli]:
-    """Give a function that runs the command line; the handlers that it installs are taken away again."""
+    """Give a function that runs the command line; the handlers that it installs are removed again."""
     level = logging.getLogger("clip_retrieval").level
     yield lambda *words: CliRunner().invoke(cli, [str(word) for word in words])
     logging.getLogger().handlers.clear()
@@ -83,7 +83,7 @@ def assert_one_sentence(result: Result, *parts: str) -> None:
 def test_every_flag_of_clip_retrieval_2_is_known_or_refused_by_name(
     run: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, name: str, value: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # where nothing is, so that every run ends at its missing input at the latest
+    monkeypatch.chdir(tmp_path)  # it is empty, so every run ends at its missing input at the latest
     result = run(command, f"--{name}={value}")
     assert_one_sentence(result)
     assert (f"--{name} is not supported: " in result.output) == (name in REFUSED)

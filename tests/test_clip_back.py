@@ -25,7 +25,7 @@ WORDS = ["cat", "dog", "rocket", "sun"]
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory, write_index: Callable[..., Path]) -> str:
-    """Give a json file of two indices, the second of which has an option of its own."""
+    """Give a json file of two indices, the second of which has its own option."""
     folder = tmp_path_factory.mktemp("indices")
     captions = pd.DataFrame({"caption": WORDS, "url": [f"http://example.org/{word}" for word in WORDS]})
     write_index(folder / "words", captions)

@@ -1,4 +1,4 @@
-"""What is said where a package is missing, before anything is done; packaging/light/tests try it for real."""
+"""The message about a missing package, before anything is done; packaging/light/tests try it for real."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
 
 @pytest.fixture
 def without_heavy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have Python find none of the packages that the light distribution leaves out."""
+    """Let Python find none of the packages that the light distribution leaves out."""
     real = importlib.util.find_spec
 
     def find(name: str, package: str | None = None) -> ModuleSpec | None:

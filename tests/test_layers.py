@@ -170,7 +170,7 @@ def test_only_the_list_of_models_needs_open_clip() -> None:
 
 
 def imported_modules(path: Path) -> set[str]:
-    """Return the modules of the package that a module imports, wherever in it the import stands."""
+    """Return the modules of the package that a module imports, at any place in it."""
     return {name if name in NAMES else name.rpartition(".")[0] for name in imported_names(path)} & set(NAMES)
 
 
@@ -182,7 +182,7 @@ NAMES = {module_name(path): path for path in MODULES}
 
 
 def find_circle(imports: dict[str, set[str]]) -> list[str]:
-    """Return modules that import each other in a circle; none where there is no circle."""
+    """Return modules that import each other in a circle; none if there is no circle."""
     left = {name: set(others) - {name} for name, others in imports.items()}
     while ends := [name for name, others in left.items() if not others & set(left)]:
         for name in ends:

@@ -63,7 +63,7 @@ def write(folder: Path, parts: Sequence[pa.Table], group_size: int = 3) -> Folde
 
 
 def same(found: object, expected: object) -> bool:
-    """Tell whether a value survived: as it is, as the widest number, or as text where its column has several types."""
+    """Say whether a value survived: unchanged, as the widest number, or as text if its column has several types."""
     if expected is None or found is None:
         return expected is found
     if isinstance(found, str) and not isinstance(expected, str):
@@ -318,7 +318,7 @@ def test_rows_of_every_type_are_those_that_were_written(tmp_path: Path, monkeypa
         "day": pa.array([0, None, 1, 2, 3] * 5, pa.date32()),
         "yes": [True, False, None, True, True] * 5,
         "never": pa.array([None] * 25, pa.string()),
-        "blank": ["", None, "", "", ""] * 5,  # its characters are an empty buffer, which may lie anywhere
+        "blank": ["", None, "", "", ""] * 5,  # its characters are an empty buffer, which may be anywhere
         "list": [[1], [], None, [2, 3], [None]] * 5,
     }
     expected = pa.table(columns)

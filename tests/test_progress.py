@@ -1,4 +1,4 @@
-"""Progress where there is no terminal: a line now and then, by the share of the work that is done."""
+"""Progress without a terminal: a line now and then, by the share of the work that is done."""
 
 from __future__ import annotations
 

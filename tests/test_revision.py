@@ -1,4 +1,4 @@
-"""A revision: all of it or nothing, and whoever reads next finishes one that was killed."""
+"""A revision: all of it or nothing; the next process that reads finishes one that was killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The arithmetic of benchmarks/scale_simulation.py where the answer is known: one worker, no failures, one limit."""
+"""The arithmetic of benchmarks/scale_simulation.py in cases with a known answer: one worker, no failures, one limit."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def test_an_index_that_cannot_be_replaced_stays(pictures: Path, tmp_path: Path) 
 
 
 def test_scratch_folders_come_and_go_beside_each_other(tmp_path: Path) -> None:
-    """Each that ends removes the folder they share where it is empty, at any moment of the others."""
+    """Each that ends removes the shared folder if it is empty, while the others may use it."""
     folder = Folder(str(tmp_path))
 
     def work(count: int) -> int:

@@ -31,7 +31,7 @@ Answers = Sequence[tuple[int, dict[str, str], bytes]]
 
 
 class Recorder(ThreadingHTTPServer):
-    """A server that gives prepared answers, and keeps what it was sent; the last answer is given for ever."""
+    """A server that gives prepared answers, and keeps what it was sent; the last answer repeats."""
 
     daemon_threads = True
 

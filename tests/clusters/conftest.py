@@ -84,7 +84,7 @@ class Engine(ABC):
 
     @contextmanager
     def running(self, *command: object, **environment: str) -> Iterator[subprocess.Popen[str]]:
-        """Start a driver, which ends with the block, and whatever it started too."""
+        """Start a driver, which ends with the block, with all that it started."""
         with subprocess.Popen(
             [str(word) for word in command],
             env={**os.environ, **self.environment, **environment},
@@ -101,7 +101,7 @@ class Engine(ABC):
 
 
 class Spark(Engine):
-    """Its nodes are the workers, which start another executor where one died."""
+    """Its nodes are the workers, which start another executor if one died."""
 
     def kill_a_node(self, workers: list[int]) -> None:
         doomed = next(node for node in self.nodes if workers[0] in descendants(node))
@@ -109,7 +109,7 @@ class Spark(Engine):
 
 
 class Ray(Engine):
-    """Its nodes are the raylets; the first is the head, without which all ends."""
+    """Its nodes are the raylets; the first is the head, without which the cluster ends."""
 
     def kill_a_node(self, workers: list[int]) -> None:
         raylet = self.nodes.pop()
@@ -130,7 +130,7 @@ Kind = TypeVar("Kind", bound=Engine)
 
 @contextmanager
 def started(kind: type[Kind], program: str, *arguments: object) -> Iterator[Kind]:
-    """Start an engine, for a block; its workers import what this process does."""
+    """Start an engine for a block; its workers import what this process does."""
     site = os.pathsep.join([str(HERE / "held"), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
     with subprocess.Popen(
         [sys.executable, str(HERE / program), *map(str, arguments)],

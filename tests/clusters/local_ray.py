@@ -3,7 +3,7 @@
 python tests/clusters/local_ray.py
 
 Prints JSON when both nodes are there: the address, and the process ids of the raylets, the head's first. A line on
-stdin adds a node, and is answered by its raylet's id. When stdin closes, for whatever reason, all of it is killed.
+stdin adds a node, and is answered by its raylet's id. When stdin closes, for any reason, all of it is killed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def processes_below(process: int) -> Iterator[int]:
 
 
 def patiently(start: Callable[[], Any]) -> Any:
-    """Start a node; again where Ray gives up after 30 seconds, as on a machine that is busy otherwise."""
+    """Start a node; again if Ray gives up after 30 seconds, as on a busy machine."""
     before = set(processes_below(os.getpid()))
     for left in reversed(range(TRIES)):
         try:
@@ -63,7 +63,7 @@ def raylet_of(node: Any) -> int:
 
 
 def serve(folder: str) -> None:
-    """Start the nodes, and more of them as told, until stdin closes."""
+    """Start the nodes, and more on request, until stdin closes."""
     from ray.cluster_utils import Cluster  # noqa: PLC0415 -- after the environment is set
 
     own = {"num_cpus": 1, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
@@ -78,11 +78,11 @@ def serve(folder: str) -> None:
 def main() -> None:
     os.environ.update(SETTINGS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # stdin closes then too
-    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets lie in it, and their names have to be short
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets are in it, and their names have to be short
     os.environ["RAY_TMPDIR"] = folder  # Ray writes the address below it, and does not make the folder for that
     (Path(folder) / "ray").mkdir()
     answers = os.dup(1)
-    os.dup2(2, 1)  # what Ray prints is no answer
+    os.dup2(2, 1)  # what Ray prints is not an answer
     sys.stdout = os.fdopen(answers, "w")
     try:
         serve(folder)

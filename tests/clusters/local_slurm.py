@@ -3,7 +3,7 @@
 python tests/clusters/local_slurm.py FOLDER [SETTING=VALUE ...]
 
 Prints the path of slurm.conf when both nodes are idle. `start n1` on stdin starts a node's slurmd again. When stdin
-closes, for whatever reason, all daemons and jobs are killed. Ports come from the kernel; all else lies in FOLDER.
+closes, for any reason, all daemons and jobs are killed. Ports come from the kernel; everything else is in FOLDER.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class LocalSlurm:
         os.environ["PATH"] += os.pathsep + "/usr/sbin"
 
     def start(self) -> None:
-        """Start all daemons; raises SystemExit where the nodes do not become idle."""
+        """Start all daemons; raises SystemExit if the nodes do not become idle."""
         missing = [name for name in PROGRAMS if shutil.which(name) is None]
         if missing:
             sys.exit(f"not installed: {', '.join(missing)}")
@@ -104,7 +104,7 @@ class LocalSlurm:
         return self.run("slurmd", "-D", "-N", node)
 
     def run(self, *command: str) -> subprocess.Popen[bytes]:
-        """Start a daemon that Linux kills when this process ends, should it be killed."""
+        """Start a daemon that Linux kills when this process ends, even if it is killed."""
         name = command[-1] if command[0] == "slurmd" else command[0]
         libc = ctypes.CDLL(None)
         with (self.folder / f"{name}.log").open("ab") as log:
@@ -131,14 +131,14 @@ class LocalSlurm:
         return False
 
     def serve(self) -> None:
-        """Start nodes again as told, until stdin closes."""
+        """Start nodes again on request, until stdin closes."""
         for line in sys.stdin:
             word, _, node = line.strip().partition(" ")
             if word == "start" and node in NODES:
                 self.start_node(node)
 
     def end(self) -> None:
-        """Kill every process below this one: jobs whose slurmd died are its children too, as it is their subreaper."""
+        """Kill every process below this one: jobs whose slurmd died are its children, since it is their subreaper."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while (found := list(descendants(os.getpid()))) and time.monotonic() < deadline:
             for process in found:

@@ -3,7 +3,7 @@
 python tests/clusters/local_spark.py FOLDER
 
 Prints JSON when both workers are registered: the master's address, the environment for drivers, and the process ids of
-the workers. When stdin closes, for whatever reason, all of it is killed. Ports come from the kernel; all else lies in
+the workers. When stdin closes, for any reason, all of it is killed. Ports come from the kernel; everything else is in
 FOLDER.
 """
 
@@ -83,7 +83,7 @@ class LocalSpark:
         self.master = f"spark://127.0.0.1:{free_port()}"
 
     def start(self) -> None:
-        """Start all daemons; raises SystemExit where the workers do not register."""
+        """Start all daemons; raises SystemExit if the workers do not register."""
         gpus = self.folder / "gpus.sh"
         gpus.write_text(f"#!/bin/sh\necho '{GPU}'\n")
         gpus.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Options of clusters: what a task takes, and an address where nobody is."""
+"""Options of clusters: what a task takes, and an address without a cluster."""
 
 from __future__ import annotations
 

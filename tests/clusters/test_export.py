@@ -194,7 +194,7 @@ def remove_rows(target: Any) -> None:
 
 
 def replace_row(target: Any, block: Any) -> None:
-    """Write a block without moving the mark of how far the export is."""
+    """Write a block without moving the mark of the export's progress."""
     if hasattr(target, "note"):
         target.note = lambda _: None
     target.write(block)

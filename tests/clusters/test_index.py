@@ -1,4 +1,4 @@
-"""Building on real clusters of Spark and Ray on loopback, of which a worker is killed."""
+"""Building on real clusters of Spark and Ray on loopback, with a worker that is killed."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def built_here(tmp_path_factory: pytest.TempPathFactory, emb: Path) -> Path:
 
 
 def search(index: faiss.Index, emb: Path) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return scores and ids of queries of which none is the zero row."""
+    """Return scores and ids of queries, none of them the zero row."""
     queries = np.load(sorted((emb / "img_emb").glob("*.npy"))[-1])[:200].astype(np.float32)[1:]
     index.nprobe = index.nlist
     scores, ids = index.search(queries, 20)

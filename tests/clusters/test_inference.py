@@ -1,4 +1,4 @@
-"""Inference on real clusters of Spark and Ray on loopback, of which workers are killed."""
+"""Inference on real clusters of Spark and Ray on loopback, with workers that are killed."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def cluster(request: pytest.FixtureRequest) -> tuple[str, Any, list[object]]:
 
 
 def check_is_quiet(said: str) -> None:
-    """Assert that a person reads no traceback, and nothing of an engine's own."""
+    """Assert that a user sees no traceback, and no message of an engine."""
     foreign = re.compile(r"Traceback|raylet|java|\tat |WARN|ERROR|log4j|ray::")
     assert not [line for line in said.splitlines() if foreign.search(line)]
 

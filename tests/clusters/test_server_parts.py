@@ -75,7 +75,7 @@ def test_a_part_that_is_killed_is_told_of_and_used_again(
 
         def ask_on() -> None:
             while not is_over.is_set():
-                said = search(front)  # raises where the server fails
+                said = search(front)  # raises if the server fails
                 partial.append(len(said.get("partial", ())))
 
         asking = threading.Thread(target=ask_on)

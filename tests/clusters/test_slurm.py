@@ -173,7 +173,7 @@ def daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture
 def cluster(daemons: Cluster, tmp_path: Path) -> Iterator[Cluster]:
-    """Give the cluster with a folder of its own to control workers by; no job is left at the end."""
+    """Give the cluster, with an empty folder that controls workers; no job is left at the end."""
     control = tmp_path / "control"
     control.mkdir()
     mine = {**os.environ, **daemons.environment, "CONTROL": str(control)}

@@ -181,7 +181,7 @@ def test_slurms_own_words_are_told_once_and_without_the_name_of_its_program() ->
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a folder that is the whole PATH: what stands there as a program is Slurm."""
+    """Give a folder that is the whole PATH: programs in it stand for Slurm."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))

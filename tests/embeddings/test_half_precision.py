@@ -1,4 +1,4 @@
-"""Half precision, read fast: every number of it comes out as NumPy's, whatever the form of the rows."""
+"""Half precision, read fast: every number equals NumPy's, for rows of any layout."""
 
 from __future__ import annotations
 

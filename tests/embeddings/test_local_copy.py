@@ -1,4 +1,4 @@
-"""Embeddings on a store: fetched once, read from here, gone afterwards; their headers alone where that is enough."""
+"""Embeddings on a store: fetched once, read locally, removed afterwards; only their headers if that is enough."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class WatchedFile(io.BytesIO):
-    """A file of the store that counts what is read of it."""
+    """A file of the store that counts the bytes read from it."""
 
     def __init__(self, name: str, data: bytes, counts: Counter[str]) -> None:
         super().__init__(data)
@@ -56,7 +56,7 @@ class WatchedFile(io.BytesIO):
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Give the bytes that are read of each npy file on the store, by name."""
+    """Give the bytes that are read from each npy file on the store, by name."""
     counts: Counter[str] = Counter()
     plain = MemoryFileSystem._open
 

@@ -57,8 +57,8 @@ def clip_cpp() -> Path:
 def run_clip_cpp(tmp_path: Path, clip_cpp: Path) -> Callable[..., NDArray[np.float32]]:
     """Give a function from a model, a tower and its inputs (pixels [n, s, s, 3], or ids) to clip.cpp's embeddings.
 
-    It runs in a process of its own: clip.cpp reads memory before it writes it, and is wrong in the third digit where
-    that is not zero. Blocks of 64 KiB and more come zeroed from the system there, not from what was freed before.
+    It runs in a separate process: clip.cpp reads memory before it writes it, and is wrong in the third digit if
+    that is not zero. In a new process, blocks of 64 KiB and more come zeroed from the system.
     """
 
     def run(model: Path, tower: Literal["image", "text"], given: NDArray[Any], dim: int) -> NDArray[np.float32]:

@@ -25,7 +25,7 @@ def captions(count: int = 60) -> list[str]:
 
 
 def build(kind: Any = open_clip.CustomTextCLIP, **text: Any) -> Any:
-    """Build a small model with every weight away from its start, so that a left out part shows."""
+    """Build a small model with every weight away from its start, so that a missing part shows."""
     torch.manual_seed(0)
     extra = {"multimodal_cfg": DECODER} if kind is open_clip.CoCa else {}
     model = kind(embed_dim=32, vision_cfg=VISION, text_cfg=TEXT | text, **extra).eval()

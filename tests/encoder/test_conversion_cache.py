@@ -161,7 +161,7 @@ def test_where_nothing_can_be_kept_torch_runs_it(
 
 @pytest.fixture
 def vnni(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Have this machine's CPU say that it has units for int8 (VNNI) and none for bfloat16."""
+    """Let this machine's CPU have units for int8 (VNNI) and none for bfloat16."""
     (tmp_path / "cpuinfo").write_text("flags\t\t: fpu avx2 avx512_vnni\n")
     monkeypatch.setattr(machine, "CPU_FLAGS", tmp_path / "cpuinfo")
     monkeypatch.setattr("platform.machine", lambda: "x86_64")

@@ -215,7 +215,7 @@ def test_a_user_may_edit_model_json_and_take_files_away(cache: Path) -> None:
     (plain / "vocabulary.txt").unlink()
     assert load_encoder(f"onnx:{plain}").encode_images(PIXELS).shape == (3, 128)
     (plain / "sums.json").unlink()
-    zero_middle(plain / "visual.onnx.data")  # without checksums nothing tells
+    zero_middle(plain / "visual.onnx.data")  # without checksums nothing shows it
     load_encoder(f"onnx:{plain}").encode_images(PIXELS)
 
 

@@ -1,4 +1,4 @@
-"""What a GPU needs, tried without one; tests/encoder/test_on_gpu.py runs where there is one."""
+"""What a GPU needs, tried without one; tests/encoder/test_on_gpu.py runs with one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the hub cannot be reached, what is here is taken, and what is not is refused at once, with the reason."""
+"""If the hub cannot be reached, local models are used, and others are refused at once, with the reason."""
 
 from __future__ import annotations
 

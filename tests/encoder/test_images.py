@@ -1,4 +1,4 @@
-"""Bytes to RGB, whatever the format and mode."""
+"""Bytes of any format and mode to RGB."""
 
 from __future__ import annotations
 

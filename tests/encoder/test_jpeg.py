@@ -1,4 +1,4 @@
-"""JPEGs that are decoded straight into an array have Pillow's pixels, and whatever is odd is left to Pillow."""
+"""JPEGs that are decoded straight into an array have Pillow's pixels, and odd files are left to Pillow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The torch engine on a GPU beside itself on the CPU. Skipped without one."""
+"""The torch engine on a GPU compared with itself on the CPU. Skipped without one."""
 
 from __future__ import annotations
 

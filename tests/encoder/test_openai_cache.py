@@ -1,4 +1,4 @@
-"""OpenAI's own files: found where OpenAI's package keeps them, and opened by open_clip's names as the advice says."""
+"""OpenAI's own files: found where OpenAI's package keeps them, and opened by open_clip's names, as the advice says."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TINY: dict[str, Any] = {
 
 @pytest.fixture
 def archive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Write ViT-B-32.pt as OpenAI's are, a TorchScript archive; open_clip's architecture is as small as it."""
+    """Write ViT-B-32.pt as a TorchScript archive, like OpenAI's files; open_clip's architecture is as small as it."""
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-32", TINY)
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-32-quickgelu", TINY | {"quick_gelu": True})
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

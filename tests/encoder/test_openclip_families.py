@@ -1,4 +1,4 @@
-"""open_clip's families: pictures, activation and weights as open_clip has them for what was published."""
+"""open_clip's families: pictures, activation and weights as open_clip has them for published weights."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def pictures() -> list[Image.Image]:
 
 
 def bare_model(config: dict[str, Any]) -> nn.Module:
-    """Make a model that has nothing but what open_clip sets on each one for its pictures."""
+    """Make a model that only has what open_clip sets on each one for its pictures."""
     model = nn.Module()
     model.visual = nn.Module()
     open_clip.model.set_model_preprocess_cfg(model, config)

@@ -130,7 +130,7 @@ def test_text_towers_that_need_transformers_say_so_before_anything_is_fetched(ar
 
 
 def new_snapshot(cache: Path, repository: str) -> Path:
-    """Lay an empty repository out as the hub's cache does."""
+    """Write an empty repository in the layout of the hub's cache."""
     folder = cache / f"models--{repository.replace('/', '--')}"
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text("0" * 40)

@@ -1,4 +1,4 @@
-"""The embeddings of mossblaser-clippie, and by way of ONNX those of clip_cpp."""
+"""The embeddings of mossblaser-clippie, and, through ONNX, those of clip_cpp."""
 
 from __future__ import annotations
 

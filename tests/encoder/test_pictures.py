@@ -34,7 +34,7 @@ def preprocess(mode: ResizeMode = "shortest", size: int = 32) -> Preprocess:
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Return shapes with a little grain: nothing in it is symmetrical."""
+    """Return shapes with a little grain: no part is symmetrical."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)).resize(
         (width, height), Image.Resampling.BICUBIC
@@ -59,7 +59,7 @@ def distance(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
 
 
 def outcome(data: bytes, how: PictureConfig) -> str:
-    """Return the reason why there are no pixels, or what they are shaped like."""
+    """Return the reason why there are no pixels, or their shape."""
     try:
         return str(read_pixels(data, preprocess(), how).shape)
     except ImageError as error:
@@ -143,7 +143,7 @@ def test_of_a_camera_file_with_two_pictures_the_first_is_taken(how: PictureConfi
 
 
 def transparent(mode: str, width: int = 90, height: int = 60) -> Image.Image:
-    """Return a picture in a mode that resizing treats in its own way, with hidden colors where there is alpha."""
+    """Return a picture in a mode that resizing treats in its own way, with hidden colors if it has alpha."""
     image = picture(width, height).convert("RGBA")
     image.putalpha(Image.radial_gradient("L").resize(image.size).point(lambda value: 255 if value < 90 else 0))
     return image.convert("RGB").quantize(16) if mode == "P" else image.convert(mode)

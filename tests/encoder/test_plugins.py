@@ -1,4 +1,4 @@
-"""HEIC and AVIF: read where the plug-in is installed, else refused with the package that is needed."""
+"""HEIC and AVIF: read if the plug-in is installed, else refused with the package that is needed."""
 
 from __future__ import annotations
 

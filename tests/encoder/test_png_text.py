@@ -1,4 +1,4 @@
-"""PNG files with large text and profiles are read, without inflating what no one asked for."""
+"""PNG files with large text and profiles are read, without inflating what is not needed."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ MAKE_CHUNK: dict[str, Callable[[], bytes]] = {
 
 @functools.cache
 def large_chunk(name: str) -> bytes:
-    """Return a chunk, made when it is first asked for: two processes collect these tests, and one runs them."""
+    """Return a chunk, made on first use: two processes collect these tests, and one runs them."""
     return MAKE_CHUNK[name]()
 
 

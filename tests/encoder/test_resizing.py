@@ -1,4 +1,4 @@
-"""The vector code's pixels are Pillow's but for rounding; where it cannot be used, they are Pillow's."""
+"""The vector code's pixels are Pillow's except for rounding; if it cannot be used, they are Pillow's."""
 
 from __future__ import annotations
 

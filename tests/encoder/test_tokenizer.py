@@ -45,7 +45,7 @@ def test_a_text_has_the_tokens_of_open_clip(
     tokenizer: BpeTokenizer, reference: open_clip.SimpleTokenizer, text: str
 ) -> None:
     assert tokenizer([text]).tolist() == reference([text]).tolist()
-    assert BpeTokenizer()([text]).tolist() == reference([text]).tolist()  # with merges that are looked for one by one
+    assert BpeTokenizer()([text]).tolist() == reference([text]).tolist()  # with merges that are looked up one by one
 
 
 def test_all_merges_are_read_when_a_short_text_does_not_suffice() -> None:

@@ -156,7 +156,7 @@ def test_tokens_are_the_texts_that_they_were() -> None:
 
 def test_tokens_of_clip_are_refused_by_a_model_with_another_tokenizer(model: clip.Clip) -> None:
     class Stub:
-        """An encoder whose vocabulary is another one."""
+        """An encoder with another vocabulary."""
 
         info = model.info
         is_raw = False

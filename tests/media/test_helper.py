@@ -16,14 +16,14 @@ from clip_retrieval.media.helper import Helper, Helpers
 
 
 class Endless:
-    """Keeps whatever process unpickles it busy."""
+    """Keeps a process that unpickles it busy."""
 
     def __reduce__(self) -> tuple[Callable[[float], object], tuple[float]]:
         return time.sleep, (3600.0,)
 
 
 class Deadly:
-    """Ends whatever process unpickles it."""
+    """Ends a process that unpickles it."""
 
     def __reduce__(self) -> tuple[Callable[[int], object], tuple[int]]:
         return os._exit, (3,)

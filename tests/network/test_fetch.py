@@ -1,4 +1,4 @@
-"""Fetching what strangers wrote down: only public addresses, never for ever, never too much, politely."""
+"""Fetching urls of strangers: only public addresses, within limits of time and size, politely."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_a_name_that_leads_to_a_private_address_is_not_asked(site: Site, monkeyp
 
 
 def test_the_checked_address_is_the_one_that_is_asked(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that says something else the second time is asked once only."""
+    """A name that resolves to another address the second time is looked up only once."""
     site.answers["/"] = answer(b"here")
     answers = iter([["127.0.0.1"]])
     monkeypatch.setattr("clip_retrieval.network.connections.look_up", lambda *_: next(answers))

@@ -1,4 +1,4 @@
-"""Signals end a command in time, with its sentence, whatever it does just then."""
+"""Signals end a command in time, with its sentence, whatever it is doing."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ worker_process.main()
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
-    """Undo what a stopped process has no need to undo."""
+    """Undo what a stopped process does not need to undo."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in before.items():

@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full or gone cost a command its words, never what it made."""
+"""With closed, full or missing standard streams a command loses its messages, never its files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Zips and tars of loose pictures: the rows of a folder, damage and odd names told, nothing ever unpacked."""
+"""Zips and tars of loose pictures: the rows of a folder, damage and odd names reported, nothing unpacked."""
 
 from __future__ import annotations
 

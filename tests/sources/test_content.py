@@ -1,4 +1,4 @@
-"""Files that are not of the format that was asked for: what they are, and what to do with them."""
+"""Files that are not of the expected format: what they are, and what to do with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A named pipe, or a folder, in the place of a file: each format says so and goes on, none waits for it."""
+"""A named pipe or a folder in place of a file: each format says so and goes on without waiting for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files an input names: what exists as it is written, and what is a pattern."""
+"""Which files an input names: what exists literally, and what is a pattern."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def names_of(text: str) -> list[str]:
 
 @pytest.fixture(params=FOLDERS)
 def odd(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Make a folder whose name is also a pattern, with two tars and what macOS writes beside one."""
+    """Make a folder whose name is also a pattern, with two tars and what macOS writes next to one."""
     for name in ("x.tar", "y.tar", "._y.tar"):
         (tmp_path / str(request.param)).mkdir(exist_ok=True)
         (tmp_path / str(request.param) / name).write_bytes(b"")

@@ -30,7 +30,7 @@ WriteTar = Callable[[Path, Iterable[tuple[str, bytes]]], Path]
 
 @pytest.fixture
 def members(make_jpeg: Callable[[int], bytes]) -> Members:
-    """Samples of equal sizes: reversed, others begin at the same places."""
+    """Samples of equal sizes: in reverse order, other samples begin at the same places."""
     picture = make_jpeg(0)
     return [
         member

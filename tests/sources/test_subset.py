@@ -1,4 +1,4 @@
-"""--subset_size: the first samples of every kind of input, and what may be done with such a folder."""
+"""--subset_size: the first samples of every kind of input, and what can be done with such a folder."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from clip_retrieval.sources.types import Failure
 
 
 def texts_of(*names: str) -> dict[str, str | None]:
-    """Return the text of each picture, and the reason of each file that is no part of a sample."""
+    """Return the text of each picture, and the reason of each file that is not part of a sample."""
     items = join(sorted(names), wants_images=True, images=IMAGE_SUFFIXES | VIDEO_SUFFIXES)
     return {item.key: item.reason if isinstance(item, Failure) else item.text for item in items}
 

@@ -30,7 +30,7 @@ EXPANDED = DATA + bytes(HOLE - 512) + DATA[::-1] + bytes(1000)
 
 @pytest.fixture(params=["plain", "stream"])
 def finish(request: pytest.FixtureRequest) -> Callable[[Path], str]:
-    """Give a function that leaves a tar as it is, or compresses it so that it can only be read from front to back."""
+    """Give a function that leaves a tar unchanged, or compresses it so that it can only be read from front to back."""
 
     def pack(tar: Path) -> str:
         if request.param == "stream":
@@ -213,7 +213,7 @@ def fields_of(piece: tuple[int, int]) -> list[tuple[str, str]]:
 
 
 def hit_of(sample: Sample) -> dict[str, object]:
-    """Return what metadata says of a picture."""
+    """Return what metadata says about a picture."""
     origin = sample.origin
     assert origin is not None
     return {

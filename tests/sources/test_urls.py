@@ -1,4 +1,4 @@
-"""Tables of urls: fetched from a server on loopback, in the order of the rows, whatever the server does."""
+"""Tables of urls: fetched from a server on loopback, in the order of the rows, even if the server fails."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def embed(source: object, output: object, **options: object) -> RunSummary:
 
 
 class Gallery:
-    """Serves /N.jpg, the later the lower N is, and counts who asks at once."""
+    """Serves /N.jpg, the later the lower N is, and counts simultaneous requests."""
 
     def __init__(self, make_jpeg: Callable[[int], bytes]) -> None:
         self.asked: list[str] = []

@@ -123,7 +123,7 @@ def test_the_folder_says_all_that_the_model_said(tmp_path: Path, write_model: Wr
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_token_table_stays_a_mapped_file(tmp_path: Path, write_model: WriteModel) -> None:
-    """The table of 49,408 x 384 is 76 MB; what a text needs of it are a few rows."""
+    """The table of 49,408 x 384 is 76 MB; a text needs only a few rows of it."""
     source = write_model(text={"width": 384, "heads": 6, "layers": 1})
     to_onnx(source, tmp_path / "text", text_only=True)
     code = (
@@ -182,7 +182,7 @@ def test_a_gguf_file_can_be_converted_too(tmp_path: Path, write_model: WriteMode
 def test_a_graph_that_differs_is_not_kept(
     tmp_path: Path, write_model: WriteModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The check is real: a graph with the image tower's wrong activation is thrown away."""
+    """The check is real: a graph with the image tower's wrong activation is discarded."""
     source = write_model()
     describe = convert.open_origin
 

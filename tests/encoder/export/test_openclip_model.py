@@ -1,4 +1,4 @@
-"""open_clip models whose towers a Checkpoint cannot describe become open_clip's folders all the same."""
+"""open_clip models whose towers a Checkpoint cannot describe still become open_clip's folders."""
 
 from __future__ import annotations
 

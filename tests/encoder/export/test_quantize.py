@@ -191,7 +191,7 @@ def test_a_packed_text_encoder_gives_the_same_and_is_what_its_onnxruntime_opens(
         return load_encoder(f"onnx:{tmp_path / 'packed'}?runtime=onnxruntime").encode_texts(texts)
 
     assert encode() == pytest.approx(wanted, abs=1e-6)
-    packed.rename(packed.with_name("textual.onnxruntime-0.1.onnx"))  # of another version, which is passed over
+    packed.rename(packed.with_name("textual.onnxruntime-0.1.onnx"))  # of another version, which is ignored
     with pytest.raises(EncoderError, match=r"textual\.onnx cannot be opened"):
         encode()
     (tmp_path / "hidden").rename(tmp_path / "packed" / "textual.onnx.data")

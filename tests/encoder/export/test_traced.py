@@ -18,7 +18,7 @@ PREPROCESS = Preprocess(size=4, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
 class BiasedAttention(nn.Module):
-    """Attention with a bias of its own for each pair of places, as relative positions and mT5 have."""
+    """Attention with a separate bias for each pair of places, as with relative positions and in mT5."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class BiasedAttention(nn.Module):
 
 
 def test_attention_with_a_bias_can_be_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's fused attention cannot: 'Cannot view a tensor', as its rows lie in another order while it is traced."""
+    """torch's fused attention cannot ('Cannot view a tensor'): its rows have another order while it is traced."""
     tries, export = list[str](), traced.export_tower
 
     def count(*given: Any) -> None:

@@ -1,4 +1,4 @@
-"""Clippie's .weights: written, read, refused, and loaded by Clippie itself where it is installed."""
+"""Clippie's .weights: written, read, refused, and loaded by Clippie itself if it is installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GGUF files of CLIP: written, read back, run by open_clip and, where it is installed, by clip.cpp itself."""
+"""GGUF files of CLIP: written, read back, run by open_clip and, if it is installed, by clip.cpp itself."""
 
 from __future__ import annotations
 

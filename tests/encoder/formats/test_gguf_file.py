@@ -1,4 +1,4 @@
-"""The container: what is written comes back, and what is broken is refused in one sentence."""
+"""The container: files are read back as written, and broken ones refused in one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is refused, in one sentence that names the file: models that GGUF cannot say, and files that are no CLIP."""
+"""Refusals, in one sentence that names the file: models that GGUF cannot express, and files that are not CLIP."""
 
 from __future__ import annotations
 

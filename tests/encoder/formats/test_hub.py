@@ -37,7 +37,7 @@ CONFIG: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as transformers saves it, with what else repositories hold."""
+    """A folder as transformers saves it, with other files that repositories have."""
     place = tmp_path_factory.mktemp("hub")
     torch.manual_seed(0)
     numbers = {"input_resolution": 64, "context_length": 77, "vocab_size": 49408}
@@ -123,7 +123,7 @@ def test_another_family_is_refused_before_its_weights_are_wanted(tmp_path: Path,
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of a hub as fetching takes: org/name is a folder, the other names are refused in its ways."""
+    """The part of a hub that fetching needs: org/name is a folder, the other names are refused as by the hub."""
 
     folder: Path
     served: list[str]
@@ -172,7 +172,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Serve the folder as org/name; give the address, and the names of the files that were asked for."""
+    """Serve the folder as org/name; give the address, and the names of the requested files."""
     handler: Any = type("FolderHub", (Hub,), {"folder": folder, "served": []})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -193,7 +193,7 @@ except EncoderError as error:
 
 
 def fetch(address: str, name: str, cache: Path) -> str:
-    """Fetch in a process of its own: huggingface_hub looks at its settings once."""
+    """Fetch in a separate process: huggingface_hub reads its settings only once."""
     settings = {
         "HF_ENDPOINT": address,
         "HF_HUB_OFFLINE": "0",

@@ -1,4 +1,4 @@
-"""CLIP folders of transformers: the embeddings of transformers, or of formulas written here where it is missing."""
+"""CLIP folders of transformers: the embeddings of transformers, or of formulas written here if it is missing."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def randomize(tensors: dict[str, Tensor]) -> None:
             tensor.copy_(noise * 0.2 + (1 if "norm" in name and name.endswith("weight") else 0))
 
 
-# Against transformers itself, where it is installed.
+# Against transformers itself, if it is installed.
 
 
 @pytest.mark.parametrize("variant", range(len(VARIANTS)))

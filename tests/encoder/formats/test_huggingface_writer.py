@@ -1,4 +1,4 @@
-"""Folders for transformers: read back by our own reader, and by transformers itself where it is installed."""
+"""Folders for transformers: read back by our own reader, and by transformers itself if it is installed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TANH = {"act_kwargs": {"approximate": "tanh"}}
 PREPROCESS = Preprocess(32, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bilinear")
 OPENAI = Preprocess(224, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
 PIXELS = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-VARIANTS: list[dict[str, Any]] = [  # as our reader words them, mlp_ratio too
+VARIANTS: list[dict[str, Any]] = [  # as our reader writes them, also mlp_ratio
     {},
     GELU,
     GELU | {"vision_cfg": VISION | TANH},
@@ -49,7 +49,7 @@ TEXT_FILES = {"vocab.json", "merges.txt", "tokenizer_config.json", "special_toke
 
 
 def random_model(config: Mapping[str, Any]) -> open_clip.CLIP:
-    """Return a model with nothing as it was made: norms and biases are random too."""
+    """Return a model without any initial value: norms and biases are random too."""
     torch.manual_seed(0)
     model = open_clip.CLIP(**config).eval()
     for value in model.state_dict().values():
@@ -189,7 +189,7 @@ def test_the_vocabulary_and_the_merges_are_those_of_open_clip(tmp_path: Path, ch
     assert [tuple(merge.split(" ")) for merge in merges] == list(reference.bpe_ranks)
 
 
-# What transformers' CLIP cannot say.
+# What transformers' CLIP cannot express.
 
 
 def vary(checkpoint: Checkpoint, tower: str, change: Mapping[str, Any]) -> Checkpoint:
@@ -220,7 +220,7 @@ def test_other_architectures_are_refused(
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
     other: Towers = "text" if tower == "vision_cfg" else "image"
-    write_huggingface(vary(checkpoint, tower, change), tmp_path / "out", towers=other)  # which is as usual
+    write_huggingface(vary(checkpoint, tower, change), tmp_path / "out", towers=other)  # which is unchanged
 
 
 def with_tensors(checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
@@ -276,7 +276,7 @@ def test_a_run_that_fails_midway_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-# Against transformers itself, where it is installed.
+# Against transformers itself, if it is installed.
 
 
 TEXTS = [

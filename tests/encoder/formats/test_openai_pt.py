@@ -30,7 +30,7 @@ EXTRA = {"input_resolution": 48, "context_length": 16, "vocab_size": 300}  # Ope
 
 @pytest.fixture(scope="module", params=TOWERS)
 def model(request: pytest.FixtureRequest) -> nn.Module:
-    """Return a tiny CLIP whose every tensor is random, half precision where OpenAI has it."""
+    """Return a tiny CLIP whose every tensor is random, in half precision if OpenAI's is."""
     torch.manual_seed(0)
     model: nn.Module = open_clip.CLIP(32, TOWERS[request.param], TEXT, quick_gelu=True).eval()
     for name, tensor in model.state_dict().items():
@@ -167,7 +167,7 @@ def test_a_compressed_archive_is_read_too(tmp_path: Path) -> None:
 
 
 class Command:
-    """What a malicious file holds: it asks to call a function while it is loaded."""
+    """The content of a malicious file: it asks to call a function while it is loaded."""
 
     def __init__(self, function: Any, *arguments: object) -> None:
         self.call = (function, arguments)

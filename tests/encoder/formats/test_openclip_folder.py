@@ -44,7 +44,7 @@ VARIANTS: list[dict[str, Any]] = [
 
 
 def random_model(config: Mapping[str, Any]) -> open_clip.CLIP:
-    """Return a model with nothing as it was made: norms, biases and running means are random too."""
+    """Return a model without any initial value: norms, biases and running means are random too."""
     torch.manual_seed(0)
     model = open_clip.CLIP(**config).eval()
     for name, value in model.state_dict().items():
@@ -87,7 +87,7 @@ def test_open_clip_and_we_get_the_embeddings_of_the_original(tmp_path: Path, var
 def test_the_weights_file_is_what_the_safetensors_library_reads(tmp_path: Path, checkpoint: Checkpoint) -> None:
     strided = {name: np.asfortranarray(array) for name, array in checkpoint.tensors.items()}  # the same, stored askew
     whole = strided | {"visual.count": np.array(3, dtype=np.int64)}
-    vision = VISION | {"no_ln_pre": True}  # any tensors are then open_clip's business
+    vision = VISION | {"no_ln_pre": True}  # then only open_clip checks tensors
     write_openclip(replace(checkpoint, tensors=whole, model_config=CONFIG | {"vision_cfg": vision}), tmp_path / "out")
     path = tmp_path / "out" / "open_clip_model.safetensors"
     assert int.from_bytes(path.read_bytes()[:8], "little") % 8 == 0
@@ -198,7 +198,7 @@ def test_an_empty_folder_and_a_missing_parent_are_taken(tmp_path: Path, checkpoi
 
 
 class Stops(Mapping[str, NDArray[Any]]):
-    """Tensors of which the last cannot be read the second time, when it is written."""
+    """Tensors, the last of which cannot be read a second time, when it is written."""
 
     def __init__(self, tensors: Mapping[str, NDArray[Any]]) -> None:
         self.tensors, self.reads = tensors, 0

@@ -27,7 +27,7 @@ TYPES = {torch.float32: "F32", torch.int64: "I64"}
 
 
 def fill_cache(cache: Path, repository: str, config: dict[str, Any]) -> None:
-    """Lay out weights of nothing but zeros, in a sparse file, as the hub's cache does."""
+    """Write weights that are all zeros, in a sparse file, in the layout of the hub's cache."""
     folder = cache / f"models--{repository.replace('/', '--')}"
     snapshot = folder / "snapshots" / ("0" * 40)
     snapshot.mkdir(parents=True)
@@ -86,7 +86,7 @@ def test_weights_in_the_hubs_cache_are_read_without_open_clip(
     "uri", ["open_clip:ViT-B-16-SigLIP/webli", "open_clip:roberta-ViT-B-32/laion2b_s12b_b32k", "open_clip:RN50", TAGGED]
 )
 def test_other_models_and_weights_that_are_not_here_are_left_to_open_clip(tmp_path: Path, uri: str) -> None:
-    assert constants.HF_HUB_OFFLINE  # so open_clip has a sentence of its own
+    assert constants.HF_HUB_OFFLINE  # so open_clip has its own sentence
     assert read_light(parse_uri(uri), str(tmp_path)) is None
     assert not is_here(parse_uri(uri), str(tmp_path)) or uri == "open_clip:RN50"
 

@@ -1,4 +1,4 @@
-"""safetensors files: the same arrays as the safetensors library's, mapped and not copied; one sentence where broken."""
+"""safetensors files: the same arrays as the safetensors library's, mapped and not copied; one sentence if broken."""
 
 from __future__ import annotations
 
