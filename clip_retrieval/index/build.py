@@ -51,7 +51,7 @@ from clip_retrieval.storage import check_writable, leaving_nothing_empty, size_o
 
 logger = logging.getLogger(__name__)
 
-SURPRISE = 0.1  # recall below the plan's promise by more than this is not usual for CLIP embeddings
+SURPRISE = 0.1  # recall that is further below the plan's promise is unusual for CLIP embeddings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +62,8 @@ class BuiltIndices:
     infos: Mapping[Modality, Mapping[str, Any]]
     metadata_rows: int | None
     seconds: float
-    changes: Mapping[Modality, Change] = field(default_factory=dict)  # rows that an update took over
-    is_as_before: bool = False  # True where an update had nothing to do
+    changes: Mapping[Modality, Change] = field(default_factory=dict)  # rows that an update applied
+    is_as_before: bool = False  # True if an update had nothing to do
 
     def to_json(self) -> dict[str, Any]:
         changes = {modality: change.to_json() for modality, change in self.changes.items()}
@@ -79,8 +79,7 @@ class BuiltIndices:
 def clip_index(*arguments: object, **options: object) -> BuiltIndices:
     """Build the indices of an embeddings folder; takes the flags of `clip-retrieval index`.
 
-    Raises ClipRetrievalError that names a file which is wrong, or a bound that is too tight. Nothing half-written
-    stays.
+    Raises ClipRetrievalError that names a wrong file, or a bound that is too tight. Nothing half-written stays.
     """
     config = read_index_config(options, arguments)
     if config.dry_run:
@@ -89,9 +88,9 @@ def clip_index(*arguments: object, **options: object) -> BuiltIndices:
 
 
 def build_indices(config: IndexConfig) -> BuiltIndices:
-    """Build image and text index, whichever has embeddings, beside a copy of the metadata.
+    """Build the image and text index, as far as there are embeddings, next to a copy of the metadata.
 
-    Everything is looked at before anything is built, and built before anything is published.
+    Everything is checked before anything is built, and built before anything is published.
     """
     with leaving_nothing_empty(IndexFolder(config.index_folder)), using_cores(config.nb_cores):
         return build_within(config)
@@ -121,7 +120,7 @@ def build_within(config: IndexConfig) -> BuiltIndices:
 
 @dataclass(frozen=True)
 class Outcome:
-    """New content of image.json and text.json, the rows that an update took over, and whether anything changed."""
+    """New content of image.json and text.json, the rows that an update applied, and whether anything changed."""
 
     infos: Infos
     changes: Mapping[Modality, Change]
@@ -175,7 +174,7 @@ def build_found(
 
 
 def sum_built(target: IndexFolder, modality: Modality, scratch: Path) -> FileSums:
-    """Return the checksums of an index: of what was built, else those that the manifest has, if it has any."""
+    """Return the checksums of an index: of the built one, else those in the manifest, if there are any."""
     name = target.index_name(modality)
     if (scratch / name).exists():
         return sum_files(IndexFolder(str(scratch)), name)
@@ -187,7 +186,7 @@ def wants_other_kind(config: IndexConfig, target: IndexFolder) -> bool:
     for modality in MODALITIES:
         kind = target.read_info(modality).get("index_key")
         if config.index_key is not None and kind not in (None, config.index_key):
-            logger.warning("building anew: the %s index is %s, and --index_key is %s", modality, kind, config.index_key)
+            logger.warning("rebuilding: the %s index is %s, and --index_key is %s", modality, kind, config.index_key)
             return True
     return False
 
@@ -197,7 +196,7 @@ def take_over_options(target: IndexFolder, config: IndexConfig) -> None:
     old = (read_manifest(target) or {}).get(OPTIONS) or {}
     new = kept_options(config)
     if keep_options(target, new) and old and any(old.get(name) != new[name] for name in TARGET):
-        logger.warning("search settings stay as they are: `index score --tune True` chooses them for the new target")
+        logger.warning("search settings are not changed: `index score --tune True` chooses them for the new target")
 
 
 def make_bounds(config: IndexConfig, filled: Mapping[Modality, Vectors]) -> Bounds:
@@ -249,7 +248,7 @@ class Build:
                 path = self.scratch / self.target.index_name(modality)
                 return update_index(known, modality, vectors, self.bounds, path)
             except CannotChangeError as error:
-                logger.warning("building the %s index anew: %s", modality, error)
+                logger.warning("building the %s index from scratch: %s", modality, error)
                 self.built_anew.add(modality)
         self.trained_rows[modality] = vectors.row_count
         info = build_one(vectors, modality, self.engine, self.bounds, self.scratch)
@@ -284,7 +283,7 @@ def warn_of_surprise(modality: Modality, info: Mapping[str, Any]) -> None:
         return
     logger.warning(
         "the %s index finds less than expected: its recall@10 is %.2f, and about %.2f was expected; "
-        "what finds more: a larger --max_index_memory_usage, other kinds by --index_key, filter --refine_from",
+        "to find more: a larger --max_index_memory_usage, other kinds by --index_key, filter --refine_from",
         *(modality, sum(found) / len(found), planned),
     )
 
@@ -294,6 +293,6 @@ def check_size(path: Path, bounds: Bounds) -> None:
     if size > bounds.max_index_bytes:
         raise IndexBuildError(
             f"the index came out at {size:,} bytes, above max_index_memory_usage, "
-            f"{bounds.max_index_bytes:,} bytes; raise the bound to that, or leave --engine and --index_key out: what "
-            "we choose keeps to it"
+            f"{bounds.max_index_bytes:,} bytes; raise the bound to that, or leave --engine and --index_key out: the "
+            "planner keeps to it"
         )

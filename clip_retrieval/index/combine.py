@@ -65,7 +65,7 @@ def run_combine(config: CombineConfig) -> CombinedIndex:
     starts = find_starts(source, names, spans, config.modality)
     joined = join_folders(source, names, starts, config.modality)
     if joined.row_count is not None:
-        check_metadata(target, joined.row_count)  # before the work, where that can be told
+        check_metadata(target, joined.row_count)  # before the work, if it is known
     settings = joined.settings or find_settings(source, names)
     with leaving_nothing_empty(target), only_one(target):
         finish_revision(target)
@@ -95,21 +95,21 @@ def run_combine(config: CombineConfig) -> CombinedIndex:
 def check_free(target: IndexFolder, name: str, *, overwrite: bool) -> None:
     if target.exists(name) and not overwrite:
         raise IndexBuildError(
-            f"{target.url} has {with_article(name)} already; name another folder, or give --overwrite True"
+            f"{target.url} already has {with_article(name)}; name another folder, or give --overwrite True"
         )
 
 
 def tell_no_metadata(target: IndexFolder) -> None:
     if not target.names(METADATA_FOLDER, ".parquet") and not target.exists(METADATA_ARROW):
         logger.warning(
-            "%s has no metadata, which is not merged: hits are ids and scores alone, until the parquet files of all "
+            "%s has no metadata, since it is not merged: hits are only ids and scores, until the parquet files of all "
             "parts are in its %s folder, named in the order of the parts",
             target.url, METADATA_FOLDER,
         )  # fmt: skip
 
 
 def check_metadata(target: IndexFolder, row_count: int) -> None:
-    """Raise IndexBuildError where the folder has metadata of another number of rows: then nothing would open it."""
+    """Raise IndexBuildError if the folder has metadata of another number of rows: then it could not be opened."""
     there = count_rows(target)
     if there is not None and there != row_count:
         raise IndexBuildError(
@@ -143,22 +143,22 @@ def check_local(source: Folder, target: Folder) -> None:
     if not (source.is_local and target.is_local):
         raise StorageError("indices are merged in folders on this machine; copy them first")
     if source.place == target.place:
-        raise IndexBuildError(f"{source.url} is where the parts are; give the merged index a folder of its own")
+        raise IndexBuildError(f"{source.url} is where the parts are; give the merged index its own folder")
     check_not_inside(target, IndexBuildError)
 
 
 def find_files(source: Folder, modality: Modality, target: IndexFolder) -> list[str]:
-    """Return the parts in name order: of index folders below, of one index, in parts or not, or any *.index files.
+    """Return the parts in name order: of index folders below, of one index (in parts or not), or any *.index files.
 
-    Raises IndexBuildError where the target is among them: nothing says whether it is a part or an earlier merge.
+    Raises IndexBuildError if the target is among them, since it may be a part or an earlier merge.
     """
     name = IndexFolder.index_name(modality)
     root = Path(source.root)
     found = sorted(path for path in root.glob(f"*/{name}") if path.is_file())
     if any(path.parent.resolve() == Path(target.root).resolve() for path in found):
         raise IndexBuildError(
-            f"{target.url} is among the parts and holds an index already, which would be replaced; name another "
-            "folder, or remove what an earlier merge put there"
+            f"{target.url} is among the parts and already holds an index, which would be replaced; name another "
+            "folder, or remove the result of an earlier merge there"
         )
     found = (
         found or sorted((root / name).glob(f"*{INDEX_SUFFIX}")) or [path for path in [root / name] if path.is_file()]
@@ -167,17 +167,17 @@ def find_files(source: Folder, modality: Modality, target: IndexFolder) -> list[
     if not found:
         raise IndexBuildError(f"{source.url} holds no {modality} index: neither */{name} nor *.index")
     if any(path.name == POPULATED for path in found):
-        raise IndexBuildError(f"{source.url} holds an index with its lists on disk already; name a folder of parts")
+        raise IndexBuildError(f"{source.url} already holds an index with its lists on disk; name a folder of parts")
     for path in found:
         check_regular(str(path))
     return [str(path.relative_to(root)) for path in found]
 
 
 def find_settings(source: Folder, names: Sequence[str]) -> Settings:
-    """Return the slowest settings stored in the parts' faiss files; used where their json files have none."""
+    """Return the slowest settings stored in the parts' faiss files; used if their json files have none."""
     found = widest([settings_of(open_to_describe(source.path(name))) for name in names])
     if found.get("nprobe", 1) <= 1 and found.get("k_factor_rf", 1) <= 1 and "nprobe" in found:
-        logger.warning("nothing says how well the parts are to be searched: `index score --tune True` finds it out")
+        logger.warning("the parts have no search settings: `index score --tune True` chooses them")
     return found
 
 

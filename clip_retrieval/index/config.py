@@ -16,7 +16,7 @@ EngineName = Literal["auto", "autofaiss", "faiss"]
 
 @dataclass(frozen=True, kw_only=True)
 class DistributionConfig:
-    """Options of building on a cluster; flags as in autofaiss, and those of clusters."""
+    """Options of building on a cluster; flags of autofaiss, and flags of clusters."""
 
     distributed: ClusterEngine | None = option(
         None,
@@ -59,7 +59,7 @@ class TuningConfig:
         self.target()
 
     def target(self) -> Target:
-        """Return what is wanted; raises ConfigError where it means nothing."""
+        """Return the target; raises ConfigError if it is invalid."""
         return Target(self.max_index_query_time_ms, self.wanted_recall)
 
 
@@ -78,10 +78,10 @@ class IndexConfig:
         "4G", help="Largest size of each index, in memory and as a file: 500MB, 4G.", kept=True
     )
     current_memory_available: str = option("16G", help="Memory that building may take.", kept=True)
-    copy_metadata: bool = option(True, help="Copy the metadata beside the index.", kept=True)
+    copy_metadata: bool = option(True, help="Copy the metadata next to the index.", kept=True)
     write_arrow: bool | None = option(
         None,
-        help="Write metadata.arrow, out of which rows are fetched fast; None: where the metadata is copied.",
+        help="Write metadata.arrow, for fast access by row; None: if the metadata is copied.",
         kept=True,
     )
     image_subfolder: str = option(EMBEDDING_FOLDERS["image"], help="Sub-folder of the image embeddings.", kept=True)
@@ -96,14 +96,14 @@ class IndexConfig:
     plan_sample: int = option(
         32_768,
         help="Rows of the embeddings on which kinds are tried before 200,000 rows or more are built, and by --dry_run; "
-        "0: none, plans are those for CLIP embeddings.",
+        "0: none, plans are as for CLIP embeddings.",
         least=0,
         kept=True,
     )
     dry_run: bool = option(False, help="Say what would be built, and what it will cost; nothing is written.")
     update: bool = option(
         False,
-        help="Take over what changed in the embeddings folder since the index was built, without rebuilding; bounds "
+        help="Apply what changed in the embeddings folder since the index was built, without rebuilding; bounds "
         "and targets that are not given are those of the index.",
     )
     distribution: DistributionConfig = group(DistributionConfig)
@@ -118,7 +118,7 @@ class IndexConfig:
             )
         check_least(self)
         if self.index_key is not None and not self.index_key.strip():
-            raise ConfigError("index_key names a kind of index, such as IVF1024,Flat; leave it out to have one chosen")
+            raise ConfigError("index_key names a kind of index, such as IVF1024,Flat; leave it out to let us choose")
         if self.dry_run and self.engine == "autofaiss":
             raise ConfigError("dry_run says what our own engine would build; leave --engine autofaiss out")
 
@@ -128,11 +128,11 @@ class ScoreConfig:
     """Options of `index score`."""
 
     index_folder: str = option(help="Folder of the index: ours, or one that clip-retrieval 2 and autofaiss made.")
-    embeddings_folder: str = option(help="Folder of the embeddings that it was built of.")
+    embeddings_folder: str = option(help="Folder of the embeddings that it was built from.")
     index_param: str | None = option(
-        None, help="Search settings to measure, such as nprobe=64,k_factor_rf=8; None: those that searches take."
+        None, help="Search settings to measure, such as nprobe=64,k_factor_rf=8; None: the current ones."
     )
-    tune: bool = option(False, help="Choose the search settings anew, and write them into image.json and text.json.")
+    tune: bool = option(False, help="Choose new search settings, and write them into image.json and text.json.")
     tuning: TuningConfig = group(TuningConfig)
     output: str | None = option(None, help="Json file for the outcome.")
     image_subfolder: str = option_of(IndexConfig, "image_subfolder")

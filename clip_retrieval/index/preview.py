@@ -22,14 +22,14 @@ from clip_retrieval.index.planning.shapes import Plan, Problem
 from clip_retrieval.layout import INDEX_SUFFIX, EmbeddingsFolder, IndexFolder, Modality
 from clip_retrieval.search.cores import using_cores
 
-NOTE_OF_UPDATE = "an update changes the index in place where it can; this is what building it anew would make"
+NOTE_OF_UPDATE = "an update changes the index in place if it can; this is what building it from scratch would make"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """For each modality the kinds that there are, and which one would be built; None: none fits, and why.
+    """For each modality, the possible kinds and the one that would be built; None: none fits, and why.
 
-    `obstacle` says why none at all can be written, if that is so; `note`, what is to be known of all of this.
+    `obstacle` says why no index can be written, if that is so; `note` applies to everything.
     """
 
     problems: Mapping[Modality, Problem]
@@ -97,16 +97,16 @@ def preview_within(config: IndexConfig) -> Preview:
 
 
 def try_plans(vectors: Vectors, problem: Problem) -> tuple[Plan, list[Plan]]:
-    """Return the plan that would be followed, and all plans; those that might be are tried on a sample.
+    """Return the plan that would be followed, and all plans; candidates are tried on a sample.
 
-    Raises IndexBuildError where nothing fits.
+    Raises IndexBuildError if nothing fits.
     """
     plans = list_plans(problem)
     key = problem.bounds.index_key
     rehearsal = rehearse(vectors, problem, least=1 if key else ROWS_FOR_LISTS + 1)
     if key:
         given = given_plan(problem, key)
-        make_given(given)  # raises where faiss does not know it
+        make_given(given)  # raises if faiss does not know it
         chosen = measure_given(rehearsal, given) if rehearsal else given
         return chosen, [*(plan for plan in plans if plan.key != key), chosen]
     if rehearsal is None:

@@ -80,7 +80,7 @@ def run_score(config: ScoreConfig) -> IndexScores:
 def tune_all(
     config: ScoreConfig, folder: IndexFolder, modalities: Sequence[Modality], found: Mapping[Modality, Vectors]
 ) -> dict[Modality, Quality]:
-    """Measure with new settings and store them, under a lock, so that no build replaces the index meanwhile."""
+    """Measure with new settings and store them, under a lock, so no build replaces the index meanwhile."""
     with only_one(folder):
         finish_revision(folder)
         check_room(folder, modalities)
@@ -98,7 +98,7 @@ def tune_all(
 
 
 def check_room(folder: IndexFolder, modalities: Sequence[Modality]) -> None:
-    """Raise StorageError where the copies of the faiss files that `write_settings` makes do not fit on the disk."""
+    """Raise StorageError if the copies of the faiss files that `write_settings` makes do not fit on the disk."""
     sizes = [
         sum(
             int(folder.fs.size(folder.path(file)))
@@ -157,7 +157,7 @@ def check_match(index: Index, path: str, modality: Modality, found: Mapping[Moda
     """Refuse embeddings whose shape does not match the index."""
     vectors = found.get(modality)
     if vectors is None:
-        raise IndexBuildError(f"the embeddings folder has no {modality} embeddings, which {path} was built of")
+        raise IndexBuildError(f"the embeddings folder has no {modality} embeddings, which {path} was built from")
     if vectors.dim != index.dim:
         raise IndexBuildError(
             f"{path} has {index.dim} dimensions, {vectors.folder.path(vectors.subfolder)} has {vectors.dim}: "
@@ -169,7 +169,7 @@ def check_match(index: Index, path: str, modality: Modality, found: Mapping[Moda
     ):
         raise IndexBuildError(
             f"{path} holds {index.row_count:,} vectors, {vectors.folder.path(vectors.subfolder)} "
-            f"{vectors.row_count:,} rows; name the embeddings that it was built of"
+            f"{vectors.row_count:,} rows; name the embeddings that it was built from"
         )
 
 
@@ -183,7 +183,7 @@ def write_settings(folder: IndexFolder, modality: Modality, quality: Quality, re
         for file in list_files(folder, name):
             if file.endswith(LISTS):
                 sums |= sum_files(folder, file)
-                (scratch / LISTS).symlink_to(folder.path(file))  # faiss opens no index without its lists beside it
+                (scratch / LISTS).symlink_to(folder.path(file))  # faiss opens an index only with its lists next to it
                 continue
             staged = scratch / Path(file).name
             with folder.answering():

@@ -53,7 +53,7 @@ class Known:
         return self.indices.keys() == filled.keys() and all(self.stays(modality, bounds) for modality in self.changes)
 
     def stays(self, modality: Modality, bounds: Bounds) -> bool:
-        """Say whether an index is kept as it is: none of its rows changed, and it is within the bounds."""
+        """Say whether an index is kept unchanged: none of its rows changed, and it is within the bounds."""
         return self.changes[modality].is_none and self.sizes[modality] <= bounds.max_index_bytes
 
 
@@ -63,14 +63,14 @@ def compare(
     filled: Mapping[Modality, Vectors],
     contents: Mapping[Modality, Contents],
 ) -> Known | None:
-    """Compare an index folder with the embeddings; None where there is no index yet.
+    """Compare an index folder with the embeddings; None if there is no index yet.
 
-    Raises IndexBuildError where it is of other embeddings, or does not say of which.
+    Raises IndexBuildError if it is of other embeddings, or does not name them.
     """
     manifest = read_manifest(target)
     if manifest is None:
         if target.names("", INDEX_SUFFIX):
-            raise IndexBuildError(f"{target.url} has no manifest that says what it was built of", advice=AGAIN)
+            raise IndexBuildError(f"{target.url} has no manifest that says what it was built from", advice=AGAIN)
         logger.info("there is no index in %s yet: building it", target.url)
         return None
     check_encoder(target, manifest.get("encoder"), encoder)
@@ -114,7 +114,7 @@ def check_whole(target: IndexFolder, modality: Modality, sums: Mapping[str, Any]
 def update_index(known: Known, modality: Modality, vectors: Vectors, bounds: Bounds, path: Path) -> dict[str, Any]:
     """Write the updated index to `path`, and return the content of image.json.
 
-    Raises CannotChangeError where it has to be built again.
+    Raises CannotChangeError if it has to be built again.
     """
     target, about, change = known.folder, known.indices[modality], known.changes[modality]
     if change.is_none:
@@ -128,11 +128,11 @@ def update_index(known: Known, modality: Modality, vectors: Vectors, bounds: Bou
             opened = open_to_change(old, change, bounds)
         except RuntimeError as error:
             named = target.path(target.index_name(modality))
-            raise CannotChangeError(f"{named} is no readable faiss index") from error
+            raise CannotChangeError(f"{named} cannot be read as a faiss index") from error
         index = opened.index
         check_rows(index, change.known)
         if len(change.filled) and has_graph(index):
-            raise CannotChangeError("rows got their embedding later, and a graph cannot take them in their place")
+            raise CannotChangeError("rows got their embedding later, and a graph cannot insert them in their place")
         if is_trained_on_rows(index) and change.known + change.added > GROWTH * about["trained_rows"]:
             raise CannotChangeError(
                 f"it was trained on {about['trained_rows']:,} rows, and has more than twice as many now"
@@ -151,9 +151,9 @@ def update_index(known: Known, modality: Modality, vectors: Vectors, bounds: Bou
 
 @contextmanager
 def here(target: IndexFolder, name: str, scratch: Path) -> Iterator[str]:
-    """Yield the local path of an index file: of a copy, which goes afterwards, where the folder is on a store."""
+    """Yield the local path of an index file: of a copy, which is removed afterwards, if the folder is on a store."""
     if target.is_folder(name):
-        raise CannotChangeError("it lies in several files")
+        raise CannotChangeError("it consists of several files")
     if target.is_local:
         yield target.path(name)
         return
@@ -189,7 +189,7 @@ def warn_of_loss(modality: Modality, before: Mapping[str, Any], after: Mapping[s
 
 
 def has_current_metadata(config: IndexConfig, source: EmbeddingsFolder, target: IndexFolder) -> bool:
-    """Say whether the copies of the metadata equal the embeddings folder's, and are the ones that options ask for."""
+    """Say whether the copies of the metadata equal those of the embeddings folder, and are as the options say."""
     names = source.names(METADATA_FOLDER, ".parquet")
     if names and writes_arrow(config) and not (target.exists(METADATA_ARROW) and find_damage_beside(target) is None):
         return False

@@ -116,7 +116,7 @@ def test_an_empty_kind_is_not_taken_for_none(tmp_path: Path, unit_rows: Rows, wr
 
 def test_a_build_that_faiss_refuses_leaves_no_folder(tmp_path: Path, unit_rows: Rows, write_run: WriteRun) -> None:
     emb = write_run(tmp_path / "emb", [unit_rows(40)])
-    with pytest.raises(ConfigError, match="faiss makes no index"):
+    with pytest.raises(ConfigError, match="faiss cannot make an index"):
         clip_index(str(emb), str(tmp_path / "above" / "ix"), index_key="PQ7")
     assert [path.name for path in tmp_path.iterdir()] == ["emb"]
 
@@ -250,10 +250,10 @@ def test_files_of_which_none_has_rows_are_said_to_be_there(
 ) -> None:
     none = unit_rows(12)[:0]
     emb = write_run(tmp_path / "emb", [none, none])
-    with pytest.raises(IndexBuildError, match=r"^the npy files in .*/img_emb have no rows; embed anew"):
+    with pytest.raises(IndexBuildError, match=r"^the npy files in .*/img_emb have no rows; embed again"):
         clip_index(str(emb), str(tmp_path / "ix"))
     (emb / "img_emb").rename(emb / "other")
-    with pytest.raises(IndexBuildError, match=r"^the npy files in .*/other have no rows; embed anew"):
+    with pytest.raises(IndexBuildError, match=r"^the npy files in .*/other have no rows; embed again"):
         clip_index(str(emb), str(tmp_path / "ix"), image_subfolder="other")
     with_texts = write_run(tmp_path / "both", [none], [unit_rows(12)])
     (with_texts / "metadata" / "metadata_0.parquet").unlink()

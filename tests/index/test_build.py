@@ -224,7 +224,7 @@ def test_an_index_does_not_replace_the_metadata_of_other_embeddings(
 ) -> None:
     emb, other = write_run(tmp_path / "emb", [unit_rows(30)]), write_run(tmp_path / "other", [unit_rows(50)])
     before = {path: path.read_bytes() for path in other.rglob("*") if path.is_file()}
-    with pytest.raises(IndexBuildError, match="other has embeddings in img_emb; give the index a folder of its own"):
+    with pytest.raises(IndexBuildError, match="other has embeddings in img_emb; give the index its own folder"):
         clip_index(str(emb), str(other))
     assert {path: path.read_bytes() for path in other.rglob("*") if path.is_file()} == before
 

@@ -212,7 +212,7 @@ def test_an_output_among_the_parts_is_refused_and_stays(tmp_path: Path, unit_row
     before = {name: (tmp_path / "parts" / name / "image.index").read_bytes() for name in taken}
     assert len(taken) == 3
     for name in taken:
-        with pytest.raises(ClipRetrievalError, match="is among the parts and holds an index already"):
+        with pytest.raises(ClipRetrievalError, match="is among the parts and already holds an index"):
             combine(tmp_path, f"parts/{name}")
     assert {name: (tmp_path / "parts" / name / "image.index").read_bytes() for name in taken} == before
 
@@ -223,7 +223,7 @@ def test_what_was_merged_before_is_replaced_if_so_wanted(tmp_path: Path, unit_ro
     write_parts(tmp_path / "other", "Flat")
     config = CombineConfig(input_folder=str(tmp_path / "other"), output_folder=str(tmp_path / "parts" / "all"))
     before = (tmp_path / "parts" / "all" / "image.index").read_bytes()
-    with pytest.raises(ClipRetrievalError, match=r"has an image\.index already; .* give --overwrite True"):
+    with pytest.raises(ClipRetrievalError, match=r"already has an image\.index; .* give --overwrite True"):
         run_combine(config)
     assert (tmp_path / "parts" / "all" / "image.index").read_bytes() == before
     run_combine(replace(config, overwrite=True))
@@ -236,7 +236,7 @@ def test_metadata_that_is_not_there_is_told(
 ) -> None:
     build_two(tmp_path, unit_rows, write_run)
     combine(tmp_path, "out")
-    assert "out has no metadata, which is not merged: hits are ids and scores alone" in caplog.text
+    assert "out has no metadata, since it is not merged: hits are only ids and scores" in caplog.text
     caplog.clear()
     copy_metadata(tmp_path, "0", "1")
     combine(tmp_path, "out", overwrite=True)
@@ -356,8 +356,8 @@ def only_from_a_reader(read: Callable[..., Any]) -> Callable[..., Any]:
     ("key", "why"),
     [
         ("IVF16,PQ8x4fs", "an IndexIVFPQFastScan, whose lists of 4-bit codes faiss keeps in memory"),
-        ("IVF16,SQ8,RFlat", "an IndexRefineFlat, whose lists are in memory beside the codes of the refinement"),
-        ("PQ8x4fs", "an IndexPQFastScan, which has no lists for a disk"),
+        ("IVF16,SQ8,RFlat", "an IndexRefineFlat, whose lists are in memory together with the codes of the refinement"),
+        ("PQ8x4fs", "an IndexPQFastScan, which has no lists"),
     ],
 )
 def test_why_lists_are_not_for_a_disk_is_told(tmp_path: Path, key: str, why: str) -> None:
@@ -375,6 +375,6 @@ def merge_on_disk_as_ours(parts: str, out: str) -> object:
 def test_a_refusal_leaves_no_folder_that_was_not_there(tmp_path: Path, combine: Any, there: list[str]) -> None:
     write_parts(tmp_path / "parts", "IVF16,PQ8x4fs,RFlat")
     tmp_path.joinpath(*there).mkdir(parents=True, exist_ok=True)
-    with pytest.raises(ClipRetrievalError, match="beside the codes of the refinement"):
+    with pytest.raises(ClipRetrievalError, match="together with the codes of the refinement"):
         combine(str(tmp_path / "parts"), str(tmp_path / "above" / "out"))
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_dir()) == sorted([*there, "parts"])

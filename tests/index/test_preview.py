@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from clip_retrieval import clip_index
 from clip_retrieval.cli import cli
 
-NOTE = "an update changes the index in place where it can; this is what building it anew would make"
+NOTE = "an update changes the index in place if it can; this is what building it from scratch would make"
 
 
 @pytest.fixture

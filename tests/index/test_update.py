@@ -120,7 +120,7 @@ def test_a_graph_grows_and_is_built_again_only_for_rows_that_were_empty(
     after[3] = rows[3]
     write_run(emb, [after, rows[1200:]])
     index(emb, tmp_path / "ix", update=True)  # by faiss: autofaiss measures a graph for seconds
-    assert "cannot take them in their place" in caplog.text
+    assert "cannot insert them in their place" in caplog.text
     assert search(tmp_path / "ix", rows[3], 1) == [3]
 
 
@@ -263,8 +263,8 @@ def change_model(emb: Path) -> None:
 
 REFUSED: dict[Callable[[Path], None], str] = {
     grow: r"img_emb_1\.npy has 19 rows, and had 20",
-    vanish: r"was built of .*img_emb_1\.npy \(20 rows\), which is gone",
-    come_before: r"img_emb_0_0001\.npy came before img_emb_1\.npy",
+    vanish: r"was built from .*img_emb_1\.npy \(20 rows\), which is gone",
+    come_before: r"img_emb_0_0001\.npy was inserted before img_emb_1\.npy",
     replace_row: r"row \d+ of .*img_emb_1\.npy has another vector now, as have \d+ more; ",
     replace_one_row: r"row 3 of .*img_emb_1\.npy has another vector now; ",
     change_model: r"holds embeddings of hash:16\?size=32 \(hash-16-0\), the folder's are of .*another",
@@ -388,7 +388,7 @@ def test_an_index_that_was_built_anew_is_not_to_be_built_once_more(
     about["quality"]["image"]["recall@10"] = 1.2
     path.write_text(json.dumps(about))
     index(emb, tmp_path / "ix", update=True, max_index_memory_usage="20KB")
-    assert "building the image index anew: it has 38," in caplog.text
+    assert "building the image index from scratch: it has 38," in caplog.text
     assert "and was 1.200; raise --max_index_memory_usage or --max_index_query_time_ms, if" in caplog.text
 
 

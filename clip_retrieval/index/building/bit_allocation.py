@@ -1,4 +1,4 @@
-"""Allocates a code's bits to dimensions so that the error of inner products with queries is least.
+"""Allocates a code's bits to dimensions to minimize the error of inner products with queries.
 
 A vector x is kept as x', and a query q sees the error q.(x' - x). Its mean square is the sum over dimensions of
 E[q_i^2] E[(x'_i - x_i)^2] where the basis decorrelates the errors, so a bit is worth most where queries are long and
@@ -27,7 +27,7 @@ LLOYD_STEPS = 12
 COMPANDING_BINS = 128
 MIXED_COUNTS = np.unique(np.geomspace(2, 4096, 45).astype(int))
 LEAST_BITS_WORTH_A_SLOT = 0.25
-LEAST_IMPORTANCE = np.finfo(np.float64).tiny  # avoids log(0) where all rows are equal
+LEAST_IMPORTANCE = np.finfo(np.float64).tiny  # avoids log(0) if all rows are equal
 PADDING = -1
 
 
@@ -35,7 +35,7 @@ PADDING = -1
 class CodeLayout:
     """Groups of dimensions that share a code of `group_bits` bits each."""
 
-    dims: Ints  # [groups, slots], PADDING where a slot is free
+    dims: Ints  # [groups, slots], PADDING for a free slot
     bits: Ints  # [groups, slots]; each row sums up to group_bits
     group_bits: int
 
@@ -45,7 +45,7 @@ class CodeLayout:
 
     @property
     def width(self) -> int:
-        """Dimensions after the transform, padding among them."""
+        """Dimensions after the transform, including padding."""
         return int(self.dims.size)
 
 
@@ -61,8 +61,8 @@ def lay_out(importance: Doubles, groups: int, group_bits: int) -> CodeLayout:
 def choose_mixed(spread: Doubles, asked: Doubles, total: int, most: int) -> int:
     """Return how many of the most important dimensions to mix by a random rotation; 0: none.
 
-    A dimension takes `most` bits at most, and the first ones deserve more. A rotation makes their variances alike, and
-    the lengths of queries along them too, which lowers the sum of their products; it costs what an allocation gains.
+    A dimension takes at most `most` bits, though the first ones deserve more. A rotation equalizes their variances, and
+    the lengths of queries along them, which lowers the sum of their products; it costs the gain of an allocation.
     """
     order = np.argsort(-spread * asked)
     spread, asked = spread[order], asked[order]

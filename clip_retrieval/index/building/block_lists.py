@@ -41,7 +41,7 @@ def merge_lists(lists: Any, others: Any, first_id: int) -> None:
 
 
 def join_blocks(lists: Any, others: Any, numbers: Ids, packing: Packing) -> dict[int, Bytes]:
-    """Return by list the blocks that take the place of its last, half-full one: its rows, then those to come."""
+    """Return by list the blocks that replace its last, half-full one: its rows, then the new rows."""
     if not len(numbers):
         return {}
     held = np.array([lists.list_size(number) for number in numbers.tolist()], np.int64)
@@ -64,7 +64,7 @@ def join_blocks(lists: Any, others: Any, numbers: Ids, packing: Packing) -> dict
 
 
 def spread(counts: Ids, capacities: Ids) -> Ids:
-    """Return the places of rows that lie in runs of some capacity, of which the first few of each are taken."""
+    """Return the places of rows in runs of some capacity, of which only the first few are taken."""
     starts = np.cumsum(capacities) - capacities
     firsts = np.cumsum(counts) - counts
     places: Ids = np.arange(int(counts.sum())) + np.repeat(starts - firsts, counts)

@@ -1,6 +1,6 @@
-"""Writes an index file again with rows removed and added; what needs no change goes from file to file.
+"""Writes an index file again with rows removed and added; what does not change is copied from file to file.
 
-Memory holds all of an index only where its rows are neither in a store nor in lists: graphs (decision 15).
+Memory holds all of an index only if its rows are not in a store or in lists, as in graphs (decision 15).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class HeldIndex:
-    """An index that is all in memory."""
+    """An index that is completely in memory."""
 
     index: Any
 
@@ -46,9 +46,9 @@ Opened = HeldIndex | StoredFile | ListedFile
 
 
 def open_to_change(path: str, change: Change, bounds: Bounds) -> Opened:
-    """Return the index, without its store or without its rows where those can stay in the file.
+    """Return the index, without its store or without its rows if these can stay in the file.
 
-    Raises CannotChangeError where what is in memory would be larger than allowed, RuntimeError where it is no index.
+    Raises CannotChangeError if it would need more memory than allowed, RuntimeError if it is not an index.
     """
     in_file = open_listed(path) or open_stored(path)
     if isinstance(in_file, ListedFile):
@@ -62,7 +62,7 @@ def open_to_change(path: str, change: Change, bounds: Bounds) -> Opened:
 
 
 def write_changed(opened: Opened, change: Change, vectors: Vectors, path: Path) -> None:
-    """Write the index as its embeddings are now; raises OSError where writing fails."""
+    """Write the index for the current embeddings; raises OSError if writing fails."""
     if isinstance(opened, ListedFile):
         write_changed_lists(opened, change, vectors, path)
     elif isinstance(opened, StoredFile):
@@ -96,11 +96,11 @@ def write_changed_store(stored: StoredFile, change: Change, vectors: Vectors, pa
         change_rows(lists, change, vectors)
 
     def encode_now(ids: Ids) -> NDArray[np.uint8]:
-        """Return the codes of rows as they are now; emptied ones are zero."""
+        """Return the codes of the current rows; emptied ones are zero."""
         codes: NDArray[np.uint8] = store.sa_encode(read_rows(vectors, ids))
         return codes
 
-    # A refinement keeps what it has of emptied rows: they are in no list any more.
+    # A refinement keeps its codes of emptied rows, which are no longer in lists.
     anew = change.filled if lists is not None else np.union1d(change.filled, change.emptied)
     added = added_range(change)
     halves = find_halves(vectors, added) if holds_halves(store) else None
@@ -110,7 +110,7 @@ def write_changed_store(stored: StoredFile, change: Change, vectors: Vectors, pa
 
 
 def write_changed_lists(listed: ListedFile, change: Change, vectors: Vectors, path: Path) -> None:
-    """Write an index of lists: old rows go from file to file, new ones are in memory, a part of them at a time."""
+    """Write an index of lists: old rows are copied from file to file, new ones are in memory, some at a time."""
     removed = np.union1d(change.emptied, change.filled)  # autofaiss adds zero rows to lists
     with tempfile.TemporaryDirectory(prefix="added-", dir=path.parent) as scratch:
         new = write_parts(listed.index, find_new(change, vectors), Path(scratch))
@@ -118,7 +118,7 @@ def write_changed_lists(listed: ListedFile, change: Change, vectors: Vectors, pa
 
 
 def find_new(change: Change, vectors: Vectors) -> Iterator[tuple[Ids, Rows]]:
-    """Yield ids and rows that come into the lists: the filled ones, then those of the added ones that are not zero."""
+    """Yield ids and rows that are added to the lists: filled rows, then added rows that are not zero."""
     for places, rows in pick(vectors, change.filled):
         yield change.filled[places], rows
     first = change.known
@@ -129,7 +129,7 @@ def find_new(change: Change, vectors: Vectors) -> Iterator[tuple[Ids, Rows]]:
 
 
 def write_parts(index: Any, batches: Iterable[tuple[Ids, Rows]], folder: Path) -> list[ListedFile]:
-    """Add rows to a trained, empty index of lists, and return the files that hold them; it is empty again then."""
+    """Add rows to a trained, empty index of lists, and return files with these rows; then the index is empty again."""
     parts: list[ListedFile] = []
 
     def finish() -> None:

@@ -1,8 +1,8 @@
 """Streams an index's final array of codes from the embeddings into its file, never holding it in memory.
 
-Such an array holds every row by place: it is all of an index that compares with every row, and the second index of a
+Such an array holds every row by place: it is all of an index that compares with every row, or the second index of a
 refinement, of which only the first one, with its lists, is in memory while rows are added. faiss writes an array as its
-length and its bytes; here both stand for a mark until they come to be written.
+length and its bytes; here it writes those of a mark, which are replaced during writing.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.search.files import BYTES_AT_ONCE, write_file
 
 STREAMED = (faiss.IndexFlat, faiss.IndexScalarQuantizer, faiss.IndexPQ)
-MARK_BYTES = 64  # least length of the mark, so that no other part of a file equals it by chance
+MARK_BYTES = 64  # least length of the mark, so no other part of a file equals it by chance
 
 
 @dataclass(frozen=True)
 class CodesInFile:
-    """Codes of some rows that lie in a local file already."""
+    """Codes of some rows that are already in a local file."""
 
     path: str
     start: int
@@ -53,11 +53,11 @@ class CodesInFile:
 
 
 def copy_in_kernel(source: IO[bytes], start: int, size: int, target: IO[bytes]) -> int:
-    """Append bytes of one file to another; return how many came: fewer where the file ends or that cannot be done here.
+    """Append bytes of one file to another; return their number: fewer if the file ends or the kernel cannot do it.
 
-    It takes half the time of writing what is mapped, as no page has to be brought into this process. Why it cannot be
-    done, which each kernel, file system and container says in its own way, does not matter: whoever copies the rest
-    meets what is really wrong.
+    It takes half the time of writing a mapping, since no page has to be brought into this process. Kernels, file
+    systems and containers refuse it with different errors, which are ignored: the code that copies the rest gets the
+    real error.
     """
     copied = 0
     with suppress(AttributeError, OSError):  # only Linux has it
@@ -119,7 +119,7 @@ def write_codes(codes: Iterable[Codes], file: IO[bytes]) -> None:
 def write_with_store(index: Any, codes: Iterable[Codes], row_count: int, path: Path) -> None:
     """Write an index with an empty store as if the store held these codes; the index is unusable afterwards.
 
-    Raises OSError where writing fails.
+    Raises OSError if writing fails.
     """
     store = find_store(index)
     if store is None:

@@ -1,8 +1,8 @@
 """Removes and adds rows of an existing faiss index.
 
-Inverted lists know their rows by id: those can be taken out and put back. Arrays of codes (Flat, scalar and product
-quantizers) know them by place: those can be overwritten. Graphs can only grow: what is to be no hit there is left out
-while searching. A refinement holds every row in its second index, by place, and finds them by the ids of the first.
+Inverted lists know their rows by id, so rows can be taken out and put back. Arrays of codes (Flat, scalar and product
+quantizers) know them by place, so rows can be overwritten. Graphs can only grow: removed rows are left out of
+searches. A refinement holds every row in its second index, by place, and finds it by the ids of the first.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def check_lists(index: Any) -> None:
 
 
 def is_trained_on_rows(index: Any) -> bool:
-    """Say whether the index was trained on its rows, so that many new rows make it worse."""
+    """Say whether the index was trained on its rows, so many new rows make it worse."""
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexHNSW):
         return is_trained_on_rows(index.storage)

@@ -1,4 +1,4 @@
-"""Gives a graph room for the rows that are to come: else its arrays are copied when they grow, and held twice."""
+"""Gives a graph room for new rows: otherwise its arrays are copied when they grow, and held twice."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import faiss
 
 from clip_retrieval.search.tree import list_nodes
 
-LEVELS = 1.25  # of the links that a row has at the lowest level: a few rows have some at upper ones
-LUCK = 4096  # links more, as a single row may be at many levels
+LEVELS = 1.25  # times the links of a row at the lowest level: a few rows have links at upper levels
+LUCK = 4096  # additional links, since a single row may be at many levels
 
 
 def make_room(index: Any, rows: int) -> None:
-    """Let an index in memory hold so many more rows without being copied, if it is a graph."""
+    """Let an index in memory hold `rows` more rows without being copied, if it is a graph."""
     for graph in list_nodes(index):
         if isinstance(graph, faiss.IndexHNSW) and has_rows_of_its_own(graph):
             storage = faiss.downcast_index(graph.storage)
@@ -22,9 +22,9 @@ def make_room(index: Any, rows: int) -> None:
 
 
 def open_with_room(path: str, rows: int) -> Any:
-    """Return the index of a file in memory, with room for so many more rows if it is a graph.
+    """Return the index of a file in memory, with room for `rows` more rows if it is a graph.
 
-    Raises RuntimeError where the file is no faiss index.
+    Raises RuntimeError if the file is not a faiss index.
     """
     index, mapped = (faiss.read_index(path, faiss.IO_FLAG_MMAP_IFC) for _ in range(2))
     graph = faiss.downcast_index(index)
@@ -59,7 +59,7 @@ def reserve(array: Any, more: int) -> None:
 
 
 def take(mapped: Any, array: Any, more: int) -> None:
-    """Copy what is mapped into an empty array that has room for more."""
+    """Copy a mapping into an empty array that has room for more."""
     count = int(mapped.size())
     array.resize(count + more)
     faiss.rev_swig_ptr(array.data(), count)[:] = faiss.rev_swig_ptr(mapped.data(), count)

@@ -37,7 +37,7 @@ class Piece:
         return self.ids if self.order is None else self.ids[self.order]
 
     def count_untouched(self) -> int:
-        """Return how many rows at the beginning stay where they are."""
+        """Return how many rows at the beginning keep their place."""
         if self.order is None:
             return len(self.ids)
         moved = np.flatnonzero(self.order != np.arange(len(self.order)))
@@ -45,7 +45,7 @@ class Piece:
 
 
 class Layout(Protocol):
-    """How lists of one shape lie in a file."""
+    """The format of lists of one shape in a file."""
 
     @property
     def name(self) -> bytes: ...
@@ -58,21 +58,21 @@ class Layout(Protocol):
         """Return the bytes of lists with these numbers of rows."""
 
     def head(self, sizes: Ids) -> bytes:
-        """Return what stands between the name and the first list."""
+        """Return the bytes between the name and the first list."""
 
     def ids_within(self, sizes: Ids) -> Ids:
         """Return where the ids begin in each list."""
 
     def split(self, raw: Bytes, sizes: Sequence[int]) -> Iterator[tuple[Bytes, Ids]] | None:
-        """Return codes and ids of neighboring lists; None where they have other numbers of rows."""
+        """Return codes and ids of neighboring lists; None if they have other numbers of rows."""
 
     def write(self, target: IO[bytes], lists: Sequence[Sequence[Piece]]) -> None:
-        """Write lists, each of which is joined of some pieces."""
+        """Write lists, each joined from some pieces."""
 
 
 @dataclass(frozen=True)
 class ArrayLayout:
-    """Lists of codes as they are."""
+    """Lists of plain codes."""
 
     code_size: int
     name: bytes = ARRAYS
@@ -115,7 +115,7 @@ class ArrayLayout:
 
 @dataclass(frozen=True)
 class BlockLayout:
-    """Lists of 4-bit codes in blocks: rows that change their place are unpacked and packed again, others are not."""
+    """Lists of 4-bit codes in blocks: only rows that change their place are unpacked and packed again."""
 
     packing: Packing
     name: bytes = BLOCKS
@@ -134,7 +134,7 @@ class BlockLayout:
         return -(-rows // self.packing.rows)
 
     def head(self, sizes: Ids) -> bytes:
-        """Return the shape as faiss has it: a row of a list of blocks has no size of its own."""
+        """Return the shape as faiss writes it: in a list of blocks, a row has no size of its own."""
         return in_words([len(sizes), -1, self.packing.rows, self.packing.block_size])
 
     def split(self, raw: Bytes, sizes: Sequence[int]) -> Iterator[tuple[Bytes, Ids]] | None:
@@ -158,7 +158,7 @@ class BlockLayout:
             self.write_some([lists[number] for number in numbers.tolist()], target)
 
     def write_some(self, lists: Sequence[Sequence[Piece]], target: IO[bytes]) -> None:
-        """Write a few thousand rows, those that move packed at once: a call of NumPy takes longer than a short list."""
+        """Write a few thousand rows; pack all moved ones at once: a call of NumPy takes longer than a short list."""
         untouched = [self.untouched_blocks(pieces) for pieces in lists]
         packed = self.pack(
             [move(pieces, len(same), self.packing.rows) for pieces, same in zip(lists, untouched, strict=True)]
@@ -171,14 +171,14 @@ class BlockLayout:
             target.writelines(blocks.data for blocks in (same, moved) if blocks.size)
 
     def untouched_blocks(self, pieces: Sequence[Piece]) -> Bytes:
-        """Return the first blocks of a list, which stay as they are: the last one, too, if nothing follows it."""
+        """Return the first blocks of a list, which do not change, including the last one if nothing follows it."""
         first, *others = pieces
         if first.order is None and not any(len(piece.ids) for piece in others):
             return first.codes
         return first.codes[: first.count_untouched() // self.packing.rows]
 
     def pack(self, lists: Sequence[Sequence[tuple[Bytes, Ids]]]) -> list[Bytes]:
-        """Return the blocks of lists that are joined of some places of some blocks each."""
+        """Return the blocks of lists, each joined from some places of some blocks."""
         moved = [(blocks, places) for pieces in lists for blocks, places in pieces]
         if not moved:
             return [np.empty((0, self.packing.block_size), np.uint8) for _ in lists]
@@ -193,7 +193,7 @@ class BlockLayout:
 
 
 def move(pieces: Sequence[Piece], same: int, rows: int) -> list[tuple[Bytes, Ids]]:
-    """Return the blocks of a list behind the first ones, which stay the same, and the places in them that are kept."""
+    """Return the blocks of a list after the first, unchanged ones, and the places in them that are kept."""
     found = []
     for piece, blocks in zip(pieces, [same] + [0] * (len(pieces) - 1), strict=True):
         places = np.arange(len(piece.ids)) if piece.order is None else piece.order

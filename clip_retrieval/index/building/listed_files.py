@@ -1,7 +1,7 @@
-"""Changes and merges index files that are nothing but inverted lists, from file to file.
+"""Changes and merges index files that consist only of inverted lists, from file to file.
 
-faiss writes such an index as what was trained, and then list after list (`list_layouts.py`). Memory holds what was
-trained, and some lists at a time. Graphs and lists in a file of their own are not written like that.
+faiss writes such an index as the trained part, and then list after list (`list_layouts.py`). Memory holds the trained
+part, and some lists at a time. Graphs and lists in a separate file are written differently.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ListedFile:
-    """An index whose rows stay in its file, what is added to their ids, and those that are left out of it."""
+    """An index whose rows stay in its file, the offset of their ids, and the rows that are left out."""
 
     path: str
     index: Any  # as it was trained, without rows
@@ -63,7 +63,7 @@ class ListedFile:
         return IndexBuildError(f"{self.path} changed while the index was built; build it again")
 
     def read(self, band: range) -> list[Piece]:
-        """Return the rows of neighboring lists; raises IndexBuildError where the file is not as it was."""
+        """Return the rows of neighboring lists; raises IndexBuildError if the file has changed."""
         lengths = self.layout.list_bytes(self.sizes[: band.stop])
         place, size = self.start + int(lengths[: band.start].sum()), int(lengths[band.start :].sum())
         raw = np.fromfile(self.path, np.uint8, size, offset=place)
@@ -95,9 +95,9 @@ def order_without(gone: NDArray[np.bool_]) -> Ids:
 
 
 def open_listed(path: str) -> ListedFile | None:
-    """Open an index file without its rows; None if it is no file of lists, or unlike those that this faiss writes.
+    """Open an index file without its rows; None if it is not a file of lists, or not as this faiss writes them.
 
-    Raises RuntimeError where the file is no faiss index.
+    Raises RuntimeError if the file is not a faiss index.
     """
     outline = open_outline(path)
     if outline is None or not is_listed(outline.index):
@@ -115,7 +115,7 @@ def open_listed(path: str) -> ListedFile | None:
 
 
 def is_listed(index: Any) -> bool:
-    """Say whether an index is nothing but lists, below transformations or not, that can be merged."""
+    """Say whether an index consists only of lists that can be merged, with or without transformations before them."""
     *above, lists = list_nodes(index)
     return (
         isinstance(lists, faiss.IndexIVF)
@@ -157,7 +157,7 @@ def write_head(index: Any, layout: Layout, sizes: Ids) -> bytes:
 
 
 def cut_bands(lengths: Ids) -> Iterator[range]:
-    """Yield ranges of neighboring lists which take BYTES_OF_BAND together, or are a single one."""
+    """Yield ranges of neighboring lists that take BYTES_OF_BAND together, or of a single list."""
     group = np.cumsum(lengths) // BYTES_OF_BAND
     bounds = [0, *(np.flatnonzero(np.diff(group)) + 1).tolist(), len(lengths)]
     for start, stop in pairwise(bounds):
@@ -167,7 +167,7 @@ def cut_bands(lengths: Ids) -> Iterator[range]:
 def write_listed(files: Sequence[ListedFile], path: Path) -> int:
     """Write the rows of files that were trained together as one index; return how many there are.
 
-    Raises OSError where writing fails.
+    Raises OSError if writing fails.
     """
     layout = files[0].layout
     sizes = np.sum([file.kept_sizes() for file in files], axis=0)

@@ -1,4 +1,4 @@
-"""Merges index files of one kind: lists and codes of stores from file to file, lists beside stores in memory."""
+"""Merges index files of one kind: lists and codes of stores from file to file, lists next to stores in memory."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ EMPTIED = (faiss.IndexPreTransform, faiss.IndexRefine, faiss.IndexIVF, faiss.Ind
 
 
 def merge_to_file(source: Folder, names: Sequence[str], starts: Sequence[int], path: Path) -> int:
-    """Merge parts into one file, and return its rows: from file to file, where they are nothing but lists."""
+    """Merge parts into one file, and return its rows: from file to file, if they consist only of lists."""
     listed = open_all([source.path(name) for name in names], starts)
     return merge_in_memory(source, names, starts, path) if listed is None else write_listed(listed, path)
 
 
 def open_all(paths: Sequence[str], starts: Sequence[int]) -> list[ListedFile] | None:
-    """Open parts that are nothing but lists; None if one of them is something else."""
+    """Open parts that consist only of lists; None if one of them is something else."""
     found = []
     for path, start in zip(paths, starts, strict=True):
         part = open_listed(path)
@@ -45,7 +45,7 @@ def open_all(paths: Sequence[str], starts: Sequence[int]) -> list[ListedFile] | 
 
 
 def merge_in_memory(source: Folder, names: Sequence[str], starts: Sequence[int], path: Path) -> int:
-    """Merge the lists in memory, those of one part at a time beside the whole; codes of stores go from file to file."""
+    """Merge the lists in memory, one part at a time; codes of stores go from file to file."""
     stored = open_stored(source.path(names[0]))
     whole = faiss.read_index(source.path(names[0])) if stored is None else stored.index
     if not can_be_merged(whole):
@@ -85,7 +85,7 @@ def open_like(first: StoredFile | None, path: str) -> Any:
 
 
 def merge_on_disk(source: Folder, names: Sequence[str], starts: Sequence[int], folder: Path) -> int:
-    """Merge inverted lists into a file, out of mapped ones: memory for one part at most."""
+    """Merge inverted lists into a file, from mapped ones: memory for at most one part."""
     whole = make_shell(source.path(names[0]))
     ivf = inverted(whole, source.path(names[0]))
     with tempfile.TemporaryDirectory(prefix="shifted-", dir=folder.parent) as scratch:
@@ -101,7 +101,7 @@ def merge_on_disk(source: Folder, names: Sequence[str], starts: Sequence[int], f
             lists.merge_from_multiple(vector.data(), vector.size())
     ivf.replace_invlists(lists, False)  # noqa: FBT003 -- faiss takes no keyword
     ivf.ntotal = whole.ntotal = rows
-    lists.filename = LISTS  # beside it, wherever that will be
+    lists.filename = LISTS  # next to the index, wherever that will be
     write_file(whole, folder / POPULATED)
     return rows
 
@@ -137,8 +137,8 @@ def why_not_on_disk(index: Any) -> str:
     if isinstance(index, faiss.IndexIVFFastScan):
         return "whose lists of 4-bit codes faiss keeps in memory"
     if any(isinstance(node, faiss.IndexIVF) for node in list_nodes(index)):
-        return "whose lists are in memory beside the codes of the refinement"
-    return "which has no lists for a disk"
+        return "whose lists are in memory together with the codes of the refinement"
+    return "which has no lists"
 
 
 def make_shell(path: str) -> Any:
@@ -149,7 +149,7 @@ def make_shell(path: str) -> Any:
 
 
 def empty_out(index: Any) -> None:
-    """Take the rows out of an index. Raises IndexBuildError where those of several could not be put together."""
+    """Take the rows out of an index. Raises IndexBuildError if indices of this kind cannot be merged."""
     index = faiss.downcast_index(index)
     if not isinstance(index, EMPTIED) or isinstance(index, UNMERGED):
         raise IndexBuildError(

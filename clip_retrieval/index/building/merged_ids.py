@@ -48,13 +48,15 @@ class Span:
 
 
 def read_spans(source: Folder, names: Sequence[str]) -> list[Span]:
-    """Read the ids of parts; raises IndexBuildError where parts were not trained together, or ids cannot be rows."""
+    """Read the ids of parts; raises IndexBuildError if parts were not trained together, or ids cannot be rows."""
     first, spans = "", []
     for name in names:
         path = source.path(name)
         shell, span = open_shell(source, name)
         if span.low < 0:
-            raise IndexBuildError(f"{path} has negative ids, from {span.low:,} on, which are no rows; build it again")
+            raise IndexBuildError(
+                f"{path} has negative ids, from {span.low:,} on, which cannot be rows; build it again"
+            )
         if span.count > span.high - span.low + 1:
             raise IndexBuildError(
                 f"{path} has {span.count:,} rows under the ids {span.low:,} to {span.high:,}: some are there twice; "
@@ -77,8 +79,8 @@ def find_starts(
 ) -> list[int]:
     """Return the offset of each part's ids: 0 if the parts' ids differ already, else the number of rows before it.
 
-    Of index folders the manifest says how many rows they have, of files in image.index, image.json where those of
-    each begin. Raises ClipRetrievalError where ids fit none of this.
+    For index folders, the manifest says how many rows they have; for files in image.index, image.json says where the
+    rows of each begin. Raises ClipRetrievalError if ids fit none of this.
     """
     is_explicit = spans[0].is_explicit
     known = read_counts(source, names, modality) if modality and is_explicit else None
@@ -97,17 +99,17 @@ def find_starts(
         if not is_explicit and said != counted:
             raise IndexBuildError(
                 f"{source.path(info)} says that the rows of files begin at {listed_rows(said)}; a merged index of this "
-                f"kind has them at {listed_rows(counted)}, so that ids would change: search the files as they are"
+                f"kind has them at {listed_rows(counted)}, so ids would change: search the files without merging"
             )
         return said
     if any(span.low for span in spans):
         raise IndexBuildError(f"ids overlap in {source.url}: each part must begin at 0, or go on where another ends")
     for name, span in zip(names, spans, strict=True):
         if not span.is_whole:
-            place = source.path(info) if info else "image.json beside it"
+            place = source.path(info) if info else "image.json next to it"
             raise IndexBuildError(
                 f"{source.path(name)} has {span.count:,} rows under the ids 0 to {span.high:,}, and other files begin "
-                "at 0 too: ids do not tell where the rows of the next file begin; "
+                "at 0 too: ids do not show where the rows of the next file begin; "
                 f"{'say' if info else 'put the files into a folder image.index, and say'} where they do "
                 f'(in {place}, "parts": [{{"file": "{files[0]}", "first_row": 0}}, …])'
             )
@@ -120,7 +122,7 @@ def listed_rows(rows: Sequence[int]) -> str:
 
 
 def read_counts(source: Folder, names: Sequence[str], modality: Modality) -> list[int] | None:
-    """Return the rows in the manifest of each part's index folder; None unless each part is one of its own."""
+    """Return the rows in the manifest of each part's index folder; None unless each part has its own folder."""
     counts: list[int] = []
     for name in names:
         path = PurePosixPath(name)
@@ -153,7 +155,7 @@ def open_shell(source: Folder, name: str) -> tuple[Any, Span]:
 
 
 def try_listed(path: str) -> ListedFile | None:
-    """Open a part of lists from its file; None where another way of opening it says more, or is needed."""
+    """Open a part of lists from its file; None if another way of opening it says more, or is needed."""
     try:
         listed = open_listed(path)
     except (RuntimeError, MemoryError, OSError):
@@ -162,7 +164,7 @@ def try_listed(path: str) -> ListedFile | None:
 
 
 def id_span(index: Any, path: str) -> Span:
-    """Return what ids a part has; below a refinement they are positions."""
+    """Return the ids of a part; below a refinement they are positions."""
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexPreTransform):
         return id_span(index.index, path)
@@ -186,7 +188,7 @@ def span_of(pieces: Iterator[Ids]) -> Span:
 def tell_lacking(
     source: Folder, names: Sequence[str], starts: Sequence[int], spans: Sequence[Span], empty_rows: Ids = NO_IDS
 ) -> None:
-    """Log a line on the ids of a merged index that have no row, but for those that are known to have no embedding."""
+    """Log a line on the ids of a merged index without a row, except for rows that are known to have no embedding."""
     end = max(start + span.high + 1 for start, span in zip(starts, spans, strict=True))
     lacking = end - sum(span.count for span in spans)
     if lacking <= 0:

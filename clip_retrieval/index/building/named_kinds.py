@@ -20,13 +20,13 @@ logger = logging.getLogger(__name__)
 EMPTY_PART = re.compile(r"[A-Za-z]0+(?![0-9])")
 INNER = ("index", "base_index", "refine_index", "quantizer", "storage")
 CLUSTERED = ("pq", "rq")
-OPQ_SHARE = 0.08  # of the steps of OPQ, where a kind is only tried
+OPQ_SHARE = 0.08  # of the steps of OPQ, if a kind is only tried
 POLYSEMOUS_SECONDS = 3.5  # of a core, for each part of 8 bits of a product quantizer
 METRIC = faiss.METRIC_INNER_PRODUCT
 
 
 def train_given(plan: Plan, sample: Floats) -> Any:
-    """Return the trained index; raises ConfigError where faiss cannot make or train it."""
+    """Return the trained index; raises ConfigError if faiss cannot make or train it."""
     index = make_given(plan)
     say_training(plan, index, len(sample))
     with telling_why(plan), without_warnings(index):
@@ -35,7 +35,7 @@ def train_given(plan: Plan, sample: Floats) -> Any:
 
 
 def train_quickly(plan: Plan, sample: Floats) -> Any:
-    """Return the trained index of a plan that is only tried, and nothing is told.
+    """Return the trained index of a plan that is only tried, without log lines.
 
     Rotations of OPQ take few steps, and codes are not made polysemous, which changes no distance.
     """
@@ -65,7 +65,7 @@ def list_polysemous(index: Any) -> Iterator[Any]:
 
 
 def make_given(plan: Plan) -> Any:
-    """Return the untrained index of a key; raises ConfigError where faiss does not know it."""
+    """Return the untrained index of a key; raises ConfigError if faiss does not know it."""
     if EMPTY_PART.search(plan.given_key):  # faiss accepts such a key, then crashes
         raise ConfigError(
             f"--index_key {plan.given_key}: a part of it has no lists, links or codes; write IVF1024, HNSW32"
@@ -73,7 +73,7 @@ def make_given(plan: Plan) -> Any:
     with telling_why(plan):
         index = faiss.index_factory(plan.dim, plan.given_key, METRIC)
     if isinstance(faiss.downcast_index(index), faiss.IndexIDMap):
-        raise ConfigError(f"--index_key {plan.given_key}: ids are rows here already; leave IDMap out")
+        raise ConfigError(f"--index_key {plan.given_key}: ids are already rows here; leave IDMap out")
     return index
 
 
@@ -83,7 +83,7 @@ def telling_why(plan: Plan) -> Iterator[None]:
         yield
     except RuntimeError as error:
         why = re.split(r"\.cpp:\d+: ", first_line(error))[-1].rpartition("failed: ")[2]
-        raise ConfigError(f"faiss makes no index {plan.given_key} of {plan.dim} dimensions: {why}") from error
+        raise ConfigError(f"faiss cannot make an index {plan.given_key} of {plan.dim} dimensions: {why}") from error
 
 
 def say_training(plan: Plan, index: Any, rows: int) -> None:

@@ -1,4 +1,4 @@
-"""Files of a build that a loss of power leaves whole or absent, as a killed process does.
+"""Files of a build that are complete or absent after a loss of power, as after a killed process.
 
 A rename may reach the disk before the bytes of the file do: after a loss of power the name would be there, and the
 file empty or full of zeros.
@@ -16,7 +16,7 @@ from clip_retrieval.storage import Folder
 
 @contextmanager
 def staged_on_disk(folder: Folder, name: str) -> Iterator[Path]:
-    """Yield a path to write to; the file is on the disk before it appears under `name`, and the name afterwards too.
+    """Yield a path to write to; the file is on the disk before it appears under `name`, and afterwards the name is too.
 
     Stores answer an upload once they have it.
     """
@@ -31,7 +31,7 @@ def staged_on_disk(folder: Folder, name: str) -> Iterator[Path]:
 def sync(path: Path) -> None:
     """Wait until a local file, or each file of a local folder, is on the disk."""
     for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-        with file.open("r+b") as opened:  # Windows syncs no file that is open for reading alone
+        with file.open("r+b") as opened:  # Windows syncs no file that is open only for reading
             os.fsync(opened.fileno())
     if path.is_dir():
         sync_folder(path)

@@ -1,7 +1,7 @@
 """Parts of an index: rows are added to a copy of the trained, empty index, and parts are merged.
 
-Lists hold explicit ids: row numbers in the embeddings folder. In other indices, and where a refinement looks rows up
-by id, ids are positions from the first row of the file. Stores are written by `code_stores.py`.
+Lists hold explicit ids: row numbers in the embeddings folder. In other indices, and in a refinement, which looks rows
+up by id, ids are positions from the first row of the file. Stores are written by `code_stores.py`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def locate(vectors: Vectors, wanted: RowRange) -> Iterator[tuple[VectorFile, int
 
 
 def read_range(vectors: Vectors, wanted: RowRange) -> Iterator[NDArray[Any]]:
-    """Yield rows start..stop in order as they are stored, some thousand at once [n, d]; only their files are opened."""
+    """Yield the stored rows start..stop in order, some thousand at once [n, d]; only their files are opened."""
     for file, begin, end in locate(vectors, wanted):
         for _, rows in vectors.stored_parts(file, ROWS_TO_ADD, begin, end):
             yield rows
@@ -67,7 +67,7 @@ def open_bytes(index: bytes) -> Any:
 
 
 def fill_lists(index: Any, batches: Iterable[NDArray[Any]], wanted: RowRange) -> None:
-    """Add some rows to the part of a trained index that is in memory: all but its store."""
+    """Add some rows to the part of a trained index that is in memory: everything except its store."""
     lists = find_lists(index)
     first_id = wanted.start if has_ids(index) else 0
     make_room(lists, wanted.row_count)

@@ -1,7 +1,7 @@
 """Assigns rows to lists through the few principal directions of the centroids, while rows are added.
 
 Comparing rows with all centroids takes most of a build. Centroids are means of many rows, so they differ in far fewer
-directions than rows do: the nearest few are found by those alone, and only they are compared in full.
+directions than rows do: the nearest few are found by these directions alone, and only they are compared in full.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def make_quick(quantizer: Any) -> Any | None:
 def finds_the_same(quick: Any, quantizer: Any, rows: NDArray[np.float32]) -> bool:
     """Say whether both find the same lists for some rows [n, d].
 
-    They do not where many centroids are nearly one, as those of rows that are many times the same: faiss makes such
-    where it has no others. Searches would look into other lists than the rows are in.
+    They do not if many centroids are nearly equal, as for rows that are repeated many times: faiss makes such centroids
+    if it finds no others. Searches would then probe other lists than the ones with the rows.
     """
     found, wanted = (one.search(rows, 1)[1] for one in (quick, quantizer))
     return bool((found == wanted).mean() >= AGREED)

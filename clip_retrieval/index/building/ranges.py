@@ -27,7 +27,7 @@ class RowRange:
 
 @dataclass(frozen=True)
 class MergedPart:
-    """A file of a finished index, and the parts that it is made of, in order."""
+    """A file of a finished index, and its parts, in order."""
 
     name: str
     rows: RowRange
@@ -35,7 +35,7 @@ class MergedPart:
 
 
 def split_rows(row_count: int, least_count: int, rows_per_task: int | None = None) -> list[RowRange]:
-    """Cut rows into about equal ranges, at least `least_count` of them where there are as many rows.
+    """Cut rows into about equal ranges, at least `least_count` of them if there are as many rows.
 
     The count does not depend on the cluster, so a run resumed with other executors has the same parts.
     """

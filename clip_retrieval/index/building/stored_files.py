@@ -1,6 +1,6 @@
-"""Opens an index file without its store, whose codes stay in the file: whoever changes or merges it streams them.
+"""Opens an index file without its store, whose codes stay in the file: changes and merges stream them.
 
-`code_stores.py` writes the store of a new index in the same way: building, updating and merging hold the lists alone.
+`code_stores.py` writes the store of a new index in the same way: building, updating and merging hold only the lists.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ Encode = Callable[[Ids], NDArray[np.uint8]]  # ids [n] of changed rows to their 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """An index whose store is empty, and where the file that it was read from has the store's codes."""
+    """An index whose store is empty, and the place of the store's codes in its file."""
 
     index: Any
     codes: CodesInFile
 
     def changed(self, ids: Ids, encode: Encode) -> Iterator[Codes]:
-        """Yield all codes in order, those of some rows, whose ids are sorted, replaced by others."""
+        """Yield all codes in order; the codes of the rows `ids` (sorted) are replaced."""
         row_bytes = self.codes.size // max(1, self.codes.row_count)
         for start in range(0, self.codes.row_count, ROWS_AT_ONCE):
             count = min(ROWS_AT_ONCE, self.codes.row_count - start)
@@ -46,12 +46,12 @@ class StoredFile:
 
 
 def open_stored(path: str) -> StoredFile | None:
-    """Open an index file without its store; None if it has none, or is unlike the files that this faiss writes.
+    """Open an index file without its store; None if it has none, or is not as this faiss writes it.
 
-    Memory holds its lists. Raises RuntimeError where the file is no faiss index.
+    Memory holds its lists. Raises RuntimeError if the file is not a faiss index.
     """
     with Path(path).open("rb") as file:
-        if file.read(4).startswith(LISTS_FIRST):  # nothing but lists
+        if file.read(4).startswith(LISTS_FIRST):  # only lists
             return None
     index = faiss.read_index(path, faiss.IO_FLAG_MMAP_IFC)
     store = find_store(index)
@@ -68,7 +68,7 @@ def open_stored(path: str) -> StoredFile | None:
 
 
 def take_lists(index: Any) -> None:
-    """Copy mapped inverted lists into memory: faiss ends the process where one of those is to grow."""
+    """Copy mapped inverted lists into memory: faiss ends the process if a mapped list grows."""
     lists = faiss.try_extract_index_ivf(index)
     if lists is None:
         return
@@ -82,7 +82,7 @@ def take_lists(index: Any) -> None:
 
 @dataclass
 class Around:
-    """Counts the bytes that faiss writes before the mark in place of the codes, and after it."""
+    """Counts the bytes that faiss writes before and after the mark that stands for the codes."""
 
     mark: bytes
     before: int = 0

@@ -1,7 +1,7 @@
 """Tasks of executors: build one part, or merge parts. Finished tasks are skipped.
 
-Every file appears whole under its name, and only once it is on the disk, so a task may be tried anywhere, any number
-of times, even at once, and none has to be done again after a loss of power.
+Every file appears complete under its name, and only once it is on the disk. So a task may be tried anywhere, any number
+of times, even at once, and no finished task has to be repeated after a loss of power.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def write_whole(job: IndexJob, trained: Shared, path: Path, rows: RowRange) -> N
 
 
 def add_part(job: IndexJob, trained: Shared, rows: RowRange) -> None:
-    """Write the part that holds some rows; raises ClipRetrievalError where their files cannot be read.
+    """Write the part that holds some rows; raises ClipRetrievalError if their files cannot be read.
 
     fp16 codes are not written here; merging copies them from the embeddings.
     """
@@ -99,7 +99,8 @@ def write_part(job: IndexJob, index: Any, rows: RowRange) -> None:
 def merge_group(job: IndexJob, trained: Shared, merged: MergedPart) -> None:
     """Merge neighboring parts into one file of the index.
 
-    Lists go from file to file; memory holds those that have a store beside them, and those of one part besides.
+    Lists are copied from file to file. Memory holds lists only for indices with a store: those of the whole, and those
+    of one part.
     """
     if job.work.exists(job.merged_name(merged)):
         return
@@ -131,7 +132,7 @@ def codes_of(job: IndexJob, store: Any, rows: RowRange, share: float) -> Iterabl
 
 
 def merged_codes(job: IndexJob, store: Any, rows: RowRange) -> Iterable[Codes]:
-    """Return the codes of a part's rows, from the embeddings or from the file beside the part."""
+    """Return the codes of a part's rows, from the embeddings or from the file next to the part."""
     return halves if (halves := halves_of(job, store, rows)) is not None else read_codes(job.work, rows)
 
 
@@ -152,7 +153,7 @@ def read_listed(scratch: Path, work: Folder, name: str) -> ListedFile:
         with work.answering():
             work.fs.get_file(work.path(name), path)
     if (listed := open_listed(path)) is None:
-        raise RuntimeError(f"{name} is no file of lists, or not whole")
+        raise RuntimeError(f"{name} is not a file of lists, or not complete")
     return listed
 
 

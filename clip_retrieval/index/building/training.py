@@ -1,7 +1,7 @@
-"""An empty index out of a sample of the rows: its rotation, its lists and its codebooks, for a plan.
+"""An empty index from a sample of the rows: its rotation, its lists and its codebooks, for a plan.
 
-faiss's own training of product quantizers takes minutes and looks at the rows alone. Here the directions of the
-queries count as well, and codebooks are grids of scalar quantizers (`bit_allocation.py`), found in a moment.
+faiss's own training of product quantizers takes minutes and looks only at the rows. Here the directions of the
+queries count as well, and codebooks are grids of scalar quantizers (`bit_allocation.py`), which are found quickly.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Basis:
 def train_index(plan: Plan, sample: Floats, queries: Floats) -> Any:
     """Return the empty index of a plan, ready for rows.
 
-    `sample` [n, d] are rows, and are overwritten; `queries` [q, d] are vectors such as will be asked for.
+    `sample` [n, d] are rows, and are overwritten; `queries` [q, d] are vectors like future queries.
     """
     if plan.kind == "given":
         return train_given(plan, sample)
@@ -56,7 +56,7 @@ def train_index(plan: Plan, sample: Floats, queries: Floats) -> Any:
 
 
 def make_store(plan: Plan, sample: Floats, queries: Floats) -> Any:
-    """Return what holds whole rows."""
+    """Return the store of whole rows."""
     if plan.store == "codes":
         return train_codes(plan.stored_codes, sample[:CODEBOOK_ROWS], queries)
     if plan.store == "PCA":
@@ -70,7 +70,7 @@ def make_store(plan: Plan, sample: Floats, queries: Floats) -> Any:
 
 
 def make_graph(plan: Plan) -> Any:
-    """Return what links each whole row to its neighbors."""
+    """Return the graph that links each whole row to its neighbors."""
     if plan.store == "fp32":
         return faiss.IndexHNSWFlat(plan.dim, GRAPH_LINKS, METRIC)
     graph = faiss.IndexHNSWSQ(plan.dim, faiss.ScalarQuantizer.QT_fp16, GRAPH_LINKS, METRIC)
@@ -92,7 +92,7 @@ def make_whole_lists(plan: Plan, sample: Floats) -> Any:
 
 
 def train_lists(plan: Plan, sample: Floats, queries: Floats) -> Any:
-    """Return a rotation over lists whose codes hold what a row differs in from its list's centroid."""
+    """Return a rotation over lists whose codes hold the difference of a row and its list's centroid."""
     centroids = cluster(sample, min(plan.lists, len(sample)))
     residuals = np.ascontiguousarray(subtract_centroids(sample, centroids)[:CODEBOOK_ROWS])
     basis = find_basis(mean_products(residuals), queries, plan.codes)
@@ -107,9 +107,9 @@ def train_lists(plan: Plan, sample: Floats, queries: Floats) -> Any:
 
 
 def train_codes(codes: Codes, rows: Floats, queries: Floats) -> Any:
-    """Return a rotation over codes of whole rows [n, d], for those that are compared with a query once more.
+    """Return a rotation over codes of whole rows [n, d], for reranking.
 
-    Codes beside no list have to hold more than codes of lists: all of a row, but for what every row has in common.
+    Codes without a list have to hold more than codes of lists: all of a row, except for what all rows have in common.
     """
     basis = find_basis(mean_products(rows) - product_of_means(rows), queries, codes)
     layout = lay_out(basis.importance, codes.groups, codes.bits)
@@ -121,9 +121,9 @@ def train_codes(codes: Codes, rows: Floats, queries: Floats) -> Any:
 
 
 def train_directions(plan: Plan, rows: Floats, queries: Floats) -> Any:
-    """Return a rotation to the directions that tell most about inner products, over a byte for each of them.
+    """Return a rotation to the directions that matter most for inner products, over a byte for each of them.
 
-    A query is turned and compared, where codes would have it wait for a table of products.
+    A query is rotated and compared directly, while codes would need a table of products first.
     """
     basis = find_basis(mean_products(rows) - product_of_means(rows), queries, plan.stored_codes)
     transform = make_transform(basis, np.argsort(-basis.importance, kind="stable")[: plan.store_bytes])
@@ -145,7 +145,7 @@ def cluster(sample: Floats, count: int) -> Floats:
 
 
 def subtract_centroids(sample: Floats, centroids: Floats) -> Floats:
-    """Turn each row into what it differs in from its list's centroid, which is that with the largest inner product."""
+    """Replace each row by its difference from its list's centroid, the one with the largest inner product."""
     for start in range(0, len(sample), BLOCK_ROWS):
         block = sample[start : start + BLOCK_ROWS]
         _, owners = faiss.knn(block, centroids, 1, metric=METRIC)
@@ -154,7 +154,7 @@ def subtract_centroids(sample: Floats, centroids: Floats) -> Floats:
 
 
 def average(rows: Floats, owners: NDArray[np.int64], count: int) -> Floats:
-    """Return the means [count, d] of the rows of each owner; zero where one has none."""
+    """Return the means [count, d] of the rows of each owner; zero if an owner has none."""
     sums = np.zeros((count, rows.shape[1]), dtype=np.float32)
     for start in range(0, len(rows), BLOCK_ROWS):
         block, of_block = rows[start : start + BLOCK_ROWS], owners[start : start + BLOCK_ROWS]
@@ -192,9 +192,9 @@ def product_of_means(rows: Floats) -> Doubles:
 
 
 def hedge(asks: Doubles, share: float) -> Doubles:
-    """Return mean products [d, d] of queries that have a share of their mean square in no direction of their own.
+    """Return mean products [d, d] of queries with a share of their mean square spread over all directions.
 
-    The more bits there are, the more do those count that queries other than the drawn ones could need.
+    The more bits there are, the more count directions that only other queries than the drawn ones could need.
     """
     hedged: Doubles = asks + share * np.trace(asks) / len(asks) * np.eye(len(asks))
     return hedged
@@ -222,7 +222,7 @@ def make_transform(basis: Basis, dims: NDArray[np.int64]) -> Any:
 
 
 def make_quantizer(centroids: Floats) -> Any:
-    """Return what finds the lists of a row: by comparing with all centroids, or in a graph of very many."""
+    """Return the quantizer that finds the lists of a row: compares all centroids, or uses a graph if there are many."""
     if len(centroids) < LISTS_FOR_GRAPH:
         quantizer = faiss.IndexFlatIP(centroids.shape[1])
     else:
@@ -233,7 +233,7 @@ def make_quantizer(centroids: Floats) -> Any:
 
 
 def own(index: Any, *flags: str) -> Any:
-    """Hand the parts of an index over to it: faiss frees them with it, Python no longer does."""
+    """Give an index the ownership of its parts: faiss frees them with it, Python no longer does."""
     for flag in flags:
         setattr(index, flag, True)
     for part in index.referenced_objects:

@@ -27,7 +27,7 @@ Engine = Callable[[Vectors, Bounds, Path], dict[str, Any]]  # writes the index t
 def chosen_engine(config: IndexConfig, target: IndexFolder) -> Iterator[Engine]:
     """Yield the engine: a local one, or one on a cluster, which may write a folder of several files.
 
-    Raises ConfigError where the engine is not installed, or cannot do what is wanted.
+    Raises ConfigError if the engine is not installed, or cannot do what is asked for.
     """
     if config.engine == "autofaiss":
         yield open_autofaiss(config)
@@ -54,7 +54,7 @@ def chosen_engine(config: IndexConfig, target: IndexFolder) -> Iterator[Engine]:
 
 
 def sync_indices(target: IndexFolder) -> None:
-    """Wait until the published indices are on the disk: the parts that they were made of are about to be removed."""
+    """Wait until the published indices are on the disk, since their parts are about to be removed."""
     names = [target.index_name(modality) for modality in MODALITIES]
     for name in names if target.is_local else ():
         if target.exists(name):

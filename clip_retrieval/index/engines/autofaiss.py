@@ -1,4 +1,4 @@
-"""autofaiss as an engine: in a process of its own, since it resets its host's logging; its refusals are errors."""
+"""autofaiss as an engine: in a separate process, since it resets its host's logging; its refusals are errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STAGE = re.compile(r"^\S+ \S+ \[(INFO|ERROR)\]:\s*(?P<text>.*)$")
 
 def build_with_autofaiss(vectors: Vectors, bounds: Bounds, path: Path) -> dict[str, Any]:
     """Let autofaiss choose, train, fill and tune an index within the bounds."""
-    # Use the index's scratch folder, unless autofaiss would take its name for a pattern.
+    # Use the index's scratch folder, unless autofaiss would read its name as a pattern.
     place = None if any(mark in str(path) for mark in "*?[") else path.parent
     with tempfile.TemporaryDirectory(prefix="embeddings-", dir=place) as scratch:
         stage(vectors, Path(scratch) / "embeddings")
@@ -38,7 +38,7 @@ def build_with_autofaiss(vectors: Vectors, bounds: Bounds, path: Path) -> dict[s
 def stage(vectors: Vectors, folder: Path) -> None:
     """Link (or copy, from stores) the embeddings' files in row order, under plain names.
 
-    autofaiss reads every npy file below its folder, and takes the folder's name for a glob pattern.
+    autofaiss reads every npy file below its folder, and reads the folder's name as a glob pattern.
     """
     folder.mkdir()
     for i, file in enumerate(vectors.files):

@@ -1,4 +1,4 @@
-"""Runs autofaiss.build_index with the task on stdin; exit code 0 and an infos file only where an index was built."""
+"""Runs autofaiss.build_index with the task on stdin; exit code 0 and an infos file only if an index was built."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Our engine: a planned index, trained on a random sample and filled part by part, here or on executors of a cluster.
 
-Where there are several parts, each is a file in a work folder, which outlives a build that fails or is killed: the
-next one of the same embeddings, within the same bounds, goes on with the parts that are there.
+If there are several parts, each is a file in a work folder, which outlives a build that fails or is killed: the next
+build of the same embeddings, within the same bounds, goes on with the existing parts.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ logger = logging.getLogger(__name__)
 
 TRAINED = "trained.index"
 FORMAT_OF_PARTS = 2
-WHAT_FINDS_MORE = "what finds more: a larger --max_index_memory_usage, other kinds by --index_key, filter --refine_from"
-SURELY = 1.05  # times the size that a small index of the kind lets expect
-QUERY_ROWS = 8_192  # queries of each modality whose directions codes are made exact for
+WHAT_FINDS_MORE = "to find more: a larger --max_index_memory_usage, other kinds by --index_key, filter --refine_from"
+SURELY = 1.05  # times the expected size, extrapolated from a small index of the kind
+QUERY_ROWS = 8_192  # queries of each modality for whose directions codes are made exact
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class FaissEngine:
     runner: Runner
     place: Folder  # parent of the work folders
     index_count: int = 1
-    finished: list[Folder] = field(default_factory=list)  # work folders that nobody needs any more
+    finished: list[Folder] = field(default_factory=list)  # work folders that are no longer needed
 
     def __call__(self, vectors: Vectors, bounds: Bounds, path: Path) -> dict[str, Any]:
         plan = plan_index(vectors, bounds, self.index_count)
@@ -101,7 +101,7 @@ class FaissEngine:
 
 
 def plan_index(vectors: Vectors, bounds: Bounds, file_count: int = 1) -> Plan:
-    """Return the plan for some vectors; raises IndexBuildError that names the nearest bounds where nothing fits."""
+    """Return the plan for some vectors; raises IndexBuildError that names the nearest bounds if nothing fits."""
     problem = describe_problem(vectors, bounds, file_count)
     rehearsal = rehearse(vectors, problem)
     if bounds.index_key:
@@ -113,12 +113,12 @@ def plan_index(vectors: Vectors, bounds: Bounds, file_count: int = 1) -> Plan:
 
 
 def check_expected_size(plan: Plan, bounds: Bounds) -> None:
-    """Raise IndexBuildError where an index of a given key is sure to come out too large."""
+    """Raise IndexBuildError if an index of a given key is sure to become too large."""
     if plan.kind == "given" and plan.index_bytes > SURELY * bounds.max_index_bytes:
         raise IndexBuildError(
             f"an index {plan.key} of {plan.rows:,} x {plan.dim} vectors would take about {in_bytes(plan.index_bytes)}, "
             f"above max_index_memory_usage, {in_bytes(bounds.max_index_bytes)}; raise the bound to "
-            f"{bound_above(int(SURELY * plan.index_bytes))}, or leave --index_key out: what we choose keeps to it"
+            f"{bound_above(int(SURELY * plan.index_bytes))}, or leave --index_key out: the planner keeps to it"
         )
 
 
@@ -148,7 +148,7 @@ def say_plan(plan: Plan) -> None:
     costs = (plan.key, in_bytes(plan.index_bytes), in_bytes(plan.peak_bytes), plan.seconds)
     if not plan.measured_on:
         logger.info(
-            "%s: about %s, %s of memory to build, %.0f s; of CLIP embeddings such indices find about %.2f (recall@10) "
+            "%s: about %s, %s of memory to build, %.0f s; for CLIP embeddings such indices find about %.2f (recall@10) "
             "in %.1f ms",
             *(*costs, plan.recall, plan.query_ms),
         )
@@ -157,12 +157,12 @@ def say_plan(plan: Plan) -> None:
         "%s: about %s, %s of memory to build, %.0f s; expected recall@10, from trying it on %s of these rows: %.2f in "
         "%.1f ms%s",
         *(*costs, f"{plan.measured_on:,}", plan.recall, plan.query_ms),
-        "" if plan.promised is None else f"; of CLIP embeddings: {plan.promised:.2f}",
+        "" if plan.promised is None else f"; for CLIP embeddings: {plan.promised:.2f}",
     )
     if plan.promised is not None and plan.recall < plan.promised - AS_PROMISED:
         logger.warning(
-            "%s is expected to find %.2f of the ten nearest rows, of CLIP embeddings %.2f: these vectors are harder to "
-            "tell apart; of what was tried within the bounds it finds most for its time; %s",
+            "%s is expected to find %.2f of the ten nearest rows, for CLIP embeddings %.2f: these vectors are harder "
+            "to distinguish; of the kinds tried within the bounds, it finds most for its time; %s",
             *(plan.key, plan.recall, plan.promised, WHAT_FINDS_MORE),
         )
 
@@ -182,7 +182,7 @@ def draw_queries(asked: Sequence[Vectors]) -> Floats:
 
 
 def fingerprint(vectors: Vectors, plan: Plan) -> str:
-    """Return a short hash of all that the parts depend on; cores and costs are not part of it."""
+    """Return a short hash of everything that the parts depend on, without cores and costs."""
     files = [(file.name, file.row_count, file.dim, changed(vectors, file.name)) for file in vectors.files]
     about = [
         FORMAT_OF_PARTS,
@@ -196,7 +196,7 @@ def fingerprint(vectors: Vectors, plan: Plan) -> str:
 
 
 def changed(vectors: Vectors, name: str) -> str:
-    """Return the time or ETag of a file's last change, whichever the store has."""
+    """Return the time of a file's last change, or its ETag, depending on the store."""
     info = vectors.folder.fs.info(vectors.folder.path(f"{vectors.subfolder}/{name}"))
     return str(info.get("mtime") or info.get("ETag") or info.get("etag") or info.get("LastModified"))
 

@@ -1,4 +1,4 @@
-"""Parts that are made on this machine, one after the other, with a bar that shows how far they are."""
+"""Parts that are made on this machine, one after the other, with a progress bar."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Task = TypeVar("Task")
 
 
 class LocalRunner:
-    """Runs tasks in this process, on all cores that faiss was given."""
+    """Runs tasks in this process, on all cores of faiss."""
 
     cores_of_task: int | None = None
     rows_of_task: int | None = ROWS_OF_PART

@@ -1,1 +1,1 @@
-"""The files beside an index: manifest, metadata, options; checks before they are written."""
+"""The files next to an index: manifest, metadata, options; checks before they are written."""

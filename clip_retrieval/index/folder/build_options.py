@@ -21,9 +21,9 @@ KEPT = tuple(flag.name for flag in flags_of(IndexConfig) if flag.facts.get("kept
 
 
 def read_index_config(values: Mapping[str, object], arguments: Sequence[object] = ()) -> IndexConfig:
-    """Return the config of flat keyword values and positional arguments; of an update, those of the index below them.
+    """Return the config of flat keyword values and positional arguments; an update defaults to options of the index.
 
-    Raises ConfigError where they mean nothing, or not together.
+    Raises ConfigError if they are invalid, alone or together.
     """
     given = read_given(IndexConfig, values, arguments)
     if not given.get(("update",)):
@@ -40,7 +40,7 @@ def read_index_config(values: Mapping[str, object], arguments: Sequence[object] 
 
 
 def read_score_config(values: Mapping[str, object], arguments: Sequence[object] = ()) -> ScoreConfig:
-    """Return the config of `index score`; of tuning, with what the index was built for where nothing else is given."""
+    """Return the config of `index score`; tuning uses the targets of the index as defaults."""
     given = read_given(ScoreConfig, values, arguments)
     if not given.get(("tune",)):
         return assemble(ScoreConfig, given)

@@ -21,7 +21,7 @@ AGAIN = "build the index again, without --update"
 class Change:
     """Rows that differ from those of the index; ids in increasing order."""
 
-    known: int  # rows that the index was built of, or knows from an earlier update
+    known: int  # rows from which the index was built or updated
     added: int  # rows after those
     emptied: NDArray[np.int64]
     filled: NDArray[np.int64]
@@ -37,13 +37,13 @@ class Change:
 def find_change(
     folder: IndexFolder, modality: Modality, about: Mapping[str, Any], vectors: Vectors, contents: Contents
 ) -> Change:
-    """Compare an index with the embeddings as they are; `about` is what the manifest says of it.
+    """Compare an index with the current embeddings; `about` is its entry in the manifest.
 
-    Rows are compared by checksums, whatever the times of their files. Raises IndexBuildError where the folder is
-    another one: a file is gone or has other rows, or a row has another vector.
+    Rows are compared by checksums, not by the times of their files. Raises IndexBuildError if the folder is another
+    one: if a file is gone or has other rows, or if a row has another vector.
     """
     if "files" not in about:
-        raise IndexBuildError(f"{folder.url} does not say of which files it was built", advice=AGAIN)
+        raise IndexBuildError(f"{folder.url} does not say from which files it was built", advice=AGAIN)
     check_files(folder, about["files"], vectors)
     old = read_checksums(folder, modality, about["rows"])
     new = contents.checksums[: len(old)]
@@ -52,7 +52,7 @@ def find_change(
         row, file = vectors.locate(int(replaced[0]))
         others = f", as have {len(replaced) - 1:,} more" if len(replaced) > 1 else ""
         raise IndexBuildError(
-            f"{folder.url} was not built of these embeddings: row {row} of {vectors.path(file)} has another vector "
+            f"{folder.url} was not built from these embeddings: row {row} of {vectors.path(file)} has another vector "
             f"now{others}",
             advice=AGAIN,
         )
@@ -72,13 +72,13 @@ def check_files(folder: IndexFolder, old: Sequence[Mapping[str, Any]], vectors: 
         name, rows = was["name"], was["rows"]
         if i >= len(now) or name not in names:
             raise IndexBuildError(
-                f"{folder.url} was built of {vectors.folder.path(vectors.subfolder)}/{name} ({rows:,} rows), "
+                f"{folder.url} was built from {vectors.folder.path(vectors.subfolder)}/{name} ({rows:,} rows), "
                 "which is gone",
                 advice=AGAIN,
             )
         if now[i].name != name:
             raise IndexBuildError(
-                f"{vectors.path(now[i])} came before {name} since {folder.url} was built, so that ids are others",
+                f"{vectors.path(now[i])} was inserted before {name} after {folder.url} was built, so ids have changed",
                 advice=AGAIN,
             )
         if now[i].row_count != rows:
@@ -89,7 +89,7 @@ def check_files(folder: IndexFolder, old: Sequence[Mapping[str, Any]], vectors: 
 
 
 def check_encoder(folder: IndexFolder, old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> None:
-    """Raise IndexBuildError where the embeddings are of another model than the index."""
+    """Raise IndexBuildError if the embeddings are of another model than the index."""
     was, now = (None if encoder is None else encoder.get("fingerprint") for encoder in (old, new))
     if was != now:
         raise IndexBuildError(

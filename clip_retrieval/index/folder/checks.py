@@ -37,25 +37,23 @@ def check_folders(source: EmbeddingsFolder, target: IndexFolder) -> None:
             f"a change of {source.url} was stopped half-way; run its `clip-retrieval inference` again"
         )
     if source.place == target.place:
-        raise IndexBuildError(f"{source.url} is the embeddings folder; give the index a folder of its own")
+        raise IndexBuildError(f"{source.url} is the embeddings folder; give the index its own folder")
     check_not_inside(target, IndexBuildError)
     held = [name for name in EMBEDDING_FOLDERS.values() if target.names(name, ".npy")]
     if held:  # its metadata would be replaced by the source's
-        raise IndexBuildError(f"{target.url} has embeddings in {held[0]}; give the index a folder of its own")
+        raise IndexBuildError(f"{target.url} has embeddings in {held[0]}; give the index its own folder")
     if target.fs.isfile(target.path(METADATA_FOLDER)):
-        raise IndexBuildError(
-            f"{target.path('metadata')} is a file, where the folder of the metadata is to be; remove it"
-        )
+        raise IndexBuildError(f"{target.path('metadata')} is a file in the place of the metadata folder; remove it")
 
 
 def read_encoder(source: EmbeddingsFolder) -> dict[str, Any] | None:
-    """Return what the embeddings' manifest says of their encoder; None for folders of clip-retrieval 2."""
+    """Return the encoder in the embeddings' manifest; None for folders of clip-retrieval 2."""
     manifest = read_manifest(source)
     return manifest.get("encoder") if manifest else None
 
 
 def check_finished(source: EmbeddingsFolder) -> None:
-    """Refuse a run that is still to be finished: its index would lack rows without a word."""
+    """Refuse an unfinished run: its index would silently lack rows."""
     manifest = read_manifest(source) or {}
     wanted, there = manifest.get("partition_count"), len(source.names(METADATA_FOLDER, ".parquet"))
     if wanted is not None and there < wanted:
@@ -65,7 +63,7 @@ def check_finished(source: EmbeddingsFolder) -> None:
 def find_filled(
     source: EmbeddingsFolder, found: Mapping[Modality, Vectors], contents: Mapping[Modality, Contents]
 ) -> dict[Modality, Vectors]:
-    """Return the modalities of which any sample has an embedding; raises IndexBuildError where none has."""
+    """Return the modalities of which any sample has an embedding; raises IndexBuildError if there is none."""
     filled = {
         modality: replace(vectors, empty_count=len(contents[modality].empty))
         for modality, vectors in found.items()
@@ -81,7 +79,7 @@ def find_filled(
 
 
 def find_vectors(config: IndexConfig, source: EmbeddingsFolder) -> dict[Modality, Vectors]:
-    """Open what is there; raises IndexBuildError where nothing is."""
+    """Open the existing embeddings; raises IndexBuildError if there are none."""
     opened: dict[Modality, Vectors | None] = {
         "image": open_vectors(source, config.image_subfolder),
         "text": open_vectors(source, config.text_subfolder),
@@ -92,7 +90,7 @@ def find_vectors(config: IndexConfig, source: EmbeddingsFolder) -> dict[Modality
     for modality, subfolder in without_rows.items():
         sentence = f"the npy files in {source.path(subfolder)} have no rows"
         if not found or subfolder != EMBEDDING_FOLDERS[modality]:
-            raise IndexBuildError(f"{sentence}; embed anew, or name another folder")
+            raise IndexBuildError(f"{sentence}; embed again, or name another folder")
         logger.warning("%s: no %s index", sentence, modality)
     for modality, subfolder in named.items():
         if modality not in found and subfolder != EMBEDDING_FOLDERS[modality]:

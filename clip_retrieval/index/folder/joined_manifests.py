@@ -1,4 +1,4 @@
-"""Joins the files beside merged indices: their lists of zero rows, and their manifests."""
+"""Joins the files next to merged indices: their lists of zero rows, and their manifests."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class JoinedManifests:
 
 
 def join_folders(source: Folder, names: Sequence[str], starts: Sequence[int], modality: Modality) -> JoinedManifests:
-    """Read what the index folders of parts say, whose ids begin at `starts` in the merged index.
+    """Read the manifests of parts, whose ids begin at `starts` in the merged index.
 
-    Raises IndexBuildError where they hold embeddings of different models.
+    Raises IndexBuildError if they hold embeddings of different models.
     """
     firsts: dict[str | None, int] = {}
     for name, start in zip(names, starts, strict=True):
@@ -72,32 +72,32 @@ def join_folders(source: Folder, names: Sequence[str], starts: Sequence[int], mo
 
 
 def list_all_roots(manifests: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return where the pictures of all parts lie."""
+    """Return the folders of the pictures of all parts."""
     return list(dict.fromkeys(root for manifest in manifests for root in manifest.get(PICTURES_BELOW) or ()))
 
 
 def folder_of(name: str, modality: Modality) -> str | None:
-    """Return the index folder that a file is of, below the folder it was found in; None where it is in none."""
+    """Return the index folder that a file belongs to, below the folder where it was found; None if there is none."""
     path, wanted = PurePosixPath(name), IndexFolder.index_name(modality)
     places = [at.parent for at in (path, path.parent) if at.name == wanted]
     return str(places[0]) if places else None
 
 
 def check_encoders(manifests: dict[str, dict[str, Any]]) -> Any:
-    """Return what all manifests say of their encoder."""
+    """Return the encoder of all manifests."""
     encoders = {url: manifest.get("encoder") or {} for url, manifest in manifests.items()}
     prints = {url: encoder.get("fingerprint") for url, encoder in encoders.items()}
     first = next(iter(prints), "")
     for url, found in prints.items():
         if found != prints[first]:
-            raise IndexBuildError(f"{url} and {first} hold embeddings of different models, which do not compare")
+            raise IndexBuildError(f"{url} and {first} hold embeddings of different models, which cannot be compared")
     return encoders[first] if first and encoders[first] else None
 
 
 def write_beside(
     target: IndexFolder, modality: Modality, joined: JoinedManifests, info: dict[str, Any], sums: FileSums
 ) -> None:
-    """Write the files beside a merged index, and remove an earlier one's."""
+    """Write the files next to a merged index, and remove those of an earlier one."""
     for name in (target.empty_rows_name(modality), target.checksums_name(modality)):
         target.remove(name)
     if len(joined.empty_rows):

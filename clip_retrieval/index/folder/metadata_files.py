@@ -1,4 +1,4 @@
-"""The metadata beside an index: copies of the parquet files, and metadata.arrow made of them."""
+"""The metadata next to an index: copies of the parquet files, and metadata.arrow made from them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 def place_metadata(config: IndexConfig, source: EmbeddingsFolder, target: IndexFolder) -> FileSums:
     """Copy the metadata and write metadata.arrow, as the options say; return the checksum of metadata.arrow.
 
-    An earlier metadata.arrow goes first: it may be of other embeddings.
+    An earlier metadata.arrow is removed first, since it may be of other embeddings.
     """
     target.remove(METADATA_ARROW)
     if config.copy_metadata:

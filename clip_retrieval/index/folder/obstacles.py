@@ -10,7 +10,7 @@ from clip_retrieval.storage import Folder
 
 
 def check_no_file(target: Folder) -> None:
-    """Raise StorageError where a file has the name of the folder, or of one above it."""
+    """Raise StorageError if a file has the name of the folder, or of one above it."""
     nearest = find_nearest(target)
     if nearest is not None and nearest.is_file():
         name = target.url if nearest == Path(target.root) else nearest

@@ -1,4 +1,4 @@
-"""Finished indices get their names in the index folder, and a manifest that says what they are."""
+"""Finished indices get their names in the index folder, and a manifest that describes them."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def publish(
             if name != checksums:
                 sums[modality] = sum_files(Folder(str(scratch)), name)
             target.publish(scratch / name, name)
-        if (scratch / index).exists():  # absent where an update kept the index
+        if (scratch / index).exists():  # absent if an update kept the index
             target.publish(scratch / index, index)
         target.write_json(target.info_name(modality), infos[modality])
     return sums
@@ -74,7 +74,7 @@ def describe_indices(
     trained_rows: Mapping[Modality, int],
     sums: Mapping[Modality, FileSums],
 ) -> dict[Modality, dict[str, Any]]:
-    """Return what the manifest says of each index: what was built, and of which files."""
+    """Return the manifest's entry of each index: what was built, and from which files."""
     return {
         modality: {
             "rows": vectors.row_count,
@@ -89,7 +89,7 @@ def describe_indices(
 
 
 def place_of(source: EmbeddingsFolder, target: IndexFolder) -> str:
-    """Return where the embeddings lie: from the index folder on, so that both may move together, else as a url."""
+    """Return the place of the embeddings: relative to the index folder, so both may move together, else as a url."""
     if not (source.is_local and target.is_local):
         return source.place if source.is_local else source.url
     try:
@@ -103,7 +103,7 @@ def make_manifest(
 ) -> dict[str, Any]:
     """Return the manifest: encoder and input of the embeddings, what was built, and with which options.
 
-    `sums` are the checksums of files beside the indices.
+    `sums` are the checksums of files next to the indices.
     """
     theirs = read_manifest(source) or {}
     return {

@@ -1,4 +1,4 @@
-"""Asks an index drawn queries: its recall against the truth, all at once, and its time, one query after the other."""
+"""Asks an index the drawn queries: all at once for its recall, and one after the other for its time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WARM_UP = 3
 LONGEST_SECONDS = 0.5  # bound of timing one modality, once FEWEST_TIMED queries were timed
 FEWEST_TIMED = 5
 
-Search = Callable[[Rows, int, SettingValues], Ids]  # queries [q, d] and k to ids [q, k], -1 where there are no more
+Search = Callable[[Rows, int, SettingValues], Ids]  # queries [q, d] and k to ids [q, k], -1 if there are no more
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Bench:
 def answer(search: Search, queries: QuerySet, k: int, settings: SettingValues) -> Ids:
     """Return the first k answers [q, k] without the queries' own rows.
 
-    The own row takes a place among the k + 1 that are asked for, and one among the candidates that are refined: not
-    as many as a real neighbor, so that these queries get no more candidates than others do.
+    The own row takes a place among the k + 1 hits that are asked for, and one among the refined candidates, so these
+    queries get no more candidates than others do.
     """
     if queries.own_ids is None:
         return search(queries.rows, k, settings)

@@ -43,7 +43,7 @@ Truths = Mapping[Modality, Truth]  # key: modality of the queries
 def find_truths(modality: Modality, found: Mapping[Modality, Vectors], effort: Effort | None = None) -> Truths:
     """Draw queries of each modality in `found`, and find the exact answers of an index of `modality`.
 
-    Raises IndexBuildError where all its rows are zero, and CancelledError soon after it is told to stop.
+    Raises IndexBuildError if all its rows are zero, and CancelledError soon after it is told to stop.
     """
     effort = effort or Effort()
     queries = draw_queries(modality, found, effort.stop, effort.most_queries)
@@ -76,7 +76,7 @@ def evaluate_index(index: Index, modality: Modality, truths: Truths, target: Tar
 def evaluate_built(
     folder: IndexFolder, modality: Modality, empty_rows: Ids, truths: Truths, target: Target
 ) -> dict[str, Any]:
-    """Measure and tune an index that lies in a scratch folder; returns what it adds to image.json."""
+    """Measure and tune an index in a scratch folder; returns what it adds to image.json."""
     # Mapped: the build still holds its own memory.
     index = Index(open_parts(folder, modality, memory_map=True), empty_rows)
     return evaluate_index(index, modality, truths, target).info()

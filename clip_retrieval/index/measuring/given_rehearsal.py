@@ -1,7 +1,6 @@
 """Tries a kind that the user names by a key of faiss on a sample: what it finds, and its size, memory and time.
 
-Nothing is known of such a kind but what faiss makes of it: sizes and times are measured on two small indices, and
-continued to all rows.
+Only faiss knows such a kind, so sizes and times are measured on two small indices, and extrapolated to all rows.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ KMEANS_STEPS = 10  # of faiss, for lists
 
 @dataclass(frozen=True)
 class Tried:
-    """A small index of a kind, and what was measured of it."""
+    """A small index of a kind, and its measurements."""
 
     index: Any
     rows: int
@@ -71,7 +70,7 @@ class Tried:
 
 
 def measure_given(rehearsal: Rehearsal, plan: Plan) -> Plan:
-    """Return the plan of a given key with its costs and recall; raises ConfigError where faiss cannot make it."""
+    """Return the plan of a given key with its costs and recall; raises ConfigError if faiss cannot make it."""
     problem, count = rehearsal.problem, len(rehearsal.rows)
     if "HNSW" in LISTS.sub("", plan.given_key).replace("_HNSW", "") or "NSG" in plan.given_key:
         count = min(count, GRAPH_SAMPLE)
@@ -130,7 +129,7 @@ def ask(rehearsal: Rehearsal, index: Any, count: int) -> dict[Effort, tuple[floa
 
 
 def list_settings(index: Any, problem: Problem) -> Iterator[tuple[Effort, dict[str, int]]]:
-    """Yield the settings to try: those that the kind has, from fast ones to slow ones."""
+    """Yield the settings of the kind to try, from fast to slow."""
     known = settings_of(index)
     if "nprobe" not in known and has_graph(index):
         depths = {effort: scale_depth(effort.breadth, index.ntotal, problem) for effort in GRAPH_EFFORTS}
@@ -188,7 +187,7 @@ def continued_bytes(few: Tried, many: Tried, plan: Plan, problem: Problem) -> in
 
 
 def continued_peak(tried: Tried, plan: Plan, problem: Problem, index_bytes: int) -> int:
-    """Return the peak memory of building: of training, or of all but what is streamed into the file."""
+    """Return the peak memory of building: of training, or of everything that is not streamed into the file."""
     store = find_store(tried.index)
     in_file = 0.0 if store is None else code_bytes(store) * problem.rows
     if is_listed(tried.index):  # parts are merged from file to file

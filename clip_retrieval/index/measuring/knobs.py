@@ -19,7 +19,7 @@ MOST_EF, MOST_FACTOR = 4096, 256
 def find_knobs(indices: Sequence[Any]) -> list[Knob]:
     """Return the tunable settings of an index's parts, under the names used in image.json.
 
-    Where several parts have one, its values go as far as any of them takes it.
+    If several parts have a setting, its values cover the range of all of them.
     """
     found: dict[str, Knob] = {}
     for index in indices:

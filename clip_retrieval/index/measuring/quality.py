@@ -11,7 +11,7 @@ from clip_retrieval.layout import Modality
 from clip_retrieval.search.settings import format_settings
 
 RECALLS = (1, 10, 100)
-Recalls = Mapping[int, float | None]  # key: k; None where a query has nothing to find
+Recalls = Mapping[int, float | None]  # key: k; None if a query has nothing to find
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class QueryQuality:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Other settings: recall@10 by modality of the queries, and the time of one query: a low one, of few."""
+    """Other settings: recall@10 by modality of the queries, and the time of one query: a low percentile of a few."""
 
     settings: SettingValues
     recalls: Mapping[Modality, float | None]
@@ -60,16 +60,16 @@ class Quality:
     """The measurements of one index, and the settings chosen for its searches."""
 
     settings: SettingValues
-    by_modality: Mapping[Modality, QueryQuality | None]  # key: modality of the queries; None where there are none
+    by_modality: Mapping[Modality, QueryQuality | None]  # key: modality of the queries; None if there are none
     times: Times  # all queries together
     curve: Sequence[CurvePoint]
-    target: Target | None  # None where the settings were given, not chosen
-    reconstruction_error: float | None = None  # percent; None where the index cannot tell
+    target: Target | None  # None if the settings were given, not chosen
+    reconstruction_error: float | None = None  # percent; None if the index cannot tell
     seconds: float = 0.0  # time of measuring, without finding the exact neighbors
 
     @property
     def mean_recall(self) -> float | None:
-        """Return the mean recall@10 over the modalities of queries, which tuning goes by."""
+        """Return the mean recall@10 over the modalities of queries, the goal of tuning."""
         recalls = [quality.recalls.get(10) for quality in self.by_modality.values() if quality]
         known = [recall for recall in recalls if recall is not None]
         return sum(known) / len(known) if known else None
@@ -83,7 +83,7 @@ class Quality:
             took = f"a query took {self.times.p50:.2g} ms, more than the {limit:g} ms that were allowed"
             if any(point.ms <= limit for point in self.curve):
                 return f"{took}, though less when settings were tried: the machine was busy; tune again when it is not"
-            return f"{took}, even with the fastest settings that there are"
+            return f"{took}, even with the fastest settings"
         if wanted is not None and recall is not None and recall < wanted:
             return (
                 f"recall@10 of {wanted:g} was not reached within {limit:g} ms a query: it is {recall:.3f}; allow more "

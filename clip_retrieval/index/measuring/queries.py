@@ -1,4 +1,4 @@
-"""Queries to measure an index with: random embeddings of the run that it was built of, of pictures and of captions."""
+"""Queries to measure an index with: random embeddings of pictures and captions of the run that it was built from."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from clip_retrieval.layout import MODALITIES, Modality
 
 SEED = 20
 MOST_QUERIES, FEWEST_QUERIES = 256, 64
-QUERIES_OF_EXACT = 16  # an exact index finds all: they tell its time
+QUERIES_OF_EXACT = 16  # an exact index finds all: they only measure its time
 TRUTH_PRODUCTS = 1e11  # multiplications that exact truth may take before there are fewer queries: a second or two
-TRIED_MORE, MOST_TRIED = 8, 64  # multiples of the wanted rows to try where some are empty
+TRIED_MORE, MOST_TRIED = 8, 64  # multiples of the wanted rows to try if some are empty
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class QuerySet:
 
     modality: Modality
     rows: NDArray[np.float32]  # [q, d]
-    own_ids: NDArray[np.int64] | None  # [q]: which rows of the index they are; None where they are no rows of it
+    own_ids: NDArray[np.int64] | None  # [q]: which rows of the index they are; None if they are not rows of it
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -38,8 +38,8 @@ class QuerySet:
 def count_queries(row_count: int, dim: int) -> int:
     """Return how many queries of each modality are drawn: 256; past 380,000 rows of 512 fewer, past 1.5 million 64.
 
-    Exact truth multiplies every row with every query; a rotation, or the search for a row's list among thousands, is
-    several times as much, so that truth stays a small part of a build. 64 queries tell recall@10 to about 0.02.
+    Exact truth multiplies every row with every query. A rotation, or the search for a row's list among thousands, takes
+    several times as long, so truth stays a small part of a build. 64 queries give recall@10 to about 0.02.
     """
     affordable = int(TRUTH_PRODUCTS / (len(MODALITIES) * max(1, row_count) * dim))
     return min(MOST_QUERIES, max(FEWEST_QUERIES, affordable))
@@ -48,12 +48,12 @@ def count_queries(row_count: int, dim: int) -> int:
 def draw_queries(
     modality: Modality, found: Mapping[Modality, Vectors], stop: Event | None = None, most: int = MOST_QUERIES
 ) -> dict[Modality, QuerySet]:
-    """Return at most so many queries for the index of `modality`, by theirs.
+    """Return at most `count` queries for the index of `modality`, by their own modality.
 
     A modality without embeddings of its dimension has none.
 
-    The same folder gives the same queries. A query of the index's own modality is one of its rows: it is to be left
-    out of truth and answers alike, which is the same as having held it out but for the training of quantizers.
+    The same folder gives the same queries. A query of the index's own modality is one of its rows: leave it out of
+    truth and answers, which is the same as holding it out, except for the training of quantizers.
     Raises CancelledError soon after it is told to stop.
     """
     dim = found[modality].dim
@@ -70,9 +70,9 @@ def draw_queries(
 def draw_rows(vectors: Vectors, count: int, stop: Event | None = None) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Return up to `count` random rows that are neither zero nor broken, and their ids, in random order.
 
-    Where hardly any row is filled, fewer: those among 64 times the rows that are wanted, or else the first ones.
-    Memory holds the rows that are returned, and a block of those that are looked at. Raises CancelledError soon after
-    it is told to stop.
+    If hardly any row is filled, there are fewer: those among 64 times the wanted rows, or else the first ones. Memory
+    holds the returned rows, and a block of the rows that are looked at. Raises CancelledError soon after it is told to
+    stop.
     """
     random = np.random.default_rng(SEED)
     ids = random.choice(vectors.row_count, min(count, vectors.row_count), replace=False)
@@ -108,7 +108,7 @@ def are_usable(rows: NDArray[np.float32]) -> NDArray[np.bool_]:
 def first_rows(
     vectors: Vectors, count: int, stop: Event | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return up to `count` filled rows and their ids, the first ones that there are."""
+    """Return the first filled rows, up to `count`, and their ids."""
     ids, rows, first_id, missing = [], [], 0, count
     for part in until(stop, vectors.parts()):
         usable = np.flatnonzero(are_usable(part))[:missing]

@@ -1,8 +1,8 @@
-"""Tries planned kinds on a sample of the vectors that are to be indexed, before the index is built.
+"""Tries planned kinds on a sample of the vectors to index, before the index is built.
 
 Promises of plans are fitted to CLIP embeddings, and other vectors may be found far less well. Some of the sampled rows
-are held out and asked for, beside rows of the other modality; the rest is indexed, in as many lists as its number
-deserves, and compared with the exact answers. The same folder gives the same sample.
+are held out and used as queries, together with rows of the other modality. The rest is indexed, in a number of lists
+that suits its size, and compared with the exact answers. The same folder gives the same sample.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from clip_retrieval.index.planning.measured import (
 from clip_retrieval.index.planning.shapes import Plan, Problem, count_lists
 from clip_retrieval.search.stored_settings import set_settings
 
-HELD_OUT = 192  # rows of each modality that are asked for: recall of their ten neighbors is told to about 0.015
-ASKED_ROWS = 8_192  # rows of each modality whose directions codes are made exact for
-SAMPLE_COPIES = 4  # of the sample in fp32: itself, what training turns, and what the index holds of it
+HELD_OUT = 192  # rows of each modality that are queries: they give recall of their ten neighbors to about 0.015
+ASKED_ROWS = 8_192  # rows of each modality for whose directions codes are made exact
+SAMPLE_COPIES = 4  # of the sample in fp32: itself, the rotated one for training, and the index's copy
 TOLERANCE = 1e-6  # of scores: equal rows must count as equal
 
 Rows = NDArray[np.float32]  # [n, d]
@@ -44,17 +44,17 @@ Rows = NDArray[np.float32]  # [n, d]
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """Rows to index, queries that are not among them, and vectors like those that will be asked for."""
+    """Rows to index, queries that are not among them, and vectors like future queries."""
 
     rows: Rows
     queries: Rows
     asked: Rows
     problem: Problem
-    known: dict[str, Plan] = field(default_factory=dict)  # what was measured, by key
+    known: dict[str, Plan] = field(default_factory=dict)  # measured plans by key
     floors: dict[int, Rows] = field(default_factory=dict)  # by the number of rows
 
     def measure(self, plan: Plan) -> Plan:
-        """Return the plan with the recall that these vectors let expect."""
+        """Return the plan with the recall to expect for these vectors."""
         if plan.key not in self.known:
             count = self.count_rows(plan)
             many = self.recalls(plan, count)
@@ -89,7 +89,7 @@ class Rehearsal:
         return float(((self.scores(rows, ids) >= floor) & (ids >= 0)).mean())
 
     def floor(self, count: int) -> Rows:
-        """Return the inner product [q, 1] that an answer among the first `count` rows must have at least."""
+        """Return the least inner product [q, 1] that an answer among the first `count` rows must have."""
         if count not in self.floors:
             rows = self.rows[:count]
             _, ids = faiss.knn(self.queries, rows, min(HITS, count), metric=faiss.METRIC_INNER_PRODUCT)
@@ -97,7 +97,7 @@ class Rehearsal:
         return self.floors[count]
 
     def scores(self, rows: Rows, ids: NDArray[np.int64]) -> Rows:
-        """Return the inner products [q, k] of each query with the rows that are its answers."""
+        """Return the inner products [q, k] of each query with its answers."""
         products: Rows = np.einsum("qd,qkd->qk", self.queries, rows[ids])
         return products
 
@@ -112,7 +112,7 @@ class Rehearsal:
 
 
 def scale_lists(plan: Plan, problem: Problem, rows: int) -> int:
-    """Return how many lists a plan has for fewer rows: as many times the usual number as it has for all."""
+    """Return how many lists a plan has for fewer rows: in the same ratio to the usual number as for all rows."""
     if not plan.lists:
         return 0
     return max(1, round(count_lists(rows) * plan.lists / count_lists(problem.filled_rows)))
@@ -127,9 +127,9 @@ def settings_for(plan: Plan, effort: Effort, lists: int) -> dict[str, int]:
 
 
 def rehearse(vectors: Vectors, problem: Problem, *, least: int | None = None) -> Rehearsal | None:
-    """Draw the sample; None where plans are not to be checked, or rows cannot be read one by one.
+    """Draw the sample; None if plans need no check, or if rows cannot be read one by one.
 
-    Without `least`, only what takes long to build is checked.
+    Without `least`, only large builds are checked.
     """
     bounds = problem.bounds
     least = ROWS_TO_CHECK if least is None else least

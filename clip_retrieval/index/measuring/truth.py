@@ -28,24 +28,24 @@ Rows = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """The nearest rows of each query, best first; -1 and -inf where there are no more."""
+    """The nearest rows of each query, best first; -1 and -inf if there are no more."""
 
     queries: QuerySet
     vectors: Vectors
     ids: Ids  # [q, DEPTH]
     scores: Rows  # [q, DEPTH]
-    candidate_count: int  # rows that a query can find: all but zero rows and its own
+    candidate_count: int  # rows that a query can find: all except zero rows and its own
 
     def first(self, count: int) -> Truth:
-        """Return the truth of the first queries alone."""
+        """Return the truth of only the first queries."""
         part = slice(count)
         return replace(self, queries=self.queries.first(count), ids=self.ids[part], scores=self.scores[part])
 
     def recall(self, answers: Ids, k: int) -> float | None:
         """Return the mean share of a query's k nearest rows that its first k answers [q, >= k] hold.
 
-        An answer counts where its exact score is that of the k-th nearest row or better, so that of equal rows any
-        will do. None where there is nothing to find.
+        An answer counts if its exact score is that of the k-th nearest row or better, so any of several equal rows
+        counts. None if there is nothing to find.
         """
         wanted = min(k, self.candidate_count)
         if wanted == 0 or len(self.queries) == 0:
@@ -96,8 +96,8 @@ class Effort:
 def find_truth(vectors: Vectors, query_sets: Sequence[QuerySet], effort: Effort | None = None) -> list[Truth]:
     """Return the truth of each set of queries, all of them in one pass over the rows.
 
-    Memory: for each thread and for reading one block of 16 MiB, twice that where some of its rows are zero, whatever
-    the number of rows. Zero rows are nobody's neighbors. Raises CancelledError soon after it is told to stop.
+    Memory: for each thread and for reading, one block of 16 MiB, or two if some of its rows are zero, for any number of
+    rows. Zero rows are never neighbors. Raises CancelledError soon after it is told to stop.
     """
     effort = effort or Effort()
     queries = np.concatenate([queries.rows for queries in query_sets])
@@ -128,7 +128,7 @@ def find_truth(vectors: Vectors, query_sets: Sequence[QuerySet], effort: Effort 
 
 
 def keep_others(ids: Ids, own_ids: Ids | None) -> NDArray[np.bool_]:
-    """Return the mask [q, k + 1] of all but each query's own row; of all but the last where that is not there."""
+    """Return the mask [q, k + 1] of all except each query's own row, or except the last one if it is not there."""
     kept = np.ones(ids.shape, np.bool_)
     if own_ids is not None:
         kept = ids != own_ids[:, None]
@@ -139,8 +139,8 @@ def keep_others(ids: Ids, own_ids: Ids | None) -> NDArray[np.bool_]:
 def search_blocks(vectors: Vectors, queries: Rows, threads: int) -> Iterator[tuple[Ids, Rows, int]]:
     """Yield the best ids and scores [q, DEPTH + 1] of each block, and how many rows of it are filled.
 
-    A thread for each block: faiss and NumPy share one block among threads too, but then these wait for each other, and
-    for those that build an index meanwhile.
+    Each block has one thread: faiss and NumPy can share one block among threads, but then these wait for each other,
+    and for threads that build an index meanwhile.
     """
     blocks = read_blocks(vectors)
     with ThreadPoolExecutor(threads, initializer=use_one_thread) as pool:

@@ -1,4 +1,4 @@
-"""Exact neighbors, found in a thread while the indices that are measured with them are built."""
+"""Exact neighbors, found in a thread during the build of the indices that are measured with them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from clip_retrieval.layout import Modality
 class TruthsAhead:
     """Exact answers by modality of the index, computed in a thread; leaving the block stops it.
 
-    Building seldom keeps all cores busy, as it waits for the disk or for one of its threads. Files of a store are read
-    only when their turn comes: each is held in memory as a whole.
+    Building seldom keeps all cores busy, since it waits for the disk or for one of its threads. Files of a store are
+    read only when their turn comes, since each is held in memory as a whole.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class TruthsAhead:
         self.thread.shutdown(cancel_futures=True)
 
     def of(self, modalities: Collection[Modality]) -> dict[Modality, Truths]:
-        """Wait for all truths, so that times are measured on an idle machine; return those of some indices."""
+        """Wait for all truths, so times are measured on an idle machine; return the truths of some indices."""
         coming = {modality: self.coming.get(modality) for modality in modalities}
         alone = Effort(self.cores, most_queries=self.effort.most_queries)
         return {

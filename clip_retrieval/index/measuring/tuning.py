@@ -12,11 +12,11 @@ from clip_retrieval.errors import ConfigError
 
 SettingValues = Mapping[str, float]  # key: faiss's name, such as nprobe, efSearch, k_factor_rf, quantizer_efSearch
 DEFAULT_QUERY_MS = 10.0
-CLOSE = 0.001  # recalls so close to the best count as equal, and the fastest of them is taken
+CLOSE = 0.001  # recalls this close to the best count as equal, and the fastest of them is taken
 GAIN = 0.0002  # least recall that a step must add
 ROUNDS = 8  # rounds of trying the neighbors of the best settings
 SLOWED = 2.0  # how many times as long other load makes a query take; such phases last for parts of a second
-PASSES, PAUSE = 4, 0.25  # times, and seconds before each, that settings are timed again which are missed by that
+PASSES, PAUSE = 4, 0.25  # how often slowed settings are timed again, and the seconds before each time
 CURVE_POINTS = 8
 
 
@@ -74,7 +74,7 @@ class Walk:
         return self.trials[place]
 
     def moved(self, place: Place, steps: Sequence[int]) -> Place:
-        """Return the place some steps up or down each knob, as far as there are values."""
+        """Return the place some steps up or down each knob, within its values."""
         return tuple(
             min(max(i + step, 0), len(knob.values) - 1) for i, step, knob in zip(place, steps, self.knobs, strict=True)
         )
@@ -106,7 +106,7 @@ def tune(
 
 
 def time_again(walk: Walk, target: Target, measure_time: MeasureTime) -> None:
-    """Time the settings again that would be taken, had other load slowed them, and those that are taken."""
+    """Time again the chosen settings, and settings that would be chosen if other load has slowed them."""
     for _ in range(PASSES):
         places = find_doubtful(smoothed(walk.trials), target)
         if len(places) == 1:
@@ -118,7 +118,7 @@ def time_again(walk: Walk, target: Target, measure_time: MeasureTime) -> None:
 
 
 def find_doubtful(trials: Mapping[Place, Trial], target: Target) -> list[Place]:
-    """Return the place to take, and those that were better if they took less time by what other load may add."""
+    """Return the place to take, and places that would be better without the time that other load may have added."""
     taken = choose_place(trials, target)
     best = trials[taken]
     if target.wanted_recall is not None and best.recall >= target.wanted_recall:
@@ -181,9 +181,9 @@ def neighbors(count: int) -> list[list[int]]:
 
 
 def choose_place(trials: Mapping[Place, Trial], target: Target) -> Place:
-    """Return the fastest of those that reach the wanted recall, else of those close to the best; all within the time.
+    """Return the fastest place that reaches the wanted recall, else the fastest close to the best; within the time.
 
-    Where nothing is within the time, the fastest at all.
+    If nothing is within the time, return the fastest of all.
     """
     in_time = {place: trial for place, trial in trials.items() if trial.ms <= target.max_query_ms}
     if not in_time:

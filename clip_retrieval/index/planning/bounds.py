@@ -19,4 +19,4 @@ class Bounds:
     index_key: str | None = None  # key of faiss's index_factory; None: the planner chooses
     asked: tuple[Vectors, ...] = ()  # embeddings like those of future queries; empty: the indexed ones
     plan_sample: int = 0  # rows of the embeddings on which plans are tried before large builds; 0: none
-    is_in_parts: bool = False  # True where executors build parts of the index
+    is_in_parts: bool = False  # True if executors build parts of the index

@@ -85,7 +85,7 @@ def index_bytes(plan: Plan, problem: Problem) -> int:
 
 
 def bytes_of_rows(plan: Plan, problem: Problem, rows: int) -> int:
-    """Return the size of the index, in all its files, with so many of its rows."""
+    """Return the size of the index, in all its files, with `rows` of its rows."""
     stored = rows * row_bytes(plan)
     if plan.kind == "exact":
         return problem.files * (HEADER_BYTES + 8 * plan.dim) + stored
@@ -104,7 +104,7 @@ def bytes_of_rows(plan: Plan, problem: Problem, rows: int) -> int:
 
 
 def centroid_bytes(plan: Plan) -> int:
-    """Return the size of the lists' centroids, and of the graph over them where there are very many."""
+    """Return the size of the lists' centroids, and of the graph over them if there are very many."""
     links = 2 * GRAPH_LINKS * 4 + 40 if plan.lists >= LISTS_FOR_GRAPH else 0
     return plan.lists * (4 * plan.width + 24 + links)
 
@@ -135,7 +135,7 @@ def peak_bytes(plan: Plan, problem: Problem) -> int:
         dims += plan.store_bytes
     block = ROWS_TO_ADD * 16 * dims
     is_merged_here = plan.kind == "refined" and plan.rows > ROWS_OF_PART
-    part = adding * ROWS_OF_PART / plan.rows if is_merged_here else 0  # beside what it is merged into
+    part = adding * ROWS_OF_PART / plan.rows if is_merged_here else 0  # besides the file that it is merged into
     return int(program_bytes(problem) + max(training, 1.05 * adding + max(block, part)))
 
 
@@ -146,7 +146,7 @@ def count_seconds(plan: Plan, problem: Problem) -> float:
         return measuring
     if plan.kind == "graph":
         return measuring + linking_seconds(plan, problem)
-    sample = min(plan.rows, wanted_sample(plan.lists))  # at most: so that more memory is never worth less
+    sample = min(plan.rows, wanted_sample(plan.lists))  # at most: more memory must never be worth less
     training = sample * plan.lists * (CLUSTERED_DIMS * CLUSTERING_STEPS + plan.dim) / speed
     listing = plan.rows * plan.width * plan.lists / speed
     if plan.kind == "listed":

@@ -68,7 +68,7 @@ START_MS, STEPS_TO_START = 0.065, 16
 LEAST_DEPTH, MOST_DEPTH = 16, 1_024
 MOST_LOOKED_INTO = 128  # most lists probed
 LOG_2 = math.log(2)
-ROUNDING = 1 + 1e-9  # factor of an effort that is to reach a recall, so that rounding does not miss it
+ROUNDING = 1 + 1e-9  # factor of an effort that is to reach a recall, so rounding does not miss it
 
 
 def expect(plan: Plan, problem: Problem) -> tuple[float, float]:
@@ -93,7 +93,7 @@ def expect(plan: Plan, problem: Problem) -> tuple[float, float]:
 
 
 def find_best(found: Sequence[tuple[float, float]], problem: Problem) -> tuple[float, float]:
-    """Return that of some pairs of recall and milliseconds whose recall is worth its time; see `expect`."""
+    """Return the pair of recall and milliseconds whose recall is worth its time; see `expect`."""
     wanted = problem.bounds.wanted_recall
     enough = [outcome for outcome in found if wanted is not None and outcome[0] >= to_expect(wanted)]
     if enough:
@@ -121,14 +121,14 @@ def to_expect(wanted: float) -> float:
 
 
 def time_graph(plan: Plan) -> tuple[float, float]:
-    """Return the milliseconds of a search whatever its depth, and of each step of it."""
+    """Return the fixed milliseconds of a search, and the milliseconds of each step."""
     slowness = (plan.rows / GRAPH_ROWS) ** SLOWNESS_POWER
     step = STEP_MS[plan.store or "fp32"] * slowness * plan.dim / STEP_DIMS
     return START_MS + STEPS_TO_START * step, step
 
 
 def time_lists(plan: Plan, problem: Problem) -> tuple[float, float]:
-    """Return the milliseconds of a search however many lists it looks into, and of each of them."""
+    """Return the fixed milliseconds of a search, and the milliseconds of each probed list."""
     start = QUERY_MS + CENTROID_MS * plan.width * min(
         plan.lists, COMPARED_CENTROIDS if plan.lists >= LISTS_FOR_GRAPH else plan.lists
     )
@@ -153,7 +153,7 @@ def share_found(plan: Plan, shares: Shares, effort: float) -> float:
 
 
 def curve_of(plan: Plan, problem: Problem) -> Shares:
-    """Return the share found by the logarithm of the effort, and the factor that an effort is to be taken by."""
+    """Return the share found by the logarithm of the effort, and the factor to multiply an effort with."""
     if plan.kind == "graph":
         curve = GRAPH_RECALL if problem.asks_across else OWN_GRAPH_RECALL
         return curve, (plan.rows / GRAPH_ROWS) ** -DEPTH_POWER

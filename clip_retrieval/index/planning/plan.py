@@ -33,7 +33,7 @@ RECALL_OF_GRAPH = 0.003  # recall that a graph must gain: it cannot drop rows, n
 
 
 def make_plan(problem: Problem) -> Plan:
-    """Return the plan to follow; raises IndexBuildError that names the nearest bounds where nothing fits."""
+    """Return the plan to follow; raises IndexBuildError that names the nearest bounds if nothing fits."""
     plans = list_plans(problem)
     fitting = [plan for plan in plans if fits(plan, problem)]
     if not fitting:
@@ -57,7 +57,7 @@ def given_plan(problem: Problem, key: str) -> Plan:
 
 
 def count_centroids(key: str) -> int:
-    """Return how many centroids the largest k-means of a key of faiss looks for; 1 where it has none."""
+    """Return how many centroids the largest k-means of a key of faiss looks for; 1 if it has none."""
     lists = [int(count) for count in LISTS.findall(key)]
     books = [1 << int(bits or CODE_BITS) for bits in BOOKS.findall(key)]
     return max([1, *lists, *books])

@@ -22,13 +22,13 @@ LISTS_PER_ROOT = 1.2  # lists for each square root of the rows
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What is to be indexed, and the bounds."""
+    """The vectors to index, and the bounds."""
 
     rows: int
     dim: int
     bounds: Bounds
     files: int = 1  # number of index files, each with its own centroids and codebooks
-    empty_rows: int = 0  # zero rows, which are in no list and nobody's neighbors
+    empty_rows: int = 0  # zero rows, which are in no list and never neighbors
     asks_across: bool = True  # whether queries of the other modality count too: captions for pictures
 
     @property
@@ -55,20 +55,20 @@ class Plan:
     lists: int = 0
     code_bytes: int = 0  # bytes of a row's code in its list, without the id
     bits: int = 8  # bits of each code: 8, or 4, which the CPU compares 32 rows at a time
-    store_bytes: int = 0  # bytes of a row's code in the store, where that is codes or directions
+    store_bytes: int = 0  # bytes of a row's code in the store, if it holds codes or directions
     sample_rows: int = 0
     index_bytes: int = 0
     peak_bytes: int = 0
     seconds: float = 0.0
     recall: float = 0.0  # expected, in query_ms
     query_ms: float = 0.0
-    promised: float | None = None  # what CLIP embeddings let expect, where `recall` was measured on others
-    measured_on: int = 0  # rows of the sample on which it was
-    given_key: str = ""  # key of faiss's index_factory, where the user named one
+    promised: float | None = None  # recall to expect for CLIP embeddings, if `recall` was measured on others
+    measured_on: int = 0  # rows of the sample on which recall was measured
+    given_key: str = ""  # key of faiss's index_factory, if the user named one
 
     @property
     def is_unknown(self) -> bool:
-        """Say whether nothing is known of its costs: a key of faiss that was not tried."""
+        """Say whether its costs are unknown, as for a key of faiss that was not tried."""
         return self.kind == "given" and not self.measured_on
 
     @property
@@ -78,7 +78,7 @@ class Plan:
 
     @property
     def codes(self) -> Codes:
-        """The shape of the codes in lists; without meaning where `code_bytes` is 0."""
+        """The shape of the codes in lists; meaningless if `code_bytes` is 0."""
         return Codes(self.dim, 8 * self.code_bytes // self.bits, self.bits)
 
     @property
@@ -126,7 +126,7 @@ class Plan:
 
 @lru_cache(maxsize=64)
 def count_lists(rows: int) -> int:
-    """Return how many lists so many rows are to be in: a power of two; one for a handful, always looked into."""
+    """Return the number of lists for `rows` rows: a power of two; one for a handful, which is always probed."""
     return 1 if rows < ROWS_OF_LISTS else min(MOST_LISTS, 1 << round(math.log2(LISTS_PER_ROOT * math.sqrt(rows))))
 
 
@@ -150,12 +150,12 @@ class Codes:
 
     @property
     def slots(self) -> int:
-        """Dimensions that share a code, at most: a power of two, for which faiss has fast code."""
+        """Most dimensions that share a code: a power of two, for which faiss has fast code."""
         return code_slots(self.dim, self.groups)
 
     @property
     def width(self) -> int:
-        """Dimensions after the transform, at most; what no code needs is padding."""
+        """Most dimensions after the transform; those that no code needs are padding."""
         return code_width(self.dim, self.groups)
 
     @property

@@ -119,6 +119,6 @@ def test_a_kind_that_takes_no_rows_bit_by_bit_is_refused(
     tmp_path: Path, unit_rows: Callable[..., NDArray[np.float32]], write_run: Callable[..., Path]
 ) -> None:
     emb = write_run(tmp_path / "emb", [unit_rows(300), unit_rows(300)])
-    with pytest.raises(ConfigError, match=r"faiss makes no index NSG8 of 16 dimensions: NSG does not support"):
+    with pytest.raises(ConfigError, match=r"faiss cannot make an index NSG8 of 16 dimensions: NSG does not support"):
         clip_index(str(emb), str(tmp_path / "ix"), index_key="NSG8")
     assert not (tmp_path / "ix").exists()

@@ -70,7 +70,7 @@ def test_a_bound_that_the_index_is_above_is_kept_to_though_no_row_changed(folder
     assert (Path(folders[1]) / "image.index").stat().st_size <= 20_000
     assert "image: 0 rows added, 0 emptied, 0 filled" in told
     assert "nothing to update" not in told
-    assert "anew: it has 38," in told
+    assert "from scratch: it has 38," in told
 
 
 def test_a_build_takes_the_defaults_again(folders: tuple[str, str]) -> None:

@@ -92,7 +92,7 @@ def test_a_dry_run_shows_the_named_kind_beside_what_would_be_chosen(vectors: Vec
     assert "above max_index_memory_usage, 20.0 kB; raise the bound to" in refused.stdout
     unknown = CliRunner().invoke(cli, [*options[:-1], "NOSUCHKIND"])
     assert unknown.exit_code == 1
-    assert "faiss makes no index NOSUCHKIND of 16 dimensions" in unknown.output
+    assert "faiss cannot make an index NOSUCHKIND of 16 dimensions" in unknown.output
 
 
 def test_few_rows_are_not_tried(tmp_path: Path, unit_rows: Rows, write_run: WriteRun) -> None:

@@ -135,7 +135,7 @@ def test_a_build_says_before_it_begins_what_will_be_found(
         say_plan(replace(plan, recall=0.2, promised=0.8))
     said, warned = caplog.messages
     assert "expected recall@10, from trying it on 4,000 of these rows: 0.20 in" in said
-    assert "is expected to find 0.20 of the ten nearest rows, of CLIP embeddings 0.80" in warned
+    assert "is expected to find 0.20 of the ten nearest rows, for CLIP embeddings 0.80" in warned
     caplog.clear()
     say_plan(replace(plan, recall=0.78, promised=0.8))
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
