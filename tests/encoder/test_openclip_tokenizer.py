@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,13 @@ from clip_retrieval.encoder.config import EncoderConfig
 from clip_retrieval.encoder.engines.onnx import OnnxEncoder
 from clip_retrieval.encoder.engines.openclip import OpenClipEncoder
 from clip_retrieval.encoder.engines.openclip_tokenizer import count_truncated, load_tokenizer
+from clip_retrieval.encoder.export.config import ConvertConfig
+from clip_retrieval.encoder.export.convert import run_convert
 from clip_retrieval.encoder.export.tokenizers import write_tokenizer
 from clip_retrieval.encoder.huggingface_tokenizer import HuggingfaceTokenizer
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.errors import EncoderError
+from tests.encoder.damage import WAYS
 
 SCRAPS = [
     *(
@@ -265,3 +270,26 @@ def test_clips_mode_keeps_room_for_its_own_tokens() -> None:
 
 def test_other_tokenizers_count_nothing() -> None:
     assert count_truncated(object(), ["a"], torch.ones(1, 8)) == 0
+
+
+@pytest.mark.parametrize("has_sums", [True, False])
+@pytest.mark.parametrize("damage", WAYS)
+def test_a_damaged_tokenizer_of_a_users_folder_is_named(
+    converted: Path, tmp_path: Path, damage: Callable[[Path], None], has_sums: bool
+) -> None:
+    folder = shutil.copytree(converted, tmp_path / "onnx")
+    if not has_sums:
+        (folder / "sums.json").unlink()
+    damage(folder / "tokenizer.json")
+    with pytest.raises(EncoderError, match=r"tokenizer\.json .*; convert the model again$"):
+        load_encoder(f"onnx:{folder}").encode_texts(["a dog"])
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with a tokenizer.json, in ONNX."""
+    folder = tmp_path_factory.mktemp("model")
+    write_tokenizer_files(folder)
+    run_convert(ConvertConfig(source=write_model(folder, **SIGLIP), out=str(folder / "onnx"), to="onnx"))
+    assert np.isfinite(load_encoder(f"onnx:{folder / 'onnx'}").encode_texts(["a dog"])).all()
+    return folder / "onnx"

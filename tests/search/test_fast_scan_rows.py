@@ -34,12 +34,13 @@ def make_index(path: Path, key: str) -> list[NDArray[np.float32]]:
     return list(index.reconstruct_batch(np.arange(len(rows))))
 
 
-@pytest.mark.parametrize("most", [10, 1_000_000])
+@pytest.mark.parametrize(("most", "at_once"), [(10, 4_096), (1_000_000, 4_096), (1_000_000, 100)])
 @pytest.mark.parametrize("key", KEYS)
 def test_rows_are_those_that_faiss_decodes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, most: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, most: int, at_once: int
 ) -> None:
     monkeypatch.setattr("clip_retrieval.search.row_places.MOST_PLACED", most)
+    monkeypatch.setattr("clip_retrieval.search.packed_codes.ROWS_AT_ONCE", at_once)
     wanted = np.stack(make_index(tmp_path / "image.index", key))
     wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
     opened = open_index(IndexFolder(str(tmp_path)), "image")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,6 +25,7 @@ from clip_retrieval.encoder.export.quantize import run_quantize
 from clip_retrieval.encoder.load import load_encoder
 from clip_retrieval.encoder.uri import DEMO_MODEL
 from clip_retrieval.errors import ConfigError, EncoderError
+from tests.encoder.damage import WAYS
 
 WriteModel = Callable[..., Path]
 
@@ -196,6 +199,30 @@ def test_a_packed_text_encoder_gives_the_same_and_is_what_its_onnxruntime_opens(
         encode()
     (tmp_path / "hidden").rename(tmp_path / "packed" / "textual.onnx.data")
     assert encode() == pytest.approx(wanted, abs=1e-6)
+
+
+@pytest.mark.parametrize("has_sums", [True, False])
+@pytest.mark.parametrize("damage", WAYS[1:-1])
+@pytest.mark.parametrize("ending", [".onnx", ".onnx.data"])
+def test_a_damaged_file_of_a_packed_text_encoder_is_named(
+    packed: Path, tmp_path: Path, damage: Callable[[Path], None], ending: str, has_sums: bool
+) -> None:
+    folder = shutil.copytree(packed, tmp_path / "packed")
+    if not has_sums:
+        (folder / "sums.json").unlink()
+    (file,) = folder.glob(f"textual.onnxruntime-*{ending}")
+    damage(file)
+    with pytest.raises(EncoderError, match=rf"{re.escape(file.name.removesuffix('.data'))}"):
+        load_encoder(f"onnx:{folder}?runtime=onnxruntime").encode_texts(["a dog"])
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model in int8, packed."""
+    folder = tmp_path_factory.mktemp("packed")
+    source = convert(f"open_clip:local-dir:{DEMO_MODEL}", folder / "onnx")
+    run_quantize(QuantizeConfig(source=str(source), out=str(folder / "packed"), type="int8", packed=True))
+    return folder / "packed"
 
 
 def test_gguf_is_not_packed() -> None:
