@@ -1,14 +1,14 @@
-# make demo: everything once, on the embedded gallery.   make test: the tests.   CI runs: make check test test-clusters test-light
+# make demo: everything once, with the embedded gallery.   make test: the tests.   CI runs: make check test test-clusters test-light
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# number of test processes; each takes whole files, in the order of tests/conftest.py: the slow ones first. A third one
-# works while the two others wait, where there are 12 GB of memory
+# number of test processes; each runs whole files, in the order of tests/conftest.py: the slow ones first. With more than
+# 12 GB of memory, a third process works while the two others wait
 TEST_PROCESSES ?= $(shell awk '$$1 == "MemTotal:" && $$2 > 12000000 { more = 1 } END { print more ? 3 : 2 }' /proc/meminfo 2>/dev/null || echo 2)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# each of the hundreds of processes that tests start would compile the package anew
+# otherwise each of the hundreds of processes that tests start would compile the package again
 unexport PYTHONDONTWRITEBYTECODE
-# threads of OpenMP sleep while they wait, as in our commands: the test processes share the cores
+# threads of OpenMP sleep while they wait, as in our commands, because the test processes share the cores
 test test-fast test-clusters: export OMP_WAIT_POLICY := passive
 
 .PHONY: help setup demo serve fix check test test-fast test-clusters test-light front front-check front-test bench docs cli-docs screenshots clean
@@ -23,7 +23,7 @@ help:
 	@echo "make front  build the web pages (front/) into the package; needs node 20.19 or later"
 	@echo "make docs   write docs/cli.md and the docs site into site/, its links checked"
 	@echo "make cli-docs     write docs/cli.md alone"
-	@echo "make screenshots  take the pictures of the pages in docs/pictures/ anew, with Chromium"
+	@echo "make screenshots  take the pictures of the pages in docs/pictures/ again, with Chromium"
 	@echo "make clean  remove $(VENV) and caches"
 
 $(BIN)/python:
@@ -69,7 +69,7 @@ $(VENV)/.installed-clusters: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --editable '.[clusters-dev]'
 	@touch $@
 
-# one process: each of these engines takes both cores. UMAP is compiled for half a minute, and tested here too
+# one process, because each of these engines uses both cores. Compiling UMAP takes half a minute, so it is tested here too
 test-clusters: $(VENV)/.installed-clusters
 	$(BIN)/python -m pytest -m clusters --reruns 1 tests/clusters tests/map
 
@@ -86,7 +86,7 @@ front: front/node_modules/.package-lock.json
 front-test: front/node_modules/.package-lock.json
 	cd front && npm test
 
-# types and unit tests of the pages; `make test` then builds them anew and compares
+# types and unit tests of the pages; `make test` then builds them again and compares
 front-check:
 	@if ! node -e 'const [a, b] = process.versions.node.split("."); process.exit(a > 20 || (a == 20 && b >= 19) ? 0 : 1)' 2>/dev/null; then \
 	    echo "front/ is not checked: node 20.19 or later is not installed"; \
@@ -94,7 +94,7 @@ front-check:
 	    echo "front/ is not checked: no npm registry can be reached"; \
 	else $(MAKE) front/node_modules/.package-lock.json && cd front && npm run check && npm test; fi
 
-# apart from `make test`: it downloads what it installs
+# not part of `make test`, because it downloads what it installs
 test-light: setup
 	$(BIN)/python -m pytest packaging/light/tests -rP
 
@@ -108,11 +108,11 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	@touch $@
 
-# the docs site, in site/; a link or an anchor that leads nowhere fails
+# the docs site, in site/; fails on a dead link or anchor
 docs: cli-docs $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# pictures of the pages, over the demo's index; needs Chromium, and takes a UMAP for the map
+# pictures of the pages, with the demo's index; needs Chromium, and UMAP for the map
 screenshots: setup
 	$(BIN)/python -m pip install --quiet --editable '.[map,serve]'
 	$(BIN)/python docs/screenshots.py demo-run

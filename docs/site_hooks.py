@@ -22,7 +22,7 @@ PICTURE = re.compile(r"(!\[[^\]]*\])\(([^)\s]+)\)")
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the pages that lie outside of docs/, and a list of the decisions."""
+    """Add the pages that are outside of docs/, and a list of the decisions."""
     from mkdocs.structure.files import File  # only `make docs` has mkdocs
 
     for source, page in OUTSIDE.items():
@@ -41,7 +41,7 @@ def list_decisions() -> str:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Let links lead to pages of the site; files of the repository that are none become plain text."""
+    """Point links to pages of the site; links to other files of the repository become plain text."""
     name = page.file.src_uri
     source = SOURCE_OF.get(name, f"docs/{name}")
     markdown = PICTURE.sub(lambda found: f"{found[1]}({relative(found[2], source, name) or found[2]})", markdown)
@@ -57,7 +57,7 @@ def rewrite(found: re.Match[str], source: str, name: str) -> str:
 
 
 def relative(target: str, source: str, name: str) -> str | None:
-    """Return the link from a page of the site to what a page of the repository links; None where that is no page."""
+    """Return the link from a page of the site to the target of a repository link; None if that is not a page."""
     if "://" in target:
         return target
     path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))

@@ -18,7 +18,7 @@ INTRODUCTION = """# The command line
 
 Written by `make cli-docs` from `--help`. Flags can be spelled `--like_this` or `--like-this`, `--with value` or
 `--with=value`; booleans take `True` or `False`, and `--flag` alone means True, `--noflag` False. `None` is None;
-lists are written `0,1` or `[0,1]`. What is required may also be given by position, in the order of clip-retrieval 2.
+lists are written `0,1` or `[0,1]`. Required options may also be given by position, in the order of clip-retrieval 2.
 """
 
 
