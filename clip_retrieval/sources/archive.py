@@ -21,7 +21,6 @@ from clip_retrieval.blobs import (
     open_raw,
     open_url,
     replaced,
-    stamp_of,
 )
 from clip_retrieval.compression import DAMAGE
 from clip_retrieval.errors import SourceError, first_line
@@ -30,7 +29,7 @@ from clip_retrieval.sources.joining import Joined, join, switch_off_missing
 from clip_retrieval.sources.packed import Mapped
 from clip_retrieval.sources.patterns import list_inputs
 from clip_retrieval.sources.saving import Codec, Restored, as_they_are
-from clip_retrieval.sources.stamps import stamp_at
+from clip_retrieval.sources.stamps import has_stamp, stamp_at
 from clip_retrieval.sources.tar import Damage, read_members
 from clip_retrieval.sources.types import Failure, Origin, Sample
 from clip_retrieval.sources.webdataset import TAR_SUFFIXES, TORN
@@ -47,7 +46,7 @@ class Archive:
 
     url: str
     members: dict[str, Held]
-    stamp: Stamp | None = None  # of a local zip when it was listed; members of tars have their own
+    stamp: Stamp | str | None = None  # of a zip as it was listed; members of tars have it themselves
     samples: dict[str, Joined] = field(default_factory=dict)  # keyed by the picture's name, or the caption's
     ignored: list[Failure] = field(default_factory=list)
     torn: set[str] = field(default_factory=set)  # samples of a damaged tar that may have had more parts
@@ -100,7 +99,7 @@ class ArchiveSource:
     def samples_of(self, archive: Archive, names: Sequence[str]) -> Iterator[Sample | Failure]:
         try:
             with opened(archive.url, is_zip=archive.is_zip) as zipped:
-                is_same = zipped is None or archive.stamp is None or archive.stamp == stamp_of(file_of(zipped))
+                is_same = zipped is None or has_stamp(archive.url, file_of(zipped), archive.stamp)
                 for name in filter(None, names):
                     is_there = is_same and name in archive.samples
                     if not is_there or name in archive.torn:
@@ -161,7 +160,7 @@ def blob_of(archive: Archive, name: str | None, zipped: zipfile.ZipFile | None) 
     member = None if name is None else archive.members[name]
     if isinstance(member, zipfile.ZipInfo):
         assert zipped is not None
-        return read_member(member, archive.url, zipped, archive.stamp)
+        return read_member(member, archive.url, zipped, archive.stamp if isinstance(archive.stamp, tuple) else None)
     return member
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from heapq import merge
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from clip_retrieval.blobs import LARGEST_BLOB
 from clip_retrieval.errors import ImageError
@@ -34,12 +34,12 @@ from clip_retrieval.media.places import (
 )
 from clip_retrieval.paths import literal
 from clip_retrieval.sources.joining import Joined, join
+from clip_retrieval.sources.stamps import mark_of
 from clip_retrieval.sources.suffixes import IMAGE_SUFFIXES
 from clip_retrieval.sources.types import Failure
 from clip_retrieval.storage import Folder
 
 NOT_A_FILE = "a named pipe, a socket or a device"
-STAMPS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
 AHEAD = 256  # items of a folder, while a file that holds many is looked into
 MOST_SUBFOLDERS = 1000  # up to here a store lists each one separately, beyond it all files at once
 
@@ -257,7 +257,7 @@ class Tree:
                 path = str(info["name"]).removeprefix(self.prefix)
                 if (info["type"] == "file" or info.get("islink")) and not self.is_own(path):
                     path += "/" * (bool(info.get("islink")) and fs.isdir(info["name"]))
-                    states[path] = path, info.get("size"), stamp_of(info)
+                    states[path] = path, info.get("size"), mark_of(info)
         subfolders = [name for name in subfolders if not self.is_own(name)]
         return Listing(sorted(states), subfolders, states.__getitem__)
 
@@ -274,8 +274,3 @@ def ending_of(entry: os.DirEntry[str]) -> str | None:
         return "/" if entry.is_dir() else ""
     except OSError:
         return ""  # a link to itself: reading it will report it
-
-
-def stamp_of(info: Mapping[str, Any]) -> str:
-    """Return the first field of a store's listing that changes whenever the file does; empty if there is none."""
-    return next((str(info[name]) for name in STAMPS if info.get(name) is not None), "")

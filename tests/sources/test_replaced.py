@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pandas as pd
 import pyarrow as pa
 import pytest
 
 from clip_retrieval import clip_inference
+from clip_retrieval.blobs import Lost
 from clip_retrieval.inference.readers.loader import CHUNK_SIZE
-from clip_retrieval.sources import open_source, webdataset
+from clip_retrieval.sources import open_source, stamps, webdataset
 from clip_retrieval.sources.archive import ArchiveSource
 from clip_retrieval.sources.config import SourceConfig
 from clip_retrieval.sources.tables import TableSource
@@ -241,3 +243,51 @@ def test_arrow_files_are_compared(tmp_path: Path) -> None:
     assert len(list(source.read(0, 1))) == COUNT
     write_table(tmp_path / "b.arrow", "newer").replace(table)
     assert [item.reason for item in source.read(0, 1) if isinstance(item, Failure)] == ["replaced"]
+
+
+@pytest.fixture
+def store() -> Iterator[str]:
+    """Give an empty folder of a store that says when a file was made."""
+    fs = fsspec.filesystem("memory")
+    fs.mkdirs("/replaced", exist_ok=True)
+    yield "memory://replaced"
+    fs.rm("/replaced", recursive=True)
+
+
+def put(data: bytes, url: str) -> None:
+    fsspec.filesystem("memory").pipe_file(url.removeprefix("memory:/"), data)
+
+
+def test_tables_on_a_store_are_compared_with_one_request_for_each_reading(
+    tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, url = write_table(tmp_path / "a.parquet", "old").read_bytes(), f"{store}/a.parquet"
+    put(data, url)
+    source = open_source(SourceConfig(input_dataset=url, input_format="parquet", enable_image=False), "")
+    asked: list[str] = []
+    real = stamps.version_on_store
+
+    def ask(url: str) -> str:
+        asked.append(url)
+        return real(url)
+
+    monkeypatch.setattr(stamps, "version_on_store", ask)
+    assert len([item for item in source.read(0, 1) if not isinstance(item, Failure)]) == 10
+    assert asked == [url]
+    put(data, url)
+    assert [item.reason for item in source.read(1, 2) if isinstance(item, Failure)] == ["replaced"]
+
+
+def test_zips_on_a_store_are_compared(tmp_path: Path, store: str, members: Members) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as zipped:
+        for name, content in members:
+            zipped.writestr(name, content)
+    data, url = (tmp_path / "a.zip").read_bytes(), f"{store}/a.zip"
+    put(data, url)
+    source = open_source(SourceConfig(input_dataset=url, input_format="archive"), "")
+    assert all(isinstance(item.image, bytes) for item in source.read(0, 3) if not isinstance(item, Failure))
+    put(data, url)
+    (sample,) = source.read(3, 4)
+    assert not isinstance(sample, Failure)
+    lost = Lost("replaced", f"{url} was replaced or changed while it was read; read it again")
+    assert sample.image == sample.text == lost
