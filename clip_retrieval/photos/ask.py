@@ -1,4 +1,4 @@
-"""A folder of pictures, opened: what is kept is brought up to date, then answers questions."""
+"""A folder of pictures, opened: its embeddings and index are updated, then answer queries."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from clip_retrieval.query.searcher import Searcher, open_searcher
 from clip_retrieval.query.terms import Words
 from clip_retrieval.words import counted
 
-DEMO_NOTE = "the demo model knows emoji only: for photographs name a real model, such as --reembed --clip_model {}"
+DEMO_NOTE = "the demo model knows only emoji: for photographs name a real model, such as --reembed --clip_model {}"
 
 
 class PhotoAnswer(msgspec.Struct, frozen=True):
@@ -38,13 +38,13 @@ class PhotoAnswer(msgspec.Struct, frozen=True):
 
     answered: Answer
     about: About
-    shown_folder: str  # as it was given, which paths begin with
+    shown_folder: str  # as the user gave it; paths begin with it
     table: pa.Table  # rank, id, similarity, and every metadata column
     notes: tuple[str, ...] = ()
     sheet: str | None = None
 
     def paths(self) -> list[str]:
-        """Return the path of each hit below the folder as it was given, as `find` does; names are those on disk."""
+        """Return the path of each hit below the given folder, as `find` does, with the names on disk."""
         start = f"{self.about.folder.rstrip('/')}/"
         found = [find_name(str(path)) for path in self.table[IMAGE_PATH].to_pylist()]
         return [os.path.join(self.shown_folder, path.removeprefix(start)) for path in found]  # noqa: PTH118 -- keeps ./
@@ -64,17 +64,17 @@ class PhotoAnswer(msgspec.Struct, frozen=True):
 
 
 def find_name(path: str) -> str:
-    """Return the name on disk of a path in the metadata, where U+FFFD stands for bytes that are no UTF-8."""
+    """Return the name on disk of a path in the metadata, in which U+FFFD stands for bytes that are not UTF-8."""
     if REPLACED not in path:
         return path
     try:
         return find_file(path)
     except OSError:
-        return path  # gone since, or several are called so
+        return path  # gone since, or several files have this name
 
 
 class PhotoFolder(msgspec.Struct, frozen=True):
-    """A folder that was brought up to date, and the index that answers for it."""
+    """An updated folder and its index."""
 
     kept: Kept
     about: About
@@ -93,9 +93,9 @@ class PhotoFolder(msgspec.Struct, frozen=True):
 
 
 def open_photos(config: SearchConfig, seen: Seen | None = None, opening: Opening | None = None) -> PhotoFolder:
-    """Bring what is kept of a folder up to date, and open it. Raises ClipRetrievalError.
+    """Update the embeddings and index of a folder, and open it. Raises ClipRetrievalError.
 
-    `seen` and `opening` are what a command has of the folder and of its model already.
+    `seen` and `opening` are the listing and the model that a command already has.
     """
     seen = seen or see(config)
     kept, about = seen.kept, seen.about
@@ -116,7 +116,7 @@ def open_photos(config: SearchConfig, seen: Seen | None = None, opening: Opening
 
 
 def open_index(kept: Kept, model: str, workload: Workload, opening: Opening | None) -> Searcher:
-    """Open the index that is kept; a damaged one is built again of the embeddings. Raises ClipRetrievalError."""
+    """Open the kept index; a damaged one is built again from the embeddings. Raises ClipRetrievalError."""
     folder = IndexFolder(kept.index(model))
     try:
         if (damage := find_damage_beside(folder, checked_at_opening(folder))) is not None:
@@ -133,7 +133,7 @@ def open_index(kept: Kept, model: str, workload: Workload, opening: Opening | No
 
 
 def check_first(folder: IndexFolder, condition: str) -> None:
-    """Check a condition by the columns that are kept, before pictures are embedded. Raises QueryError."""
+    """Check a condition by the kept columns, before pictures are embedded. Raises QueryError."""
     from clip_retrieval.query.predicates import check_condition
 
     metadata = open_metadata(folder) if folder.exists() else None
@@ -149,8 +149,8 @@ def explain_empty(folder: str, look: Look) -> str:
         )
     if look.closed:
         return (
-            f"no picture is seen in {folder}: {counted(len(look.closed), 'folder')} cannot be listed ({look.closed[0]})"
+            f"no picture found in {folder}: {counted(len(look.closed), 'folder')} cannot be listed ({look.closed[0]})"
         )
     if look.unread:
         return f"{folder} holds no picture; {'; '.join(look.passed_over())}"
-    return f"{folder} holds no picture, nor do the folders below it (hidden ones are left out)"
+    return f"{folder} holds no picture, in itself or in the folders below it (hidden ones are left out)"

@@ -11,12 +11,12 @@ from clip_retrieval.errors import ConfigError
 from clip_retrieval.options import build_config, group, option, option_of
 from clip_retrieval.query.config import QueryConfig, SelectionConfig
 
-QUERYLESS = ("interactive", "like")  # options with which a single argument that is a folder is no query
+QUERYLESS = ("interactive", "like")  # options with which a single argument that is a folder is not a query
 
 
 @dataclass(frozen=True, kw_only=True)
 class PhotoSelection(SelectionConfig):
-    """Which rows are hits, in a number that people look at."""
+    """Which rows are hits; by default as many as people look at."""
 
     num_results: int = option_of(SelectionConfig, "num_results", default=10)
 
@@ -25,15 +25,15 @@ class PhotoSelection(SelectionConfig):
 class OutputConfig:
     """How the hits are shown."""
 
-    paths: bool = option(False, help="Print paths only, best first, one a line.", is_switch=True)
+    paths: bool = option(False, help="Print only paths, best first, one per line.", is_switch=True)
     null: bool = option(
         False, help="End each path with a NUL character instead, for xargs -0.", aliases=("0",), is_switch=True
     )
     open: bool = option(False, help="Open the hits as a page in the browser.", is_switch=True)
-    thumbnails: bool = option(True, help="Show pictures in the table, where the output is a terminal.")
+    thumbnails: bool = option(True, help="Show pictures in the table, if the output is a terminal.")
     interactive: bool = option(
         False,
-        help="Keep the model loaded and answer line by line; `help` there says what can be asked.",
+        help="Keep the model loaded and answer line by line; type `help` there for the commands.",
         is_switch=True,
     )
 
@@ -48,12 +48,12 @@ class OutputConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class UpkeepConfig:
-    """What is done with what is kept, instead of a search."""
+    """Maintenance of kept folders, instead of a search."""
 
-    list: bool = option(False, help="Show the folders that are known: model, pictures, size, last use.", is_switch=True)
-    forget: str | None = option(None, help="Remove what is kept of a folder; its pictures are not touched.")
+    list: bool = option(False, help="Show the kept folders: model, pictures, size, last use.", is_switch=True)
+    forget: str | None = option(None, help="Remove what is kept for a folder; its pictures are not touched.")
     use_model: str | None = option(
-        None, help="Take this model for folders that are new from now on; auto: the best that is on this machine."
+        None, help="Use this model for new folders from now on; auto: the best one on this machine."
     )
 
     @property
@@ -63,7 +63,7 @@ class UpkeepConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """A query, the folder of pictures that it is asked of, and how the answer is shown."""
+    """A query, the folder of pictures to search, and how the answer is shown."""
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ("query", "folder")
 
@@ -73,18 +73,18 @@ class SearchConfig:
         None,
         help="Model to embed a new folder with. None: what --use_model set, else the best on this machine.",
     )
-    reembed: bool = option(False, help="Embed the folder anew, with --clip_model where that is given.", is_switch=True)
+    reembed: bool = option(False, help="Embed the folder again, with --clip_model if it is given.", is_switch=True)
     selection: PhotoSelection = group(PhotoSelection)
     output: OutputConfig = group(OutputConfig)
     upkeep: UpkeepConfig = group(UpkeepConfig)
 
     def __post_init__(self) -> None:
         if not self.upkeep.is_asked and not self.asked.words and not self.output.interactive:
-            raise ConfigError('there is no query; ask such as: clip-retrieval search "a dog on the beach" FOLDER')
+            raise ConfigError('there is no query; give one, such as: clip-retrieval search "a dog on the beach" FOLDER')
 
 
 def read_search_config(values: Mapping[str, object], arguments: Sequence[object] = ()) -> SearchConfig:
-    """Return the config of `search`; one argument is the folder where the query is elsewhere, or comes later."""
+    """Return the config of `search`; a single argument is the folder if the query is an option, or comes later."""
     is_alone = len(arguments) == 1 and not {"query", "folder"} & set(values)
     if is_alone and set(QUERYLESS) & set(values) and Path(str(arguments[0])).is_dir():
         values, arguments = {**values, "folder": arguments[0]}, ()

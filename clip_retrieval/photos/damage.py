@@ -1,4 +1,4 @@
-"""Whether what is kept of a folder is damaged, and what to do then."""
+"""Whether the kept files of a folder are damaged, and what to do then."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DAMAGED = (None, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EIO)  # reason
 
 @contextmanager
 def advising(kept: Kept) -> Iterator[None]:
-    """Say of files that cannot be read how to be rid of them."""
+    """Add to errors of unreadable files how to remove them."""
     try:
         yield
     except (StorageError, IndexBuildError, OSError) as error:
@@ -25,7 +25,7 @@ def advising(kept: Kept) -> Iterator[None]:
 
 
 def may_be_damage(error: Exception) -> bool:
-    """Say whether files may be damaged; no for a disk that is full or closed to this user, and for a busy folder."""
+    """Say whether files may be damaged; no if the disk is full or not permitted to this user, or the folder is busy."""
     cause = error if isinstance(error, OSError) else error.__cause__
     is_of_disk = isinstance(cause, OSError) and cause.errno not in DAMAGED
     return not is_of_disk and not isinstance(error, BusyError)

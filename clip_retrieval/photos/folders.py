@@ -1,8 +1,8 @@
-"""What is kept of a folder of pictures: embeddings and index, in this machine's cache, never beside the pictures.
+"""What is kept for a folder of pictures: embeddings and index, in this machine's cache, never next to the pictures.
 
 CACHE/photos/NAME-DIGEST/
     about.json          which folder, which model, which files the index holds; its mtime is the last use
-    model-DIGEST/       embeddings/, index/: one such folder for each model, of which about.json names one
+    model-DIGEST/       embeddings/, index/: one such folder for each model; about.json names the current one
     sheet/              the page that --open shows
 """
 
@@ -40,8 +40,8 @@ class About:
 
     folder: str
     clip_model: str
-    seen: str = ""  # digest of the listing; empty until the first index stands
-    pictures: int = 0  # that the index holds: pages and frames too
+    seen: str = ""  # digest of the listing; empty until there is an index
+    pictures: int = 0  # in the index, including pages and frames
     raw_only: int = 0
     files: int = 0
     videos: int = 0
@@ -55,9 +55,9 @@ class Kept:
     place: Path
 
     def about(self) -> About | None:
-        """Return what is known; None of a folder that was never embedded.
+        """Return what is known; None for a folder that was never embedded.
 
-        Where the file is damaged, the manifest of the embeddings names the model, and the next search does the rest.
+        If the file is damaged, the manifest of the embeddings names the model, and the next search does the rest.
         """
         path = self.place / ABOUT
         try:
@@ -66,8 +66,8 @@ class Kept:
             return self.restore(error)
 
     def restore(self, damage: StorageError) -> About | None:
-        """Write about.json again, without the state of the files; remove it where nothing else says of which model."""
-        logger.warning("%s is looked at anew: %s", self.folder, damage.what)
+        """Write about.json again, without the state of the files; remove it if no other file names the model."""
+        logger.warning("%s is scanned again: %s", self.folder, damage.what)
         named = [read_model(path) for path in sorted(self.place.glob("model-*"))]
         known = [model for model in named if model is not None and self.model_place(model).exists()]
         remove(self.place / ABOUT)
@@ -82,7 +82,7 @@ class Kept:
 
     def touch(self) -> None:
         """Note that the folder was used now."""
-        with suppress(OSError):  # the cache may be of another user
+        with suppress(OSError):  # the cache may belong to another user
             os.utime(self.place / ABOUT)
 
     def embeddings(self, model: str) -> str:
@@ -98,15 +98,15 @@ class Kept:
         return f"{self.place}/sheet"
 
     def forgetting(self) -> str:
-        """Return what a user can do where what is kept cannot be mended."""
-        return f"clip-retrieval search --forget {shlex.quote(self.folder)} removes what is kept, to be embedded anew"
+        """Return what a user can do if the kept files cannot be repaired."""
+        return f"clip-retrieval search --forget {shlex.quote(self.folder)} removes what is kept, to embed it again"
 
     def remove_model(self, model: str) -> None:
         shutil.rmtree(self.model_place(model), ignore_errors=True)
 
     @contextmanager
     def locked(self, before_waiting: Callable[[], None] | None = None) -> Iterator[None]:
-        """Keep other searches from changing what is kept; raises BusyError, or waits, as `only_one` does."""
+        """Lock the kept files against other searches; raises BusyError, or waits, as `only_one` does."""
         while True:
             with writable(str(self.place)):
                 self.place.mkdir(parents=True, exist_ok=True)
@@ -114,11 +114,11 @@ class Kept:
             with only_one(Folder(str(self.place)), before_waiting):
                 if self.place.exists() and self.place.stat().st_ino == before:
                     yield
-                    return  # else it was forgotten while this process waited
+                    return  # otherwise it was forgotten while this process waited
 
 
 def read_model(place: Path) -> str | None:
-    """Return the model that embeddings are of; None where they do not say so."""
+    """Return the model of embeddings; None if they do not name it."""
     try:
         encoder = (read_manifest(EmbeddingsFolder(f"{place}/embeddings")) or {}).get("encoder") or {}
         return str(encoder["clip_model"])
@@ -140,7 +140,7 @@ def photos_home() -> Path:
 
 
 def find_kept(folder: str) -> Kept:
-    """Return the place of a folder, which need not exist any more; every spelling of it has the same place."""
+    """Return the place of a folder, which may no longer exist; every spelling of its path has the same place."""
     real = os.path.realpath(local_path(folder) or folder)
     digest = hashlib.sha256(os.fsencode(real)).hexdigest()[:16]
     label = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in Path(real).name)
@@ -148,12 +148,12 @@ def find_kept(folder: str) -> Kept:
 
 
 def check_is_folder(folder: str) -> None:
-    """Raise SourceError where there is no folder of this name."""
+    """Raise SourceError if the folder does not exist."""
     path = local_path(folder)
     if path is None or not path.exists():
         raise SourceError(f"there is no folder {folder}")
     if not path.is_dir():
-        raise SourceError(f"{folder} is a file, not a folder; search takes the folder that it is in")
+        raise SourceError(f"{folder} is a file, not a folder; name the folder that contains it")
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ class KeptList:
 
 
 def list_kept() -> KeptList:
-    """Return what is kept of each folder, the one used last first."""
+    """Return what is kept for each folder, the last used one first."""
     found = []
     for path in sorted(photos_home().glob(f"*/{ABOUT}")):
         if path.parent.name.startswith(REMOVED):
@@ -204,15 +204,15 @@ def count_bytes(folder: Path) -> int:
 
 
 def forget(folder: str) -> dict[str, Any]:
-    """Remove what is kept of a folder; raises SourceError where nothing is, and BusyError while another embeds it."""
+    """Remove what is kept for a folder; raises SourceError if nothing is, and BusyError while another embeds it."""
     kept = find_kept(folder)
     if not kept.place.exists():
-        raise SourceError(f"nothing is kept of {kept.folder}; search --list shows what is")
+        raise SourceError(f"nothing is kept for {kept.folder}; search --list shows the kept folders")
     with kept.locked():
         size = count_bytes(kept.place)
         removed = kept.place.with_name(f"{REMOVED}{os.getpid()}-{kept.place.name}")
         with writable(str(kept.place)):
-            kept.place.rename(removed)  # at once, so that a kill leaves nothing that is half there
+            kept.place.rename(removed)  # in one step, so a kill leaves nothing half removed
     for left in photos_home().glob(f"{REMOVED}*"):
         shutil.rmtree(left, ignore_errors=True)
     return {"folder": kept.folder, "bytes": size}

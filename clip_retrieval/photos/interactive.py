@@ -1,4 +1,4 @@
-"""Line by line: model and index stay loaded, and each line refines the query before it, or is a new one."""
+"""Line by line: model and index stay loaded, and each line refines the previous query, or is a new one."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from clip_retrieval.query.terms import Words, collect_words, unquote_words
 PROMPT = "search> "
 KEPT_LINES = 1000
 HELP = """a dog on the beach        a text, the path of a picture, or a sum such as beach + 0.5*photo.jpg - people
-minus people              take something away from the query before
+minus people              subtract something from the previous query
 more like 3               pictures like the third hit
 where image_path like '%2024%'
-                          keep to rows that meet a condition over the columns; where alone lifts it
-show 50                   as many hits
+                          search only rows that meet a condition over the columns; where alone removes it
+show 50                   number of hits
 help, quit"""
 
 
 @dataclass
 class Conversation:
-    """What was asked last, and how hits are chosen."""
+    """The last query, and how hits are chosen."""
 
     photos: PhotoFolder
     selection: SelectionConfig
     show: Callable[[PhotoAnswer], None]
     say: Callable[[str], None]
     words: list[Words] = field(default_factory=list)
-    hits: list[int] = field(default_factory=list)  # ids of the rows that were shown last
+    hits: list[int] = field(default_factory=list)  # ids of the last shown rows
 
     def take(self, line: str) -> bool:
-        """Do what a line says; False where it ends the conversation."""
+        """Do what a line says; return False if it ends the conversation."""
         command, _, rest = line.strip().partition(" ")
         if command in ("quit", "exit") and not rest:
             return False
@@ -62,17 +62,17 @@ class Conversation:
             self.ask(collect_words([line]))
 
     def hit(self, rank: int) -> int:
-        """Return the row of a hit that was shown. Raises QueryError where there was none of this rank."""
+        """Return the row of a shown hit. Raises QueryError if there was no hit of this rank."""
         if not 1 <= rank <= len(self.hits):
             raise QueryError(f"there is no hit {rank}; the last answer had {len(self.hits)}")
         return self.hits[rank - 1]
 
     def ask_with(self, selection: SelectionConfig) -> None:
-        """Ask again with another selection, which is kept only where it can be answered."""
+        """Ask again with another selection, which is kept only if it can be answered."""
         if self.words:
             self.ask(self.words, selection)
         else:
-            self.say("noted for the queries that follow")
+            self.say("noted for the next queries")
         self.selection = selection
 
     def ask(self, words: list[Words], selection: SelectionConfig | None = None) -> None:
@@ -95,7 +95,7 @@ def converse(conversation: Conversation) -> None:
 
 @contextmanager
 def history(path: Path) -> Iterator[None]:
-    """Let the arrow keys bring back earlier lines, also those of earlier days, where there is readline."""
+    """Let the arrow keys recall earlier lines, also of earlier sessions, if there is readline."""
     try:
         import readline
     except ImportError:  # not on Windows

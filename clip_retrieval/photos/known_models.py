@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Known:
-    """A model by the name that opens it, how good it is, and the repositories of the hub that hold its weights."""
+    """A model: the name that opens it, its accuracy, and the repositories of the hub that hold its weights."""
 
     clip_model: str
     accuracy: float

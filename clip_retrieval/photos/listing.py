@@ -23,13 +23,13 @@ WORDS: dict[Kind, str] = {"document": "PDF", "video": "video"}
 
 @dataclass
 class Look:
-    """What a folder holds: a digest of the names, sizes and times of its pictures, and the RAW files without one."""
+    """What a folder holds: a digest of the names, sizes and times of its pictures, and RAW files without a JPEG."""
 
     files: int = 0  # pictures, and files that hold many
-    holders: Counter[Kind] = field(default_factory=Counter)  # those that hold many, by their kind
+    holders: Counter[Kind] = field(default_factory=Counter)  # files that hold many pictures, by their kind
     raw_only: int = 0
     example_raw: str | None = None
-    unread: Counter[Kind] = field(default_factory=Counter)  # files that hold pictures, whose package is missing
+    unread: Counter[Kind] = field(default_factory=Counter)  # files that hold many pictures and whose package is missing
     closed: list[str] = field(default_factory=list)  # folders that cannot be listed, each with the reason
     digester: Any = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
 
@@ -44,14 +44,14 @@ class Look:
             self.holders[holder] += 1
 
     def counted_files(self) -> str:
-        """Return how many pictures, PDFs and videos there are, in words; kinds that are not there are left out."""
+        """Return how many pictures, PDFs and videos there are, in words; absent kinds are left out."""
         pictures = self.files - self.holders.total()
         counts = [("picture", pictures), *((word, self.holders[kind]) for kind, word in WORDS.items())]
         return ", ".join(counted(count, word) for word, count in counts if count) or "0 pictures"
 
     def passed_over(self) -> list[str]:
-        """Return a sentence for each kind of files that a package would read."""
-        return [f"{counted(count, WORDS[kind])} passed over: {advice(kind)}" for kind, count in self.unread.items()]
+        """Return a sentence for each kind of file that needs a package."""
+        return [f"{counted(count, WORDS[kind])} skipped: {advice(kind)}" for kind, count in self.unread.items()]
 
 
 def look_at(folder: str) -> Look:
@@ -79,7 +79,7 @@ def look_at(folder: str) -> Look:
 
 
 def count_lone(raws: list[os.DirEntry[str]], pictures: list[str], look: Look, folder: str) -> None:
-    """Count the RAW files of a folder that have no picture of the same name beside them."""
+    """Count the RAW files of a folder that have no picture of the same name next to them."""
     stems = {stem_of(line.partition("\0")[0]) for line in pictures}
     lone = sorted(entry.path for entry in raws if stem_of(entry.name) not in stems)
     look.raw_only += len(lone)
@@ -92,7 +92,7 @@ def stem_of(name: str) -> str:
 
 
 def walk(folder: str, closed: list[str]) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
-    """Yield each folder with its files, in the order of the names; what cannot be listed is added to `closed`."""
+    """Yield each folder with its files, in name order; folders that cannot be listed are added to `closed`."""
     waiting = [folder]
     while waiting:
         place = waiting.pop()
@@ -106,7 +106,7 @@ def walk(folder: str, closed: list[str]) -> Iterator[tuple[str, list[os.DirEntry
                         folders.append(entry.path)
                     else:
                         files.append(entry)
-        except OSError as error:  # closed to this user, or deleted just now; inference names it in failures/
+        except OSError as error:  # not permitted to this user, or just deleted; inference names it in failures/
             closed.append(f"{place}: {error.strerror}")
             continue
         waiting += sorted(folders, reverse=True)

@@ -1,4 +1,4 @@
-"""Which model a new folder is embedded with: the best whose weights are on this machine, found without network."""
+"""The model for a new folder: the best one whose weights are on this machine, found without network."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 SETTINGS = "settings.json"
 AUTO = "auto"
 DEMO = "demo"
-FETCHED = "open_clip:ViT-B-32/laion2b_s34b_b79k"  # where no model is here: small, and fast on a CPU
+FETCHED = "open_clip:ViT-B-32/laion2b_s34b_b79k"  # if no model is here: small, and fast on a CPU
 FETCHED_BYTES = "600 MB"
 SECONDS_FOR_HUB = 3.0
 WEIGHTS = (".safetensors", ".bin", ".pt")
@@ -34,7 +34,7 @@ WEIGHTS = (".safetensors", ".bin", ".pt")
 
 @dataclass(frozen=True)
 class Settings:
-    """What `search --use_model` wrote."""
+    """The settings that `search --use_model` wrote."""
 
     clip_model: str | None = None
 
@@ -44,14 +44,14 @@ class Settings:
 
 @dataclass(frozen=True)
 class Choice:
-    """A model, and why it is taken, in words."""
+    """A model, and the reason for it, in words."""
 
     clip_model: str
     reason: str
 
 
 def choose_model(named: str | None) -> Choice:
-    """Return the model for a folder that is new."""
+    """Return the model for a new folder."""
     if named is not None:
         return Choice(absolute_uri(named), "--clip_model names it")
     setting = read_settings().clip_model
@@ -70,7 +70,7 @@ def choose_model(named: str | None) -> Choice:
 
 
 def find_models() -> Iterator[Known]:
-    """Yield the well-known models whose weights are here: in the hub's cache, or where OpenAI's package keeps its."""
+    """Yield the well-known models whose weights are here: in the hub's cache, or in that of OpenAI's package."""
     for known in KNOWN:
         is_here = any(has_weights(hub_repository(name)) for name in known.repositories)
         if is_here or find_openai(parse_uri(known.clip_model), None):
@@ -87,12 +87,12 @@ def read_settings() -> Settings:
     try:
         return read_json(path, Settings) if path.exists() else Settings()
     except StorageError as error:
-        advice = f"clip-retrieval search --use_model {AUTO} writes it anew" if path.is_file() else "remove it"
+        advice = f"clip-retrieval search --use_model {AUTO} writes it again" if path.is_file() else "remove it"
         raise StorageError(error.what, advice=advice) from error
 
 
 def write_setting(name: str) -> Settings:
-    """Keep the model for folders that are new; `auto` removes the setting. Raises EncoderError for no model's name."""
+    """Save the model for new folders; `auto` removes the setting. Raises EncoderError for an unknown model."""
     model = None if name == AUTO else absolute_uri(name)
     if model is not None:
         check_model_name(model)
@@ -105,7 +105,7 @@ def write_setting(name: str) -> Settings:
 
 
 def settings_folder() -> Path:
-    """Return where settings lie: below XDG_CONFIG_HOME, or beside a cache that CLIP_RETRIEVAL_CACHE moved."""
+    """Return the folder of settings: below XDG_CONFIG_HOME, or next to a cache that CLIP_RETRIEVAL_CACHE moved."""
     if os.environ.get("CLIP_RETRIEVAL_CACHE"):
         return cache_home()
     return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "clip-retrieval"

@@ -1,4 +1,4 @@
-"""Bring what is kept of a folder up to date: look for changes, embed them, take them into the index."""
+"""Updates what is kept for a folder: looks for changes, embeds them, and adds them to the index."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 FEW = 64  # pictures that one reader process decodes sooner than several start
 FEW_READERS = 1
 MIXED = ("picture, page or video", "pictures, pages or videos")
-HELD = ("kept", "renamed", "embedded")  # counts of an update that make up what is there after it
+HELD = ("kept", "renamed", "embedded")  # counts of an update whose sum is the number afterwards
 PARTITION = 500  # pictures that Ctrl-C may lose: a few seconds with a small model on a CPU, minutes with a large one
 TOLD = (
     "image:",
@@ -49,29 +49,29 @@ TOLD = (
     "other:killed_reader",
     "other:timeout",
     "other:too_many_frames",
-)  # reasons that are told of; more are in failures/
+)  # reasons that are reported; more are in failures/
 EXACT_BYTES = 512 * 2**20  # of float32 rows: an exact index of that size answers in a tenth of a second
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """The model that a folder is to be embedded with, and whether that starts over."""
+    """The model to embed a folder with, and whether that starts over."""
 
     clip_model: str
     starts_over: bool = False
 
 
 def refresh(kept: Kept, config: SearchConfig, look: Look) -> About:
-    """Embed what changed and update the index; returns what is kept then.
+    """Embed what changed and update the index; returns what is kept afterwards.
 
-    Where another process does that just now, waits for it, unless there is an index to answer from.
+    If another process is doing that, waits for it, unless there is an index to answer from.
     """
     about = kept.about()
     if (obstacle := find_obstacle()) is not None:
         if about is None or not about.seen or not is_of_model(about, config):
             raise StorageError(obstacle)
         if about.seen != look.digest:
-            logger.warning("%s; this answer is of the state before", obstacle)
+            logger.warning("%s; this answer is of the previous state", obstacle)
         return about
     wanted = choose_wanted(about, config.clip_model, reembed=config.reembed)
     check_model_name(wanted.clip_model)
@@ -84,24 +84,24 @@ def refresh(kept: Kept, config: SearchConfig, look: Look) -> About:
             return bring_up_to_date(kept, wanted, look)
     except BusyError:
         assert about is not None
-        logger.warning("another search embeds changes of %s just now: this answer is of the state before", kept.folder)
+        logger.warning("another search is embedding changes of %s: this answer is of the previous state", kept.folder)
         return about
     except SourceError as error:
         if about is None or not is_searchable:
             raise
-        logger.warning("%s; this answer is of the state before", error)
+        logger.warning("%s; this answer is of the previous state", error)
         return about
 
 
 def is_of_model(about: About, config: SearchConfig) -> bool:
-    """Say whether the embeddings that are kept are those that a search wants."""
+    """Say whether the kept embeddings are of the model for this search."""
     return not config.reembed and (config.clip_model is None or absolute_uri(config.clip_model) == about.clip_model)
 
 
 def build_again(kept: Kept, model: str, damage: Exception) -> None:
-    """Build a damaged index of the embeddings that are kept, which takes seconds.
+    """Build a damaged index again from the kept embeddings, which takes seconds.
 
-    Raises ClipRetrievalError, and `damage` itself where it is none: then the index stays.
+    Raises ClipRetrievalError, or `damage` itself if nothing is damaged: then the index stays.
     """
     if not may_be_damage(damage):
         raise damage
@@ -116,11 +116,11 @@ def start_over(kept: Kept, model: str, damage: Exception) -> None:
 
 
 def tell_of_wait(kept: Kept) -> None:
-    logger.info("another search embeds %s just now: waiting for it", kept.folder)
+    logger.info("another search is embedding %s: waiting for it", kept.folder)
 
 
 def bring_up_to_date(kept: Kept, wanted: Wanted, look: Look) -> About:
-    """Embed and index; whoever holds the lock."""
+    """Embed and index; the caller holds the lock."""
     about, model = kept.about(), wanted.clip_model
     if about is None or (about.clip_model != model and not about.seen):  # nothing was ever finished
         about = About(kept.folder, model)
@@ -149,7 +149,7 @@ def bring_up_to_date(kept: Kept, wanted: Wanted, look: Look) -> About:
 
 
 def tell_of_raw(look: Look, about: About) -> None:
-    """Tell once of RAW files that have no JPEG beside them, and again when there are others."""
+    """Report once RAW files that have no JPEG next to them, and again when there are others."""
     if look.raw_only and look.raw_only != about.raw_only:
         logger.warning(
             "%s without a JPEG of the same name %s not searched, such as %s: RAW formats are not read",
@@ -158,9 +158,9 @@ def tell_of_raw(look: Look, about: About) -> None:
 
 
 def embed(kept: Kept, model: str, look: Look, about: About) -> int:
-    """Embed what is new or changed, and empty the rows of what is gone; what is done stays done.
+    """Embed what is new or changed, and empty the rows of deleted files; finished work is kept.
 
-    Returns how many pictures, pages and frames there are then.
+    Returns how many pictures, pages and frames there are afterwards.
     """
     target, start = EmbeddingsFolder(kept.embeddings(model)), time.monotonic()
     before = count_embedded(target)
@@ -188,22 +188,22 @@ def embed(kept: Kept, model: str, look: Look, about: About) -> int:
             summary = run_inference(config)
         except ConfigError as error:
             raise ConfigError(
-                f"{kept.folder} cannot be brought up to date: {error.what}", advice="--reembed embeds it anew"
+                f"{kept.folder} cannot be brought up to date: {error.what}", advice="--reembed embeds it again"
             ) from error
     revised = summary.revised.to_json() if summary.revised else {}
     tell_of_embedded(revised, time.monotonic() - start)
     reasons = {reason: count for reason, count in summary.now.reasons.items() if reason.startswith(TOLD)}
-    reasons.pop("image:no_image", None)  # captions and json files alone
+    reasons.pop("image:no_image", None)  # captions and json files without a picture
     if cut := reasons.pop("other:cut_off", 0):
         logger.warning(
-            "%s %s cut off: searched are the frames before that",
+            "%s %s cut off: only the frames before that are searched",
             counted(cut, "video"), "is" if cut == 1 else "are",
         )  # fmt: skip
     for sentence in look.passed_over():
         logger.warning("%s", sentence)
     if reasons:
         logger.warning(
-            "%s could not be read (%s); %s/%s names them",
+            "%s could not be read (%s); %s/%s lists them",
             counted(sum(reasons.values()), *(MIXED if look.holders else ("picture",))),
             ", ".join(f"{count:,} {reason.partition(':')[2]}" for reason, count in reasons.items()),
             target.url, FAILURES_FOLDER,
@@ -212,12 +212,12 @@ def embed(kept: Kept, model: str, look: Look, about: About) -> int:
 
 
 def is_little(look: Look, about: About) -> bool:
-    """Say whether one reader is done with what changed before several have started; a video has thousands of frames."""
+    """Say whether one reader finishes the changes before several have started; a video has thousands of frames."""
     return abs(look.files - about.files) <= FEW and look.holders["video"] == about.videos
 
 
 def tell_of_embedded(revised: dict[str, int], seconds: float) -> None:
-    """Say what an update did, as far as anything changed."""
+    """Log what an update changed."""
     words = (("embedded", "embedded"), ("renamed", "renamed"), ("removed", "gone"))
     done = [f"{revised[name]:,} {word}" for name, word in words if revised.get(name)]
     if done:
@@ -242,7 +242,7 @@ def say_stopped(target: EmbeddingsFolder, look: Look, before: dict[str, Any] | N
 
 
 def count_embedded(target: EmbeddingsFolder) -> int:
-    """Return the rows of the partitions that are whole, without those that were emptied: their pictures are gone."""
+    """Return the number of rows in complete partitions, without emptied rows, whose pictures are gone."""
     if not Path(target.root).exists():
         return 0
     stats = (target.read_json(target.stats_name(done)) for done in target.partitions())
@@ -266,9 +266,9 @@ def build(kept: Kept, model: str) -> None:
 
 
 def choose_wanted(about: About | None, named: str | None, *, reembed: bool) -> Wanted:
-    """Return which model the folder is to have.
+    """Return the model for the folder.
 
-    Raises ConfigError where another model is named than the folder was embedded with, unless it is to be embedded anew.
+    Raises ConfigError if another model is named than the folder was embedded with, unless it is to be embedded again.
     """
     model = None if named is None else absolute_uri(named)
     if about is None:
@@ -282,6 +282,6 @@ def choose_wanted(about: About | None, named: str | None, *, reembed: bool) -> W
     if not about.seen:
         return Wanted(model)  # it was never searched with the other one
     raise ConfigError(
-        f"{about.folder} was embedded with {about.clip_model}; add --reembed to embed it anew with {model}, or leave "
+        f"{about.folder} was embedded with {about.clip_model}; add --reembed to embed it again with {model}, or leave "
         "--clip_model out"
     )

@@ -1,4 +1,4 @@
-"""What is seen of a folder before anything heavy is loaded: its listing, what is kept of it, and whether they agree."""
+"""A folder before anything heavy is loaded: its listing, what is kept for it, and whether they agree."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from clip_retrieval.query.config import SearcherConfig
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """A folder as it is now, and what is known of it; None where it was never embedded."""
+    """The current state of a folder, and what is known of it; None if it was never embedded."""
 
     kept: Kept
     look: Look
     about: About | None
-    is_current: bool  # the index holds what the folder holds
+    is_current: bool  # the index matches the folder
 
     def start_opening(self, config: SearchConfig) -> Opening | None:
-        """Have the model of a single query opened meanwhile; None where the folder has to be embedded before that."""
+        """Start to open the model of a single query; None if the folder has to be embedded first."""
         if self.about is None or not self.is_current or config.output.interactive:
             return None
         return Opening(self.kept.index(self.about.clip_model), SearcherConfig(), config.asked.words)
 
 
 def see(config: SearchConfig) -> Seen:
-    """Look at a folder. Raises SourceError where there is none, and StorageError where what is kept is unreadable."""
+    """Look at a folder. Raises SourceError if it does not exist, and StorageError if the kept files are unreadable."""
     check_is_folder(config.folder)
     kept = find_kept(config.folder)
     look, about = look_at(kept.folder), kept.about()

@@ -1,4 +1,4 @@
-"""Small pictures for a terminal: kitty's protocol, sixel, or half blocks, whichever it shows."""
+"""Small pictures for a terminal: by kitty's protocol, sixel, or half blocks, depending on the terminal."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from clip_retrieval.query.pictures import find_picture
 
 LINES = 5  # height of a thumbnail, in lines of the terminal
 COLUMNS = 12
-SIDE = 160  # pixels that are handed to the terminal: sixel of more would take a second for ten hits
+SIDE = 160  # pixels that are sent to the terminal: more would take a second for ten hits with sixel
 
 
 def open_thumbnails() -> Callable[[dict[str, Any]], object]:
-    """Return a function from a hit to what rich prints of its picture; asks the terminal what it can show."""
+    """Return a function from a hit to rich's form of its picture; asks the terminal what it can show."""
     logging.getLogger("textual_image").setLevel(logging.ERROR)  # its warning of an unknown cell size is a traceback
-    from textual_image.renderable import Image as Thumbnail  # at its import it asks the terminal
+    from textual_image.renderable import Image as Thumbnail  # asks the terminal during its import
 
     def thumbnail(hit: dict[str, Any]) -> object:
         picture = find_picture(hit)
@@ -33,7 +33,7 @@ def open_thumbnails() -> Callable[[dict[str, Any]], object]:
 
 
 def shrink(data: bytes) -> Image.Image | None:
-    """Return a small upright picture in a black frame of the shape of a thumbnail; None where it cannot be decoded."""
+    """Return a small upright picture in a black frame of a thumbnail's shape; None if it cannot be decoded."""
     try:
         with counting_warnings():
             orientation = read_orientation(open_image(data))

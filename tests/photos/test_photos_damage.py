@@ -205,12 +205,12 @@ def test_a_stop_before_the_first_revision_counts_no_picture_that_is_gone(
     assert len(ask(photos).paths()) == 4
 
 
-def test_a_damaged_setting_says_what_writes_it_anew(photos: Path) -> None:
+def test_a_damaged_setting_says_what_writes_it_again(photos: Path) -> None:
     write_setting("demo")
     path = settings_folder() / SETTINGS
     for damage in (*WAYS[1:-2], write_zeros):
         damage(path)
-        with pytest.raises(StorageError, match=r"^[^;]*; clip-retrieval search --use_model auto writes it anew$"):
+        with pytest.raises(StorageError, match=r"^[^;]*; clip-retrieval search --use_model auto writes it again$"):
             read_settings()
         write_setting("auto")
         assert read_settings() == Settings()

@@ -101,13 +101,13 @@ def test_what_a_package_would_read_is_counted(photos: Path, monkeypatch: pytest.
     for name in ("a.mp4", "b.mov", "c.pdf"):
         (photos / name).write_bytes(b"")
     assert len(names(ask(photos))) == 5
-    assert "2 videos passed over: frames of videos are read by a package: pip install 'clip-retrieval[video]'" in (
+    assert "2 videos skipped: frames of videos are read by a package: pip install 'clip-retrieval[video]'" in (
         caplog.text
     )
-    assert "1 PDF passed over" in caplog.text
+    assert "1 PDF skipped" in caplog.text
     (photos / "empty").mkdir()
     (photos / "empty" / "a.mp4").write_bytes(b"")
-    with pytest.raises(SourceError, match=r"holds no picture; 1 video passed over: .*\[video\]"):
+    with pytest.raises(SourceError, match=r"holds no picture; 1 video skipped: .*\[video\]"):
         ask(photos / "empty")
 
 
@@ -164,7 +164,7 @@ def test_a_condition_over_unknown_columns_is_refused_before_what_changed_is_embe
         ("gray", "knows no word of 'gray'"),
         ("dog - gray", "knows no word of 'gray'"),
         ("missing.jpg", "there is no file"),
-        ("notes.npy", "no readable npy file"),
+        ("notes.npy", "cannot be read as an npy file"),
         ("notes.txt", "it is a text file"),
     ],
 )
@@ -264,7 +264,7 @@ def test_a_second_search_answers_from_what_is_there(photos: Path, caplog: pytest
     (photos / "0.jpg").unlink()
     with find_kept(str(photos)).locked():
         assert "0.jpg" in names(ask(photos))
-    assert "this answer is of the state before" in caplog.text
+    assert "this answer is of the previous state" in caplog.text
     assert "0.jpg" not in names(ask(photos))
 
 
