@@ -1,6 +1,6 @@
 """Checksums of the rows in npy files, kept in the stats of their partition: damage gives wrong rows without an error.
 
-They are of the rows alone. The header is written last, when these have gone by, and is looked at by itself.
+They cover only the rows: the header is written last, after the rows were summed, and is checked separately.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ MODALITY_OF: dict[str, Modality] = {folder: modality for modality, folder in EMB
 
 
 class Said(msgspec.Struct):
-    """What the stats of a partition say of its embeddings."""
+    """What the stats of a partition say about its embeddings."""
 
     checksums: dict[Modality, str] = {}
 
 
 def find_checksum(folder: Folder, name: str) -> str | None:
-    """Return the checksum of a file's rows when they were written; None where no stats of ours tell it."""
+    """Return the checksum of a file's rows when they were written; None if no stats of ours have it."""
     found = NPY_NAME.fullmatch(name)
     if found is None or found[1] not in MODALITY_OF:
         return None
@@ -65,22 +65,22 @@ def find_damage(folder: Folder, name: str) -> str | None:
 
 
 def describe_damage(folder: Folder, name: str) -> str:
-    return f"{folder.path(name)} is damaged: its rows are not those that were written"
+    return f"{folder.path(name)} is damaged: its rows differ from what was written"
 
 
 class RowSum:
-    """Sums up the rows of a file as they go by, to compare them with what was written."""
+    """Sums up the rows of a file as they are read, to compare them with what was written."""
 
     def __init__(self, folder: Folder, name: str) -> None:
         self.folder, self.name = folder, name
         self.digest = xxhash.xxh3_64()
 
     def add(self, rows: NDArray[Any]) -> None:
-        """Take in the next rows, as they are stored."""
+        """Add the next rows, as they are stored."""
         self.digest.update(np.ascontiguousarray(rows).data)
 
     def check(self) -> None:
-        """Raise IndexBuildError, with what makes the rows again, where they are not those that were written."""
+        """Raise IndexBuildError, with advice on making the rows again, if they differ from what was written."""
         said = find_checksum(self.folder, self.name)
         if said is not None and self.digest.hexdigest() != said:
             raise IndexBuildError(describe_damage(self.folder, self.name), advice=advise(self.folder, self.name))
@@ -89,7 +89,7 @@ class RowSum:
 def read_blocks(folder: Folder, name: str) -> Iterator[NDArray[Any]]:
     """Yield all rows of a file in order, to keep or change, some thousand at a time; checks them at the end.
 
-    Raises IndexBuildError where they are not those that were written.
+    Raises IndexBuildError if they differ from what was written.
     """
     if folder.is_local:
         check_regular(folder.path(name))
@@ -108,7 +108,7 @@ def read_blocks(folder: Folder, name: str) -> Iterator[NDArray[Any]]:
 
 
 def advise(folder: Folder, name: str) -> str:
-    """Return what makes the rows of a damaged file again, for whoever may have changed it on purpose, too."""
+    """Return how to make the rows of a damaged file again, also for a user who changed it on purpose."""
     found = NPY_NAME.fullmatch(name)
     assert found is not None
     partition = partition_named(found[2])
@@ -120,9 +120,9 @@ def advise(folder: Folder, name: str) -> str:
 def how_to_make_again(
     folder: Folder, partition: Partition, *, is_of_rows: bool = True, instead: str = "", without: str = ""
 ) -> str:
-    """Return what makes damaged files of a partition again: npy files or others.
+    """Return how to make damaged files of a partition again: npy files or others.
 
-    `instead` and `without` name what was given.
+    `instead` and `without` name the option that was given.
     """
     manifest = read_manifest(folder) or {}
     source = (manifest.get("options") or {}).get("source") or {}

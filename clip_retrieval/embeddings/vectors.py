@@ -105,7 +105,7 @@ class Vectors:
     def checked_parts(self, file: VectorFile, count: int) -> Iterator[tuple[int, NDArray[Any]]]:
         """Yield (first row, rows as stored) for each part of a file.
 
-        Raises IndexBuildError at its end where these are not the rows that were written.
+        Raises IndexBuildError at its end if the rows differ from what was written.
         """
         passed = RowSum(self.folder, f"{self.subfolder}/{file.name}")
         for start, rows in self.stored_parts(file, count):
@@ -137,7 +137,7 @@ class Vectors:
                     bad = start + int(np.flatnonzero(~np.isfinite(lengths))[0])
                 odd.note(lengths, start, self.path(file))
                 checksums.append(np.where(lengths == 0, 0, np.maximum(add_up(stored), 1)).astype(np.uint32))
-            if bad is not None:  # told after the whole file was compared: damage makes such rows
+            if bad is not None:  # raised after the whole file was compared, because damage makes such rows
                 raise IndexBuildError(f"row {bad} of {self.path(file)} is not finite; embed it again")
         return Contents(np.concatenate(checksums), odd)
 

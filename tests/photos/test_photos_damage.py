@@ -134,7 +134,7 @@ def test_damaged_rows_are_embedded_again_when_the_folder_changes(
     caplog.clear()
     found = ask(photos).paths()
     assert (found[0], len(found)) == (str(photos / "2.jpg"), 4)
-    assert f"{path} is damaged: its rows are not those that were written; what the input still has" in caplog.text
+    assert f"{path} is damaged: its rows differ from what was written; what the input still has" in caplog.text
 
 
 def test_a_cache_that_cannot_be_written_answers_from_what_is_there(
@@ -215,7 +215,7 @@ def test_a_damaged_setting_says_what_writes_it_again(photos: Path) -> None:
         write_setting("auto")
         assert read_settings() == Settings()
     put_folder(path)
-    with pytest.raises(StorageError, match=r"no regular file; remove it$"):
+    with pytest.raises(StorageError, match=r"is not a regular file; remove it$"):
         read_settings()
     assert photos.exists()
 
