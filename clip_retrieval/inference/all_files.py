@@ -1,4 +1,4 @@
-"""`status --check`: all files of the partitions that are whole, read and compared with their checksums."""
+"""`status --check`: reads all files of the finished partitions, and compares them with their checksums."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from clip_retrieval.progress import show_progress
 
 @dataclass(frozen=True)
 class DamagedFile:
-    """What is wrong with a file, and what makes it again."""
+    """What is wrong with a file, and how to make it again."""
 
     what: str
     again: str
@@ -27,10 +27,10 @@ class DamagedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """What reading all files found."""
+    """The result of reading all files."""
 
     partitions: int
-    unsummed: int  # files of embeddings of which no checksum is known
+    unsummed: int  # files of embeddings without a known checksum
     damage: Sequence[DamagedFile]
 
     def to_json(self) -> dict[str, Any]:
@@ -38,7 +38,7 @@ class Checked:
 
 
 def check_files(url: str) -> Checked:
-    """Read the embeddings, metadata, failures and ledgers of a folder, some partitions at once."""
+    """Read the embeddings, metadata, failures and ledgers of a folder, several partitions at once."""
     folder = EmbeddingsFolder(url)
     partitions, dimension = folder.partitions(), find_dimension(folder)
     damage, unsummed = list[DamagedFile](), 0
@@ -67,7 +67,7 @@ def look_at_all(folder: EmbeddingsFolder, partition: Partition, dimension: int) 
 
 
 def read_by(look: Callable[[], list[str] | None]) -> list[str]:
-    """Return what a look at files finds wrong, and why it failed where it did."""
+    """Return what a look at files finds wrong or, if it fails, why."""
     try:
         return look() or []
     except ClipRetrievalError as error:

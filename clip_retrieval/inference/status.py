@@ -102,7 +102,7 @@ class RunStatus:
     means: Means | None  # None until a partition is done
     sample_count: int | None  # samples of the input, if that is known before it is read
     now: float
-    checked: Checked | None = None  # what became of all files, where that was asked for
+    checked: Checked | None = None  # the check of all files, if requested
 
     def those(self, state: State) -> list[Work]:
         return [work for work in self.works if work.state == state]

@@ -149,7 +149,7 @@ class Waiting:
             silence = time.monotonic() - self.answered
             if silence > SECONDS_OF_SILENCE:
                 raise WorkerError(
-                    f"{error}, for {silence / 60:.0f} minutes now; {name_jobs(jobs)} may go on nevertheless: give the "
+                    f"{error}, for {silence / 60:.0f} minutes now; {name_jobs(jobs)} may still go on: give the "
                     "same command again to come back to it"
                 ) from error
             logger.debug("%s", error)

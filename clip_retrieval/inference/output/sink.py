@@ -47,7 +47,7 @@ class Sink:
         self.ledger.add_left_out(failures)
 
     def add_stats(self, figures: Mapping[str, Any]) -> None:
-        """Take the figures of the partition, when all of its rows are there; with checksums of these they are stats."""
+        """Take the figures of the partition, once all its rows are written; with their checksums they become stats."""
         checksums = {modality: writer.checksum for modality, writer in self.writers.items() if self.row_count}
         (self.scratch / "stats").write_text(json_text({**figures, CHECKSUMS: checksums}) + "\n", encoding="utf-8")
 
@@ -74,8 +74,8 @@ def open_sink(
 ) -> Iterator[Sink]:
     """Yield a sink; if the block succeeds, publish its files.
 
-    What decides whether the partition is whole comes last: metadata or, where it is made again for its failures, the
-    stats, which tell of those.
+    The file that decides whether the partition is whole comes last: metadata or, if it is made again for its failures,
+    the stats, which report them.
     """
     with folder.staging() as scratch:
         with ExitStack() as stack:

@@ -65,7 +65,7 @@ def look_at(
             return row_sums.find_damage(folder, name) if reads_rows else None
         is_made = bool(folder.names(EMBEDDING_FOLDERS[modality], ".npy"))
         if not is_made and not folder.read_json(folder.stats_name(partition)).get(COUNT_NAMES[modality]):
-            return None  # the run makes none
+            return None  # the run writes none
     except IndexBuildError as error:
         return str(error)
     except OSError as error:
@@ -82,7 +82,7 @@ def find_dimension(folder: EmbeddingsFolder) -> int:
 
 
 def refuse_damage(folder: EmbeddingsFolder, damage: Sequence[Damage]) -> None:
-    """Raise StorageError for the first damaged file, with what makes its rows again."""
+    """Raise StorageError for the first damaged file, with advice on making its rows again."""
     if not damage:
         return
     first = damage[0]

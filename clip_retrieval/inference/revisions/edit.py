@@ -71,7 +71,7 @@ class Edit:
         revision.write_json(revision.stats_name(self.partition), stats)
 
     def write_embeddings(self, revision: Revision, modality: Modality, stats: dict[str, Any]) -> None:
-        """Copy the rows with the change. Raises IndexBuildError where they are not those that were written."""
+        """Copy the rows with the change. Raises IndexBuildError if they differ from what was written."""
         name = revision.embedding_name(modality, self.partition)
         if not revision.exists(name):
             return
@@ -83,7 +83,7 @@ class Edit:
         stats.setdefault(CHECKSUMS, {})[modality] = writer.checksum
 
     def change(self, rows: NDArray[Any], first: int, vectors: Vectors) -> int:
-        """Empty and fill rows first.. of the partition; return how many more of them have an embedding then."""
+        """Empty and fill rows first.. of the partition; return how many more of them have an embedding."""
         here = range(first, first + len(rows))
         deleted = [row - first for row in self.deleted.intersection(here)]
         emptied = int(rows[deleted].any(axis=1).sum())
@@ -94,7 +94,7 @@ class Edit:
         return sum(bool(rows[row - first].any()) for row in vacant) - emptied
 
     def empty_embeddings(self, revision: Revision, damage: Damage, stats: dict[str, Any]) -> None:
-        """Write zero rows in the place of a damaged file: rows after it keep their numbers."""
+        """Write zero rows in place of a damaged file: rows after it keep their numbers."""
         kind = np.dtype(np.float16)
         with (
             revision.staged(revision.embedding_name(damage.modality, self.partition)) as staged,

@@ -65,8 +65,8 @@ class Failed:
     pictures: set[tuple[str, str, int | None]] = field(
         default_factory=set
     )  # (shard, path, size) of rows that are whole
-    caption_rows: set[Name] = field(default_factory=set)  # what is a row without a picture
-    unlisted: list[str] = field(default_factory=list)  # shards with gaps, of which rows do not say that they have them
+    caption_rows: set[Name] = field(default_factory=set)  # samples that are rows without a picture
+    unlisted: list[str] = field(default_factory=list)  # shards with gaps whose rows do not name them
 
     def __bool__(self) -> bool:
         return bool(self.kept or self.left_out or self.gaps)

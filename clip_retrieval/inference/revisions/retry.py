@@ -146,7 +146,7 @@ def retry_failed(config: InferenceConfig, folder: EmbeddingsFolder, source: Sour
         return Revised(kept=row_count)
     live = Live(1)
     with (
-        Folder(folder.url).staging() as scratch,  # it keeps nothing of a retry that fails: that is one revision
+        Folder(folder.url).staging() as scratch,  # nothing is kept of a retry that fails, since it is one revision
         reopen_equipment(config, source, folder) as equipment,
         watching(config, live),
     ):

@@ -1,4 +1,4 @@
-"""Whether a tar or zip that is read again holds the pictures whose rows are there: another file may have its name."""
+"""Whether a tar or zip that is read again holds the pictures of the existing rows: another file may have its name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Pictures:
         self.sizes.setdefault(clean(path), set()).add(size)
 
     def has(self, path: str, size: int | None) -> bool:
-        """Say whether a picture is there; of a damaged shard it may be among what cannot be read."""
+        """Say whether a picture is there; in a damaged shard it may be in the unreadable part."""
         sizes = self.sizes.get(path)
         return bool(self.damage) if sizes is None else size in sizes or size is None or None in sizes
 
@@ -43,14 +43,14 @@ def pictures_of(archive: Archive, source: ArchiveSource) -> Pictures:
 
 
 def size_of(member: Held) -> int | None:
-    """Return what the metadata of a row has as shard_size."""
+    """Return the shard_size of a member, as in the metadata of its row."""
     if isinstance(member, zipfile.ZipInfo):
         return member.file_size if is_stored(member) else None
     return member.size if isinstance(member, BlobRef) and member.extents is None else None
 
 
 def find_replaced(failed: Failed, shards: Mapping[str, Pictures]) -> dict[str, str]:
-    """Return, by shard, a sentence on those that lack pictures whose rows are there."""
+    """Return, by shard, a sentence on the shards that lack pictures of existing rows."""
     lacking: dict[str, list[str]] = {}
     for shard, path, size in failed.pictures:
         if shard in shards and not shards[shard].has(path, size):
@@ -67,7 +67,7 @@ def say_replaced(shard: str, paths: Sequence[str]) -> str:
 
 
 def tell_of_unlisted(failed: Failed) -> None:
-    """Say that what shards lacked is not looked for where rows do not name their shard."""
+    """Warn that missing parts of shards are not searched if rows do not name their shard."""
     if failed.unlisted:
         others = f" (and {counted(len(failed.unlisted) - 1, 'other file')})" if len(failed.unlisted) > 1 else ""
         logger.warning(
