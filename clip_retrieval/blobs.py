@@ -47,7 +47,7 @@ class BlobRef(NamedTuple):
     url: str
     offset: int = 0
     size: int | None = None  # None: to the end of the file
-    crc: int | None = None  # CRC-32 that the bytes must have, where an archive keeps one
+    crc: int | None = None  # CRC-32 that the bytes must have, if an archive keeps one
     extents: tuple[tuple[int, int], ...] | None = None  # (place, size) of the data of a sparse file; the rest is zeros
     stamp: Stamp | None = None  # of the listed file; a file with another stamp is not read
 

@@ -68,7 +68,7 @@ def find_damage(folder: Folder, sums: Mapping[str, Any], most_bytes: float = flo
 
 
 def find_damage_beside(folder: Folder, most_bytes: float = float("inf")) -> StorageError | None:
-    """Return what is wrong with the files beside the indices, by their checksums in the manifest."""
+    """Return what is wrong with the files next to the indices, by their checksums in the manifest."""
     return find_damage(folder, (read_manifest(folder) or {}).get("sums") or {}, most_bytes)
 
 

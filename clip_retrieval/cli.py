@@ -86,7 +86,7 @@ class Cli(click.Group):
 
 
 class LazyCli(Cli):
-    """Imports a command when it is asked for."""
+    """Imports a command on demand."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- click's signature
         return list(COMMANDS)

@@ -145,7 +145,7 @@ class FileAbout(TypedDict):
 
 
 class FileSum(TypedDict):
-    """A file of an index folder as it was written."""
+    """Size and checksum of a file of an index folder."""
 
     bytes: int
     xxh3_64: str
@@ -171,7 +171,7 @@ class Manifest(TypedDict, total=False):
     pictures_below: list[str]
     embeddings_folder: str
     indices: dict[Modality, IndexAbout]
-    sums: dict[str, FileSum]  # of files beside the indices
+    sums: dict[str, FileSum]  # of files next to the indices
     options: dict[str, Any] | None
 
 

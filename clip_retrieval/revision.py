@@ -1,6 +1,6 @@
 """Several files of a folder that change together, or not at all.
 
-    write beside ──▶ journal (one file, whole or absent) ──▶ renames ──▶ journal removed
+    write elsewhere ──▶ journal (one file, whole or absent) ──▶ renames ──▶ journal removed
 
 Before the journal is written, nothing has changed. Once it is written, the change will be completed: the next process
 that opens the folder finishes a journal it finds.

@@ -67,7 +67,7 @@ def read_samples(image: Image.Image) -> NDArray[Any]:
 
 
 def tag(image: Image.Image, number: int) -> tuple[Any, ...]:
-    """Return the values of a TIFF's tag; none where it is absent, or the picture is not a TIFF."""
+    """Return the values of a TIFF's tag; none if it is absent, or the picture is not a TIFF."""
     value = getattr(image, "tag_v2", {}).get(number, ())
     return value if isinstance(value, tuple) else (value,)
 

@@ -126,7 +126,7 @@ class Preprocess:
         return square
 
     def on_canvas(self, image: Image.Image, left: int, top: int) -> Image.Image:
-        """Cut the square out of the image; where the image is smaller, fill up the rest."""
+        """Cut the square out of the image; if the image is smaller, fill up the rest."""
         from PIL import Image
 
         if min(left, top) >= 0 and left + self.size <= image.width and top + self.size <= image.height:

@@ -39,7 +39,7 @@ class Span:
     def reach(self, radius: int, length: int) -> tuple[int, int]:
         """Return the first pixel that the filter sees, and the one after its last."""
         scale = (self.stop - self.start) / self.size
-        margin = radius * max(scale, 1.0) - scale / 2  # the first pixel made lies half a step inside
+        margin = radius * max(scale, 1.0) - scale / 2  # the first pixel made is half a step inside
         return max(0, int(self.start - margin)), min(length, ceil(self.stop + margin))
 
     def inside(self, first: int, length: int) -> tuple[float, float]:

@@ -96,7 +96,7 @@ def list_span(helpers: Helpers, url: str, threshold: float, span: tuple[int, int
 
 
 def apart(moments: list[int]) -> list[int]:
-    """Return the times without those that follow one too soon."""
+    """Return the times without any that follow the previous one too soon."""
     kept = list[int]()
     for moment in moments:
         if not kept or moment - kept[-1] >= LEAST_SCENE:

@@ -1,4 +1,4 @@
-"""Subtitles beside a video (srt, WebVTT): what is said at a time."""
+"""Subtitles next to a video (srt, WebVTT): what is said at a time."""
 
 from __future__ import annotations
 

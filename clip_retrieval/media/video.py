@@ -222,7 +222,7 @@ class Video:
     def take_alone(self, packet: Any) -> bool:
         """Take the frame of a key frame's packet, for which no other is decoded; say whether there is one.
 
-        A decoder that was told to give all that it has cannot go on: the next frame needs a new seek.
+        A flushed decoder cannot go on: the next frame needs a new seek.
         """
         try:
             frames = [frame for frame in (*packet.decode(), *packet.stream.decode(None)) if frame.pts == packet.pts]
@@ -261,7 +261,7 @@ class Video:
             return draw(frame, self.stream.sample_aspect_ratio, shape), self.number(frame)
 
     def number(self, frame: Any) -> int | None:
-        """Return the number of a frame, from 0; of videos with frames of unlike lengths, by their average."""
+        """Return the number of a frame, from 0; for videos with frames of different lengths, by their average."""
         rate = self.stream.average_rate or self.stream.guessed_rate
         if not rate:
             return None

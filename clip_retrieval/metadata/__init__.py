@@ -55,7 +55,7 @@ def open_own(folder: Folder) -> Metadata | None:
 
     metadata.arrow is used if it is whole and was made of the parquet files next to it, else those files; without them,
     metadata/*.arrow (as clip-retrieval 2 has them for `--use_arrow`). On a store the parquet files are better, since
-    only the row groups asked for are fetched: Arrow files are fetched whole.
+    only the requested row groups are fetched: Arrow files are fetched whole.
     """
     sizes = folder.sizes(METADATA_FOLDER, ".parquet")
     if folder.exists(METADATA_ARROW) and (folder.is_local or not sizes):

@@ -37,7 +37,7 @@ Split = tuple[list[tuple[int, NDArray[np.int64]]], list[int] | None]  # batch an
 
 
 class ArrowMetadata:
-    """Random access to the rows of Arrow files, one after the other; pages come into memory as rows are asked for.
+    """Random access to the rows of Arrow files, one after the other; pages come into memory as rows are requested.
 
     Arrow trusts the offsets in a file, and reads anywhere in memory if damaged. So the offsets of the requested
     rows are checked first, which takes microseconds; checking whole batches would read all of them. A whole column is

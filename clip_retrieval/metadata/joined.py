@@ -137,7 +137,7 @@ def all_column_sets(folder: Folder) -> list[str]:
 
 
 def with_columns(folder: Folder, own: Metadata | None) -> Metadata | None:
-    """Return metadata with the columns beside it; a set of other rows, unfinished or stale, is left out."""
+    """Return metadata with the columns next to it; a set of other rows, unfinished or stale, is left out."""
     parts: list[Metadata] = [] if own is None else [own]
     for name in all_column_sets(folder):
         if is_stale(folder, name):

@@ -63,7 +63,7 @@ class ParquetFiles:
 
 
 class ParquetMetadata:
-    """Random access to the rows of a folder's parquet files; only the row groups asked for are read."""
+    """Random access to the rows of a folder's parquet files; only the requested row groups are read."""
 
     def __init__(self, files: ParquetFiles) -> None:
         self.files = files
@@ -170,7 +170,7 @@ def read_records(folder: Folder, name: str) -> Iterator[dict[str, Any]]:
 
 
 def read_through(folder: Folder, name: str) -> None:
-    """Read a whole parquet file; raises StorageError where it is damaged."""
+    """Read a whole parquet file; raises StorageError if it is damaged."""
     with reading(folder, name) as file:
         for group in range(file.metadata.num_row_groups):
             for _ in file.iter_batches(RECORDS_AT_ONCE, row_groups=[group], use_threads=False):

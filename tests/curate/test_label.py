@@ -235,7 +235,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "head": ({"head": ("nowhere.npz",)}, "nowhere.npz is not there"),
     "junk": ({"head": ("junk.npz",)}, "is not an npz file with arrays"),
     "index": ({"outlier": True, "index_folder": "nowhere"}, "nowhere has no metadata"),
-    "model": ({"label": ("dog", "cat"), "clip_model": "hash:8"}, "is another one"),
+    "model": ({"label": ("dog", "cat"), "clip_model": "hash:8"}, "is another;"),
     "clusters": ({"clusters": 50}, "clusters is 50, and there are 4 embeddings"),
 }
 

@@ -90,7 +90,7 @@ def match_activation(architecture: str, tag: str) -> str:
 def published_preprocess(name: ModelName) -> dict[str, Any]:
     """Return the preprocessing of all published weights of an architecture, for weights that do not say it.
 
-    open_clip uses OpenAI's preprocessing for a file or for random weights, whatever the architecture. Empty if that is
+    open_clip uses OpenAI's preprocessing for files and random weights of any architecture. Empty if that is
     kept: for tags and folders, which say it themselves, and if published weights differ.
     """
     is_file = name.weights is not None and not get_pretrained_cfg(name.architecture, name.weights)

@@ -173,7 +173,7 @@ def write_gguf(
     """Write a model, or one of its towers, with everything that clip.cpp needs.
 
     `vocabulary` has the tokens in the order of their ids, spelled in CLIP's byte alphabet. The patch kernel
-    is float16 whatever the dtype, since clip.cpp takes no other; biases and norms are float32.
+    is float16 for every dtype, since clip.cpp takes no other; biases and norms are float32.
     """
     check_attention(checkpoint, "clip.cpp's GGUF")
     if isinstance(checkpoint.model_config.get("vision_cfg", {}).get("layers"), list | tuple) and towers != "text":

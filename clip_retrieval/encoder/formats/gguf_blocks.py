@@ -152,7 +152,7 @@ def pack_numbers(packed: NDArray[Any], numbers: Floats) -> None:
 
 
 def dequantize(raw: Bytes, block_type: BlockType, shape: tuple[int, ...]) -> Floats:
-    """Return the weights of a tensor's bytes as float32; a view where they are float32 already."""
+    """Return the weights of a tensor's bytes as float32; a view if they are float32 already."""
     packed = raw.reshape(-1).view(LAYOUTS[block_type])
     if not is_blocked(block_type):
         return packed.astype(np.float32, copy=False).reshape(shape)

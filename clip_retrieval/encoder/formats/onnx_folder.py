@@ -47,7 +47,7 @@ class TokenizerSpec:
 class OnnxFolder:
     """What model.json says."""
 
-    source: str  # the model that was converted, as it was named
+    source: str  # the name of the model that was converted
     fingerprint: str  # hash of the source weights
     dimension: Dimension
     towers: Annotated[tuple[Tower, ...], Meta(min_length=1)]
@@ -96,7 +96,7 @@ def write_vocabulary(folder: Path, words: frozenset[str] | None) -> None:
 
 
 def read_vocabulary(folder: Path) -> frozenset[str] | None:
-    """Return the words of vocabulary.txt, what a small model was trained on; None where there is no such file."""
+    """Return the words of vocabulary.txt, what a small model was trained on; None if there is no such file."""
     path = folder / VOCABULARY
     try:
         return frozenset(path.read_text(encoding="utf-8").split()) if path.exists() else None
