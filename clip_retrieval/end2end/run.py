@@ -17,7 +17,7 @@ from clip_retrieval.inference.config import InferenceConfig
 from clip_retrieval.inference.run import run_inference
 from clip_retrieval.inference.summary import RunSummary
 from clip_retrieval.installed import need
-from clip_retrieval.layout import IMAGE_PATH, IndexFolder, read_manifest
+from clip_retrieval.layout import IMAGE_PATH, IndexFolder, check_not_inside, read_manifest
 from clip_retrieval.options import build_config
 from clip_retrieval.server.config import BackConfig
 from clip_retrieval.server.listen import bind
@@ -62,6 +62,7 @@ def run_end2end(config: End2EndConfig) -> End2EndResult:
     """Do all stages but the last one, serving."""
     if config.run_back:
         check_servable(config)
+    check_not_inside(Folder(config.output_folder), ConfigError)  # before anything is downloaded
     place = Path(config.output_folder)
     source = read_source(config)
     logger.info("%s is read as %s; embedding into %s", source.input_dataset, source.input_format, place / EMBEDDINGS)

@@ -99,7 +99,7 @@ def build_indices(config: IndexConfig) -> BuiltIndices:
 def build_within(config: IndexConfig) -> BuiltIndices:
     start = time.perf_counter()
     source, target = EmbeddingsFolder(config.embeddings_folder), IndexFolder(config.index_folder)
-    check_folders(source, target)
+    check_folders(config, source, target)
     found = find_vectors(config, source)
     rows = check_rows(source, found)
     check_finished(source)

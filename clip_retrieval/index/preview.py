@@ -66,7 +66,7 @@ def preview_indices(config: IndexConfig) -> Preview:
 
 def preview_within(config: IndexConfig) -> Preview:
     source, target = EmbeddingsFolder(config.embeddings_folder), IndexFolder(config.index_folder)
-    check_folders(source, target)
+    check_folders(config, source, target)
     found = find_vectors(config, source)
     check_rows(source, found)
     bounds = make_bounds(config, found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ COMMANDS = {
     "select": "select {emb} {out} --count 5",
     "inference": "inference {pictures} {out} --clip_model hash:16",
     "export": "export {emb} --to parquet --target {out}",
+    "end2end": "end2end {pictures} {out} --run_back False --clip_model hash:16",
     "extract": "extract --image {pictures}/a.png --output_folder {out} --clip_model hash:16",
 }
 
@@ -55,6 +57,22 @@ def test_an_output_among_embeddings_or_metadata_is_refused(command: str, inner: 
     said = result.output.replace("\n", " ")
     assert "which holds " in said or "emb, which is read; name another output folder" in said
     assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("inner", ["clip_images", "clip_images/ix", "a/../clip_images/ix"])
+@pytest.mark.parametrize("more", [[], ["--dry_run", "True"]])
+def test_an_index_among_embeddings_of_a_named_subfolder_is_refused(
+    more: list[str], inner: str, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder / "emb" / "img_emb", tmp_path / "clip_images")
+    before = sorted(tmp_path.rglob("*"))
+    options = ["--image_subfolder", "clip_images", *more]
+    result = CliRunner().invoke(cli, ["index", str(tmp_path), f"{tmp_path}/{inner}", *options])
+    assert result.exit_code == 1, result.output
+    assert "clip_images, which holds embeddings; name a folder elsewhere" in result.output.replace("\n", " ")
+    assert sorted(tmp_path.rglob("*")) == before
+    beside = CliRunner().invoke(cli, ["index", str(tmp_path), f"{tmp_path}/clip_images_index", *options])
+    assert beside.exit_code == 0, beside.output
 
 
 def test_a_folder_of_such_a_name_without_such_files_may_be_written(folder: Path) -> None:

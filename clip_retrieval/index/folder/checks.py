@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from clip_retrieval.embeddings.vectors import Contents, Vectors, open_vectors
@@ -22,13 +23,14 @@ from clip_retrieval.layout import (
     read_manifest,
 )
 from clip_retrieval.metadata import count_rows
+from clip_retrieval.storage import Folder
 
 logger = logging.getLogger(__name__)
 
 NAMES: dict[Modality, str] = {"image": "an image embedding", "text": "a text embedding"}
 
 
-def check_folders(source: EmbeddingsFolder, target: IndexFolder) -> None:
+def check_folders(config: IndexConfig, source: EmbeddingsFolder, target: IndexFolder) -> None:
     check_no_file(target)
     if not source.exists():
         raise IndexBuildError(f"there is no folder {source.url}")
@@ -39,6 +41,10 @@ def check_folders(source: EmbeddingsFolder, target: IndexFolder) -> None:
     if source.place == target.place:
         raise IndexBuildError(f"{source.url} is the embeddings folder; give the index its own folder")
     check_not_inside(target, IndexBuildError)
+    for name in (config.image_subfolder, config.text_subfolder):  # the index has npy files too
+        place = Path(Folder(source.path(name)).place)
+        if place in (Path(target.place), *Path(target.place).parents) and source.names(name, ".npy"):
+            raise IndexBuildError(f"{target.url} is within {place}, which holds embeddings; name a folder elsewhere")
     held = [name for name in EMBEDDING_FOLDERS.values() if target.names(name, ".npy")]
     if held:  # its metadata would be replaced by the source's
         raise IndexBuildError(f"{target.url} has embeddings in {held[0]}; give the index its own folder")
