@@ -15,12 +15,12 @@ FORMAT_OF_SUFFIX = {
     **dict.fromkeys((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst"), "webdataset"),
 }
 WORDS = {
-    "parquet": "a parquet table (or, where it holds urls, --input_format urls)",
+    "parquet": "a parquet table (or, if it holds urls, --input_format urls)",
     "archive": "a zip",
     "datasets": "a folder of Hugging Face's datasets",
     "urls": "a table of urls",
     "video": "videos (or, next to pictures, --video_frames rate)",
-    "webdataset": "a tar (or, where its pictures are loose, --input_format archive)",
+    "webdataset": "a tar (or, if its pictures are loose, --input_format archive)",
 }
 PRECEDENCE = ("datasets", "parquet", "webdataset", "archive", "video", "urls")
 

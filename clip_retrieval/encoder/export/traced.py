@@ -55,7 +55,7 @@ class TextTower(nn.Module):
 def trace_towers(
     model: nn.Module, preprocess: Preprocess, context_length: int, folder: Path, towers: Sequence[str]
 ) -> None:
-    """Write the graphs of these towers; raises EncoderError where torch cannot trace the model."""
+    """Write the graphs of these towers; raises EncoderError if torch cannot trace the model."""
     size = preprocess.size
     examples = {
         "image": (

@@ -1,9 +1,8 @@
 """Clippie's .weights files, to a Checkpoint and from one.
 
 A file is the arrays, float32, each at a multiple of 64 KiB; then a pickle of named tuples in which an array is a
-persistent id (offset, shape, dtype); then the pickle's length as u32. A pickle may name those classes only, and
-gets stand-ins of ours for them. The file has no logit scale, and knows QuickGELU and OpenAI's
-preprocessing only.
+persistent id (offset, shape, dtype); then the pickle's length as u32. A pickle may only name these classes, and gets
+our stand-ins for them. The file has no logit scale, and always means QuickGELU and OpenAI's preprocessing.
 """
 
 from __future__ import annotations
