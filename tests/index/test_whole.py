@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from clip_retrieval import clip_index
+from clip_retrieval.index import preview
 from clip_retrieval.index.config import DistributionConfig, IndexConfig, TuningConfig
-from clip_retrieval.index.preview import preview_indices
 from clip_retrieval.layout import IndexFolder
 from clip_retrieval.search.index import open_index
 
@@ -34,6 +34,12 @@ def rows(unit_rows: Callable[..., Rows]) -> Rows:
 @pytest.fixture
 def embeddings(tmp_path: Path, rows: Rows, write_run: Callable[..., Path]) -> str:
     return str(write_run(tmp_path / "emb", [rows]))
+
+
+@pytest.fixture
+def untried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have previews try no kind on these rows, as on few: seconds, and the same kinds and sizes."""
+    monkeypatch.setattr(preview, "ROWS_FOR_LISTS", COUNT)
 
 
 def test_a_graph_is_built_in_one_go_and_never_answers_with_a_row_without_embedding(
@@ -70,8 +76,10 @@ def test_a_graph_takes_rows_that_are_added(
 def test_lists_of_whole_rows_are_built_where_nothing_better_has_room(
     embeddings: str, rows: Rows, tmp_path: Path
 ) -> None:
-    candidates = preview_indices(IndexConfig(embeddings_folder=embeddings, index_folder=str(tmp_path / "ix")))
-    sizes = {plan.key: plan.index_bytes for plan in candidates.plans["image"]}
+    config = IndexConfig(embeddings_folder=embeddings, index_folder=str(tmp_path / "ix"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preview, "ROWS_FOR_LISTS", COUNT)  # see `untried`
+        sizes = {plan.key: plan.index_bytes for plan in preview.preview_indices(config).plans["image"]}
 
     bound = str(sizes["IVF128,SQfp16"])
     built = clip_index(embeddings, str(tmp_path / "ix"), max_index_memory_usage=bound, max_index_query_time_ms=0.15)
@@ -82,6 +90,7 @@ def test_lists_of_whole_rows_are_built_where_nothing_better_has_room(
     assert faiss.extract_index_ivf(index.index).ntotal == COUNT - 1
 
 
+@pytest.mark.usefixtures("untried")
 def test_executors_make_no_graph(embeddings: str, tmp_path: Path) -> None:
     pytest.importorskip("pyspark")
 
@@ -91,7 +100,7 @@ def test_executors_make_no_graph(embeddings: str, tmp_path: Path) -> None:
         config = IndexConfig(
             embeddings_folder=embeddings, index_folder=folder, distribution=distribution, tuning=tuning
         )
-        return {plan.kind for plan in preview_indices(config).plans["image"]}
+        return {plan.kind for plan in preview.preview_indices(config).plans["image"]}
 
     assert "graph" in kinds(DistributionConfig())
     assert "graph" not in kinds(DistributionConfig(distributed="pyspark"))
