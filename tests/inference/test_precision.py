@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,6 +57,11 @@ def formats(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     return errors
 
 
+def embed(source: Path, output: Path, **options: Any) -> None:
+    """Embed without reader processes: the check is the worker's, and two of them start for 0.4 seconds."""
+    clip_inference(source, output, **{"clip_model": "hash:64", "num_prepro_workers": 0, **options})
+
+
 def manifest_of(output: Path) -> dict[str, object]:
     encoder: dict[str, object] = json.loads((output / "manifest.json").read_text())["encoder"]
     return encoder
@@ -74,7 +80,7 @@ def test_the_first_that_is_exact_enough_is_taken_and_written_down(
     tmp_path: Path, write_pictures: WritePictures, formats: dict[str, float], errors: dict[str, float], chosen: str
 ) -> None:
     formats.update(errors)
-    clip_inference(write_pictures(tmp_path / "in", 20), tmp_path / "out", clip_model="hash:64")
+    embed(write_pictures(tmp_path / "in", 20), tmp_path / "out")
     about = manifest_of(tmp_path / "out")
     assert about["precision"] == chosen
     check = about["precision_check"]
@@ -88,7 +94,7 @@ def test_what_is_asked_for_is_not_tried(
     tmp_path: Path, write_pictures: WritePictures, formats: dict[str, float]
 ) -> None:
     formats["int8"] = 0.5
-    clip_inference(write_pictures(tmp_path / "in", 3), tmp_path / "out", clip_model="hash:64", precision="int8")
+    embed(write_pictures(tmp_path / "in", 3), tmp_path / "out", precision="int8")
     assert manifest_of(tmp_path / "out")["precision"] == "int8"
     assert "precision_check" not in manifest_of(tmp_path / "out")
 
@@ -96,12 +102,12 @@ def test_what_is_asked_for_is_not_tried(
 def test_a_run_goes_on_in_the_format_that_it_was_begun_in(
     tmp_path: Path, write_pictures: WritePictures, formats: dict[str, float]
 ) -> None:
-    source, options = write_pictures(tmp_path / "in", 6), {"clip_model": "hash:64", "output_partition_count": 2}
-    clip_inference(source, tmp_path / "out", **options)
+    source, options = write_pictures(tmp_path / "in", 6), {"output_partition_count": 2}
+    embed(source, tmp_path / "out", **options)
     before = (tmp_path / "out" / "img_emb" / "img_emb_1.npy").read_bytes()
     (tmp_path / "out" / "metadata" / "metadata_1.parquet").unlink()
     formats["int8"] = 0.0  # another machine, on which int8 would do
-    clip_inference(source, tmp_path / "out", **options)
+    embed(source, tmp_path / "out", **options)
     assert manifest_of(tmp_path / "out")["precision"] == "bf16"
     assert (tmp_path / "out" / "img_emb" / "img_emb_1.npy").read_bytes() == before
 
@@ -112,7 +118,7 @@ def test_samples_that_cannot_be_used_are_passed_over(tmp_path: Path, write_pictu
     for number in range(37):
         for suffix, payload in ((".jpg", b"broken"), (".txt", b"\xff")):
             (source / f"{number:05d}{suffix}").write_bytes(payload)
-    clip_inference(source, tmp_path / "out", clip_model="hash:64", batch_size=2)
+    embed(source, tmp_path / "out", batch_size=2)
     check = manifest_of(tmp_path / "out")["precision_check"]
     assert isinstance(check, dict)
     assert check["samples"] == 3
@@ -123,7 +129,7 @@ def test_without_any_sample_nothing_is_claimed(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "broken.jpg").write_bytes(b"broken")
     with pytest.raises(Exception, match="no sample"):
-        clip_inference(tmp_path / "in", tmp_path / "out", clip_model="hash:64")
+        embed(tmp_path / "in", tmp_path / "out")
     assert manifest_of(tmp_path / "out")["precision"] == "fp32"
 
 
@@ -157,11 +163,11 @@ def test_a_check_that_went_well_is_not_made_again(
 ) -> None:
     formats["int8"] = 0.001
     tried, source = note_checks(monkeypatch), write_pictures(tmp_path / "in", 20)
-    clip_inference(source, tmp_path / "pictures", clip_model="hash:64", enable_text=False)
-    clip_inference(source, tmp_path / "both", clip_model="hash:64")  # texts were not checked yet
+    embed(source, tmp_path / "pictures", enable_text=False)
+    embed(source, tmp_path / "both")  # texts were not checked yet
     assert tried == ["int8", "int8"]
-    clip_inference(source, tmp_path / "later", clip_model="hash:64")
-    clip_inference(source, tmp_path / "pictures alone", clip_model="hash:64", enable_text=False)
+    embed(source, tmp_path / "later")
+    embed(source, tmp_path / "pictures alone", enable_text=False)
     assert tried == ["int8", "int8"]
     assert manifest_of(tmp_path / "later") == manifest_of(tmp_path / "both")
 
@@ -178,7 +184,7 @@ def test_a_check_is_made_again_that_came_near_the_bound_or_had_few_samples(
     formats["int8"] = error
     tried, source = note_checks(monkeypatch), write_pictures(tmp_path / "in", count)
     for name in ("first", "second"):
-        clip_inference(source, tmp_path / name, clip_model="hash:64")
+        embed(source, tmp_path / name)
         assert manifest_of(tmp_path / name)["precision"] == "int8"
     assert tried == ["int8", "int8"]
 
@@ -188,12 +194,12 @@ def test_a_check_of_another_cpu_or_one_that_is_damaged_does_not_count(
 ) -> None:
     formats["int8"] = 0.001
     tried, source = note_checks(monkeypatch), write_pictures(tmp_path / "in", 20)
-    clip_inference(source, tmp_path / "first", clip_model="hash:64")
+    embed(source, tmp_path / "first")
     for place in (cache_home() / "checks").iterdir():
         place.write_text('{"samples": 20, "least_cosine": {"image"')
-    clip_inference(source, tmp_path / "damaged", clip_model="hash:64")
+    embed(source, tmp_path / "damaged")
     monkeypatch.setattr(remembered_checks, "cpu_units", lambda: ["x86_64", "another unit"])
-    clip_inference(source, tmp_path / "elsewhere", clip_model="hash:64")
+    embed(source, tmp_path / "elsewhere")
     assert tried == ["int8"] * 3
 
 
@@ -203,5 +209,5 @@ def test_a_cache_that_cannot_be_written_changes_nothing(
     formats["int8"] = 0.001
     (tmp_path / "cache").write_text("a file in its place")
     monkeypatch.setenv("CLIP_RETRIEVAL_CACHE", str(tmp_path / "cache"))
-    clip_inference(write_pictures(tmp_path / "in", 20), tmp_path / "out", clip_model="hash:64")
+    embed(write_pictures(tmp_path / "in", 20), tmp_path / "out")
     assert manifest_of(tmp_path / "out")["precision"] == "int8"
