@@ -53,13 +53,13 @@ def test_a_link_to_a_folder_is_named(pictures: Path, tmp_path: Path) -> None:
     inputs.mkdir()
     (inputs / "album").symlink_to(pictures)
     (inputs / "a.png").write_bytes((pictures / "0.png").read_bytes())
-    summary = clip_inference(str(inputs), str(tmp_path / "out"), clip_model=MODEL)
+    summary = clip_inference(str(inputs), str(tmp_path / "out"), clip_model=MODEL, num_prepro_workers=0)
     assert summary.stats.sample_count == 1
     assert summary.stats.reasons == {"other:linked_folder": 1}
 
 
 def test_an_index_that_cannot_be_replaced_stays(pictures: Path, tmp_path: Path) -> None:
-    clip_inference(str(pictures), str(tmp_path / "out"), clip_model=MODEL)
+    clip_inference(str(pictures), str(tmp_path / "out"), clip_model=MODEL, num_prepro_workers=0)
     clip_index(str(tmp_path / "out"), str(tmp_path / "index"), engine="faiss")
     metadata = tmp_path / "index" / "metadata"
     for path in metadata.iterdir():

@@ -39,9 +39,11 @@ def test_captions_without_a_tokenizer_are_told_of_at_the_start(
     members = [member for i in range(3) for member in make_sample(i) if i == 2 or member[0].endswith(".jpg")]
     source, output = write_files(tmp_path / "in", members), tmp_path / "out"
     with pytest.raises(EncoderError, match=f"{REASON}; pictures do not need it: --enable_text False"):
-        clip_inference(str(source), str(output), clip_model=str(image_model), write_batch_size=1)
+        clip_inference(str(source), str(output), clip_model=str(image_model), write_batch_size=1, num_prepro_workers=0)
     assert not [path for path in output.rglob("*") if path.is_file()]  # of the pictures before the caption, too
-    summary = clip_inference(str(source), str(output), clip_model=str(image_model), enable_text=False)
+    summary = clip_inference(
+        str(source), str(output), clip_model=str(image_model), enable_text=False, num_prepro_workers=0
+    )
     assert summary.stats.sample_count == 3
 
 

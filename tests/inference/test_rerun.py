@@ -281,9 +281,13 @@ def test_a_task_with_other_options_is_refused(shards: Path, tmp_path: Path) -> N
 
 def test_a_tar_that_was_missing_is_read_when_it_is_there(shards: Path, tmp_path: Path) -> None:
     pattern = str(shards / "{000..006}.tar")
-    first = clip_inference(pattern, str(tmp_path / "out"), "webdataset", clip_model="hash:16?size=32")
+    first = clip_inference(
+        pattern, str(tmp_path / "out"), "webdataset", clip_model="hash:16?size=32", num_prepro_workers=0
+    )
     shutil.copy(shards / "000.tar", shards / "006.tar")
-    second = clip_inference(pattern, str(tmp_path / "out"), "webdataset", clip_model="hash:16?size=32")
+    second = clip_inference(
+        pattern, str(tmp_path / "out"), "webdataset", clip_model="hash:16?size=32", num_prepro_workers=0
+    )
     assert first.stats.reasons["shard:missing"] == 1
     assert not second.stats.reasons
     assert second.stats.sample_count > first.stats.sample_count
@@ -319,12 +323,14 @@ def test_the_input_folder_is_refused_as_output(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path / "in" if output == "." else tmp_path)
 
     with pytest.raises(ConfigError, match="is the input"):
-        clip_inference(tmp_path / "in", output, clip_model="hash:16?size=32")
+        clip_inference(tmp_path / "in", output, clip_model="hash:16?size=32", num_prepro_workers=0)
 
 
 def test_other_spellings_of_a_path_are_the_same_input(shards: Path, tmp_path: Path) -> None:
     for spelling in (str(shards), f"{shards}/", f"{shards}/../{shards.name}/"):
-        summary = clip_inference(spelling, str(tmp_path / "out"), "webdataset", clip_model="hash:16?size=32")
+        summary = clip_inference(
+            spelling, str(tmp_path / "out"), "webdataset", clip_model="hash:16?size=32", num_prepro_workers=0
+        )
     assert summary.already_done == 1
 
 

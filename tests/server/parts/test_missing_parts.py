@@ -334,7 +334,12 @@ def test_pictures_come_from_the_part_that_has_the_row(tmp_path: Path, serve: Any
         (tmp_path / name / "photos").mkdir(parents=True)
         for number in range(2):
             Image.new("RGB", (40, 30 + number), color).save(tmp_path / name / f"photos/{number}.png")
-        clip_inference(str(tmp_path / name / "photos"), str(tmp_path / name / "emb"), clip_model="hash:16?size=32")
+        clip_inference(
+            str(tmp_path / name / "photos"),
+            str(tmp_path / name / "emb"),
+            clip_model="hash:16?size=32",
+            num_prepro_workers=0,
+        )
         clip_index(str(tmp_path / name / "emb"), str(tmp_path / name / "index"), index_key="Flat")
         folders.append(tmp_path / name / "index")
     with serve_folders(folders) as servers:
