@@ -41,7 +41,7 @@ class SlurmConfig:
     slurm_cpus_per_task: int | None = option(
         None, help="Cores of an array task. None: what Slurm gives, often one.", least=1, may_change=True
     )
-    slurm_account: str | None = option(None, help="Account that pays.", may_change=True)
+    slurm_account: str | None = option(None, help="Account to charge.", may_change=True)
     slurm_qos: str | None = option(None, help="Quality of service.", may_change=True)
     slurm_constraint: str | None = option(None, help="Features that a node must have.", may_change=True)
     slurm_nodelist: str | None = option(None, help="Nodes that an array task may use, such as n[1-4].", may_change=True)
@@ -71,7 +71,7 @@ class SlurmConfig:
         may_change=True,
     )
     slurm_verbose_wait: bool = option(
-        False, help="Say, while waiting, whenever the states of the tasks have changed.", may_change=True
+        False, help="While waiting, report every change in the states of the tasks.", may_change=True
     )
     slurm_print: bool = option(False, help="Show the script that would be submitted, and end.", may_change=True)
 

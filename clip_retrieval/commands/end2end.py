@@ -18,7 +18,7 @@ from clip_retrieval.options import build_config
 def end2end(*, arguments: Sequence[object], as_json: bool, **options: Mapping[str, object]) -> None:
     """Embed the pictures at the urls of URL_LIST, or in a table or folder, index them below OUTPUT_FOLDER, and serve.
 
-    If it was stopped or killed, run the same command again: it goes on where it was.
+    If it was stopped or killed, run the same command again: it continues from there.
     """
     config = build_config(End2EndConfig, given_options(options), arguments)
     from clip_retrieval.commands.reports.end2end import print_result

@@ -14,7 +14,7 @@ def export(config: ExportConfig) -> Outcome:
     """Copy the vectors, ids and metadata of FOLDER into LanceDB, pgvector, Qdrant, Milvus or parquet, and check them.
 
     TARGET, the second argument, says where the engine is. If it was stopped or killed, run the same command again: it
-    goes on where it was. The exit code is 1 if the check finds a difference.
+    continues from there. The exit code is 1 if the check finds a difference.
     """
     from clip_retrieval.search.load_faiss import load_faiss
 

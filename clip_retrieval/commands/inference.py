@@ -19,7 +19,7 @@ from clip_retrieval.inference.config import InferenceConfig, WorkerConfig
 def inference(config: InferenceConfig) -> Outcome:
     """Embed a folder of pictures, or tars, into OUTPUT_FOLDER.
 
-    If a run was stopped or killed, run the same command again: it goes on where it was.
+    If a run was stopped or killed, run the same command again: it continues from there.
     """
     return run_or_estimate(config)
 

@@ -33,7 +33,7 @@ class EncoderConfig:
     device: str = option(
         "auto", help="auto (every GPU, else the CPU), cpu, cuda, or a list such as cuda:0,cuda:1.", may_change=True
     )
-    clip_cache_path: str | None = option(None, help="Folder that model downloads are kept in.", may_change=True)
+    clip_cache_path: str | None = option(None, help="Folder for model downloads.", may_change=True)
 
     def __post_init__(self) -> None:
         if not self.clip_model:
@@ -49,11 +49,12 @@ class PictureConfig:
         help="fast: decode large JPEGs at a half, a quarter or an eighth, and resize only what the model sees. "
         "Embeddings of photographs stay within cosine 0.99 of exact ones; those of screenshots, with thin lines and "
         "small text, may differ more. exact: exactly the pixels of the model's own transform, which resizes pictures "
-        "with a palette (GIFs) and of 1 bit without interpolation: those differ much, and fast is nearer the picture.",
+        "with a palette (GIFs) or 1 bit without interpolation: there the two differ much, and fast is closer to what "
+        "people see.",
     )
     transparency: Transparency = option(
         "auto",
-        help="white: lay transparent pictures on white. drop: drop their alpha, as the models' own transforms "
+        help="white: put transparent pictures on white. drop: drop their alpha, as the models' own transforms "
         "do. auto: drop with --decode exact, else white.",
     )
     exif_orientation: bool = option(
@@ -63,7 +64,7 @@ class PictureConfig:
     )
     max_pixels: int = option(
         MAX_PIXELS,
-        help="Refuse pictures of more pixels than this (too_large), before memory is taken for them.",
+        help="Refuse pictures with more pixels than this (too_large), before memory is allocated.",
         least=1,
     )
 

@@ -1,4 +1,4 @@
-"""The stages of `end2end`; each goes on where it was."""
+"""The stages of `end2end`; each continues where it was stopped."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class End2EndResult:
 def clip_end2end(*arguments: object, **options: object) -> End2EndResult:
     """Embed, index and, unless `run_back` is False, serve until a signal says stop; flags of `clip-retrieval end2end`.
 
-    Raises ClipRetrievalError. When called again, it goes on where it was stopped.
+    Raises ClipRetrievalError. When called again, it continues where it was stopped.
     """
     config = build_config(End2EndConfig, options, arguments)
     result = run_end2end(config)

@@ -23,7 +23,7 @@ class DistributionConfig:
         help="pyspark, ray: a cluster of Spark or Ray adds the vectors (pip install 'clip-retrieval[spark]' or [ray]).",
     )
     nb_indices_to_keep: int = option(
-        1, help="How many files a distributed index is kept in, searched together.", least=1
+        1, help="Number of files of a distributed index; they are searched together.", least=1
     )
     temporary_indices_folder: str | None = option(
         None,

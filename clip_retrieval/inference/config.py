@@ -106,7 +106,7 @@ class InferenceConfig:
     )
     plan_only: bool = option(
         False,
-        help="Make nothing: save the plan in the output folder, for `inference.worker` on any machine.",
+        help="Only save the plan in the output folder, for `inference.worker` on any machine.",
         may_change=True,
     )
     distribution_strategy: Strategy | None = option(

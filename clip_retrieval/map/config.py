@@ -30,7 +30,7 @@ class MapConfig:
         help="umap places similar points next to each other (install clip-retrieval[map]); pca is the flattest view of "
         "the space. auto: umap if it is installed.",
     )
-    points: int = option(100_000, help="Most points; if there are more rows, so many are drawn evenly.", least=1)
+    points: int = option(100_000, help="Largest number of points; of more rows, this many are drawn evenly.", least=1)
     thumbnails: int = option(
         4000, help="Pictures that the page holds, 64 pixels wide, spread evenly over the map; 0: none.", least=0
     )

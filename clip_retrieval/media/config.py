@@ -28,7 +28,8 @@ class VideoConfig:
     )
     frames_per_second: float = option(
         1.0,
-        help="Frames of --video_frames rate, no more than the video has, and the most of keyframes; may be below 1.",
+        help="Frames per second of --video_frames rate, at most those of the video, and the most of keyframes; may be "
+        "below 1.",
         may_change=True,
     )
     scene_threshold: float = option(

@@ -18,7 +18,7 @@ class FetchLimits:
     )
     fetch_max_bytes: int = option(32 << 20, help="urls: largest download in bytes.", least=1)
     allow_private_addresses: bool = option(False, help="urls: fetch from private and loopback addresses too.")
-    respect_robots_tag: bool = option(True, help="urls: leave out what X-Robots-Tag asks not to be used by machines.")
+    respect_robots_tag: bool = option(True, help="urls: leave out pictures whose X-Robots-Tag forbids use by machines.")
 
     def __post_init__(self) -> None:
         if not self.fetch_timeout > 0:

@@ -17,7 +17,7 @@ class SearcherConfig:
 
     modality: Modality = option("image", help="Search pictures or captions.")
     clip_model: str | None = option(None, help="The model of the index; only for folders that do not name theirs.")
-    device: str = option("cpu", help="Where the query is embedded.")
+    device: str = option("cpu", help="Device that the model runs on.")
     clip_cache_path: str | None = option(None, help="Folder for model downloads.")
     index_param: str | None = option(
         None, help="Search settings such as nprobe=64,efSearch=128; None: those of the index."
@@ -58,7 +58,7 @@ class SelectionConfig:
     """Which of the rows that a query finds become hits."""
 
     num_results: int = option(
-        100, help="Most hits; 0: all that are as similar as --threshold, or that meet --where.", least=0
+        100, help="Largest number of hits; 0: all that are as similar as --threshold, or meet --where.", least=0
     )
     threshold: float | None = option(None, help="Leave out hits that are less similar than this (-1 to 1).")
     where: str | None = option(

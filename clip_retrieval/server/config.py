@@ -88,7 +88,7 @@ class LimitsConfig:
     max_body_bytes: int = option(16 << 20, help="Largest body of a request.", least=1)
     max_pixels: int = option(50_000_000, help="Most pixels of a picture in a query.", least=1)
     max_queries: int = option(64, help="Most queries in one request of /v1.", least=1)
-    max_results: int = option(10_000, help="Most hits of one query.", least=1)
+    max_results: int = option(10_000, help="Largest number of hits of one query.", least=1)
     search_threads: int = option(2, help="Threads that search.", least=1)
     grace_seconds: float = option(10.0, help="Seconds that requests in progress have when the server is stopped.")
 

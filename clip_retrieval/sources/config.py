@@ -35,7 +35,7 @@ class SourceConfig:
     input_format: InputFormat = option("files", help="What input_dataset is.")
     subset_size: int | None = option(
         None,
-        help="Embed only the first samples of the input, so many at most, for a try.",
+        help="For a trial: embed at most this many samples, the first ones of the input.",
         least=1,
     )
     enable_text: bool = option(True, help="Embed captions.")

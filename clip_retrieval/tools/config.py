@@ -134,7 +134,9 @@ class BenchmarkConfig:
     batch_size: int = option_of(EmbedConfig, "batch_size")
     pictures: PictureConfig = group(PictureConfig)
     template: tuple[str, ...] = option_of(ZslConfig, "template")
-    max_per_class: int | None = option(None, help="Take only the first pictures of each class, by name.", least=1)
+    max_per_class: int | None = option(
+        None, help="Use at most this many pictures of each class, the first by name.", least=1
+    )
     output: str | None = option(None, help="File for the result: .md, .csv or .json.")
 
     def __post_init__(self) -> None:

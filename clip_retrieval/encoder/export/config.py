@@ -50,7 +50,7 @@ class ConvertConfig:
     dtype: Literal["f32", "f16"] | None = option(
         None, help="Number format of the matrices. None: f16 for gguf, f32 for the others."
     )
-    clip_cache_path: str | None = option(None, help="Folder that model downloads are kept in.")
+    clip_cache_path: str | None = option(None, help="Folder for model downloads.")
 
     def __post_init__(self) -> None:
         if self.text_only and self.image_only:
