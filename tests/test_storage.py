@@ -67,7 +67,7 @@ def test_an_index_that_cannot_be_replaced_stays(pictures: Path, tmp_path: Path) 
     metadata.rmdir()
     metadata.write_text("in the way")
     before = (tmp_path / "index" / "image.json").read_bytes()
-    with pytest.raises(IndexBuildError, match="index/metadata is a file, where the folder of the metadata is to be"):
+    with pytest.raises(IndexBuildError, match="index/metadata is a file in the place of the metadata folder"):
         clip_index(str(tmp_path / "out"), str(tmp_path / "index"), engine="faiss")
     assert (tmp_path / "index" / "image.json").read_bytes() == before
     assert not (tmp_path / "index" / "_revision").exists()
