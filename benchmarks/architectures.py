@@ -5,7 +5,7 @@
     python benchmarks/architectures.py table RESULTS.jsonl SHORT.jsonl
 
 `run` takes architectures from the smallest to the largest, each with random weights in a process of its own, and adds a
-line to RESULTS.jsonl for each; those with a line there are passed over, so it may be stopped and started again. It
+line to RESULTS.jsonl for each; those with a line there are skipped, so it may be stopped and started again. It
 encodes two pictures and two texts on torch, converts the model as `convert --to onnx` and the default `inference` do,
 encodes them with the converted graphs on OpenVINO, and again with int8 weights, which is the default on CPUs with VNNI.
 A model whose tokenizer would have to be downloaded is tried without its texts.

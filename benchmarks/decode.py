@@ -1,4 +1,4 @@
-"""How near the fast pixels are to the exact ones, and what a picture costs in each way.
+"""How close the fast pixels are to the exact ones, and the CPU time of a picture in each way.
 
     python benchmarks/decode.py near [--models demo random:ViT-B-32] [--least 1 1.25 1.5 2] [--pictures screenshots]
     python benchmarks/decode.py modes [--models demo random:ViT-B-32]

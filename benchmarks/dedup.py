@@ -1,4 +1,4 @@
-"""`dedup` beside NeMo Curator's method, on planted duplicates at known distances.
+"""`dedup` compared with NeMo Curator's method, on planted duplicates at known distances.
 
     python benchmarks/dedup.py --rows 100000                 # both, and brute force for recall
     python benchmarks/dedup.py --rows 1000000 --only ours    # time and memory of `dedup` alone

@@ -6,7 +6,7 @@
 
 Each engine builds in a process of its own: autofaiss called as the library that it is, ours by the command. Finished
 builds stay in the work folder (ENGINE_BOUND, with run.json) and are taken from there in a later run; --reuse names
-builds of autofaiss that lie elsewhere. Sizes count in powers of 1000.
+builds of autofaiss in other folders. Sizes count in powers of 1000.
 
 Then both indices are opened by faiss and asked the same queries, one at a time, in turns, over a grid of search
 settings and with the setting that is stored beside each. "In no more time" is the most recall that any measured

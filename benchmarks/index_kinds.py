@@ -1,4 +1,4 @@
-"""Indices of one folder of vectors beside each other: recall@10 of image and text queries against milliseconds.
+"""Indices of one folder of vectors compared: recall@10 of image and text queries against milliseconds.
 
     python benchmarks/index_kinds.py --work W --embeddings EMBEDDINGS INDEX [INDEX ...]
 

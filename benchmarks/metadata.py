@@ -1,4 +1,4 @@
-"""Rows of metadata by random id: metadata.arrow beside other ways, and what writing it takes.
+"""Rows of metadata by random id: metadata.arrow compared with other ways, and the time to write it.
 
     python benchmarks/metadata.py --rows 1000000 [--folder FOLDER] [--batch_bytes 16 64 128 512]
 

@@ -1,4 +1,4 @@
-"""Embeddings of as many rendered pictures as wanted: the demo's glyphs drawn anew, through `inference` with its model.
+"""Embeddings of as many rendered pictures as wanted: the demo's glyphs drawn again, through `inference` with its model.
 
     python benchmarks/render_demo.py FOLDER [--rows 100000] [--queries 1000]
 

@@ -1,4 +1,4 @@
-"""Bodies and paths that no client would send, at every endpoint of a server: none may be answered 500, or not at all.
+"""Malformed bodies and paths, at every endpoint of a server: each must be answered, and none with 500.
 
     python benchmarks/server_fuzz.py --count 100000 [--seed 0] [--index INDEX_FOLDER]
 
