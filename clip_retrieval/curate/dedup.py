@@ -153,7 +153,7 @@ def find_and_write(job: Job, order: Order, compare: Compare, target: Folder) -> 
         likeness = find_likeness(members, config, scanned, compare, work)
         leaders = cover(order, likeness.relations, likeness.more)
         groups = gather(pool, leaders[: own.row_count], likeness)
-        kept = np.flatnonzero(leaders[: own.row_count] == np.arange(own.row_count))
+        kept, notes = own.without_empty(np.flatnonzero(leaders[: own.row_count] == np.arange(own.row_count)))
         begin_folder(target, job)
         write_groups(target, groups, members)
         files = [GROUPS]
@@ -175,7 +175,7 @@ def find_and_write(job: Job, order: Order, compare: Compare, target: Folder) -> 
             recall=likeness.recall,
             output_folder=target.url,
             files=[*files, *written.files, RECIPE],
-            notes=written.notes,
+            notes=[*notes, *written.notes],
         )
         about = [about_folder(member.folder, member.row_count) for member in members]
         write_recipe(target, job, {"embeddings": about, **result.to_json()})

@@ -45,6 +45,29 @@ class Embedded:
     def column_names(self) -> list[str]:
         return [] if self.metadata is None else list(self.metadata.schema.names)
 
+    @cached_property
+    def empty_rows(self) -> Ids:
+        """Return the rows of samples that are gone, ascending: no embedding of any modality, and every column null."""
+        ids = np.arange(self.row_count)
+        for name in self.column_names:
+            if not len(ids):  # as a rule after the first column
+                return ids
+            ids = ids[self.column(name).is_null().to_numpy()[ids]]
+        for modality in MODALITIES:
+            vectors = open_vectors(self.folder, EMBEDDING_FOLDERS[modality]) if len(ids) else None
+            if vectors is None:
+                continue
+            starts = range(0, len(ids), ROWS_AT_ONCE)
+            parts = [ids[start : start + ROWS_AT_ONCE] for start in starts]
+            ids = np.concatenate([part[~read_rows(vectors, part).any(axis=1)] for part in parts])
+        return ids
+
+    def without_empty(self, ids: Ids) -> tuple[Ids, list[str]]:
+        """Return the ids of rows that are not empty, ascending, and a note if some are left out."""
+        left = np.setdiff1d(ids, self.empty_rows, assume_unique=True)
+        gone = len(ids) - len(left)
+        return left, [f"{counted(gone, 'empty row')}, whose samples are gone: left out"] if gone else []
+
     def check_column(self, name: str, option: str) -> None:
         """Raise ConfigError if the metadata lacks a column."""
         if name not in self.column_names:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from clip_retrieval.curate.blocks import train
 from clip_retrieval.curate.column_set import check_labels, check_names, claim_set, join_schemas
@@ -61,6 +62,7 @@ class LabelResult:
 
     rows: int
     columns: list[str]
+    filled: dict[str, int]  # rows that have a value in each column
     folder: str  # of the set of columns
     index_folder: str | None
     clusters: list[str | None]  # their names
@@ -111,6 +113,7 @@ def label(config: LabelConfig, embedded: Embedded, others: Vectors | None) -> La
     return LabelResult(
         rows=embedded.row_count,
         columns=list(schema.names),
+        filled=count_filled(config.name, embedded, list(schema.names)),
         folder=embedded.folder.path(f"{COLUMNS_FOLDER}/{config.name}"),
         index_folder=config.index_folder,
         clusters=list(named[0]) if named else [],
@@ -231,6 +234,18 @@ def write_columns(name: str, embedded: Embedded, others: Vectors | None, parts: 
             else:
                 advance(file.row_count)
             first += file.row_count
+
+
+def count_filled(name: str, embedded: Embedded, columns: list[str]) -> dict[str, int]:
+    """Return how many rows have a value in each column of a set."""
+    place = f"{COLUMNS_FOLDER}/{name}"
+    filled = dict.fromkeys(columns, 0)
+    for file in embedded.folder.names(place, ".parquet"):
+        with embedded.folder.fs.open(embedded.folder.path(f"{place}/{file}")) as opened_file:
+            table = pq.read_table(opened_file, columns=columns)
+        for column in columns:
+            filled[column] += table.num_rows - table[column].null_count
+    return filled
 
 
 def table_of(block: Block, parts: list[ColumnPart], schema: pa.Schema) -> pa.Table:

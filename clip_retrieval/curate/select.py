@@ -73,7 +73,7 @@ def choose_and_write(embedded: Embedded, config: SelectConfig) -> SelectResult:
         return SelectResult.from_json(earlier)
     with only_one(target):
         steps, notes = {"rows": embedded.row_count}, list[str]()
-        ids = candidates(embedded, config, steps)
+        ids = candidates(embedded, config, steps, notes)
         ids = rank(embedded, ids, config.top)
         if config.per_cluster is not None:
             ids = limit_clusters(embedded, ids, config, notes)
@@ -115,8 +115,8 @@ def check_columns(embedded: Embedded, config: SelectConfig) -> None:
         raise ConfigError(f"--ids {config.ids} is not there; name a file with one row id per line")
 
 
-def candidates(embedded: Embedded, config: SelectConfig, steps: dict[str, int]) -> Ids:
-    """Return the ids that meet the conditions, ascending."""
+def candidates(embedded: Embedded, config: SelectConfig, steps: dict[str, int], notes: list[str]) -> Ids:
+    """Return the ids that meet the conditions, ascending, without empty rows."""
     ids = np.arange(embedded.row_count)
     if config.ids is not None:
         ids = read_ids(config.ids, embedded.row_count)
@@ -128,7 +128,9 @@ def candidates(embedded: Embedded, config: SelectConfig, steps: dict[str, int]) 
         met = rows_where(embedded.metadata, config.where, seconds=CONDITION_SECONDS)
         ids = np.intersect1d(ids, met, assume_unique=True)
         steps["where"] = len(ids)
-    return ids
+    left, gone = embedded.without_empty(ids)
+    notes += gone
+    return left
 
 
 def read_ids(path: str, row_count: int) -> Ids:

@@ -286,3 +286,10 @@ def test_the_command_prints_json(run: Path) -> None:
     done = CliRunner().invoke(cli, ["label", str(run), "--label", "dog", "--label", "cat", "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["columns"] == ["label", "label_probability"]
+
+
+def test_the_report_counts_the_rows_that_have_a_value(run: Path) -> None:
+    made = CliRunner().invoke(cli, ["label", str(run), "--name", "pairs", "--similarity"])
+    assert "4 of 5 rows have image_text_similarity" in made.output
+    again = label(run, name="pairs", similarity=True)
+    assert (again.rows, again.filled) == (5, {"image_text_similarity": 4})

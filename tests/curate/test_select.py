@@ -275,3 +275,39 @@ def test_the_command_prints_json(run: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["select", str(run), str(tmp_path / "out"), "--count", "3", "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["chosen"] == 3
+
+
+def test_rows_whose_samples_are_gone_are_in_no_output(
+    tmp_path: Path, make_jpeg: Callable[[int], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(5):
+        (pictures / f"{number}.jpg").write_bytes(make_jpeg(number))
+    (pictures / "4.txt").write_text("the last")
+    command = ["inference", "pictures", "run", "--clip_model", "hash:16?size=32", "--enable_metadata", "True"]
+    assert CliRunner().invoke(cli, command).exit_code == 0
+    (pictures / "1.jpg").unlink()
+    (pictures / "3.jpg").unlink()
+    assert CliRunner().invoke(cli, [*command, "--update"]).exit_code == 0
+    forms = ["--write", "ids,parquet,embeddings,webdataset"]
+    for name in ("select", "dedup"):
+        made = CliRunner().invoke(cli, [name, "run", name, *forms, *(["--count", "100"] if name == "select" else [])])
+        assert made.exit_code == 0, made.output
+        assert "2 empty rows, whose samples are gone: left out" in made.output
+        assert ids_of(tmp_path / name) == [0, 2, 4]
+        assert pd.read_parquet(f"{name}/kept.parquet")["id"].tolist() == [0, 2, 4]
+        assert np.load(next(Path(name, "embeddings/img_emb").glob("*.npy"))).any(axis=1).tolist() == [True] * 3
+        with tarfile.open(next(Path(name).rglob("*.tar"))) as tar:
+            assert sum(member.endswith(".jpg") for member in tar.getnames()) == 3
+
+
+def test_rows_with_a_caption_alone_stay(write_run: WriteRun, tmp_path: Path, unit_rows: Callable[..., Rows]) -> None:
+    images, texts = unit_rows(4), unit_rows(4, 8, 1)
+    images[1:3] = 0
+    texts[2] = 0
+    folder = write_run(tmp_path / "run", [images], [texts])
+    pd.DataFrame({"caption": ["a", "b", None, None]}).to_parquet(next((folder / "metadata").iterdir()))
+    found = select(folder, tmp_path / "out", count=100)
+    assert (ids_of(tmp_path / "out"), found.chosen) == ([0, 1, 3], 3)

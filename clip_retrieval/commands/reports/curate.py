@@ -77,7 +77,11 @@ def print_label(result: LabelResult) -> None:
         console.print(f"  cluster {number}: {name or '-'}")
     if len(result.clusters) > SHOWN_CLUSTERS:
         console.print(f"  … and {len(result.clusters) - SHOWN_CLUSTERS:,} more")
-    console.print(f"{counted(result.rows, 'row')} have {', '.join(result.columns[:SHOWN_COLUMNS])}")
+    by_count: dict[int, list[str]] = {}
+    for name in result.columns[:SHOWN_COLUMNS]:
+        by_count.setdefault(result.filled[name], []).append(name)
+    for count, names in by_count.items():
+        console.print(f"{count:,} of {counted(result.rows, 'row')} have {', '.join(names)}")
     also = "" if result.index_folder is None else f" and {result.index_folder}"
     console.print(f"written: {result.folder}{also}; query them with --where")
 
