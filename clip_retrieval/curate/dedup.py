@@ -22,6 +22,7 @@ from clip_retrieval.curate.output import (
     about_folder,
     begin_folder,
     claim_folder,
+    removed_if_empty,
     write_recipe,
 )
 from clip_retrieval.curate.pictures import find_sizes, has_sizes
@@ -70,7 +71,8 @@ def run_dedup(config: DedupConfig) -> DedupResult:
         if config.against is not None:
             members.append(stack.enter_context(opened(config.against, config.rows.modality)))
             check_same_model(*members)
-        return dedup(members, config)
+        with removed_if_empty(Folder(config.output_folder)):
+            return dedup(members, config)
 
 
 def dedup(members: list[Embedded], config: DedupConfig) -> DedupResult:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -109,6 +110,19 @@ def claim_folder(folder: Folder, job: Job) -> dict[str, Any] | None:
         check_inside_owned(folder, owned, job.command)
     check_writable(folder)
     return None
+
+
+@contextmanager
+def removed_if_empty(folder: Folder) -> Iterator[None]:
+    """Remove a local folder that the block made and, as it failed, left empty."""
+    was_there = folder.exists()
+    try:
+        yield
+    except BaseException:
+        if folder.is_local and not was_there:
+            with suppress(OSError):  # it holds something
+                Path(folder.root).rmdir()
+        raise
 
 
 def check_apart(folder: Folder, source: Embedded) -> None:

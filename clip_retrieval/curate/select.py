@@ -21,6 +21,7 @@ from clip_retrieval.curate.output import (
     about_folder,
     begin_folder,
     claim_folder,
+    removed_if_empty,
     write_recipe,
 )
 from clip_retrieval.curate.page import Section, figure, write_page
@@ -59,7 +60,10 @@ class Said:
 
 def run_select(config: SelectConfig) -> SelectResult:
     """Choose rows, and write them; the embeddings folder is not changed."""
-    with opened(config.embeddings_folder, config.rows.modality) as embedded:
+    with (
+        opened(config.embeddings_folder, config.rows.modality) as embedded,
+        removed_if_empty(Folder(config.output_folder)),
+    ):
         return choose_and_write(embedded, config)
 
 

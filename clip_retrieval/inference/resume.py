@@ -110,6 +110,10 @@ def is_revised(folder: EmbeddingsFolder) -> bool:
 
 def check_same_run(folder: EmbeddingsFolder, existing: dict[str, Any], described: dict[str, Any]) -> None:
     """Raise ConfigError if the folder has other options or another encoder; a revised folder follows no plan."""
+    if "options" not in existing:
+        raise ConfigError(
+            f"{folder.url} was not written by `inference` but, it seems, by `dedup` or `select`; name a new folder"
+        )
     then, now = (manifest.get("options", {}).get("source", {}) for manifest in (existing, described))
     check_new_parts(folder, then, now)
     check_lost_parts(folder, then, now)

@@ -303,6 +303,32 @@ def test_rows_whose_samples_are_gone_are_in_no_output(
             assert sum(member.endswith(".jpg") for member in tar.getnames()) == 3
 
 
+@pytest.mark.parametrize("options", [{"where": "score > 1000"}, {"where": "nope = 1"}, {"ids": "wrong.txt"}])
+def test_a_failed_choice_leaves_no_folder(
+    run: Path, tmp_path: Path, options: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("wrong.txt").write_text("99")
+    with pytest.raises(ClipRetrievalError):
+        select(run, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("more", [[], ["--update"], ["--retry_failed"]])
+def test_inference_does_not_write_into_the_folder_of_a_subset(
+    run: Path, tmp_path: Path, make_jpeg: Callable[[int], bytes], more: list[str]
+) -> None:
+    select(run, tmp_path / "out", count=3, write="embeddings")
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures/a.jpg").write_bytes(make_jpeg(1))
+    target = str(tmp_path / "out/embeddings")
+    command = ["inference", str(tmp_path / "pictures"), target, "--clip_model", "hash:16?size=32", *more]
+    made = CliRunner().invoke(cli, command)
+    assert made.exit_code == 1
+    assert "was not written by `inference`" in made.output
+    assert "{" not in made.output
+
+
 def test_rows_with_a_caption_alone_stay(write_run: WriteRun, tmp_path: Path, unit_rows: Callable[..., Rows]) -> None:
     images, texts = unit_rows(4), unit_rows(4, 8, 1)
     images[1:3] = 0
