@@ -11,6 +11,7 @@ from clip_retrieval.installed import need
 from clip_retrieval.layout import Modality
 from clip_retrieval.options import check_least, group, option, option_of, parse_bytes
 from clip_retrieval.query.config import SearcherConfig
+from clip_retrieval.query.unknown_column import ROW_ID
 from clip_retrieval.tools.config import PLACE, ScoreKind, ZslConfig
 
 Kind = Literal["exact", "perceptual", "semantic"]
@@ -177,6 +178,8 @@ class LabelConfig:
         check_least(self)
         if not PLAIN_NAME.fullmatch(self.name):
             raise ConfigError(f"name consists of letters, digits, - and _, such as label; not {self.name!r}")
+        if self.name.lower() == ROW_ID:
+            raise ConfigError(f"name is {self.name}, which conditions call the rows' ids; give another --name")
         if not (self.prompts.is_given or self.similarity or self.heads.head or self.outlier or self.clusters):
             raise ConfigError("nothing to compute; give --label, --similarity, --head, --outlier or --clusters")
 

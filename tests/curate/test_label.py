@@ -293,3 +293,10 @@ def test_the_report_counts_the_rows_that_have_a_value(run: Path) -> None:
     assert "4 of 5 rows have image_text_similarity" in made.output
     again = label(run, name="pairs", similarity=True)
     assert (again.rows, again.filled) == (5, {"image_text_similarity": 4})
+
+
+@pytest.mark.parametrize("name", ["id", "ID"])
+def test_a_set_that_would_hide_the_ids_of_rows_is_refused(run: Path, name: str) -> None:
+    with pytest.raises(ClipRetrievalError, match="give another --name"):
+        label(run, name=name, label=LABELS)
+    assert not (run / "columns").exists()

@@ -201,7 +201,7 @@ def test_embeddings_without_a_manifest_are_refused(shards: Path, done: Path) -> 
         (b"{broken", "is not valid JSON"),
         (b"[]", "expected `object`, got `array`"),
         (b"\xff\xfe", "is not valid JSON"),
-        (b"{}", "other options"),
+        (b"{}", "was not written by `inference`"),
     ],
 )
 def test_a_manifest_that_is_none_of_ours_is_refused(shards: Path, done: Path, content: bytes, words: str) -> None:
