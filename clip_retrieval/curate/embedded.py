@@ -98,6 +98,8 @@ def open_embedded(url: str, modality: Modality) -> Embedded:
         raise SourceError(f"{url} is not there; name a folder that `clip-retrieval inference` wrote")
     vectors = open_vectors(folder, EMBEDDING_FOLDERS[modality])
     if vectors is None:
+        if folder.names(EMBEDDING_FOLDERS[modality], ".npy"):
+            raise SourceError(f"{url} has no rows; name an embeddings folder with rows")
         others = [name for name in MODALITIES if folder.names(EMBEDDING_FOLDERS[name], ".npy")]
         hint = f"it has {others[0]} embeddings: --modality {others[0]}" if others else "name an embeddings folder"
         raise SourceError(f"{url} holds no {modality} embeddings; {hint}")

@@ -81,7 +81,7 @@ def write_subset(embedded: Embedded, ids: Ids, forms: Sequence[Form], folder: Fo
         failed = write_webdataset(embedded, ids, folder)
     if "embeddings" in forms:
         write_embeddings(embedded, ids, EmbeddingsFolder(f"{folder.url}/{EMBEDDINGS}"))
-    files = [FILES[form] for form in FILES if form in forms]
+    files = [FILES[form] for form in FILES if form in forms and folder.exists(FILES[form].rstrip("/"))]
     if failed:
         write_failures(embedded, failed, folder)
         files.append(FAILURES)

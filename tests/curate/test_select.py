@@ -337,3 +337,31 @@ def test_rows_with_a_caption_alone_stay(write_run: WriteRun, tmp_path: Path, uni
     pd.DataFrame({"caption": ["a", "b", None, None]}).to_parquet(next((folder / "metadata").iterdir()))
     found = select(folder, tmp_path / "out", count=100)
     assert (ids_of(tmp_path / "out"), found.chosen) == ([0, 1, 3], 3)
+
+
+@pytest.mark.parametrize("command", ["select", "dedup", "label"])
+def test_a_folder_without_rows_is_named_as_one(
+    write_run: WriteRun, tmp_path: Path, unit_rows: Callable[..., Rows], command: str
+) -> None:
+    folder = write_run(tmp_path / "run", [unit_rows(3)[:0]])
+    rest = {
+        "select": [str(tmp_path / "out"), "--count", "1"],
+        "dedup": [str(tmp_path / "out")],
+        "label": ["--outlier"],
+    }
+    made = CliRunner().invoke(cli, [command, str(folder), *rest[command]])
+    assert made.exit_code == 1
+    assert "has no rows" in made.output
+    assert "--modality" not in made.output
+
+
+def test_no_tars_are_named_where_no_row_is_kept(
+    write_run: WriteRun, tmp_path: Path, unit_rows: Callable[..., Rows]
+) -> None:
+    own, other = (write_run(tmp_path / name, [unit_rows(3)]) for name in ("own", "other"))
+    pd.DataFrame({"image_path": [*"abc"]}).to_parquet(next((own / "metadata").iterdir()))
+    command = ["dedup", str(own), str(tmp_path / "out"), "--against", str(other), "--write", "ids,webdataset"]
+    made = CliRunner().invoke(cli, command)
+    assert made.exit_code == 0, made.output
+    assert "0 of 3 rows are kept" in made.output
+    assert "webdataset" not in made.output
