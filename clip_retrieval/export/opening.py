@@ -193,7 +193,7 @@ def read_checksums(folder: IndexFolder, modality: Modality, index: Index) -> NDA
     try:
         found: NDArray[np.uint32] = np.load(io.BytesIO(folder.read_bytes(name)), allow_pickle=False)
     except DAMAGED_NPY as error:
-        raise StorageError(f"{folder.path(name)} cannot be read as npy", advice="build the index again") from error
+        raise StorageError(f"{folder.path(name)} is not a readable npy file", advice="build the index again") from error
     return found if len(found) == index.row_count else None
 
 

@@ -29,6 +29,7 @@ from clip_retrieval.layout import (
     partition_named,
     read_manifest,
 )
+from clip_retrieval.metadata.parquet import read_footer
 
 MOST_STATS = 32  # finished partitions whose stats are read, to know their mean
 MODIFIED = ("mtime", "LastModified", "last_modified", "updated")  # what stores call the time of a file
@@ -102,6 +103,7 @@ class RunStatus:
     means: Means | None  # None until a partition is done
     sample_count: int | None  # samples of the input, if that is known before it is read
     now: float
+    row_count: int | None = None  # exact, of a complete run of at most MOST_STATS partitions
     checked: Checked | None = None  # the check of all files, if requested
 
     def those(self, state: State) -> list[Work]:
@@ -153,6 +155,7 @@ class RunStatus:
             "is_complete": self.is_complete,
             "samples": self.samples,
             "total_samples": self.total,
+            "rows": self.row_count,
             "rate": round(self.rate, 3),
             "seconds_left": None if self.seconds_left is None else round(self.seconds_left),
             **{f"{state}_partitions": [work.to_json() for work in self.those(state)] for state in STATES},
@@ -172,6 +175,7 @@ def read_status(url: str) -> RunStatus:
             "give the output folder of `inference`"
         )
     names = [match[1] for name in folder.names(METADATA_FOLDER, ".parquet") if (match := PARTITION_NAME.match(name))]
+    is_countable = max(planned or 0, len(names)) == len(names) <= MOST_STATS
     return RunStatus(
         output_folder=folder.url,
         partition_count=max(planned or 0, len(names)),
@@ -180,7 +184,16 @@ def read_status(url: str) -> RunStatus:
         means=read_means(folder, names),
         sample_count=None if plan is None else plan.sample_count,
         now=time.time(),
+        row_count=count_rows(folder, names) if is_countable else None,
     )
+
+
+def count_rows(folder: EmbeddingsFolder, names: Sequence[str]) -> int | None:
+    """Return the rows of partitions, from the footers of their metadata; None if one cannot be read."""
+    try:
+        return sum(read_footer(folder, folder.metadata_name(partition_named(name))).row_count for name in names)
+    except StorageError:
+        return None  # the check of all files names it
 
 
 def seconds_between_looks(url: str) -> float:

@@ -42,7 +42,7 @@ def parse_words(query: str) -> list[Words]:
     if len(pieces) == 1:
         text, is_quoted = unquote(query.strip())
         if not text.strip():
-            raise QueryError("the query is empty; give a text, a picture or an embedding (.npy)")
+            raise QueryError("the query is empty; give a text, a picture or an embedding")
         return [Words(text, 1.0, is_quoted)]
     words = [read_term(sign, piece, query) for sign, piece in pieces]
     if all(term.weight <= 0 for term in words):
@@ -128,7 +128,7 @@ def collect_words(
 def unquote_words(text: str, weight: float) -> tuple[str, float, bool]:
     words, is_quoted = unquote(text.strip())
     if not words.strip():
-        raise QueryError("--minus is empty; give a text, a picture or an embedding (.npy)")
+        raise QueryError("--minus is empty; give a text, a picture or an embedding")
     return words, weight, is_quoted
 
 

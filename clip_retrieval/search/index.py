@@ -288,5 +288,5 @@ def read_empty_rows(folder: IndexFolder, modality: Modality) -> NDArray[np.int64
     try:
         rows: NDArray[np.int64] = np.load(io.BytesIO(folder.read_bytes(name)), allow_pickle=False)
     except DAMAGED_NPY as error:
-        raise StorageError(f"{folder.path(name)} is no readable npy file", advice="build the index again") from error
+        raise StorageError(f"{folder.path(name)} is not a readable npy file", advice="build the index again") from error
     return rows

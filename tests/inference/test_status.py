@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from clip_retrieval.cli import cli
-from clip_retrieval.commands.reports.status import watch_run, why
+from clip_retrieval.commands.reports.status import progress_of, watch_run, why
 from clip_retrieval.errors import StorageError
 from clip_retrieval.inference.attempts import BEATS_UNTIL_LOST, Marker, attempting, make_marker
 from clip_retrieval.inference.config import InferenceConfig
@@ -169,7 +169,12 @@ def test_a_plan_tells_of_a_run_that_nobody_has_begun(
     assert (status.done, status.waiting, status.samples, status.is_complete) == (1, 2, 2, False)
 
     run_inference(config)
-    assert read_status(str(output)).is_complete
+    status = read_status(str(output))
+    assert (status.is_complete, status.row_count, progress_of(status)) == (True, 6, "6 rows, complete")
+    (output / "stats" / "1.json").write_text("{}")  # as folders of `dedup` have them
+    assert progress_of(read_status(str(output))) == "6 rows, complete"
+    (output / "metadata" / "metadata_1.parquet").write_bytes(b"damaged")
+    assert read_status(str(output)).row_count is None
 
 
 @pytest.fixture

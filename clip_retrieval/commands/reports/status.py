@@ -83,7 +83,8 @@ def lines_of(status: RunStatus) -> list[str]:
 
 def progress_of(status: RunStatus) -> str:
     total = "" if status.total is None or status.is_complete else f" of {status.total:,}"
-    said = [f"about {status.samples:,}{total} samples"]
+    rows = status.row_count
+    said = [f"about {status.samples:,}{total} samples" if rows is None else counted(rows, "row")]
     if status.rate:
         said.append(f"{status.rate:,.1f} samples/s")
     if status.is_complete:
