@@ -152,7 +152,7 @@ def test_a_controller_that_stays_away_is_not_waited_for_without_end(
     (stand_in / "refuses").touch()
     waiting = slurm.Waiting(run, Live(3))
     waiting.answered = 0.0
-    with pytest.raises(WorkerError, match=r"Unable to contact slurm controller, for .* job 7 may go on nevertheless"):
+    with pytest.raises(WorkerError, match=r"Unable to contact slurm controller, for .* job 7 may still go on"):
         waiting.ask({7})
 
 
