@@ -112,9 +112,10 @@ class Folder:
     def open(self, name: str) -> IO[bytes]:
         return cast("IO[bytes]", self.fs.open(self.path(name), "rb"))
 
-    def read_bytes(self, name: str) -> bytes:
+    def read_bytes(self, name: str, size: int = -1) -> bytes:
+        """Return the bytes of a file, or the first ones up to a size."""
         with self.answering(), self.open(name) as file:
-            return file.read()
+            return file.read(size)
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Return the JSON object in a file; a broken one is a StorageError that names it."""

@@ -22,7 +22,7 @@ def fill_page(name: str, title: str, plain: str, data: Iterable[str]) -> Iterato
 
 
 def is_page(name: str, page: bytes) -> bool:
-    """Say whether a file is such a page, by the element in its head that names what wrote it."""
+    """Say whether a file, given its first HEAD_BYTES, is such a page: an element of its head names what wrote it."""
     return f'<meta name="generator" content="clip-retrieval {name}"'.encode() in page[:HEAD_BYTES]
 
 

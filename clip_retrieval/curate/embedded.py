@@ -47,7 +47,12 @@ class Embedded:
 
     @cached_property
     def empty_rows(self) -> Ids:
-        """Return the rows of samples that are gone, ascending: no embedding of any modality, and every column null."""
+        """Return the rows of samples that are gone, ascending: no embedding of any modality, and every column null.
+
+        Without metadata nothing says that a row without embeddings is of a sample that is gone.
+        """
+        if self.metadata is None:
+            return np.empty(0, np.int64)
         ids = np.arange(self.row_count)
         for name in self.column_names:
             if not len(ids):  # as a rule after the first column

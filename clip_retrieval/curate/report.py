@@ -27,7 +27,7 @@ from clip_retrieval.layout import EMBEDDING_FOLDERS, FAILURES_FOLDER, MODALITIES
 from clip_retrieval.metadata import read_records
 from clip_retrieval.progress import show_progress
 from clip_retrieval.storage import Folder
-from clip_retrieval.web_pages import is_page
+from clip_retrieval.web_pages import HEAD_BYTES, is_page
 from clip_retrieval.words import counted
 
 CLUSTERS = 20
@@ -73,7 +73,7 @@ def tell(embedded: Embedded, config: ReportConfig) -> ReportResult:
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; name a file")
     target = Folder(str(path.parent))
-    if target.exists(path.name) and not is_page(PAGE, target.read_bytes(path.name)):
+    if target.exists(path.name) and not is_page(PAGE, target.read_bytes(path.name, HEAD_BYTES)):
         raise ConfigError(f"{path} exists and is not a report; name another file")
     sample = take_sample(embedded, config.sample)
     if len(sample.ids) < 2:

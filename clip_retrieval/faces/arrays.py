@@ -22,14 +22,14 @@ class Sorted(NamedTuple):
 def reduction(name: str, places: str | None = None) -> Any:
     """Return NumPy's method of this name, which also takes torch's arguments.
 
-    With `places`, the name of a second method, a reduction along a dimension gives both, as `max` of a tensor does.
-    NumPy's own functions pass NumPy's arguments by keyword (axis, out, ...): these are passed on.
+    With `places`, the name of a second method, a reduction along a dimension gives both, as `max` of a tensor does,
+    unless it has arguments that only NumPy knows (axis, keepdims, out, ...).
     """
 
     def reduce(self: Array, dim: int | None = None, *, keepdim: bool = False, **numpy: Any) -> Any:
-        options = numpy or {"axis": dim, "keepdims": keepdim}
+        options = {"axis": dim, "keepdims": keepdim} | numpy
         values = wrap(getattr(np.ndarray, name)(self.numpy(), **options))
-        if places is None or dim is None:
+        if places is None or dim is None or numpy:
             return values
         return Sorted(values, wrap(getattr(np.ndarray, places)(self.numpy(), **options)))
 
@@ -97,13 +97,14 @@ class Array(np.ndarray[Any, Any]):
     max = reduction("max", places="argmax")
     min = reduction("min", places="argmin")
 
-    def sort(self, dim: int = -1, *, descending: bool = False, **numpy: Any) -> Any:  # type: ignore[override]
-        """Return the values in order and their places; called as np.sort does, sort in place."""
-        if numpy:
+    def sort(self, dim: int | None = None, *, descending: bool | None = None, **numpy: Any) -> Any:  # type: ignore[override]
+        """Return the values in order and their places; without arguments of torch, sort in place as NumPy expects."""
+        if dim is None and descending is None:
             return np.ndarray.sort(self, **numpy)
-        places = np.argsort(self, axis=dim, kind="stable")
-        places = np.flip(places, axis=dim) if descending else places
-        return Sorted(wrap(np.take_along_axis(self, places, axis=dim)), wrap(places))
+        axis = -1 if dim is None else dim
+        places = np.argsort(self, axis=axis, kind="stable")
+        places = np.flip(places, axis=axis) if descending else places
+        return Sorted(wrap(np.take_along_axis(self, places, axis=axis)), wrap(places))
 
     def softmax(self, dim: int) -> Array:
         return wrap(softmax(self, axis=dim))

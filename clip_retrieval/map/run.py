@@ -22,7 +22,7 @@ from clip_retrieval.map.rows import BLOCK_ROWS, Rows, choose_ids, open_rows
 from clip_retrieval.progress import show_progress
 from clip_retrieval.storage import Folder, check_writable
 from clip_retrieval.version import __version__
-from clip_retrieval.web_pages import fill_page, is_page, script_json
+from clip_retrieval.web_pages import HEAD_BYTES, fill_page, is_page, script_json
 from clip_retrieval.words import counted, shorten
 
 MOST_LETTERS = 160  # of a caption on the page
@@ -87,7 +87,7 @@ def split_output(output: str) -> tuple[Folder, str]:
     target = Folder(folder or ("/" if output.startswith("/") else "."))
     if target.is_folder(name):
         raise StorageError(f"{output} is a folder; name a file for the map")
-    if target.exists(name) and not is_page("map", target.read_bytes(name)):
+    if target.exists(name) and not is_page("map", target.read_bytes(name, HEAD_BYTES)):
         raise StorageError(f"{output} exists and is not a map; name another file")
     return target, name
 

@@ -56,6 +56,8 @@ class Entries:
             return self.part.first_row + (places if id_map is None else id_map[places])
 
         places, rows = self.read(store, ids_of)
+        if not len(places):  # few rows of the graph may be hits
+            return compare_every_row(self.part, queries, k, self.may_be_hits)
         moved, metric = np.ascontiguousarray(moved), self.part.index.metric_type
         blocks = (moved[first : first + QUERIES_AT_ONCE] for first in range(0, len(moved), QUERIES_AT_ONCE))
         of_entries = (scores for some in blocks for scores in compare(some, rows, metric))

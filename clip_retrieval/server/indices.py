@@ -267,7 +267,7 @@ class ServedIndex:
         if stamp == self.current.stamp:
             self.damage = ""
         elif not self.damage and (file := find_overwritten(self.current, stamp)):
-            what = f"{file} was overwritten in place while it was served, so hits would be wrong"
+            what = f"{file} was overwritten in place while it was served, so hits may be wrong"
             logger.warning("%s: %s does not answer until it has a complete build; %s", what, self.index.name, HOW)
             self.damage = f"{what}; {HOW}"
 

@@ -165,6 +165,10 @@ def test_an_array_does_what_a_tensor_does() -> None:
     for ours, theirs in pairs:
         assert isinstance(ours, Array)
         np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-5)
+    np.testing.assert_array_equal(np.unique(wrap(np.array([3, 1, 3, 2]))), [1, 2, 3])
+    np.testing.assert_array_equal(array.max(0, keepdims=True), values.max(0, keepdims=True))
+    np.testing.assert_allclose(array.mean(1, keepdims=True), values.mean(1, keepdims=True), rtol=1e-5)
+    np.testing.assert_allclose(array.sum(0, dtype=np.float64), values.sum(0, dtype=np.float64), rtol=1e-5)
     np.testing.assert_array_equal(np.sort(array, axis=0), np.sort(values, axis=0))
     np.testing.assert_array_equal(np.max(array, axis=1), np.max(values, axis=1))
     np.testing.assert_array_equal(np.argmax(array, axis=1), np.argmax(values, axis=1))

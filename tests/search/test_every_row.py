@@ -143,6 +143,17 @@ def test_where_entries_reach_too_few_rows_all_are_compared(rows: Rows, monkeypat
         check([hits.ids], query[None], rows, 100)
 
 
+def test_all_rows_are_compared_if_no_row_that_was_drawn_may_be_a_hit(
+    rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph_entries, "MOST_COMPARED", 0)
+    monkeypatch.setattr(graph_entries, "ROWS_DRAWN", 2)  # the first and the last
+    native, kept = build(rows), np.arange(1, ROWS - 1)
+    cut(native, 10)
+    for hits, query in zip(Index(native, np.array([0, ROWS - 1])).search_many(ask(rows), 100), ask(rows), strict=True):
+        check([hits.ids - 1], query[None], rows[kept], 100)
+
+
 def test_hits_of_every_row_are_the_best_of_all(rows: Rows) -> None:
     index, queries = Index(build(rows), NO_ROWS, Settings({"efSearch": 1})), mixed(rows)
     check([hits.ids for hits in index.search_many(queries, 10, every_row=True)], queries, rows, 10)
