@@ -20,6 +20,7 @@ from clip_retrieval.embeddings.vectors import ROWS_AT_ONCE, Vectors, open_vector
 from clip_retrieval.errors import ConfigError, SourceError
 from clip_retrieval.layout import EMBEDDING_FOLDERS, MODALITIES, EmbeddingsFolder, Modality
 from clip_retrieval.metadata import Metadata, open_metadata
+from clip_retrieval.query.value_kinds import kind_in_words
 from clip_retrieval.storage import temporary_folder
 from clip_retrieval.words import counted
 
@@ -90,7 +91,7 @@ class Embedded:
         column = self.column(name)
         kind = column.type
         if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-            raise ConfigError(f"--{option} {name}: the column holds {kind}, not numbers")
+            raise ConfigError(f"--{option} {name}: the column holds {kind_in_words(kind)}, not numbers")
         whole = column.combine_chunks().cast(pa.float64(), safe=False)
         found: NDArray[np.float64] = whole.to_numpy(zero_copy_only=False)
         return found

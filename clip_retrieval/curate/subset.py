@@ -39,7 +39,8 @@ from clip_retrieval.layout import (
 from clip_retrieval.metadata import number_array, open_writer
 from clip_retrieval.process.resources import count_cores
 from clip_retrieval.progress import show_progress
-from clip_retrieval.query.hits import name_apart, rows_of
+from clip_retrieval.query.hits import rows_of
+from clip_retrieval.query.unknown_column import name_apart
 from clip_retrieval.storage import Folder, temporary_folder
 from clip_retrieval.words import counted
 

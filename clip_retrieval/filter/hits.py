@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from clip_retrieval.metadata import number_array, text_array
 from clip_retrieval.query.answer import Answer
-from clip_retrieval.query.hits import name_apart
 from clip_retrieval.query.searcher import Searcher
+from clip_retrieval.query.unknown_column import name_apart
 from clip_retrieval.search.results import SearchResult
 
 BLOCK_ROWS = 1 << 16  # as many as all cores fetch at once; 25 MB with img2dataset's columns

@@ -62,7 +62,9 @@ class SelectionConfig:
     )
     threshold: float | None = option(None, help="Leave out hits that are less similar than this (-1 to 1).")
     where: str | None = option(
-        None, help="Search only rows that meet a condition over metadata columns: \"width >= 512 and license = 'cc0'\"."
+        None,
+        help="Search only rows that meet a condition over metadata columns: \"width >= 512 and license = 'cc0'\". "
+        'id is the row\'s id; a metadata column id is "metadata.id", quoted.',
     )
     surprise: float | None = option(
         None,

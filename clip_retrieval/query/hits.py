@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from clip_retrieval.metadata import Metadata, number_array
+from clip_retrieval.query.unknown_column import name_apart
 from clip_retrieval.search.results import SearchResult
 
 ROWS_AT_ONCE = 1000
@@ -65,10 +66,3 @@ def join_metadata(metadata: Metadata | None, found: SearchResult) -> pa.Table:
         for name, column in zip(rows.column_names, rows.columns, strict=True):
             columns[name_apart(name, theirs) if name in OWN_NAMES else name] = column
     return pa.table(columns)
-
-
-def name_apart(name: str, others: Collection[str]) -> str:
-    """Return a name for a metadata column that has one of our names: with `metadata.` before it, until it is free."""
-    while name in others:
-        name = f"metadata.{name}"
-    return name

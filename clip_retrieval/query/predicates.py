@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ from numpy.typing import NDArray
 
 from clip_retrieval.errors import QueryError
 from clip_retrieval.metadata import Metadata
-from clip_retrieval.query.unknown_column import ROW_ID, UnknownColumnError
+from clip_retrieval.query.unknown_column import ROW_ID, UnknownColumnError, columns_in_conditions
+from clip_retrieval.query.value_kinds import what_columns_hold
 
 TABLE = "rows"
 SECONDS = 10.0  # after which a condition is interrupted
@@ -30,6 +32,7 @@ MEMORY = "1GB"
 LONGEST = 10_000  # characters
 DEEPEST = 100  # levels of brackets
 SHOWN_CHARACTERS = 120
+MOST_PARTS = 100  # of a condition, that are tried to find the wrong one
 
 CLASSES = {
     "CONJUNCTION",
@@ -74,6 +77,7 @@ class Predicate:
     sql: str
     columns: tuple[str, ...]
     text: str
+    statement: dict[str, Any]
 
 
 def check_condition(metadata: Metadata, condition: str) -> None:
@@ -90,22 +94,47 @@ def rows_where(metadata: Metadata, condition: str, *, seconds: float = SECONDS) 
     names = metadata.schema.names
     with open_sandbox() as sandbox:
         predicate = parse_predicate(sandbox, condition, names)
-        columns = metadata.columns([name for name in predicate.columns if name in names])
-        ids = next(name for name in (ROW_ID, "row", "_row", "__row") if name not in columns.column_names)
-        rows = pa.array(np.arange(metadata.row_count, dtype=np.int64))
-        sandbox.register(TABLE, pa.table({ids: rows, **{name: columns[name] for name in columns.column_names}}))
-        return run(sandbox, predicate, ids, seconds)
+        known = columns_in_conditions(names)
+        sources = {name: source for name, source in known.items() if name in predicate.columns}
+        columns = metadata.columns(list(sources.values()))
+        table = {ROW_ID: pa.array(np.arange(metadata.row_count, dtype=np.int64))}
+        table |= {name_in_table(name, [*known, ROW_ID]): columns[source] for name, source in sources.items()}
+        sandbox.register(TABLE, pa.table(table))
+        try:
+            return run(sandbox, predicate, seconds)
+        except (duckdb.ConversionException, duckdb.BinderException) as error:
+            part, sql = wrong_part(sandbox, predicate)
+            used = dict.fromkeys(node["column_names"][0] for node in nodes(part) if node["class"] == "COLUMN_REF")
+            about = what_columns_hold({name: table[name].type for name in used}, names)
+            said = f"{shown(sql)} does not fit: {about}" if about else first_line(error)
+            raise QueryError(f"--where {shown(condition)}: {said}") from error
 
 
-def run(sandbox: duckdb.DuckDBPyConnection, predicate: Predicate, ids: str, seconds: float) -> NDArray[np.int64]:
-    """Return the ids, ascending, from the registered table."""
+def wrong_part(sandbox: duckdb.DuckDBPyConnection, predicate: Predicate) -> tuple[dict[str, Any], str]:
+    """Return the smallest part of a condition that DuckDB cannot plan, else the whole condition; and its SQL."""
+    node = predicate.statement["node"]
+    whole: dict[str, Any] = node["where_clause"]
+    parts = [part for part in nodes(whole) if part["class"] not in ("COLUMN_REF", "CONSTANT", "TYPE")]
+    for part in sorted(parts[:MOST_PARTS], key=lambda part: len(json.dumps(part))):
+        sql = sql_of(sandbox, {**predicate.statement, "node": {**node, "where_clause": part}})
+        try:
+            sandbox.execute(f"EXPLAIN SELECT {sql} FROM {TABLE}")
+        except duckdb.Error:
+            return part, sql
+    return whole, predicate.sql
+
+
+def run(sandbox: duckdb.DuckDBPyConnection, predicate: Predicate, seconds: float) -> NDArray[np.int64]:
+    """Return the ids, ascending, from the registered table. Raises duckdb.Error for values of the wrong kind."""
     sandbox.execute("SET lock_configuration = true")
     timer = threading.Timer(seconds, sandbox.interrupt)
     timer.start()
     try:
-        found = sandbox.execute(f'SELECT "{ids}" FROM {TABLE} WHERE {predicate.sql}').fetchnumpy()[ids]
+        found = sandbox.execute(f'SELECT "{ROW_ID}" FROM {TABLE} WHERE {predicate.sql}').fetchnumpy()[ROW_ID]
     except duckdb.InterruptException as error:
         raise QueryError(f"--where took longer than {seconds:g} s; make it simpler") from error
+    except (duckdb.ConversionException, duckdb.BinderException):
+        raise
     except duckdb.Error as error:
         raise QueryError(f"--where {shown(predicate.text)}: {first_line(error)}") from error
     finally:
@@ -137,10 +166,15 @@ def parse_predicate(sandbox: duckdb.DuckDBPyConnection, condition: str, columns:
         raise QueryError(f"--where has {len(condition):,} characters; at most {LONGEST:,} are allowed")
     statement = read_statement(sandbox, condition)
     used: dict[str, None] = {}
-    check_tree(statement["node"]["where_clause"], [*columns, *([] if ROW_ID in columns else [ROW_ID])], used)
+    check_tree(statement["node"]["where_clause"], [*columns_in_conditions(columns), ROW_ID], used)
+    return Predicate(sql_of(sandbox, statement), tuple(used), condition, statement)
+
+
+def sql_of(sandbox: duckdb.DuckDBPyConnection, statement: dict[str, Any]) -> str:
+    """Return the SQL of a statement's condition."""
     tree = json.dumps({"error": False, "statements": [statement]})
     ((sql,),) = sandbox.execute("SELECT json_deserialize_sql(?)", [tree]).fetchall()
-    return Predicate(sql.split(" WHERE ", 1)[1], tuple(used), condition)
+    return str(sql.split(" WHERE ", 1)[1])
 
 
 def read_statement(sandbox: duckdb.DuckDBPyConnection, condition: str) -> dict[str, Any]:
@@ -183,11 +217,11 @@ def parse(sandbox: duckdb.DuckDBPyConnection, condition: str) -> dict[str, Any]:
 
 @lru_cache(256)
 def names_in(condition: str) -> frozenset[str]:
-    """Return the columns that a condition names, in lower case. Raises QueryError if it is invalid."""
+    """Return the columns that a condition names, as written. Raises QueryError if it is invalid."""
     with open_sandbox() as sandbox:
         tree = read_statement(sandbox, condition)["node"]["where_clause"]
     named = [node["column_names"] for node in nodes(tree) if node["class"] == "COLUMN_REF"]
-    return frozenset(".".join(parts).lower() for parts in named)
+    return frozenset(".".join(parts) for parts in named)
 
 
 def check_tree(tree: Any, columns: Sequence[str], used: dict[str, None]) -> None:
@@ -202,7 +236,7 @@ def check_tree(tree: Any, columns: Sequence[str], used: dict[str, None]) -> None
         if kind == "COLUMN_REF":
             name = resolve(node["column_names"], columns)
             used[name] = None
-            node["column_names"] = [name]
+            node["column_names"] = [name_in_table(name, columns)]
 
 
 def nodes(tree: Any) -> Iterator[dict[str, Any]]:
@@ -220,6 +254,9 @@ def nodes(tree: Any) -> Iterator[dict[str, Any]]:
 
 def check_function(node: dict[str, Any]) -> None:
     name = node["function_name"].lower()
+    if name == "row":  # DuckDB's name for values in parentheses
+        what = "parentheses hold several values" if node.get("children") else "() holds no values"
+        raise QueryError(f"--where: {what}; write a list of values after in, such as license in ('cc0', 'by')")
     if name not in FUNCTIONS or node["schema"] or node["catalog"] or node["filter"] or node["distinct"]:
         near = difflib.get_close_matches(name, FUNCTIONS, 1)
         hint = (
@@ -241,10 +278,17 @@ def resolve(parts: Sequence[str], columns: Sequence[str]) -> str:
     raise UnknownColumnError(name, columns)
 
 
+def name_in_table(name: str, columns: Sequence[str]) -> str:
+    """Return a column's name in DuckDB's table, where names that differ only in case would be one."""
+    same = [column for column in columns if column.lower() == name.lower()]
+    return name if name == ROW_ID or len(same) == 1 or name not in same else f"{name} ({same.index(name) + 1})"
+
+
 def shown(condition: str) -> str:
     text = " ".join(condition.split())
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
 
 
 def first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+    """Return what DuckDB says, without the name of its error."""
+    return re.sub(r"^[A-Z][A-Za-z ]* Error: ", "", str(error).strip().split("\n")[0])

@@ -403,7 +403,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "memory": ({"max_memory": "1k"}, "max_memory 1k is too little for 20 rows; give 4800B or more"),
     "size": ({"keep_by": "size"}, "--keep_by size needs pictures, or columns width and height"),
     "column": ({"keep_by": "beauty"}, "--keep_by beauty: .* has no such column; it has caption"),
-    "kind": ({"keep_by": "caption"}, "--keep_by caption: the column holds large_string, not numbers"),
+    "kind": ({"keep_by": "caption"}, "--keep_by caption: the column holds text, not numbers"),
     "texts": ({"modality": "text"}, "holds no text embeddings; it has image embeddings: --modality image"),
     "itself": ({"against": "SELF"}, "--against names the folder itself"),
     "absent": ({"against": "nowhere"}, "nowhere is not there"),

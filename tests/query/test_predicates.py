@@ -79,7 +79,11 @@ def test_a_condition_keeps_the_rows_that_meet_it(metadata: Metadata, condition: 
         ("width = ?", "a parameter"),
         ("widht > 1", "Did you mean width?"),
         ("license = cc0", "put texts in single quotes"),
-        ("width > 'wide'", "Could not convert"),
+        ("width > 'wide'", "column width holds numbers"),
+        ("tags = 1", "column tags holds lists of text; write list_contains(tags, VALUE)"),
+        ("width > 1 and license = 5", "column license holds text"),
+        ("id = 'k0'", "id is the row's id, a number"),
+        ("license in ()", "() holds no values; write a list of values after in"),
         ("(" * 300 + "1" + ")" * 300, "depth limit"),
         ("width = 1 or " * LONGEST + "true", "characters"),
         ("width > 1 /*", "unterminated"),
@@ -116,6 +120,26 @@ def test_a_condition_that_takes_too_long_is_interrupted(tmp_path: Path) -> None:
     assert metadata is not None
     with pytest.raises(QueryError, match="took longer than"):
         rows_where(metadata, "levenshtein(text, text || 'b') + levenshtein('b' || text, text) > 1", seconds=0.01)
+
+
+def test_id_is_the_row_and_a_metadata_column_of_this_name_has_the_name_of_results(tmp_path: Path) -> None:
+    (tmp_path / "metadata").mkdir()
+    pd.DataFrame({"id": ["k0", "k1", "k2"]}).to_parquet(tmp_path / "metadata" / "metadata_0.parquet")
+    metadata = open_metadata(Folder(str(tmp_path)))
+    assert metadata is not None
+    assert rows_where(metadata, "id < 2").tolist() == [0, 1]
+    assert rows_where(metadata, "\"metadata.id\" = 'k1' or id = 2").tolist() == [1, 2]
+    with pytest.raises(QueryError, match=r'column of this name is "metadata\.id"'):
+        rows_where(metadata, "id = 'k1'")
+
+
+def test_columns_that_differ_in_case_are_kept_apart(tmp_path: Path) -> None:
+    (tmp_path / "metadata").mkdir()
+    table = pd.DataFrame({"id": ["a", "b", "c"], "ID": [7, 8, 9], "w": [1, 2, 3], "W": [6, 5, 4]})
+    table.to_parquet(tmp_path / "metadata" / "metadata_0.parquet")
+    metadata = open_metadata(Folder(str(tmp_path)))
+    assert metadata is not None
+    assert rows_where(metadata, "ID = 8 and id = 1 and metadata.id = 'b' and w = 2 and W = 5").tolist() == [1]
 
 
 def test_only_the_columns_of_a_condition_are_named() -> None:

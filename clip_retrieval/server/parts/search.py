@@ -97,7 +97,9 @@ class PartedSearch:
         from clip_retrieval.query.predicates import names_in
 
         names = await self.asker.others.do(lambda: names_in(condition))
-        if ROW_ID in names and not all(ROW_ID in part.columns for part in self.exchange.layout.parts):
+        about_ids = [name for name in names if name.lower() == ROW_ID]
+        parts = self.exchange.layout.parts
+        if any(name == ROW_ID or not all(name in part.columns for part in parts) for name in about_ids):
             raise bad(
                 "where: an index in parts has no condition over id, since each part would apply it to its own ids; "
                 "leave it out, or use another column"
