@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from clip_retrieval.blobs import with_retries
 from clip_retrieval.checksums import sum_stream
 from clip_retrieval.embeddings.npy_files import read_header, unreadable
 from clip_retrieval.errors import DAMAGED_NPY, IndexBuildError
@@ -56,12 +58,28 @@ def find_checksum(folder: Folder, name: str) -> str | None:
 
 def find_damage(folder: Folder, name: str) -> str | None:
     """Return what is wrong with the rows of a file whose header is fine, by their checksum; reads all of it."""
-    said = find_checksum(folder, name)
-    if said is None:
+    passed = RowSum(folder, name)
+    if passed.said is None:
         return None
     with folder.answering(), folder.open(name) as file:
         read_header(file)
-        return None if sum_stream(file) == said else describe_damage(folder, name)
+        if sum_stream(file) == passed.said:
+            return None
+    return find_damage(folder, name) if passed.is_replaced() else describe_damage(folder, name)
+
+
+def find_stamp(folder: Folder, name: str) -> object:
+    """Return what changes whenever another file takes this name; None if there is no file."""
+    path = folder.path(name)
+    try:
+        if folder.is_local:
+            about = Path(path).stat()
+            return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
+        with folder.answering():
+            folder.fs.invalidate_cache(path.rpartition("/")[0])  # a listing may be older than the file
+            return with_retries(folder.fs, lambda: folder.fs.info(path))
+    except FileNotFoundError:
+        return None
 
 
 def describe_damage(folder: Folder, name: str) -> str:
@@ -69,10 +87,15 @@ def describe_damage(folder: Folder, name: str) -> str:
 
 
 class RowSum:
-    """Sums up the rows of a file as they are read, to compare them with what was written."""
+    """Sums up the rows of a file as they are read, to compare them with what was written.
+
+    Checksum and stamp are those from before the first row: an update may replace the file while it is read.
+    """
 
     def __init__(self, folder: Folder, name: str) -> None:
         self.folder, self.name = folder, name
+        self.said = find_checksum(folder, name)
+        self.stamp = None if self.said is None else find_stamp(folder, name)
         self.digest = xxhash.xxh3_64()
 
     def add(self, rows: NDArray[Any]) -> None:
@@ -81,9 +104,16 @@ class RowSum:
 
     def check(self) -> None:
         """Raise IndexBuildError, with advice on making the rows again, if they differ from what was written."""
-        said = find_checksum(self.folder, self.name)
-        if said is not None and self.digest.hexdigest() != said:
-            raise IndexBuildError(describe_damage(self.folder, self.name), advice=advise(self.folder, self.name))
+        if self.said is None or self.digest.hexdigest() == self.said:
+            return
+        if self.is_replaced():
+            raise IndexBuildError(f"{self.folder.path(self.name)} changed while it was read; run it again")
+        raise IndexBuildError(describe_damage(self.folder, self.name), advice=advise(self.folder, self.name))
+
+    def is_replaced(self) -> bool:
+        """Say whether the file or its checksum changed since the first row: then other rows are no damage."""
+        now = find_checksum(self.folder, self.name), find_stamp(self.folder, self.name)
+        return now != (self.said, self.stamp)
 
 
 def read_blocks(folder: Folder, name: str) -> Iterator[NDArray[Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -12,8 +13,11 @@ import xxhash
 from click.testing import CliRunner
 
 from clip_retrieval import clip_index, clip_inference
+from clip_retrieval.checksums import sum_stream
 from clip_retrieval.cli import cli
+from clip_retrieval.embeddings import row_sums
 from clip_retrieval.embeddings.row_sums import find_checksum
+from clip_retrieval.embeddings.vectors import open_vectors
 from clip_retrieval.errors import ClipRetrievalError, IndexBuildError
 from clip_retrieval.inference.summary import RunSummary
 from clip_retrieval.layout import EmbeddingsFolder
@@ -175,6 +179,34 @@ def test_status_names_all_that_is_damaged(done: Path) -> None:
     code, output = run("status", done, "--check", "--json")
     checked = json.loads(output)["checked"]
     assert (code, checked["partitions"], checked["unsummed"], len(checked["damage"])) == (1, 3, 2, 3)
+
+
+def test_a_file_that_an_update_replaces_while_it_is_read_is_not_called_damaged(photos: Path, done: Path) -> None:
+    vectors = open_vectors(EmbeddingsFolder(str(done)), "img_emb")
+    assert vectors is not None
+    before, mixed = (vectors.checked_parts(vectors.files[number], 1) for number in (0, 2))
+    next(before), next(mixed)
+    for number in (0, 4, 6):  # the first rows of both files, and the last one
+        (photos / f"{number:05}.jpg").unlink()
+    embed(photos, done, update=True)
+    assert len(list(before)) == 1  # all of its rows are those from before
+    with pytest.raises(IndexBuildError, match=r"img_emb_2\.npy changed while it was read; run it again"):
+        list(mixed)
+    assert len(list(vectors.checked_parts(vectors.files[2], 1))) == 3
+
+
+def test_a_check_reads_a_file_again_that_was_replaced_meanwhile(
+    photos: Path, done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sum_late(file: IO[bytes]) -> str:
+        said = sum_stream(file)
+        (photos / "00000.jpg").unlink()
+        monkeypatch.undo()
+        embed(photos, done, update=True)
+        return f"not {said}"
+
+    monkeypatch.setattr(row_sums, "sum_stream", sum_late)
+    assert row_sums.find_damage(EmbeddingsFolder(str(done)), "img_emb/img_emb_0.npy") is None
 
 
 def test_status_does_not_watch_and_check(done: Path) -> None:
