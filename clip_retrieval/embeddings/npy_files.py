@@ -131,3 +131,7 @@ def unreadable(folder: Folder, name: str, why: object) -> IndexBuildError:
     with suppress(OSError), folder.open(name) as file:
         why = describe_pointer(file.read(POINTER_BYTES)) or why
     return IndexBuildError(f"{folder.path(name)} is not a readable npy file: {why}")
+
+
+def in_fortran_order(path: str) -> IndexBuildError:
+    return IndexBuildError(f"{path} is in Fortran order; save it with numpy.ascontiguousarray first")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from clip_retrieval.blobs import with_retries
 from clip_retrieval.checksums import sum_stream
-from clip_retrieval.embeddings.npy_files import read_header, unreadable
+from clip_retrieval.embeddings.npy_files import in_fortran_order, read_header, unreadable
 from clip_retrieval.errors import DAMAGED_NPY, IndexBuildError
 from clip_retrieval.layout import (
     EMBEDDING_FOLDERS,
@@ -119,14 +119,16 @@ class RowSum:
 def read_blocks(folder: Folder, name: str) -> Iterator[NDArray[Any]]:
     """Yield all rows of a file in order, to keep or change, some thousand at a time; checks them at the end.
 
-    Raises IndexBuildError if they differ from what was written.
+    Raises IndexBuildError if they differ from what was written, or are stored by columns.
     """
     if folder.is_local:
         check_regular(folder.path(name))
     passed = RowSum(folder, name)
     with folder.answering(), folder.open(name) as file:
         try:
-            (count, dim), dtype, _ = read_header(file)
+            (count, dim), dtype, in_rows = read_header(file)
+            if min(count, dim) > 1 and not in_rows:
+                raise in_fortran_order(folder.path(name))
             for start in range(0, count, ROWS_AT_ONCE):
                 size = min(ROWS_AT_ONCE, count - start) * dim * dtype.itemsize
                 rows = np.frombuffer(bytearray(file.read(size)), dtype).reshape(-1, dim)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_retrieval.embeddings.half_precision import widen
-from clip_retrieval.embeddings.npy_files import open_npy, read_shape
+from clip_retrieval.embeddings.npy_files import in_fortran_order, open_npy, read_shape
 from clip_retrieval.embeddings.row_sums import RowSum
 from clip_retrieval.errors import IndexBuildError
 from clip_retrieval.storage import Folder
@@ -233,5 +233,5 @@ def read_header(folder: Folder, name: str) -> VectorFile:
     if shape.dtype.kind != "f":
         raise IndexBuildError(f"{path} holds {shape.dtype}, not floating-point numbers")
     if shape.axes[0] > 1 and not shape.in_rows:
-        raise IndexBuildError(f"{path} is in Fortran order; save it with numpy.ascontiguousarray first")
+        raise in_fortran_order(path)
     return VectorFile(name.rpartition("/")[2], *shape.axes, shape.byte_count)
