@@ -6,14 +6,19 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from clip_retrieval import clip_index, clip_inference
+from clip_retrieval.embeddings import row_sums
 from clip_retrieval.errors import ClipRetrievalError, StorageError
+from clip_retrieval.inference.revisions.damage import find_damage
 from clip_retrieval.inference.summary import RunSummary
+from clip_retrieval.layout import EmbeddingsFolder
+from clip_retrieval.storage import Folder
 from tests.encoder.damage import cut_off, make_empty, overwrite_middle, put_folder, write_garbage, write_zeros
 
 Read = Callable[[Path, str], NDArray[np.float16]]
@@ -114,8 +119,11 @@ def test_a_folder_in_the_place_of_rows_is_called_that(photos: Path, done: Path) 
 
 @pytest.mark.parametrize("damage", WAYS)
 def test_a_retry_refuses_a_damaged_file_and_says_that_an_update_mends_it(
-    photos: Path, done: Path, damage: Callable[[Path], None]
+    photos: Path, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
+    (photos / "00001.jpg").write_bytes(b"no picture")
+    done = tmp_path / "output"
+    embed(photos, done)
     path = done / "img_emb" / "img_emb_0.npy"
     damage(path)
     state = path.read_bytes() if path.exists() else None
@@ -126,6 +134,36 @@ def test_a_retry_refuses_a_damaged_file_and_says_that_an_update_mends_it(
     assert (path.read_bytes() if path.exists() else None) == state
     embed(photos, done, update=True)
     embed(photos, done, retry_failed=True)
+
+
+def test_a_retry_compares_only_the_rows_of_partitions_that_it_fills(photos: Path, tmp_path: Path) -> None:
+    picture = photos / "00005.jpg"
+    whole = picture.read_bytes()
+    picture.write_bytes(b"no picture")
+    done = tmp_path / "output"
+    embed(photos, done)
+    picture.write_bytes(whole)
+    path = done / "img_emb" / "img_emb_0.npy"
+    overwrite_middle(path)
+    state = path.read_bytes()
+    again = embed(photos, done, retry_failed=True).revised
+    assert again is not None
+    assert (again.embedded, path.read_bytes()) == (1, state)
+
+
+def test_several_partitions_are_read_at_once(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = Barrier(2, timeout=60)  # fails if no second thread arrives
+
+    def find(folder: Folder, name: str) -> str | None:
+        if name in ("img_emb/img_emb_0.npy", "img_emb/img_emb_1.npy"):
+            both.wait()
+        return found(folder, name)
+
+    found = row_sums.find_damage
+    monkeypatch.setenv("CLIP_RETRIEVAL_CORES", "2")
+    monkeypatch.setattr(row_sums, "find_damage", find)
+    folder = EmbeddingsFolder(str(done))
+    assert find_damage(folder, folder.partitions()) == []
 
 
 def test_a_partition_of_tars_is_made_again_as_its_sentence_says(

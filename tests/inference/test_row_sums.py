@@ -142,7 +142,11 @@ def test_tars_are_embedded_again_as_the_sentence_says(
     tmp_path: Path, write_tar: WriteTar, make_sample: Callable[[int], list[tuple[str, bytes]]]
 ) -> None:
     for number in range(3):
-        write_tar(tmp_path / "tars" / f"{number}.tar", make_sample(number))
+        is_bad = number == 1  # a picture that is to be tried again
+        sample = [
+            (name, b"no picture" if is_bad and name.endswith(".jpg") else data) for name, data in make_sample(number)
+        ]
+        write_tar(tmp_path / "tars" / f"{number}.tar", sample)
     output, options = tmp_path / "output", {"input_format": "webdataset"}
     embed(tmp_path / "tars", output, **options)
     path = output / "img_emb" / "img_emb_1.npy"

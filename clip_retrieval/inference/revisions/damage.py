@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from clip_retrieval.embeddings import row_sums
@@ -11,6 +12,8 @@ from clip_retrieval.embeddings.row_sums import how_to_make_again
 from clip_retrieval.errors import ConfigError, IndexBuildError, StorageError, describe_os_error
 from clip_retrieval.layout import EMBEDDING_FOLDERS, MODALITIES, EmbeddingsFolder, Modality, Partition, read_manifest
 from clip_retrieval.metadata import open_parquet
+from clip_retrieval.process.resources import count_cores
+from clip_retrieval.progress import show_progress
 from clip_retrieval.words import counted
 
 COUNT_NAMES: dict[Modality, str] = {"image": "image_count", "text": "text_count"}  # in stats
@@ -27,18 +30,26 @@ class Damage:
     dimension: int
 
 
-def find_damage(folder: EmbeddingsFolder, partitions: Sequence[Partition]) -> list[Damage]:
-    """Check the embeddings of all partitions, on this machine with their content, on a store by header and size.
+def find_damage(
+    folder: EmbeddingsFolder, partitions: Sequence[Partition], changed: Collection[Partition] | None = None
+) -> list[Damage]:
+    """Check the embeddings of all partitions by header and size, and on this machine the content too.
 
-    Comparing on a store would fetch everything, so rows there are compared when they are copied. Raises StorageError if
-    a file cannot be read.
+    `changed` limits reading the content to these partitions. Comparing on a store would fetch everything, so rows there
+    are compared when they are copied. Raises StorageError if a file cannot be read.
     """
     dimension = find_dimension(folder)
-    return [
-        damage
-        for partition in partitions
-        for damage in look_at_partition(folder, partition, dimension, reads_rows=folder.is_local)
-    ]
+
+    def look(partition: Partition) -> list[Damage]:
+        reads_rows = folder.is_local and (changed is None or partition in changed)
+        return [*look_at_partition(folder, partition, dimension, reads_rows=reads_rows)]
+
+    damage = list[Damage]()
+    with show_progress("checking partitions", len(partitions)) as advance, ThreadPoolExecutor(count_cores()) as threads:
+        for found in threads.map(look, partitions):
+            damage += found
+            advance(1)
+    return damage
 
 
 def look_at_partition(

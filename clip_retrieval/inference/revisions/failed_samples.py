@@ -80,6 +80,10 @@ class Failed:
     def shards(self) -> set[str]:
         return {one.shard for one in self.kept} | {shard for shard, _ in self.left_out} | set(self.gaps)
 
+    def partitions(self) -> set[Partition]:
+        """Return the partitions whose rows may be filled: embeddings of others are not copied."""
+        return {target.partition for target in self.kept.values()}
+
     def is_row(self, sample: Identity, path: str | None) -> bool:
         """Say whether a sample already has a row; another key at its place means that the file was rewritten."""
         if path is None:

@@ -137,8 +137,8 @@ def retry_failed(config: InferenceConfig, folder: EmbeddingsFolder, source: Sour
             f"{'--update' if manifest.get(REVISED) else 'the same command without --retry_failed'}"
         )
     check_ledgers(folder, partitions)
-    refuse_damage(folder, find_damage(folder, partitions))
     failed = find_failed(folder, partitions)
+    refuse_damage(folder, find_damage(folder, partitions, failed.partitions()))
     tell_of_unlisted(failed)
     stats = add_up(folder.read_json(folder.stats_name(partition)) for partition in partitions)
     row_count = stats.sample_count - stats.deleted_count
