@@ -63,7 +63,11 @@ def id_in(name: str, count: int) -> int | None:
 
 
 def failed_before(folder: EmbeddingsFolder, partitions: Sequence[Partition], is_done: bytearray) -> Iterator[int]:
-    """Yield the ids of finished partitions that are worth another try."""
+    """Yield the ids of finished partitions that are worth another try.
+
+    Partitions whose failures have the size of an empty file are left out unread. One that was made again always has a
+    larger file (see FailureWriter): its stats may be older than its failures, if its worker was killed.
+    """
     empty = size_of_no_failures()
     names = [Path(info["name"]).name for info in folder.entries(FAILURES_FOLDER) if info["size"] != empty]
     numbers = [number for name in names if (number := id_in(name, len(partitions))) is not None and is_done[number]]

@@ -13,9 +13,11 @@ import pytest
 
 from clip_retrieval import clip_inference
 from clip_retrieval.errors import ClipRetrievalError, ConfigError, StorageError
+from clip_retrieval.inference import missing
 from clip_retrieval.inference.config import WorkerConfig
 from clip_retrieval.inference.run import run_inference
 from clip_retrieval.inference.summary import RunSummary
+from clip_retrieval.layout import FEW
 from clip_retrieval.options import build_config
 from clip_retrieval.scratch import HOST
 
@@ -293,12 +295,17 @@ def test_a_tar_that_was_missing_is_read_when_it_is_there(shards: Path, tmp_path:
     assert second.stats.sample_count > first.stats.sample_count
 
 
+@pytest.mark.parametrize("few", [FEW, 0])
 def test_a_partition_that_was_killed_while_it_was_made_again_is_made_again_once_more(
     shards: Path,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    few: int,
     snapshot: Snapshot,
     run_until: Callable[[int | None, Callable[[], object]], list[str]],
 ) -> None:
+    monkeypatch.setattr(missing, "FEW", few)
+
     def run(name: str) -> None:
         clip_inference(
             str(shards / "{000..006}.tar"), str(tmp_path / name), "webdataset", clip_model="hash:16?size=32",

@@ -26,14 +26,17 @@ FAILURE_SCHEMA = pa.schema(
     ]
 )
 
+RETRY_MARK = {"clip_retrieval": "made again"}
+
 FailureRow = dict[str, Any]  # one row of FAILURE_SCHEMA
 
 
 class FailureWriter:
     """Writes the failures of a partition, and counts their reasons."""
 
-    def __init__(self, path: Path) -> None:
-        self.groups = GroupWriter(path, FAILURE_SCHEMA)
+    def __init__(self, path: Path, *, is_retry: bool = False) -> None:
+        """Open the file; that of a retry has a mark in its schema, so its size is never that of an empty file."""
+        self.groups = GroupWriter(path, FAILURE_SCHEMA.with_metadata(RETRY_MARK) if is_retry else FAILURE_SCHEMA)
         self.reasons: Counter[str] = Counter()  # part:reason -> how often
 
     def add(self, rows: Iterable[FailureRow]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from clip_retrieval.embeddings.npy_writer import NpyWriter
 from clip_retrieval.embeddings.row_sums import CHECKSUMS
 from clip_retrieval.encoder.base import Embeddings
+from clip_retrieval.inference.missing import needs_work
 from clip_retrieval.inference.output.columns import Columns, MetadataWriter
 from clip_retrieval.inference.output.failures import FailureWriter, describe_failure
 from clip_retrieval.inference.output.ledger import LedgerWriter
@@ -20,18 +22,25 @@ from clip_retrieval.layout import EmbeddingsFolder, Modality, Partition
 from clip_retrieval.sources.types import Failure, Inventory
 from clip_retrieval.words import json_text
 
+logger = logging.getLogger(__name__)
+
 
 class Sink:
     """Writes one partition. Rows are appended in input order, failures as soon as they are known."""
 
     def __init__(
-        self, scratch: Path, writers: dict[Modality, NpyWriter], metadata: MetadataWriter, ledger: LedgerWriter
+        self,
+        scratch: Path,
+        writers: dict[Modality, NpyWriter],
+        metadata: MetadataWriter,
+        ledger: LedgerWriter,
+        failures: FailureWriter,
     ) -> None:
         self.scratch = scratch
         self.writers = writers
         self.metadata = metadata
         self.ledger = ledger
-        self.failures = FailureWriter(scratch / "failures")
+        self.failures = failures
         self.row_count = 0
 
     def add_embeddings(self, modality: Modality, rows: Embeddings) -> None:
@@ -72,11 +81,15 @@ def open_sink(
     columns: Columns,
     inventory: Inventory | None = None,
 ) -> Iterator[Sink]:
-    """Yield a sink; if the block succeeds, publish its files.
+    """Yield a sink; if the block succeeds, publish its files, unless another worker made the partition meanwhile.
 
     The file that decides whether the partition is whole comes last: metadata or, if it is made again for its failures,
-    the stats, which report them.
+    the stats, which report them. Its failures are marked then: a run of many partitions reads the stats only of those
+    whose failures do not look empty, and a kill before the stats must not hide the partition.
     """
+    before = stats_of_whole(folder, partition)
+    if before is not None and not needs_work(folder, partition):
+        before = None  # another worker has just made it
     with folder.staging() as scratch:
         with ExitStack() as stack:
             writers = {
@@ -84,16 +97,34 @@ def open_sink(
                 for modality, dim in dims.items()
             }
             metadata = MetadataWriter(scratch / "metadata", columns)
-            sink = Sink(scratch, writers, metadata, LedgerWriter(scratch / "ledger", inventory))
+            failures = FailureWriter(scratch / "failures", is_retry=before is not None)
+            sink = Sink(scratch, writers, metadata, LedgerWriter(scratch / "ledger", inventory), failures)
             stack.callback(sink.close)
             yield sink
             sink.finish()
+        now = stats_of_whole(folder, partition)
+        if now is not None and now != before:  # the other worker's rows may differ by rounding: keep all of its files
+            logger.debug("partition %s was made by another worker meanwhile; its files are kept", partition.id)
+            return
         last = {"stats": folder.stats_name(partition), "metadata": folder.metadata_name(partition)}
+        if not sink.row_count:  # an earlier attempt may have had rows
+            for modality in dims:
+                folder.remove(folder.embedding_name(modality, partition))
         files = {
             **{modality: folder.embedding_name(modality, partition) for modality in dims if sink.row_count},
             "failures": folder.failures_name(partition),
             "ledger": folder.ledger_name(partition),
-            **(dict(reversed(last.items())) if folder.is_done(partition) else last),
+            **(last if now is None else dict(reversed(last.items()))),
         }
         for staged, name in files.items():
             folder.publish(scratch / staged, name)
+
+
+def stats_of_whole(folder: EmbeddingsFolder, partition: Partition) -> bytes | None:
+    """Return the stats of a partition, which differ each time it is made; None if it is not whole."""
+    if not folder.is_done(partition):
+        return None
+    try:
+        return folder.read_bytes(folder.stats_name(partition))
+    except FileNotFoundError:
+        return b""

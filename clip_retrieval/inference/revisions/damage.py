@@ -57,7 +57,7 @@ def look_at_partition(
 ) -> Iterator[Damage]:
     with open_parquet(folder, folder.metadata_name(partition)) as file:
         row_count = file.metadata.num_rows
-    for modality in MODALITIES if row_count else ():
+    for modality in MODALITIES:
         what = look_at(folder, partition, modality, (row_count, dimension), reads_rows=reads_rows)
         if what is not None:
             yield Damage(partition=partition, modality=modality, what=what, row_count=row_count, dimension=dimension)
@@ -74,6 +74,8 @@ def look_at(
         if folder.exists(name):
             check_rows(folder, name, *shape)
             return row_sums.find_damage(folder, name) if reads_rows else None
+        if not shape[0]:
+            return None  # a partition without rows needs no file
         is_made = bool(folder.names(EMBEDDING_FOLDERS[modality], ".npy"))
         if not is_made and not folder.read_json(folder.stats_name(partition)).get(COUNT_NAMES[modality]):
             return None  # the run writes none
