@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from clip_retrieval.blobs import with_retries
 from clip_retrieval.checksums import sum_stream
 from clip_retrieval.embeddings.npy_files import in_fortran_order, read_header, unreadable
-from clip_retrieval.errors import DAMAGED_NPY, IndexBuildError
+from clip_retrieval.errors import DAMAGED_NPY, IndexBuildError, StorageError, one_line
 from clip_retrieval.layout import (
     EMBEDDING_FOLDERS,
     FOLDER_FORMATS,
@@ -45,15 +45,26 @@ class Said(msgspec.Struct):
 
 
 def find_checksum(folder: Folder, name: str) -> str | None:
-    """Return the checksum of a file's rows when they were written; None if no stats of ours have it."""
+    """Return the checksum of a file's rows when they were written; None if no stats of ours have it.
+
+    Raises StorageError for stats that are damaged: without them damage of the rows would not be noticed.
+    """
     found = NPY_NAME.fullmatch(name)
     if found is None or found[1] not in MODALITY_OF:
         return None
+    partition = partition_named(found[2])
+    stats = EmbeddingsFolder.stats_name(partition)
     try:
-        stats = folder.read_bytes(EmbeddingsFolder.stats_name(partition_named(found[2])))
-        return msgspec.json.decode(stats, type=Said).checksums.get(MODALITY_OF[found[1]])
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, msgspec.MsgspecError):
+        return msgspec.json.decode(folder.read_bytes(stats), type=Said).checksums.get(MODALITY_OF[found[1]])
+    except msgspec.ValidationError:  # JSON of another program
         return None
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StorageError(
+            f"{folder.path(stats)} is damaged: {one_line(error)}; it has the checksums of {name}",
+            advice=how_to_make_again(folder, partition, is_of_rows=False),
+        ) from error
 
 
 def find_damage(folder: Folder, name: str) -> str | None:

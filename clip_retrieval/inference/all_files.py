@@ -57,13 +57,20 @@ def look_at_all(folder: EmbeddingsFolder, partition: Partition, dimension: int) 
     def look_at_rows() -> list[str]:
         return [one.what for one in look_at_partition(folder, partition, dimension, reads_rows=True)]
 
+    others = [folder.metadata_name(partition), folder.failures_name(partition), folder.ledger_name(partition)]
+    looks = [partial(read_through, folder, name) for name in others if folder.exists(name)]
+    found = [what for look in (partial(look_at_stats, folder, partition), *looks) for what in read_by(look)]
+    again = how_to_make_again(folder, partition, is_of_rows=False)
+    yield from (DamagedFile(what, again) for what in found)
     for what in read_by(look_at_rows):
-        yield DamagedFile(what, how_to_make_again(folder, partition))
-    for name_of in (folder.metadata_name, folder.failures_name, folder.ledger_name):
-        name = name_of(partition)
-        if folder.exists(name):
-            for what in read_by(partial(read_through, folder, name)):
-                yield DamagedFile(what, how_to_make_again(folder, partition, is_of_rows=False))
+        if not any(name in what for name in others) and what not in found:  # told already
+            yield DamagedFile(what, how_to_make_again(folder, partition))
+
+
+def look_at_stats(folder: EmbeddingsFolder, partition: Partition) -> None:
+    """Raise StorageError if the stats of a partition, which have its checksums, are damaged."""
+    for modality in MODALITIES:
+        find_checksum(folder, folder.embedding_name(modality, partition))
 
 
 def read_by(look: Callable[[], list[str] | None]) -> list[str]:
@@ -78,4 +85,7 @@ def read_by(look: Callable[[], list[str] | None]) -> list[str]:
 
 def count_unsummed(folder: EmbeddingsFolder, partition: Partition) -> int:
     names = [folder.embedding_name(modality, partition) for modality in MODALITIES]
-    return sum(folder.exists(name) and find_checksum(folder, name) is None for name in names)
+    try:
+        return sum(folder.exists(name) and find_checksum(folder, name) is None for name in names)
+    except ClipRetrievalError:
+        return 0  # damaged stats are told of as such

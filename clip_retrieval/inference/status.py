@@ -10,6 +10,7 @@ import time
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
@@ -252,7 +253,10 @@ def read_means(folder: EmbeddingsFolder, names: Sequence[str]) -> Means | None:
     step = max(1, len(names) // MOST_STATS)
     partitions = [partition_named(name) for name in names[::step]]
     contents = read_there(folder, [folder.stats_name(partition) for partition in partitions])
-    stats = [parse_json(data, dict[str, Any], folder.path(name)) for name, data in contents.items()]
+    stats = list[dict[str, Any]]()
+    for name, data in contents.items():
+        with suppress(StorageError):  # the check of all files names damaged ones
+            stats.append(parse_json(data, dict[str, Any], folder.path(name)))
     if not stats:
         return None
     samples, seconds = sum(map(count_samples, stats)), sum(part.get("total_duration", 0.0) for part in stats)

@@ -114,7 +114,7 @@ def test_rows_that_were_changed_on_purpose_are_indexed_once_their_checksums_are_
     clip_index(str(done), str(tmp_path / "index"), index_key="Flat")
 
 
-@pytest.mark.parametrize("content", [None, b"", b"\0" * 9, b"[1]", b'{"checksums": 3}', b'{"checksums": {"image": 3}}'])
+@pytest.mark.parametrize("content", [None, b"[1]", b'{"checksums": 3}', b'{"checksums": {"image": 3}}'])
 def test_folders_without_checksums_are_indexed_as_before(done: Path, tmp_path: Path, content: bytes | None) -> None:
     for path in (done / "stats").iterdir():
         path.unlink() if content is None else path.write_bytes(content)
@@ -183,6 +183,40 @@ def test_status_names_all_that_is_damaged(done: Path) -> None:
     code, output = run("status", done, "--check", "--json")
     checked = json.loads(output)["checked"]
     assert (code, checked["partitions"], checked["unsummed"], len(checked["damage"])) == (1, 3, 2, 3)
+
+
+@pytest.mark.parametrize("size", [60, 0, -1])  # of a cut; -1: zeros
+def test_damaged_stats_are_refused_and_made_again_as_the_sentence_says(
+    photos: Path, done: Path, tmp_path: Path, size: int
+) -> None:
+    stats = done / "stats" / "1.json"
+    stats.write_bytes(bytes(99) if size < 0 else stats.read_bytes()[:size])
+    zero_middle(done / "img_emb" / "img_emb_1.npy")
+    with pytest.raises(ClipRetrievalError, match=r"1\.json is damaged: .*; remove .*metadata_1\.parquet, and give"):
+        clip_index(str(done), str(tmp_path / "index"))
+    code, output = run("status", done, "--check")
+    assert code == 1
+    assert output.count("1.json is damaged") == 1
+    assert "1 file damaged" in output
+    (done / "metadata" / "metadata_1.parquet").unlink()
+    embed(photos, done)
+    assert "no file damaged" in run("status", done, "--check")[1]
+    check_sums(done)
+
+
+def test_a_damaged_table_is_named_once(done: Path) -> None:
+    (done / "metadata" / "metadata_1.parquet").write_bytes(b"zeros")
+    output = run("status", done, "--check")[1]
+    assert output.count("metadata_1.parquet is not a readable") == 1
+    assert "1 file damaged" in output
+
+
+def test_an_update_warns_where_metadata_is_gone_and_ids_change(
+    photos: Path, done: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (done / "metadata" / "metadata_1.parquet").unlink()
+    embed(photos, done, update=True)
+    assert "metadata_1.parquet is missing: its samples become new rows at the end" in caplog.text
 
 
 def test_a_file_that_an_update_replaces_while_it_is_read_is_not_called_damaged(photos: Path, done: Path) -> None:

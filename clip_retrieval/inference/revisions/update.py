@@ -6,6 +6,7 @@ samples are appended as a partition, a revision each: a stopped update goes on f
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -90,6 +91,7 @@ def update_folder(config: InferenceConfig, folder: EmbeddingsFolder, source: Sou
     check_same_run(folder, manifest | {REVISED: True}, described | {"input": manifest.get("input")})
     partitions = folder.partitions()
     check_ledgers(folder, partitions)
+    tell_of_missing(folder, partitions)
     damage = find_damage(folder, partitions)
     changes = find_changes(records_of(folder, partitions), source, {one.partition for one in damage})
     chunks = [
@@ -123,6 +125,19 @@ def update_folder(config: InferenceConfig, folder: EmbeddingsFolder, source: Sou
 def chosen_places(described: dict[str, Any]) -> dict[str, Any]:
     """Return the options that choose frames of videos and pages of PDFs, which an update may change."""
     return {name: described["options"]["source"][name] for name in ("videos", "enable_pages")}
+
+
+def tell_of_missing(folder: EmbeddingsFolder, partitions: Sequence[Partition]) -> None:
+    """Warn of partitions that were finished, as their stats show, and whose metadata is gone, before others."""
+    there = {folder.stats_name(partition).rpartition("/")[2] for partition in partitions}
+    for name in folder.names(STATS_FOLDER, ".json"):
+        stem = name.removesuffix(".json")
+        if name not in there and stem.isdecimal() and partitions and int(stem) < partitions[-1].id:
+            logger.warning(
+                "%s is missing: its samples become new rows at the end, and the rows after it get smaller ids; to keep "
+                "all ids, stop, and run the same command without --update; else build the index again",
+                folder.path(folder.metadata_name(dataclasses.replace(partitions[0], id=int(stem)))),
+            )
 
 
 def tell_of_damage(damage: Sequence[Damage], changes: Changes) -> None:
