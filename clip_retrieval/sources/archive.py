@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from itertools import groupby
 from typing import IO
 
@@ -86,13 +86,14 @@ class ArchiveSource:
 
     @property
     def shards(self) -> Sequence[str]:
-        return list(self.archives())
+        return list(self.archives)
 
+    @cached_property
     def archives(self) -> dict[str, Archive]:
         return {archive.url: archive for archive, _ in self.samples}
 
     def read_shard(self, url: str) -> Iterator[Sample | Failure]:
-        archive = self.archives()[url]
+        archive = self.archives[url]
         yield from archive.ignored
         yield from self.samples_of(archive, names_of(archive))
 

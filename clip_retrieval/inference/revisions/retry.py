@@ -105,7 +105,7 @@ class PickedSamples:
         """Return, by shard, a sentence on files that are no longer the ones whose rows are there."""
         shards = self.shards
         if isinstance(self.source, ArchiveSource):
-            wanted, archives = self.failed.shards(), self.source.archives()
+            wanted, archives = self.failed.shards(), self.source.archives
             shards = {
                 clean(url): pictures_of(archive, self.source)
                 for url, archive in archives.items()

@@ -22,6 +22,7 @@ from clip_retrieval.sources.urls import UrlSource
 from clip_retrieval.words import clean
 
 MOST_COMPARED = 10_000  # places in one table
+ROWS_AT_ONCE = 4096
 
 Said = tuple[str | None, str | None]  # image_path, None if it is not known; and caption
 Around = tuple[Said, ...]  # the rows before and after rows that were left out; one of them at an end
@@ -34,19 +35,44 @@ def find_replaced_tables(
     tables = source.tables if isinstance(source, UrlSource) else source
     if not isinstance(tables, TableSource) or tables.config.subset_size is not None:
         return {}  # of a subset, the row after one that was left out may be beyond its end
-    wanted: dict[str, dict[Around, int]] = {}
+    wanted = Wanted()
     for part in tables.parts:
         url = "" if part.table is None else part.table.url
         if url and clean(url) not in failed.unlisted and part.holds(failed.left_out):
-            found = wanted.setdefault(url, {})
             for around, number in places_in(part, tables.config, failed):
-                if len(found) < MOST_COMPARED:
-                    found.setdefault(around, number)
+                wanted.add(url, around, number)
     likely = set(failed.partition_of.values())
     for partition in sorted(partitions, key=lambda one: not (one in likely or one.is_appended)):
-        if any(wanted.values()):
+        if wanted.tables_of:
             take_out(wanted, folder, partition)
-    return {url: say_replaced(url, min(left.values())) for url, left in wanted.items() if left}
+    return {url: say_replaced(url, min(left.values())) for url, left in wanted.places.items() if left}
+
+
+class Wanted:
+    """The rows around those that were left out, of all tables, found by what a row of the folder says."""
+
+    def __init__(self) -> None:
+        self.places: dict[str, dict[Around, int]] = {}  # table -> rows around -> number of the first that was left out
+        self.tables_of: dict[Around, set[str]] = {}
+        self.with_row: dict[Said, set[Around]] = {}
+
+    def add(self, url: str, around: Around, number: int) -> None:
+        found = self.places.setdefault(url, {})
+        if len(found) >= MOST_COMPARED or around in found:
+            return
+        found[around] = number
+        self.tables_of.setdefault(around, set()).add(url)
+        for said in around:
+            self.with_row.setdefault(said, set()).add(around)
+
+    def take(self, around: Around) -> None:
+        """Remove rows that are there from the places of every table."""
+        for url in self.tables_of.pop(around, ()):
+            del self.places[url][around]
+
+    def take_all_with(self, said: Said) -> None:
+        for around in self.with_row.pop(said, ()):
+            self.take(around)
 
 
 def places_in(part: TablePart, config: SourceConfig, failed: Failed) -> Iterator[tuple[Around, int]]:
@@ -99,19 +125,18 @@ def caption_in(row: Mapping[str, Any], roles: Roles) -> str | None:
         return None
 
 
-def take_out(wanted: Mapping[str, dict[Around, int]], folder: EmbeddingsFolder, partition: Partition) -> None:
+def take_out(wanted: Wanted, folder: EmbeddingsFolder, partition: Partition) -> None:
     """Remove from `wanted` what a partition has; rows that a retry appended say nothing of their neighbors."""
     last: Said | None = None
     for row in said_in(folder, partition):
-        for left in wanted.values():
-            if partition.is_appended:
-                for around in [around for around in left if row in around or (None, row[1]) in around]:
-                    del left[around]
-                continue
-            for here, before in ((row, last), ((None, row[1]), (None, last[1]) if last is not None else None)):
-                left.pop((here,), None)
-                if before is not None:
-                    left.pop((before, here), None)
+        if partition.is_appended:
+            wanted.take_all_with(row)
+            wanted.take_all_with((None, row[1]))
+            continue
+        for here, before in ((row, last), ((None, row[1]), (None, last[1]) if last is not None else None)):
+            wanted.take((here,))
+            if before is not None:
+                wanted.take((before, here))
         last = row
 
 
@@ -119,8 +144,8 @@ def said_in(folder: EmbeddingsFolder, partition: Partition) -> Iterator[Said]:
     """Yield paths and captions of a partition's rows, null for a column that it has not."""
     with open_parquet(folder, folder.metadata_name(partition)) as file:
         columns = [name for name in (IMAGE_PATH, CAPTION) if name in file.schema_arrow.names]
-        for group in range(file.metadata.num_row_groups if columns else 0):
-            rows = file.read_row_group(group, columns=columns).to_pydict()
+        for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns) if columns else ():
+            rows = batch.to_pydict()
             nothing = [None] * len(rows[columns[0]])
             yield from zip(rows.get(IMAGE_PATH, nothing), rows.get(CAPTION, nothing), strict=True)
 
