@@ -266,7 +266,7 @@ def test_a_file_where_a_folder_should_be_is_one_sentence(
 def test_two_exports_into_one_table_at_once_are_kept_apart(place: Place) -> None:
     with place.opened(place.config()) as (_, first), place.opened(place.config()) as (_, second):
         first.begin()
-        with pytest.raises(ExportError, match="another export writes into"):
+        with pytest.raises(ExportError, match="another export is writing into"):
             second.begin()
 
 
