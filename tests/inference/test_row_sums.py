@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
+import faiss
 import numpy as np
 import pytest
 import xxhash
@@ -120,6 +121,7 @@ def test_folders_without_checksums_are_indexed_as_before(done: Path, tmp_path: P
         path.unlink() if content is None else path.write_bytes(content)
     overwrite_middle(done / "img_emb" / "img_emb_1.npy")
     clip_index(str(done), str(tmp_path / "index"), index_key="Flat")
+    assert faiss.read_index(str(tmp_path / "index" / "image.index")).ntotal == 7
 
 
 @pytest.mark.parametrize("name", ["img_emb/img_emb_0.npy", "text_emb/text_emb_0.npy", "img_emb/img_emb_2.npy"])
